@@ -1,0 +1,3 @@
+//! Tidegate, a multi-region distributed rate limiter. See `ARCHITECTURE.md` for the map.
+
+pub mod limiter;

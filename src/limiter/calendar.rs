@@ -1,0 +1,182 @@
+//! Calendar windows: where an hour, day, week, month or year of a time zone begins.
+//!
+//! A cell runs from one beginning to the next, so the cells always partition time, also where clocks are set
+//! back over midnight, a day is skipped, or a zone changes by half an hour.
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+
+use super::rule::CalendarUnit;
+
+/// Beginnings of the cell before the current one, the current one, and the two after it, in milliseconds.
+///
+/// A node sends them with an item; the store picks the cell that holds its own `now`. Three cells cover what
+/// a node's estimate of the store's clock may be off by.
+pub type Bounds = [u64; 4];
+
+/// Looks a zone up by its IANA name in the bundled database.
+pub fn zone(name: &str) -> Option<TimeZone> {
+    TimeZone::get(name).ok()
+}
+
+/// The bounds around `at_ms`; `None` outside the years that calendars are defined for.
+pub fn bounds(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Option<Bounds> {
+    let at = i64::try_from(at_ms).ok()?;
+    let start = begin(unit, zone, at)?;
+    let before = if start > 0 { begin(unit, zone, start - 1)? } else { start };
+    let next = next(unit, zone, start)?;
+    let after = self::next(unit, zone, next)?;
+    let ms = |t: i64| u64::try_from(t.max(0)).unwrap_or(0);
+    Some([ms(before), ms(start), ms(next), ms(after)])
+}
+
+/// The latest beginning at or before `at`.
+fn begin(unit: CalendarUnit, zone: &TimeZone, at: i64) -> Option<i64> {
+    if unit == CalendarUnit::Hour {
+        return hour_begin(zone, at);
+    }
+    let local = Timestamp::from_millisecond(at).ok()?.to_zoned_datetime(zone.clone());
+    let mut period = period_of(unit, local.date())?;
+    let mut start = instant(zone, period)?;
+    // A clock set back over midnight reads yesterday's date while today has already begun.
+    loop {
+        let following = advance(unit, period)?;
+        let following_start = instant(zone, following)?;
+        if following_start > at {
+            return Some(start);
+        }
+        (period, start) = (following, following_start);
+    }
+}
+
+/// The first beginning after the one at `start`.
+fn next(unit: CalendarUnit, zone: &TimeZone, start: i64) -> Option<i64> {
+    if unit == CalendarUnit::Hour {
+        // No shift of a zone makes an hour's cell longer than three hours.
+        return (1..=12)
+            .filter_map(|quarter| hour_begin(zone, start + quarter * 900_000))
+            .find(|begin| *begin > start);
+    }
+    let local = Timestamp::from_millisecond(start).ok()?.to_zoned_datetime(zone.clone());
+    let mut period = period_of(unit, local.date())?;
+    loop {
+        period = advance(unit, period)?;
+        let begin = instant(zone, period)?;
+        if begin > start {
+            return Some(begin);
+        }
+    }
+}
+
+/// The latest instant at or before `at` when the local clock showed a full hour.
+fn hour_begin(zone: &TimeZone, at: i64) -> Option<i64> {
+    const HOUR: i64 = 3_600_000;
+    let mut seek = at;
+    for _ in 0..4 {
+        let instant = Timestamp::from_millisecond(seek).ok()?;
+        let offset = i64::from(zone.to_offset(instant).seconds()) * 1000;
+        let full = seek - (seek + offset).rem_euclid(HOUR);
+        let changed = zone.preceding(instant.checked_add(1.millisecond()).ok()?).next();
+        match changed.map(|change| change.timestamp().as_millisecond()) {
+            // The full hour would lie before the zone's last change, when the local clock showed something else.
+            Some(change) if full < change => seek = change - 1,
+            _ => return Some(full),
+        }
+    }
+    None
+}
+
+fn period_of(unit: CalendarUnit, date: Date) -> Option<Date> {
+    match unit {
+        CalendarUnit::Hour | CalendarUnit::Day => Some(date),
+        CalendarUnit::Week => date.checked_sub(i64::from(date.weekday().to_monday_zero_offset()).days()).ok(),
+        CalendarUnit::Month => Some(date.first_of_month()),
+        CalendarUnit::Year => Some(date.first_of_year()),
+    }
+}
+
+fn advance(unit: CalendarUnit, date: Date) -> Option<Date> {
+    let span = match unit {
+        CalendarUnit::Hour | CalendarUnit::Day => 1.day(),
+        CalendarUnit::Week => 1.week(),
+        CalendarUnit::Month => 1.month(),
+        CalendarUnit::Year => 1.year(),
+    };
+    date.checked_add(span).ok()
+}
+
+fn instant(zone: &TimeZone, date: Date) -> Option<i64> {
+    Some(date.to_zoned_datetime(zone.clone()).ok()?.timestamp().as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> u64 {
+        u64::try_from(text.parse::<Timestamp>().unwrap().as_millisecond()).unwrap()
+    }
+
+    fn cell(unit: CalendarUnit, name: &str, text: &str) -> (u64, u64) {
+        let bounds = bounds(unit, &zone(name).unwrap(), at(text)).unwrap();
+        (bounds[1], bounds[2])
+    }
+
+    #[test]
+    fn a_month_and_a_year_begin_at_local_midnight() {
+        let month = cell(CalendarUnit::Month, "Europe/Paris", "2024-02-29T22:59:59Z");
+        assert_eq!(month, (at("2024-01-31T23:00:00Z"), at("2024-02-29T23:00:00Z")));
+        let year = cell(CalendarUnit::Year, "Pacific/Auckland", "2024-12-31T11:00:00Z");
+        assert_eq!(year, (at("2024-12-31T11:00:00Z"), at("2025-12-31T11:00:00Z")));
+    }
+
+    #[test]
+    fn a_week_begins_on_monday() {
+        let week = cell(CalendarUnit::Week, "UTC", "2024-09-01T12:00:00Z");
+        assert_eq!(week, (at("2024-08-26T00:00:00Z"), at("2024-09-02T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_day_is_23_or_25_hours_long_when_clocks_change() {
+        let spring = cell(CalendarUnit::Day, "Europe/Paris", "2024-03-31T12:00:00Z");
+        assert_eq!(spring.1 - spring.0, 23 * 3_600_000);
+        let autumn = cell(CalendarUnit::Day, "Europe/Paris", "2024-10-27T12:00:00Z");
+        assert_eq!(autumn.1 - autumn.0, 25 * 3_600_000);
+    }
+
+    #[test]
+    fn cells_partition_time_whatever_the_zone_does() {
+        // Half-hour shifts, a skipped day, clocks set back over midnight, and an offset of 45 minutes.
+        let places = [
+            ("Australia/Lord_Howe", "2024-04-06T12:00:00Z"),
+            ("Australia/Lord_Howe", "2024-10-05T12:00:00Z"),
+            ("Pacific/Apia", "2011-12-29T12:00:00Z"),
+            ("America/Havana", "2024-11-03T02:00:00Z"),
+            ("America/St_Johns", "2006-10-28T22:00:00Z"),
+            ("Asia/Kathmandu", "1985-12-31T12:00:00Z"),
+        ];
+        for (name, from) in places {
+            let zone = zone(name).unwrap();
+            for unit in [CalendarUnit::Hour, CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month] {
+                let mut last = bounds(unit, &zone, at(from)).unwrap();
+                for minute in 1..48 * 60 {
+                    let now = at(from) + minute * 60_000;
+                    let bounds = bounds(unit, &zone, now).unwrap();
+                    assert!(bounds[0] < bounds[1] && bounds[1] <= now && now < bounds[2] && bounds[2] < bounds[3]);
+                    if bounds[1] != last[1] {
+                        assert_eq!(bounds[1], last[2], "{name} {unit:?} {now}");
+                        assert_eq!(bounds[0], last[1], "{name} {unit:?} {now}");
+                    }
+                    last = bounds;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn instants_that_no_calendar_has_are_refused() {
+        assert_eq!(bounds(CalendarUnit::Year, &TimeZone::UTC, u64::MAX), None);
+        assert!(bounds(CalendarUnit::Year, &TimeZone::UTC, 0).is_some());
+    }
+}

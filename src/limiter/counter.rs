@@ -1,0 +1,327 @@
+//! What a counter store does with one item. Pure: the memory store calls it, and every other store must equal it.
+//!
+//! In this order: merge what the node saw, take back, charge the asks, charge the lease.
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Ask, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn};
+use super::time::StoreTime;
+use super::token_bucket::Bucket;
+use super::window::{Cell, Grid};
+
+/// What a store keeps under one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    Window(Window),
+    Bucket(Bucket),
+}
+
+/// A window counter's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    pub incarnation: u64,
+    /// Replication id of the primary that last charged.
+    pub replication: u64,
+    /// The newest first.
+    pub cells: Vec<Cell>,
+}
+
+/// What the store knows when an item runs.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub now: StoreTime,
+    /// Changes when another server takes over: what the old one charged last may be lost.
+    pub replication: u64,
+    /// The batch's nonce, names the incarnations that begin here.
+    pub nonce: u64,
+}
+
+/// Runs `item` on what is stored under its key.
+pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
+    match (&item.counter, record.take()) {
+        (Counter::Window { grid, limit, seen, returns, lease }, stored @ (None | Some(Record::Window(_)))) => {
+            let stored = match stored {
+                Some(Record::Window(window)) => Some(window),
+                _ => None,
+            };
+            let ask = WindowAsk { grid, limit: *limit, seen, returns, lease: *lease, asks: &item.asks };
+            match ask.run(stored.clone(), at) {
+                Some((window, grant)) => {
+                    // A key that holds nothing need not exist.
+                    *record = (!window.cells.is_empty()).then_some(Record::Window(window));
+                    ItemAnswer::Done(grant)
+                }
+                None => {
+                    *record = stored.map(Record::Window);
+                    ItemAnswer::OutOfBounds
+                }
+            }
+        }
+        (Counter::Bucket { rate, revision, seen, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
+            let mut bucket = match stored {
+                Some(Record::Bucket(bucket)) => bucket,
+                _ => Bucket::new(at.nonce, at.replication, at.now, *rate, *revision),
+            };
+            bucket.last = bucket.last.max(at.now);
+            if bucket.replication != at.replication {
+                bucket.reincarnate(at.nonce, at.replication);
+            }
+            if let Some(seen) = seen {
+                bucket.merge(seen);
+            }
+            bucket.adopt(*rate, *revision);
+            for back in returns {
+                bucket.give_back(back);
+            }
+            let grant = charge_bucket(&mut bucket, &item.asks);
+            *record = Some(Record::Bucket(bucket));
+            ItemAnswer::Done(grant)
+        }
+        (_, stored) => {
+            *record = stored;
+            ItemAnswer::Failed
+        }
+    }
+}
+
+/// From when on a record says nothing any more, and may be dropped.
+pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
+    match (record, &item.counter) {
+        (Record::Window(window), Counter::Window { grid, .. }) => {
+            let newest = window.cells.first().map_or(0, |c| c.start_ms);
+            match grid.place(StoreTime::from_millis(newest)) {
+                Some(place) => grid.empty_at(&window.cells, &place, StoreTime::from_millis(place.end_ms)),
+                None => StoreTime(u64::MAX),
+            }
+        }
+        (Record::Bucket(bucket), _) => bucket.full_at(),
+        _ => StoreTime(u64::MAX),
+    }
+}
+
+/// The window part of an item.
+struct WindowAsk<'a> {
+    grid: &'a Grid,
+    limit: u64,
+    seen: &'a [Cell],
+    returns: &'a [WindowReturn],
+    lease: Option<Prefetch>,
+    asks: &'a [Ask],
+}
+
+impl WindowAsk<'_> {
+    fn run(&self, stored: Option<Window>, at: At) -> Option<(Window, Grant)> {
+        let mut window = stored.unwrap_or(Window {
+            incarnation: at.nonce,
+            replication: at.replication,
+            cells: Vec::new(),
+        });
+        if window.replication != at.replication {
+            (window.incarnation, window.replication) = (at.nonce, at.replication);
+        }
+        // Time never goes back while the key lives, nor behind what a node has seen of it.
+        let newest = window.cells.iter().chain(self.seen).map(|c| c.start_ms).max().unwrap_or(0);
+        let now = at.now.max(StoreTime::from_millis(newest));
+        let place = self.grid.place(now)?;
+
+        window.cells.retain(|c| c.start_ms >= place.oldest_ms);
+        for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
+            cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
+        }
+        for back in self.returns {
+            if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
+                cell.give_back(back.source, back.tokens);
+            }
+        }
+
+        let available = self.limit.saturating_sub(self.grid.used(&window.cells, &place, now));
+        let (counts, mut tokens) = share_out(self.asks, available);
+        let left_us = StoreTime::from_millis(place.end_ms).since(now);
+        let lease = self.lease.map_or(0, |lease| prefetch(lease, available - tokens, left_us));
+        tokens += u64::from(lease);
+        if tokens > 0 {
+            cell_at(&mut window.cells, place.start_ms).charge(window.incarnation, tokens);
+        }
+        let cells = &window.cells;
+        let fits_at = |hits| self.grid.fits_at(cells, &place, now, hits, self.limit);
+        let grant = Grant {
+            granted: with_refusals(self.asks, &counts, fits_at),
+            lease,
+            available: available - tokens,
+            reset_at: self.grid.empty_at(cells, &place, now),
+            seen: Seen::Window {
+                incarnation: window.incarnation,
+                cell_ms: place.start_ms,
+                cell_end_ms: place.end_ms,
+                cells: cells.iter().take(2).cloned().collect(),
+            },
+        };
+        Some((window, grant))
+    }
+}
+
+fn charge_bucket(bucket: &mut Bucket, asks: &[Ask]) -> Grant {
+    let (counts, tokens) = share_out(asks, bucket.available());
+    if tokens > 0 {
+        bucket.charge(tokens);
+    }
+    Grant {
+        granted: with_refusals(asks, &counts, |hits| bucket.fits_at(hits)),
+        lease: 0,
+        available: bucket.available(),
+        reset_at: bucket.full_at(),
+        seen: Seen::Bucket { incarnation: bucket.incarnation, tat: bucket.tat, at: bucket.last },
+    }
+}
+
+/// Grants whole asks in order: how many of each run pass, and the tokens that they take together.
+fn share_out(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
+    let mut taken = 0;
+    let counts = asks
+        .iter()
+        .map(|ask| {
+            let left = available - taken;
+            let fitting = match u64::from(ask.hits) {
+                0 if left == 0 => 0,
+                0 => u64::MAX,
+                hits => left / hits,
+            };
+            let count = fitting.min(u64::from(ask.count));
+            taken += count * u64::from(ask.hits);
+            u32::try_from(count).unwrap_or(ask.count)
+        })
+        .collect();
+    (counts, taken)
+}
+
+/// Says for every run how many passed and, where some did not, when one more would.
+fn with_refusals(asks: &[Ask], counts: &[u32], fits_at: impl Fn(u64) -> Option<StoreTime>) -> Vec<Granted> {
+    let of = |(ask, count): (&Ask, &u32)| Granted {
+        count: *count,
+        fits_at: if *count < ask.count { fits_at(u64::from(ask.hits).max(1)) } else { None },
+    };
+    asks.iter().zip(counts).map(of).collect()
+}
+
+/// The lease policy's cap: nobody takes more than a fair half of what is left, nor from a cell about to end.
+fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
+    if left_us < lease.min_left {
+        return 0;
+    }
+    let cap = available / (2 * u64::from(lease.holders.max(1)));
+    u32::try_from(cap).unwrap_or(u32::MAX).min(lease.want)
+}
+
+fn cell_at(cells: &mut Vec<Cell>, start_ms: u64) -> &mut Cell {
+    let at = cells.iter().position(|c| c.start_ms <= start_ms).unwrap_or(cells.len());
+    if cells.get(at).is_none_or(|c| c.start_ms != start_ms) {
+        cells.insert(at, Cell::new(start_ms));
+    }
+    &mut cells[at]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(grid: Grid, limit: u64, asks: &[(u32, u32)]) -> Item {
+        Item {
+            key: b"k".as_slice().into(),
+            asks: asks.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect(),
+            counter: Counter::Window { grid, limit, seen: Vec::new(), returns: Vec::new(), lease: None },
+        }
+    }
+
+    fn run(record: &mut Option<Record>, item: &Item, now_ms: u64) -> Grant {
+        let at = At { now: StoreTime::from_millis(now_ms), replication: 1, nonce: 11 };
+        match apply(record, item, at) {
+            ItemAnswer::Done(grant) => grant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn counts(grant: &Grant) -> Vec<u32> {
+        grant.granted.iter().map(|g| g.count).collect()
+    }
+
+    const GRID: Grid = Grid::Fixed { width_ms: 1000 };
+
+    #[test]
+    fn asks_are_granted_whole_and_in_order() {
+        let mut record = None;
+        let grant = run(&mut record, &item(GRID, 35, &[(50, 1), (35, 1), (1, 1)]), 0);
+        assert_eq!(counts(&grant), [0, 1, 0]);
+        assert_eq!(grant.granted[0].fits_at, None, "more than the limit never fits");
+        assert_eq!(grant.granted[2].fits_at, Some(StoreTime::from_millis(1000)));
+    }
+
+    #[test]
+    fn a_peek_charges_nothing_and_says_whether_one_hit_would_pass() {
+        let mut record = None;
+        assert_eq!(counts(&run(&mut record, &item(GRID, 1, &[(0, 3)]), 0)), [3]);
+        assert_eq!(record, None, "nothing is stored for a look");
+        assert_eq!(counts(&run(&mut record, &item(GRID, 1, &[(1, 1), (0, 2)]), 0)), [1, 0]);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_stays_in_the_newest_cell() {
+        let mut record = None;
+        assert_eq!(counts(&run(&mut record, &item(GRID, 5, &[(5, 1)]), 9000)), [1]);
+        assert_eq!(counts(&run(&mut record, &item(GRID, 5, &[(1, 1)]), 3000)), [0]);
+        assert_eq!(counts(&run(&mut record, &item(GRID, 5, &[(1, 1)]), 10_000)), [1]);
+    }
+
+    #[test]
+    fn what_a_node_saw_is_charged_again_after_the_store_forgot() {
+        let mut record = None;
+        let first = run(&mut record, &item(GRID, 10, &[(1, 8)]), 0);
+        let Seen::Window { cells, .. } = first.seen else { panic!() };
+        let mut forgotten = None;
+        let mut next = item(GRID, 10, &[(1, 5)]);
+        if let Counter::Window { seen, .. } = &mut next.counter {
+            *seen = cells;
+        }
+        let at = At { now: StoreTime(0), replication: 2, nonce: 12 };
+        let ItemAnswer::Done(grant) = apply(&mut forgotten, &next, at) else { panic!() };
+        assert_eq!(counts(&grant), [2]);
+    }
+
+    #[test]
+    fn a_new_primary_charges_under_a_new_incarnation() {
+        let mut record = None;
+        run(&mut record, &item(GRID, 10, &[(1, 1)]), 0);
+        let at = At { now: StoreTime(0), replication: 2, nonce: 12 };
+        apply(&mut record, &item(GRID, 10, &[(1, 1)]), at);
+        let Some(Record::Window(window)) = record else { panic!() };
+        assert_eq!(window.incarnation, 12);
+        assert_eq!(window.cells[0].entries.len(), 2);
+    }
+
+    #[test]
+    fn a_record_of_another_kind_hurts_its_key_alone() {
+        let bucket = Bucket::new(1, 1, StoreTime(0), Default::default(), 1);
+        let mut record = Some(Record::Bucket(bucket));
+        let at = At { now: StoreTime(0), replication: 1, nonce: 1 };
+        assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemAnswer::Failed);
+        assert!(record.is_some());
+    }
+
+    #[test]
+    fn a_store_outside_the_calendar_bounds_does_nothing() {
+        let grid = Grid::Calendar { bounds: [0, 1000, 2000, 3000] };
+        let at = At { now: StoreTime::from_millis(3000), replication: 1, nonce: 1 };
+        let mut record = None;
+        assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemAnswer::OutOfBounds);
+        assert_eq!(record, None);
+    }
+
+    #[test]
+    fn a_lease_is_half_of_a_fair_share_and_none_near_the_cells_end() {
+        let mut wants = item(GRID, 100, &[(1, 1)]);
+        if let Counter::Window { lease, .. } = &mut wants.counter {
+            *lease = Some(Prefetch { want: 1000, holders: 4, min_left: 100_000 });
+        }
+        assert_eq!(run(&mut None, &wants, 900).lease, 12);
+        assert_eq!(run(&mut None, &wants, 901).lease, 0);
+    }
+}

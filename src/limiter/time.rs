@@ -1,0 +1,49 @@
+//! The two clocks of a decision. Neither is ever read here: both come in as arguments.
+
+use serde::{Deserialize, Serialize};
+
+/// An instant of the **store's** clock, in microseconds since the Unix epoch.
+///
+/// Windows and buckets live on this clock, so the skew of node clocks changes no decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StoreTime(pub u64);
+
+/// An instant of this **node's** monotonic clock, in microseconds since an arbitrary start.
+///
+/// Lease ends, remembered refusals and deadlines live on this clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeTime(pub u64);
+
+impl StoreTime {
+    /// The instant in whole milliseconds, rounded down.
+    pub const fn millis(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// The instant that is `ms` milliseconds after the epoch; saturates.
+    pub const fn from_millis(ms: u64) -> Self {
+        Self(ms.saturating_mul(1000))
+    }
+
+    /// Microseconds from `earlier` to this instant, 0 when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl NodeTime {
+    /// The instant `micros` later; saturates.
+    pub const fn plus(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// Microseconds from `earlier` to this instant, 0 when `earlier` is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Microseconds to whole milliseconds, rounded up: a wait that is told is never too short.
+pub const fn millis_up(micros: u64) -> u64 {
+    micros.div_ceil(1000)
+}

@@ -1,0 +1,306 @@
+//! Window counters: a ring of cells aligned to the epoch (or a calendar), and what counts at an instant.
+//!
+//! `fixed_window` has one cell, `sliding_window` two with the older weighted by what still overlaps (Cloudflare's
+//! sliding window counter), `rolling_window` n + 1 unweighted ones, which bounds every interval. Widths and weights
+//! round **up**: what is counted is never less than the truth. All arithmetic is on integers below 2^53, so that a
+//! Redis script, which has doubles only, computes the same.
+
+use serde::{Deserialize, Serialize};
+
+use super::calendar::Bounds;
+use super::rule::MAX_LIMIT;
+use super::time::StoreTime;
+
+/// A weight of 1; the weight of the older cell is a multiple of its inverse, rounded up.
+const WEIGHT_ONE: u64 = 1 << 16;
+/// How many sources a cell keeps apart before the oldest is folded away.
+pub const MAX_ENTRIES: usize = 8;
+/// No count grows past this: sums stay exact in doubles.
+pub const MAX_COUNT: u64 = 1 << 52;
+/// The source that folded entries are added to.
+pub const FOLDED: u64 = 0;
+
+/// The grid of a window counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grid {
+    Fixed { width_ms: u64 },
+    Sliding { width_ms: u64 },
+    /// `cells` older ones beside the current.
+    Rolling { width_ms: u64, cells: u32 },
+    Calendar { bounds: Bounds },
+}
+
+/// What one source charged to a cell and gave back; both only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The incarnation of the key that charged, a debt's (holder, boot), or [`FOLDED`].
+    pub source: u64,
+    pub charged: u64,
+    pub returned: u64,
+}
+
+/// One cell of a window: a map from source to what it charged, merged by max and counted as the sum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Milliseconds since the epoch; names the cell.
+    pub start_ms: u64,
+    /// At most [`MAX_ENTRIES`], the oldest first.
+    pub entries: Vec<Entry>,
+}
+
+impl Cell {
+    pub const fn new(start_ms: u64) -> Self {
+        Self { start_ms, entries: Vec::new() }
+    }
+
+    /// Hits that count in this cell.
+    pub fn used(&self) -> u64 {
+        self.entries.iter().map(|e| e.charged.saturating_sub(e.returned)).sum()
+    }
+
+    /// Takes in what somebody saw of this cell: per source the larger of both figures.
+    pub fn merge(&mut self, seen: &[Entry]) {
+        for entry in seen {
+            let mine = self.entry(entry.source);
+            mine.charged = mine.charged.max(entry.charged);
+            mine.returned = mine.returned.max(entry.returned);
+        }
+        self.fold();
+    }
+
+    /// Charges `tokens` in the name of `source`.
+    pub fn charge(&mut self, source: u64, tokens: u64) {
+        let entry = self.entry(source);
+        entry.charged = entry.charged.saturating_add(tokens).min(MAX_COUNT);
+        self.fold();
+    }
+
+    /// Takes back what `source` had charged; never more than it had.
+    pub fn give_back(&mut self, source: u64, tokens: u64) {
+        if let Some(entry) = self.entries.iter_mut().find(|e| e.source == source) {
+            entry.returned = entry.returned.saturating_add(tokens).min(entry.charged);
+        }
+    }
+
+    fn entry(&mut self, source: u64) -> &mut Entry {
+        let at = self.entries.iter().position(|e| e.source == source).unwrap_or_else(|| {
+            self.entries.push(Entry { source, charged: 0, returned: 0 });
+            self.entries.len() - 1
+        });
+        &mut self.entries[at]
+    }
+
+    /// Adds the oldest entries together. Should a folded source come back in a merge it counts twice: too strict
+    /// until the cell ends, never too lax.
+    fn fold(&mut self) {
+        while self.entries.len() > MAX_ENTRIES {
+            let oldest = usize::from(self.entries[0].source == FOLDED);
+            let old = self.entries.remove(oldest);
+            if oldest == 0 {
+                self.entries.insert(0, Entry { source: FOLDED, charged: 0, returned: 0 });
+            }
+            let folded = &mut self.entries[0];
+            folded.charged = folded.charged.saturating_add(old.charged).min(MAX_COUNT);
+            folded.returned = folded.returned.saturating_add(old.returned).min(folded.charged);
+        }
+    }
+}
+
+/// The current cell at an instant, and how far back the ring reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub start_ms: u64,
+    pub end_ms: u64,
+    /// Beginning of the oldest cell that still counts.
+    pub oldest_ms: u64,
+}
+
+impl Grid {
+    /// Where `now` falls; `None` when it is outside the calendar bounds that the item carries.
+    pub fn place(&self, now: StoreTime) -> Option<Place> {
+        let ms = now.millis();
+        let (width_ms, older) = match *self {
+            Self::Fixed { width_ms } => (width_ms, 0),
+            Self::Sliding { width_ms } => (width_ms, 1),
+            Self::Rolling { width_ms, cells } => (width_ms, u64::from(cells)),
+            Self::Calendar { bounds } => {
+                let at = (0..3).find(|i| bounds[*i] <= ms && ms < bounds[*i + 1])?;
+                return Some(Place { start_ms: bounds[at], end_ms: bounds[at + 1], oldest_ms: bounds[at] });
+            }
+        };
+        let start_ms = ms - ms % width_ms;
+        Some(Place {
+            start_ms,
+            end_ms: start_ms.saturating_add(width_ms),
+            oldest_ms: start_ms.saturating_sub(width_ms.saturating_mul(older)),
+        })
+    }
+
+    /// Hits that count at `now`: the current cell's and the older ones' as the algorithm weighs them.
+    pub fn used(&self, cells: &[Cell], place: &Place, now: StoreTime) -> u64 {
+        let counting = cells.iter().filter(|c| c.start_ms >= place.oldest_ms && c.start_ms <= place.start_ms);
+        match *self {
+            Self::Sliding { width_ms } => counting
+                .map(|cell| if cell.start_ms == place.start_ms {
+                    cell.used()
+                } else {
+                    weighted(cell.used(), overlap_ms(place, now), width_ms)
+                })
+                .sum(),
+            _ => counting.map(Cell::used).sum(),
+        }
+    }
+
+    /// The first instant at which `hits` would fit if nothing more is charged; `None` if never.
+    pub fn fits_at(&self, cells: &[Cell], place: &Place, now: StoreTime, hits: u64, limit: u64) -> Option<StoreTime> {
+        let room = limit.checked_sub(hits)?;
+        if self.used(cells, place, now) <= room {
+            return Some(now);
+        }
+        match *self {
+            Self::Fixed { .. } | Self::Calendar { .. } => Some(StoreTime::from_millis(place.end_ms)),
+            Self::Sliding { width_ms } => Some(sliding_fits_at(cells, place, width_ms, room)),
+            Self::Rolling { width_ms, cells: older } => {
+                let mut counting: Vec<&Cell> = cells.iter().filter(|c| c.start_ms >= place.oldest_ms).collect();
+                counting.sort_by_key(|c| c.start_ms);
+                let mut sum: u64 = counting.iter().map(|c| c.used()).sum();
+                for cell in counting {
+                    sum -= cell.used();
+                    if sum <= room {
+                        let gone_ms = cell.start_ms + width_ms * (u64::from(older) + 1);
+                        return Some(StoreTime::from_millis(gone_ms));
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The instant from which nothing counts any more if nothing is charged; `now` when nothing does.
+    pub fn empty_at(&self, cells: &[Cell], place: &Place, now: StoreTime) -> StoreTime {
+        let newest = cells.iter().filter(|c| c.start_ms >= place.oldest_ms && c.used() > 0).map(|c| c.start_ms).max();
+        let Some(newest_ms) = newest else { return now };
+        let gone_ms = match *self {
+            Self::Fixed { .. } | Self::Calendar { .. } => place.end_ms,
+            Self::Sliding { width_ms } => newest_ms.saturating_add(2 * width_ms),
+            Self::Rolling { width_ms, cells } => newest_ms.saturating_add((u64::from(cells) + 1) * width_ms),
+        };
+        StoreTime::from_millis(gone_ms).max(now)
+    }
+}
+
+/// What is left of the current cell, in milliseconds rounded up: that much of the older cell still overlaps.
+fn overlap_ms(place: &Place, now: StoreTime) -> u64 {
+    StoreTime::from_millis(place.end_ms).since(now).div_ceil(1000)
+}
+
+/// `used` × the overlapping part, both roundings up.
+fn weighted(used: u64, overlap_ms: u64, width_ms: u64) -> u64 {
+    let weight = (overlap_ms * WEIGHT_ONE).div_ceil(width_ms);
+    // What is above every limit need not be weighed exactly, and must not overflow.
+    (used.min(2 * MAX_LIMIT) * weight).div_ceil(WEIGHT_ONE)
+}
+
+/// The longest overlap, in milliseconds, at which `used` weighs at most `room`.
+fn widest_overlap_ms(used: u64, room: u64, width_ms: u64) -> u64 {
+    let weight = (room * WEIGHT_ONE).checked_div(used).unwrap_or(WEIGHT_ONE).min(WEIGHT_ONE);
+    weight * width_ms / WEIGHT_ONE
+}
+
+fn sliding_fits_at(cells: &[Cell], place: &Place, width_ms: u64, room: u64) -> StoreTime {
+    let used_at = |start_ms: u64| cells.iter().find(|c| c.start_ms == start_ms).map_or(0, Cell::used);
+    let current = used_at(place.start_ms);
+    let (used, room, end_ms) = match room.checked_sub(current) {
+        Some(left) => (used_at(place.oldest_ms), left, place.end_ms),
+        None => (current, room, place.end_ms + width_ms),
+    };
+    StoreTime::from_millis(end_ms - widest_overlap_ms(used, room, width_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(start_ms: u64, used: u64) -> Cell {
+        Cell { start_ms, entries: vec![Entry { source: 7, charged: used, returned: 0 }] }
+    }
+
+    #[test]
+    fn the_older_cell_weighs_what_still_overlaps_rounded_up() {
+        let grid = Grid::Sliding { width_ms: 1000 };
+        let cells = [cell(0, 10), cell(1000, 3)];
+        let used = |now: u64| grid.used(&cells, &grid.place(StoreTime(now)).unwrap(), StoreTime(now));
+        assert_eq!(used(1_000_000), 13);
+        assert_eq!(used(1_500_000), 8);
+        assert_eq!(used(1_999_999), 4, "a last microsecond of overlap still weighs");
+        assert_eq!(used(2_000_000), 3);
+    }
+
+    #[test]
+    fn the_named_instant_is_the_first_that_fits() {
+        let cases = [
+            (Grid::Fixed { width_ms: 1000 }, vec![cell(5000, 9)]),
+            (Grid::Sliding { width_ms: 1000 }, vec![cell(4000, 10), cell(5000, 3)]),
+            (Grid::Sliding { width_ms: 1000 }, vec![cell(4000, 2), cell(5000, 10)]),
+            (Grid::Rolling { width_ms: 100, cells: 10 }, vec![cell(4500, 4), cell(4900, 4), cell(5200, 2)]),
+        ];
+        for (grid, cells) in cases {
+            let now = StoreTime(5_250_300);
+            let place = grid.place(now).unwrap();
+            for hits in 1..=10 {
+                let fits = grid.fits_at(&cells, &place, now, hits, 10).unwrap();
+                let used = |t: StoreTime| grid.used(&cells, &grid.place(t).unwrap(), t);
+                assert!(used(fits) + hits <= 10, "{grid:?} {hits} at {fits:?}");
+                if fits > now {
+                    assert!(used(StoreTime(fits.0 - 1)) + hits > 10, "{grid:?} {hits} before {fits:?}");
+                }
+            }
+            assert_eq!(grid.fits_at(&cells, &place, now, 11, 10), None);
+        }
+    }
+
+    #[test]
+    fn merging_is_by_source_and_repeats_change_nothing() {
+        let mut cell = cell(0, 5);
+        let seen = [Entry { source: 7, charged: 9, returned: 2 }, Entry { source: 8, charged: 4, returned: 4 }];
+        cell.merge(&seen);
+        assert_eq!(cell.used(), 7);
+        cell.merge(&seen);
+        assert_eq!(cell.used(), 7);
+    }
+
+    #[test]
+    fn folding_keeps_the_sum_and_the_bound() {
+        let mut cell = Cell::new(0);
+        for source in 1..=40 {
+            cell.charge(source, source);
+            cell.give_back(source, 1);
+        }
+        assert_eq!(cell.entries.len(), MAX_ENTRIES);
+        assert_eq!(cell.used(), (1..=40u64).sum::<u64>() - 40);
+    }
+
+    #[test]
+    fn a_source_gives_back_no_more_than_it_charged() {
+        let mut cell = cell(0, 5);
+        cell.give_back(7, 9);
+        cell.give_back(99, 1);
+        assert_eq!(cell.used(), 0);
+    }
+
+    #[test]
+    fn the_extremes_neither_overflow_nor_panic() {
+        use super::super::rule::MAX_WINDOW_MS;
+        let far = StoreTime(u64::MAX);
+        let width_ms = MAX_WINDOW_MS;
+        for grid in [Grid::Fixed { width_ms }, Grid::Sliding { width_ms }, Grid::Rolling { width_ms, cells: 20 }] {
+            for now in [StoreTime(0), far] {
+                let place = grid.place(now).unwrap();
+                let cells = [cell(place.start_ms, MAX_LIMIT)];
+                assert!(grid.used(&cells, &place, now) >= MAX_LIMIT);
+                let _ = grid.empty_at(&cells, &place, now);
+                let _ = grid.fits_at(&cells, &place, now, 1, MAX_LIMIT);
+            }
+        }
+    }
+}
