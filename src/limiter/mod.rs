@@ -6,6 +6,8 @@
 pub mod batch;
 pub mod calendar;
 pub mod counter;
+pub mod key_name;
+pub mod matcher;
 pub mod rule;
 pub mod time;
 pub mod token_bucket;
