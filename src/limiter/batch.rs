@@ -31,7 +31,7 @@ pub struct Item {
 /// `count` asks in a row, of `hits` tokens each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
-    pub hits: u32,
+    pub hits: u64,
     pub count: u32,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Ask, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn};
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
-use super::window::{Cell, Grid};
+use super::window::{Cell, Grid, cell_at};
 
 /// What a store keeps under one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,13 +181,13 @@ fn share_out(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
         .iter()
         .map(|ask| {
             let left = available - taken;
-            let fitting = match u64::from(ask.hits) {
+            let fitting = match ask.hits {
                 0 if left == 0 => 0,
                 0 => u64::MAX,
                 hits => left / hits,
             };
             let count = fitting.min(u64::from(ask.count));
-            taken += count * u64::from(ask.hits);
+            taken += count * ask.hits;
             u32::try_from(count).unwrap_or(ask.count)
         })
         .collect();
@@ -198,7 +198,7 @@ fn share_out(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
 fn with_refusals(asks: &[Ask], counts: &[u32], fits_at: impl Fn(u64) -> Option<StoreTime>) -> Vec<Granted> {
     let of = |(ask, count): (&Ask, &u32)| Granted {
         count: *count,
-        fits_at: if *count < ask.count { fits_at(u64::from(ask.hits).max(1)) } else { None },
+        fits_at: if *count < ask.count { fits_at(ask.hits.max(1)) } else { None },
     };
     asks.iter().zip(counts).map(of).collect()
 }
@@ -212,19 +212,11 @@ fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
     u32::try_from(cap).unwrap_or(u32::MAX).min(lease.want)
 }
 
-fn cell_at(cells: &mut Vec<Cell>, start_ms: u64) -> &mut Cell {
-    let at = cells.iter().position(|c| c.start_ms <= start_ms).unwrap_or(cells.len());
-    if cells.get(at).is_none_or(|c| c.start_ms != start_ms) {
-        cells.insert(at, Cell::new(start_ms));
-    }
-    &mut cells[at]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn item(grid: Grid, limit: u64, asks: &[(u32, u32)]) -> Item {
+    fn item(grid: Grid, limit: u64, asks: &[(u64, u32)]) -> Item {
         Item {
             key: b"k".as_slice().into(),
             asks: asks.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect(),

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The largest `limit` and `burst`: sums and weights of it stay exact in the doubles of a Redis script.
 pub const MAX_LIMIT: u64 = 1 << 36;
+/// Cells of a `rolling_window` that names none.
+pub const DEFAULT_CELLS: u32 = 10;
 /// The shortest window, in milliseconds.
 pub const MIN_WINDOW_MS: u64 = 250;
 /// The longest window, in milliseconds (400 days).
@@ -51,11 +53,12 @@ pub struct Limit {
     pub limit: Quota,
     pub period: Period,
     pub algorithm: Algorithm,
-    /// `rolling_window` only.
-    pub cells: u32,
+    /// `rolling_window` only; `None` is [`DEFAULT_CELLS`].
+    pub cells: Option<u32>,
     /// `token_bucket` only; `None` is the limit.
     pub burst: Option<u64>,
-    pub consistency: Consistency,
+    /// `None` is leased for windows; a token bucket is always exact.
+    pub consistency: Option<Consistency>,
     pub scope: Scope,
     pub on_store_failure: OnStoreFailure,
     pub mode: Mode,

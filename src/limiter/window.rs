@@ -106,6 +106,15 @@ impl Cell {
     }
 }
 
+/// The cell that begins at `start_ms`, made where it is missing; `cells` are the newest first.
+pub fn cell_at(cells: &mut Vec<Cell>, start_ms: u64) -> &mut Cell {
+    let at = cells.iter().position(|c| c.start_ms <= start_ms).unwrap_or(cells.len());
+    if cells.get(at).is_none_or(|c| c.start_ms != start_ms) {
+        cells.insert(at, Cell::new(start_ms));
+    }
+    &mut cells[at]
+}
+
 /// The current cell at an instant, and how far back the ring reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {

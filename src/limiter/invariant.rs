@@ -1,0 +1,53 @@
+//! What must always hold, by id: a panic where tests run, a counter in production.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The ids that tests, simulations and metrics share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invariant {
+    /// The algorithm's promise holds for every key of a region.
+    I1RegionLimit,
+    /// A check is charged everywhere or nowhere.
+    I4AllOrNothing,
+    /// No token is both returned and spent.
+    I5NoTokenTwice,
+    /// A node's rule revision never goes back.
+    I6RevisionGrows,
+    /// Memory stays under its bound.
+    I10BoundedMemory,
+}
+
+impl Invariant {
+    pub const ALL: [Self; 5] = [
+        Self::I1RegionLimit,
+        Self::I4AllOrNothing,
+        Self::I5NoTokenTwice,
+        Self::I6RevisionGrows,
+        Self::I10BoundedMemory,
+    ];
+
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::I1RegionLimit => "I1",
+            Self::I4AllOrNothing => "I4",
+            Self::I5NoTokenTwice => "I5",
+            Self::I6RevisionGrows => "I6",
+            Self::I10BoundedMemory => "I10",
+        }
+    }
+}
+
+static BROKEN: [AtomicU64; Invariant::ALL.len()] = [const { AtomicU64::new(0) }; Invariant::ALL.len()];
+
+/// Notes that `invariant` was found to hold or not.
+pub fn check(invariant: Invariant, holds: bool) {
+    if !holds {
+        debug_assert!(holds, "invariant {} is broken", invariant.id());
+        BROKEN[invariant as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often `invariant` was found broken since the process began.
+pub fn broken(invariant: Invariant) -> u64 {
+    BROKEN[invariant as usize].load(Ordering::Relaxed)
+}

@@ -1,0 +1,336 @@
+//! One core's shard: it hosts the virtual key actors, decides what their tokens cover at once, and says what is to be
+//! sent to the store for the rest.
+//!
+//! Pure: it is told the time, the store's answers and the rules, and returns verdicts and batches. At most one batch
+//! is in flight per lane (a primary of the store); what comes meanwhile goes with the next.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
+use super::decision::{Check, Decision};
+use super::invariant::{self, Invariant};
+use super::key_state::{Applied, Flight, Surroundings};
+use super::key_table::KeyTable;
+use super::reserve::{PartState, UnderWay};
+use super::rule_book::RuleBook;
+use super::store_clock::StoreClock;
+use super::time::{NodeTime, StoreTime};
+
+/// What a shard is built with.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardConfig {
+    /// Keys in memory at most.
+    pub max_keys: usize,
+    /// Checks waiting for the store at most.
+    pub max_waiting: usize,
+    /// Longest that tokens are held in advance, in microseconds.
+    pub lease_us: u64,
+    /// How long a batch may take, in microseconds.
+    pub deadline_us: u64,
+    /// How many may hold tokens of a key.
+    pub holders: u32,
+    /// What `on_store_failure: local` divides by at least.
+    pub min_holders: u32,
+    /// Lanes of the store: primaries, each with its own batch in flight.
+    pub lanes: u16,
+    /// Items in one batch at most.
+    pub max_items: usize,
+    /// Seeds of hashing, incarnations, and the name of this holder's debts.
+    pub seeds: [u64; 4],
+}
+
+/// What became of a check.
+#[derive(Debug)]
+pub enum Verdict {
+    Decided(Decision),
+    /// It waits for the store; its decision comes under this ticket.
+    Waits(u64),
+    Shed(Shed),
+}
+
+/// Why a check is not decided at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    TooManyWaiting,
+    TooManyKeys,
+}
+
+/// A batch for the store, and the flight that its answer belongs to.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub lane: u16,
+    pub flight: u64,
+    pub batch: Batch,
+}
+
+/// Counts that a node reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    pub keys: usize,
+    pub waiting: usize,
+    pub batches: u64,
+    pub items: u64,
+    pub failed_batches: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<u32>,
+    flying: Option<Flying>,
+}
+
+#[derive(Debug)]
+struct Flying {
+    flight: u64,
+    sent: NodeTime,
+    slots: Vec<u32>,
+}
+
+/// The shard of one core.
+#[derive(Debug)]
+pub struct Shard {
+    config: ShardConfig,
+    pub(super) book: Arc<RuleBook>,
+    pub(super) keys: KeyTable,
+    pub(super) checks: HashMap<u64, UnderWay, ahash::RandomState>,
+    tickets: u64,
+    lanes: Vec<Lane>,
+    flights: u64,
+    /// Leases by end.
+    leases: BinaryHeap<Reverse<(NodeTime, u32)>>,
+    clock: StoreClock,
+    random: u64,
+    pub(super) done: Vec<(u64, Decision)>,
+    pub(super) stats: ShardStats,
+    /// Kept to spare allocations.
+    pub(super) name: Vec<u8>,
+}
+
+impl Shard {
+    /// An empty shard; `wall` is the node's own idea of the store's clock.
+    pub fn new(config: ShardConfig, wall: StoreTime, now: NodeTime) -> Self {
+        let [a, b, c, d] = config.seeds;
+        Self {
+            config,
+            book: Arc::new(RuleBook::empty()),
+            keys: KeyTable::new(config.max_keys, config.seeds),
+            checks: HashMap::with_hasher(ahash::RandomState::with_seeds(b, c, d, a)),
+            tickets: 0,
+            lanes: (0..config.lanes.max(1)).map(|_| Lane::default()).collect(),
+            flights: 0,
+            leases: BinaryHeap::new(),
+            clock: StoreClock::new(wall, now),
+            random: a,
+            done: Vec::new(),
+            stats: ShardStats::default(),
+            name: Vec::new(),
+        }
+    }
+
+    pub const fn book(&self) -> &Arc<RuleBook> {
+        &self.book
+    }
+
+    /// Decides from now on under `book`; an older revision is ignored. Tokens taken under the old rules go back.
+    pub fn set_book(&mut self, book: Arc<RuleBook>) {
+        let newer = book.revision > self.book.revision;
+        invariant::check(Invariant::I6RevisionGrows, newer || book.revision == self.book.revision);
+        if newer {
+            self.book = book;
+            self.release_all();
+        }
+    }
+
+    /// Gives back all tokens in hand, as before leaving.
+    pub fn release_all(&mut self) {
+        for Reverse((_, slot)) in std::mem::take(&mut self.leases).into_vec() {
+            if let Some(key) = self.keys.get_mut(slot) {
+                key.listed = false;
+                if key.state.release() {
+                    self.queue(slot);
+                }
+            }
+        }
+    }
+
+    /// Decides a check, or queues what it lacks at the keys' actors.
+    pub fn check(&mut self, check: &Check<'_>, lane_of: impl Fn(&[u8]) -> u16, now: NodeTime) -> Verdict {
+        if self.checks.len() >= self.config.max_waiting {
+            return Verdict::Shed(Shed::TooManyWaiting);
+        }
+        let book = Arc::clone(&self.book);
+        let Some(mut under_way) = self.gather(&book, check, lane_of) else {
+            return Verdict::Shed(Shed::TooManyKeys);
+        };
+        let ticket = self.tickets;
+        if self.reserve(&mut under_way, ticket, now) {
+            self.tickets += 1;
+            self.pin(&under_way);
+            self.checks.insert(ticket, under_way);
+            return Verdict::Waits(ticket);
+        }
+        Verdict::Decided(self.settle(under_way, now))
+    }
+
+    /// Stops waiting for the store: what it did not decide is decided as each limit's `on_store_failure` says.
+    pub fn expire(&mut self, ticket: u64, now: NodeTime) -> Option<Decision> {
+        let mut under_way = self.checks.remove(&ticket)?;
+        self.unpin(&under_way);
+        for part in &mut under_way.parts {
+            if part.state == PartState::Waits {
+                part.state = PartState::Failed;
+            }
+        }
+        Some(self.settle(under_way, now))
+    }
+
+    /// Decisions that came since the last call, by ticket.
+    pub fn take_done(&mut self) -> Vec<(u64, Decision)> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Whether a batch could be sent.
+    pub fn has_batches(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.flying.is_none() && !lane.queue.is_empty())
+    }
+
+    /// Whether nothing waits and nothing is in flight or to be sent.
+    pub fn is_quiet(&self) -> bool {
+        self.checks.is_empty() && self.lanes.iter().all(|lane| lane.flying.is_none() && lane.queue.is_empty())
+    }
+
+    /// The next batch of each lane that has none in flight.
+    pub fn take_batches(&mut self, now: NodeTime) -> Vec<Outgoing> {
+        let lanes = 0..u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
+        lanes.filter_map(|lane| self.take_batch(lane, now)).collect()
+    }
+
+    fn take_batch(&mut self, at: u16, now: NodeTime) -> Option<Outgoing> {
+        let around = self.surroundings(now);
+        let lane = self.lanes.get_mut(usize::from(at)).filter(|lane| lane.flying.is_none())?;
+        let (mut items, mut slots) = (Vec::new(), Vec::new());
+        while items.len() < self.config.max_items {
+            let Some(slot) = lane.queue.pop_front() else { break };
+            let Some(key) = self.keys.get_mut(slot) else { continue };
+            key.queued = false;
+            if let Some(item) = key.state.item(&key.name, &around, |ticket| self.checks.contains_key(&ticket)) {
+                items.push(item);
+                slots.push(slot);
+            }
+        }
+        if items.is_empty() {
+            return None;
+        }
+        self.flights += 1;
+        self.stats.batches += 1;
+        self.stats.items += items.len() as u64;
+        let flight = self.flights;
+        lane.flying = Some(Flying { flight, sent: now, slots });
+        let not_after = self.clock.is_known().then(|| self.clock.at(now.plus(self.config.deadline_us)));
+        let nonce = (self.next_random() >> 12).max(1);
+        Some(Outgoing { lane: at, flight, batch: Batch { not_after, nonce, items } })
+    }
+
+    /// Takes the answer to a batch; one to a flight that is not under way (before a restart) is ignored.
+    pub fn answer(&mut self, lane: u16, flight: u64, answer: Result<BatchAnswer, StoreError>, now: NodeTime) {
+        let Some(lane) = self.lanes.get_mut(usize::from(lane)) else { return };
+        let Some(flying) = lane.flying.take_if(|f| f.flight == flight) else { return };
+        let mut outcomes = Vec::new();
+        match answer {
+            Ok(BatchAnswer { now: ran, outcome }) => {
+                self.clock.learn(flying.sent, now, ran);
+                let around = self.surroundings(now);
+                let mut answers = match outcome {
+                    BatchOutcome::Ran(answers) => answers.into_iter(),
+                    BatchOutcome::Late => vec![ItemAnswer::OutOfBounds; flying.slots.len()].into_iter(),
+                };
+                let flight = Flight { sent: flying.sent, store_now: ran };
+                for slot in flying.slots {
+                    let Some(key) = self.keys.get_mut(slot) else { continue };
+                    let to_send = match answers.next() {
+                        Some(ItemAnswer::Done(grant)) => key.state.answer(grant, &flight, &around, &mut outcomes),
+                        Some(ItemAnswer::OutOfBounds) => key.state.resend(&mut outcomes),
+                        Some(ItemAnswer::Failed) | None => {
+                            key.state.fail(Applied::Unknown, &mut outcomes);
+                            false
+                        }
+                    };
+                    if to_send {
+                        self.queue(slot);
+                    }
+                    self.list(slot);
+                }
+            }
+            Err(error) => {
+                self.stats.failed_batches += 1;
+                let applied = if error == StoreError::NotApplied { Applied::No } else { Applied::Unknown };
+                for slot in flying.slots {
+                    if let Some(key) = self.keys.get_mut(slot) {
+                        key.state.fail(applied, &mut outcomes);
+                    }
+                }
+            }
+        }
+        for (waiting, outcome) in outcomes {
+            self.land(waiting, outcome, now);
+        }
+    }
+
+    /// Time passes: leases that are over go back, keys that nothing is remembered of are forgotten.
+    pub fn tick(&mut self, now: NodeTime) {
+        while self.leases.peek().is_some_and(|Reverse((end, _))| *end <= now) {
+            let Some(Reverse((_, slot))) = self.leases.pop() else { break };
+            let Some(key) = self.keys.get_mut(slot) else { continue };
+            key.listed = false;
+            if key.state.lease_end().is_some_and(|end| end <= now) && key.state.release() {
+                self.queue(slot);
+            }
+            self.list(slot);
+        }
+        self.keys.sweep(self.keys.slots() / 64 + 16, now);
+    }
+
+    pub fn stats(&self) -> ShardStats {
+        ShardStats { keys: self.keys.len(), waiting: self.checks.len(), ..self.stats }
+    }
+
+    pub(super) fn queue(&mut self, slot: u32) {
+        let Some(key) = self.keys.get_mut(slot) else { return };
+        if !std::mem::replace(&mut key.queued, true)
+            && let Some(lane) = self.lanes.get_mut(usize::from(key.lane))
+        {
+            lane.queue.push_back(slot);
+        }
+    }
+
+    /// Puts a key with tokens in hand on the list of leases.
+    fn list(&mut self, slot: u32) {
+        let Some(key) = self.keys.get_mut(slot) else { return };
+        if let Some(end) = key.state.lease_end().filter(|_| !key.listed) {
+            key.listed = true;
+            self.leases.push(Reverse((end, slot)));
+        }
+    }
+
+    pub(super) fn surroundings(&self, now: NodeTime) -> Surroundings {
+        Surroundings {
+            now,
+            store_now: self.clock.at(now),
+            lease_us: self.config.lease_us,
+            holders: self.config.holders,
+            divisor: self.config.holders.max(self.config.min_holders),
+            debtor: (self.config.seeds[3] >> 12).max(1),
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    const fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

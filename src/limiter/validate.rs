@@ -1,0 +1,248 @@
+//! Whether rules mean something: every error at once, each with its path and what was expected.
+//!
+//! One check for every source: rule files, Raft entries, admin calls.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use super::calendar;
+use super::matcher::{check_condition, check_expression};
+use super::rule::{
+    Algorithm, Consistency, Domain, Limit, MAX_LIMIT, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode,
+    Override, Period, Quota, Rules, Scope,
+};
+
+/// One step into a document.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    Field(String),
+    Index(usize),
+}
+
+/// Where in a document: `domains[0].limits[2].window`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Path(pub Vec<Step>);
+
+impl Path {
+    #[must_use]
+    pub fn field(&self, name: &str) -> Self {
+        self.with(Step::Field(name.to_owned()))
+    }
+
+    #[must_use]
+    pub fn index(&self, at: usize) -> Self {
+        self.with(Step::Index(at))
+    }
+
+    fn with(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Field(name) if at == 0 => write!(f, "{name}")?,
+                Step::Field(name) => write!(f, ".{name}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One error: where, and what was expected there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub path: Path,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Finds everything that is wrong with `rules`; empty when they can be compiled.
+pub fn validate(rules: &Rules) -> Vec<Problem> {
+    let mut found = Problems::default();
+    let root = Path::default().field("domains");
+    let mut names = HashSet::new();
+    for (at, domain) in rules.domains.iter().enumerate() {
+        let path = root.index(at);
+        let name = path.field("domain");
+        found.expect(!domain.domain.is_empty() && domain.domain.len() <= 256, &name, "expected 1 to 256 bytes");
+        found.expect(names.insert(&domain.domain), &name, "expected a domain that no other entry has");
+        check_domain(domain, &path.field("limits"), &mut found);
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn expect(&mut self, holds: bool, path: &Path, message: &str) {
+        if !holds {
+            self.0.push(Problem { path: path.clone(), message: message.to_owned() });
+        }
+    }
+
+    fn check(&mut self, result: Result<(), String>, path: &Path) {
+        if let Err(message) = result {
+            self.0.push(Problem { path: path.clone(), message });
+        }
+    }
+}
+
+fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {
+    let mut places = HashMap::new();
+    for (at, limit) in domain.limits.iter().enumerate() {
+        let name = path.index(at).field("name");
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        let fits = (1..=64).contains(&limit.name.len()) && limit.name.bytes().all(plain);
+        found.expect(fits, &name, "expected 1 to 64 of a-z, 0-9, _ and -");
+        let first = places.insert(limit.name.as_str(), at).is_none();
+        found.expect(first, &name, "expected a name that no other limit of the domain has");
+    }
+    for (at, limit) in domain.limits.iter().enumerate() {
+        check_limit(limit, &path.index(at), found);
+        for (place, name) in limit.replaces.iter().enumerate() {
+            let path = path.index(at).field("replaces").index(place);
+            let known = places.contains_key(name.as_str());
+            found.expect(known, &path, &format!("expected the name of a limit of this domain, not {name:?}"));
+        }
+    }
+    for at in replacement_cycles(&domain.limits, &places) {
+        found.expect(false, &path.index(at).field("replaces"), "expected no cycle: this limit comes to replace itself");
+    }
+}
+
+/// The limits from which following `replaces` leads back to themselves.
+fn replacement_cycles(limits: &[Limit], places: &HashMap<&str, usize>) -> Vec<usize> {
+    let next = |at: usize| limits[at].replaces.iter().filter_map(|name| places.get(name.as_str()).copied());
+    let returns = |start: usize| {
+        let (mut seen, mut todo) = (HashSet::new(), next(start).collect::<Vec<_>>());
+        while let Some(at) = todo.pop() {
+            if at == start {
+                return true;
+            }
+            if seen.insert(at) {
+                todo.extend(next(at));
+            }
+        }
+        false
+    };
+    (0..limits.len()).filter(|at| !limits[*at].replaces.is_empty() && returns(*at)).collect()
+}
+
+fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
+    check_match(&limit.matches, path, found);
+    let mut seen = BTreeSet::new();
+    for (at, key) in limit.per.iter().enumerate() {
+        let path = path.field("per").index(at);
+        found.expect(!key.is_empty() && seen.insert(key), &path, "expected an attribute name, each once");
+    }
+    check_quota(limit.limit, &path.field("limit"), found);
+    check_period(limit, path, found);
+
+    let bucket = limit.algorithm == Algorithm::TokenBucket;
+    if let Some(cells) = limit.cells {
+        let path = path.field("cells");
+        found.expect(limit.algorithm == Algorithm::RollingWindow, &path, "expected only with rolling_window");
+        found.expect((2..=20).contains(&cells), &path, "expected 2 to 20");
+    }
+    let leased = limit.consistency == Some(Consistency::Leased);
+    found.expect(!(bucket && leased), &path.field("consistency"), "expected exact: a token_bucket takes no leases");
+    let scope = path.field("scope");
+    if limit.scope == Scope::Global {
+        found.expect(!bucket, &scope, "expected region: a token_bucket cannot be global");
+        found.expect(bucket, &scope, "expected region: counting across regions is not built yet");
+    }
+    check_burst(limit, limit.limit, limit.burst, &path.field("burst"), found);
+    check_headers(&limit.response_headers, &path.field("response_headers"), found);
+    for (at, change) in limit.overrides.iter().enumerate() {
+        check_override(limit, change, &path.field("overrides").index(at), found);
+    }
+}
+
+fn check_override(limit: &Limit, change: &Override, path: &Path, found: &mut Problems) {
+    check_match(&change.matches, path, found);
+    let Override { limit: quota, burst, mode, on_store_failure, response_headers, .. } = change;
+    let changes = quota.is_some() || burst.is_some() || mode.is_some() || on_store_failure.is_some();
+    let expected = "expected one of limit, burst, mode, on_store_failure, response_headers";
+    found.expect(changes || response_headers.is_some(), path, expected);
+    if let Some(quota) = quota {
+        check_quota(*quota, &path.field("limit"), found);
+    }
+    let off = *mode == Some(Mode::Off);
+    let replaces = limit.replaces.is_empty() || !off;
+    found.expect(replaces, &path.field("mode"), "expected enforce or shadow where the limit has `replaces`");
+    let burst = burst.or(if quota.is_some() { None } else { limit.burst });
+    check_burst(limit, quota.unwrap_or(limit.limit), burst, &path.field("burst"), found);
+    if let Some(headers) = response_headers {
+        check_headers(headers, &path.field("response_headers"), found);
+    }
+}
+
+fn check_match(matches: &Match, path: &Path, found: &mut Problems) {
+    for (key, condition) in &matches.conditions {
+        found.check(check_condition(condition), &path.field("match").field(key));
+    }
+    if let Some(keys) = &matches.exact_keys {
+        let fits = !keys.is_empty() && keys.iter().all(|k| !k.is_empty());
+        found.expect(fits, &path.field("exact_keys"), "expected at least one attribute name");
+    }
+    if let Some(when) = &matches.when {
+        found.check(check_expression(when), &path.field("when"));
+    }
+}
+
+fn check_quota(quota: Quota, path: &Path, found: &mut Problems) {
+    if let Quota::Hits(hits) = quota {
+        found.expect(hits <= MAX_LIMIT, path, &format!("expected 0 to {MAX_LIMIT}, or unlimited"));
+    }
+}
+
+fn check_period(limit: &Limit, path: &Path, found: &mut Problems) {
+    match &limit.period {
+        Period::Window { ms } => {
+            let fits = (MIN_WINDOW_MS..=MAX_WINDOW_MS).contains(ms);
+            found.expect(fits, &path.field("window"), "expected 250ms to 400d");
+        }
+        Period::Calendar { time_zone, .. } => {
+            let fixed = limit.algorithm == Algorithm::FixedWindow;
+            found.expect(fixed, &path.field("calendar"), "expected only with algorithm: fixed_window");
+            let message = format!("expected an IANA time zone such as Europe/Paris, not {time_zone:?}");
+            found.expect(calendar::zone(time_zone).is_some(), &path.field("time_zone"), &message);
+        }
+    }
+}
+
+fn check_burst(limit: &Limit, quota: Quota, burst: Option<u64>, path: &Path, found: &mut Problems) {
+    let Some(burst) = burst else { return };
+    if limit.algorithm != Algorithm::TokenBucket {
+        found.expect(false, path, "expected only with token_bucket");
+        return;
+    }
+    found.expect((1..=MAX_LIMIT).contains(&burst), path, &format!("expected 1 to {MAX_LIMIT}"));
+    if let (Quota::Hits(hits @ 1..), Period::Window { ms }) = (quota, &limit.period) {
+        let refill_ms = u128::from(burst) * u128::from(*ms) / u128::from(hits);
+        let fits = refill_ms <= u128::from(MAX_REFILL_MS);
+        found.expect(fits, path, "expected a burst that refills within 3650 days");
+    }
+}
+
+fn check_headers(headers: &std::collections::BTreeMap<String, String>, path: &Path, found: &mut Problems) {
+    for (name, value) in headers {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let path = path.field(name);
+        found.expect(!name.is_empty() && name.bytes().all(token), &path, "expected an HTTP header name");
+        let printable = value.bytes().all(|b| (0x20..0x7f).contains(&b));
+        found.expect(printable, &path, "expected a header value of printable ASCII");
+    }
+}
