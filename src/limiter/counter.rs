@@ -124,7 +124,6 @@ impl WindowAsk<'_> {
         let now = at.now.max(StoreTime::from_millis(newest));
         let place = self.grid.place(now)?;
 
-        window.cells.retain(|c| c.start_ms >= place.oldest_ms);
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
             cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
         }
@@ -141,6 +140,11 @@ impl WindowAsk<'_> {
         tokens += u64::from(lease);
         if tokens > 0 {
             cell_at(&mut window.cells, place.start_ms).charge(window.incarnation, tokens);
+        }
+        // Old cells go when a newer one comes, not when time passes: a clock that steps back finds them again.
+        if let Some(newest) = window.cells.first().map(|c| StoreTime::from_millis(c.start_ms)) {
+            let oldest_ms = self.grid.place(newest).map_or(newest.millis(), |place| place.oldest_ms);
+            window.cells.retain(|c| c.start_ms >= oldest_ms);
         }
         let cells = &window.cells;
         let fits_at = |hits| self.grid.fits_at(cells, &place, now, hits, self.limit);

@@ -459,11 +459,18 @@ impl KeyState {
     }
 
     /// Whether it can be forgotten without losing tokens or checks.
-    pub const fn is_evictable(&self) -> bool {
-        self.held == 0 && self.traffic.is_none()
+    pub fn is_evictable(&self) -> bool {
+        let flies = self.traffic.as_ref().is_some_and(|t| t.in_flight);
+        self.held == 0 && !flies && !self.has_news()
     }
 
-    fn has_news(&self) -> bool {
+    /// Whether checks wait to be sent.
+    pub fn waits(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|t| !t.waiting.is_empty())
+    }
+
+    /// Whether there is something to be sent.
+    pub fn has_news(&self) -> bool {
         self.traffic.as_ref().is_some_and(|t| {
             !(t.waiting.is_empty() && t.window_returns.is_empty() && t.bucket_returns.is_empty())
         })

@@ -100,6 +100,8 @@ pub struct Shard {
     flights: u64,
     /// Leases by end.
     leases: BinaryHeap<Reverse<(NodeTime, u32)>>,
+    /// Keys whose returns a failing store did not take; tried again with the next tick.
+    stalled: Vec<u32>,
     clock: StoreClock,
     random: u64,
     pub(super) done: Vec<(u64, Decision)>,
@@ -121,6 +123,7 @@ impl Shard {
             lanes: (0..config.lanes.max(1)).map(|_| Lane::default()).collect(),
             flights: 0,
             leases: BinaryHeap::new(),
+            stalled: Vec::new(),
             clock: StoreClock::new(wall, now),
             random: a,
             done: Vec::new(),
@@ -267,8 +270,12 @@ impl Shard {
                 self.stats.failed_batches += 1;
                 let applied = if error == StoreError::NotApplied { Applied::No } else { Applied::Unknown };
                 for slot in flying.slots {
-                    if let Some(key) = self.keys.get_mut(slot) {
-                        key.state.fail(applied, &mut outcomes);
+                    let Some(key) = self.keys.get_mut(slot) else { continue };
+                    key.state.fail(applied, &mut outcomes);
+                    if key.state.waits() {
+                        self.queue(slot);
+                    } else if key.state.has_news() {
+                        self.stalled.push(slot);
                     }
                 }
             }
@@ -288,6 +295,9 @@ impl Shard {
                 self.queue(slot);
             }
             self.list(slot);
+        }
+        for slot in std::mem::take(&mut self.stalled) {
+            self.queue(slot);
         }
         self.keys.sweep(self.keys.slots() / 64 + 16, now);
     }

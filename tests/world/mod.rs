@@ -1,0 +1,287 @@
+//! A small world for property tests: holders (the real shards) and one store (the real store function), with the
+//! network between them in the test's hands.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, Seen};
+use tidegate::limiter::counter::{At, Record, apply};
+use tidegate::limiter::decision::{Check, Decision, Descriptor};
+use tidegate::limiter::rule::{
+    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, Rules,
+};
+use tidegate::limiter::rule_book::RuleBook;
+use tidegate::limiter::shard::{Outgoing, Shard, ShardConfig, Verdict};
+use tidegate::limiter::time::{NodeTime, StoreTime};
+
+/// The world begins here, in microseconds since the epoch; a full second.
+pub const BEGIN: u64 = 1_700_000_000_000_000;
+pub const LEASE_US: u64 = 300_000;
+
+/// A hit that passed, at the store's instant that counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted {
+    pub user: u8,
+    pub at: u64,
+    pub hits: u64,
+}
+
+pub struct World {
+    pub now: u64,
+    /// Store's clock less the world's.
+    pub leap: i64,
+    pub store: BTreeMap<Box<[u8]>, Option<Record>>,
+    pub replica: BTreeMap<Box<[u8]>, Option<Record>>,
+    pub replication: u64,
+    pub holders: Vec<Holder>,
+    pub admitted: Vec<Admitted>,
+    pub refused: u64,
+    /// Hits of batches that may have been charged without an answer.
+    pub lost: u64,
+    pub revision: u64,
+}
+
+pub struct Holder {
+    pub shard: Shard,
+    skew: u64,
+    out: Option<Outgoing>,
+    answer: Option<(Outgoing, BatchAnswer, [u64; 2])>,
+    tickets: HashMap<u64, (u8, u64)>,
+    expired: HashSet<u64>,
+}
+
+pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
+    let bucket = algorithm == Algorithm::TokenBucket;
+    Limit {
+        name: name.to_owned(),
+        matches: Match::default(),
+        per: vec!["user".to_owned()],
+        limit: Quota::Hits(hits),
+        period: Period::Window { ms: window_ms },
+        algorithm,
+        cells: (algorithm == Algorithm::RollingWindow).then_some(4),
+        burst: None,
+        consistency: (!bucket).then_some(consistency),
+        scope: Default::default(),
+        on_store_failure: OnStoreFailure::Deny,
+        mode: Default::default(),
+        overrides: Vec::new(),
+        replaces: Vec::new(),
+        response_headers: Default::default(),
+    }
+}
+
+pub fn book(limits: Vec<Limit>, revision: u64) -> Arc<RuleBook> {
+    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
+    Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
+}
+
+impl World {
+    pub fn new(holders: usize, limits: Vec<Limit>) -> Self {
+        let make = |at: usize| {
+            let skew = at as u64 * 7_777_777;
+            let seed = at as u64 + 1;
+            let config = ShardConfig {
+                max_keys: 1000,
+                max_waiting: 1000,
+                lease_us: LEASE_US,
+                deadline_us: 100_000,
+                holders: u32::try_from(holders).unwrap(),
+                min_holders: 3,
+                lanes: 1,
+                max_items: 100,
+                seeds: [seed, seed << 20, seed << 30, seed << 40],
+            };
+            // A node's wall clock may be far off.
+            let wall = StoreTime(BEGIN + skew * 1000);
+            let mut shard = Shard::new(config, wall, NodeTime(skew));
+            shard.set_book(book(limits.clone(), 1));
+            Holder { shard, skew, out: None, answer: None, tickets: HashMap::new(), expired: HashSet::new() }
+        };
+        Self {
+            now: 0,
+            leap: 0,
+            store: BTreeMap::new(),
+            replica: BTreeMap::new(),
+            replication: 1,
+            holders: (0..holders).map(make).collect(),
+            admitted: Vec::new(),
+            refused: 0,
+            lost: 0,
+            revision: 1,
+        }
+    }
+
+    pub fn store_now(&self) -> u64 {
+        (BEGIN + self.now).saturating_add_signed(self.leap)
+    }
+
+    fn node_now(&self, holder: usize) -> NodeTime {
+        NodeTime(self.now + self.holders[holder].skew)
+    }
+
+    pub fn check(&mut self, holder: usize, user: u8, hits: u32) {
+        let (now, at) = (self.node_now(holder), self.store_now());
+        let name = user.to_string();
+        let entries = [("user", name.as_str())];
+        let descriptors = [Descriptor { entries: &entries, hits, limit: None }];
+        let check = Check { domain: "d", descriptors: &descriptors };
+        match self.holders[holder].shard.check(&check, |_| 0, now) {
+            Verdict::Decided(decision) => self.decided(&decision, user, u64::from(hits), at),
+            Verdict::Waits(ticket) => {
+                self.holders[holder].tickets.insert(ticket, (user, u64::from(hits)));
+            }
+            Verdict::Shed(shed) => panic!("{shed:?}"),
+        }
+    }
+
+    fn decided(&mut self, decision: &Decision, user: u8, hits: u64, at: u64) {
+        if decision.allowed {
+            self.admitted.push(Admitted { user, at, hits });
+        } else {
+            self.refused += 1;
+        }
+    }
+
+    /// The holder's next batch reaches the store and runs; `twice` runs it once more.
+    pub fn deliver(&mut self, holder: usize, twice: bool) {
+        let now = self.node_now(holder);
+        let it = &mut self.holders[holder];
+        if it.out.is_none() && it.answer.is_none() {
+            it.out = it.shard.take_batches(now).pop();
+        }
+        let Some(out) = self.holders[holder].out.take() else { return };
+        let answer = self.run(&out.batch);
+        if twice {
+            self.run(&out.batch);
+            self.lost += weight(&out.batch);
+        }
+        let at = instants(&out.batch, &answer);
+        self.holders[holder].answer = Some((out, answer, at));
+    }
+
+    fn run(&mut self, batch: &Batch) -> BatchAnswer {
+        let now = StoreTime(self.store_now());
+        if batch.not_after.is_some_and(|t| now > t) {
+            return BatchAnswer { now, outcome: BatchOutcome::Late };
+        }
+        let at = At { now, replication: self.replication, nonce: batch.nonce };
+        let answers = batch.items.iter().map(|item| apply(self.store.entry(item.key.clone()).or_default(), item, at));
+        BatchAnswer { now, outcome: BatchOutcome::Ran(answers.collect()) }
+    }
+
+    /// The answer reaches the holder. Hits that waited count at the instant when the batch ran.
+    pub fn answer(&mut self, holder: usize) {
+        let now = self.node_now(holder);
+        let it = &mut self.holders[holder];
+        let Some((out, answer, ran)) = it.answer.take() else { return };
+        it.shard.answer(out.lane, out.flight, Ok(answer.clone()), now);
+        // The same answer again says nothing.
+        it.shard.answer(out.lane, out.flight, Ok(answer), now);
+        for (ticket, decision) in it.shard.take_done() {
+            if let Some((user, hits)) = self.holders[holder].tickets.remove(&ticket) {
+                self.decided(&decision, user, hits, ran[usize::from(user)]);
+            }
+        }
+    }
+
+    /// The batch or its answer is lost: the outcome is unknown.
+    pub fn lose(&mut self, holder: usize, charged: bool) {
+        use tidegate::limiter::batch::StoreError;
+        if charged {
+            self.deliver(holder, false);
+        } else {
+            let now = self.node_now(holder);
+            let it = &mut self.holders[holder];
+            if it.out.is_none() && it.answer.is_none() {
+                it.out = it.shard.take_batches(now).pop();
+            }
+        }
+        let now = self.node_now(holder);
+        let it = &mut self.holders[holder];
+        let Some(out) = it.out.take().or_else(|| it.answer.take().map(|(out, ..)| out)) else { return };
+        it.shard.answer(out.lane, out.flight, Err(StoreError::Unknown), now);
+        let done = it.shard.take_done();
+        self.lost += weight(&out.batch);
+        let at = self.store_now();
+        for (ticket, decision) in done {
+            if let Some((user, hits)) = self.holders[holder].tickets.remove(&ticket) {
+                self.decided(&decision, user, hits, at);
+            }
+        }
+    }
+
+    /// Every check of the holder runs into its deadline.
+    pub fn expire(&mut self, holder: usize) {
+        let (now, at) = (self.node_now(holder), self.store_now());
+        let tickets: Vec<u64> = self.holders[holder].tickets.keys().copied().collect();
+        for ticket in tickets {
+            let decision = self.holders[holder].shard.expire(ticket, now).unwrap();
+            let (user, hits) = self.holders[holder].tickets.remove(&ticket).unwrap();
+            self.holders[holder].expired.insert(ticket);
+            self.decided(&decision, user, hits, at);
+        }
+    }
+
+    pub fn advance(&mut self, micros: u64) {
+        self.now += micros;
+        for holder in 0..self.holders.len() {
+            let now = self.node_now(holder);
+            self.holders[holder].shard.tick(now);
+        }
+    }
+
+    pub fn edit(&mut self, limits: Vec<Limit>) {
+        self.revision += 1;
+        let book = book(limits, self.revision);
+        self.holders.iter_mut().for_each(|h| h.shard.set_book(Arc::clone(&book)));
+    }
+
+    /// The store loses everything (`all`), or what came since the replica was last in step.
+    pub fn forget(&mut self, all: bool) {
+        self.replication += 1;
+        self.store = if all { BTreeMap::new() } else { self.replica.clone() };
+    }
+
+    /// Delivers everything until nothing is under way.
+    pub fn settle(&mut self) {
+        for _ in 0..1000 {
+            for holder in 0..self.holders.len() {
+                self.deliver(holder, false);
+                self.answer(holder);
+            }
+            if self.holders.iter().all(|h| h.shard.is_quiet()) {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// Lets all leases end, and everything come to rest.
+    pub fn rest(&mut self) {
+        self.settle();
+        self.advance(LEASE_US + 1);
+        self.settle();
+    }
+}
+
+/// The instant at which the store charged each user, as it says itself.
+fn instants(batch: &Batch, answer: &BatchAnswer) -> [u64; 2] {
+    let mut at = [answer.now.0; 2];
+    if let BatchOutcome::Ran(answers) = &answer.outcome {
+        for (item, answer) in batch.items.iter().zip(answers) {
+            let user = usize::from(item.key.ends_with(b"/1"));
+            if let ItemAnswer::Done(grant) = answer {
+                at[user] = match &grant.seen {
+                    Seen::Window { cell_ms, .. } => at[user].max(cell_ms * 1000),
+                    Seen::Bucket { at, .. } => at.0,
+                };
+            }
+        }
+    }
+    at
+}
+
+fn weight(batch: &Batch) -> u64 {
+    batch.items.iter().flat_map(|i| &i.asks).map(|a| a.hits * u64::from(a.count)).sum()
+}
