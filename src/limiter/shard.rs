@@ -51,9 +51,11 @@ pub enum Verdict {
 }
 
 /// Why a check is not decided at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shed {
+    #[error("too many checks wait for the store")]
     TooManyWaiting,
+    #[error("no more keys can be held")]
     TooManyKeys,
 }
 
@@ -130,6 +132,16 @@ impl Shard {
             stats: ShardStats::default(),
             name: Vec::new(),
         }
+    }
+
+    /// A shard that knows the rules and no keys, for use after a panic. Tickets and flights go on, so that nothing
+    /// meant for the old one is taken for its own.
+    #[must_use]
+    pub fn successor(&self, wall: StoreTime, now: NodeTime) -> Self {
+        let mut next = Self::new(self.config, wall, now);
+        (next.tickets, next.flights, next.random) = (self.tickets + 1, self.flights + 1, self.random);
+        next.book = Arc::clone(&self.book);
+        next
     }
 
     pub const fn book(&self) -> &Arc<RuleBook> {

@@ -1,6 +1,8 @@
 //! A small world for property tests: holders (the real shards) and one store (the real store function), with the
 //! network between them in the test's hands.
 
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 

@@ -1,0 +1,137 @@
+//! One core's door to its shard. The lock is never contended: only this core's thread takes it.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::flusher::Message;
+use crate::limiter::decision::{Check, Decision};
+use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
+use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
+
+/// A core's shard with those who wait for it.
+pub struct Core {
+    config: ShardConfig,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn CounterStore>,
+    state: Mutex<State>,
+    flusher: Mutex<Option<ActorRef<Message>>>,
+}
+
+pub(super) struct State {
+    pub shard: Shard,
+    waiting: HashMap<u64, oneshot::Sender<Decision>>,
+    /// Counts the shards that a panic ended.
+    pub restarts: u64,
+}
+
+impl Core {
+    pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
+        let shard = Shard::new(config, clock.wall(), clock.now());
+        let state = Mutex::new(State { shard, waiting: HashMap::new(), restarts: 0 });
+        Self { config, clock, store, state, flusher: Mutex::new(None) }
+    }
+
+    /// Tells which actor sends this core's batches.
+    pub(super) fn attach(&self, flusher: ActorRef<Message>) {
+        *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
+    }
+
+    pub fn stats(&self) -> ShardStats {
+        self.state().shard.stats()
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.state().shard.book().revision
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn CounterStore> {
+        &self.store
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` on the shard. A panic ends the shard, not the node: it forgets its keys, which costs the tokens
+    /// that they held, and goes on; those who wait are told.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.state();
+        match catch_unwind(AssertUnwindSafe(|| work(&mut state))) {
+            Ok(value) => {
+                for (ticket, decision) in state.shard.take_done() {
+                    if let Some(waiting) = state.waiting.remove(&ticket) {
+                        // Whoever stopped waiting has expired the ticket.
+                        let _ = waiting.send(decision);
+                    }
+                }
+                Some(value)
+            }
+            Err(_) => {
+                state.shard = state.shard.successor(self.clock.wall(), self.clock.now());
+                state.waiting.clear();
+                state.restarts += 1;
+                tracing::error!(restarts = state.restarts, "a decision panicked: the shard forgot its keys");
+                None
+            }
+        }
+    }
+
+    /// Lets the flusher send what is queued, if anything can be.
+    pub(super) fn wake(&self) {
+        if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A flusher that is gone is being restarted, and begins with a look at the queues.
+            let _ = flusher.cast(Message::Flush);
+        }
+    }
+
+    async fn wait(&self, ticket: u64, decision: oneshot::Receiver<Decision>) -> Result<Decision, Refusal> {
+        match tokio::time::timeout(Duration::from_micros(self.config.deadline_us), decision).await {
+            Ok(decision) => decision.map_err(|_| Refusal::Restarted),
+            Err(_) => {
+                let now = self.clock.now();
+                let expired = self.with(|state| {
+                    state.waiting.remove(&ticket);
+                    state.shard.expire(ticket, now)
+                });
+                expired.flatten().ok_or(Refusal::Restarted)
+            }
+        }
+    }
+}
+
+impl Limiter for Core {
+    fn check<'a>(&'a self, check: &Check<'_>) -> Answer<'a> {
+        let now = self.clock.now();
+        let outcome = self.with(|state| {
+            let verdict = state.shard.check(check, |key| self.store.lane(key), now);
+            let waiting = match verdict {
+                Verdict::Decided(decision) => Ok(Err(decision)),
+                Verdict::Shed(shed) => Err(Refusal::Overloaded(shed)),
+                Verdict::Waits(ticket) => {
+                    let (sender, receiver) = oneshot::channel();
+                    state.waiting.insert(ticket, sender);
+                    Ok(Ok((ticket, receiver)))
+                }
+            };
+            (waiting, state.shard.has_batches())
+        });
+        let Some((waiting, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
+        if to_send {
+            self.wake();
+        }
+        match waiting {
+            Err(refusal) => Answer::Now(Err(refusal)),
+            Ok(Err(decision)) => Answer::Now(Ok(decision)),
+            Ok(Ok((ticket, receiver))) => Answer::Later(Box::pin(self.wait(ticket, receiver))),
+        }
+    }
+}

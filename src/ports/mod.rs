@@ -1,0 +1,61 @@
+//! The seams between the core and the world. Adapters implement them; the core and the actors know only these.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
+use crate::limiter::decision::{Check, Decision};
+use crate::limiter::shard::Shed;
+use crate::limiter::time::{NodeTime, StoreTime};
+
+/// A boxed future that an adapter returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The clocks of this node.
+pub trait Clock: Send + Sync + 'static {
+    /// Monotonic, in microseconds since an arbitrary start.
+    fn now(&self) -> NodeTime;
+    /// The wall clock, in microseconds since the Unix epoch; only a first estimate of the store's.
+    fn wall(&self) -> StoreTime;
+}
+
+/// Where a region's counters live. It runs batches as [`crate::limiter::counter::apply`] says.
+pub trait CounterStore: Send + Sync + 'static {
+    /// Independent parts of the store, each with its own batch in flight (Redis primaries).
+    fn lanes(&self) -> u16;
+    /// The lane that owns `key`.
+    fn lane(&self, key: &[u8]) -> u16;
+    /// Runs a batch. Answers within its own deadline; an error says whether it may have been applied.
+    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>>;
+}
+
+/// Decides checks.
+pub trait Limiter: Send + Sync + 'static {
+    /// The decision, or why there is none.
+    fn check<'a>(&'a self, check: &Check<'_>) -> Answer<'a>;
+}
+
+/// A decision made at once, or one that waits for the store.
+pub enum Answer<'a> {
+    Now(Result<Decision, Refusal>),
+    Later(BoxFuture<'a, Result<Decision, Refusal>>),
+}
+
+impl Answer<'_> {
+    /// The decision, waited for where it must be.
+    pub async fn get(self) -> Result<Decision, Refusal> {
+        match self {
+            Self::Now(decision) => decision,
+            Self::Later(decision) => decision.await,
+        }
+    }
+}
+
+/// Why a check got no decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("overloaded: {0}")]
+    Overloaded(#[from] Shed),
+    #[error("the shard was restarted while the check was under way")]
+    Restarted,
+}

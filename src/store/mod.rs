@@ -1,0 +1,3 @@
+//! Counter stores.
+
+pub mod memory;
