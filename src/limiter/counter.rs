@@ -22,6 +22,8 @@ pub struct Window {
     pub incarnation: u64,
     /// Replication id of the primary that last charged.
     pub replication: u64,
+    /// Nonce of the last batch whose returns were taken: its repeat gives nothing back a second time.
+    pub returned_in: u64,
     /// The newest first.
     pub cells: Vec<Cell>,
 }
@@ -70,7 +72,8 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
                 bucket.merge(seen);
             }
             bucket.adopt(*rate, *revision);
-            for back in returns {
+            let repeat = std::mem::replace(&mut bucket.returned_in, at.nonce) == at.nonce;
+            for back in returns.iter().filter(|_| !repeat) {
                 bucket.give_back(back);
             }
             let grant = charge_bucket(&mut bucket, &item.asks);
@@ -114,6 +117,7 @@ impl WindowAsk<'_> {
         let mut window = stored.unwrap_or(Window {
             incarnation: at.nonce,
             replication: at.replication,
+            returned_in: 0,
             cells: Vec::new(),
         });
         if window.replication != at.replication {
@@ -127,7 +131,8 @@ impl WindowAsk<'_> {
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
             cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
         }
-        for back in self.returns {
+        let repeat = std::mem::replace(&mut window.returned_in, at.nonce) == at.nonce;
+        for back in self.returns.iter().filter(|_| !repeat) {
             if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
                 cell.give_back(back.source, back.tokens);
             }

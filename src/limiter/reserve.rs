@@ -288,5 +288,6 @@ impl Shard {
         if self.keys.get_mut(slot).is_some_and(|key| key.state.refund(hits, receipt, now)) {
             self.queue(slot);
         }
+        self.list(slot);
     }
 }

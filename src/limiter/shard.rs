@@ -328,7 +328,7 @@ impl Shard {
     }
 
     /// Puts a key with tokens in hand on the list of leases.
-    fn list(&mut self, slot: u32) {
+    pub(super) fn list(&mut self, slot: u32) {
         let Some(key) = self.keys.get_mut(slot) else { return };
         if let Some(end) = key.state.lease_end().filter(|_| !key.listed) {
             key.listed = true;

@@ -72,6 +72,8 @@ pub struct Bucket {
     pub incarnation: u64,
     /// Replication id of the primary that last charged.
     pub replication: u64,
+    /// Nonce of the last batch whose returns were taken: its repeat gives nothing back a second time.
+    pub returned_in: u64,
     pub tat: Ticks,
     /// Costs charged in this incarnation.
     pub charged: Ticks,
@@ -84,7 +86,7 @@ pub struct Bucket {
 
 impl Bucket {
     pub const fn new(incarnation: u64, replication: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
-        Self { incarnation, replication, tat: Ticks(0), charged: Ticks(0), last: now, rate, revision }
+        Self { incarnation, replication, returned_in: 0, tat: Ticks(0), charged: Ticks(0), last: now, rate, revision }
     }
 
     /// A newer incarnation begins: the primary changed, and charges may have been lost.
