@@ -1,0 +1,215 @@
+//! Reads typed values out of a [`Node`] tree, and collects every error instead of stopping at the first.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use super::tree::{Node, Value};
+use crate::limiter::validate::{Path, Problem};
+
+/// Where errors are collected.
+#[derive(Debug, Default)]
+pub struct Errors(pub Vec<Problem>);
+
+impl Errors {
+    pub fn add(&mut self, path: &Path, message: impl Into<String>) {
+        self.0.push(Problem { path: path.clone(), message: message.into() });
+    }
+}
+
+/// A map being read; fields that nobody read are errors in the end.
+pub struct Fields<'n> {
+    path: Path,
+    entries: &'n [(String, super::tree::Place, Rc<Node>)],
+    read: HashSet<&'static str>,
+}
+
+impl<'n> Fields<'n> {
+    /// Reads `node` as a map; anything else is an error and reads as empty.
+    pub fn new(node: &'n Node, path: Path, errors: &mut Errors) -> Self {
+        let entries = match &node.value {
+            Value::Map(entries) => entries.as_slice(),
+            other => {
+                errors.add(&path, format!("expected a map, not {}", kind(other)));
+                &[]
+            }
+        };
+        Self { path, entries, read: HashSet::new() }
+    }
+
+    pub fn path(&self, field: &str) -> Path {
+        self.path.field(field)
+    }
+
+    /// The node of `field`; an explicit null counts as absent.
+    pub fn get(&mut self, field: &'static str) -> Option<&'n Node> {
+        self.read.insert(field);
+        let node = self.entries.iter().find(|(k, ..)| k == field).map(|(_, _, n)| &**n)?;
+        let null = matches!(&node.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"));
+        (!null).then_some(node)
+    }
+
+    /// As [`Self::get`], and an error when it is absent.
+    pub fn require(&mut self, field: &'static str, errors: &mut Errors) -> Option<&'n Node> {
+        let node = self.get(field);
+        if node.is_none() {
+            errors.add(&self.path(field), "expected this field: it is required");
+        }
+        node
+    }
+
+    /// Every field that was not read is unknown.
+    pub fn finish(self, errors: &mut Errors) {
+        for (key, ..) in self.entries {
+            if !self.read.contains(key.as_str()) {
+                let mut known: Vec<&str> = self.read.iter().copied().collect();
+                known.sort_unstable();
+                errors.add(&self.path(key), format!("expected one of {}; this field is unknown", known.join(", ")));
+            }
+        }
+    }
+}
+
+/// A string; a plain number or boolean is refused, with the hint to quote it.
+pub fn string(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
+    match &node.value {
+        Value::Scalar { text, plain: true } if looks_typed(text) => {
+            errors.add(path, format!("expected a string: quote it, \"{text}\""));
+            None
+        }
+        Value::Scalar { text, .. } => Some(text.clone()),
+        other => {
+            errors.add(path, format!("expected a string, not {}", kind(other)));
+            None
+        }
+    }
+}
+
+/// A whole number.
+pub fn number(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
+    let number = match &node.value {
+        Value::Scalar { text, plain: true } => text.replace('_', "").parse().ok(),
+        _ => None,
+    };
+    if number.is_none() {
+        errors.add(path, "expected a whole number");
+    }
+    number
+}
+
+pub fn boolean(node: &Node, path: &Path, errors: &mut Errors) -> Option<bool> {
+    let boolean = match &node.value {
+        Value::Scalar { text, plain: true } => text.parse().ok(),
+        _ => None,
+    };
+    if boolean.is_none() {
+        errors.add(path, "expected true or false");
+    }
+    boolean
+}
+
+/// A length of time such as `250ms`, `1m` or `1h 30m`, in milliseconds.
+pub fn duration_ms(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
+    let parsed = match &node.value {
+        Value::Scalar { text, .. } => parse_duration(text),
+        _ => None,
+    };
+    if parsed.is_none() {
+        errors.add(path, "expected a length of time such as 250ms, 10s, 1m, 1h or 30d");
+    }
+    parsed
+}
+
+fn parse_duration(text: &str) -> Option<u64> {
+    let mut total = 0u64;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let amount: u64 = rest[..digits].parse().ok()?;
+        let unit_end = rest[digits..].find(|c: char| !c.is_ascii_alphabetic()).map_or(rest.len(), |at| digits + at);
+        let unit = match &rest[digits..unit_end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        total = total.checked_add(amount.checked_mul(unit)?)?;
+        rest = rest[unit_end..].trim_start();
+    }
+    Some(total)
+}
+
+/// One of a few words.
+pub fn word<T: Copy>(node: &Node, path: &Path, words: &[(&str, T)], errors: &mut Errors) -> Option<T> {
+    let found = match &node.value {
+        Value::Scalar { text, .. } => words.iter().find(|(word, _)| word == text).map(|(_, value)| *value),
+        _ => None,
+    };
+    if found.is_none() {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        errors.add(path, format!("expected {}", words.join(" | ")));
+    }
+    found
+}
+
+/// A list, each item read by `read`.
+pub fn list<T>(
+    node: &Node,
+    path: &Path,
+    errors: &mut Errors,
+    mut read: impl FnMut(&Node, &Path, &mut Errors) -> Option<T>,
+) -> Vec<T> {
+    match &node.value {
+        Value::List(items) => {
+            let items = items.iter().enumerate();
+            items.filter_map(|(at, item)| read(item, &path.index(at), errors)).collect()
+        }
+        other => {
+            errors.add(path, format!("expected a list, not {}", kind(other)));
+            Vec::new()
+        }
+    }
+}
+
+/// A map whose keys are the user's.
+pub fn entries<'n>(node: &'n Node, path: &Path, errors: &mut Errors) -> Vec<(&'n str, &'n Node, Path)> {
+    match &node.value {
+        Value::Map(entries) => entries.iter().map(|(key, _, node)| (key.as_str(), &**node, path.field(key))).collect(),
+        other => {
+            errors.add(path, format!("expected a map, not {}", kind(other)));
+            Vec::new()
+        }
+    }
+}
+
+fn looks_typed(text: &str) -> bool {
+    text.parse::<f64>().is_ok() || matches!(text, "true" | "false" | "null" | "~" | "")
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Scalar { .. } => "a single value",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a map",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_duration;
+
+    #[test]
+    fn lengths_of_time() {
+        let table = [("250ms", Some(250)), ("1h 30m", Some(5_400_000)), ("400d", Some(34_560_000_000)), ("0s", Some(0))];
+        for (text, expected) in table {
+            assert_eq!(parse_duration(text), expected, "{text}");
+        }
+        for text in ["", "5", "1 m", "m", "1w", "99999999999999999999s", "18446744073709551615d", "-1s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The rule file: YAML to [`Rules`], every error with its line and column.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
+use super::tree::{Node, Place, Value};
+use crate::limiter::rule::{
+    Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Override,
+    Period, Quota, Rules, Scope,
+};
+use crate::limiter::rule_book::RuleBook;
+use crate::limiter::validate::{Path, Problem};
+
+/// One error of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    pub file: String,
+    pub place: Place,
+    /// Empty for an error of syntax.
+    pub field: String,
+    pub message: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, place, field, message } = self;
+        write!(f, "{file}:{}:{}: ", place.line, place.column)?;
+        if field.is_empty() { write!(f, "{message}") } else { write!(f, "{field}: {message}") }
+    }
+}
+
+/// Reads a rule file as a book of this revision; or every error of syntax, else of meaning.
+pub fn compile(file: &str, text: &str, revision: u64) -> Result<RuleBook, Vec<FileError>> {
+    let root = Node::parse(text).map_err(|e| {
+        vec![FileError { file: file.to_owned(), place: e.place, field: String::new(), message: e.message }]
+    })?;
+    let placed = |problem: Problem| FileError {
+        file: file.to_owned(),
+        place: root.place_of(&problem.path),
+        field: problem.path.to_string(),
+        message: problem.message,
+    };
+    let mut errors = Errors::default();
+    let rules = decode(&root, &mut errors);
+    // What was read with errors is checked all the same, so that all errors are told at once; a field that could not
+    // be read stands as a valid placeholder.
+    let compiled = RuleBook::compile(Arc::new(rules), revision);
+    match compiled {
+        Ok(book) if errors.0.is_empty() => Ok(book),
+        compiled => {
+            let meaning = compiled.err().unwrap_or_default();
+            let mut all: Vec<FileError> = errors.0.into_iter().chain(meaning).map(placed).collect();
+            all.sort_by_key(|e| e.place);
+            all.dedup();
+            Err(all)
+        }
+    }
+}
+
+fn decode(root: &Node, errors: &mut Errors) -> Rules {
+    let mut fields = Fields::new(root, Path::default(), errors);
+    let version_path = fields.path("version");
+    if let Some(version) = fields.require("version", errors).and_then(|n| number(n, &version_path, errors))
+        && version != 1
+    {
+        errors.add(&version_path, "expected 1");
+    }
+    let path = fields.path("domains");
+    let node = fields.require("domains", errors);
+    let domains = node.map(|n| list(n, &path, errors, |n, p, e| Some(domain(n, p, e)))).unwrap_or_default();
+    fields.finish(errors);
+    Rules { domains }
+}
+
+fn domain(node: &Node, path: &Path, errors: &mut Errors) -> Domain {
+    let mut fields = Fields::new(node, path.clone(), errors);
+    let name = fields.require("domain", errors).and_then(|n| string(n, &path.field("domain"), errors));
+    const CHARGES: [(&str, Charge); 2] = [("all_or_nothing", Charge::AllOrNothing), ("each", Charge::Each)];
+    let charge = fields.get("charge").and_then(|n| word(n, &path.field("charge"), &CHARGES, errors));
+    let node = fields.require("limits", errors);
+    let read = |n: &Node, p: &Path, e: &mut Errors| Some(limit(n, p, e));
+    let limits = node.map(|n| list(n, &path.field("limits"), errors, read)).unwrap_or_default();
+    fields.finish(errors);
+    // A name that could not be read is told already; its place keeps it apart from the others.
+    let placeholder = || format!("(unread {path})");
+    Domain { domain: name.unwrap_or_else(placeholder), charge: charge.unwrap_or_default(), limits }
+}
+
+fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
+    let mut fields = Fields::new(node, path.clone(), errors);
+    let at = |field: &str| path.field(field);
+    let placeholder = || format!("unread-{}", path.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+    let name = fields.require("name", errors).and_then(|n| string(n, &at("name"), errors)).unwrap_or_else(placeholder);
+    let per = fields.require("per", errors).map(|n| list(n, &at("per"), errors, string)).unwrap_or_default();
+    let quota = fields.require("limit", errors).and_then(|n| quota(n, &at("limit"), errors));
+    const ALGORITHMS: [(&str, Algorithm); 4] = [
+        ("sliding_window", Algorithm::SlidingWindow),
+        ("rolling_window", Algorithm::RollingWindow),
+        ("fixed_window", Algorithm::FixedWindow),
+        ("token_bucket", Algorithm::TokenBucket),
+    ];
+    let algorithm = fields.get("algorithm").and_then(|n| word(n, &at("algorithm"), &ALGORITHMS, errors));
+    let algorithm = algorithm.unwrap_or_default();
+    let period = period(&mut fields, path, algorithm, errors);
+    let cells = fields.get("cells").and_then(|n| number(n, &at("cells"), errors));
+    let burst = fields.get("burst").and_then(|n| number(n, &at("burst"), errors));
+    const CONSISTENCIES: [(&str, Consistency); 2] = [("exact", Consistency::Exact), ("leased", Consistency::Leased)];
+    let consistency = fields.get("consistency").and_then(|n| word(n, &at("consistency"), &CONSISTENCIES, errors));
+    let scope = scope(&mut fields, path, errors);
+    let common = common(&mut fields, path, errors);
+    let overrides = fields.get("overrides").map(|n| list(n, &at("overrides"), errors, override_of)).unwrap_or_default();
+    let replaces = fields.get("replaces").map(|n| list(n, &at("replaces"), errors, string)).unwrap_or_default();
+    fields.finish(errors);
+    Limit {
+        name,
+        matches: common.matches,
+        per,
+        limit: quota.unwrap_or(Quota::Hits(1)),
+        period,
+        algorithm,
+        cells: cells.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        burst,
+        consistency,
+        scope,
+        on_store_failure: common.on_store_failure.unwrap_or_default(),
+        mode: common.mode.unwrap_or_default(),
+        overrides,
+        replaces,
+        response_headers: common.response_headers.unwrap_or_default(),
+    }
+}
+
+fn override_of(node: &Node, path: &Path, errors: &mut Errors) -> Option<Override> {
+    let mut fields = Fields::new(node, path.clone(), errors);
+    let limit = fields.get("limit").and_then(|n| quota(n, &path.field("limit"), errors));
+    let burst = fields.get("burst").and_then(|n| number(n, &path.field("burst"), errors));
+    let common = common(&mut fields, path, errors);
+    fields.finish(errors);
+    Some(Override {
+        matches: common.matches,
+        limit,
+        burst,
+        mode: common.mode,
+        on_store_failure: common.on_store_failure,
+        response_headers: common.response_headers,
+    })
+}
+
+/// What limits and overrides have in common.
+struct Common {
+    matches: Match,
+    mode: Option<Mode>,
+    on_store_failure: Option<OnStoreFailure>,
+    response_headers: Option<BTreeMap<String, String>>,
+}
+
+fn common(fields: &mut Fields<'_>, path: &Path, errors: &mut Errors) -> Common {
+    const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
+    const FAILURES: [(&str, OnStoreFailure); 3] =
+        [("local", OnStoreFailure::Local), ("allow", OnStoreFailure::Allow), ("deny", OnStoreFailure::Deny)];
+    let at = |field: &str| path.field(field);
+    let exact_keys = fields.get("exact_keys").map(|n| list(n, &at("exact_keys"), errors, string));
+    let when = fields.get("when").and_then(|n| string(n, &at("when"), errors));
+    let conditions = fields.get("match").map(|n| conditions(n, &at("match"), errors)).unwrap_or_default();
+    let headers = fields.get("response_headers").map(|n| {
+        let path = at("response_headers");
+        let all = entries(n, &path, errors).into_iter();
+        all.filter_map(|(key, node, path)| Some((key.to_owned(), string(node, &path, errors)?))).collect()
+    });
+    Common {
+        matches: Match { conditions, exact_keys, when },
+        mode: fields.get("mode").and_then(|n| word(n, &at("mode"), &MODES, errors)),
+        on_store_failure: fields
+            .get("on_store_failure")
+            .and_then(|n| word(n, &at("on_store_failure"), &FAILURES, errors)),
+        response_headers: headers,
+    }
+}
+
+fn quota(node: &Node, path: &Path, errors: &mut Errors) -> Option<Quota> {
+    match &node.value {
+        Value::Scalar { text, .. } if text == "unlimited" => Some(Quota::Unlimited),
+        _ => number(node, path, errors).map(Quota::Hits),
+    }
+}
+
+fn period(fields: &mut Fields<'_>, path: &Path, algorithm: Algorithm, errors: &mut Errors) -> Period {
+    const UNITS: [(&str, CalendarUnit); 5] = [
+        ("hour", CalendarUnit::Hour),
+        ("day", CalendarUnit::Day),
+        ("week", CalendarUnit::Week),
+        ("month", CalendarUnit::Month),
+        ("year", CalendarUnit::Year),
+    ];
+    let at = |field: &str| path.field(field);
+    let window = fields.get("window");
+    let calendar = fields.get("calendar");
+    let zone_node = fields.get("time_zone");
+    let zone = zone_node.and_then(|n| string(n, &at("time_zone"), errors)).unwrap_or_else(|| "UTC".to_owned());
+    match (window, calendar) {
+        (Some(_), Some(_)) => errors.add(&at("calendar"), "expected either window or calendar, not both"),
+        (None, None) => errors.add(&at("window"), "expected a window, or instead a calendar"),
+        _ => {}
+    }
+    if calendar.is_none() && zone_node.is_some() {
+        errors.add(&at("time_zone"), "expected only with calendar");
+    }
+    let unit = calendar.and_then(|n| word(n, &at("calendar"), &UNITS, errors));
+    let ms = window.and_then(|n| duration_ms(n, &at("window"), errors));
+    match unit {
+        Some(unit) if ms.is_none() => Period::Calendar { unit, time_zone: zone },
+        _ => {
+            if calendar.is_some() && algorithm != Algorithm::FixedWindow {
+                errors.add(&at("calendar"), "expected only with algorithm: fixed_window");
+            }
+            Period::Window { ms: ms.unwrap_or(60_000) }
+        }
+    }
+}
+
+fn scope(fields: &mut Fields<'_>, path: &Path, errors: &mut Errors) -> Scope {
+    const SCOPES: [(&str, Scope); 2] = [("region", Scope::Region), ("global", Scope::Global)];
+    let scope = fields.get("scope").and_then(|n| word(n, &path.field("scope"), &SCOPES, errors)).unwrap_or_default();
+    if fields.get("global").is_some() && scope == Scope::Region {
+        errors.add(&path.field("global"), "expected only with scope: global");
+    }
+    scope
+}
+
+fn conditions(node: &Node, path: &Path, errors: &mut Errors) -> BTreeMap<String, Condition> {
+    let all = entries(node, path, errors).into_iter();
+    all.filter_map(|(key, node, path)| Some((key.to_owned(), condition(node, &path, errors)?))).collect()
+}
+
+fn condition(node: &Node, path: &Path, errors: &mut Errors) -> Option<Condition> {
+    match &node.value {
+        Value::Scalar { .. } => string(node, path, errors).map(Condition::Equal),
+        Value::List(_) => Some(Condition::AnyOf(list(node, path, errors, string))),
+        Value::Map(entries) => {
+            let [(kind, _, inner)] = entries.as_slice() else {
+                errors.add(path, "expected one of prefix, suffix, glob, route, cidr, regex, present, not");
+                return None;
+            };
+            let mut text = || string(inner, path, errors);
+            match kind.as_str() {
+                "prefix" => text().map(Condition::Prefix),
+                "suffix" => text().map(Condition::Suffix),
+                "glob" => text().map(Condition::Glob),
+                "route" => text().map(Condition::Route),
+                "regex" => text().map(Condition::Regex),
+                "cidr" if matches!(inner.value, Value::List(_)) => {
+                    Some(Condition::Cidr(list(inner, path, errors, string)))
+                }
+                "cidr" => text().map(|net| Condition::Cidr(vec![net])),
+                "present" => boolean(inner, path, errors).map(Condition::Present),
+                "not" => condition(inner, path, errors).map(|c| Condition::Not(Box::new(c))),
+                other => {
+                    let known = "prefix, suffix, glob, route, cidr, regex, present, not";
+                    errors.add(path, format!("expected one of {known}, not {other:?}"));
+                    None
+                }
+            }
+        }
+    }
+}

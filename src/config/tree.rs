@@ -1,0 +1,206 @@
+//! A YAML document as a tree in which every node knows its line and column.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+
+use crate::limiter::validate::{Path, Step};
+
+/// Nodes that one document may have, aliases counted in full: a small file cannot unfold into a large one.
+const MAX_NODES: usize = 1_000_000;
+/// How deep a document may nest.
+const MAX_DEPTH: usize = 64;
+
+/// Line and column, both from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub place: Place,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// `plain` when not quoted: only then can it be a number, a boolean or null.
+    Scalar { text: String, plain: bool },
+    List(Vec<Rc<Node>>),
+    /// In document order; keys are unique.
+    Map(Vec<(String, Place, Rc<Node>)>),
+}
+
+/// A syntax error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyntaxError {
+    pub place: Place,
+    pub message: String,
+}
+
+impl Node {
+    /// Parses the one document of `text`; an empty text is an empty map.
+    pub fn parse(text: &str) -> Result<Rc<Self>, SyntaxError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+        let mut root = None;
+        loop {
+            let (event, span) = reader.next()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                _ if root.is_some() => return Err(error(&span, "expected one document, not several")),
+                event => root = Some(reader.node(event, &span, 0)?.0),
+            }
+        }
+        let empty = || Rc::new(Self { place: Place { line: 1, column: 1 }, value: Value::Map(Vec::new()) });
+        Ok(root.unwrap_or_else(empty))
+    }
+
+    /// The place of `path`, or of the nearest node above it that there is.
+    pub fn place_of(&self, path: &Path) -> Place {
+        let mut node = self;
+        let mut place = self.place;
+        for step in &path.0 {
+            let next = match (step, &node.value) {
+                (Step::Field(name), Value::Map(entries)) => entries.iter().find(|(k, ..)| k == name).map(|(_, _, n)| n),
+                (Step::Index(at), Value::List(items)) => items.get(*at),
+                // A single value may stand where a list is meant.
+                (Step::Index(0), _) => continue,
+                _ => None,
+            };
+            let Some(next) = next else { break };
+            (node, place) = (next, next.place);
+        }
+        place
+    }
+}
+
+type Counted = (Rc<Node>, usize);
+
+struct Reader<'t> {
+    parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    anchors: HashMap<usize, Counted>,
+    nodes: usize,
+}
+
+impl<'t> Reader<'t> {
+    fn next(&mut self) -> Result<(Event<'t>, Span), SyntaxError> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(e)) => Err(SyntaxError { place: place(e.marker()), message: format!("expected YAML: {}", e.info()) }),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    /// The node that begins with `event`, and how many nodes it has.
+    fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Counted, SyntaxError> {
+        if depth > MAX_DEPTH {
+            return Err(error(span, "expected a document that nests at most 64 deep"));
+        }
+        let start = place(&span.start);
+        let mut count = 1;
+        let (value, anchor) = match event {
+            Event::Alias(anchor) => {
+                let known = self.anchors.get(&anchor).cloned();
+                let (node, count) = known.ok_or_else(|| error(span, "expected an alias of an anchor before it"))?;
+                self.count(count, span)?;
+                return Ok((node, count));
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                (Value::Scalar { text: text.into_owned(), plain }, anchor)
+            }
+            Event::SequenceStart(anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    let (event, span) = self.next()?;
+                    if event == Event::SequenceEnd {
+                        break;
+                    }
+                    let (node, nodes) = self.node(event, &span, depth + 1)?;
+                    count += nodes;
+                    items.push(node);
+                }
+                (Value::List(items), anchor)
+            }
+            Event::MappingStart(anchor, _) => {
+                let mut entries: Vec<(String, Place, Rc<Node>)> = Vec::new();
+                loop {
+                    let (event, span) = self.next()?;
+                    let key = match event {
+                        Event::MappingEnd => break,
+                        Event::Scalar(text, ..) => text.into_owned(),
+                        _ => return Err(error(&span, "expected a plain key")),
+                    };
+                    if entries.iter().any(|(k, ..)| *k == key) {
+                        return Err(error(&span, &format!("expected each key once, not {key:?} again")));
+                    }
+                    let (event, value_span) = self.next()?;
+                    let (node, nodes) = self.node(event, &value_span, depth + 1)?;
+                    count += nodes;
+                    entries.push((key, place(&span.start), node));
+                }
+                (Value::Map(entries), anchor)
+            }
+            _ => return Err(error(span, "expected a value")),
+        };
+        self.count(1, span)?;
+        let node = Rc::new(Node { place: start, value });
+        if anchor > 0 {
+            self.anchors.insert(anchor, (Rc::clone(&node), count));
+        }
+        Ok((node, count))
+    }
+
+    fn count(&mut self, nodes: usize, span: &Span) -> Result<(), SyntaxError> {
+        self.nodes += nodes;
+        if self.nodes > MAX_NODES {
+            return Err(error(span, "expected at most 1000000 nodes, aliases counted in full"));
+        }
+        Ok(())
+    }
+}
+
+fn place(marker: &saphyr_parser::Marker) -> Place {
+    Place { line: marker.line().max(1), column: marker.col() + 1 }
+}
+
+fn error(span: &Span, message: &str) -> SyntaxError {
+    SyntaxError { place: place(&span.start), message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_knows_its_place() {
+        let root = Node::parse("a:\n  - b: 1\n    c: x\n").unwrap();
+        let path = Path::default().field("a").index(0).field("c");
+        assert_eq!(root.place_of(&path), Place { line: 3, column: 8 });
+        assert_eq!(root.place_of(&path.field("missing")), Place { line: 3, column: 8 });
+    }
+
+    #[test]
+    fn what_is_no_single_document_is_refused_with_its_place() {
+        for (text, line) in [("a: [", 1), ("a: 1\na: 2", 2), ("a: 1\n--- \nb: 2", 3), ("a: *x", 1), ("? [a]\n: 1", 1)] {
+            let error = Node::parse(text).unwrap_err();
+            assert!(error.place.line >= line && error.message.starts_with("expected"), "{text:?} {error:?}");
+        }
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for at in 1..9 {
+            let list = vec![format!("*a{}", at - 1); 10].join(",");
+            text += &format!("a{at}: &a{at} [{list}]\n");
+        }
+        assert!(Node::parse(&text).unwrap_err().message.contains("1000000"));
+        assert!(Node::parse(&"[".repeat(5000)).is_err());
+    }
+}
