@@ -1,1 +1,8 @@
-fn main(){}
+//! `tidegate`: arguments in, an exit code out.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let exit = tidegate::cli::Cli::parse().run();
+    std::process::ExitCode::from(exit as u8)
+}

@@ -1,0 +1,3 @@
+//! The faces of a node.
+
+pub mod http;
