@@ -249,7 +249,7 @@ impl KeyState {
         if waits || around.now >= self.held_until {
             self.release();
         }
-        let want = if self.effective.leased && (waits || self.demand.is_refilling()) {
+        let want = if self.effective.leased && (waits || self.demand.wants_refill()) {
             self.demand.want(self.held, around.lease_us, around.now)
         } else {
             0

@@ -16,17 +16,26 @@ pub struct Demand {
     /// Tokens spent since `since`.
     spent: u32,
     since: NodeTime,
-    /// A refill ahead of need was asked for and has brought nothing yet.
-    refilling: bool,
+    refill: Refill,
+}
+
+/// A refill ahead of need: at most one for each lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refill {
+    Unneeded,
+    /// To go with the next item.
+    Wanted,
+    /// It was asked for, and has brought nothing yet.
+    Asked,
 }
 
 impl Demand {
     /// Nothing was spent yet.
-    pub const NEW: Self = Self { want: 0, spent: 0, since: NodeTime(0), refilling: false };
+    pub const NEW: Self = Self { want: 0, spent: 0, since: NodeTime(0), refill: Refill::Unneeded };
 
-    /// Whether a refill ahead of need was asked for and has brought nothing yet.
-    pub const fn is_refilling(&self) -> bool {
-        self.refilling
+    /// Whether a refill ahead of need should go with the next item.
+    pub fn wants_refill(&self) -> bool {
+        self.refill == Refill::Wanted
     }
 
     pub const fn spend(&mut self, hits: u32) {
@@ -42,19 +51,22 @@ impl Demand {
         if elapsed > lease_us {
             (self.spent, self.since) = (0, now);
         }
+        if self.refill == Refill::Wanted {
+            self.refill = Refill::Asked;
+        }
         self.want.saturating_sub(held)
     }
 
     /// A lease was granted: from here on spending is measured anew.
     pub const fn granted(&mut self, now: NodeTime) {
-        (self.spent, self.since, self.refilling) = (0, now, false);
+        (self.spent, self.since, self.refill) = (0, now, Refill::Unneeded);
     }
 
     /// Whether to ask for more while `held` lasts; true once a lease.
-    pub const fn refill(&mut self, held: u32) -> bool {
-        let low = self.want >= WORTH_REFILLING && held < self.want / 4 && !self.refilling;
+    pub fn refill(&mut self, held: u32) -> bool {
+        let low = self.want >= WORTH_REFILLING && held < self.want / 4 && self.refill == Refill::Unneeded;
         if low {
-            self.refilling = true;
+            self.refill = Refill::Wanted;
         }
         low
     }
