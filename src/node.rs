@@ -49,7 +49,11 @@ pub struct NodeConfig {
 }
 
 /// Serves until `shutdown` says true; `rules` is followed.
-pub fn run(config: &NodeConfig, rules: watch::Receiver<Arc<RuleBook>>, shutdown: watch::Receiver<bool>) -> io::Result<()> {
+pub fn run(
+    config: &NodeConfig,
+    rules: watch::Receiver<Arc<RuleBook>>,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::clone(&clock)));
     let holders = u32::try_from(config.workers).unwrap_or(u32::MAX);

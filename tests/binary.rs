@@ -58,8 +58,7 @@ fn tidegate(args: &[&str]) -> Output {
 #[test]
 fn a_limit_of_five_admits_five_by_http_and_by_the_command_line() {
     let node = Node::start();
-    let statuses: Vec<u16> =
-        (0..6).map(|_| node.check(r#"{"domain":"demo","attributes":{"user":"u1"}}"#).0).collect();
+    let statuses: Vec<u16> = (0..6).map(|_| node.check(r#"{"domain":"demo","attributes":{"user":"u1"}}"#).0).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
     let url = format!("http://{}", node.address);
     let ask = || tidegate(&["check", "--addr", &url, "--domain", "demo", "user=u2"]).status.code().unwrap();
@@ -71,7 +70,9 @@ fn a_wrong_request_is_told_every_error() {
     let node = Node::start();
     let (status, answer) = node.check(r#"{"hits":-1,"attributes":{"a/b":5},"more":1}"#);
     assert_eq!(status, 400);
-    for expected in ["application/problem+json", "\"/domain\"", "\"/hits\"", "\"/attributes/a~1b\"", "\"/more\"", "quote it"] {
+    for expected in
+        ["application/problem+json", "\"/domain\"", "\"/hits\"", "\"/attributes/a~1b\"", "\"/more\"", "quote it"]
+    {
         assert!(answer.contains(expected), "{expected} is missing in {answer}");
     }
     let long = "x".repeat(4096);

@@ -13,17 +13,33 @@ const WINDOW: u64 = WINDOW_MS * 1000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Check { holder: usize, user: u8, hits: u32 },
-    Deliver { holder: usize, twice: bool },
-    Answer { holder: usize },
-    Lose { holder: usize, charged: bool },
-    Expire { holder: usize },
+    Check {
+        holder: usize,
+        user: u8,
+        hits: u32,
+    },
+    Deliver {
+        holder: usize,
+        twice: bool,
+    },
+    Answer {
+        holder: usize,
+    },
+    Lose {
+        holder: usize,
+        charged: bool,
+    },
+    Expire {
+        holder: usize,
+    },
     Advance(u64),
     /// The limit becomes this one.
     Edit(u64),
     /// The store's clock is set to the world's plus this.
     Leap(i64),
-    Forget { all: bool },
+    Forget {
+        all: bool,
+    },
     Replicate,
 }
 

@@ -87,7 +87,9 @@ fn an_error_of_syntax_comes_alone_with_its_place() {
 fn a_book_of_ten_thousand_limits_is_not_scanned() {
     let mut text = "version: 1\ndomains:\n  - domain: api\n    limits:\n".to_owned();
     for at in 0..10_000 {
-        text += &format!("      - {{ name: l{at}, match: {{ tier: free, path: {{ route: \"/r{at}/{{x}}\" }} }}, per: [], limit: {at}, window: 1s }}\n");
+        text += &format!(
+            "      - {{ name: l{at}, match: {{ tier: free, path: {{ route: \"/r{at}/{{x}}\" }} }}, per: [], limit: {at}, window: 1s }}\n"
+        );
     }
     assert_eq!(applying(&text, &[("tier", "free"), ("path", "/r77/a")], 1), ["l77=77"]);
 }

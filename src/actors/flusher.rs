@@ -17,7 +17,11 @@ const TICK: Duration = Duration::from_millis(50);
 pub enum Message {
     /// Something is queued.
     Flush,
-    Answer { lane: u16, flight: u64, answer: Result<BatchAnswer, StoreError> },
+    Answer {
+        lane: u16,
+        flight: u64,
+        answer: Result<BatchAnswer, StoreError>,
+    },
     Rules(Arc<RuleBook>),
     Tick,
 }
@@ -37,7 +41,12 @@ impl Actor for Flusher {
         Ok(core)
     }
 
-    async fn handle(&self, me: ActorRef<Message>, message: Message, core: &mut Arc<Core>) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<Message>,
+        message: Message,
+        core: &mut Arc<Core>,
+    ) -> Result<(), ActorProcessingErr> {
         let now = core.clock().now();
         let batches = core.with(|state| {
             match message {

@@ -45,7 +45,10 @@ impl Dev {
         };
         eprintln!("tidegate dev: HTTP on http://{}, counters in memory, rules from {file}", self.http);
         if self.rules.is_none() {
-            eprintln!("try: curl -s http://{}/v1/check -d '{{\"domain\":\"demo\",\"attributes\":{{\"user\":\"u1\"}}}}'", self.http);
+            eprintln!(
+                "try: curl -s http://{}/v1/check -d '{{\"domain\":\"demo\",\"attributes\":{{\"user\":\"u1\"}}}}'",
+                self.http
+            );
         }
         // Kept until the process ends: a sender that is gone stops the node.
         let (_book, books) = watch::channel(Arc::new(book));

@@ -44,7 +44,8 @@ impl<'n> Fields<'n> {
     pub fn get(&mut self, field: &'static str) -> Option<&'n Node> {
         self.read.insert(field);
         let node = self.entries.iter().find(|(k, ..)| k == field).map(|(_, _, n)| &**n)?;
-        let null = matches!(&node.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"));
+        let null =
+            matches!(&node.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"));
         (!null).then_some(node)
     }
 
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn lengths_of_time() {
-        let table = [("250ms", Some(250)), ("1h 30m", Some(5_400_000)), ("400d", Some(34_560_000_000)), ("0s", Some(0))];
+        let table =
+            [("250ms", Some(250)), ("1h 30m", Some(5_400_000)), ("400d", Some(34_560_000_000)), ("0s", Some(0))];
         for (text, expected) in table {
             assert_eq!(parse_duration(text), expected, "{text}");
         }

@@ -28,7 +28,10 @@ pub struct Node {
 #[derive(Clone, Debug)]
 pub enum Value {
     /// `plain` when not quoted: only then can it be a number, a boolean or null.
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Rc<Node>>),
     /// In document order; keys are unique.
     Map(Vec<(String, Place, Rc<Node>)>),
@@ -91,7 +94,9 @@ impl<'t> Reader<'t> {
     fn next(&mut self) -> Result<(Event<'t>, Span), SyntaxError> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(e)) => Err(SyntaxError { place: place(e.marker()), message: format!("expected YAML: {}", e.info()) }),
+            Some(Err(e)) => {
+                Err(SyntaxError { place: place(e.marker()), message: format!("expected YAML: {}", e.info()) })
+            }
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }

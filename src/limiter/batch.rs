@@ -46,7 +46,12 @@ pub enum Counter {
         returns: Vec<WindowReturn>,
         lease: Option<Prefetch>,
     },
-    Bucket { rate: Rate, revision: u64, seen: Option<BucketSeen>, returns: Vec<BucketReturn> },
+    Bucket {
+        rate: Rate,
+        revision: u64,
+        seen: Option<BucketSeen>,
+        returns: Vec<BucketReturn>,
+    },
 }
 
 /// Tokens wanted in advance.

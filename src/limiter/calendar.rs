@@ -54,9 +54,7 @@ fn begin(unit: CalendarUnit, zone: &TimeZone, at: i64) -> Option<i64> {
 fn next(unit: CalendarUnit, zone: &TimeZone, start: i64) -> Option<i64> {
     if unit == CalendarUnit::Hour {
         // No shift of a zone makes an hour's cell longer than three hours.
-        return (1..=12)
-            .filter_map(|quarter| hour_begin(zone, start + quarter * 900_000))
-            .find(|begin| *begin > start);
+        return (1..=12).filter_map(|quarter| hour_begin(zone, start + quarter * 900_000)).find(|begin| *begin > start);
     }
     let local = Timestamp::from_millisecond(start).ok()?.to_zoned_datetime(zone.clone());
     let mut period = period_of(unit, local.date())?;

@@ -24,7 +24,11 @@ pub enum Receipt {
     /// Nothing was charged in the store.
     Free,
     Window(Lot),
-    Bucket { incarnation: u64, step: Ticks, at: StoreTime },
+    Bucket {
+        incarnation: u64,
+        step: Ticks,
+        at: StoreTime,
+    },
 }
 
 /// Tokens of one lot were charged to one cell in one incarnation.
@@ -471,9 +475,9 @@ impl KeyState {
 
     /// Whether there is something to be sent.
     pub fn has_news(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|t| {
-            !(t.waiting.is_empty() && t.window_returns.is_empty() && t.bucket_returns.is_empty())
-        })
+        self.traffic
+            .as_ref()
+            .is_some_and(|t| !(t.waiting.is_empty() && t.window_returns.is_empty() && t.bucket_returns.is_empty()))
     }
 
     /// Drops the traffic when it holds nothing.

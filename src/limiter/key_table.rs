@@ -48,7 +48,6 @@ impl KeyTable {
         self.names.len()
     }
 
-
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Key> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }

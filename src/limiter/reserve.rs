@@ -57,7 +57,12 @@ impl Part {
 
 impl Shard {
     /// Every limit that applies, with its counter's slot; `None` when no more keys can be held.
-    pub(super) fn gather(&mut self, book: &RuleBook, check: &Check<'_>, lane_of: impl Fn(&[u8]) -> u16) -> Option<UnderWay> {
+    pub(super) fn gather(
+        &mut self,
+        book: &RuleBook,
+        check: &Check<'_>,
+        lane_of: impl Fn(&[u8]) -> u16,
+    ) -> Option<UnderWay> {
         let domain = check.domain;
         let subject = check.descriptors.iter().map(|d| Subject { domain, entries: d.entries, hits: d.hits });
         let subjects: Vec<Subject<'_>> = subject.collect();

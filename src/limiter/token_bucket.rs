@@ -243,7 +243,9 @@ mod tests {
     #[test]
     fn the_extremes_neither_overflow_nor_divide_by_zero() {
         use super::super::rule::{MAX_LIMIT, MAX_WINDOW_MS};
-        for (limit, window_ms, burst) in [(0, 1000, 5), (5, 1000, 0), (1, MAX_WINDOW_MS, MAX_LIMIT), (MAX_LIMIT, 250, MAX_LIMIT)] {
+        for (limit, window_ms, burst) in
+            [(0, 1000, 5), (5, 1000, 0), (1, MAX_WINDOW_MS, MAX_LIMIT), (MAX_LIMIT, 250, MAX_LIMIT)]
+        {
             let mut b = bucket(limit, window_ms, burst);
             b.last = StoreTime(u64::MAX);
             assert_eq!(b.fits(1), limit > 0 && burst > 0);

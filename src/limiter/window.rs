@@ -23,11 +23,20 @@ pub const FOLDED: u64 = 0;
 /// The grid of a window counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Grid {
-    Fixed { width_ms: u64 },
-    Sliding { width_ms: u64 },
+    Fixed {
+        width_ms: u64,
+    },
+    Sliding {
+        width_ms: u64,
+    },
     /// `cells` older ones beside the current.
-    Rolling { width_ms: u64, cells: u32 },
-    Calendar { bounds: Bounds },
+    Rolling {
+        width_ms: u64,
+        cells: u32,
+    },
+    Calendar {
+        bounds: Bounds,
+    },
 }
 
 /// What one source charged to a cell and gave back; both only grow.
@@ -150,10 +159,12 @@ impl Grid {
         let counting = cells.iter().filter(|c| c.start_ms >= place.oldest_ms && c.start_ms <= place.start_ms);
         match *self {
             Self::Sliding { width_ms } => counting
-                .map(|cell| if cell.start_ms == place.start_ms {
-                    cell.used()
-                } else {
-                    weighted(cell.used(), overlap_ms(place, now), width_ms)
+                .map(|cell| {
+                    if cell.start_ms == place.start_ms {
+                        cell.used()
+                    } else {
+                        weighted(cell.used(), overlap_ms(place, now), width_ms)
+                    }
                 })
                 .sum(),
             _ => counting.map(Cell::used).sum(),

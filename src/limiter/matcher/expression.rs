@@ -82,7 +82,11 @@ mod tests {
     fn what_is_no_expression_is_refused_and_nothing_recurses_without_end() {
         let deep = "(".repeat(2000) + "true" + &")".repeat(2000);
         for source in ["1 +", "usr == 'a'", "\"", deep.as_str(), &"!".repeat(3000), &"a.".repeat(5000)] {
-            assert!(Expression::compile(source).unwrap_err().starts_with("expected"), "{}", &source[..source.len().min(20)]);
+            assert!(
+                Expression::compile(source).unwrap_err().starts_with("expected"),
+                "{}",
+                &source[..source.len().min(20)]
+            );
         }
     }
 }

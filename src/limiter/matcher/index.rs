@@ -141,7 +141,9 @@ impl KeyIndex {
             let start = value.len().checked_sub(*length);
             out.extend(start.and_then(|at| value.get(at..)).and_then(|s| by_text.get(s)).into_iter().flatten());
         }
-        if !self.nets.is_empty() && let Some(ip) = address(value) {
+        if !self.nets.is_empty()
+            && let Some(ip) = address(value)
+        {
             for ((ipv4, length), by_network) in &self.nets {
                 let net = IpNet::new(ip, *length).ok().filter(|_| ip.is_ipv4() == *ipv4);
                 out.extend(net.and_then(|net| by_network.get(&net.network())).into_iter().flatten());
