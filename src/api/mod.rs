@@ -1,3 +1,4 @@
 //! The faces of a node.
 
 pub mod http;
+pub mod proto;
