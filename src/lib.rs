@@ -8,3 +8,4 @@ pub mod limiter;
 pub mod node;
 pub mod ports;
 pub mod store;
+pub mod telemetry;

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may import, itself apart.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("limiter", &[]),
     ("ports", &["limiter"]),
     ("actors", &["limiter", "ports"]),
-    ("store", &["limiter", "ports"]),
-    ("api", &["limiter", "ports"]),
-    ("config", &["limiter"]),
-    ("node", &["limiter", "ports", "actors", "store", "api"]),
-    ("cli", &["limiter", "config", "node"]),
+    ("telemetry", &["limiter"]),
+    ("store", &["limiter", "ports", "telemetry"]),
+    ("api", &["limiter", "ports", "telemetry"]),
+    ("config", &["limiter", "ports", "telemetry"]),
+    ("node", &["limiter", "ports", "telemetry", "actors", "store", "api"]),
+    ("cli", &["limiter", "ports", "telemetry", "config", "api", "node"]),
 ];
 
 /// Crates that the core may use beside std: pure ones.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::Actor;
 use tidegate::actors::core::Core;
-use tidegate::actors::flusher::{Flusher, Message};
+use tidegate::actors::flusher::Flusher;
 use tidegate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
 use tidegate::limiter::rule::{Algorithm, Consistency};
@@ -42,24 +42,21 @@ const CONFIG: ShardConfig = ShardConfig {
 
 async fn core(store: Arc<dyn CounterStore>, limit: u64, consistency: Consistency) -> Arc<Core> {
     let core = Arc::new(Core::new(CONFIG, Arc::new(Standing), store));
-    let (flusher, _) = Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
+    Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     let rule = world::limit("l", Algorithm::SlidingWindow, limit, 60_000, consistency);
-    flusher.cast(Message::Rules(world::book(vec![rule], 1))).unwrap();
-    while core.revision() == 0 {
-        tokio::task::yield_now().await;
-    }
+    core.set_book(world::book(vec![rule], 1));
     core
 }
 
 async fn ask(core: &Core) -> Result<Decision, Refusal> {
-    let descriptors = [Descriptor { entries: &[("user", "u1")], hits: 1, limit: None }];
-    core.check(&Check { domain: "d", descriptors: &descriptors }).get().await
+    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await
 }
 
 #[tokio::test]
 async fn a_limit_of_five_admits_five_over_two_cores() {
     for consistency in [Consistency::Exact, Consistency::Leased] {
-        let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing)));
+        let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
         let cores = [core(Arc::clone(&store), 5, consistency).await, core(store, 5, consistency).await];
         let mut allowed = Vec::new();
         for at in 0..7 {
@@ -89,14 +86,14 @@ impl CounterStore for Tripwire {
 
 #[tokio::test]
 async fn a_decision_that_panics_ends_its_shard_not_the_node_and_admits_nothing_more() {
-    let store = Arc::new(Tripwire(MemoryStore::new(Arc::new(Standing)), AtomicBool::new(false)));
+    let store = Arc::new(Tripwire(MemoryStore::new(Arc::new(Standing), 100), AtomicBool::new(false)));
     let core = core(Arc::clone(&store) as Arc<dyn CounterStore>, 5, Consistency::Leased).await;
     for _ in 0..2 {
         assert!(ask(&core).await.unwrap().allowed);
     }
     store.1.store(true, Ordering::Relaxed);
-    let descriptors = [Descriptor { entries: &[("user", "another")], hits: 1, limit: None }];
-    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }).get().await;
+    let descriptors = [Descriptor { entries: &[("user", "another")], ordered: true, hits: 1, limit: None }];
+    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await;
     assert_eq!(answer.unwrap_err(), Refusal::Restarted);
     let mut allowed = 2;
     for _ in 0..10 {

@@ -29,7 +29,7 @@ domains:
 fn applying(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
     let book = compile("rules.yaml", text, 1).unwrap();
     let mut out = Vec::new();
-    book.applying("api", &[Subject { domain: "api", entries, hits }], &mut out);
+    book.applying("api", &[Subject { domain: "api", entries, ordered: true, hits }], &mut out);
     out.iter().map(|a| format!("{}={}", a.effective.name, a.effective.limit)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! One core's door to its shard. The lock is never contended: only this core's thread takes it.
+//! One core's door to its shard. Only this core's thread takes the lock, a reader of figures now and then apart.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::flusher::Message;
 use crate::limiter::decision::{Check, Decision};
+use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
 use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
 
@@ -47,6 +48,28 @@ impl Core {
 
     pub fn revision(&self) -> u64 {
         self.state().shard.book().revision
+    }
+
+    /// Shards that a panic ended.
+    pub fn restarts(&self) -> u64 {
+        self.state().restarts
+    }
+
+    /// Decides from now on under `book`, unless it is older than the one in force.
+    pub fn set_book(&self, book: Arc<RuleBook>) {
+        self.with(|state| state.shard.set_book(book));
+        self.wake();
+    }
+
+    /// Gives back all tokens in hand, as before leaving.
+    pub fn release(&self) {
+        self.with(|state| state.shard.release_all());
+        self.wake();
+    }
+
+    /// Whether nothing waits and nothing is under way to the store.
+    pub fn is_quiet(&self) -> bool {
+        self.state().shard.is_quiet()
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
@@ -93,8 +116,14 @@ impl Core {
         }
     }
 
-    async fn wait(&self, ticket: u64, decision: oneshot::Receiver<Decision>) -> Result<Decision, Refusal> {
-        match tokio::time::timeout(Duration::from_micros(self.config.deadline_us), decision).await {
+    async fn wait(
+        &self,
+        ticket: u64,
+        decision: oneshot::Receiver<Decision>,
+        within: Option<Duration>,
+    ) -> Result<Decision, Refusal> {
+        let deadline = Duration::from_micros(self.config.deadline_us);
+        match tokio::time::timeout(within.map_or(deadline, |within| within.min(deadline)), decision).await {
             Ok(decision) => decision.map_err(|_| Refusal::Restarted),
             Err(_) => {
                 let now = self.clock.now();
@@ -109,7 +138,7 @@ impl Core {
 }
 
 impl Limiter for Core {
-    fn check<'a>(&'a self, check: &Check<'_>) -> Answer<'a> {
+    fn check<'a>(&'a self, check: &Check<'_>, within: Option<Duration>) -> Answer<'a> {
         let now = self.clock.now();
         let outcome = self.with(|state| {
             let verdict = state.shard.check(check, |key| self.store.lane(key), now);
@@ -131,7 +160,7 @@ impl Limiter for Core {
         match waiting {
             Err(refusal) => Answer::Now(Err(refusal)),
             Ok(Err(decision)) => Answer::Now(Ok(decision)),
-            Ok(Ok((ticket, receiver))) => Answer::Later(Box::pin(self.wait(ticket, receiver))),
+            Ok(Ok((ticket, receiver))) => Answer::Later(Box::pin(self.wait(ticket, receiver, within))),
         }
     }
 }

@@ -1,28 +1,24 @@
-//! The flusher: sends a shard's batches as soon as their lane is free, and brings the answers back.
+//! The flusher: sends a shard's batches as soon as their lane is free.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::Core;
-use crate::limiter::batch::{BatchAnswer, StoreError};
-use crate::limiter::rule_book::RuleBook;
+use crate::limiter::batch::StoreError;
+use crate::limiter::shard::Outgoing;
 
 /// How often leases and idle keys are looked at. No check waits for it.
 const TICK: Duration = Duration::from_millis(50);
 
 /// What the flusher is told.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Something is queued.
+    /// Something is queued, or a lane is free again.
     Flush,
-    Answer {
-        lane: u16,
-        flight: u64,
-        answer: Result<BatchAnswer, StoreError>,
-    },
-    Rules(Arc<RuleBook>),
     Tick,
 }
 
@@ -43,28 +39,35 @@ impl Actor for Flusher {
 
     async fn handle(
         &self,
-        me: ActorRef<Message>,
+        _: ActorRef<Message>,
         message: Message,
         core: &mut Arc<Core>,
     ) -> Result<(), ActorProcessingErr> {
         let now = core.clock().now();
         let batches = core.with(|state| {
-            match message {
-                Message::Flush => {}
-                Message::Answer { lane, flight, answer } => state.shard.answer(lane, flight, answer, now),
-                Message::Rules(book) => state.shard.set_book(book),
-                Message::Tick => state.shard.tick(now),
+            if message == Message::Tick {
+                state.shard.tick(now);
             }
             state.shard.take_batches(now)
         });
-        for out in batches.into_iter().flatten() {
-            let (core, me) = (Arc::clone(core), me.clone());
-            tokio::spawn(async move {
-                let answer = core.store().run(out.lane, out.batch).await;
-                // Without an actor there is no shard that waits for it.
-                let _ = me.cast(Message::Answer { lane: out.lane, flight: out.flight, answer });
-            });
+        for batch in batches.into_iter().flatten() {
+            tokio::spawn(carry(Arc::clone(core), batch));
         }
         Ok(())
+    }
+}
+
+/// Carries a batch to the store and its answer back. It needs no actor: an answer is taken even where the flusher that
+/// sent the batch is gone, and a store that panics has given an unknown one, so no lane stays taken for ever.
+async fn carry(core: Arc<Core>, out: Outgoing) {
+    let run = AssertUnwindSafe(core.store().run(out.lane, out.batch)).catch_unwind().await;
+    let answer = run.unwrap_or(Err(StoreError::Unknown));
+    let now = core.clock().now();
+    let more = core.with(|state| {
+        state.shard.answer(out.lane, out.flight, answer, now);
+        state.shard.has_batches()
+    });
+    if more.unwrap_or(true) {
+        core.wake();
     }
 }

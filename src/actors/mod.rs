@@ -3,3 +3,4 @@
 
 pub mod core;
 pub mod flusher;
+pub mod supervisor;

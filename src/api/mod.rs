@@ -1,4 +1,15 @@
-//! The faces of a node.
+//! The faces of a node: HTTP, the native gRPC calls and Envoy's. They read a request, ask the [`desk`], and write the
+//! answer; [`status`] is the one table from error to response.
 
-pub mod http;
+mod authorize;
+mod check_json;
+pub mod desk;
+mod envoy;
+mod headers;
+mod http;
+mod native;
 pub mod proto;
+pub mod request_id;
+pub mod serve;
+mod status;
+mod wait;

@@ -1,49 +1,60 @@
 //! `tidegate check`.
 
+use std::error::Error;
+use std::time::Duration;
+
 use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tonic::transport::Endpoint;
 
-use super::Exit;
+use super::{Exit, Global, output};
+use crate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use crate::api::proto::tidegate::v1::{CheckRequest, CheckResponse};
+
+/// How long to wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub struct Check {
-    /// Node to ask
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    /// Node to ask: http://host:port or grpc://host:port
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     addr: String,
     #[arg(long)]
     domain: String,
     /// Attributes
     #[arg(value_name = "KEY=VALUE", value_parser = attribute)]
     attributes: Vec<(String, String)>,
+    /// Hits to charge; 0 peeks
     #[arg(long, default_value_t = 1)]
     hits: u32,
 }
 
-fn attribute(text: &str) -> Result<(String, String), String> {
+pub fn attribute(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "expected key=value".to_owned())
 }
 
 impl Check {
-    pub fn run(self) -> Exit {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("{error}");
-                return Exit::Failed;
-            }
-        };
-        match runtime.block_on(self.ask()) {
-            Ok((status, body)) => {
-                println!("{body}");
-                match status {
-                    200 => Exit::Ok,
-                    429 => Exit::Refused,
-                    _ => Exit::Failed,
+    pub fn run(self, global: &Global) -> Exit {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let asked = runtime
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(async { tokio::time::timeout(PATIENCE, self.ask()).await })?);
+        match asked {
+            Ok(answer) => match answer.get("allowed").and_then(Value::as_bool) {
+                Some(allowed) => {
+                    output::decision(global.output, &answer);
+                    if allowed { Exit::Ok } else { Exit::Refused }
                 }
-            }
+                // A problem document.
+                None => {
+                    eprintln!("{}: {answer}", self.addr);
+                    Exit::Failed
+                }
+            },
             Err(error) => {
                 eprintln!("{}: {error}", self.addr);
                 Exit::Failed
@@ -51,8 +62,15 @@ impl Check {
         }
     }
 
-    async fn ask(&self) -> Result<(u16, String), Box<dyn std::error::Error>> {
-        let host = self.addr.strip_prefix("http://").ok_or("expected http://host:port")?.trim_end_matches('/');
+    async fn ask(&self) -> Result<Value, Box<dyn Error>> {
+        match self.addr.split_once("://") {
+            Some(("http", host)) => self.ask_http(host.trim_end_matches('/')).await,
+            Some(("grpc", host)) => self.ask_grpc(host.trim_end_matches('/')).await,
+            _ => Err("expected http://host:port or grpc://host:port".into()),
+        }
+    }
+
+    async fn ask_http(&self, host: &str) -> Result<Value, Box<dyn Error>> {
         let attributes: serde_json::Map<_, _> =
             self.attributes.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         let body = serde_json::json!({ "domain": self.domain, "attributes": attributes, "hits": self.hits });
@@ -64,8 +82,45 @@ impl Check {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_string())))?;
         let response = sender.send_request(request).await?;
-        let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        serde_json::from_slice(&body)
+            .map_err(|_| format!("expected JSON, not {}", String::from_utf8_lossy(&body)).into())
     }
+
+    async fn ask_grpc(&self, host: &str) -> Result<Value, Box<dyn Error>> {
+        let channel = Endpoint::from_shared(format!("http://{host}"))?.connect().await?;
+        let request = CheckRequest {
+            domain: self.domain.clone(),
+            attributes: self.attributes.iter().cloned().collect(),
+            hits: Some(self.hits),
+            ..CheckRequest::default()
+        };
+        let answer = RateLimitServiceClient::new(channel).check(request).await;
+        Ok(json(&answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?.into_inner()))
+    }
+}
+
+/// The answer as HTTP has it.
+fn json(answer: &CheckResponse) -> Value {
+    let limits = answer.limits.iter().map(|limit| {
+        serde_json::json!({
+            "name": limit.name,
+            "descriptor": limit.descriptor,
+            "algorithm": limit.algorithm,
+            "limit": limit.limit,
+            "remaining": limit.remaining,
+            "window_ms": limit.window_ms,
+            "reset_ms": limit.reset_ms,
+            "refused": limit.refused,
+            "shadow": limit.shadow,
+        })
+    });
+    serde_json::json!({
+        "allowed": answer.allowed,
+        "degraded": answer.degraded,
+        "revision": answer.revision,
+        "request_id": answer.request_id,
+        "retry_after_ms": answer.retry_after_ms,
+        "limits": limits.collect::<Vec<_>>(),
+    })
 }

@@ -2,9 +2,19 @@
 
 mod check;
 mod dev;
+mod node;
+mod output;
 mod rules;
+mod serve;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::telemetry::logs;
+
+/// The commit that this program was built from.
+pub const VERSION_COMMIT: &str = env!("TIDEGATE_COMMIT");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TIDEGATE_COMMIT"), ")");
 
 /// How a command ended; the number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,30 +25,63 @@ pub enum Exit {
     BadConfiguration = 78,
 }
 
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people: colours on a terminal
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub struct Global {
+    /// How results are printed
+    #[arg(long, global = true, default_value = "table", value_name = "FORMAT")]
+    output: Output,
+    /// How logs look on standard error
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<logs::Format>,
+}
+
 #[derive(Parser)]
-#[command(name = "tidegate", version, about = "A distributed rate limiter")]
+#[command(name = "tidegate", version = VERSION, about = "A distributed rate limiter")]
 pub struct Cli {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// One node on loopback with a memory store, for trying things out
+    /// One node on loopback with counters in memory, for trying things out
     Dev(dev::Dev),
-    /// Ask a running node
+    /// One node of a region
+    Serve(serve::Serve),
+    /// Ask a running node: exit code 0 allowed, 3 refused
     Check(check::Check),
     /// Work with rule files, offline
     #[command(subcommand)]
     Rules(rules::Rules),
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
 }
 
 impl Cli {
     pub fn run(self) -> Exit {
+        let global = &self.global;
         match self.command {
-            Command::Dev(dev) => dev.run(),
-            Command::Check(check) => check.run(),
-            Command::Rules(rules) => rules.run(),
+            Command::Dev(dev) => dev.run(global),
+            Command::Serve(serve) => serve.run(global),
+            Command::Check(check) => check.run(global),
+            Command::Rules(rules) => rules.run(global),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
+                Exit::Ok
+            }
         }
     }
 }

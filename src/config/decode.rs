@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::tree::{Node, Value};
+use super::tree::{Node, Style, Value};
 use crate::limiter::validate::{Path, Problem};
 
 /// Where errors are collected.
@@ -44,8 +44,11 @@ impl<'n> Fields<'n> {
     pub fn get(&mut self, field: &'static str) -> Option<&'n Node> {
         self.read.insert(field);
         let node = self.entries.iter().find(|(k, ..)| k == field).map(|(_, _, n)| &**n)?;
-        let null =
-            matches!(&node.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"));
+        let null = match &node.value {
+            Value::Scalar { text, style: Style::Plain } => matches!(text.as_str(), "" | "~" | "null"),
+            Value::Scalar { text, style: Style::Untyped } => text.is_empty(),
+            _ => false,
+        };
         (!null).then_some(node)
     }
 
@@ -73,7 +76,7 @@ impl<'n> Fields<'n> {
 /// A string; a plain number or boolean is refused, with the hint to quote it.
 pub fn string(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     match &node.value {
-        Value::Scalar { text, plain: true } if looks_typed(text) => {
+        Value::Scalar { text, style: Style::Plain } if looks_typed(text) => {
             errors.add(path, format!("expected a string: quote it, \"{text}\""));
             None
         }
@@ -88,7 +91,7 @@ pub fn string(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
 /// A whole number.
 pub fn number(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
     let number = match &node.value {
-        Value::Scalar { text, plain: true } => text.replace('_', "").parse().ok(),
+        Value::Scalar { text, style: Style::Plain | Style::Untyped } => text.replace('_', "").parse().ok(),
         _ => None,
     };
     if number.is_none() {
@@ -99,7 +102,7 @@ pub fn number(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
 
 pub fn boolean(node: &Node, path: &Path, errors: &mut Errors) -> Option<bool> {
     let boolean = match &node.value {
-        Value::Scalar { text, plain: true } => text.parse().ok(),
+        Value::Scalar { text, style: Style::Plain | Style::Untyped } => text.parse().ok(),
         _ => None,
     };
     if boolean.is_none() {
@@ -168,6 +171,14 @@ pub fn list<T>(
         Value::List(items) => {
             let items = items.iter().enumerate();
             items.filter_map(|(at, item)| read(item, &path.index(at), errors)).collect()
+        }
+        Value::Scalar { text, style: Style::Untyped } => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).enumerate();
+            let node = |item: &str| Node {
+                place: node.place,
+                value: Value::Scalar { text: item.to_owned(), style: Style::Untyped },
+            };
+            items.filter_map(|(at, item)| read(&node(item), &path.index(at), errors)).collect()
         }
         other => {
             errors.add(path, format!("expected a list, not {}", kind(other)));

@@ -25,12 +25,22 @@ pub struct Node {
     pub value: Value,
 }
 
+/// What a scalar can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Not quoted: a number, a boolean or null where it looks like one, else a string.
+    Plain,
+    /// Quoted: a string.
+    Quoted,
+    /// From where nothing can be quoted, such as the environment: whatever is expected, a list by commas.
+    Untyped,
+}
+
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// `plain` when not quoted: only then can it be a number, a boolean or null.
     Scalar {
         text: String,
-        plain: bool,
+        style: Style,
     },
     List(Vec<Rc<Node>>),
     /// In document order; keys are unique.
@@ -59,8 +69,12 @@ impl Node {
                 event => root = Some(reader.node(event, &span, 0)?.0),
             }
         }
-        let empty = || Rc::new(Self { place: Place { line: 1, column: 1 }, value: Value::Map(Vec::new()) });
-        Ok(root.unwrap_or_else(empty))
+        Ok(root.unwrap_or_else(|| Rc::new(Self::empty())))
+    }
+
+    /// A map without entries.
+    pub const fn empty() -> Self {
+        Self { place: Place { line: 1, column: 1 }, value: Value::Map(Vec::new()) }
     }
 
     /// The place of `path`, or of the nearest node above it that there is.
@@ -117,7 +131,8 @@ impl<'t> Reader<'t> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
-                (Value::Scalar { text: text.into_owned(), plain }, anchor)
+                let style = if plain { Style::Plain } else { Style::Quoted };
+                (Value::Scalar { text: text.into_owned(), style }, anchor)
             }
             Event::SequenceStart(anchor, _) => {
                 let mut items = Vec::new();

@@ -10,6 +10,8 @@ use super::rule::Period;
 pub struct Descriptor<'a> {
     /// Keys and values; of entries with one key the first counts.
     pub entries: &'a [(&'a str, &'a str)],
+    /// Whether the order of the entries means something; of a map it does not.
+    pub ordered: bool,
     /// 0 peeks: would one hit pass? Nothing is charged.
     pub hits: u32,
     /// A limit that the caller brings: it applies instead of the book's, and counts apart.
@@ -31,6 +33,8 @@ pub struct Decision {
     pub degraded: bool,
     /// The revision of the rules that decided.
     pub revision: u64,
+    /// The domain, when a rule has it.
+    pub domain: Option<Arc<str>>,
     /// Microseconds after which to ask again; `None` when allowed or when waiting cannot help.
     pub retry_after: Option<u64>,
     /// Every limit that applied, by descriptor, then in book order.

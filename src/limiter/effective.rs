@@ -31,6 +31,8 @@ pub struct Effective {
     pub on_store_failure: OnStoreFailure,
     pub response_headers: BTreeMap<String, String>,
     pub revision: u64,
+    /// A request brought it; no rule has it.
+    pub brought: bool,
     /// First part of every counter's name.
     pub key_prefix: Box<[u8]>,
 }
@@ -72,6 +74,7 @@ impl Effective {
             on_store_failure: change.and_then(|c| c.on_store_failure).unwrap_or(limit.on_store_failure),
             response_headers: headers.clone(),
             revision,
+            brought: false,
             key_prefix: key_prefix(domain, limit, change).into(),
         }
     }

@@ -22,5 +22,6 @@ pub mod shard;
 pub mod store_clock;
 pub mod time;
 pub mod token_bucket;
+pub mod trial;
 pub mod validate;
 pub mod window;

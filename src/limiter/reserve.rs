@@ -20,6 +20,7 @@ use super::time::NodeTime;
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     pub revision: u64,
+    pub domain: Option<Arc<str>>,
     pub parts: Vec<Part>,
     /// What to report: a part and the descriptor that it matched.
     pub shown: Vec<(usize, usize)>,
@@ -64,17 +65,19 @@ impl Shard {
         lane_of: impl Fn(&[u8]) -> u16,
     ) -> Option<UnderWay> {
         let domain = check.domain;
-        let subject = check.descriptors.iter().map(|d| Subject { domain, entries: d.entries, hits: d.hits });
+        let subject =
+            check.descriptors.iter().map(|d| Subject { domain, entries: d.entries, ordered: d.ordered, hits: d.hits });
         let subjects: Vec<Subject<'_>> = subject.collect();
         let mut applied = Vec::new();
         book.applying(domain, &subjects, &mut applied);
         let each = book.charge(domain) == Charge::Each;
-        let mut under_way = UnderWay { revision: book.revision, ..UnderWay::default() };
+        let name = book.domain(domain).cloned();
+        let mut under_way = UnderWay { revision: book.revision, domain: name, ..UnderWay::default() };
         let mut applied = applied.into_iter().peekable();
         for (at, descriptor) in check.descriptors.iter().enumerate() {
             let group = if each { at } else { 0 };
             let mut name = std::mem::take(&mut self.name);
-            let own = descriptor.limit.as_ref().zip(book.domain(domain));
+            let own = descriptor.limit.as_ref().zip(under_way.domain.as_ref());
             let own = own.map(|((limit, period), name)| descriptor_limit(name, *limit, period.clone(), book.revision));
             while let Some(limit) = applied.next_if(|a| a.descriptor == at) {
                 if own.is_none() {
@@ -245,7 +248,8 @@ impl Shard {
         let waits = || limits.iter().filter(|l| l.refused && !l.shadow).map(|l| l.retry_after);
         // The longest wait of all; no wait helps where one limit will never grant.
         let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
-        Decision { allowed: refused.is_empty(), degraded, revision: under_way.revision, retry_after, limits }
+        let UnderWay { revision, domain, .. } = under_way;
+        Decision { allowed: refused.is_empty(), degraded, revision, domain, retry_after, limits }
     }
 
     /// Decides what the store did not. Returns whether there was any such part.

@@ -174,5 +174,5 @@ pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Peri
         replaces: Vec::new(),
         response_headers: BTreeMap::new(),
     };
-    Effective::new(domain, &rule, None, revision)
+    Effective { brought: true, ..Effective::new(domain, &rule, None, revision) }
 }

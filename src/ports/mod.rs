@@ -2,9 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use crate::limiter::decision::{Check, Decision};
+use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::Shed;
 use crate::limiter::time::{NodeTime, StoreTime};
 
@@ -29,10 +34,17 @@ pub trait CounterStore: Send + Sync + 'static {
     fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>>;
 }
 
+/// Where rules come from.
+pub trait RuleSource: Send + Sync + 'static {
+    /// The newest book, and every newer one after it. Revisions only grow.
+    fn follow(&self) -> watch::Receiver<Arc<RuleBook>>;
+}
+
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// The decision, or why there is none.
-    fn check<'a>(&'a self, check: &Check<'_>) -> Answer<'a>;
+    /// The decision, or why there is none. `within` is how long the caller waits, when that is less than the store's
+    /// deadline: what is undecided then is decided as each limit's `on_store_failure` says.
+    fn check<'a>(&'a self, check: &Check<'_>, within: Option<Duration>) -> Answer<'a>;
 }
 
 /// A decision made at once, or one that waits for the store.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, StoreError};
+use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
 use crate::limiter::counter::{At, Record, apply, expires_at};
 use crate::limiter::time::StoreTime;
 use crate::ports::{BoxFuture, Clock, CounterStore};
@@ -14,6 +14,8 @@ const SWEEP: usize = 2;
 /// Counters in this process.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
+    /// Records at most: a further key is not served until others expire.
+    max_keys: usize,
     state: Mutex<State>,
 }
 
@@ -25,8 +27,9 @@ struct State {
 }
 
 impl MemoryStore {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, state: Mutex::default() }
+    /// An empty store that holds at most `max_keys` records.
+    pub fn new(clock: Arc<dyn Clock>, max_keys: usize) -> Self {
+        Self { clock, max_keys, state: Mutex::default() }
     }
 
     /// Keys in the store.
@@ -49,6 +52,10 @@ impl MemoryStore {
         let mut answers = Vec::with_capacity(batch.items.len());
         for item in &batch.items {
             let stored = state.records.remove(&item.key);
+            if stored.is_none() && state.records.len() >= self.max_keys {
+                answers.push(ItemAnswer::Failed);
+                continue;
+            }
             let mut record = stored.map(|(record, _)| record);
             answers.push(apply(&mut record, item, at));
             if let Some(record) = record {

@@ -126,7 +126,7 @@ impl World {
         let (now, at) = (self.node_now(holder), self.store_now());
         let name = user.to_string();
         let entries = [("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, hits, limit: None }];
+        let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };
         match self.holders[holder].shard.check(&check, |_| 0, now) {
             Verdict::Decided(decision) => self.decided(&decision, user, u64::from(hits), at),

@@ -34,12 +34,21 @@ pub struct Matcher {
 pub struct Subject<'a> {
     pub domain: &'a str,
     pub entries: &'a [(&'a str, &'a str)],
+    /// Whether the order of the entries means something; of a map it does not.
+    pub ordered: bool,
     pub hits: u32,
 }
 
 impl<'a> Subject<'a> {
     pub fn value(&self, key: &str) -> Option<&'a str> {
         self.entries.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
+    }
+
+    fn has_exactly(&self, keys: &[Box<str>]) -> bool {
+        let in_order = || keys.iter().zip(self.entries).all(|(wanted, (key, _))| **wanted == **key);
+        // The keys of a map are distinct, so as many that are all there are the same.
+        let all_there = || keys.iter().all(|wanted| self.value(wanted).is_some());
+        keys.len() == self.entries.len() && if self.ordered { in_order() } else { all_there() }
     }
 }
 
@@ -55,9 +64,7 @@ impl Matcher {
 
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         self.conditions.iter().all(|(key, condition)| condition.holds(subject.value(key)))
-            && self.exact_keys.as_ref().is_none_or(|keys| {
-                keys.len() == subject.entries.len() && keys.iter().zip(subject.entries).all(|(a, (b, _))| **a == **b)
-            })
+            && self.exact_keys.as_ref().is_none_or(|keys| subject.has_exactly(keys))
             && self.when.as_ref().is_none_or(|when| when.holds(subject.domain, subject.entries, subject.hits))
     }
 }
@@ -132,7 +139,7 @@ mod tests {
             ]), 0..4),
         ) {
             let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            let subject = Subject { domain: "d", entries: &entries, hits: 1 };
+            let subject = Subject { domain: "d", entries: &entries, ordered: true, hits: 1 };
             let compile = |(m, per): &(Match, Vec<String>)| (Matcher::new(m).unwrap(), per.clone());
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
@@ -149,9 +156,14 @@ mod tests {
     fn exact_keys_are_envoys_tree_semantics() {
         let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
         let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
-        let with = |entries: &[(&str, &str)]| matcher.matches(&Subject { domain: "d", entries, hits: 1 });
-        assert!(with(&[("a", "1"), ("b", "2")]));
-        assert!(!with(&[("b", "2"), ("a", "1")]));
-        assert!(!with(&[("a", "1"), ("b", "2"), ("c", "3")]));
+        let with =
+            |ordered, entries: &[(&str, &str)]| matcher.matches(&Subject { domain: "d", entries, ordered, hits: 1 });
+        assert!(with(true, &[("a", "1"), ("b", "2")]));
+        assert!(!with(true, &[("b", "2"), ("a", "1")]));
+        assert!(with(false, &[("b", "2"), ("a", "1")]), "the keys of a map have no order");
+        for ordered in [true, false] {
+            assert!(!with(ordered, &[("a", "1"), ("b", "2"), ("c", "3")]));
+            assert!(!with(ordered, &[("a", "1")]));
+        }
     }
 }

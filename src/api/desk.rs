@@ -1,0 +1,78 @@
+//! What every face of a core asks: decides a check, and counts and logs what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::request_id::RequestIds;
+use super::status::Rejection;
+use crate::limiter::decision::{Check, Decision};
+use crate::ports::{Clock, Limiter};
+use crate::telemetry::metrics::{Figures, Metrics};
+
+/// The longest value of an attribute, and the longest of its name, in bytes.
+pub const MAX_VALUE: usize = 4096;
+/// The most descriptors in one check.
+pub const MAX_DESCRIPTORS: usize = 100;
+/// The most entries in one descriptor.
+pub const MAX_ENTRIES: usize = 100;
+
+/// What a node tells a probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Of the rules in force; 0 before there are any.
+    pub revision: u64,
+    /// `ok`, or what is the matter.
+    pub store: &'static str,
+    /// It is about to stop.
+    pub draining: bool,
+}
+
+/// What the faces know of the node that they belong to.
+pub trait Node: Send + Sync + 'static {
+    fn readiness(&self) -> Readiness;
+    fn figures(&self) -> Figures;
+}
+
+/// One core's desk.
+pub struct Desk {
+    pub limiter: Arc<dyn Limiter>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub node: Arc<dyn Node>,
+    pub ids: RequestIds,
+    /// Proxies whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Desk {
+    /// Decides a check that was found valid. `within` is how long the caller waits.
+    pub async fn decide(
+        &self,
+        check: &Check<'_>,
+        within: Option<Duration>,
+        request_id: &str,
+    ) -> Result<Decision, Rejection> {
+        let arrived = self.clock.now();
+        let outcome = self.limiter.check(check, within).get().await;
+        match outcome {
+            Ok(decision) => {
+                self.metrics.decided(&decision, self.clock.now().since(arrived));
+                let Decision { allowed, degraded, revision, .. } = decision;
+                tracing::debug!(request_id, domain = check.domain, allowed, degraded, revision, "check");
+                Ok(decision)
+            }
+            Err(refusal) => Err(self.reject(Rejection::Undecided(refusal), request_id)),
+        }
+    }
+
+    /// Counts and logs a request that gets no decision.
+    pub fn reject(&self, rejection: Rejection, request_id: &str) -> Rejection {
+        self.metrics.failed(rejection.shed());
+        tracing::debug!(request_id, ?rejection, "check without a decision");
+        rejection
+    }
+}

@@ -1,0 +1,85 @@
+//! What a decision adds to a response: `RateLimit` and `RateLimit-Policy`
+//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, and what a refusing limit adds itself.
+
+use std::fmt::Write as _;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::limiter::decision::{Decision, LimitStatus};
+
+/// Adds all of them to `headers`.
+pub fn add(decision: &Decision, headers: &mut HeaderMap) {
+    let mut put = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    let shown = enforced(decision);
+    if !shown.is_empty() {
+        put("ratelimit-policy", list(&shown, policy));
+        put(
+            "ratelimit",
+            list(&shown, |limit, out| {
+                let _ = write!(out, ";r={};t={}", limit.remaining.unwrap_or(0), seconds(limit.reset));
+            }),
+        );
+    }
+    if let Some(limit) = decision.tightest()
+        && let (Some(most), Some(remaining)) = (limit.limit(), limit.remaining)
+    {
+        put("x-ratelimit-limit", most.to_string());
+        put("x-ratelimit-remaining", remaining.to_string());
+        put("x-ratelimit-reset", seconds(limit.reset).to_string());
+    }
+    if let Some(wait) = decision.retry_after {
+        put("retry-after", seconds(wait).to_string());
+    }
+    for (name, value) in added(decision.limits.iter()) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// What the limits that refuse add.
+pub fn added<'d>(limits: impl Iterator<Item = &'d LimitStatus>) -> impl Iterator<Item = (&'d str, &'d str)> {
+    let refusing = limits.filter(|l| l.refused && !l.shadow);
+    refusing.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+/// The limits that can refuse, each name once: where several descriptors have one limit, the tightest stands for it.
+fn enforced(decision: &Decision) -> Vec<&LimitStatus> {
+    let mut shown: Vec<&LimitStatus> = Vec::new();
+    for limit in decision.limits.iter().filter(|l| !l.shadow && l.limit().is_some()) {
+        match shown.iter_mut().find(|s| s.effective.name == limit.effective.name) {
+            Some(same) if limit.remaining < same.remaining => *same = limit,
+            Some(_) => {}
+            None => shown.push(limit),
+        }
+    }
+    shown
+}
+
+/// Limit names are plain, and a string of structured fields as they are.
+fn list(limits: &[&LimitStatus], parameters: impl Fn(&LimitStatus, &mut String)) -> String {
+    let mut out = String::new();
+    for limit in limits {
+        let comma = if out.is_empty() { "" } else { ", " };
+        let _ = write!(out, "{comma}\"{}\"", limit.effective.name);
+        parameters(limit, &mut out);
+    }
+    out
+}
+
+fn policy(limit: &LimitStatus, out: &mut String) {
+    let _ = write!(out, ";q={}", limit.effective.limit);
+    let window = limit.effective.window_ms;
+    // The draft counts whole seconds, and a shorter window has none.
+    if window >= 1000 {
+        let _ = write!(out, ";w={}", window.div_ceil(1000));
+    }
+}
+
+const fn seconds(micros: u64) -> u64 {
+    micros.div_ceil(1_000_000)
+}

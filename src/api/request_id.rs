@@ -1,0 +1,48 @@
+//! Request ids: the caller's, or made.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The header and the gRPC metadata that carry it.
+pub const HEADER: &str = "x-request-id";
+/// The longest id that is taken from a caller, in bytes.
+const MAX: usize = 128;
+
+/// Makes ids that differ within a node and, seeded from the OS, between nodes.
+#[derive(Debug)]
+pub struct RequestIds {
+    seed: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, next: AtomicU64::new(0) }
+    }
+
+    /// The caller's id when it is fit for a header and a log line, else a new one.
+    pub fn take(&self, given: Option<&str>) -> String {
+        let fit = |id: &&str| (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+        given.filter(fit).map_or_else(|| self.make(), ToOwned::to_owned)
+    }
+
+    fn make(&self) -> String {
+        format!("{:016x}{:016x}", self.seed, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fit_id_is_taken_and_another_made() {
+        let ids = RequestIds::new(7);
+        assert_eq!(ids.take(Some("abc-1")), "abc-1");
+        let long = "x".repeat(129);
+        let made: Vec<String> =
+            [None, Some(""), Some("a b"), Some("é"), Some(long.as_str())].map(|id| ids.take(id)).into();
+        for (at, id) in made.iter().enumerate() {
+            assert!(id.len() == 32 && !made[..at].contains(id), "{id}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! How results are printed: tables and colour for people, JSON for programs.
+
+use std::io::IsTerminal;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use serde_json::Value;
+
+use super::Output;
+use crate::config::settings::Settings;
+use crate::limiter::rule_book::RuleBook;
+
+/// An empty table with these heads.
+pub fn table(heads: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
+    table
+}
+
+/// A cell that is good news, or bad.
+pub fn verdict(text: impl ToString, good: bool) -> Cell {
+    Cell::new(text.to_string()).fg(if good { Color::Green } else { Color::Red })
+}
+
+/// A word that is good news, or bad; in colour on a terminal.
+pub fn word(text: &str, good: bool) -> String {
+    let colour = if good { 32 } else { 31 };
+    if std::io::stdout().is_terminal() { format!("\u{1b}[1;{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// Milliseconds as people say them.
+pub fn length(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let exact = UNITS.iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    match exact {
+        Some((unit, name)) => format!("{}{name}", ms / unit),
+        None if ms >= 1000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
+        None => format!("{ms}ms"),
+    }
+}
+
+/// The answer to a check, in the JSON of `/v1/check`.
+pub fn decision(output: Output, answer: &Value) {
+    if output == Output::Json {
+        println!("{answer}");
+        return;
+    }
+    let allowed = answer["allowed"] == true;
+    let mut line = word(if allowed { "allowed" } else { "refused" }, allowed);
+    if let Some(wait) = answer["retry_after_ms"].as_u64() {
+        line += &format!(", try again in {}", length(wait));
+    }
+    if answer["degraded"] == true {
+        line += " (decided without the store)";
+    }
+    println!("{line}");
+    let limits = answer["limits"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if limits.is_empty() {
+        println!("no limit matches");
+        return;
+    }
+    let mut table = table(&["limit", "algorithm", "left", "of", "window", "free again in", ""]);
+    for limit in limits {
+        let count = |field: &str| limit[field].as_u64().map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        let time = |field: &str| length(limit[field].as_u64().unwrap_or(0));
+        let refused = limit["refused"] == true;
+        let said = match (refused, limit["shadow"] == true) {
+            (false, _) => "passes",
+            (true, false) => "refuses",
+            (true, true) => "would refuse (shadow)",
+        };
+        table.add_row(vec![
+            Cell::new(limit["name"].as_str().unwrap_or_default()),
+            Cell::new(limit["algorithm"].as_str().unwrap_or_default()),
+            Cell::new(count("remaining")),
+            Cell::new(count("limit")),
+            Cell::new(time("window_ms")),
+            Cell::new(time("reset_ms")),
+            verdict(said, !refused),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// What `serve --check` found good. Nothing secret is in it.
+pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
+    let (domains, limits) = size(book);
+    let Settings { region, node, http, grpc, .. } = settings;
+    if output == Output::Json {
+        let report = serde_json::json!({
+            "ok": true, "region": region, "node": node, "http": http, "grpc": grpc, "domains": domains, "limits": limits,
+        });
+        println!("{report}");
+    } else {
+        println!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
+        println!("{}: {domains} domains, {limits} limits", settings.rules.display());
+    }
+}
+
+/// Domains and limits of a book.
+pub fn size(book: &RuleBook) -> (usize, usize) {
+    let domains = &book.rules().domains;
+    (domains.len(), domains.iter().map(|domain| domain.limits.len()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::length;
+
+    #[test]
+    fn lengths_read_as_people_say_them() {
+        let table = [(0, "0ms"), (250, "250ms"), (1250, "1.2s"), (60_000, "1m"), (90_000, "90s"), (172_800_000, "2d")];
+        for (ms, text) in table {
+            assert_eq!(length(ms), text);
+        }
+    }
+}

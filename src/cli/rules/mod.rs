@@ -1,0 +1,63 @@
+//! `tidegate rules`: work with rule files, offline.
+
+mod explain;
+mod test;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{Exit, Global, Output, output};
+use crate::config::source::load;
+use crate::limiter::rule_book::RuleBook;
+
+/// The JSON Schema of a rule file.
+const SCHEMA: &str = include_str!("../../config/rules.schema.json");
+
+#[derive(Subcommand)]
+pub enum Rules {
+    /// Tell every error of a rule file
+    Validate { file: PathBuf },
+    /// Show which limits apply to a descriptor, and what each means for it
+    Explain(explain::Explain),
+    /// Run the cases written beside a rule file
+    Test(test::Test),
+    /// Print the JSON Schema of a rule file, for editors
+    Schema,
+}
+
+impl Rules {
+    pub fn run(self, global: &Global) -> Exit {
+        match self {
+            Self::Validate { file } => validate(&file, global.output),
+            Self::Explain(explain) => explain.run(global.output),
+            Self::Test(test) => test.run(global.output),
+            Self::Schema => {
+                print!("{SCHEMA}");
+                Exit::Ok
+            }
+        }
+    }
+}
+
+/// The book of a rule file; its errors are printed.
+fn book(file: &Path) -> Result<RuleBook, Exit> {
+    load(file, 1).map(|(_, book)| book).map_err(|refused| {
+        eprintln!("{refused}");
+        Exit::BadConfiguration
+    })
+}
+
+fn validate(file: &Path, output: Output) -> Exit {
+    let book = match book(file) {
+        Ok(book) => book,
+        Err(exit) => return exit,
+    };
+    let (domains, limits) = output::size(&book);
+    if output == Output::Json {
+        println!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
+    } else {
+        println!("{}: {}: {domains} domains, {limits} limits", file.display(), output::word("good", true));
+    }
+    Exit::Ok
+}

@@ -1,0 +1,137 @@
+//! `tidegate rules test`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::super::output::word;
+use super::super::{Exit, Output};
+use super::book;
+use crate::config::cases::{Ask, Case, Step, parse};
+use crate::config::source::read;
+use crate::limiter::decision::{Check, Decision, Descriptor};
+use crate::limiter::matcher::Subject;
+use crate::limiter::rule_book::RuleBook;
+use crate::limiter::time::StoreTime;
+use crate::limiter::trial::Trial;
+
+/// Every case begins here: the first instant of 2026, UTC, which begins every kind of window.
+const BEGIN: StoreTime = StoreTime(1_767_225_600_000_000);
+
+#[derive(Args)]
+pub struct Test {
+    file: PathBuf,
+    /// File of cases; FILE with `.test` before its ending without it (rules.test.yaml)
+    #[arg(long)]
+    cases: Option<PathBuf>,
+}
+
+impl Test {
+    pub fn run(self, output: Output) -> Exit {
+        let book = match book(&self.file) {
+            Ok(book) => Arc::new(book),
+            Err(exit) => return exit,
+        };
+        let path = self.cases.unwrap_or_else(|| beside(&self.file));
+        let cases = match read(&path) {
+            Ok(text) => parse(&path.display().to_string(), &text),
+            Err(refused) => {
+                eprintln!("{refused}");
+                return Exit::BadConfiguration;
+            }
+        };
+        let cases = match cases {
+            Ok(cases) => cases,
+            Err(errors) => {
+                errors.iter().for_each(|error| eprintln!("{error}"));
+                return Exit::BadConfiguration;
+            }
+        };
+        let results: Vec<(&Case, Vec<String>)> = cases.iter().map(|case| (case, run(&book, case))).collect();
+        let failed = results.iter().filter(|(_, faults)| !faults.is_empty()).count();
+        if output == Output::Json {
+            let cases: Vec<_> = results
+                .iter()
+                .map(|(case, faults)| serde_json::json!({ "name": case.name, "ok": faults.is_empty(), "faults": faults }))
+                .collect();
+            println!("{}", serde_json::json!({ "ok": failed == 0, "cases": cases }));
+        } else {
+            for (case, faults) in &results {
+                println!(
+                    "{} {}",
+                    if faults.is_empty() { word("ok    ", true) } else { word("FAILED", false) },
+                    case.name
+                );
+                faults.iter().for_each(|fault| println!("       {}:{fault}", path.display()));
+            }
+            println!("{} of {} cases pass", results.len() - failed, results.len());
+        }
+        if failed == 0 { Exit::Ok } else { Exit::Failed }
+    }
+}
+
+/// `rules.test.yaml` beside `rules.yaml`.
+fn beside(file: &Path) -> PathBuf {
+    let ending = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+    file.with_extension(format!("test.{ending}"))
+}
+
+/// What is not as the case says, each with its line.
+fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
+    let mut faults = Vec::new();
+    if let Some(expected) = &case.matches {
+        let found = matching(book, case);
+        if found != *expected {
+            faults.push(format!("{}: matches: expected {expected:?}, found {found:?}", case.line));
+        }
+    }
+    let mut trial = Trial::new(Arc::clone(book), BEGIN);
+    let mut after = 0u64;
+    for step in &case.steps {
+        after = after.saturating_add(step.after_ms.saturating_mul(1000));
+        for time in 1..=step.times {
+            let fault = match check(&mut trial, &case.domain, &step.ask, after) {
+                Ok(decision) => differs(step, &decision),
+                Err(shed) => Some(shed),
+            };
+            if let Some(fault) = fault {
+                faults.push(format!("{}: time {time} of {}: {fault}", step.line, step.times));
+                break;
+            }
+        }
+    }
+    faults
+}
+
+fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
+    let entries = borrow(&case.ask);
+    let subject = |entries| Subject { domain: &case.domain, entries, ordered: false, hits: case.ask.hits };
+    let subjects: Vec<Subject<'_>> = entries.iter().map(|entries| subject(entries.as_slice())).collect();
+    let mut applied = Vec::new();
+    book.applying(&case.domain, &subjects, &mut applied);
+    applied.iter().map(|limit| limit.effective.name.to_string()).collect()
+}
+
+fn check(trial: &mut Trial, domain: &str, ask: &Ask, after: u64) -> Result<Decision, String> {
+    let entries = borrow(ask);
+    let descriptors: Vec<Descriptor<'_>> =
+        entries.iter().map(|entries| Descriptor { entries, ordered: false, hits: ask.hits, limit: None }).collect();
+    trial.check(&Check { domain, descriptors: &descriptors }, after).map_err(|shed| shed.to_string())
+}
+
+fn borrow(ask: &Ask) -> Vec<Vec<(&str, &str)>> {
+    ask.descriptors.iter().map(|d| d.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()).collect()
+}
+
+fn differs(step: &Step, decision: &Decision) -> Option<String> {
+    let refusing = decision.limits.iter().filter(|l| l.refused && !l.shadow);
+    let refusing: Vec<&str> = refusing.map(|l| &*l.effective.name).collect();
+    let said = |allowed: bool| if allowed { "allowed" } else { "refused" };
+    if decision.allowed != step.allowed {
+        let by = if refusing.is_empty() { String::new() } else { format!(" by {refusing:?}") };
+        return Some(format!("expected {}, found {}{by}", said(step.allowed), said(decision.allowed)));
+    }
+    let expected = step.by.as_ref()?;
+    (refusing != *expected).then(|| format!("expected refused by {expected:?}, found {refusing:?}"))
+}

@@ -1,0 +1,149 @@
+//! `tidegate serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::node::{Plan, metrics, serve, workers};
+use super::{Exit, Global, output};
+use crate::config::overlay::Setting;
+use crate::config::settings::Settings;
+use crate::config::source::{FileRules, load};
+use crate::config::{machine, source};
+use crate::node::NodeConfig;
+use crate::ports::RuleSource;
+use crate::telemetry::logs;
+
+#[derive(Args)]
+pub struct Serve {
+    /// Configuration file; without it the environment says everything
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Only tell whether configuration and rules are good
+    #[arg(long)]
+    check: bool,
+    /// Rule file (`rules.file`)
+    #[arg(long)]
+    rules: Option<PathBuf>,
+    /// Address of the HTTP face (`listen.http`)
+    #[arg(long)]
+    http: Option<SocketAddr>,
+    /// Address of the gRPC face (`listen.grpc`)
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
+    /// Where counters are kept (`store.url`)
+    #[arg(long)]
+    store: Option<String>,
+    /// Region of this node (`region`)
+    #[arg(long)]
+    region: Option<String>,
+    /// error, warn, info, debug or trace (`log.level`)
+    #[arg(long)]
+    log_level: Option<String>,
+}
+
+impl Serve {
+    pub fn run(self, global: &Global) -> Exit {
+        let settings = match self.settings(global) {
+            Ok(settings) => settings,
+            Err(exit) => return exit,
+        };
+        if self.check {
+            return match load(&settings.rules, 1) {
+                Ok((_, book)) => {
+                    output::checked(global.output, &settings, &book);
+                    Exit::Ok
+                }
+                Err(refused) => bad(&refused),
+            };
+        }
+        logs::start(settings.level.into(), settings.format);
+        let metrics = match metrics() {
+            Ok(metrics) => metrics,
+            Err(exit) => return exit,
+        };
+        let file = match FileRules::watch(settings.rules.clone(), Arc::clone(&metrics)) {
+            Ok(file) => Arc::new(file),
+            Err(refused) => return bad(&refused),
+        };
+        let plan = Plan { http: settings.http, grpc: settings.grpc, node: node(&settings) };
+        let rules = Arc::clone(&file) as Arc<dyn RuleSource>;
+        serve(&plan, rules, Some(file), metrics, |http, grpc| {
+            let Settings { region, node, .. } = &settings;
+            tracing::info!(region, node, %http, %grpc, workers = plan.node.workers, "serving");
+            tracing::warn!(
+                "counters are in this process's memory: no other node counts with it, and a restart forgets"
+            );
+        })
+    }
+
+    /// All sources in one, or every error of all of them.
+    fn settings(&self, global: &Global) -> Result<Settings, Exit> {
+        let text = self.config.as_ref().map(|path| source::read(path)).transpose().map_err(|refused| bad(&refused))?;
+        let name = self.config.as_ref().map(|path| path.display().to_string());
+        let mut settings = Vec::new();
+        let mut wrong = false;
+        for (key, value) in std::env::vars_os() {
+            let Some(key) = key.to_str().map(ToOwned::to_owned) else { continue };
+            let Some(value) = value.to_str() else {
+                if Setting::from_environment(&key, "").is_some() {
+                    eprintln!("{key}: expected UTF-8");
+                    wrong = true;
+                }
+                continue;
+            };
+            settings.extend(Setting::from_environment(&key, value));
+        }
+        // The user's document names it; what says `store.url` itself comes after it, and holds.
+        if let Ok(seeds) = std::env::var("REDIS_CLUSTER")
+            && !settings.iter().any(|s| s.path == ["store", "url"])
+        {
+            let path = vec!["store".to_owned(), "url".to_owned()];
+            let text = format!("redis-cluster://{}", seeds.replacen(',', "?node=", 1).replace(',', "&node="));
+            settings.push(Setting { origin: "REDIS_CLUSTER".to_owned(), path, text });
+        }
+        let rules = self.rules.as_ref().map(|path| path.display().to_string());
+        let format = global.log_format.map(|format| if format == logs::Format::Json { "json" } else { "text" });
+        let flags = [
+            ("--rules", "rules.file", rules),
+            ("--http", "listen.http", self.http.map(|a| a.to_string())),
+            ("--grpc", "listen.grpc", self.grpc.map(|a| a.to_string())),
+            ("--store", "store.url", self.store.clone()),
+            ("--region", "region", self.region.clone()),
+            ("--log-level", "log.level", self.log_level.clone()),
+            ("--log-format", "log.format", format.map(ToOwned::to_owned)),
+        ];
+        settings
+            .extend(flags.into_iter().filter_map(|(flag, path, value)| Some(Setting::from_flag(flag, path, value?))));
+        let file = name.as_deref().zip(text.as_deref());
+        let read = Settings::read(file, settings, &machine::host());
+        match read {
+            Ok(settings) if !wrong => Ok(settings),
+            read => {
+                read.err().iter().flatten().for_each(|error| eprintln!("{error}"));
+                Err(Exit::BadConfiguration)
+            }
+        }
+    }
+}
+
+fn bad(refused: &source::Refused) -> Exit {
+    eprintln!("{refused}");
+    Exit::BadConfiguration
+}
+
+fn node(settings: &Settings) -> NodeConfig {
+    NodeConfig {
+        workers: workers(settings.workers),
+        max_keys: if settings.max_keys == 0 { machine::keys() } else { settings.max_keys },
+        max_pending: settings.max_pending,
+        lease_us: settings.store.lease_ms * 1000,
+        deadline_us: settings.store.deadline_ms * 1000,
+        min_holders: settings.store.min_holders,
+        drain: Duration::from_millis(settings.drain_ms),
+        trusted_proxies: settings.trusted_proxies.clone(),
+    }
+}

@@ -1,0 +1,57 @@
+//! What this machine, or the cgroup that holds the process, allows.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+/// Memory that one resident key and its record in the memory store take, in bytes, rounded up; see `docs/operations.md`.
+const BYTES_PER_KEY: u64 = 1024;
+/// The part of the memory that keys may take: one in so many.
+const PART: u64 = 2;
+
+/// Cores that this process may use.
+pub fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Keys that the memory allows.
+pub fn keys() -> usize {
+    let memory = cgroup_memory().into_iter().chain(machine_memory()).min();
+    // Where neither can be read, as much as any machine has.
+    let keys = memory.unwrap_or(1 << 30) / PART / BYTES_PER_KEY;
+    usize::try_from(keys.max(1000)).unwrap_or(usize::MAX)
+}
+
+/// The name of this host, as the kernel has it.
+pub fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+fn machine_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().trim_end_matches(" kB").parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least limit of the cgroups above this process, of either version.
+fn cgroup_memory() -> Option<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut least: Option<u64> = None;
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let full = Path::new(root).join(path.trim_start_matches('/'));
+        for folder in full.ancestors().take_while(|folder| folder.starts_with(root)) {
+            let limit = fs::read_to_string(folder.join(file)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+            least = least.into_iter().chain(limit).min();
+        }
+    }
+    least
+}

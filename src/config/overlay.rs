@@ -1,0 +1,95 @@
+//! One tree from a file, the environment and flags, in which every value knows where it comes from.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::tree::{Node, Place, Style, SyntaxError, Value};
+use crate::limiter::validate::Path;
+
+/// Environment variables with this prefix are configuration.
+pub const PREFIX: &str = "TIDEGATE_";
+
+/// A value from outside the file: what the user wrote it as, where it goes, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// `TIDEGATE_STORE__URL`, `--http`.
+    pub origin: String,
+    pub path: Vec<String>,
+    pub text: String,
+}
+
+impl Setting {
+    /// The setting of an environment variable; `None` when it is none of ours.
+    pub fn from_environment(name: &str, value: &str) -> Option<Self> {
+        let path = name.strip_prefix(PREFIX)?.split("__").map(str::to_lowercase).collect();
+        Some(Self { origin: name.to_owned(), path, text: value.to_owned() })
+    }
+
+    /// The setting of a flag; `path` is dotted.
+    pub fn from_flag(flag: &str, path: &str, value: impl fmt::Display) -> Self {
+        let path = path.split('.').map(ToOwned::to_owned).collect();
+        Self { origin: flag.to_owned(), path, text: value.to_string() }
+    }
+}
+
+/// The configuration as written, all sources in one.
+#[derive(Debug)]
+pub struct Overlay {
+    pub root: Rc<Node>,
+    /// The file's name, when there is one.
+    file: Option<String>,
+    settings: Vec<Setting>,
+}
+
+impl Overlay {
+    /// Lays `settings` over the file, a later one over an earlier.
+    ///
+    /// # Errors
+    /// When the file is no YAML.
+    pub fn new(file: Option<(&str, &str)>, settings: Vec<Setting>) -> Result<Self, SyntaxError> {
+        let mut root = Node::parse(file.map_or("", |(_, text)| text))?;
+        for setting in &settings {
+            put(Rc::make_mut(&mut root), &setting.path, &setting.text);
+        }
+        Ok(Self { root, file: file.map(|(name, _)| name.to_owned()), settings })
+    }
+
+    /// Where the value at `path` comes from, or should come from when there is none.
+    pub fn origin(&self, path: &Path) -> String {
+        let text = path.to_string();
+        let sets = |setting: &&Setting| {
+            let own = setting.path.join(".");
+            text == own || text.strip_prefix(&own).is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
+        if let Some(setting) = self.settings.iter().rev().find(sets) {
+            return setting.origin.clone();
+        }
+        match &self.file {
+            Some(file) => {
+                let Place { line, column } = self.root.place_of(path);
+                format!("{file}:{line}:{column}")
+            }
+            None => format!("{PREFIX}{}", text.to_uppercase().replace('.', "__")),
+        }
+    }
+}
+
+fn put(node: &mut Node, path: &[String], text: &str) {
+    let Some((first, rest)) = path.split_first() else {
+        node.value = Value::Scalar { text: text.to_owned(), style: Style::Untyped };
+        return;
+    };
+    if !matches!(node.value, Value::Map(_)) {
+        node.value = Value::Map(Vec::new());
+    }
+    let place = node.place;
+    if let Value::Map(entries) = &mut node.value {
+        if !entries.iter().any(|(key, ..)| key == first) {
+            let empty = Rc::new(Node { place, value: Value::Map(Vec::new()) });
+            entries.push((first.clone(), place, empty));
+        }
+        if let Some((.., inner)) = entries.iter_mut().find(|(key, ..)| key == first) {
+            put(Rc::make_mut(inner), rest, text);
+        }
+    }
+}

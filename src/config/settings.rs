@@ -1,0 +1,309 @@
+//! The configuration of `serve`: what it says, what it means by default, and every error of it at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::decode::{Errors, Fields, duration_ms, list, number, string, word};
+use super::overlay::{Overlay, Setting};
+use super::tree::Node;
+use crate::limiter::validate::Path;
+use crate::telemetry::logs;
+
+/// What a node is configured with. Lengths of time are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub region: String,
+    pub node: String,
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    /// For what nodes of a cluster will say to each other; nothing listens there yet.
+    pub cluster: SocketAddr,
+    pub trusted_proxies: Vec<IpNet>,
+    /// 0: the cores that the cgroup allows.
+    pub workers: usize,
+    pub store: Store,
+    pub rules: PathBuf,
+    /// 0: from the memory that the cgroup allows.
+    pub max_keys: usize,
+    pub max_pending: usize,
+    pub drain_ms: u64,
+    pub level: Level,
+    pub format: logs::Format,
+}
+
+/// `store:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub deadline_ms: u64,
+    pub key_prefix: String,
+    pub lease_ms: u64,
+    pub min_holders: u32,
+    pub tags: u32,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<Level> for tracing::level_filters::LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// What holds where nothing is said; `region`, `store.url` and `rules.file` must be said.
+pub struct Defaults {
+    pub http: &'static str,
+    pub grpc: &'static str,
+    pub cluster: &'static str,
+    pub deadline_ms: u64,
+    pub key_prefix: &'static str,
+    pub lease_ms: u64,
+    pub min_holders: u32,
+    pub tags: u32,
+    pub max_pending: usize,
+    pub drain_ms: u64,
+}
+
+/// The one place of defaults.
+pub const DEFAULTS: Defaults = Defaults {
+    http: "0.0.0.0:8080",
+    grpc: "0.0.0.0:8081",
+    cluster: "0.0.0.0:8082",
+    deadline_ms: 100,
+    key_prefix: "tidegate",
+    lease_ms: 1000,
+    min_holders: 3,
+    tags: 32,
+    max_pending: 100_000,
+    drain_ms: 10_000,
+};
+
+/// One error: where the value was written, its path, and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `file:line:column`, an environment variable or a flag.
+    pub origin: String,
+    pub field: String,
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, field, message } = self;
+        if field.is_empty() { write!(f, "{origin}: {message}") } else { write!(f, "{origin}: {field}: {message}") }
+    }
+}
+
+/// Sections that later work brings.
+const LATER: [&str; 5] = ["postgres", "raft", "peers", "kafka", "tls"];
+
+impl Settings {
+    /// Reads a file (name and text) with settings of the environment and of flags laid over it. `host` names the node
+    /// where nothing else does.
+    ///
+    /// # Errors
+    /// Every error of all sources.
+    pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, Vec<ConfigError>> {
+        let overlay = Overlay::new(file, settings).map_err(|e| {
+            let name = file.map_or("", |(name, _)| name);
+            let origin = format!("{name}:{}:{}", e.place.line, e.place.column);
+            vec![ConfigError { origin, field: String::new(), message: e.message }]
+        })?;
+        let mut errors = Errors::default();
+        let settings = decode(&overlay.root, host, &mut errors);
+        if errors.0.is_empty() {
+            return Ok(settings);
+        }
+        let placed = errors.0.into_iter().map(|problem| ConfigError {
+            origin: overlay.origin(&problem.path),
+            field: problem.path.to_string(),
+            message: problem.message,
+        });
+        Err(placed.collect())
+    }
+}
+
+fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
+    let top = Path::default();
+    let mut fields = Fields::new(root, top.clone(), errors);
+    let region = fields.require("region", errors).and_then(|n| name(n, &top.field("region"), errors));
+    let node = fields.get("node").and_then(|n| name(n, &top.field("node"), errors));
+    let workers = fields.get("workers").and_then(|n| within(n, &top.field("workers"), 0..=1024, errors));
+    let listen = listen(fields.get("listen"), &top.field("listen"), errors);
+    let store = store(fields.require("store", errors), &top.field("store"), errors);
+    let rules = section(fields.require("rules", errors), &top.field("rules"), errors, |fields, path, errors| {
+        let file = fields.require("file", errors).and_then(|n| string(n, &path.field("file"), errors));
+        file.map(PathBuf::from).unwrap_or_default()
+    });
+    let limits = section(fields.get("limits"), &top.field("limits"), errors, |fields, path, errors| {
+        let mut get = |field, range| fields.get(field).and_then(|n| within(n, &path.field(field), range, errors));
+        let max_keys = get("max_keys", 0..=1 << 31).unwrap_or(0);
+        let max_pending = get("max_pending", 1..=1 << 24).unwrap_or(DEFAULTS.max_pending as u64);
+        let drain = fields.get("drain").and_then(|n| length(n, &path.field("drain"), 0..=600_000, errors));
+        (max_keys, max_pending, drain.unwrap_or(DEFAULTS.drain_ms))
+    });
+    let log = section(fields.get("log"), &top.field("log"), errors, |fields, path, errors| {
+        const LEVELS: [(&str, Level); 5] = [
+            ("error", Level::Error),
+            ("warn", Level::Warn),
+            ("info", Level::Info),
+            ("debug", Level::Debug),
+            ("trace", Level::Trace),
+        ];
+        const FORMATS: [(&str, logs::Format); 2] = [("text", logs::Format::Text), ("json", logs::Format::Json)];
+        let level = fields.get("level").and_then(|n| word(n, &path.field("level"), &LEVELS, errors));
+        let format = fields.get("format").and_then(|n| word(n, &path.field("format"), &FORMATS, errors));
+        (level.unwrap_or(Level::Info), format.unwrap_or_default())
+    });
+    for section in LATER {
+        if fields.get(section).is_some() {
+            errors.add(&top.field(section), "expected nothing: this section is not built yet");
+        }
+    }
+    fields.finish(errors);
+    let [http, grpc, cluster] = listen.0;
+    Settings {
+        region: region.unwrap_or_default(),
+        node: node.unwrap_or_else(|| host.to_owned()),
+        http,
+        grpc,
+        cluster,
+        trusted_proxies: listen.1,
+        workers: size(workers.unwrap_or(0)),
+        store,
+        rules,
+        max_keys: size(limits.0),
+        max_pending: size(limits.1),
+        drain_ms: limits.2,
+        level: log.0,
+        format: log.1,
+    }
+}
+
+/// Reads a section; one that is absent reads as empty.
+fn section<T>(
+    node: Option<&Node>,
+    path: &Path,
+    errors: &mut Errors,
+    read: impl FnOnce(&mut Fields<'_>, &Path, &mut Errors) -> T,
+) -> T {
+    let empty = Node::empty();
+    let mut fields = Fields::new(node.unwrap_or(&empty), path.clone(), errors);
+    let value = read(&mut fields, path, errors);
+    fields.finish(errors);
+    value
+}
+
+fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> ([SocketAddr; 3], Vec<IpNet>) {
+    section(node, path, errors, |fields, path, errors| {
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        let faces = [("http", DEFAULTS.http), ("grpc", DEFAULTS.grpc), ("cluster", DEFAULTS.cluster)];
+        let addresses = faces.map(|(face, default)| {
+            let path = path.field(face);
+            let given = fields.get(face).and_then(|n| string(n, &path, errors));
+            let Ok(address) = given.as_deref().unwrap_or(default).parse() else {
+                errors.add(&path, "expected an address and a port, such as 0.0.0.0:8080 or [::]:8080");
+                return SocketAddr::from(([0, 0, 0, 0], 0));
+            };
+            if seen.contains(&address) && address.port() != 0 {
+                errors.add(&path, "expected an address that no other face has");
+            }
+            seen.push(address);
+            address
+        });
+        let trusted = fields.get("trusted_proxies").map(|n| list(n, &path.field("trusted_proxies"), errors, network));
+        (addresses, trusted.unwrap_or_default())
+    })
+}
+
+fn network(node: &Node, path: &Path, errors: &mut Errors) -> Option<IpNet> {
+    let text = string(node, path, errors)?;
+    let address = || text.parse::<std::net::IpAddr>().ok().map(IpNet::from);
+    let network = text.parse().ok().or_else(address);
+    if network.is_none() {
+        errors.add(path, "expected a network or an address, such as 10.0.0.0/8");
+    }
+    network
+}
+
+fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
+    // An absent section is told as such, not once more for what it would hold.
+    let mut unsaid = Errors::default();
+    let errors = if node.is_some() { errors } else { &mut unsaid };
+    section(node, path, errors, |fields, path, errors| {
+        let url = path.field("url");
+        match fields.require("url", errors).and_then(|n| string(n, &url, errors)).as_deref() {
+            None | Some("memory:") => {}
+            // A URL may hold a secret: it is not repeated.
+            Some(_) => errors.add(&url, "expected memory: (stores outside this process are not built yet)"),
+        }
+        for field in ["username", "password_file", "ca_file"] {
+            if fields.get(field).is_some() {
+                errors.add(&path.field(field), "expected only with a store outside this process");
+            }
+        }
+        let prefix = fields.get("key_prefix").and_then(|n| name(n, &path.field("key_prefix"), errors));
+        let mut ms = |field, range| fields.get(field).and_then(|n| length(n, &path.field(field), range, errors));
+        let deadline = ms("deadline", 1..=10_000);
+        let lease = ms("lease", 10..=60_000);
+        let mut count = |field| fields.get(field).and_then(|n| within(n, &path.field(field), 1..=1024, errors));
+        let holders = count("min_holders").and_then(|n| u32::try_from(n).ok());
+        let tags = count("tags").and_then(|n| u32::try_from(n).ok());
+        Store {
+            deadline_ms: deadline.unwrap_or(DEFAULTS.deadline_ms),
+            key_prefix: prefix.unwrap_or_else(|| DEFAULTS.key_prefix.to_owned()),
+            lease_ms: lease.unwrap_or(DEFAULTS.lease_ms),
+            min_holders: holders.unwrap_or(DEFAULTS.min_holders),
+            tags: tags.unwrap_or(DEFAULTS.tags),
+        }
+    })
+}
+
+/// A name that goes into keys and logs.
+fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let text = string(node, path, errors)?;
+    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+        return Some(text);
+    }
+    errors.add(path, "expected 1 to 64 letters, digits, dots, dashes or underscores");
+    None
+}
+
+fn within(node: &Node, path: &Path, range: std::ops::RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
+    let value = number(node, path, errors)?;
+    if range.contains(&value) {
+        return Some(value);
+    }
+    errors.add(path, format!("expected {} to {}", range.start(), range.end()));
+    None
+}
+
+fn length(node: &Node, path: &Path, range: std::ops::RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
+    let value = duration_ms(node, path, errors)?;
+    if range.contains(&value) {
+        return Some(value);
+    }
+    errors.add(path, format!("expected {}ms to {}ms", range.start(), range.end()));
+    None
+}
+
+fn size(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,155 @@
+//! The rule file as a source of rules: read again when it changes or when told to; the last good book stays in force.
+//!
+//! The file is looked at, not subscribed to: that sees a rename, a write in place and a symlink swapped alike, on every
+//! file system. What is being written is not taken: a text counts once it was read twice.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::rules::{FileError, compile};
+use crate::limiter::rule_book::RuleBook;
+use crate::ports::RuleSource;
+use crate::telemetry::metrics::Metrics;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// The largest rule file, in bytes.
+const MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// A watched rule file.
+pub struct FileRules {
+    books: watch::Receiver<Arc<RuleBook>>,
+    /// The watch ends when this is dropped.
+    again: SyncSender<()>,
+}
+
+/// Why a rule file is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("{file}: {error}")]
+    Unreadable { file: String, error: io::Error },
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<FileError>),
+}
+
+/// Reads a rule file.
+pub fn read(path: &Path) -> Result<String, Refused> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+    let read = read.and_then(|bytes| match bytes as u64 > MAX_BYTES {
+        true => Err(io::Error::other(format!("expected at most {MAX_BYTES} bytes"))),
+        false => Ok(()),
+    });
+    read.map(|()| text).map_err(|error| Refused::Unreadable { file: path.display().to_string(), error })
+}
+
+/// Reads and compiles a rule file.
+pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
+    let text = read(path)?;
+    let book = compile(&path.display().to_string(), &text, revision).map_err(Refused::Wrong)?;
+    Ok((text, book))
+}
+
+impl FileRules {
+    /// Reads the file, and watches it from then on.
+    ///
+    /// # Errors
+    /// When the file is not good to begin with.
+    pub fn watch(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, Refused> {
+        let (text, book) = load(&path, 1)?;
+        metrics.rules_read(true);
+        let (publish, books) = watch::channel(Arc::new(book));
+        let (again, told) = mpsc::sync_channel(1);
+        let mut watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: false };
+        std::thread::spawn(move || {
+            loop {
+                match told.recv_timeout(LOOK) {
+                    Ok(()) => watcher.look(true),
+                    Err(RecvTimeoutError::Timeout) => watcher.look(false),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+        });
+        Ok(Self { books, again })
+    }
+
+    /// Reads the file at once, changed or not.
+    pub fn reload(&self) {
+        // One that is asked for already will do.
+        let _ = self.again.try_send(());
+    }
+}
+
+impl RuleSource for FileRules {
+    fn follow(&self) -> watch::Receiver<Arc<RuleBook>> {
+        self.books.clone()
+    }
+}
+
+struct Watcher {
+    path: PathBuf,
+    publish: watch::Sender<Arc<RuleBook>>,
+    metrics: Arc<Metrics>,
+    /// The text that was last compiled.
+    tried: String,
+    /// Another text that was read once.
+    seen: Option<String>,
+    /// The file could not be read, which was told.
+    unreadable: bool,
+}
+
+impl Watcher {
+    fn look(&mut self, at_once: bool) {
+        let text = match read(&self.path) {
+            Ok(text) => text,
+            Err(refused) => {
+                if !self.unreadable || at_once {
+                    tracing::error!(%refused, "the rule file cannot be read: the rules stay as they are");
+                    self.metrics.rules_read(false);
+                }
+                self.unreadable = true;
+                return;
+            }
+        };
+        self.unreadable = false;
+        if !at_once {
+            if text == self.tried {
+                self.seen = None;
+                return;
+            }
+            if self.seen.as_ref() != Some(&text) {
+                self.seen = Some(text);
+                return;
+            }
+        }
+        self.take(text);
+    }
+
+    fn take(&mut self, text: String) {
+        let old = Arc::clone(&self.publish.borrow());
+        let compiled = compile(&self.path.display().to_string(), &text, old.revision + 1);
+        (self.tried, self.seen) = (text, None);
+        match compiled {
+            Ok(book) if book.hash == old.hash => tracing::info!(revision = old.revision, "the rules say the same"),
+            Ok(book) => {
+                let diff = old.diff(&book);
+                self.metrics.rules_read(true);
+                self.metrics.rules_changed(&diff);
+                tracing::info!(revision = book.revision, ?diff, "new rules are in force");
+                self.publish.send_replace(Arc::new(book));
+            }
+            Err(errors) => {
+                self.metrics.rules_read(false);
+                for error in &errors {
+                    tracing::error!(%error, "the rule file is refused: the rules stay as they are");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The sockets of a node: every core has its own for each face, and the kernel spreads connections over them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// One face's sockets, one for each core, all on one address.
+#[derive(Debug)]
+pub struct Listeners {
+    pub address: SocketAddr,
+    pub(super) each: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Listens `count` times on `address`; port 0 lets the system choose one.
+    ///
+    /// # Errors
+    /// When anything listens there already, this program's other processes included.
+    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
+        // Sockets that share a port would share it with another node as well: this one does not.
+        let address = socket(address, false)?.local_addr()?;
+        let each: Vec<TcpListener> = (0..count).map(|_| socket(address, true)).collect::<io::Result<_>>()?;
+        Ok(Self { address, each })
+    }
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Listeners;
+
+    #[test]
+    fn cores_share_an_address_and_nodes_do_not() {
+        let first = Listeners::bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_eq!(first.each.len(), 3);
+        let second = Listeners::bind(first.address, 1);
+        assert_eq!(second.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,236 @@
+//! The composition root: one current-thread runtime and one shard per core, sharing nothing but the store.
+
+pub mod clock;
+pub mod listeners;
+
+use std::io;
+use std::net::TcpListener;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ractor::Actor;
+use tokio::sync::watch;
+
+use crate::actors::core::Core;
+use crate::actors::supervisor::Supervisor;
+use crate::api::desk::{self, Desk, Readiness};
+use crate::api::request_id::RequestIds;
+use crate::api::serve;
+use crate::limiter::rule_book::RuleBook;
+use crate::limiter::shard::ShardConfig;
+use crate::ports::{Clock, CounterStore, RuleSource};
+use crate::store::memory::MemoryStore;
+use crate::telemetry::metrics::{Figures, Metrics};
+use clock::SystemClock;
+use listeners::Listeners;
+
+/// Items in one batch at most: a batch that the store runs without making others wait for long.
+const MAX_ITEMS: usize = 1000;
+/// How often a core that leaves looks whether its tokens are back.
+const LEAVING: Duration = Duration::from_millis(2);
+
+/// How a node behaves; lengths of time in microseconds where a name says so.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Cores to serve on.
+    pub workers: NonZeroUsize,
+    /// Keys in memory at most, over all cores.
+    pub max_keys: usize,
+    /// Checks that wait for the store at most, over all cores.
+    pub max_pending: usize,
+    pub lease_us: u64,
+    pub deadline_us: u64,
+    pub min_holders: u32,
+    /// Longest that a node takes to leave.
+    pub drain: Duration,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The world that a node lives in.
+pub struct Environment {
+    pub clock: Arc<dyn Clock>,
+    pub store: Arc<dyn CounterStore>,
+    pub rules: Arc<dyn RuleSource>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Environment {
+    /// The clocks of this machine, and counters in this process's memory, `max_keys` at most.
+    pub fn in_memory(rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>, max_keys: usize) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let store = Arc::new(MemoryStore::new(Arc::clone(&clock), max_keys));
+        Self { clock, store, rules, metrics }
+    }
+}
+
+/// What probes and scrapes are told.
+struct Whole {
+    cores: Vec<Arc<Core>>,
+    draining: AtomicBool,
+}
+
+impl desk::Node for Whole {
+    fn readiness(&self) -> Readiness {
+        let revision = self.cores.iter().map(|core| core.revision()).min().unwrap_or(0);
+        let draining = self.draining.load(Ordering::Relaxed);
+        // A store in this process is always there.
+        Readiness { ready: revision > 0 && !draining, revision, store: "ok", draining }
+    }
+
+    fn figures(&self) -> Figures {
+        let mut all = Figures { revision: u64::MAX, ..Figures::default() };
+        for core in &self.cores {
+            let stats = core.stats();
+            all.keys += stats.keys as u64;
+            all.waiting += stats.waiting as u64;
+            all.batches += stats.batches;
+            all.items += stats.items;
+            all.failed_batches += stats.failed_batches;
+            all.restarts += core.restarts();
+            all.revision = all.revision.min(core.revision());
+        }
+        all
+    }
+}
+
+/// Serves until `shutdown` says true, or a core fails: then every core stops accepting, answers what is under way and
+/// gives its tokens back, all within the drain time.
+///
+/// # Errors
+/// The first failure of a core.
+pub fn run(
+    config: &NodeConfig,
+    environment: &Environment,
+    http: Listeners,
+    grpc: Listeners,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let Environment { clock, store, rules, metrics } = environment;
+    let new_core =
+        || Ok(Arc::new(Core::new(shard_config(config, store.lanes())?, Arc::clone(clock), Arc::clone(store))));
+    let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(|_| new_core()).collect::<io::Result<_>>()?;
+    let whole = Arc::new(Whole { cores: cores.clone(), draining: AtomicBool::new(false) });
+    // A core that fails stops the others: half a node is worse than none.
+    let (failing, failed) = watch::channel(false);
+    let mut seats = Vec::new();
+    for ((core, http), grpc) in cores.into_iter().zip(http.each).zip(grpc.each) {
+        let desk = Arc::new(Desk {
+            limiter: Arc::clone(&core) as Arc<dyn crate::ports::Limiter>,
+            clock: Arc::clone(clock),
+            metrics: Arc::clone(metrics),
+            node: Arc::clone(&whole) as Arc<dyn desk::Node>,
+            ids: RequestIds::new(getrandom::u64().map_err(io::Error::other)?),
+            trusted_proxies: config.trusted_proxies.clone(),
+        });
+        seats.push(Seat { core, desk, http, grpc, rules: rules.follow(), drain: config.drain });
+    }
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for seat in seats {
+            let (whole, stop) = (Arc::clone(&whole), stop(shutdown.clone(), failed.clone()));
+            let failing = failing.clone();
+            threads.push(scope.spawn(move || {
+                let served = || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    runtime.block_on(seat.serve(whole, stop))
+                };
+                let served = served();
+                if served.is_err() {
+                    failing.send_replace(true);
+                }
+                served
+            }));
+        }
+        let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        ended.into_iter().try_for_each(|core| core.unwrap_or_else(|_| Err(io::Error::other("a core panicked"))))
+    })
+}
+
+async fn stop(mut shutdown: watch::Receiver<bool>, mut failed: watch::Receiver<bool>) {
+    // A sender that is gone is a node that stops.
+    tokio::select! {
+        _ = shutdown.wait_for(|stop| *stop) => {}
+        _ = failed.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn shard_config(config: &NodeConfig, lanes: u16) -> io::Result<ShardConfig> {
+    let mut seeds = [0; 4];
+    for seed in &mut seeds {
+        *seed = getrandom::u64().map_err(io::Error::other)?;
+    }
+    Ok(ShardConfig {
+        max_keys: config.max_keys.div_ceil(config.workers.get()),
+        max_waiting: config.max_pending.div_ceil(config.workers.get()),
+        lease_us: config.lease_us,
+        deadline_us: config.deadline_us,
+        holders: u32::try_from(config.workers.get()).unwrap_or(u32::MAX),
+        min_holders: config.min_holders,
+        lanes,
+        max_items: MAX_ITEMS,
+        seeds,
+    })
+}
+
+/// What one core serves with.
+struct Seat {
+    core: Arc<Core>,
+    desk: Arc<Desk>,
+    http: TcpListener,
+    grpc: TcpListener,
+    rules: watch::Receiver<Arc<RuleBook>>,
+    drain: Duration,
+}
+
+impl Seat {
+    async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { core, desk, http, grpc, rules, drain } = self;
+        let (http, grpc) = (tokio::net::TcpListener::from_std(http)?, tokio::net::TcpListener::from_std(grpc)?);
+        let (supervisor, mut supervising) =
+            Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
+        tokio::spawn(follow(Arc::clone(&core), rules));
+        let (closing, closed) = watch::channel(false);
+        let until_closed = |mut closed: watch::Receiver<bool>| async move {
+            // A sender that is gone closes, too.
+            let _ = closed.wait_for(|closed| *closed).await;
+        };
+        let mut http = tokio::spawn(serve::http(http, Arc::clone(&desk), until_closed(closed.clone())));
+        let mut grpc = tokio::spawn(serve::grpc(grpc, desk, until_closed(closed)));
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            _ = &mut supervising => Err(io::Error::other("the core's supervisor ended")),
+            _ = &mut http => Err(io::Error::other("the HTTP face ended")),
+            ended = &mut grpc => Err(ended.map_err(io::Error::other).flatten().err().unwrap_or_else(|| io::Error::other("the gRPC face ended"))),
+        };
+        whole.draining.store(true, Ordering::Relaxed);
+        closing.send_replace(true);
+        let leave = async {
+            if ended.is_ok() {
+                let _ = tokio::join!(http, grpc);
+            }
+            core.release();
+            while !core.is_quiet() {
+                tokio::time::sleep(LEAVING).await;
+            }
+        };
+        if tokio::time::timeout(drain, leave).await.is_err() {
+            tracing::warn!(?drain, "left before everything was answered and given back");
+        }
+        supervisor.stop(None);
+        ended
+    }
+}
+
+/// Gives every new book to the core.
+async fn follow(core: Arc<Core>, mut rules: watch::Receiver<Arc<RuleBook>>) {
+    loop {
+        let book = Arc::clone(&rules.borrow_and_update());
+        core.set_book(book);
+        if rules.changed().await.is_err() {
+            break;
+        }
+    }
+}

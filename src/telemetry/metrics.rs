@@ -1,0 +1,189 @@
+//! The metrics of one node.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+use super::names::{self, Name};
+use crate::limiter::decision::Decision;
+use crate::limiter::invariant::{self, Invariant};
+use crate::limiter::rule_book::Diff;
+
+/// Upper bounds of the latency buckets, in seconds: from a decision in place to a store that is lost.
+const LATENCY_BUCKETS: [f64; 14] =
+    [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
+
+/// Figures of all cores together, as they stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub keys: u64,
+    pub waiting: u64,
+    pub batches: u64,
+    pub items: u64,
+    pub failed_batches: u64,
+    pub restarts: u64,
+    pub revision: u64,
+}
+
+/// Every metric of [`names::ALL`].
+pub struct Metrics {
+    registry: Registry,
+    requests: [IntCounter; 3],
+    latency: Histogram,
+    checks: IntCounterVec,
+    decisions: IntCounterVec,
+    degraded: IntCounterVec,
+    shed: IntCounterVec,
+    keys: IntGauge,
+    waiting: IntGauge,
+    batches: IntCounter,
+    items: IntCounter,
+    failed_batches: IntCounter,
+    restarts: IntCounter,
+    invariants: IntCounterVec,
+    revision: IntGauge,
+    loads: IntCounterVec,
+    /// One scrape at a time brings the counters up to the figures.
+    scrape: Mutex<()>,
+}
+
+impl Metrics {
+    /// All metrics at zero; `version` and `commit` say what runs.
+    ///
+    /// # Errors
+    /// When two metrics of the closed list have one name.
+    pub fn new(version: &str, commit: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let requests = counters(&registry, &names::REQUESTS)?;
+        let of = |status: &str| requests.with_label_values(&[status]);
+        let latency = HistogramOpts::new(names::LATENCY.name, names::LATENCY.help).buckets(LATENCY_BUCKETS.to_vec());
+        let build =
+            IntGauge::with_opts(opts(&names::BUILD).const_label("version", version).const_label("commit", commit))?;
+        build.set(1);
+        register(&registry, build)?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            requests: [of("allowed"), of("blocked"), of("error")],
+            latency: register(&registry, Histogram::with_opts(latency)?)?,
+            checks: counters(&registry, &names::CHECKS)?,
+            decisions: counters(&registry, &names::DECISIONS)?,
+            degraded: counters(&registry, &names::DEGRADED)?,
+            shed: counters(&registry, &names::SHED)?,
+            keys: register(&registry, IntGauge::with_opts(opts(&names::KEYS))?)?,
+            waiting: register(&registry, IntGauge::with_opts(opts(&names::WAITING))?)?,
+            batches: register(&registry, IntCounter::with_opts(opts(&names::BATCHES))?)?,
+            items: register(&registry, IntCounter::with_opts(opts(&names::ITEMS))?)?,
+            failed_batches: register(&registry, IntCounter::with_opts(opts(&names::FAILED_BATCHES))?)?,
+            restarts: register(&registry, IntCounter::with_opts(opts(&names::RESTARTS))?)?,
+            invariants: counters(&registry, &names::INVARIANTS)?,
+            revision: register(&registry, IntGauge::with_opts(opts(&names::REVISION))?)?,
+            loads: counters(&registry, &names::RELOADS)?,
+            scrape: Mutex::new(()),
+            registry,
+        })
+    }
+
+    /// A check was decided after `micros` microseconds.
+    pub fn decided(&self, decision: &Decision, micros: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "a latency needs no 53 bits")]
+        self.latency.observe(micros as f64 / 1e6);
+        self.requests[usize::from(!decision.allowed)].inc();
+        let domain = decision.domain.as_deref().unwrap_or("other");
+        let outcome = if decision.allowed { "allowed" } else { "refused" };
+        self.checks.with_label_values(&[domain, outcome]).inc();
+        for limit in &decision.limits {
+            let outcome = match (limit.refused, limit.shadow) {
+                (false, _) => "allowed",
+                (true, false) => "refused",
+                (true, true) => "shadow",
+            };
+            // A limit that a request brings itself has no name in the rules.
+            let name = if limit.effective.brought { "other" } else { &limit.effective.name };
+            self.decisions.with_label_values(&[domain, name, outcome]).inc();
+        }
+        if decision.degraded {
+            self.degraded.with_label_values(&["store"]).inc();
+        }
+    }
+
+    /// A check was answered with an error; `shed` says why when that was to shed load.
+    pub fn failed(&self, shed: Option<&'static str>) {
+        self.requests[2].inc();
+        self.checks.with_label_values(&["other", "error"]).inc();
+        if let Some(reason) = shed {
+            self.shed.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// A rule book was read; `taken` says whether it is in force now.
+    pub fn rules_read(&self, taken: bool) {
+        self.loads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
+    }
+
+    /// Ends the series of limits that an edit removed, so that edits do not add up.
+    pub fn rules_changed(&self, diff: &Diff) {
+        for (domain, limit) in diff.removed.iter().filter_map(|name| name.rsplit_once('/')) {
+            for outcome in ["allowed", "refused", "shadow"] {
+                // A series that never began is none to end.
+                let _ = self.decisions.remove_label_values(&[domain, limit, outcome]);
+            }
+        }
+    }
+
+    /// Everything, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When the encoder refuses a metric.
+    pub fn render(&self, figures: &Figures) -> Result<String, prometheus::Error> {
+        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge(&self.keys, figures.keys);
+        gauge(&self.waiting, figures.waiting);
+        gauge(&self.revision, figures.revision);
+        let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.batches, figures.batches);
+        raise(&self.items, figures.items);
+        raise(&self.failed_batches, figures.failed_batches);
+        raise(&self.restarts, figures.restarts);
+        for invariant in Invariant::ALL {
+            raise(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn opts(name: &Name) -> Opts {
+    Opts::new(name.name, name.help)
+}
+
+fn counters(registry: &Registry, name: &Name) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(opts(name), name.labels)?)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_shown_is_on_the_closed_list() {
+        let metrics = Metrics::new("1", "abc").unwrap();
+        metrics.failed(Some("keys"));
+        metrics.rules_read(false);
+        let text = metrics.render(&Figures { batches: 5, ..Figures::default() }).unwrap();
+        let text = text + &metrics.render(&Figures { batches: 7, ..Figures::default() }).unwrap();
+        assert!(text.contains("tidegate_store_batches_total 5") && text.contains("tidegate_store_batches_total 7"));
+        for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(name.starts_with("process_") || names::ALL.iter().any(|n| n.name == name), "{name}");
+        }
+    }
+}

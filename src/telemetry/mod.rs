@@ -1,0 +1,5 @@
+//! What a node tells of itself: metrics from one closed list, and logs.
+
+pub mod logs;
+pub mod metrics;
+pub mod names;

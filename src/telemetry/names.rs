@@ -1,0 +1,58 @@
+//! The closed list of metric names. Label values come from the rules or from a short list, never from a request.
+
+/// A metric: its name, what it counts, its labels.
+pub struct Name {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub labels: &'static [&'static str],
+}
+
+const fn metric(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Name {
+    Name { name, help, labels }
+}
+
+pub const REQUESTS: Name = metric("rate_limiter_requests_total", "Checks, by what was answered.", &["status"]);
+pub const LATENCY: Name =
+    metric("rate_limiter_latency_seconds", "Time from a check's arrival to its decision, in seconds.", &[]);
+pub const CHECKS: Name = metric("tidegate_checks_total", "Checks by domain and outcome.", &["domain", "outcome"]);
+pub const DECISIONS: Name = metric(
+    "tidegate_decisions_total",
+    "What each limit said: allowed, refused, or shadow (would have refused).",
+    &["domain", "limit", "outcome"],
+);
+pub const DEGRADED: Name = metric("tidegate_degraded_total", "Checks decided without the store.", &["reason"]);
+pub const SHED: Name = metric("tidegate_shed_total", "Checks not decided, to shed load.", &["reason"]);
+pub const KEYS: Name = metric("tidegate_keys", "Keys in memory.", &[]);
+pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
+pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent to the store.", &[]);
+pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
+pub const FAILED_BATCHES: Name =
+    metric("tidegate_store_failed_batches_total", "Batches that the store did not answer in time.", &[]);
+pub const RESTARTS: Name =
+    metric("tidegate_shard_restarts_total", "Shards that forgot their keys because a decision panicked.", &[]);
+pub const INVARIANTS: Name =
+    metric("tidegate_invariant_broken_total", "How often an invariant was found broken; 0 is right.", &["invariant"]);
+pub const REVISION: Name = metric("tidegate_rules_revision", "Revision of the rules in force.", &[]);
+pub const RELOADS: Name =
+    metric("tidegate_rules_loads_total", "Rule books read, by whether they were taken.", &["outcome"]);
+pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
+
+/// Every metric that a node shows, the process's own apart.
+pub const ALL: [&Name; 16] = [
+    &REQUESTS,
+    &LATENCY,
+    &CHECKS,
+    &DECISIONS,
+    &DEGRADED,
+    &SHED,
+    &KEYS,
+    &WAITING,
+    &BATCHES,
+    &ITEMS,
+    &FAILED_BATCHES,
+    &RESTARTS,
+    &INVARIANTS,
+    &REVISION,
+    &RELOADS,
+    &BUILD,
+];
