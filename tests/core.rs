@@ -4,10 +4,12 @@ mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
+use tidegate::actors::supervisor::Supervisor;
 use tidegate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
 use tidegate::limiter::rule::{Algorithm, Consistency};
@@ -100,4 +102,68 @@ async fn a_decision_that_panics_ends_its_shard_not_the_node_and_admits_nothing_m
         allowed += u32::from(ask(&core).await.unwrap().allowed);
     }
     assert!((3..=5).contains(&allowed), "{allowed}");
+}
+
+/// A store that never answers, and panics while it is told to.
+struct Lost(AtomicBool);
+
+impl CounterStore for Lost {
+    fn lanes(&self) -> u16 {
+        1
+    }
+
+    fn lane(&self, _: &[u8]) -> u16 {
+        0
+    }
+
+    fn run(&self, _: u16, _: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+        Box::pin(async {
+            assert!(!self.0.load(Ordering::Relaxed), "planted");
+            std::future::pending().await
+        })
+    }
+}
+
+/// Paused time jumps to the next timer: what is waited for is what was set.
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_bounded_by_the_store_s_deadline_and_by_the_caller_s_patience() {
+    for (within, expected) in [(None, 5_000), (Some(40), 40), (Some(9_000), 5_000)] {
+        let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
+        let begun = tokio::time::Instant::now();
+        let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+        let check = Check { domain: "d", descriptors: &descriptors };
+        let decision = core.check(&check, within.map(Duration::from_millis)).get().await.unwrap();
+        assert!(decision.degraded && !decision.allowed, "the limit says on_store_failure: deny");
+        assert_eq!(begun.elapsed().as_millis(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_panics_has_given_an_unknown_answer() {
+    let core = core(Arc::new(Lost(AtomicBool::new(true))), 5, Consistency::Exact).await;
+    for _ in 0..3 {
+        let decision = ask(&core).await.unwrap();
+        assert!(decision.degraded && !decision.allowed);
+    }
+    assert_eq!(core.stats().failed_batches, 3, "the lane is free again each time");
+}
+
+#[tokio::test]
+async fn a_flusher_that_ends_is_started_again() {
+    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
+    let core = Arc::new(Core::new(CONFIG, Arc::new(Standing), store));
+    let (supervisor, _) = Actor::spawn(None, Supervisor, Arc::clone(&core)).await.unwrap();
+    core.set_book(world::book(vec![world::limit("l", Algorithm::SlidingWindow, 5, 60_000, Consistency::Exact)], 1));
+    assert!(ask(&core).await.unwrap().allowed);
+    for flusher in supervisor.get_children() {
+        flusher.kill();
+    }
+    while supervisor.get_children().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..4 {
+        let decision = ask(&core).await.unwrap();
+        assert!(decision.allowed && !decision.degraded);
+    }
+    assert!(!ask(&core).await.unwrap().allowed);
 }

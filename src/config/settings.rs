@@ -146,8 +146,8 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
     let node = fields.get("node").and_then(|n| name(n, &top.field("node"), errors));
     let workers = fields.get("workers").and_then(|n| within(n, &top.field("workers"), 0..=1024, errors));
     let listen = listen(fields.get("listen"), &top.field("listen"), errors);
-    let store = store(fields.require("store", errors), &top.field("store"), errors);
-    let rules = section(fields.require("rules", errors), &top.field("rules"), errors, |fields, path, errors| {
+    let store = store(fields.get("store"), &top.field("store"), errors);
+    let rules = section(fields.get("rules"), &top.field("rules"), errors, |fields, path, errors| {
         let file = fields.require("file", errors).and_then(|n| string(n, &path.field("file"), errors));
         file.map(PathBuf::from).unwrap_or_default()
     });
@@ -243,9 +243,6 @@ fn network(node: &Node, path: &Path, errors: &mut Errors) -> Option<IpNet> {
 }
 
 fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
-    // An absent section is told as such, not once more for what it would hold.
-    let mut unsaid = Errors::default();
-    let errors = if node.is_some() { errors } else { &mut unsaid };
     section(node, path, errors, |fields, path, errors| {
         let url = path.field("url");
         match fields.require("url", errors).and_then(|n| string(n, &url, errors)).as_deref() {

@@ -449,7 +449,8 @@ impl KeyState {
             return None;
         }
         let left = self.known.map_or(effective.most(), |k| k.available);
-        Some(left.saturating_add(self.held.into()).min(effective.most()))
+        let coming_back = self.traffic.as_ref().map_or(0, |t| t.coming_back());
+        Some(left.saturating_add(self.held.into()).saturating_add(coming_back).min(effective.most()))
     }
 
     /// Microseconds until the whole limit is free again, as far as this node knows.
@@ -491,6 +492,13 @@ impl KeyState {
 }
 
 impl Traffic {
+    /// Hits on their way back to the store.
+    fn coming_back(&self) -> u64 {
+        let windows = self.window_returns.iter().chain(&self.sent_window).map(|back| back.tokens);
+        let buckets = self.bucket_returns.iter().chain(&self.sent_bucket).map(|back| back.hits);
+        windows.chain(buckets).fold(0, u64::saturating_add)
+    }
+
     /// The item is back, or lost.
     fn landed(&mut self) {
         self.in_flight = false;
