@@ -9,7 +9,8 @@ fn a_limit_of_five_admits_five_by_http_and_by_the_command_line() {
     let node = Node::dev(&[]);
     let ask = || node.check(r#"{"domain":"demo","attributes":{"user":"u1"}}"#).status;
     assert_eq!([ask(), ask(), ask(), ask(), ask(), ask()], [200, 200, 200, 200, 200, 429]);
-    for (user, address) in [("user=u2", format!("http://{}", node.http)), ("user=u3", format!("grpc://{}", node.grpc))] {
+    for (user, address) in [("user=u2", format!("http://{}", node.http)), ("user=u3", format!("grpc://{}", node.grpc))]
+    {
         let ask = || output(&["check", "--addr", &address, "--domain", "demo", user]).status.code().unwrap();
         assert_eq!([ask(), ask(), ask(), ask(), ask(), ask()], [0, 0, 0, 0, 0, 3], "{address}");
     }

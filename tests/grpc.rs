@@ -5,8 +5,8 @@ mod node;
 use std::time::Duration;
 
 use node::Node;
-use tidegate::api::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry, RateLimitOverride};
 use tidegate::api::proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use tidegate::api::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry, RateLimitOverride};
 use tidegate::api::proto::envoy::service::ratelimit::v3::RateLimitRequest;
 use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_response::{Code as Verdict, rate_limit::Unit};
 use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient as EnvoyClient;
@@ -69,7 +69,9 @@ async fn own_calls_admit_what_the_limit_allows() {
     let peek = client.check(check("b", Some(0))).await.unwrap().into_inner();
     assert_eq!((peek.allowed, peek.limits[0].remaining), (true, Some(3)));
 
-    let batch = CheckBatchRequest { checks: vec![check("c", Some(2)), check("", None), check("c", Some(2)), CheckRequest::default()] };
+    let batch = CheckBatchRequest {
+        checks: vec![check("c", Some(2)), check("", None), check("c", Some(2)), CheckRequest::default()],
+    };
     let results = client.check_batch(batch).await.unwrap().into_inner().results;
     let outcomes: Vec<_> = results.iter().map(|r| (r.allowed, r.error.as_ref().map(|e| e.code))).collect();
     assert_eq!(outcomes, [(true, None), (true, None), (false, None), (false, Some(Code::InvalidArgument as i32))]);
@@ -156,10 +158,13 @@ async fn envoys_descriptors_bring_hits_and_limits_of_their_own() {
     }
     let two = client.should_rate_limit(request(vec![own(Some(2), None)])).await.unwrap().into_inner();
     assert_eq!(two.statuses[0].limit_remaining, 1);
-    let brought = client.should_rate_limit(request(vec![own(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
+    let brought =
+        client.should_rate_limit(request(vec![own(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
     let limit = brought.statuses[0].current_limit.as_ref().unwrap();
     assert_eq!((limit.requests_per_unit, limit.unit(), brought.statuses[0].limit_remaining), (7, Unit::Hour, 2));
-    for wrong in [request(vec![own(Some(1 << 32), None)]), request(vec![own(None, Some((1, Unit::Unknown)))]), request(vec![])] {
+    for wrong in
+        [request(vec![own(Some(1 << 32), None)]), request(vec![own(None, Some((1, Unit::Unknown)))]), request(vec![])]
+    {
         assert_eq!(client.should_rate_limit(wrong).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let nameless = RateLimitRequest { domain: String::new(), ..request(vec![own(None, None)]) };
@@ -179,14 +184,19 @@ async fn health_and_reflection_answer() {
     use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    let list = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
     let mut answers = ServerReflectionClient::new(channel)
         .server_reflection_info(tokio_stream::once(list))
         .await
         .unwrap()
         .into_inner();
     let services = format!("{:?}", answers.message().await.unwrap().unwrap());
-    for service in ["tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService", "grpc.health.v1.Health"] {
+    for service in
+        ["tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService", "grpc.health.v1.Health"]
+    {
         assert!(services.contains(service), "{service} is missing in {services}");
     }
 }

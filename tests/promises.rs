@@ -196,13 +196,8 @@ fn whole_limit_is_back(world: &mut World, limit: u64) -> Result<(), TestCaseErro
     Ok(())
 }
 
-fn cases() -> ProptestConfig {
-    let cases = std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
-    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(world::cases())]
 
     #[test]
     fn delays_losses_and_repeats_pass_no_limit_and_lose_no_token(case in case(Faults::Network)) {

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use node::{Node, output, tidegate, wait_for};
 
 fn rules(limit: &str) -> String {
-    format!("version: 1\ndomains: [{{ domain: d, limits: [{{ name: l, per: [user], limit: {limit}, window: 1h }}] }}]\n")
+    format!(
+        "version: 1\ndomains: [{{ domain: d, limits: [{{ name: l, per: [user], limit: {limit}, window: 1h }}] }}]\n"
+    )
 }
 
 struct Folder(tempfile::TempDir);
@@ -94,7 +96,8 @@ fn every_error_of_every_source_is_told_at_once() {
 fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let folder = Folder::new();
     let path = folder.path("rules.yaml");
-    let config = format!("region: file\nnode: file\nstore: {{ url: 'memory:' }}\nrules: {{ file: {} }}\n", path.display());
+    let config =
+        format!("region: file\nnode: file\nstore: {{ url: 'memory:' }}\nrules: {{ file: {} }}\n", path.display());
     folder.write("tidegate.yaml", &config);
     let file = folder.path("tidegate.yaml");
     let check = |flags: &[&str], environment: &[(&str, &str)]| {
@@ -210,5 +213,8 @@ fn an_edit_under_load_fails_no_check_and_a_broken_one_changes_nothing() {
     });
     assert_eq!(reads("taken"), 3);
     let log = node.log();
-    assert!(log.contains("rules.yaml:2:10: domains: expected a list") && log.contains("new rules are in force"), "{log}");
+    assert!(
+        log.contains("rules.yaml:2:10: domains: expected a list") && log.contains("new rules are in force"),
+        "{log}"
+    );
 }

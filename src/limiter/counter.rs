@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Ask, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn};
+use super::batch::{
+    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
+};
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
 use super::window::{Cell, Grid, cell_at};
@@ -36,6 +38,20 @@ pub struct At {
     pub replication: u64,
     /// The batch's nonce, names the incarnations that begin here.
     pub nonce: u64,
+}
+
+/// What a store does with a batch at `now`: `serve` does [`apply`] on the record of each item, unless it is too late.
+pub fn run(
+    batch: &Batch,
+    now: StoreTime,
+    replication: u64,
+    mut serve: impl FnMut(&Item, At) -> ItemAnswer,
+) -> BatchAnswer {
+    if batch.not_after.is_some_and(|last| now > last) {
+        return BatchAnswer { now, outcome: BatchOutcome::Late };
+    }
+    let at = At { now, replication, nonce: batch.nonce };
+    BatchAnswer { now, outcome: BatchOutcome::Ran(batch.items.iter().map(|item| serve(item, at)).collect()) }
 }
 
 /// Runs `item` on what is stored under its key.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::batch::{Batch, BatchAnswer, BatchOutcome};
-use super::counter::{At, Record, apply};
+use super::batch::{Batch, BatchAnswer};
+use super::counter::{Record, apply, run};
 use super::decision::{Check, Decision};
 use super::rule_book::RuleBook;
 use super::shard::{Shard, ShardConfig, Shed, Verdict};
@@ -74,9 +74,6 @@ impl Trial {
 
     fn answer(&mut self, batch: &Batch, now: NodeTime) -> BatchAnswer {
         let now = StoreTime(self.begin.0.saturating_add(now.0));
-        let at = At { now, replication: 1, nonce: batch.nonce };
-        let items = batch.items.iter();
-        let answers = items.map(|item| apply(self.store.entry(item.key.clone()).or_default(), item, at)).collect();
-        BatchAnswer { now, outcome: BatchOutcome::Ran(answers) }
+        run(batch, now, 1, |item, at| apply(self.store.entry(item.key.clone()).or_default(), item, at))
     }
 }

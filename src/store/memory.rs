@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
-use crate::limiter::counter::{At, Record, apply, expires_at};
+use crate::limiter::batch::{Batch, BatchAnswer, ItemAnswer, StoreError};
+use crate::limiter::counter::{self, Record};
 use crate::limiter::time::StoreTime;
 use crate::ports::{BoxFuture, Clock, CounterStore};
 
@@ -43,28 +43,23 @@ impl MemoryStore {
 
     fn run_now(&self, batch: &Batch) -> BatchAnswer {
         let now = self.clock.wall();
-        if batch.not_after.is_some_and(|t| now > t) {
-            return BatchAnswer { now, outcome: BatchOutcome::Late };
-        }
         // What a panic left behind is whole: a record is put back only when its item is done.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = At { now, replication: 1, nonce: batch.nonce };
-        let mut answers = Vec::with_capacity(batch.items.len());
-        for item in &batch.items {
+        let answer = counter::run(batch, now, 1, |item, at| {
             let stored = state.records.remove(&item.key);
             if stored.is_none() && state.records.len() >= self.max_keys {
-                answers.push(ItemAnswer::Failed);
-                continue;
+                return ItemAnswer::Failed;
             }
             let mut record = stored.map(|(record, _)| record);
-            answers.push(apply(&mut record, item, at));
+            let answer = counter::apply(&mut record, item, at);
             if let Some(record) = record {
-                let expiry = expires_at(&record, item);
+                let expiry = counter::expires_at(&record, item);
                 state.records.insert(item.key.clone(), (record, expiry));
             }
-        }
+            answer
+        });
         state.sweep(SWEEP * batch.items.len(), now);
-        BatchAnswer { now, outcome: BatchOutcome::Ran(answers) }
+        answer
     }
 }
 

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use proptest::test_runner::Config as ProptestConfig;
+
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, Seen};
-use tidegate::limiter::counter::{At, Record, apply};
+use tidegate::limiter::counter::{Record, apply, run};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
 use tidegate::limiter::rule::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, Rules,
@@ -19,6 +21,12 @@ use tidegate::limiter::time::{NodeTime, StoreTime};
 /// The world begins here, in microseconds since the epoch; a full second.
 pub const BEGIN: u64 = 1_700_000_000_000_000;
 pub const LEASE_US: u64 = 300_000;
+
+/// 1,000 cases of each property, or as many as `TIDEGATE_CASES` says.
+pub fn cases() -> ProptestConfig {
+    let cases = std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// A hit that passed, at the store's instant that counts.
 #[derive(Clone, Copy, Debug)]
@@ -164,12 +172,8 @@ impl World {
 
     fn run(&mut self, batch: &Batch) -> BatchAnswer {
         let now = StoreTime(self.store_now());
-        if batch.not_after.is_some_and(|t| now > t) {
-            return BatchAnswer { now, outcome: BatchOutcome::Late };
-        }
-        let at = At { now, replication: self.replication, nonce: batch.nonce };
-        let answers = batch.items.iter().map(|item| apply(self.store.entry(item.key.clone()).or_default(), item, at));
-        BatchAnswer { now, outcome: BatchOutcome::Ran(answers.collect()) }
+        let store = &mut self.store;
+        run(batch, now, self.replication, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
     }
 
     /// The answer reaches the holder. Hits that waited count at the instant when the batch ran.
@@ -211,6 +215,39 @@ impl World {
                 self.decided(&decision, user, hits, at);
             }
         }
+    }
+
+    /// The holder gives up on its batch, which is still on its way: [`Self::run_late`] runs it.
+    pub fn strand(&mut self, holder: usize) -> Option<Batch> {
+        let now = self.node_now(holder);
+        let it = &mut self.holders[holder];
+        let out = it.out.take().or_else(|| it.shard.take_batches(now).pop())?;
+        let batch = out.batch.clone();
+        it.out = Some(out);
+        self.lose(holder, false);
+        Some(batch)
+    }
+
+    /// A batch that its holder gave up on reaches the store after all.
+    pub fn run_late(&mut self, batch: &Batch) -> BatchAnswer {
+        self.run(batch)
+    }
+
+    /// Hits that the store has charged to the counters of `user`, in all cells.
+    pub fn charged(&self, user: u8) -> u64 {
+        let name = format!("/{user}");
+        let of = |(key, record): (&Box<[u8]>, &Option<Record>)| match record {
+            Some(Record::Window(window)) if key.ends_with(name.as_bytes()) => {
+                window.cells.iter().map(|c| c.used()).sum()
+            }
+            _ => 0,
+        };
+        self.store.iter().map(of).sum()
+    }
+
+    /// Hits that `user` was granted.
+    pub fn granted(&self, user: u8) -> u64 {
+        self.admitted.iter().filter(|a| a.user == user).map(|a| a.hits).sum()
     }
 
     /// Every check of the holder runs into its deadline.

@@ -1,0 +1,121 @@
+//! A few shards on one store, each story about one promise that traffic at random seldom meets.
+
+mod world;
+
+use proptest::prelude::*;
+use tidegate::limiter::rule::{Algorithm, Consistency};
+use world::{LEASE_US, World, limit};
+
+const HOUR: u64 = 3_600_000;
+
+fn world(holders: usize, hits: u64, consistency: Consistency) -> World {
+    World::new(holders, vec![limit("l", Algorithm::FixedWindow, hits, HOUR, consistency)])
+}
+
+/// Asks for one hit at a time, and returns how many of `count` pass.
+fn ask(world: &mut World, holder: usize, count: u32) -> u64 {
+    let before = world.granted(0);
+    for _ in 0..count {
+        world.check(holder, 0, 1);
+        world.settle();
+    }
+    world.granted(0) - before
+}
+
+#[test]
+fn a_batch_that_comes_after_its_time_charges_nothing() {
+    let mut world = world(2, 10, Consistency::Exact);
+    // The first answer teaches the holder the store's clock.
+    assert_eq!(ask(&mut world, 0, 1), 1);
+    world.check(0, 0, 4);
+    let in_time = world.strand(0).unwrap();
+    world.run_late(&in_time);
+    assert_eq!(world.charged(0), 5, "what comes in time is charged, as nobody can know that it is not wanted");
+    world.check(0, 0, 5);
+    let late = world.strand(0).unwrap();
+    world.advance(100_001);
+    world.run_late(&late);
+    assert_eq!(world.charged(0), 5, "its holder gave up a deadline ago");
+    assert_eq!(ask(&mut world, 1, 10), 5);
+}
+
+#[test]
+fn an_edit_frees_who_was_refused() {
+    let mut world = world(1, 1, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 3), 1);
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 3, HOUR, Consistency::Leased)]);
+    assert_eq!(ask(&mut world, 0, 5), 2, "a refusal is remembered under its own revision only");
+}
+
+#[test]
+fn tokens_taken_under_the_old_rules_are_not_spent_under_the_new() {
+    let mut world = world(2, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 30), 30);
+    world.check(1, 0, 0);
+    world.settle();
+    assert!(world.charged(0) > 30, "the first holder has tokens in hand");
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 30, HOUR, Consistency::Leased)]);
+    assert_eq!(ask(&mut world, 0, 5) + ask(&mut world, 1, 5), 0, "30 are used up");
+    world.rest();
+    assert_eq!(world.charged(0), 30, "what was in hand is back");
+}
+
+#[test]
+fn what_is_in_hand_goes_back_on_a_key_that_falls_quiet() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 30), 30);
+    assert!(world.charged(0) > 30);
+    world.advance(LEASE_US + 1);
+    world.settle();
+    assert_eq!(world.charged(0), 30);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Check(usize, u32),
+    Deliver(usize),
+    Answer(usize),
+    Replicate,
+    Fail { all: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (0usize..4, 1u32..4).prop_map(|(holder, hits)| Step::Check(holder, hits)),
+        6 => (0usize..4).prop_map(Step::Deliver),
+        6 => (0usize..4).prop_map(Step::Answer),
+        2 => Just(Step::Replicate),
+        1 => any::<bool>().prop_map(|all| Step::Fail { all }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(world::cases())]
+
+    /// Failovers and restarts forget; whatever any holder was told is charged again once it was heard, although
+    /// others charged meanwhile.
+    #[test]
+    fn nothing_stays_forgotten_that_a_holder_knows(
+        holders in 1usize..5,
+        consistency in prop::sample::select(vec![Consistency::Exact, Consistency::Leased]),
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let mut world = world(holders, 1_000_000, consistency);
+        for step in steps {
+            match step {
+                Step::Check(holder, hits) => world.check(holder % holders, 0, hits),
+                Step::Deliver(holder) => world.deliver(holder % holders, false),
+                Step::Answer(holder) => world.answer(holder % holders),
+                Step::Replicate => world.replica = world.store.clone(),
+                Step::Fail { all } => world.forget(all),
+            }
+        }
+        world.rest();
+        for holder in 0..holders {
+            world.check(holder, 0, 1);
+            world.settle();
+        }
+        world.rest();
+        prop_assert!(world.charged(0) >= world.granted(0), "{} charged, {} granted", world.charged(0), world.granted(0));
+    }
+}
