@@ -1,5 +1,17 @@
 //! Tidegate, a multi-region distributed rate limiter. See `ARCHITECTURE.md` for the map.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::dbg_macro
+    )
+)]
+
 pub mod actors;
 pub mod api;
 pub mod cli;

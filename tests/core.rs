@@ -129,6 +129,7 @@ impl CounterStore for Lost {
 async fn the_wait_is_bounded_by_the_store_s_deadline_and_by_the_caller_s_patience() {
     for (within, expected) in [(None, 5_000), (Some(40), 40), (Some(9_000), 5_000)] {
         let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
+        #[expect(clippy::disallowed_methods, reason = "paused time")]
         let begun = tokio::time::Instant::now();
         let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };

@@ -4,7 +4,6 @@
 mod world;
 
 use proptest::prelude::*;
-use tidegate::limiter::counter::Record;
 use tidegate::limiter::rule::{Algorithm, Consistency};
 use world::{Admitted, World, limit};
 
@@ -265,15 +264,7 @@ proptest! {
         }
         world.rest();
         let admitted: u64 = world.admitted.iter().map(|a| a.hits).sum();
-        let used = |name: &str| -> u64 {
-            let of = |(key, record): (&Box<[u8]>, &Option<Record>)| match record {
-                Some(Record::Window(window)) if String::from_utf8_lossy(key).contains(name) => {
-                    window.cells.iter().map(|c| c.used()).sum()
-                }
-                _ => 0,
-            };
-            world.store.iter().map(of).sum()
-        };
+        let used = |name: &str| world.charged_to(|key| String::from_utf8_lossy(key).contains(name));
         prop_assert_eq!(used("small"), admitted);
         prop_assert_eq!(used("large"), admitted);
     }

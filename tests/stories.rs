@@ -70,6 +70,29 @@ fn what_is_in_hand_goes_back_on_a_key_that_falls_quiet() {
     assert_eq!(world.charged(0), 30);
 }
 
+#[test]
+fn a_batch_that_runs_twice_gives_back_once() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 30), 30);
+    assert!(world.charged(0) > 30);
+    world.advance(LEASE_US + 1);
+    world.deliver(0, true);
+    world.settle();
+    assert_eq!(world.charged(0), 30);
+}
+
+#[test]
+fn a_token_does_not_outlive_its_cell() {
+    let mut world = World::new(2, vec![limit("l", Algorithm::FixedWindow, 1000, 1000, Consistency::Leased)]);
+    world.advance(900_000);
+    assert_eq!(ask(&mut world, 0, 200), 200);
+    assert!(world.charged(0) > 200, "the first holder has tokens of the old cell in hand");
+    world.advance(150_000);
+    let second = ask(&mut world, 1, 1000);
+    let first = ask(&mut world, 0, 1000);
+    assert!(second + first <= 1000, "{second} and {first} in one window");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Check(usize, u32),

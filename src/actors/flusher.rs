@@ -51,6 +51,7 @@ impl Actor for Flusher {
             state.shard.take_batches(now)
         });
         for batch in batches.into_iter().flatten() {
+            #[expect(clippy::disallowed_methods, reason = "the lane stays taken until the batch is answered")]
             tokio::spawn(carry(Arc::clone(core), batch));
         }
         Ok(())

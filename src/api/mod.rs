@@ -1,5 +1,5 @@
 //! The faces of a node: HTTP, the native gRPC calls and Envoy's. They read a request, ask the [`desk`], and write the
-//! answer; [`status`] is the one table from error to response.
+//! answer; `status` is the one table from error to response.
 
 mod authorize;
 mod check_json;

@@ -76,6 +76,7 @@ pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Outp
         let routes = routes.clone().layer(Extension(Peer(peer.ip().to_canonical())));
         let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).into_owned();
         let mut ended = ended.clone();
+        #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.

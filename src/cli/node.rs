@@ -96,6 +96,7 @@ fn signals(stop: watch::Sender<bool>, file: Option<Arc<FileRules>>) -> std::io::
             tracing::info!("leaving: no new connections, answering what is under way");
         }
     };
+    #[expect(clippy::disallowed_methods, reason = "it waits for signals as long as the process lives")]
     std::thread::spawn(move || runtime.block_on(listen));
     Ok(())
 }

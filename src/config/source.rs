@@ -67,6 +67,7 @@ impl FileRules {
         let (publish, books) = watch::channel(Arc::new(book));
         let (again, told) = mpsc::sync_channel(1);
         let mut watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: false };
+        #[expect(clippy::disallowed_methods, reason = "it ends when the source is dropped")]
         std::thread::spawn(move || {
             loop {
                 match told.recv_timeout(LOOK) {

@@ -1,5 +1,6 @@
-//! The clocks of this machine; the only place that reads them.
+//! The clocks and the randomness of this machine; the only place that reads them.
 
+use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::limiter::time::{NodeTime, StoreTime};
@@ -28,4 +29,13 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         StoreTime(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
+}
+
+/// A random number of the operating system.
+///
+/// # Errors
+/// When the system has none to give.
+#[expect(clippy::disallowed_methods, reason = "this is where seeds come from")]
+pub fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
 }

@@ -52,6 +52,8 @@ pub struct NodeConfig {
 /// The world that a node lives in.
 pub struct Environment {
     pub clock: Arc<dyn Clock>,
+    /// Draws seeds, incarnations and ids.
+    pub random: fn() -> io::Result<u64>,
     pub store: Arc<dyn CounterStore>,
     pub rules: Arc<dyn RuleSource>,
     pub metrics: Arc<Metrics>,
@@ -62,7 +64,7 @@ impl Environment {
     pub fn in_memory(rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>, max_keys: usize) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = Arc::new(MemoryStore::new(Arc::clone(&clock), max_keys));
-        Self { clock, store, rules, metrics }
+        Self { clock, random: clock::random, store, rules, metrics }
     }
 }
 
@@ -108,9 +110,9 @@ pub fn run(
     grpc: Listeners,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Environment { clock, store, rules, metrics } = environment;
+    let Environment { clock, random, store, rules, metrics } = environment;
     let new_core =
-        || Ok(Arc::new(Core::new(shard_config(config, store.lanes())?, Arc::clone(clock), Arc::clone(store))));
+        || Ok(Arc::new(Core::new(shard_config(config, store.lanes(), *random)?, Arc::clone(clock), Arc::clone(store))));
     let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(|_| new_core()).collect::<io::Result<_>>()?;
     let whole = Arc::new(Whole { cores: cores.clone(), draining: AtomicBool::new(false) });
     // A core that fails stops the others: half a node is worse than none.
@@ -122,7 +124,7 @@ pub fn run(
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
             node: Arc::clone(&whole) as Arc<dyn desk::Node>,
-            ids: RequestIds::new(getrandom::u64().map_err(io::Error::other)?),
+            ids: RequestIds::new(random()?),
             trusted_proxies: config.trusted_proxies.clone(),
         });
         seats.push(Seat { core, desk, http, grpc, rules: rules.follow(), drain: config.drain });
@@ -157,10 +159,10 @@ async fn stop(mut shutdown: watch::Receiver<bool>, mut failed: watch::Receiver<b
     }
 }
 
-fn shard_config(config: &NodeConfig, lanes: u16) -> io::Result<ShardConfig> {
+fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>) -> io::Result<ShardConfig> {
     let mut seeds = [0; 4];
     for seed in &mut seeds {
-        *seed = getrandom::u64().map_err(io::Error::other)?;
+        *seed = random()?;
     }
     Ok(ShardConfig {
         max_keys: config.max_keys.div_ceil(config.workers.get()),
@@ -186,6 +188,7 @@ struct Seat {
 }
 
 impl Seat {
+    #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, and rules are followed to the end")]
     async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
         let Self { core, desk, http, grpc, rules, drain } = self;
         let (http, grpc) = (tokio::net::TcpListener::from_std(http)?, tokio::net::TcpListener::from_std(grpc)?);

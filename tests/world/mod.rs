@@ -236,13 +236,16 @@ impl World {
     /// Hits that the store has charged to the counters of `user`, in all cells.
     pub fn charged(&self, user: u8) -> u64 {
         let name = format!("/{user}");
-        let of = |(key, record): (&Box<[u8]>, &Option<Record>)| match record {
-            Some(Record::Window(window)) if key.ends_with(name.as_bytes()) => {
-                window.cells.iter().map(|c| c.used()).sum()
-            }
+        self.charged_to(|key| key.ends_with(name.as_bytes()))
+    }
+
+    /// Hits that the store has charged to the counters whose key is one of these, in all cells.
+    pub fn charged_to(&self, these: impl Fn(&[u8]) -> bool) -> u64 {
+        let of = |record: &Option<Record>| match record {
+            Some(Record::Window(window)) => window.cells.iter().map(|cell| cell.used()).sum(),
             _ => 0,
         };
-        self.store.iter().map(of).sum()
+        self.store.iter().filter(|(key, _)| these(key)).map(|(_, record)| of(record)).sum()
     }
 
     /// Hits that `user` was granted.

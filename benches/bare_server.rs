@@ -1,0 +1,44 @@
+//! A bare tonic server: it parses Envoy's request and answers the message that a decision would be, in one
+//! current-thread runtime. What a limiter costs is measured against it.
+
+use std::net::SocketAddr;
+
+use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
+use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use tidegate::api::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tonic::{Request, Response, Status};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+struct Bare;
+
+#[tonic::async_trait]
+impl RateLimitService for Bare {
+    async fn should_rate_limit(
+        &self,
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        let request = request.get_ref();
+        let status = |_| DescriptorStatus {
+            code: Code::Ok.into(),
+            current_limit: Some(RateLimit { name: "per-user".to_owned(), requests_per_unit: 4_000_000_000, unit: 2 }),
+            limit_remaining: 3_999_999_999,
+            duration_until_reset: Some(prost_types::Duration { seconds: 100, nanos: 123_456_000 }),
+        };
+        Ok(Response::new(RateLimitResponse {
+            overall_code: Code::Ok.into(),
+            statuses: request.descriptors.iter().map(status).collect(),
+            response_headers_to_add: Vec::new(),
+        }))
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address: SocketAddr = std::env::args().nth(1).ok_or("expected an address")?.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = tonic::transport::Server::builder().add_service(RateLimitServiceServer::new(Bare));
+    Ok(runtime.block_on(server.serve(address))?)
+}
