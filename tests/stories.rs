@@ -61,6 +61,29 @@ fn tokens_taken_under_the_old_rules_are_not_spent_under_the_new() {
 }
 
 #[test]
+fn an_edit_brings_tokens_back_from_a_quiet_key() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 30), 30);
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 200, HOUR, Consistency::Leased)]);
+    world.settle();
+    assert_eq!(world.charged(0), 30, "at once, not when the lease ends");
+}
+
+#[test]
+fn a_lease_that_was_on_its_way_during_an_edit_is_not_spent_under_the_new_rules() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 29), 29);
+    // Back to none in hand, so that the next check asks, and takes a lease.
+    world.rest();
+    world.check(0, 0, 1);
+    world.deliver(0, false);
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 30, HOUR, Consistency::Leased)]);
+    world.answer(0);
+    assert!(world.charged(0) > 30, "a lease came under the old rules");
+    assert_eq!(ask(&mut world, 0, 5), 0, "30 are used up");
+}
+
+#[test]
 fn what_is_in_hand_goes_back_on_a_key_that_falls_quiet() {
     let mut world = world(1, 100, Consistency::Leased);
     assert_eq!(ask(&mut world, 0, 30), 30);
