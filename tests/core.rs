@@ -97,6 +97,7 @@ async fn a_decision_that_panics_ends_its_shard_not_the_node_and_admits_nothing_m
     let descriptors = [Descriptor { entries: &[("user", "another")], ordered: true, hits: 1, limit: None }];
     let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await;
     assert_eq!(answer.unwrap_err(), Refusal::Restarted);
+    assert_eq!((core.stats().keys, core.restarts()), (0, 1), "what it held may be half changed: it is forgotten");
     let mut allowed = 2;
     for _ in 0..10 {
         allowed += u32::from(ask(&core).await.unwrap().allowed);

@@ -1,0 +1,57 @@
+//! What the documents name is there.
+
+use std::fs;
+use std::path::Path;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Words in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_row_of_the_user_s_document_says_where_or_when_or_why() {
+    let text = fs::read_to_string(root().join("docs/document.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| The document")).collect();
+    assert!(rows.len() > 50, "{}", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [_, here] = cells.as_slice() else { panic!("{row}: expected two cells") };
+        let paths = || quoted(here).filter(|word| word.contains('/') && !word.starts_with('/') && !word.ends_with('/'));
+        let said = here.contains("planned") || here.contains("differs") || here.starts_with("outside");
+        assert!(said || paths().next().is_some(), "{row}: expected a path, planned, differs or outside");
+        for path in paths() {
+            assert!(root().join(path).exists(), "{row}: {path} does not exist");
+        }
+    }
+}
+
+#[test]
+fn paths_in_the_other_documents_exist() {
+    let folders = ["src/", "tests/", "docs/", "scripts/", "benches/", "proto/"];
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/guarantees.md",
+        "docs/operations.md",
+        "docs/gateways.md",
+    ] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let words = quoted(&text).flat_map(str::split_whitespace);
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let links = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+        let own = Path::new(document).parent().unwrap();
+        for path in words.filter(|word| folders.iter().any(|folder| word.starts_with(folder))) {
+            let path = path.split("::").next().unwrap().trim_end_matches([',', '.', ';', ':']);
+            assert!(root().join(path).exists(), "{document}: {path} does not exist");
+        }
+        for link in links {
+            let file = link.split('#').next().unwrap();
+            assert!(root().join(own).join(file).exists(), "{document}: {link} does not exist");
+        }
+    }
+}
