@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::desk::{Desk, MAX_ENTRIES, MAX_VALUE};
 use super::http::{decided, parameters, take_id, unknown_parameter, with_id};
+use super::request_id::RequestId;
 use super::serve::Peer;
 use super::status::{Rejection, fault};
 use crate::limiter::decision::{Check, Decision, Descriptor};
@@ -46,7 +47,7 @@ struct Request {
 }
 
 impl Request {
-    async fn decide(&self, desk: &Desk, id: &str) -> Result<Decision, Rejection> {
+    async fn decide(&self, desk: &Desk, id: &RequestId<'_>) -> Result<Decision, Rejection> {
         let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let descriptors = [Descriptor { entries: &entries, ordered: false, hits: 1, limit: None }];
         desk.decide(&Check { domain: &self.domain, descriptors: &descriptors }, None, id).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::request_id::RequestIds;
+use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
 use crate::limiter::decision::{Check, Decision};
 use crate::ports::{Clock, Limiter};
@@ -54,7 +54,7 @@ impl Desk {
         &self,
         check: &Check<'_>,
         within: Option<Duration>,
-        request_id: &str,
+        id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         let arrived = self.clock.now();
         let outcome = self.limiter.check(check, within).get().await;
@@ -62,17 +62,17 @@ impl Desk {
             Ok(decision) => {
                 self.metrics.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
-                tracing::debug!(request_id, domain = check.domain, allowed, degraded, revision, "check");
+                tracing::debug!(request_id = %id, domain = check.domain, allowed, degraded, revision, "check");
                 Ok(decision)
             }
-            Err(refusal) => Err(self.reject(Rejection::Undecided(refusal), request_id)),
+            Err(refusal) => Err(self.reject(Rejection::Undecided(refusal), id)),
         }
     }
 
     /// Counts and logs a request that gets no decision.
-    pub fn reject(&self, rejection: Rejection, request_id: &str) -> Rejection {
+    pub fn reject(&self, rejection: Rejection, id: &RequestId<'_>) -> Rejection {
         self.metrics.failed(rejection.shed());
-        tracing::debug!(request_id, ?rejection, "check without a decision");
+        tracing::debug!(request_id = %id, ?rejection, "check without a decision");
         rejection
     }
 }

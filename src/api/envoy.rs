@@ -29,7 +29,7 @@ impl RateLimitService for Envoy {
     ) -> Result<Response<RateLimitResponse>, Status> {
         let waits = Waits::of(request.metadata());
         let request = request.get_ref();
-        let id = self.0.ids.take(waits.request_id.as_deref());
+        let id = self.0.ids.take(waits.request_id);
         let entries: Vec<Vec<(&str, &str)>> = request
             .descriptors
             .iter()
@@ -37,12 +37,12 @@ impl RateLimitService for Envoy {
             .collect();
         let descriptors = match read(request, &entries) {
             Ok(descriptors) => descriptors,
-            Err(faults) => return Err(self.0.reject(Rejection::Invalid(faults), &id).into_status()),
+            Err(faults) => return Err(self.0.reject(Rejection::Invalid(faults), &id).into_status(&id)),
         };
         let check = Check { domain: &request.domain, descriptors: &descriptors };
         match self.0.decide(&check, waits.within, &id).await {
             Ok(decision) => Ok(with_id(Response::new(answer(&decision, descriptors.len())), &id)),
-            Err(rejection) => Err(rejection.into_status()),
+            Err(rejection) => Err(rejection.into_status(&id)),
         }
     }
 }

@@ -14,6 +14,7 @@ use axum::routing::{any, get, post};
 
 use super::check_json::{self, Answer};
 use super::desk::Desk;
+use super::request_id::RequestId;
 use super::status::{Fault, Rejection, fault};
 use super::{authorize, headers, request_id};
 use crate::limiter::decision::{Check, Decision, Descriptor};
@@ -71,7 +72,7 @@ async fn check(
     let id = take_id(&desk, &headers);
     let answer = match answer_check(&desk, query.as_deref(), &headers, body, &id).await {
         Ok((decision, refusal)) => {
-            let json = serde_json::to_vec(&Answer::new(&decision, &id)).unwrap_or_default();
+            let json = serde_json::to_vec(&Answer::new(&decision, &id.to_string())).unwrap_or_default();
             decided(&decision, refusal, ([(header::CONTENT_TYPE, "application/json")], json).into_response())
         }
         // What the limiter did not decide is counted already.
@@ -87,7 +88,7 @@ async fn answer_check(
     query: Option<&str>,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-    id: &str,
+    id: &RequestId<'_>,
 ) -> Result<(Decision, StatusCode), Rejection> {
     let mut faults = Vec::new();
     let mut refusal = StatusCode::TOO_MANY_REQUESTS;
@@ -141,7 +142,7 @@ pub fn unknown_parameter(name: &str, known: &str) -> Fault {
 }
 
 /// The id of a request.
-pub fn take_id(desk: &Desk, headers: &HeaderMap) -> String {
+pub fn take_id<'h>(desk: &Desk, headers: &'h HeaderMap) -> RequestId<'h> {
     desk.ids.take(headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()))
 }
 
@@ -153,8 +154,8 @@ pub fn decided(decision: &Decision, refusal: StatusCode, mut answer: Response) -
 }
 
 /// `answer` with the id of its request.
-pub fn with_id(mut answer: Response, id: &str) -> Response {
-    if let Ok(id) = HeaderValue::from_str(id) {
+pub fn with_id(mut answer: Response, id: &RequestId<'_>) -> Response {
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         answer.headers_mut().insert(HeaderName::from_static(request_id::HEADER), id);
     }
     answer

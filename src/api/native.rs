@@ -12,6 +12,7 @@ use super::proto::tidegate::v1::{
     CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, Error, LimitStatus, ReserveRequest,
     ReserveResponse, ResetRequest, ResetResponse, SettleRequest, SettleResponse,
 };
+use super::request_id::RequestId;
 use super::status::{Fault, Rejection, fault};
 use super::wait::{Waits, with_id};
 use crate::limiter::decision::{Check, Decision, Descriptor};
@@ -24,10 +25,19 @@ const MAX_CHECKS: usize = 1000;
 pub struct Native(pub Arc<Desk>);
 
 impl Native {
-    async fn check_one(&self, request: &CheckRequest, waits: &Waits) -> (String, Result<Decision, Rejection>) {
+    fn not_built<T>(&self, request: &Request<T>) -> Status {
+        let id = self.0.ids.take(Waits::of(request.metadata()).request_id);
+        self.0.reject(Rejection::NotBuilt, &id).into_status(&id)
+    }
+
+    async fn check_one<'a>(
+        &self,
+        request: &'a CheckRequest,
+        waits: &Waits<'a>,
+    ) -> (RequestId<'a>, Result<Decision, Rejection>) {
         let desk = &self.0;
         let given = Some(request.request_id.as_str()).filter(|id| !id.is_empty());
-        let id = desk.ids.take(given.or(waits.request_id.as_deref()));
+        let id = desk.ids.take(given.or(waits.request_id));
         let faults = faults(request);
         if !faults.is_empty() {
             let rejection = desk.reject(Rejection::Invalid(faults), &id);
@@ -82,7 +92,7 @@ fn check_map(path: &str, map: &HashMap<String, String>, faults: &mut Vec<Fault>)
     }
 }
 
-fn response(decision: &Decision, request_id: String) -> CheckResponse {
+fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
     let limits = decision.limits.iter().map(|limit| LimitStatus {
         name: limit.effective.name.to_string(),
         descriptor: u32::try_from(limit.descriptor).unwrap_or(u32::MAX),
@@ -98,7 +108,7 @@ fn response(decision: &Decision, request_id: String) -> CheckResponse {
         allowed: decision.allowed,
         degraded: decision.degraded,
         revision: decision.revision,
-        request_id,
+        request_id: id.to_string(),
         retry_after_ms: decision.retry_after.map(millis_up),
         limits: limits.collect(),
         error: None,
@@ -111,8 +121,8 @@ impl RateLimitService for Native {
         let waits = Waits::of(request.metadata());
         let (id, decision) = self.check_one(request.get_ref(), &waits).await;
         match decision {
-            Ok(decision) => Ok(with_id(Response::new(response(&decision, id.clone())), &id)),
-            Err(rejection) => Err(rejection.into_status()),
+            Ok(decision) => Ok(with_id(Response::new(response(&decision, &id)), &id)),
+            Err(rejection) => Err(rejection.into_status(&id)),
         }
     }
 
@@ -121,16 +131,16 @@ impl RateLimitService for Native {
         let checks = &request.get_ref().checks;
         if checks.len() > MAX_CHECKS {
             let faults = vec![fault("checks", format!("expected at most {MAX_CHECKS}"))];
-            let id = self.0.ids.take(waits.request_id.as_deref());
-            return Err(self.0.reject(Rejection::Invalid(faults), &id).into_status());
+            let id = self.0.ids.take(waits.request_id);
+            return Err(self.0.reject(Rejection::Invalid(faults), &id).into_status(&id));
         }
         let results = join_all(checks.iter().map(|check| self.check_one(check, &waits))).await;
         let results = results.into_iter().map(|(id, decision)| match decision {
-            Ok(decision) => response(&decision, id),
+            Ok(decision) => response(&decision, &id),
             Err(rejection) => {
                 let (code, message) = rejection.code_and_message();
                 let error = Some(Error { code: i32::from(code), message });
-                CheckResponse { request_id: id, error, ..CheckResponse::default() }
+                CheckResponse { request_id: id.to_string(), error, ..CheckResponse::default() }
             }
         });
         Ok(Response::new(CheckBatchResponse { results: results.collect() }))
@@ -140,20 +150,20 @@ impl RateLimitService for Native {
 
     async fn check_stream(
         &self,
-        _: Request<Streaming<CheckRequest>>,
+        request: Request<Streaming<CheckRequest>>,
     ) -> Result<Response<Self::CheckStreamStream>, Status> {
-        Err(Rejection::NotBuilt.into_status())
+        Err(self.not_built(&request))
     }
 
-    async fn reserve(&self, _: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
-        Err(Rejection::NotBuilt.into_status())
+    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
+        Err(self.not_built(&request))
     }
 
-    async fn settle(&self, _: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
-        Err(Rejection::NotBuilt.into_status())
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        Err(self.not_built(&request))
     }
 
-    async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        Err(Rejection::NotBuilt.into_status())
+    async fn reset(&self, request: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
+        Err(self.not_built(&request))
     }
 }

@@ -1,11 +1,28 @@
 //! Request ids: the caller's, or made.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The header and the gRPC metadata that carry it.
 pub const HEADER: &str = "x-request-id";
 /// The longest id that is taken from a caller, in bytes.
 const MAX: usize = 128;
+
+/// The id of one request; one that is made is written only where somebody reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum RequestId<'a> {
+    Given(&'a str),
+    Made { seed: u64, number: u64 },
+}
+
+impl Display for RequestId<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(id) => out.write_str(id),
+            Self::Made { seed, number } => write!(out, "{seed:016x}{number:016x}"),
+        }
+    }
+}
 
 /// Makes ids that differ within a node and, seeded from the OS, between nodes.
 #[derive(Debug)]
@@ -20,13 +37,10 @@ impl RequestIds {
     }
 
     /// The caller's id when it is fit for a header and a log line, else a new one.
-    pub fn take(&self, given: Option<&str>) -> String {
+    pub fn take<'a>(&self, given: Option<&'a str>) -> RequestId<'a> {
         let fit = |id: &&str| (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        given.filter(fit).map_or_else(|| self.make(), ToOwned::to_owned)
-    }
-
-    fn make(&self) -> String {
-        format!("{:016x}{:016x}", self.seed, self.next.fetch_add(1, Ordering::Relaxed))
+        let make = || RequestId::Made { seed: self.seed, number: self.next.fetch_add(1, Ordering::Relaxed) };
+        given.filter(fit).map_or_else(make, RequestId::Given)
     }
 }
 
@@ -37,10 +51,10 @@ mod tests {
     #[test]
     fn a_fit_id_is_taken_and_another_made() {
         let ids = RequestIds::new(7);
-        assert_eq!(ids.take(Some("abc-1")), "abc-1");
+        assert_eq!(ids.take(Some("abc-1")).to_string(), "abc-1");
         let long = "x".repeat(129);
         let made: Vec<String> =
-            [None, Some(""), Some("a b"), Some("é"), Some(long.as_str())].map(|id| ids.take(id)).into();
+            [None, Some(""), Some("a b"), Some("é"), Some(long.as_str())].map(|id| ids.take(id).to_string()).into();
         for (at, id) in made.iter().enumerate() {
             assert!(id.len() == 32 && !made[..at].contains(id), "{id}");
         }

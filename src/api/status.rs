@@ -8,6 +8,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::request_id::RequestId;
 use crate::limiter::shard::Shed;
 use crate::ports::Refusal;
 
@@ -95,12 +96,13 @@ impl Rejection {
     }
 
     /// The answer over gRPC.
-    pub fn into_status(self) -> Status {
+    pub fn into_status(self, id: &RequestId<'_>) -> Status {
         let (code, message) = self.code_and_message();
         let mut details = ErrorDetails::new();
         for Fault { pointer, detail } in self.faults() {
             details.add_bad_request_violation(pointer, detail);
         }
+        details.set_request_info(id.to_string(), "");
         if code == Code::Unavailable {
             details.set_retry_info(Some(RETRY));
         }

@@ -5,21 +5,21 @@ use std::time::Duration;
 use tonic::Response;
 use tonic::metadata::MetadataMap;
 
-use super::request_id::HEADER;
+use super::request_id::{HEADER, RequestId};
 
 /// Read from a call's metadata.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Waits {
-    pub request_id: Option<String>,
+pub struct Waits<'a> {
+    pub request_id: Option<&'a str>,
     /// A little less than `grpc-timeout`, so that the answer is there before the caller gives up.
     pub within: Option<Duration>,
 }
 
-impl Waits {
-    pub fn of(metadata: &MetadataMap) -> Self {
+impl<'a> Waits<'a> {
+    pub fn of(metadata: &'a MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let timeout = text("grpc-timeout").and_then(timeout);
-        Self { request_id: text(HEADER).map(ToOwned::to_owned), within: timeout.map(|t| t - t / 8) }
+        Self { request_id: text(HEADER), within: timeout.map(|t| t - t / 8) }
     }
 }
 
@@ -39,9 +39,11 @@ fn timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// `response` with the id of its request.
-pub fn with_id<T>(mut response: Response<T>, id: &str) -> Response<T> {
-    if let Ok(id) = id.parse() {
+/// `response` with the id that its caller gave; one that was made here says nothing to who does not read the body.
+pub fn with_id<T>(mut response: Response<T>, id: &RequestId<'_>) -> Response<T> {
+    if let RequestId::Given(id) = id
+        && let Ok(id) = id.parse()
+    {
         response.metadata_mut().insert(HEADER, id);
     }
     response
