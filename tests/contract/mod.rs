@@ -1,0 +1,207 @@
+//! What every counter store promises, whatever it is made of and whatever its clock says.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidegate::limiter::batch::{
+    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen,
+    WindowReturn,
+};
+use tidegate::limiter::time::StoreTime;
+use tidegate::limiter::token_bucket::Rate;
+use tidegate::limiter::window::{Cell, Entry, Grid};
+use tidegate::ports::CounterStore;
+
+const YEAR_MS: u64 = 31_536_000_000;
+/// Long enough that nothing rolls during a test.
+const LONG: Grid = Grid::Rolling { width_ms: YEAR_MS, cells: 1 };
+
+/// A store and a name of its own for each of the keys.
+pub struct Suite<'s> {
+    store: &'s dyn CounterStore,
+    /// Keeps runs apart that share a store.
+    prefix: String,
+    nonces: AtomicU64,
+}
+
+impl<'s> Suite<'s> {
+    pub fn new(store: &'s dyn CounterStore, prefix: impl Into<String>) -> Self {
+        Self { store, prefix: prefix.into(), nonces: AtomicU64::new(1) }
+    }
+
+    /// All of it.
+    pub async fn run(&self) {
+        self.lanes_are_stable().await;
+        self.asks_are_charged_whole_and_in_order().await;
+        self.a_peek_charges_nothing().await;
+        self.a_late_batch_does_nothing().await;
+        self.a_key_of_another_kind_fails_alone().await;
+        self.tokens_go_back_once().await;
+        self.what_a_node_saw_is_restored().await;
+        self.an_instant_out_of_bounds_does_nothing().await;
+        self.a_bucket_holds_its_burst_and_takes_back().await;
+        self.a_lease_takes_a_share_of_what_is_left().await;
+    }
+
+    fn key(&self, name: &str) -> Box<[u8]> {
+        format!("{}{name}", self.prefix).into_bytes().into()
+    }
+
+    async fn send(&self, not_after: Option<StoreTime>, nonce: u64, items: Vec<Item>) -> BatchAnswer {
+        let lane = items.first().map_or(0, |item| self.store.lane(&item.key));
+        self.store.run(lane, Batch { not_after, nonce, items }).await.expect("a store that is well")
+    }
+
+    async fn all(&self, items: Vec<Item>) -> Vec<ItemAnswer> {
+        let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);
+        ran(self.send(None, nonce, items).await)
+    }
+
+    async fn one(&self, item: Item) -> Grant {
+        done(self.all(vec![item]).await.pop())
+    }
+
+    async fn now(&self) -> StoreTime {
+        self.send(None, 1, vec![window(self.key("clock"), &[(0, 1)], 1)]).await.now
+    }
+
+    async fn lanes_are_stable(&self) {
+        let key = self.key("lane");
+        assert!(self.store.lane(&key) < self.store.lanes());
+        assert_eq!(self.store.lane(&key), self.store.lane(&key));
+    }
+
+    async fn asks_are_charged_whole_and_in_order(&self) {
+        let asks = [(3, 2), (2, 1), (1, 1)];
+        let grant = self.one(window(self.key("whole"), &asks, 5)).await;
+        assert_eq!(counts(&grant), [1, 1, 0], "3, not 3 more, then 2, and nothing is left");
+        assert_eq!(grant.available, 0);
+        assert!(grant.granted[0].fits_at.is_some() && grant.granted[1].fits_at.is_none());
+        let grant = self.one(window(self.key("whole"), &[(6, 1)], 5)).await;
+        assert_eq!(grant.granted, [Granted { count: 0, fits_at: None }], "it never fits");
+    }
+
+    async fn a_peek_charges_nothing(&self) {
+        let peek = |limit| window(self.key("peek"), &[(0, 3)], limit);
+        assert_eq!(counts(&self.one(peek(1)).await), [3]);
+        assert_eq!(counts(&self.one(window(self.key("peek"), &[(1, 2)], 1)).await), [1]);
+        assert_eq!(counts(&self.one(peek(1)).await), [0]);
+    }
+
+    async fn a_late_batch_does_nothing(&self) {
+        let now = self.now().await;
+        let item = || vec![window(self.key("late"), &[(5, 1)], 5)];
+        let answer = self.send(Some(StoreTime(now.0 - 1_000_000)), 901, item()).await;
+        assert_eq!(answer.outcome, BatchOutcome::Late);
+        let answer = self.send(Some(StoreTime(now.0 + 3_600_000_000)), 902, item()).await;
+        assert_eq!(counts(&done(ran(answer).pop())), [1], "the late one charged nothing");
+    }
+
+    async fn a_key_of_another_kind_fails_alone(&self) {
+        self.one(bucket(self.key("{kind}a"), &[(1, 1)], Vec::new())).await;
+        let items = vec![window(self.key("{kind}a"), &[(1, 1)], 5), window(self.key("{kind}b"), &[(1, 1)], 5)];
+        let answers = self.all(items).await;
+        assert_eq!(answers.len(), 2);
+        assert_eq!(answers[0], ItemAnswer::Failed);
+        assert_eq!(counts(&done(answers.into_iter().nth(1))), [1]);
+    }
+
+    async fn tokens_go_back_once(&self) {
+        let grant = self.one(window(self.key("back"), &[(4, 1)], 5)).await;
+        let (source, cell_ms) = place(&grant);
+        let returns = || vec![WindowReturn { cell_ms, source, tokens: 2 }];
+        let item = || vec![with(window(self.key("back"), &[], 5), returns(), Vec::new(), None)];
+        for _ in 0..2 {
+            let grant = done(ran(self.send(None, 777, item()).await).pop());
+            assert_eq!(grant.available, 3, "the repeat of a batch gives nothing back");
+        }
+        let foreign = vec![WindowReturn { cell_ms, source: source + 1, tokens: 2 }];
+        let grant = self.one(with(window(self.key("back"), &[], 5), foreign, Vec::new(), None)).await;
+        assert_eq!(grant.available, 3, "nobody charged under that name");
+    }
+
+    async fn what_a_node_saw_is_restored(&self) {
+        let (_, cell_ms) = place(&self.one(window(self.key("probe"), &[(1, 1)], 5)).await);
+        let entries = vec![Entry { source: 4242, charged: 4, returned: 1 }];
+        let seen = || vec![Cell { start_ms: cell_ms, entries: entries.clone() }];
+        for left in [2, 1] {
+            let item = with(window(self.key("seen"), &[(1, 1)], 5), Vec::new(), seen(), None);
+            assert_eq!(self.one(item).await.available, left - 1, "3 were seen, and count once");
+        }
+    }
+
+    async fn an_instant_out_of_bounds_does_nothing(&self) {
+        let grid = Grid::Calendar { bounds: [1, 2, 3, 4] };
+        let answers = self.all(vec![on_grid(window(self.key("bounds"), &[(5, 1)], 5), grid)]).await;
+        assert_eq!(answers, [ItemAnswer::OutOfBounds]);
+        assert_eq!(counts(&self.one(window(self.key("bounds"), &[(5, 1)], 5)).await), [1]);
+    }
+
+    async fn a_bucket_holds_its_burst_and_takes_back(&self) {
+        let grant = self.one(bucket(self.key("bucket"), &[(9, 1), (2, 1), (1, 1)], Vec::new())).await;
+        assert_eq!(counts(&grant), [1, 0, 1]);
+        assert!(grant.granted[1].fits_at.is_some(), "it refills");
+        let Seen::Bucket { incarnation, at, .. } = grant.seen else { panic!("{grant:?}") };
+        let step = RATE.step;
+        let back = vec![BucketReturn { incarnation, step, hits: 4, charged_at: at }];
+        let grant = self.one(bucket(self.key("bucket"), &[(4, 2)], back)).await;
+        assert_eq!(counts(&grant), [1]);
+    }
+
+    async fn a_lease_takes_a_share_of_what_is_left(&self) {
+        let lease = Some(Prefetch { want: 1000, holders: 2, min_left: 0 });
+        let item = with(window(self.key("lease"), &[(1, 1)], 101), Vec::new(), Vec::new(), lease);
+        let grant = self.one(item).await;
+        assert_eq!((grant.lease, grant.available), (25, 75), "100 are left; a lease is at most 100 / (2 x 2)");
+    }
+}
+
+/// Ten hits, one more each year.
+const RATE: Rate = Rate::new(1, YEAR_MS, 10);
+
+fn ran(answer: BatchAnswer) -> Vec<ItemAnswer> {
+    match answer.outcome {
+        BatchOutcome::Ran(answers) => answers,
+        BatchOutcome::Late => panic!("the store calls a batch late that has no end"),
+    }
+}
+
+fn done(answer: Option<ItemAnswer>) -> Grant {
+    match answer {
+        Some(ItemAnswer::Done(grant)) => grant,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn counts(grant: &Grant) -> Vec<u32> {
+    grant.granted.iter().map(|run| run.count).collect()
+}
+
+fn place(grant: &Grant) -> (u64, u64) {
+    match &grant.seen {
+        Seen::Window { incarnation, cell_ms, .. } => (*incarnation, *cell_ms),
+        Seen::Bucket { .. } => panic!("{grant:?}"),
+    }
+}
+
+fn asks(of: &[(u64, u32)]) -> Vec<Ask> {
+    of.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect()
+}
+
+fn window(key: Box<[u8]>, of: &[(u64, u32)], limit: u64) -> Item {
+    let counter = Counter::Window { grid: LONG, limit, seen: Vec::new(), returns: Vec::new(), lease: None };
+    Item { key, asks: asks(of), counter }
+}
+
+fn with(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: Option<Prefetch>) -> Item {
+    let Counter::Window { grid, limit, .. } = item.counter else { return item };
+    Item { counter: Counter::Window { grid, limit, seen, returns, lease }, ..item }
+}
+
+fn on_grid(item: Item, grid: Grid) -> Item {
+    let Counter::Window { limit, seen, returns, lease, .. } = item.counter else { return item };
+    Item { counter: Counter::Window { grid, limit, seen, returns, lease }, ..item }
+}
+
+fn bucket(key: Box<[u8]>, of: &[(u64, u32)], returns: Vec<BucketReturn>) -> Item {
+    Item { key, asks: asks(of), counter: Counter::Bucket { rate: RATE, revision: 1, seen: None, returns } }
+}
