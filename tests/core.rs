@@ -13,9 +13,9 @@ use tidegate::actors::supervisor::Supervisor;
 use tidegate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
 use tidegate::limiter::rule::{Algorithm, Consistency};
-use tidegate::limiter::shard::ShardConfig;
+use tidegate::limiter::shard::{ShardConfig, Shed};
 use tidegate::limiter::time::{NodeTime, StoreTime};
-use tidegate::ports::{BoxFuture, Clock, CounterStore, Limiter, Refusal};
+use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Refusal};
 use tidegate::store::memory::MemoryStore;
 
 struct Standing;
@@ -138,6 +138,78 @@ async fn the_wait_is_bounded_by_the_store_s_deadline_and_by_the_caller_s_patienc
         assert!(decision.degraded && !decision.allowed, "the limit says on_store_failure: deny");
         assert_eq!(begun.elapsed().as_millis(), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_gives_its_lane_back() {
+    let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
+    for sent in 1..=3 {
+        assert!(ask(&core).await.unwrap().degraded);
+        assert_eq!(core.stats().batches, sent);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_waits_no_more() {
+    let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
+    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    for _ in 0..1000 {
+        drop(core.check(&Check { domain: "d", descriptors: &descriptors }, None));
+        assert_eq!(core.stats().waiting, 0);
+    }
+}
+
+#[tokio::test]
+async fn more_checks_than_may_wait_are_shed() {
+    let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
+    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    let check = Check { domain: "d", descriptors: &descriptors };
+    let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, None)).collect();
+    let shed = core.check(&check, None).get().await.unwrap_err();
+    assert_eq!(shed, Refusal::Overloaded(Shed::TooManyWaiting));
+    drop(waiting);
+    assert!(matches!(core.check(&check, None), Answer::Later(_)), "there is room again");
+}
+
+#[tokio::test]
+async fn a_full_table_forgets_an_idle_key_for_a_new_one() {
+    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 10_000));
+    let core = core(store, 5, Consistency::Exact).await;
+    for user in 0..10 * CONFIG.max_keys {
+        let name = user.to_string();
+        let descriptors = [Descriptor { entries: &[("user", &name)], ordered: true, hits: 1, limit: None }];
+        let check = Check { domain: "d", descriptors: &descriptors };
+        // Asked twice, every key was used lately.
+        for _ in 0..2 {
+            assert!(core.check(&check, None).get().await.unwrap().allowed, "{user}");
+        }
+    }
+    assert_eq!(core.stats().keys, CONFIG.max_keys);
+}
+
+#[tokio::test]
+async fn two_limits_of_one_check_never_share_a_slot() {
+    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
+    let core = Arc::new(Core::new(ShardConfig { max_keys: 1, ..CONFIG }, Arc::new(Standing), store));
+    let rule = |name, hits| world::limit(name, Algorithm::FixedWindow, hits, 60_000, Consistency::Exact);
+    core.set_book(world::book(vec![rule("a", 1), rule("b", 2)], 1));
+    for _ in 0..2 {
+        assert_eq!(ask(&core).await.unwrap_err(), Refusal::Overloaded(Shed::TooManyKeys));
+    }
+}
+
+#[tokio::test]
+async fn a_remembered_refusal_names_no_instant_that_is_too_early_for_more_hits() {
+    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
+    let cores = [core(Arc::clone(&store), 5, Consistency::Exact).await, core(store, 5, Consistency::Exact).await];
+    let wait = async |core: &Core, hits: u32| {
+        let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits, limit: None }];
+        core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await.unwrap().retry_after
+    };
+    assert_eq!(wait(&cores[0], 5).await, None);
+    let one = wait(&cores[0], 1).await.unwrap();
+    let (remembered, asked) = (wait(&cores[0], 5).await.unwrap(), wait(&cores[1], 5).await.unwrap());
+    assert!(one < asked && asked <= remembered, "{one} {asked} {remembered}");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 mod world;
 
 use proptest::prelude::*;
+use tidegate::limiter::counter::Record;
 use tidegate::limiter::rule::{Algorithm, Consistency};
+use tidegate::limiter::time::StoreTime;
+use tidegate::limiter::token_bucket::{Bucket, Rate};
 use world::{LEASE_US, World, limit};
 
 const HOUR: u64 = 3_600_000;
@@ -37,6 +40,26 @@ fn a_batch_that_comes_after_its_time_charges_nothing() {
     world.run_late(&late);
     assert_eq!(world.charged(0), 5, "its holder gave up a deadline ago");
     assert_eq!(ask(&mut world, 1, 10), 5);
+}
+
+#[test]
+fn who_waits_behind_an_item_that_failed_is_sent_for() {
+    let mut world = world(1, 10, Consistency::Exact);
+    assert_eq!(ask(&mut world, 0, 1), 1);
+    // Something else lies under the key for a while.
+    let kept = std::mem::take(&mut world.store);
+    for name in kept.keys() {
+        let bucket = Bucket::new(1, 1, StoreTime(0), Rate::default(), 1);
+        world.store.insert(name.clone(), Some(Record::Bucket(bucket)));
+    }
+    world.check(0, 0, 1);
+    world.deliver(0, false);
+    world.store = kept;
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 11, HOUR, Consistency::Exact)]);
+    world.check(0, 0, 1);
+    world.check(0, 0, 1);
+    world.settle();
+    assert_eq!((world.granted(0), world.refused), (3, 1));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::flusher::Message;
 use crate::limiter::decision::{Check, Decision};
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
+use crate::limiter::time::NodeTime;
 use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
 
 /// A core's shard with those who wait for it.
@@ -116,23 +117,44 @@ impl Core {
         }
     }
 
-    async fn wait(
-        &self,
-        ticket: u64,
-        decision: oneshot::Receiver<Decision>,
-        within: Option<Duration>,
-    ) -> Result<Decision, Refusal> {
-        let deadline = Duration::from_micros(self.config.deadline_us);
-        match tokio::time::timeout(within.map_or(deadline, |within| within.min(deadline)), decision).await {
+    /// How long a batch may take, and a check may wait for it.
+    pub(super) const fn deadline(&self) -> Duration {
+        Duration::from_micros(self.config.deadline_us)
+    }
+}
+
+/// A check that waits for the store. Who drops it unanswered waits no more, and is charged nothing.
+struct Waiter<'a> {
+    core: &'a Core,
+    ticket: u64,
+    decision: oneshot::Receiver<Decision>,
+    over: bool,
+}
+
+impl Waiter<'_> {
+    async fn wait(mut self, within: Option<Duration>) -> Result<Decision, Refusal> {
+        let deadline = self.core.deadline();
+        let decision = tokio::time::timeout(within.map_or(deadline, |w| w.min(deadline)), &mut self.decision).await;
+        self.over = true;
+        match decision {
             Ok(decision) => decision.map_err(|_| Refusal::Restarted),
-            Err(_) => {
-                let now = self.clock.now();
-                let expired = self.with(|state| {
-                    state.waiting.remove(&ticket);
-                    state.shard.expire(ticket, now)
-                });
-                expired.flatten().ok_or(Refusal::Restarted)
-            }
+            Err(_) => self.leave(Shard::expire).flatten().ok_or(Refusal::Restarted),
+        }
+    }
+
+    fn leave<T>(&self, by: impl FnOnce(&mut Shard, u64, NodeTime) -> T) -> Option<T> {
+        let now = self.core.clock.now();
+        self.core.with(|state| {
+            state.waiting.remove(&self.ticket);
+            by(&mut state.shard, self.ticket, now)
+        })
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.leave(Shard::withdraw);
         }
     }
 }
@@ -160,7 +182,9 @@ impl Limiter for Core {
         match waiting {
             Err(refusal) => Answer::Now(Err(refusal)),
             Ok(Err(decision)) => Answer::Now(Ok(decision)),
-            Ok(Ok((ticket, receiver))) => Answer::Later(Box::pin(self.wait(ticket, receiver, within))),
+            Ok(Ok((ticket, decision))) => {
+                Answer::Later(Box::pin(Waiter { core: self, ticket, decision, over: false }.wait(within)))
+            }
         }
     }
 }

@@ -59,10 +59,12 @@ impl Actor for Flusher {
 }
 
 /// Carries a batch to the store and its answer back. It needs no actor: an answer is taken even where the flusher that
-/// sent the batch is gone, and a store that panics has given an unknown one, so no lane stays taken for ever.
+/// sent the batch is gone, and a store that panics or is past its deadline has given an unknown one, so no lane stays
+/// taken for ever.
 async fn carry(core: Arc<Core>, out: Outgoing) {
-    let run = AssertUnwindSafe(core.store().run(out.lane, out.batch)).catch_unwind().await;
-    let answer = run.unwrap_or(Err(StoreError::Unknown));
+    let run = async { tokio::time::timeout(core.deadline(), core.store().run(out.lane, out.batch)).await };
+    let run = AssertUnwindSafe(run).catch_unwind().await;
+    let answer = if let Ok(Ok(answer)) = run { answer } else { Err(StoreError::Unknown) };
     let now = core.clock().now();
     let more = core.with(|state| {
         state.shard.answer(out.lane, out.flight, answer, now);

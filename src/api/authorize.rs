@@ -106,13 +106,16 @@ fn attributes(
 
     // A URL in full, as ingress-nginx has it, names the host too.
     let original = handed_on(&["x-original-url", "x-original-uri", "x-forwarded-uri"]);
-    let original: Option<Uri> = original.and_then(|url| url.parse().ok());
+    let (original_host, original_path) = original.as_deref().map_or((None, None), |url| {
+        let (host, path) = host_and_path(url);
+        (host, Some(path))
+    });
     let method = handed_on(&["x-original-method", "x-forwarded-method"]).unwrap_or_else(|| method.to_string());
     let host = handed_on(&["x-original-host", "x-forwarded-host"])
-        .or_else(|| original.as_ref().and_then(|url| url.host().map(ToOwned::to_owned)))
+        .or_else(|| original_host.map(ToOwned::to_owned))
         .or_else(|| uri.host().map(ToOwned::to_owned))
         .or_else(|| text(header::HOST.as_str()));
-    let path = original.as_ref().unwrap_or(uri).path().to_owned();
+    let path = original_path.unwrap_or_else(|| uri.path()).to_owned();
     let ip = if believed { client(trusted, peer, headers) } else { peer };
 
     let mut all = vec![("method".to_owned(), method), ("path".to_owned(), path), ("ip".to_owned(), ip.to_string())];
@@ -126,6 +129,22 @@ fn attributes(
         }
     }
     all
+}
+
+/// Host and path of a URL or of a request's target, whatever stands in them: what a parser would refuse must not hide a
+/// path from its rules.
+fn host_and_path(url: &str) -> (Option<&str>, &str) {
+    let (host, target) = match url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?', '#'])) {
+        Some((_, rest)) => {
+            let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            let port = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+            (Some(&host[..port.unwrap_or(host.len())]), target)
+        }
+        None => (None, url),
+    };
+    let path = &target[..target.find(['?', '#']).unwrap_or(target.len())];
+    (host, if path.is_empty() { "/" } else { path })
 }
 
 /// The last address of `X-Forwarded-For` that is no trusted proxy: what is before it the client may have written.
@@ -180,6 +199,22 @@ mod tests {
         assert_eq!(value(&all, "method"), Some("GET"));
         assert_eq!(value(&all, "tier"), None);
         assert_eq!(value(&all, "host"), Some("auth.internal"));
+    }
+
+    #[test]
+    fn an_odd_url_hides_no_path() {
+        let cases = [
+            ("/expensive?<", None, "/expensive"),
+            ("/a<b>`", None, "/a<b>`"),
+            ("/a?next=https://b/c", None, "/a"),
+            ("http://me@[::1]:80/x\"#y", Some("[::1]"), "/x\""),
+            ("https://shop.example:8443?q", Some("shop.example"), "/"),
+        ];
+        for (url, host, path) in cases {
+            assert_eq!(host_and_path(url), (host, path));
+        }
+        let long = format!("/expensive?{}", "a".repeat(70_000));
+        assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", &[("x-original-uri", &long)]), "path"), Some("/expensive"));
     }
 
     #[test]

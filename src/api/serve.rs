@@ -111,6 +111,8 @@ pub async fn grpc(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Outp
         stop.await;
         reporter.set_not_serving::<NativeServer<Native>>().await;
         reporter.set_not_serving::<EnvoyServer<Envoy>>().await;
+        // The node as a whole, which is what probes ask about.
+        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     };
     let incoming = stream::unfold(listener, |listener| async {
         let (stream, _) = accept(&listener).await;

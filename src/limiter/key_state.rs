@@ -171,11 +171,16 @@ impl KeyState {
         self.release()
     }
 
-    /// The remembered refusal of `hits` under `revision`, if it still stands: when they would fit.
+    /// The remembered refusal of `hits` under `revision`, if it still stands: when they would fit. More than were refused
+    /// are told of the instant when all is free again, which is never too early.
     pub fn refuses(&self, hits: u64, revision: u64, now: NodeTime) -> Option<Option<NodeTime>> {
         let stands = |r: &&Refusal| now < r.until && hits.max(1) >= r.hits && revision == self.effective.revision;
         let refusal = self.refusal.as_ref().filter(stands)?;
-        Some(if hits > self.effective.most() { None } else { refusal.fits_at })
+        Some(match self.known {
+            _ if hits > self.effective.most() => None,
+            Some(known) if hits > refusal.hits => Some(known.reset_at),
+            _ => refusal.fits_at,
+        })
     }
 
     /// Pays `hits` from the tokens in hand.
@@ -198,6 +203,15 @@ impl KeyState {
     /// Queues a part for the store.
     pub fn ask(&mut self, waiting: Waiting) {
         self.traffic.get_or_insert_default().waiting.push_back(waiting);
+    }
+
+    /// A check waits no more. Those that wait stand in the order of their tickets.
+    pub fn withdraw(&mut self, ticket: u64) {
+        let Some(waiting) = self.traffic.as_mut().map(|t| &mut t.waiting) else { return };
+        let first = waiting.partition_point(|w| w.ticket < ticket);
+        while waiting.get(first).is_some_and(|w| w.ticket == ticket) {
+            waiting.remove(first);
+        }
     }
 
     /// Takes back hits that were granted and not used. Returns whether something is to be sent.

@@ -59,7 +59,11 @@ impl KeyTable {
         let slots = &self.slots;
         let is = |slot: &u32| slots[*slot as usize].as_ref().is_some_and(|key| *key.name == *name);
         if let Some(slot) = self.names.find(hash, is) {
-            return Some(*slot);
+            let slot = *slot;
+            if let Some(key) = self.get_mut(slot) {
+                key.recent = true;
+            }
+            return Some(slot);
         }
         if self.names.len() >= self.max {
             self.make_room(spare)?;
@@ -81,24 +85,29 @@ impl KeyTable {
         Some(slot)
     }
 
-    /// Forgets a key that nobody uses: the second-chance algorithm.
+    /// Forgets a key that nobody uses: the second-chance algorithm over a bounded number of slots, so that where all of
+    /// them were used lately one of those goes.
     fn make_room(&mut self, spare: &mut Vec<u32>) -> Option<()> {
+        let mut lately = None;
         for _ in 0..EVICTION_LOOKS {
             let slot = self.advance();
             let Some(key) = self.get_mut(slot) else { continue };
             let used = std::mem::take(&mut key.recent);
-            if key.pins > 0 || key.queued || used {
+            if key.pins > 0 || key.queued {
                 continue;
             }
-            if key.state.is_evictable() {
+            if !key.state.is_evictable() {
+                if !used && key.state.release() {
+                    spare.push(slot);
+                }
+            } else if used {
+                lately = lately.or(Some(slot));
+            } else {
                 self.remove(slot);
                 return Some(());
             }
-            if key.state.release() {
-                spare.push(slot);
-            }
         }
-        None
+        lately.map(|slot| self.remove(slot))
     }
 
     /// Looks at the next `count` slots and forgets the keys about which nothing matters any more.

@@ -26,6 +26,8 @@ pub(super) struct UnderWay {
     pub shown: Vec<(usize, usize)>,
     /// Parts that wait for the store.
     pub waits: usize,
+    /// A part found no room in the table.
+    pub homeless: bool,
 }
 
 /// One counter's part of a check.
@@ -83,16 +85,20 @@ impl Shard {
                 if own.is_none() {
                     let values = limit.per.iter().map(|key| subjects[at].value(key).unwrap_or_default());
                     limit.effective.key(values, &mut name);
-                    self.add_part(&mut under_way, at, group, descriptor.hits, limit.effective, &name, &lane_of)?;
+                    self.add_part(&mut under_way, at, group, descriptor.hits, limit.effective, &name, &lane_of);
                 }
             }
             if let Some(effective) = own.map(Arc::new) {
                 name.clear();
                 name.extend_from_slice(&effective.key_prefix);
                 push_values(&mut name, descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]));
-                self.add_part(&mut under_way, at, group, descriptor.hits, &effective, &name, &lane_of)?;
+                self.add_part(&mut under_way, at, group, descriptor.hits, &effective, &name, &lane_of);
             }
             self.name = name;
+        }
+        if under_way.homeless {
+            self.unpin(&under_way);
+            return None;
         }
         Some(under_way)
     }
@@ -107,18 +113,27 @@ impl Shard {
         effective: &Arc<Effective>,
         name: &[u8],
         lane_of: impl Fn(&[u8]) -> u16,
-    ) -> Option<()> {
-        let slot = if effective.decides_alone() { None } else { Some(self.activate(effective, name, lane_of)?) };
+    ) {
+        let slot = if effective.decides_alone() {
+            None
+        } else {
+            let slot = self.activate(effective, name, lane_of);
+            under_way.homeless |= slot.is_none();
+            slot
+        };
         // Descriptors that share a counter ask for the sum.
         let shared = under_way.parts.iter().position(|p| slot.is_some() && p.slot == slot && p.group == group);
         let part = shared.unwrap_or_else(|| {
             let effective = Arc::clone(effective);
+            // No other part's activation may take its slot.
+            if let Some(key) = slot.and_then(|slot| self.keys.get_mut(slot)) {
+                key.pins += 1;
+            }
             under_way.parts.push(Part { slot, group, hits: 0, effective, state: PartState::Untried });
             under_way.parts.len() - 1
         });
         under_way.parts[part].hits += u64::from(hits);
         under_way.shown.push((part, descriptor));
-        Some(())
     }
 
     fn activate(&mut self, effective: &Arc<Effective>, name: &[u8], lane_of: impl Fn(&[u8]) -> u16) -> Option<u32> {
@@ -129,7 +144,7 @@ impl Shard {
             queued: false,
             listed: false,
             pins: 0,
-            recent: true,
+            recent: false,
             state: KeyState::new(Arc::clone(effective)),
         };
         let slot = self.keys.activate(name, make, &mut spare);
@@ -138,7 +153,6 @@ impl Shard {
         }
         let slot = slot?;
         let key = self.keys.get_mut(slot)?;
-        key.recent = true;
         if key.state.adopt(effective) {
             self.queue(slot);
         }
@@ -210,14 +224,6 @@ impl Shard {
             self.unpin(&under_way);
             let decision = self.settle(under_way, now);
             self.done.push((waiting.ticket, decision));
-        }
-    }
-
-    pub(super) fn pin(&mut self, under_way: &UnderWay) {
-        for slot in under_way.parts.iter().filter_map(|part| part.slot) {
-            if let Some(key) = self.keys.get_mut(slot) {
-                key.pins += 1;
-            }
         }
     }
 
@@ -293,7 +299,7 @@ impl Shard {
         }
     }
 
-    fn refund(&mut self, slot: u32, hits: u64, receipt: Receipt, now: NodeTime) {
+    pub(super) fn refund(&mut self, slot: u32, hits: u64, receipt: Receipt, now: NodeTime) {
         if self.keys.get_mut(slot).is_some_and(|key| key.state.refund(hits, receipt, now)) {
             self.queue(slot);
         }

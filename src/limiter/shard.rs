@@ -182,23 +182,43 @@ impl Shard {
         let ticket = self.tickets;
         if self.reserve(&mut under_way, ticket, now) {
             self.tickets += 1;
-            self.pin(&under_way);
             self.checks.insert(ticket, under_way);
             return Verdict::Waits(ticket);
         }
+        self.unpin(&under_way);
         Verdict::Decided(self.settle(under_way, now))
     }
 
     /// Stops waiting for the store: what it did not decide is decided as each limit's `on_store_failure` says.
     pub fn expire(&mut self, ticket: u64, now: NodeTime) -> Option<Decision> {
-        let mut under_way = self.checks.remove(&ticket)?;
-        self.unpin(&under_way);
+        let mut under_way = self.stop(ticket)?;
         for part in &mut under_way.parts {
             if part.state == PartState::Waits {
                 part.state = PartState::Failed;
             }
         }
         Some(self.settle(under_way, now))
+    }
+
+    /// Whoever asked is gone: what was reserved goes back, and nothing is decided.
+    pub fn withdraw(&mut self, ticket: u64, now: NodeTime) {
+        for part in self.stop(ticket).into_iter().flat_map(|under_way| under_way.parts) {
+            if let (PartState::Granted(receipt), Some(slot)) = (part.state, part.slot) {
+                self.refund(slot, part.hits, receipt, now);
+            }
+        }
+    }
+
+    /// Takes a check from where it waits. What is in flight for it is given back when it lands.
+    fn stop(&mut self, ticket: u64) -> Option<UnderWay> {
+        let under_way = self.checks.remove(&ticket)?;
+        self.unpin(&under_way);
+        for slot in under_way.parts.iter().filter(|p| p.state == PartState::Waits).filter_map(|p| p.slot) {
+            if let Some(key) = self.keys.get_mut(slot) {
+                key.state.withdraw(ticket);
+            }
+        }
+        Some(under_way)
     }
 
     /// Decisions that came since the last call, by ticket.
@@ -269,6 +289,7 @@ impl Shard {
                         Some(ItemAnswer::OutOfBounds) => key.state.resend(&mut outcomes),
                         Some(ItemAnswer::Failed) | None => {
                             key.state.fail(Applied::Unknown, &mut outcomes);
+                            self.after_failure(slot);
                             false
                         }
                     };
@@ -284,16 +305,22 @@ impl Shard {
                 for slot in flying.slots {
                     let Some(key) = self.keys.get_mut(slot) else { continue };
                     key.state.fail(applied, &mut outcomes);
-                    if key.state.waits() {
-                        self.queue(slot);
-                    } else if key.state.has_news() {
-                        self.stalled.push(slot);
-                    }
+                    self.after_failure(slot);
                 }
             }
         }
         for (waiting, outcome) in outcomes {
             self.land(waiting, outcome, now);
+        }
+    }
+
+    /// Who waits is sent for at once, what goes back with the next tick.
+    fn after_failure(&mut self, slot: u32) {
+        let Some(key) = self.keys.get_mut(slot) else { return };
+        if key.state.waits() {
+            self.queue(slot);
+        } else if key.state.has_news() {
+            self.stalled.push(slot);
         }
     }
 

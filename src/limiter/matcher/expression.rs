@@ -9,6 +9,8 @@ use cel::{Context, Env, Program, Value};
 const MAX_BYTES: usize = 4096;
 /// The deepest nesting of brackets: the parser recurses.
 const MAX_DEPTH: usize = 64;
+/// The most operators and members (`.`, `+`, `<`, ...): a chain of them is a tree as deep, which is walked recursively.
+const MAX_OPERATORS: usize = 512;
 
 /// A compiled expression.
 pub struct Expression {
@@ -24,8 +26,11 @@ impl std::fmt::Debug for Expression {
 
 impl Expression {
     pub fn compile(source: &str) -> Result<Self, String> {
-        if source.len() > MAX_BYTES || depth(source) > MAX_DEPTH {
-            return Err(format!("expected a CEL expression of at most {MAX_BYTES} bytes, {MAX_DEPTH} brackets deep"));
+        let shape = Shape::of(source);
+        if source.len() > MAX_BYTES || shape.depth > MAX_DEPTH || shape.operators > MAX_OPERATORS {
+            return Err(format!(
+                "expected a CEL expression of at most {MAX_BYTES} bytes and {MAX_OPERATORS} operators, {MAX_DEPTH} brackets deep"
+            ));
         }
         let env = Arc::new(Env::stdlib());
         let program = env.compile(source).map_err(|e| {
@@ -53,17 +58,40 @@ impl Expression {
     }
 }
 
-fn depth(source: &str) -> usize {
-    let (mut now, mut most) = (0usize, 0);
-    for c in source.chars() {
-        match c {
-            '(' | '[' | '{' | '!' | '-' | '?' => now += 1,
-            ')' | ']' | '}' => now = now.saturating_sub(1),
-            _ => {}
+/// What makes an expression costly, outside of its strings.
+struct Shape {
+    /// How deep brackets, conditionals and signs in a row nest.
+    depth: usize,
+    operators: usize,
+}
+
+impl Shape {
+    fn of(source: &str) -> Self {
+        let (mut nested, mut signs) = (0usize, 0usize);
+        let mut shape = Self { depth: 0, operators: 0 };
+        let (mut quote, mut escaped) = (None, false);
+        for c in source.chars() {
+            if let Some(open) = quote {
+                quote = quote.filter(|_| escaped || c != open);
+                escaped = !escaped && c == '\\';
+                continue;
+            }
+            match c {
+                '\'' | '"' => quote = Some(c),
+                '(' | '[' | '{' | '?' => nested += 1,
+                ')' | ']' | '}' => nested = nested.saturating_sub(1),
+                _ => {}
+            }
+            match c {
+                '!' | '-' => signs += 1,
+                ' ' => {}
+                _ => signs = 0,
+            }
+            shape.operators += usize::from("!-+*/%.<>=?[".contains(c));
+            shape.depth = shape.depth.max(nested + signs);
         }
-        most = most.max(now);
+        shape
     }
-    most
 }
 
 #[cfg(test)]
@@ -76,6 +104,36 @@ mod tests {
         assert!(expression.holds("api", &[("user", "u1")], 3));
         assert!(!expression.holds("api", &[("user", "u1")], 2));
         assert!(!expression.holds("api", &[], 3), "a missing attribute is no match");
+    }
+
+    #[test]
+    fn dashes_in_names_are_not_depth() {
+        let regions: Vec<String> = (0..100).map(|n| format!("'us-east-{n}'")).collect();
+        let listed = Expression::compile(&format!("attributes.region in [{}]", regions.join(","))).unwrap();
+        assert!(listed.holds("api", &[("region", "us-east-7")], 1));
+        let other = Expression::compile(&vec!["attributes.region != 'a'"; 100].join(" && ")).unwrap();
+        assert!(other.holds("api", &[("region", "b")], 1));
+    }
+
+    #[test]
+    fn the_longest_chains_are_evaluated_on_a_small_stack() {
+        let chains = |n: usize| {
+            [
+                format!("hits{} > 0", "+1".repeat(n)),
+                format!("attributes{} == 1", ".a".repeat(n)),
+                format!("attributes{} == 1", "['a']".repeat(n)),
+                format!("{}true", "true ? true : ".repeat(n.min(250))),
+            ]
+        };
+        // A test's stack is as small as a worker's.
+        for source in chains(500) {
+            if let Ok(expression) = Expression::compile(&source) {
+                expression.holds("api", &[("a", "b")], 1);
+            }
+        }
+        for source in &chains(800)[..3] {
+            assert!(Expression::compile(source).unwrap_err().contains("512 operators"), "{source}");
+        }
     }
 
     #[test]
