@@ -139,6 +139,20 @@ fn a_token_does_not_outlive_its_cell() {
     assert!(second + first <= 1000, "{second} and {first} in one window");
 }
 
+#[test]
+fn a_batch_that_comes_again_after_others_gives_back_once() {
+    let mut world = world(2, 100, Consistency::Leased);
+    assert_eq!(ask(&mut world, 0, 30), 30);
+    world.advance(LEASE_US + 1);
+    let first = world.strand(0).unwrap();
+    world.run_late(&first);
+    assert_eq!(world.charged(0), 30);
+    assert_eq!(ask(&mut world, 1, 1), 1);
+    let before = world.charged(0);
+    world.run_late(&first);
+    assert!(world.charged(0) >= before, "its tokens are back already");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Check(usize, u32),

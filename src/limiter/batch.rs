@@ -50,6 +50,8 @@ pub enum Counter {
         rate: Rate,
         revision: u64,
         seen: Option<BucketSeen>,
+        /// Hits that were admitted while the store did not answer: the bucket is emptied by them, never driven below.
+        owed: u64,
         returns: Vec<BucketReturn>,
     },
 }

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::batch::{
     Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
 };
+use super::repeats::Repeats;
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
-use super::window::{Cell, Grid, cell_at};
+use super::window::{Cell, Grid, Place, cell_at};
 
 /// What a store keeps under one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +25,7 @@ pub struct Window {
     pub incarnation: u64,
     /// Replication id of the primary that last charged.
     pub replication: u64,
-    /// Nonce of the last batch whose returns were taken: its repeat gives nothing back a second time.
-    pub returned_in: u64,
+    pub taken: Repeats,
     /// The newest first.
     pub cells: Vec<Cell>,
 }
@@ -38,6 +38,8 @@ pub struct At {
     pub replication: u64,
     /// The batch's nonce, names the incarnations that begin here.
     pub nonce: u64,
+    /// The batch can run until then.
+    pub not_after: Option<StoreTime>,
 }
 
 /// What a store does with a batch at `now`: `serve` does [`apply`] on the record of each item, unless it is too late.
@@ -50,7 +52,7 @@ pub fn run(
     if batch.not_after.is_some_and(|last| now > last) {
         return BatchAnswer { now, outcome: BatchOutcome::Late };
     }
-    let at = At { now, replication, nonce: batch.nonce };
+    let at = At { now, replication, nonce: batch.nonce, not_after: batch.not_after };
     BatchAnswer { now, outcome: BatchOutcome::Ran(batch.items.iter().map(|item| serve(item, at)).collect()) }
 }
 
@@ -63,19 +65,16 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
                 _ => None,
             };
             let ask = WindowAsk { grid, limit: *limit, seen, returns, lease: *lease, asks: &item.asks };
-            match ask.run(stored.clone(), at) {
-                Some((window, grant)) => {
-                    // A key that holds nothing need not exist.
-                    *record = (!window.cells.is_empty()).then_some(Record::Window(window));
-                    ItemAnswer::Done(grant)
-                }
-                None => {
-                    *record = stored.map(Record::Window);
-                    ItemAnswer::OutOfBounds
-                }
-            }
+            let Some((now, place)) = ask.place(stored.as_ref(), at.now) else {
+                *record = stored.map(Record::Window);
+                return ItemAnswer::OutOfBounds;
+            };
+            let (window, grant) = ask.run(stored, now, &place, at);
+            // A key that holds nothing need not exist.
+            *record = (!window.cells.is_empty()).then_some(Record::Window(window));
+            ItemAnswer::Done(grant)
         }
-        (Counter::Bucket { rate, revision, seen, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
+        (Counter::Bucket { rate, revision, seen, owed, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
             let mut bucket = match stored {
                 Some(Record::Bucket(bucket)) => bucket,
                 _ => Bucket::new(at.nonce, at.replication, at.now, *rate, *revision),
@@ -88,10 +87,11 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
                 bucket.merge(seen);
             }
             bucket.adopt(*rate, *revision);
-            let repeat = std::mem::replace(&mut bucket.returned_in, at.nonce) == at.nonce;
-            for back in returns.iter().filter(|_| !repeat) {
-                bucket.give_back(back);
+            if !returns.is_empty() && bucket.taken.is_first(at.nonce, at.not_after, at.now) {
+                returns.iter().for_each(|back| bucket.give_back(back));
             }
+            // After what comes back, which makes room: what is owed beyond an empty bucket is let go.
+            bucket.owe(*owed);
             let grant = charge_bucket(&mut bucket, &item.asks);
             *record = Some(Record::Bucket(bucket));
             ItemAnswer::Done(grant)
@@ -129,32 +129,36 @@ struct WindowAsk<'a> {
 }
 
 impl WindowAsk<'_> {
-    fn run(&self, stored: Option<Window>, at: At) -> Option<(Window, Grant)> {
+    /// The instant that counts and its cell; `None` where the item's bounds do not hold it.
+    fn place(&self, stored: Option<&Window>, now: StoreTime) -> Option<(StoreTime, Place)> {
+        // Time never goes back while the key lives, nor behind what a node has seen of it.
+        let cells = stored.into_iter().flat_map(|window| &window.cells).chain(self.seen);
+        let newest = cells.map(|c| c.start_ms).max().unwrap_or(0);
+        let now = now.max(StoreTime::from_millis(newest));
+        Some((now, self.grid.place(now)?))
+    }
+
+    fn run(&self, stored: Option<Window>, now: StoreTime, place: &Place, at: At) -> (Window, Grant) {
         let mut window = stored.unwrap_or(Window {
             incarnation: at.nonce,
             replication: at.replication,
-            returned_in: 0,
+            taken: Repeats::default(),
             cells: Vec::new(),
         });
         if window.replication != at.replication {
             (window.incarnation, window.replication) = (at.nonce, at.replication);
         }
-        // Time never goes back while the key lives, nor behind what a node has seen of it.
-        let newest = window.cells.iter().chain(self.seen).map(|c| c.start_ms).max().unwrap_or(0);
-        let now = at.now.max(StoreTime::from_millis(newest));
-        let place = self.grid.place(now)?;
-
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
             cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
         }
-        let repeat = std::mem::replace(&mut window.returned_in, at.nonce) == at.nonce;
-        for back in self.returns.iter().filter(|_| !repeat) {
+        let first = !self.returns.is_empty() && window.taken.is_first(at.nonce, at.not_after, at.now);
+        for back in self.returns.iter().filter(|_| first) {
             if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
                 cell.give_back(back.source, back.tokens);
             }
         }
 
-        let available = self.limit.saturating_sub(self.grid.used(&window.cells, &place, now));
+        let available = self.limit.saturating_sub(self.grid.used(&window.cells, place, now));
         let (counts, mut tokens) = share_out(self.asks, available);
         let left_us = StoreTime::from_millis(place.end_ms).since(now);
         let lease = self.lease.map_or(0, |lease| prefetch(lease, available - tokens, left_us));
@@ -168,12 +172,12 @@ impl WindowAsk<'_> {
             window.cells.retain(|c| c.start_ms >= oldest_ms);
         }
         let cells = &window.cells;
-        let fits_at = |hits| self.grid.fits_at(cells, &place, now, hits, self.limit);
+        let fits_at = |hits| self.grid.fits_at(cells, place, now, hits, self.limit);
         let grant = Grant {
             granted: with_refusals(self.asks, &counts, fits_at),
             lease,
             available: available - tokens,
-            reset_at: self.grid.empty_at(cells, &place, now),
+            reset_at: self.grid.empty_at(cells, place, now),
             seen: Seen::Window {
                 incarnation: window.incarnation,
                 cell_ms: place.start_ms,
@@ -181,7 +185,7 @@ impl WindowAsk<'_> {
                 cells: cells.iter().take(2).cloned().collect(),
             },
         };
-        Some((window, grant))
+        (window, grant)
     }
 }
 
@@ -250,7 +254,7 @@ mod tests {
     }
 
     fn run(record: &mut Option<Record>, item: &Item, now_ms: u64) -> Grant {
-        let at = At { now: StoreTime::from_millis(now_ms), replication: 1, nonce: 11 };
+        let at = At { now: StoreTime::from_millis(now_ms), replication: 1, nonce: 11, not_after: None };
         match apply(record, item, at) {
             ItemAnswer::Done(grant) => grant,
             other => panic!("{other:?}"),
@@ -298,7 +302,7 @@ mod tests {
         if let Counter::Window { seen, .. } = &mut next.counter {
             *seen = cells;
         }
-        let at = At { now: StoreTime(0), replication: 2, nonce: 12 };
+        let at = At { now: StoreTime(0), replication: 2, nonce: 12, not_after: None };
         let ItemAnswer::Done(grant) = apply(&mut forgotten, &next, at) else { panic!() };
         assert_eq!(counts(&grant), [2]);
     }
@@ -307,7 +311,7 @@ mod tests {
     fn a_new_primary_charges_under_a_new_incarnation() {
         let mut record = None;
         run(&mut record, &item(GRID, 10, &[(1, 1)]), 0);
-        let at = At { now: StoreTime(0), replication: 2, nonce: 12 };
+        let at = At { now: StoreTime(0), replication: 2, nonce: 12, not_after: None };
         apply(&mut record, &item(GRID, 10, &[(1, 1)]), at);
         let Some(Record::Window(window)) = record else { panic!() };
         assert_eq!(window.incarnation, 12);
@@ -318,7 +322,7 @@ mod tests {
     fn a_record_of_another_kind_hurts_its_key_alone() {
         let bucket = Bucket::new(1, 1, StoreTime(0), Default::default(), 1);
         let mut record = Some(Record::Bucket(bucket));
-        let at = At { now: StoreTime(0), replication: 1, nonce: 1 };
+        let at = At { now: StoreTime(0), replication: 1, nonce: 1, not_after: None };
         assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemAnswer::Failed);
         assert!(record.is_some());
     }
@@ -326,7 +330,7 @@ mod tests {
     #[test]
     fn a_store_outside_the_calendar_bounds_does_nothing() {
         let grid = Grid::Calendar { bounds: [0, 1000, 2000, 3000] };
-        let at = At { now: StoreTime::from_millis(3000), replication: 1, nonce: 1 };
+        let at = At { now: StoreTime::from_millis(3000), replication: 1, nonce: 1, not_after: None };
         let mut record = None;
         assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemAnswer::OutOfBounds);
         assert_eq!(record, None);

@@ -79,18 +79,22 @@ impl Effective {
         }
     }
 
+    pub const fn is_bucket(&self) -> bool {
+        matches!(self.shape, Shape::Bucket)
+    }
+
     pub const fn is_unlimited(&self) -> bool {
         self.limit == UNLIMITED
     }
 
     /// Whether it needs no store to decide: it counts nothing that could refuse, or refuses everything.
     pub const fn decides_alone(&self) -> bool {
-        self.limit == 0 || (self.is_unlimited() && matches!(self.shape, Shape::Bucket))
+        self.limit == 0 || (self.is_unlimited() && self.is_bucket())
     }
 
     /// The most that is ever granted at once.
     pub const fn most(&self) -> u64 {
-        if matches!(self.shape, Shape::Bucket) && !self.is_unlimited() { self.rate.burst } else { self.limit }
+        if self.is_bucket() && !self.is_unlimited() { self.rate.burst } else { self.limit }
     }
 
     /// The grid around `at`; `None` for a bucket, or where no calendar reaches.

@@ -2,96 +2,18 @@
 //!
 //! It never waits and never looks at a clock: [`super::shard`] tells it what happened and when.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::{Ask, BucketReturn, BucketSeen, Counter, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
-use super::effective::{Effective, Shape};
+use super::batch::{BucketReturn, BucketSeen, Counter, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
+use super::effective::Effective;
 use super::invariant::{self, Invariant};
 use super::lease::Demand;
-use super::local::{LastSeen, LocalShare};
+use super::outage::{Outage, Remembered};
+use super::parts::{Applied, Flight, Lot, Outcome, Receipt, Surroundings, Waiting};
 use super::rule::OnStoreFailure;
 use super::time::{NodeTime, StoreTime};
-use super::token_bucket::Ticks;
-use super::window::{Cell, Grid, cell_at};
-
-/// At most so many waiting asks go into one item.
-const MAX_ASKS: usize = 4096;
-
-/// Where granted hits were charged; what a refund must name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receipt {
-    /// Nothing was charged in the store.
-    Free,
-    Window(Lot),
-    Bucket {
-        incarnation: u64,
-        step: Ticks,
-        at: StoreTime,
-    },
-}
-
-/// Tokens of one lot were charged to one cell in one incarnation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lot {
-    pub cell_ms: u64,
-    pub source: u64,
-}
-
-/// A check's part that waits at a key.
-#[derive(Clone, Debug)]
-pub struct Waiting {
-    pub ticket: u64,
-    /// The key's own slot.
-    pub slot: u32,
-    /// Place in the check.
-    pub part: usize,
-    pub hits: u64,
-    /// The limit under which it was asked: an edit does not change a check under way.
-    pub effective: Arc<Effective>,
-    /// It was sent before, and the store did nothing.
-    pub resent: bool,
-}
-
-/// What became of a waiting part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Granted(Receipt),
-    /// Node time at which it would fit; `None` if never.
-    Refused(Option<NodeTime>),
-    /// The store did not decide.
-    Failed,
-}
-
-/// What a key needs to know of its surroundings.
-#[derive(Clone, Copy, Debug)]
-pub struct Surroundings {
-    pub now: NodeTime,
-    /// This node's estimate of the store's clock.
-    pub store_now: StoreTime,
-    /// Longest that tokens are held, in microseconds.
-    pub lease_us: u64,
-    /// How many may hold tokens of a key.
-    pub holders: u32,
-    /// What `local` divides by.
-    pub divisor: u32,
-    /// Names this holder and its boot in a cell's map.
-    pub debtor: u64,
-}
-
-/// When a batch was sent, and the store's clock when it ran.
-#[derive(Clone, Copy, Debug)]
-pub struct Flight {
-    pub sent: NodeTime,
-    pub store_now: StoreTime,
-}
-
-/// Whether a batch without an answer may have been applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    No,
-    Unknown,
-}
+use super::traffic::Traffic;
+use super::window::Grid;
 
 /// The state of one key.
 #[derive(Debug)]
@@ -118,28 +40,6 @@ struct Refusal {
     hits: u64,
     until: NodeTime,
     fits_at: Option<NodeTime>,
-}
-
-#[derive(Debug)]
-enum Remembered {
-    Nothing,
-    Window(Vec<Cell>),
-    Bucket(BucketSeen),
-}
-
-/// What only a key under way to the store needs.
-#[derive(Debug, Default)]
-struct Traffic {
-    waiting: VecDeque<Waiting>,
-    flying: Vec<Waiting>,
-    in_flight: bool,
-    window_returns: Vec<WindowReturn>,
-    bucket_returns: Vec<BucketReturn>,
-    sent_revision: u64,
-    /// Returns in flight, kept in case nothing was applied.
-    sent_window: Vec<WindowReturn>,
-    sent_bucket: Vec<BucketReturn>,
-    share: Option<LocalShare>,
 }
 
 impl KeyState {
@@ -186,8 +86,7 @@ impl KeyState {
     /// Pays `hits` from the tokens in hand.
     pub fn spend(&mut self, hits: u64, revision: u64, now: NodeTime) -> Option<Receipt> {
         let hits = u32::try_from(hits).ok()?;
-        let queue = self.traffic.as_ref().is_some_and(|t| !t.waiting.is_empty());
-        if queue || self.held < hits.max(1) || now >= self.held_until || revision != self.effective.revision {
+        if self.waits() || self.held < hits.max(1) || now >= self.held_until || revision != self.effective.revision {
             return None;
         }
         self.held -= hits;
@@ -197,20 +96,18 @@ impl KeyState {
 
     /// Whether the tokens in hand run low and more should be asked for ahead of need.
     pub fn wants_refill(&mut self) -> bool {
-        !self.traffic.as_ref().is_some_and(|t| t.in_flight) && self.demand.refill(self.held)
+        !self.is_in_flight() && self.demand.refill(self.held)
     }
 
     /// Queues a part for the store.
     pub fn ask(&mut self, waiting: Waiting) {
-        self.traffic.get_or_insert_default().waiting.push_back(waiting);
+        self.traffic.get_or_insert_default().ask(waiting);
     }
 
-    /// A check waits no more. Those that wait stand in the order of their tickets.
+    /// A check waits no more.
     pub fn withdraw(&mut self, ticket: u64) {
-        let Some(waiting) = self.traffic.as_mut().map(|t| &mut t.waiting) else { return };
-        let first = waiting.partition_point(|w| w.ticket < ticket);
-        while waiting.get(first).is_some_and(|w| w.ticket == ticket) {
-            waiting.remove(first);
+        if let Some(traffic) = &mut self.traffic {
+            traffic.withdraw(ticket);
         }
     }
 
@@ -228,15 +125,21 @@ impl KeyState {
                     }
                     None => {
                         let back = WindowReturn { cell_ms: lot.cell_ms, source: lot.source, tokens: hits };
-                        self.traffic.get_or_insert_default().window_returns.push(back);
+                        self.traffic.get_or_insert_default().give_back_to_window(back);
                         true
                     }
                 }
             }
             Receipt::Bucket { incarnation, step, at } => {
                 let back = BucketReturn { incarnation, step, hits, charged_at: at };
-                self.traffic.get_or_insert_default().bucket_returns.push(back);
+                self.traffic.get_or_insert_default().give_back_to_bucket(back);
                 true
+            }
+            Receipt::Local { cell_ms } => {
+                if let Some(outage) = self.traffic.as_mut().and_then(|t| t.outage.as_mut()) {
+                    outage.give_back(cell_ms, hits);
+                }
+                false
             }
         }
     }
@@ -252,17 +155,14 @@ impl KeyState {
         let tokens = std::mem::take(&mut self.held);
         if tokens > 0 {
             let back = WindowReturn { cell_ms: self.lot.cell_ms, source: self.lot.source, tokens: tokens.into() };
-            self.traffic.get_or_insert_default().window_returns.push(back);
+            self.traffic.get_or_insert_default().give_back_to_window(back);
         }
         tokens > 0
     }
 
-    /// The next item for the store, if there is anything to say. `alive` tells which checks still wait.
-    pub fn item(&mut self, key: &[u8], around: &Surroundings, alive: impl Fn(u64) -> bool) -> Option<Item> {
-        let waits = self.traffic.as_mut().is_some_and(|t| {
-            t.waiting.retain(|w| alive(w.ticket));
-            !t.waiting.is_empty()
-        });
+    /// The next item for the store, if there is anything to say.
+    pub fn item(&mut self, key: &[u8], around: &Surroundings) -> Option<Item> {
+        let waits = self.waits();
         // A check that the tokens in hand do not cover asks for all it needs, and the same item gives them back.
         if waits || around.now >= self.held_until {
             self.release();
@@ -273,45 +173,38 @@ impl KeyState {
             0
         };
         let traffic = self.traffic.get_or_insert_default();
-        let effective = Arc::clone(traffic.waiting.front().map_or(&self.effective, |w| &w.effective));
-        let mut asks: Vec<Ask> = Vec::new();
-        while let Some(next) = traffic.waiting.pop_front_if(|w| w.effective.revision == effective.revision) {
-            match asks.last_mut().filter(|run| run.hits == next.hits) {
-                Some(run) => run.count += 1,
-                None => asks.push(Ask { hits: next.hits, count: 1 }),
-            }
-            self.demand.spend(u32::try_from(next.hits).unwrap_or(u32::MAX));
-            traffic.flying.push(next);
-            if traffic.flying.len() >= MAX_ASKS {
-                break;
-            }
-        }
-        let same_rules = effective.revision == self.effective.revision;
-        let counter = if matches!(effective.shape, Shape::Bucket) {
-            let returns = std::mem::take(&mut traffic.bucket_returns);
-            traffic.sent_bucket.clone_from(&returns);
+        traffic.outage.take_if(|outage| outage.is_over(around.now));
+        let owes = traffic.outage.as_ref().is_some_and(Outage::is_unreported);
+        let demand = &mut self.demand;
+        let (effective, asks) =
+            traffic.board(&self.effective, |hits| demand.spend(u32::try_from(hits).unwrap_or(u32::MAX)));
+        let counter = if effective.is_bucket() {
             let seen = if let Remembered::Bucket(seen) = &self.seen { Some(*seen) } else { None };
-            Counter::Bucket { rate: effective.rate, revision: effective.revision, seen, returns }
+            let owed = traffic.outage.as_mut().map_or(0, |outage| outage.report_hits(around.store_now));
+            let returns = traffic.send_to_bucket();
+            Counter::Bucket { rate: effective.rate, revision: effective.revision, seen, owed, returns }
         } else {
-            let returns = std::mem::take(&mut traffic.window_returns);
-            traffic.sent_window.clone_from(&returns);
-            let seen = if let Remembered::Window(cells) = &self.seen { cells.clone() } else { Vec::new() };
-            // Where no calendar reaches, no store can be within its bounds either.
-            let grid = effective.grid(around.store_now).unwrap_or(Grid::Calendar { bounds: [0; 4] });
+            // Time never goes back behind what was seen of the key. Where no calendar reaches, no store can be either.
+            let at = around.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
+            let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
+            let mut seen = if let Remembered::Window(cells) = &self.seen { cells.clone() } else { Vec::new() };
+            if let Some(outage) = &mut traffic.outage {
+                outage.report_in(&mut seen);
+            }
             let lease = Prefetch { want, holders: around.holders, min_left: around.lease_us / 16 };
+            let same_rules = effective.revision == self.effective.revision;
             let lease = Some(lease).filter(|_| same_rules && want > 0);
-            Counter::Window { grid, limit: effective.limit, seen, returns, lease }
+            Counter::Window { grid, limit: effective.limit, seen, returns: traffic.send_to_window(), lease }
         };
         let nothing = match &counter {
             Counter::Window { returns, lease, .. } => returns.is_empty() && lease.is_none(),
             Counter::Bucket { returns, .. } => returns.is_empty(),
         };
-        if asks.is_empty() && nothing {
+        if asks.is_empty() && nothing && !owes {
             self.tidy();
             return None;
         }
-        traffic.in_flight = true;
-        traffic.sent_revision = effective.revision;
+        traffic.take_off(effective.revision);
         Some(Item { key: key.into(), asks, counter })
     }
 
@@ -324,9 +217,8 @@ impl KeyState {
         out: &mut Vec<(Waiting, Outcome)>,
     ) -> bool {
         let Some(traffic) = self.traffic.as_mut() else { return false };
-        let same_rules = traffic.sent_revision == self.effective.revision;
-        let flying = std::mem::take(&mut traffic.flying);
-        traffic.landed();
+        let (flying, revision) = traffic.answered();
+        let same_rules = revision == self.effective.revision;
         // A wait is told from now on, and remembered from the sending on: neither is too short for the one who waits.
         let waits = |at: StoreTime| at.since(flight.store_now);
         let lot = match &grant.seen {
@@ -372,9 +264,6 @@ impl KeyState {
             Seen::Window { cells, .. } => Remembered::Window(cells),
             Seen::Bucket { incarnation, tat, .. } => Remembered::Bucket(BucketSeen { incarnation, tat }),
         };
-        if let Some(traffic) = self.traffic.as_mut() {
-            traffic.share = None;
-        }
         self.tidy();
         self.has_news()
     }
@@ -394,66 +283,41 @@ impl KeyState {
     }
 
     /// The store did nothing with the item: what was sent is to be sent once more, but for asks that were already.
-    /// Returns whether something is to be sent.
-    pub fn resend(&mut self, out: &mut Vec<(Waiting, Outcome)>) -> bool {
-        let Some(traffic) = self.traffic.as_mut() else { return false };
-        traffic.window_returns.append(&mut traffic.sent_window);
-        traffic.bucket_returns.append(&mut traffic.sent_bucket);
-        traffic.landed();
-        for mut waiting in std::mem::take(&mut traffic.flying).into_iter().rev() {
-            if waiting.resent {
-                out.push((waiting, Outcome::Failed));
-            } else {
-                waiting.resent = true;
-                traffic.waiting.push_front(waiting);
-            }
+    pub fn resend(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.resend(out);
         }
-        self.has_news()
-    }
-
-    /// No answer came. What was sent is not sent again when the store may have run it.
-    pub fn fail(&mut self, applied: Applied, out: &mut Vec<(Waiting, Outcome)>) {
-        let Some(traffic) = self.traffic.as_mut() else { return };
-        if applied == Applied::No {
-            traffic.window_returns.append(&mut traffic.sent_window);
-            traffic.bucket_returns.append(&mut traffic.sent_bucket);
-        }
-        traffic.landed();
-        out.extend(traffic.flying.drain(..).map(|w| (w, Outcome::Failed)));
         self.tidy();
     }
 
-    /// Decides `hits` without the store, as the limit's `on_store_failure` says.
-    pub fn decide_alone(&mut self, hits: u64, effective: &Effective, around: &Surroundings) -> bool {
-        match effective.on_store_failure {
-            OnStoreFailure::Allow => return true,
-            OnStoreFailure::Deny => return false,
-            OnStoreFailure::Local => {}
+    /// No answer came.
+    pub fn fail(&mut self, applied: Applied, out: &mut Vec<(Waiting, Outcome)>) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.fail(applied, out);
         }
-        let seen = match &self.seen {
-            Remembered::Nothing => LastSeen::Nothing,
-            Remembered::Window(cells) => LastSeen::Window(cells),
-            Remembered::Bucket(seen) => LastSeen::Bucket(*seen),
-        };
-        let share = &mut self.traffic.get_or_insert_default().share;
-        if share.as_ref().is_none_or(|s| s.is_over(effective, around.store_now)) {
-            *share = LocalShare::new(effective, seen, around.divisor, around.store_now);
-        }
-        let Some(cell_ms) = share.as_mut().and_then(|share| share.take(hits, around.store_now)) else { return false };
-        if hits > 0 && !matches!(effective.shape, Shape::Bucket) {
-            self.owe(cell_ms, around.debtor, hits);
-        }
-        true
+        self.tidy();
     }
 
-    /// Notes a debt in what is sent with the next item: one more entry of the cell's map, cumulative.
-    fn owe(&mut self, cell_ms: u64, debtor: u64, hits: u64) {
-        if !matches!(self.seen, Remembered::Window(_)) {
-            self.seen = Remembered::Window(Vec::new());
+    /// Decides `hits` without the store, as the limit's `on_store_failure` says. `debtor` is random: a name for what is
+    /// admitted on this node's own account.
+    pub fn decide_alone(
+        &mut self,
+        hits: u64,
+        effective: &Effective,
+        around: &Surroundings,
+        debtor: u64,
+    ) -> Option<Receipt> {
+        if effective.is_unlimited() {
+            return Some(Receipt::Free);
         }
-        if let Remembered::Window(cells) = &mut self.seen {
-            cell_at(cells, cell_ms).charge(debtor, hits);
-            cells.truncate(2);
+        match effective.on_store_failure {
+            OnStoreFailure::Allow => Some(Receipt::Free),
+            OnStoreFailure::Deny => None,
+            OnStoreFailure::Local => {
+                let outage = &mut self.traffic.get_or_insert_default().outage;
+                let outage = outage.get_or_insert_with(|| Outage::new(effective, debtor, around));
+                outage.admit(hits, effective, &self.seen, around)
+            }
         }
     }
 
@@ -474,49 +338,32 @@ impl KeyState {
 
     /// Whether nothing that it remembers matters any more.
     pub fn is_idle(&self, now: NodeTime) -> bool {
-        self.is_evictable() && self.known.is_none_or(|k| k.reset_at <= now)
+        let owes = self.traffic.as_ref().and_then(|t| t.outage.as_ref()).is_some_and(|outage| !outage.is_over(now));
+        self.is_evictable() && !owes && self.known.is_none_or(|k| k.reset_at <= now)
     }
 
-    /// Whether it can be forgotten without losing tokens or checks.
+    /// Whether it can be forgotten without losing tokens or checks. Forgetting what it owes adds a share to an outage.
     pub fn is_evictable(&self) -> bool {
-        let flies = self.traffic.as_ref().is_some_and(|t| t.in_flight);
-        self.held == 0 && !flies && !self.has_news()
+        self.held == 0 && !self.traffic.as_ref().is_some_and(|t| t.is_in_flight() || t.is_needed())
     }
 
     /// Whether checks wait to be sent.
     pub fn waits(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|t| !t.waiting.is_empty())
+        self.traffic.as_ref().is_some_and(|t| t.waits())
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|t| t.is_in_flight())
     }
 
     /// Whether there is something to be sent.
     pub fn has_news(&self) -> bool {
-        self.traffic
-            .as_ref()
-            .is_some_and(|t| !(t.waiting.is_empty() && t.window_returns.is_empty() && t.bucket_returns.is_empty()))
+        self.traffic.as_ref().is_some_and(|t| t.has_news())
     }
 
     /// Drops the traffic when it holds nothing.
     fn tidy(&mut self) {
-        let quiet = self.traffic.as_ref().is_some_and(|t| !t.in_flight && t.flying.is_empty() && t.share.is_none());
-        if quiet && !self.has_news() {
-            self.traffic = None;
-        }
+        self.traffic.take_if(|t| t.is_quiet());
         invariant::check(Invariant::I5NoTokenTwice, self.held == 0 || self.lot.source != 0);
-    }
-}
-
-impl Traffic {
-    /// Hits on their way back to the store.
-    fn coming_back(&self) -> u64 {
-        let windows = self.window_returns.iter().chain(&self.sent_window).map(|back| back.tokens);
-        let buckets = self.bucket_returns.iter().chain(&self.sent_bucket).map(|back| back.hits);
-        windows.chain(buckets).fold(0, u64::saturating_add)
-    }
-
-    /// The item is back, or lost.
-    fn landed(&mut self) {
-        self.in_flight = false;
-        self.sent_window.clear();
-        self.sent_bucket.clear();
     }
 }

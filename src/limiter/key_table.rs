@@ -16,6 +16,8 @@ pub struct Key {
     pub lane: u16,
     /// It is in its lane's queue.
     pub queued: bool,
+    /// The shard's list of keys to try again has it.
+    pub stalled: bool,
     /// The shard's list of leases has it.
     pub listed: bool,
     /// How many checks under way hold on to it.

@@ -8,9 +8,10 @@ use super::decision::{Check, Decision, LimitStatus};
 use super::effective::Effective;
 use super::invariant::{self, Invariant};
 use super::key_name::push_values;
-use super::key_state::{KeyState, Outcome, Receipt, Waiting};
+use super::key_state::KeyState;
 use super::key_table::Key;
 use super::matcher::Subject;
+use super::parts::{Outcome, Receipt, Waiting};
 use super::rule::{Charge, Mode};
 use super::rule_book::{RuleBook, descriptor_limit};
 use super::shard::Shard;
@@ -142,6 +143,7 @@ impl Shard {
             name: name.into(),
             lane: lane_of(name),
             queued: false,
+            stalled: false,
             listed: false,
             pins: 0,
             recent: false,
@@ -260,24 +262,34 @@ impl Shard {
 
     /// Decides what the store did not. Returns whether there was any such part.
     fn decide_failed(&mut self, parts: &mut [Part], now: NodeTime) -> bool {
-        if !parts.iter().any(|p| p.state == PartState::Failed) {
-            return false;
-        }
         let around = self.surroundings(now);
-        let refused: Vec<usize> = parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
-        for part in parts.iter_mut().filter(|p| p.state == PartState::Failed) {
+        let mut degraded = false;
+        for at in 0..parts.len() {
+            if parts[at].state != PartState::Failed {
+                continue;
+            }
+            degraded = true;
+            let debtor = self.next_nonce();
+            let part = &parts[at];
             // Where another limit refuses for sure, nothing need be admitted on this node's own account.
-            let alone = !refused.contains(&part.group);
-            let key = part.slot.and_then(|slot| self.keys.get_mut(slot)).filter(|_| alone);
-            part.state = match key {
-                Some(key) => match key.state.decide_alone(part.hits, &part.effective, &around) {
-                    true => PartState::Granted(Receipt::Free),
-                    false => PartState::Refused(None),
+            let refused = parts.iter().any(|p| p.group == part.group && p.refuses());
+            let key = part.slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?))).filter(|_| !refused);
+            parts[at].state = match key {
+                Some((slot, key)) => match key.state.decide_alone(part.hits, &part.effective, &around, debtor) {
+                    Some(receipt) => {
+                        if matches!(receipt, Receipt::Local { .. }) {
+                            self.after_failure(slot);
+                        }
+                        PartState::Granted(receipt)
+                    }
+                    // The store may be back by then.
+                    None if part.hits <= part.effective.most() => PartState::Refused(Some(now.plus(around.lease_us))),
+                    None => PartState::Refused(None),
                 },
                 None => PartState::Untried,
             };
         }
-        true
+        degraded
     }
 
     fn status(&mut self, part: &Part, descriptor: usize, now: NodeTime) -> LimitStatus {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
 use super::decision::{Check, Decision};
 use super::invariant::{self, Invariant};
-use super::key_state::{Applied, Flight, Surroundings};
 use super::key_table::KeyTable;
+use super::parts::{Applied, Flight, Surroundings};
 use super::reserve::{PartState, UnderWay};
 use super::rule_book::RuleBook;
 use super::store_clock::StoreClock;
@@ -37,7 +37,7 @@ pub struct ShardConfig {
     pub lanes: u16,
     /// Items in one batch at most.
     pub max_items: usize,
-    /// Seeds of hashing, incarnations, and the name of this holder's debts.
+    /// Seeds of hashing, and of the names of incarnations and debts.
     pub seeds: [u64; 4],
 }
 
@@ -102,8 +102,8 @@ pub struct Shard {
     flights: u64,
     /// Leases by end.
     leases: BinaryHeap<Reverse<(NodeTime, u32)>>,
-    /// Keys whose returns a failing store did not take; tried again with the next tick.
-    stalled: Vec<u32>,
+    /// Keys whose returns or debts a failing store did not take; tried again tick by tick.
+    stalled: VecDeque<u32>,
     clock: StoreClock,
     random: u64,
     pub(super) done: Vec<(u64, Decision)>,
@@ -125,7 +125,7 @@ impl Shard {
             lanes: (0..config.lanes.max(1)).map(|_| Lane::default()).collect(),
             flights: 0,
             leases: BinaryHeap::new(),
-            stalled: Vec::new(),
+            stalled: VecDeque::new(),
             clock: StoreClock::new(wall, now),
             random: a,
             done: Vec::new(),
@@ -172,9 +172,6 @@ impl Shard {
 
     /// Decides a check, or queues what it lacks at the keys' actors.
     pub fn check(&mut self, check: &Check<'_>, lane_of: impl Fn(&[u8]) -> u16, now: NodeTime) -> Verdict {
-        if self.checks.len() >= self.config.max_waiting {
-            return Verdict::Shed(Shed::TooManyWaiting);
-        }
         let book = Arc::clone(&self.book);
         let Some(mut under_way) = self.gather(&book, check, lane_of) else {
             return Verdict::Shed(Shed::TooManyKeys);
@@ -182,7 +179,12 @@ impl Shard {
         let ticket = self.tickets;
         if self.reserve(&mut under_way, ticket, now) {
             self.tickets += 1;
+            let full = self.checks.len() >= self.config.max_waiting;
             self.checks.insert(ticket, under_way);
+            if full {
+                self.withdraw(ticket, now);
+                return Verdict::Shed(Shed::TooManyWaiting);
+            }
             return Verdict::Waits(ticket);
         }
         self.unpin(&under_way);
@@ -250,7 +252,7 @@ impl Shard {
             let Some(slot) = lane.queue.pop_front() else { break };
             let Some(key) = self.keys.get_mut(slot) else { continue };
             key.queued = false;
-            if let Some(item) = key.state.item(&key.name, &around, |ticket| self.checks.contains_key(&ticket)) {
+            if let Some(item) = key.state.item(&key.name, &around) {
                 items.push(item);
                 slots.push(slot);
             }
@@ -264,7 +266,7 @@ impl Shard {
         let flight = self.flights;
         lane.flying = Some(Flying { flight, sent: now, slots });
         let not_after = self.clock.is_known().then(|| self.clock.at(now.plus(self.config.deadline_us)));
-        let nonce = (self.next_random() >> 12).max(1);
+        let nonce = self.next_nonce();
         Some(Outgoing { lane: at, flight, batch: Batch { not_after, nonce, items } })
     }
 
@@ -284,17 +286,20 @@ impl Shard {
                 let flight = Flight { sent: flying.sent, store_now: ran };
                 for slot in flying.slots {
                     let Some(key) = self.keys.get_mut(slot) else { continue };
-                    let to_send = match answers.next() {
-                        Some(ItemAnswer::Done(grant)) => key.state.answer(grant, &flight, &around, &mut outcomes),
-                        Some(ItemAnswer::OutOfBounds) => key.state.resend(&mut outcomes),
+                    match answers.next() {
+                        Some(ItemAnswer::Done(grant)) => {
+                            if key.state.answer(grant, &flight, &around, &mut outcomes) {
+                                self.queue(slot);
+                            }
+                        }
+                        Some(ItemAnswer::OutOfBounds) => {
+                            key.state.resend(&mut outcomes);
+                            self.after_failure(slot);
+                        }
                         Some(ItemAnswer::Failed) | None => {
                             key.state.fail(Applied::Unknown, &mut outcomes);
                             self.after_failure(slot);
-                            false
                         }
-                    };
-                    if to_send {
-                        self.queue(slot);
                     }
                     self.list(slot);
                 }
@@ -314,13 +319,13 @@ impl Shard {
         }
     }
 
-    /// Who waits is sent for at once, what goes back with the next tick.
-    fn after_failure(&mut self, slot: u32) {
+    /// Who waits is sent for at once, what goes back or is owed with a tick to come.
+    pub(super) fn after_failure(&mut self, slot: u32) {
         let Some(key) = self.keys.get_mut(slot) else { return };
         if key.state.waits() {
             self.queue(slot);
-        } else if key.state.has_news() {
-            self.stalled.push(slot);
+        } else if key.state.has_news() && !std::mem::replace(&mut key.stalled, true) {
+            self.stalled.push_back(slot);
         }
     }
 
@@ -335,7 +340,12 @@ impl Shard {
             }
             self.list(slot);
         }
-        for slot in std::mem::take(&mut self.stalled) {
+        // No more than a batch for each lane: a store that fails is not to be met with all at once.
+        for _ in 0..self.stalled.len().min(self.config.max_items * self.lanes.len()) {
+            let Some(slot) = self.stalled.pop_front() else { break };
+            if let Some(key) = self.keys.get_mut(slot) {
+                key.stalled = false;
+            }
             self.queue(slot);
         }
         self.keys.sweep(self.keys.slots() / 64 + 16, now);
@@ -370,16 +380,15 @@ impl Shard {
             lease_us: self.config.lease_us,
             holders: self.config.holders,
             divisor: self.config.holders.max(self.config.min_holders),
-            debtor: (self.config.seeds[3] >> 12).max(1),
         }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014).
-    const fn next_random(&mut self) -> u64 {
+    /// A name that nobody else has: SplitMix64 (Steele, Lea, Flood 2014), below 2^52 and never 0.
+    pub(super) fn next_nonce(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        ((z ^ (z >> 31)) >> 12).max(1)
     }
 }

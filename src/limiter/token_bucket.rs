@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::{BucketReturn, BucketSeen};
+use super::repeats::Repeats;
 use super::time::StoreTime;
 
 /// A span or an instant in 2^-20 microseconds, so that rounding costs a fast bucket less than a millionth.
@@ -72,8 +73,7 @@ pub struct Bucket {
     pub incarnation: u64,
     /// Replication id of the primary that last charged.
     pub replication: u64,
-    /// Nonce of the last batch whose returns were taken: its repeat gives nothing back a second time.
-    pub returned_in: u64,
+    pub taken: Repeats,
     pub tat: Ticks,
     /// Costs charged in this incarnation.
     pub charged: Ticks,
@@ -85,8 +85,9 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub const fn new(incarnation: u64, replication: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
-        Self { incarnation, replication, returned_in: 0, tat: Ticks(0), charged: Ticks(0), last: now, rate, revision }
+    pub fn new(incarnation: u64, replication: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
+        let (taken, nothing) = (Repeats::default(), Ticks(0));
+        Self { incarnation, replication, taken, tat: nothing, charged: nothing, last: now, rate, revision }
     }
 
     /// A newer incarnation begins: the primary changed, and charges may have been lost.
@@ -97,8 +98,7 @@ impl Bucket {
     /// Restores what another incarnation had charged, as far as a node saw it. Never more than an empty bucket.
     pub fn merge(&mut self, seen: &BucketSeen) {
         if seen.incarnation != self.incarnation {
-            let empty = Ticks::from_micros(self.last.0).plus(self.rate.size());
-            self.tat = self.tat.max(seen.tat.plus(self.charged).min(empty));
+            self.tat = self.tat.max(seen.tat.plus(self.charged).min(self.empty_tat()));
         }
     }
 
@@ -134,6 +134,30 @@ impl Bucket {
         let cost = self.rate.cost(hits);
         self.tat = self.tat.max(Ticks::from_micros(self.last.0)).plus(cost);
         self.charged = self.charged.plus(cost);
+    }
+
+    /// Charges hits that were admitted elsewhere: they empty the bucket, and never drive it below.
+    pub fn owe(&mut self, hits: u64) {
+        let before = self.tat.max(Ticks::from_micros(self.last.0));
+        self.tat = before.plus(self.rate.cost(hits)).min(self.empty_tat().max(before));
+        self.charged = self.charged.plus(self.tat.minus(before));
+    }
+
+    /// Undoes a charge made at this same instant.
+    pub const fn uncharge(&mut self, hits: u64) {
+        self.tat = self.tat.minus(self.rate.cost(hits));
+        self.charged = self.charged.minus(self.rate.cost(hits));
+    }
+
+    /// Hits that are missing now, a part of one counting whole.
+    pub fn missing(&self) -> u64 {
+        let step = self.rate.step.0.max(1);
+        u64::try_from(self.ahead().0.div_ceil(step)).unwrap_or(u64::MAX)
+    }
+
+    /// Where `tat` stands when the bucket is empty now.
+    pub const fn empty_tat(&self) -> Ticks {
+        Ticks::from_micros(self.last.0).plus(self.rate.size())
     }
 
     /// Hits that would be granted at once now.

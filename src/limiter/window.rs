@@ -14,7 +14,7 @@ use super::time::StoreTime;
 /// A weight of 1; the weight of the older cell is a multiple of its inverse, rounded up.
 const WEIGHT_ONE: u64 = 1 << 16;
 /// How many sources a cell keeps apart before the oldest is folded away.
-pub const MAX_ENTRIES: usize = 8;
+pub const MAX_ENTRIES: usize = 32;
 /// No count grows past this: sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
 /// The source that folded entries are added to.
@@ -292,12 +292,12 @@ mod tests {
     #[test]
     fn folding_keeps_the_sum_and_the_bound() {
         let mut cell = Cell::new(0);
-        for source in 1..=40 {
+        for source in 1..=100 {
             cell.charge(source, source);
             cell.give_back(source, 1);
         }
         assert_eq!(cell.entries.len(), MAX_ENTRIES);
-        assert_eq!(cell.used(), (1..=40u64).sum::<u64>() - 40);
+        assert_eq!(cell.used(), (1..=100u64).sum::<u64>() - 100);
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl<'s> Suite<'s> {
         self.what_a_node_saw_is_restored().await;
         self.an_instant_out_of_bounds_does_nothing().await;
         self.a_bucket_holds_its_burst_and_takes_back().await;
+        self.a_bucket_is_emptied_by_what_is_owed().await;
         self.a_lease_takes_a_share_of_what_is_left().await;
     }
 
@@ -53,7 +54,7 @@ impl<'s> Suite<'s> {
 
     async fn all(&self, items: Vec<Item>) -> Vec<ItemAnswer> {
         let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);
-        ran(self.send(None, nonce, items).await)
+        ran(self.send(Some(self.soon().await), nonce, items).await)
     }
 
     async fn one(&self, item: Item) -> Grant {
@@ -62,6 +63,11 @@ impl<'s> Suite<'s> {
 
     async fn now(&self) -> StoreTime {
         self.send(None, 1, vec![window(self.key("clock"), &[(0, 1)], 1)]).await.now
+    }
+
+    /// An end that no batch of a test sees.
+    async fn soon(&self) -> StoreTime {
+        StoreTime(self.now().await.0 + 3_600_000_000)
     }
 
     async fn lanes_are_stable(&self) {
@@ -92,7 +98,7 @@ impl<'s> Suite<'s> {
         let item = || vec![window(self.key("late"), &[(5, 1)], 5)];
         let answer = self.send(Some(StoreTime(now.0 - 1_000_000)), 901, item()).await;
         assert_eq!(answer.outcome, BatchOutcome::Late);
-        let answer = self.send(Some(StoreTime(now.0 + 3_600_000_000)), 902, item()).await;
+        let answer = self.send(Some(self.soon().await), 902, item()).await;
         assert_eq!(counts(&done(ran(answer).pop())), [1], "the late one charged nothing");
     }
 
@@ -110,10 +116,14 @@ impl<'s> Suite<'s> {
         let (source, cell_ms) = place(&grant);
         let returns = || vec![WindowReturn { cell_ms, source, tokens: 2 }];
         let item = || vec![with(window(self.key("back"), &[], 5), returns(), Vec::new(), None)];
-        for _ in 0..2 {
-            let grant = done(ran(self.send(None, 777, item()).await).pop());
-            assert_eq!(grant.available, 3, "the repeat of a batch gives nothing back");
+        let soon = Some(self.soon().await);
+        for (nonce, available) in [(777, 3), (777, 3), (778, 5), (777, 5)] {
+            let grant = done(ran(self.send(soon, nonce, item()).await).pop());
+            assert_eq!(grant.available, available, "the repeat of a batch gives nothing back");
         }
+        self.one(window(self.key("back"), &[(2, 1)], 5)).await;
+        let endless = done(ran(self.send(None, 779, item()).await).pop());
+        assert_eq!(endless.available, 3, "it could be repeated at any time");
         let foreign = vec![WindowReturn { cell_ms, source: source + 1, tokens: 2 }];
         let grant = self.one(with(window(self.key("back"), &[], 5), foreign, Vec::new(), None)).await;
         assert_eq!(grant.available, 3, "nobody charged under that name");
@@ -145,6 +155,17 @@ impl<'s> Suite<'s> {
         let back = vec![BucketReturn { incarnation, step, hits: 4, charged_at: at }];
         let grant = self.one(bucket(self.key("bucket"), &[(4, 2)], back)).await;
         assert_eq!(counts(&grant), [1]);
+    }
+
+    async fn a_bucket_is_emptied_by_what_is_owed(&self) {
+        for left in [2, 0, 0] {
+            let item = bucket(self.key("owed"), &[], Vec::new());
+            let Counter::Bucket { rate, revision, seen, returns, .. } = item.counter else { return };
+            let grant =
+                self.one(Item { counter: Counter::Bucket { rate, revision, seen, owed: 8, returns }, ..item }).await;
+            assert_eq!(grant.available, left);
+            assert!(grant.reset_at.since(self.now().await) <= 10 * YEAR_MS * 1000, "never driven below empty");
+        }
     }
 
     async fn a_lease_takes_a_share_of_what_is_left(&self) {
@@ -203,5 +224,5 @@ fn on_grid(item: Item, grid: Grid) -> Item {
 }
 
 fn bucket(key: Box<[u8]>, of: &[(u64, u32)], returns: Vec<BucketReturn>) -> Item {
-    Item { key, asks: asks(of), counter: Counter::Bucket { rate: RATE, revision: 1, seen: None, returns } }
+    Item { key, asks: asks(of), counter: Counter::Bucket { rate: RATE, revision: 1, seen: None, owed: 0, returns } }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proptest::test_runner::Config as ProptestConfig;
 
-use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, Seen};
+use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Seen, StoreError};
 use tidegate::limiter::counter::{Record, apply, run};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
 use tidegate::limiter::rule::{
@@ -34,6 +34,8 @@ pub struct Admitted {
     pub user: u8,
     pub at: u64,
     pub hits: u64,
+    /// The store did not decide.
+    pub degraded: bool,
 }
 
 pub struct World {
@@ -147,7 +149,7 @@ impl World {
 
     fn decided(&mut self, decision: &Decision, user: u8, hits: u64, at: u64) {
         if decision.allowed {
-            self.admitted.push(Admitted { user, at, hits });
+            self.admitted.push(Admitted { user, at, hits, degraded: decision.degraded });
         } else {
             self.refused += 1;
         }
@@ -193,7 +195,17 @@ impl World {
 
     /// The batch or its answer is lost: the outcome is unknown.
     pub fn lose(&mut self, holder: usize, charged: bool) {
-        use tidegate::limiter::batch::StoreError;
+        self.fail(holder, charged, StoreError::Unknown);
+    }
+
+    /// The store is not reached.
+    pub fn refuse(&mut self, holder: usize) {
+        if self.holders[holder].answer.is_none() {
+            self.fail(holder, false, StoreError::NotApplied);
+        }
+    }
+
+    fn fail(&mut self, holder: usize, charged: bool, error: StoreError) {
         if charged {
             self.deliver(holder, false);
         } else {
@@ -206,9 +218,11 @@ impl World {
         let now = self.node_now(holder);
         let it = &mut self.holders[holder];
         let Some(out) = it.out.take().or_else(|| it.answer.take().map(|(out, ..)| out)) else { return };
-        it.shard.answer(out.lane, out.flight, Err(StoreError::Unknown), now);
+        it.shard.answer(out.lane, out.flight, Err(error), now);
         let done = it.shard.take_done();
-        self.lost += weight(&out.batch);
+        if error == StoreError::Unknown {
+            self.lost += weight(&out.batch);
+        }
         let at = self.store_now();
         for (ticket, decision) in done {
             if let Some((user, hits)) = self.holders[holder].tickets.remove(&ticket) {
@@ -246,6 +260,16 @@ impl World {
             _ => 0,
         };
         self.store.iter().filter(|(key, _)| these(key)).map(|(_, record)| of(record)).sum()
+    }
+
+    /// Hits that are missing in the bucket of `user`, as the store has it.
+    pub fn missing(&self, user: u8) -> u64 {
+        let name = format!("/{user}");
+        let of = |record: &Option<Record>| match record {
+            Some(Record::Bucket(bucket)) => bucket.missing(),
+            _ => 0,
+        };
+        self.store.iter().filter(|(key, _)| key.ends_with(name.as_bytes())).map(|(_, record)| of(record)).sum()
     }
 
     /// Hits that `user` was granted.
@@ -324,6 +348,12 @@ fn instants(batch: &Batch, answer: &BatchAnswer) -> [u64; 2] {
     at
 }
 
+/// Hits that a batch may charge, or bring back.
 fn weight(batch: &Batch) -> u64 {
-    batch.items.iter().flat_map(|i| &i.asks).map(|a| a.hits * u64::from(a.count)).sum()
+    let asks = batch.items.iter().flat_map(|i| &i.asks).map(|a| a.hits * u64::from(a.count));
+    let returns = |item: &Item| match &item.counter {
+        Counter::Window { returns, .. } => returns.iter().map(|back| back.tokens).sum::<u64>(),
+        Counter::Bucket { returns, .. } => returns.iter().map(|back| back.hits).sum(),
+    };
+    asks.sum::<u64>() + batch.items.iter().map(returns).sum::<u64>()
 }

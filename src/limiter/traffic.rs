@@ -1,0 +1,177 @@
+//! What only a key under way to the store needs: checks that wait, one item in flight, hits on their way back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::batch::{Ask, BucketReturn, WindowReturn};
+use super::effective::Effective;
+use super::outage::Outage;
+use super::parts::{Applied, Outcome, Waiting};
+
+/// At most so many waiting asks go into one item.
+const MAX_ASKS: usize = 4096;
+
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// In the order of their tickets.
+    waiting: VecDeque<Waiting>,
+    flying: Vec<Waiting>,
+    in_flight: bool,
+    /// Revision of the rules that the item in flight was made under.
+    sent_revision: u64,
+    window_returns: Returns<WindowReturn>,
+    bucket_returns: Returns<BucketReturn>,
+    pub outage: Option<Outage>,
+}
+
+/// What goes back, and what of it is in flight: kept in case nothing was applied.
+#[derive(Debug)]
+struct Returns<T> {
+    next: Vec<T>,
+    sent: Vec<T>,
+}
+
+impl<T> Default for Returns<T> {
+    fn default() -> Self {
+        Self { next: Vec::new(), sent: Vec::new() }
+    }
+}
+
+impl<T: Clone> Returns<T> {
+    fn send(&mut self) -> Vec<T> {
+        self.sent = std::mem::take(&mut self.next);
+        self.sent.clone()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.next.iter().chain(&self.sent)
+    }
+}
+
+impl Traffic {
+    pub fn ask(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
+    /// A check waits no more.
+    pub fn withdraw(&mut self, ticket: u64) {
+        let first = self.waiting.partition_point(|w| w.ticket < ticket);
+        while self.waiting.get(first).is_some_and(|w| w.ticket == ticket) {
+            self.waiting.remove(first);
+        }
+    }
+
+    pub fn give_back_to_window(&mut self, back: WindowReturn) {
+        self.window_returns.next.push(back);
+    }
+
+    pub fn give_back_to_bucket(&mut self, back: BucketReturn) {
+        self.bucket_returns.next.push(back);
+    }
+
+    /// Whether checks wait to be sent.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub const fn is_in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    /// Whether checks wait or hits go back.
+    pub fn is_needed(&self) -> bool {
+        self.waits() || !self.window_returns.next.is_empty() || !self.bucket_returns.next.is_empty()
+    }
+
+    /// Whether there is something to be sent.
+    pub fn has_news(&self) -> bool {
+        self.is_needed() || self.outage.as_ref().is_some_and(Outage::is_unreported)
+    }
+
+    /// Whether it holds nothing at all.
+    pub fn is_quiet(&self) -> bool {
+        !self.in_flight && self.flying.is_empty() && !self.is_needed() && self.outage.is_none()
+    }
+
+    /// Hits on their way back to the store.
+    pub fn coming_back(&self) -> u64 {
+        let windows = self.window_returns.iter().map(|back| back.tokens);
+        windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
+    }
+
+    /// Takes those who wait under one revision into the next item: their limit, or `otherwise` when nobody waits, and
+    /// what they ask for. `spent` is told of each.
+    pub fn board(&mut self, otherwise: &Arc<Effective>, mut spent: impl FnMut(u64)) -> (Arc<Effective>, Vec<Ask>) {
+        let effective = Arc::clone(self.waiting.front().map_or(otherwise, |w| &w.effective));
+        let mut asks: Vec<Ask> = Vec::new();
+        while self.flying.len() < MAX_ASKS
+            && let Some(next) = self.waiting.pop_front_if(|w| w.effective.revision == effective.revision)
+        {
+            match asks.last_mut().filter(|run| run.hits == next.hits) {
+                Some(run) => run.count += 1,
+                None => asks.push(Ask { hits: next.hits, count: 1 }),
+            }
+            spent(next.hits);
+            self.flying.push(next);
+        }
+        (effective, asks)
+    }
+
+    /// What goes back to a window with the next item.
+    pub fn send_to_window(&mut self) -> Vec<WindowReturn> {
+        self.window_returns.send()
+    }
+
+    /// What goes back to a bucket with the next item.
+    pub fn send_to_bucket(&mut self) -> Vec<BucketReturn> {
+        self.bucket_returns.send()
+    }
+
+    /// The item takes off.
+    pub const fn take_off(&mut self, revision: u64) {
+        (self.in_flight, self.sent_revision) = (true, revision);
+    }
+
+    /// The item is answered: who flew with it, and the revision that it was made under.
+    pub fn answered(&mut self) -> (Vec<Waiting>, u64) {
+        self.land(true);
+        (std::mem::take(&mut self.flying), self.sent_revision)
+    }
+
+    /// The store did nothing with the item: what was sent is to be sent once more, but for asks that were already.
+    pub fn resend(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
+        self.keep_returns();
+        self.land(false);
+        for mut waiting in std::mem::take(&mut self.flying).into_iter().rev() {
+            if waiting.resent {
+                out.push((waiting, Outcome::Failed));
+            } else {
+                waiting.resent = true;
+                self.waiting.push_front(waiting);
+            }
+        }
+    }
+
+    /// No answer came. What was sent is not sent again when the store may have run it; debts are, which is harmless.
+    pub fn fail(&mut self, applied: Applied, out: &mut Vec<(Waiting, Outcome)>) {
+        if applied == Applied::No {
+            self.keep_returns();
+        }
+        self.land(false);
+        out.extend(self.flying.drain(..).map(|w| (w, Outcome::Failed)));
+    }
+
+    fn keep_returns(&mut self) {
+        self.window_returns.next.append(&mut self.window_returns.sent);
+        self.bucket_returns.next.append(&mut self.bucket_returns.sent);
+    }
+
+    fn land(&mut self, answered: bool) {
+        self.in_flight = false;
+        self.window_returns.sent.clear();
+        self.bucket_returns.sent.clear();
+        if let Some(outage) = &mut self.outage {
+            outage.reported(answered);
+        }
+    }
+}
