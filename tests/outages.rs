@@ -170,6 +170,9 @@ proptest! {
         let mut world = world(holders, vec![Limit { consistency: consistency.or(rule.consistency), ..rule }]);
         // What a store forgets is known in full to a lone holder only.
         let forgets = forgets && holders == 1;
+        // What the store charged and nobody waited for makes a bucket look empty when it is told of debts: those that
+        // do not fit are let go.
+        let surely = !steps.iter().any(|step| matches!(step, Step::Expire(_) | Step::Lose(..)));
         for step in steps {
             match step {
                 Step::Check(holder, hits) => world.check(holder % holders, 0, hits),
@@ -195,7 +198,7 @@ proptest! {
         if forgets {
             // A store that forgot is told with the next check, and there is none.
         } else if algorithm == Algorithm::TokenBucket {
-            prop_assert!(world.missing(0) >= granted.min(hits), "{} missing, {granted} granted", world.missing(0));
+            prop_assert!(!surely || world.missing(0) >= granted.min(hits), "{} missing, {granted} granted", world.missing(0));
         } else {
             prop_assert!(world.charged(0) >= granted, "{} charged, {granted} granted", world.charged(0));
             let most = granted + world.lost;
