@@ -71,6 +71,49 @@ fn an_outage_that_comes_and_goes_adds_no_further_share() {
 }
 
 #[test]
+fn what_was_reported_counts_once() {
+    let mut world = world(1, vec![local("l", Algorithm::FixedWindow, 30, MONTH)]);
+    assert_eq!(ask_alone(&mut world, 0, 4), 4);
+    world.advance(1000);
+    world.settle();
+    assert_eq!(ask(&mut world, 0, 1), 1);
+    assert_eq!(ask_alone(&mut world, 0, 20), 5, "a third of the 29 that others left, less the four");
+}
+
+#[test]
+fn a_bucket_is_shared_as_full_as_it_was_seen() {
+    let mut world = world(1, vec![local("l", Algorithm::TokenBucket, 30, MONTH)]);
+    assert_eq!(ask(&mut world, 0, 24), 24);
+    assert_eq!(ask_alone(&mut world, 0, 20), 2, "a third of the six that are left");
+    world.advance(1000);
+    world.settle();
+    assert_eq!(ask(&mut world, 0, 20), 4);
+}
+
+#[test]
+fn quiet_keys_that_owe_are_not_forgotten() {
+    let mut world = World::new(1, vec![local("l", Algorithm::FixedWindow, 30, MONTH)]);
+    let ask_all = |world: &mut World, hits| {
+        for user in 0..250 {
+            world.check(0, user, hits);
+            world.refuse(0);
+        }
+    };
+    ask_all(&mut world, 10);
+    assert_eq!(world.admitted.len(), 250);
+    for _ in 0..50 {
+        world.advance(1000);
+    }
+    ask_all(&mut world, 1);
+    assert_eq!(world.admitted.len(), 250, "a key that is forgotten has a further share");
+    for _ in 0..10 {
+        world.advance(1000);
+        world.settle();
+    }
+    assert_eq!(world.charged_to(|_| true), 2500);
+}
+
+#[test]
 fn a_new_window_has_a_new_share() {
     let mut world = world(1, vec![local("l", Algorithm::FixedWindow, 30, 1000)]);
     assert_eq!(ask_alone(&mut world, 0, 20), 10);

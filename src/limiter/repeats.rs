@@ -37,6 +37,7 @@ mod tests {
             assert!(repeats.is_first(nonce, end, StoreTime(0)));
         }
         assert!(!repeats.is_first(1, end, StoreTime(100)));
+        assert_eq!(repeats.0.len(), MAX);
         assert!(!repeats.is_first(999, end, StoreTime(100)), "as many as are kept are in their time");
         assert!(repeats.is_first(999, Some(StoreTime(300)), StoreTime(101)));
         assert_eq!(repeats.0.len(), 1);
