@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{
     Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
 };
+use super::invariant::{self, Invariant};
 use super::repeats::Repeats;
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
@@ -163,6 +164,7 @@ impl WindowAsk<'_> {
         let left_us = StoreTime::from_millis(place.end_ms).since(now);
         let lease = self.lease.map_or(0, |lease| prefetch(lease, available - tokens, left_us));
         tokens += u64::from(lease);
+        invariant::check(Invariant::I1RegionLimit, tokens <= available);
         if tokens > 0 {
             cell_at(&mut window.cells, place.start_ms).charge(window.incarnation, tokens);
         }
@@ -193,6 +195,7 @@ fn charge_bucket(bucket: &mut Bucket, asks: &[Ask]) -> Grant {
     let (counts, tokens) = share_out(asks, bucket.available());
     if tokens > 0 {
         bucket.charge(tokens);
+        invariant::check(Invariant::I1RegionLimit, bucket.tat <= bucket.empty_tat());
     }
     Grant {
         granted: with_refusals(asks, &counts, |hits| bucket.fits_at(hits)),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The ids that tests, simulations and metrics share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invariant {
-    /// The algorithm's promise holds for every key of a region.
+    /// No counter of a region is charged beyond its limit.
     I1RegionLimit,
     /// A check is charged everywhere or nowhere.
     I4AllOrNothing,
@@ -13,7 +13,7 @@ pub enum Invariant {
     I5NoTokenTwice,
     /// A node's rule revision never goes back.
     I6RevisionGrows,
-    /// Memory stays under its bound.
+    /// Keys in memory stay under their bound.
     I10BoundedMemory,
 }
 

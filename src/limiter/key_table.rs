@@ -3,6 +3,7 @@
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use super::invariant::{self, Invariant};
 use super::key_state::KeyState;
 use super::time::NodeTime;
 
@@ -84,6 +85,7 @@ impl KeyTable {
         let (slots, hasher) = (&self.slots, &self.hasher);
         let rehash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |key| hasher.hash_one(&*key.name));
         self.names.insert_unique(hash, slot, rehash);
+        invariant::check(Invariant::I10BoundedMemory, self.names.len() <= self.max);
         Some(slot)
     }
 

@@ -1,14 +1,15 @@
 //! The memory store: one per process, shared by its cores. For `dev` and single nodes; it forgets at a restart.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limiter::batch::{Batch, BatchAnswer, ItemAnswer, StoreError};
-use crate::limiter::counter::{self, Record};
+use indexmap::IndexMap;
+
+use crate::limiter::batch::{Batch, BatchAnswer, Item, ItemAnswer, StoreError};
+use crate::limiter::counter::{self, At, Record};
 use crate::limiter::time::StoreTime;
 use crate::ports::{BoxFuture, Clock, CounterStore};
 
-/// Expired records are looked for in so many keys per item that runs.
+/// So many records are looked at per item that runs, whether they have expired.
 const SWEEP: usize = 2;
 
 /// Counters in this process.
@@ -21,9 +22,14 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<Box<[u8]>, (Record, StoreTime)>,
-    /// Keys still to be looked at in this round of the sweep.
-    round: Vec<Box<[u8]>>,
+    records: IndexMap<Box<[u8]>, Kept>,
+    /// Where the sweep goes on.
+    hand: usize,
+}
+
+struct Kept {
+    record: Option<Record>,
+    expiry: StoreTime,
 }
 
 impl MemoryStore {
@@ -43,38 +49,50 @@ impl MemoryStore {
 
     fn run_now(&self, batch: &Batch) -> BatchAnswer {
         let now = self.clock.wall();
-        // What a panic left behind is whole: a record is put back only when its item is done.
+        // A panic loses the record of its own item and no other.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = counter::run(batch, now, 1, |item, at| {
-            let stored = state.records.remove(&item.key);
-            if stored.is_none() && state.records.len() >= self.max_keys {
-                return ItemAnswer::Failed;
-            }
-            let mut record = stored.map(|(record, _)| record);
-            let answer = counter::apply(&mut record, item, at);
-            if let Some(record) = record {
-                let expiry = counter::expires_at(&record, item);
-                state.records.insert(item.key.clone(), (record, expiry));
-            }
-            answer
-        });
+        let answer = counter::run(batch, now, 1, |item, at| state.serve(item, at, self.max_keys));
         state.sweep(SWEEP * batch.items.len(), now);
         answer
     }
 }
 
 impl State {
+    fn serve(&mut self, item: &Item, at: At, max_keys: usize) -> ItemAnswer {
+        let Some(kept) = self.records.get_mut(&item.key) else {
+            if self.records.len() >= max_keys {
+                return ItemAnswer::Failed;
+            }
+            let mut record = None;
+            let answer = counter::apply(&mut record, item, at);
+            if let Some(record) = record {
+                let expiry = counter::expires_at(&record, item);
+                self.records.insert(item.key.clone(), Kept { record: Some(record), expiry });
+            }
+            return answer;
+        };
+        let answer = counter::apply(&mut kept.record, item, at);
+        // What is empty goes with the next sweep.
+        kept.expiry = kept.record.as_ref().map_or(StoreTime(0), |record| counter::expires_at(record, item));
+        answer
+    }
+
+    /// Looks at the next `count` records.
     fn sweep(&mut self, count: usize, now: StoreTime) {
-        if self.round.is_empty() {
-            self.round.extend(self.records.keys().cloned());
-        }
         for _ in 0..count {
-            let Some(key) = self.round.pop() else { break };
-            if self.records.get(&key).is_some_and(|(_, expiry)| *expiry < now) {
-                self.records.remove(&key);
+            if self.hand >= self.records.len() {
+                self.hand = 0;
+            }
+            match self.records.get_index(self.hand) {
+                Some((_, kept)) if kept.expiry < now => {
+                    self.records.swap_remove_index(self.hand);
+                }
+                Some(_) => self.hand += 1,
+                None => break,
             }
         }
         if self.records.is_empty() {
+            // Give the memory of a past crowd back.
             *self = Self::default();
         }
     }
@@ -92,5 +110,53 @@ impl CounterStore for MemoryStore {
     fn run(&self, _lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
         let answer = self.run_now(&batch);
         Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::limiter::batch::{Ask, BatchOutcome, Counter};
+    use crate::limiter::time::NodeTime;
+    use crate::limiter::window::Grid;
+
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now(&self) -> NodeTime {
+            NodeTime(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> StoreTime {
+            StoreTime(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    fn ask(store: &MemoryStore, key: &str) -> ItemAnswer {
+        let grid = Grid::Fixed { width_ms: 1000 };
+        let counter = Counter::Window { grid, limit: 5, seen: Vec::new(), returns: Vec::new(), lease: None };
+        let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
+        match store.run_now(&Batch { not_after: None, nonce: 1, items: vec![item] }).outcome {
+            BatchOutcome::Ran(mut answers) => answers.pop().unwrap(),
+            BatchOutcome::Late => panic!("it has no end"),
+        }
+    }
+
+    #[test]
+    fn a_full_store_serves_the_keys_it_has_and_others_when_those_expire() {
+        let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+        let store = MemoryStore::new(Arc::<Hand>::clone(&clock), 3);
+        for key in ["a", "b", "c", "a"] {
+            assert!(matches!(ask(&store, key), ItemAnswer::Done(_)));
+        }
+        assert_eq!(ask(&store, "d"), ItemAnswer::Failed);
+        clock.0.store(2_000_001, Ordering::Relaxed);
+        for _ in 0..3 {
+            ask(&store, "a");
+        }
+        assert_eq!(store.len(), 1, "what expired is swept away, what is used stays");
+        assert!(matches!(ask(&store, "d"), ItemAnswer::Done(_)));
     }
 }
