@@ -7,13 +7,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::limiter::batch::{BatchAnswer, ItemAnswer};
-use tidegate::limiter::counter::{self, Record};
+use futures_util::FutureExt;
+use tidegate::limiter::batch::{Batch, BatchAnswer};
+use tidegate::limiter::counter;
 use tidegate::limiter::decision::{Check, Descriptor};
 use tidegate::limiter::rule::Rules;
 use tidegate::limiter::rule_book::RuleBook;
 use tidegate::limiter::shard::{Shard, ShardConfig, Verdict};
 use tidegate::limiter::time::{NodeTime, StoreTime};
+use tidegate::ports::{Clock, CounterStore};
+use tidegate::store::memory::MemoryStore;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,21 +47,32 @@ fn report(what: &str, bytes: u64) {
     println!("{{\"what\":\"{what}\",\"bytes\":{bytes},\"per_key\":{:.1}}}", bytes as f64 / KEYS as f64);
 }
 
-/// Sends what is queued, and answers from `records` where it keeps any.
-fn carry(shard: &mut Shard, mut records: Option<&mut Vec<Option<Record>>>, now: NodeTime) {
-    for out in shard.take_batches(now) {
-        let answer: BatchAnswer = counter::run(&out.batch, StoreTime(WALL + now.0), 1, |item, at| {
-            let mut record = None;
-            let answer: ItemAnswer = counter::apply(&mut record, item, at);
-            if let Some(records) = records.as_deref_mut() {
-                records.push(record);
-            }
-            answer
-        });
-        shard.answer(out.lane, out.flight, Ok(answer), now);
+/// A clock that does not move.
+struct Standing(NodeTime);
+
+impl Clock for Standing {
+    fn now(&self) -> NodeTime {
+        self.0
+    }
+
+    fn wall(&self) -> StoreTime {
+        StoreTime(WALL + self.0.0)
     }
 }
 
+/// Sends what is queued, and has it answered by `run`.
+fn carry(shard: &mut Shard, now: NodeTime, run: impl Fn(Batch) -> BatchAnswer) {
+    for out in shard.take_batches(now) {
+        shard.answer(out.lane, out.flight, Ok(run(out.batch)), now);
+    }
+}
+
+/// A store that keeps nothing.
+fn forget(batch: &Batch, now: NodeTime) -> BatchAnswer {
+    counter::run(batch, StoreTime(WALL + now.0), 1, |item, at| counter::apply(&mut None, item, at))
+}
+
+#[expect(clippy::disallowed_methods, reason = "it measures what the process holds while real time passes")]
 fn main() {
     let rules: Rules = {
         let book = tidegate::config::rules::compile("rules.yaml", RULES, 1).expect("good rules");
@@ -75,7 +89,7 @@ fn main() {
         let verdict = shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| 0, now);
         assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
         if user % 1000 == 999 {
-            carry(&mut shard, None, now);
+            carry(&mut shard, now, |batch| forget(&batch, now));
             let done = shard.take_done();
             assert!(done.len() == 1000 && done.iter().all(|(_, decision)| decision.allowed));
         }
@@ -99,7 +113,7 @@ fn main() {
     }
     report("3 s after passivation", resident().saturating_sub(before));
 
-    let mut records = Vec::new();
+    let store = MemoryStore::new(Arc::new(Standing(now)), 2_000_000);
     let begin = resident();
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
@@ -107,9 +121,12 @@ fn main() {
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
         shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| 0, now);
         if user % 1000 == 999 {
-            carry(&mut shard, Some(&mut records), now);
+            carry(&mut shard, now, |batch| {
+                store.run(0, batch).now_or_never().expect("it never waits").expect("it never fails")
+            });
             shard.take_done();
         }
     }
-    report("keys and their records in the memory store, without its index", resident() - begin);
+    assert_eq!(store.len() as u64, KEYS);
+    report("resident keys and their records in the memory store", resident() - begin);
 }

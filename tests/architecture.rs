@@ -99,6 +99,14 @@ fn the_core_is_pure() {
             let ours = own_type || ["crate", "super", "self", "index"].contains(&root.as_str());
             assert!(ours || CORE_CRATES.contains(&root.as_str()), "{}: {line}", path.display());
         }
+        // A crate may be named without being imported, too.
+        let crates = include_str!("../Cargo.toml").split("dependencies]\n").skip(1).flat_map(|part| part.lines());
+        let named = crates.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.replace('-', "_"));
+        for other in named.filter(|name| !CORE_CRATES.contains(&name.as_str())) {
+            let own = |at: usize| code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            let used = code.match_indices(&format!("{other}::")).any(|(at, _)| !own(at));
+            assert!(!used, "{} names {other}", path.display());
+        }
         for ban in CORE_BANS {
             assert!(!code.contains(ban), "{} names {ban}", path.display());
         }

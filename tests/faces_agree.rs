@@ -138,8 +138,14 @@ async fn envoys_call_and_the_http_check_agree() {
         let by_http = of_http(&answer.json(), descriptors.len());
         assert_eq!(answer.status, if by_envoy.0 { 200 } else { 429 }, "request {at}: {body}: {answer:?}");
         assert_eq!(by_envoy.0, by_http.0, "request {at}: {body}");
+        // Refused as a whole, a check need not have asked every limit: which of several refusals is named depends on
+        // what a node remembers.
+        let whole = domain == "all" && !by_http.0;
+        for said in [&by_envoy, &by_http].iter().filter(|_| whole) {
+            assert!(said.1.iter().any(|(passes, ..)| !passes), "request {at}: {body}: {answer:?}");
+        }
         for (envoys, https) in by_envoy.1.iter().zip(&by_http.1) {
-            assert_eq!(envoys.0, https.0, "request {at}: {body}: {answer:?}");
+            assert!(whole || envoys.0 == https.0, "request {at}: {body}: {answer:?}");
             if https.1.is_some() && envoys.1 == https.1 {
                 assert_eq!(envoys.2, https.2, "request {at}: {body}: {answer:?}");
                 compared += 1;

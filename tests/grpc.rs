@@ -103,6 +103,13 @@ async fn the_caller_names_its_request_and_how_long_it_waits() {
     let answer = client.check(request).await.unwrap();
     assert_eq!(answer.metadata().get("x-request-id").unwrap(), "from-metadata");
     assert_eq!(answer.into_inner().request_id, "from-metadata");
+    let own = CheckRequest { request_id: "own".to_owned(), ..check("t", None) };
+    let mut batch = Request::new(CheckBatchRequest { checks: vec![own, check("t", None)] });
+    batch.metadata_mut().insert("x-request-id", "of-the-batch".parse().unwrap());
+    let answer = client.check_batch(batch).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "of-the-batch");
+    let ids: Vec<String> = answer.into_inner().results.into_iter().map(|r| r.request_id).collect();
+    assert_eq!(ids, ["own", "of-the-batch"]);
 }
 
 #[tokio::test]

@@ -38,7 +38,12 @@ fn what_http_refuses_is_a_problem_document() {
         assert_eq!(answer.status, status, "{head}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{head}");
         assert_eq!(answer.json()["status"], status);
+        assert_eq!(answer.header("x-request-id").map(str::len), Some(32), "{head}");
     }
+    let named = node.send("GET /nothing HTTP/1.1\r\nx-request-id: mine", "");
+    assert_eq!(named.header("x-request-id"), Some("mine"));
+    let metrics = node.get("/metrics").body;
+    assert!(metrics.contains("rate_limiter_requests_total{status=\"error\"} 6"), "{metrics}");
     let curls_own = format!("{CHECK}\r\ncontent-type: application/x-www-form-urlencoded");
     assert_eq!(node.send(&curls_own, r#"{"domain":"demo"}"#).status, 200);
 }

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
@@ -35,16 +35,26 @@ pub fn routes(desk: Arc<Desk>) -> Router {
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(async || Rejection::NoSuchPath)
-        .method_not_allowed_fallback(async || Rejection::WrongMethod)
+        .fallback(async |desk, headers| refuse(desk, headers, Rejection::NoSuchPath))
+        .method_not_allowed_fallback(async |desk, headers| refuse(desk, headers, Rejection::WrongMethod))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(in_time))
+        .layer(from_fn_with_state(Arc::clone(&desk), in_time))
         .with_state(desk)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+async fn in_time(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    let headers = request.headers().get(request_id::HEADER).cloned();
     let answer = tokio::time::timeout(MAX_TIME, next.run(request)).await;
-    answer.unwrap_or_else(|_| Rejection::TooSlow.into_response())
+    answer.unwrap_or_else(|_| {
+        let headers = headers.map(|id| (HeaderName::from_static(request_id::HEADER), id)).into_iter().collect();
+        refuse(State(desk), headers, Rejection::TooSlow)
+    })
+}
+
+/// The answer to what is no check at all.
+fn refuse(State(desk): State<Arc<Desk>>, headers: HeaderMap, rejection: Rejection) -> Response {
+    let id = take_id(&desk, &headers);
+    with_id(desk.reject(rejection, &id).into_response(), &id)
 }
 
 async fn ready(State(desk): State<Arc<Desk>>) -> Response {

@@ -143,7 +143,8 @@ impl RateLimitService for Native {
                 CheckResponse { request_id: id.to_string(), error, ..CheckResponse::default() }
             }
         });
-        Ok(Response::new(CheckBatchResponse { results: results.collect() }))
+        let response = Response::new(CheckBatchResponse { results: results.collect() });
+        Ok(with_id(response, &self.0.ids.take(waits.request_id)))
     }
 
     type CheckStreamStream = tokio_stream::Empty<Result<CheckResponse, Status>>;

@@ -4,7 +4,8 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-/// Memory that one resident key and its record in the memory store take, in bytes, rounded up; see `docs/operations.md`.
+/// Memory that one resident key and its record in the memory store take, in bytes, rounded up: what
+/// `benches/memory.rs` measures, and room for long names.
 const BYTES_PER_KEY: u64 = 1024;
 /// The part of the memory that keys may take: one in so many.
 const PART: u64 = 2;

@@ -6,6 +6,7 @@ pub mod listeners;
 use std::io;
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -139,7 +140,9 @@ pub fn run(
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                     runtime.block_on(seat.serve(whole, stop))
                 };
-                let served = served();
+                // A panic outside of a decision ends the node as any other failure of a core does.
+                let served = std::panic::catch_unwind(AssertUnwindSafe(served))
+                    .unwrap_or_else(|_| Err(io::Error::other("a core panicked")));
                 if served.is_err() {
                     failing.send_replace(true);
                 }
@@ -147,7 +150,9 @@ pub fn run(
             }));
         }
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-        ended.into_iter().try_for_each(|core| core.unwrap_or_else(|_| Err(io::Error::other("a core panicked"))))
+        ended
+            .into_iter()
+            .try_for_each(|core| core.unwrap_or_else(|_| Err(io::Error::other("a core's thread panicked"))))
     })
 }
 
