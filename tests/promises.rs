@@ -40,6 +40,15 @@ enum Step {
         all: bool,
     },
     Replicate,
+    /// A batch comes once more, the `back`th before the last.
+    Again {
+        holder: usize,
+        back: usize,
+    },
+    /// The store is not reached.
+    Refuse {
+        holder: usize,
+    },
 }
 
 /// What may go wrong in a case.
@@ -56,7 +65,11 @@ fn step(faults: Faults) -> impl Strategy<Value = Step> {
     let hits = prop_oneof![6 => Just(1u32), 3 => 2u32..6, 1 => Just(0u32), 1 => Just(u32::MAX)];
     let pause = prop_oneof![4 => 0u64..2_000, 2 => 2_000u64..200_000, 1 => 200_000u64..2_500_000];
     let special = match faults {
-        Faults::Network => Just(Step::Replicate).boxed(),
+        Faults::Network => prop_oneof![
+            (holder(), 0usize..4).prop_map(|(holder, back)| Step::Again { holder, back }),
+            holder().prop_map(|holder| Step::Refuse { holder }),
+        ]
+        .boxed(),
         Faults::Edits => (1u64..12).prop_map(Step::Edit).boxed(),
         Faults::Clock => (-3_000_000i64..3_000_000).prop_map(Step::Leap).boxed(),
         Faults::Forgetting => {
@@ -79,16 +92,14 @@ struct Case {
     algorithm: Algorithm,
     consistency: Consistency,
     holders: usize,
+    /// Room for keys in each holder.
+    keys: usize,
     limit: u64,
     steps: Vec<Step>,
 }
 
 fn case(faults: Faults) -> impl Strategy<Value = Case> {
-    let mut algorithms = vec![Algorithm::FixedWindow, Algorithm::SlidingWindow];
-    if faults != Faults::Edits {
-        // A bucket's edit changes its rate: what it may add is bounded for windows only.
-        algorithms.push(Algorithm::TokenBucket);
-    }
+    let mut algorithms = vec![Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::TokenBucket];
     if faults != Faults::Forgetting {
         // Of a rolling window a node remembers the newest two cells: what a store forgets of older ones stays lost.
         algorithms.push(Algorithm::RollingWindow);
@@ -100,27 +111,31 @@ fn case(faults: Faults) -> impl Strategy<Value = Case> {
     }
     // A lone holder saw all that it charged, so nothing is lost when the store forgets.
     let holders = if faults == Faults::Forgetting { 1usize..2 } else { 1usize..9 };
+    // Where there is room for one key, each of the two users drives the other out.
+    let keys = if faults == Faults::Network { vec![1000, 1] } else { vec![1000] };
     (
         prop::sample::select(algorithms),
         prop::sample::select(consistencies),
         holders,
+        prop::sample::select(keys),
         prop_oneof![0u64..13, Just(40)],
         prop::collection::vec(step(faults), 1..120),
     )
-        .prop_map(|(algorithm, consistency, holders, limit, steps)| Case {
+        .prop_map(|(algorithm, consistency, holders, keys, limit, steps)| Case {
             algorithm,
             consistency,
             holders,
+            keys,
             limit,
             steps,
         })
 }
 
-/// Runs the case, and returns the world with the largest limit that was in force.
-fn run(case: &Case) -> (World, u64) {
+/// Runs the case, and returns the world with the largest and the last limit that were in force.
+fn run(case: &Case) -> (World, u64, u64) {
     let rule = |hits: u64| vec![limit("l", case.algorithm, hits, WINDOW_MS, case.consistency)];
-    let mut world = World::new(case.holders, rule(case.limit));
-    let mut largest = case.limit;
+    let mut world = World::with_keys(case.holders, rule(case.limit), case.keys);
+    let (mut largest, mut last) = (case.limit, case.limit);
     for step in &case.steps {
         match *step {
             Step::Check { holder, user, hits } => world.check(holder % case.holders, user, hits),
@@ -130,16 +145,18 @@ fn run(case: &Case) -> (World, u64) {
             Step::Expire { holder } => world.expire(holder % case.holders),
             Step::Advance(micros) => world.advance(micros),
             Step::Edit(hits) => {
-                largest = largest.max(hits);
+                (largest, last) = (largest.max(hits), hits);
                 world.edit(rule(hits));
             }
             Step::Leap(leap) => world.leap = leap,
             Step::Forget { all } => world.forget(all),
             Step::Replicate => world.replica = world.store.clone(),
+            Step::Again { holder, back } => world.again(holder % case.holders, back),
+            Step::Refuse { holder } => world.refuse(holder % case.holders),
         }
     }
     world.settle();
-    (world, largest)
+    (world, largest, last)
 }
 
 /// Holds what one user was granted against the contract.
@@ -185,6 +202,7 @@ fn whole_limit_is_back(world: &mut World, limit: u64) -> Result<(), TestCaseErro
     world.advance(3 * WINDOW + 3_000_000);
     world.settle();
     for user in 0..2 {
+        world.rest();
         let before = world.admitted.len();
         for _ in 0..limit {
             world.check(0, user, 1);
@@ -200,40 +218,41 @@ proptest! {
 
     #[test]
     fn delays_losses_and_repeats_pass_no_limit_and_lose_no_token(case in case(Faults::Network)) {
-        let (mut world, limit) = run(&case);
+        let (mut world, limit, last) = run(&case);
         for user in users(&world) {
             keeps_promise(case.algorithm, limit, &user)?;
         }
-        whole_limit_is_back(&mut world, case.limit)?;
+        whole_limit_is_back(&mut world, last)?;
     }
 
     #[test]
     fn an_edit_in_mid_window_is_bounded_by_the_largest_limit_in_force(case in case(Faults::Edits)) {
-        let (world, limit) = run(&case);
+        let (mut world, limit, last) = run(&case);
         for user in users(&world) {
             keeps_promise(case.algorithm, limit, &user)?;
         }
+        whole_limit_is_back(&mut world, last)?;
     }
 
     #[test]
     fn a_forgetting_store_is_reminded(case in case(Faults::Forgetting)) {
-        let (mut world, limit) = run(&case);
+        let (mut world, limit, last) = run(&case);
         for user in users(&world) {
             keeps_promise(case.algorithm, limit, &user)?;
         }
-        whole_limit_is_back(&mut world, case.limit)?;
+        whole_limit_is_back(&mut world, last)?;
     }
 
     /// On a clock that leaps, an instant is what the store takes it for: it never goes back while the key lives.
     #[test]
     fn a_leaping_clock_passes_no_limit(case in case(Faults::Clock)) {
-        let (mut world, limit) = run(&case);
+        let (mut world, limit, last) = run(&case);
         for user in users(&world) {
             keeps_promise(case.algorithm, limit, &user)?;
         }
         // What a leap forward charged stays charged until the clock is there again.
         world.leap = 3_000_000;
-        whole_limit_is_back(&mut world, case.limit)?;
+        whole_limit_is_back(&mut world, last)?;
     }
 
     /// Two limits, one check: what is charged at both is what was admitted, once all is quiet and nothing was lost.

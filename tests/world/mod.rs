@@ -15,7 +15,7 @@ use tidegate::limiter::rule::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, Rules,
 };
 use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::{Outgoing, Shard, ShardConfig, Verdict};
+use tidegate::limiter::shard::{Outgoing, Shard, ShardConfig, Shed, Verdict};
 use tidegate::limiter::time::{NodeTime, StoreTime};
 
 /// The world begins here, in microseconds since the epoch; a full second.
@@ -60,6 +60,7 @@ pub struct Holder {
     answer: Option<(Outgoing, BatchAnswer, [u64; 2])>,
     tickets: HashMap<u64, (u8, u64)>,
     expired: HashSet<u64>,
+    sent: Vec<Batch>,
 }
 
 pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
@@ -90,11 +91,16 @@ pub fn book(limits: Vec<Limit>, revision: u64) -> Arc<RuleBook> {
 
 impl World {
     pub fn new(holders: usize, limits: Vec<Limit>) -> Self {
+        Self::with_keys(holders, limits, 1000)
+    }
+
+    /// A world whose holders have room for so many keys.
+    pub fn with_keys(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
         let make = |at: usize| {
             let skew = at as u64 * 7_777_777;
             let seed = at as u64 + 1;
             let config = ShardConfig {
-                max_keys: 1000,
+                max_keys,
                 max_waiting: 1000,
                 lease_us: LEASE_US,
                 deadline_us: 100_000,
@@ -108,7 +114,15 @@ impl World {
             let wall = StoreTime(BEGIN + skew * 1000);
             let mut shard = Shard::new(config, wall, NodeTime(skew));
             shard.set_book(book(limits.clone(), 1));
-            Holder { shard, skew, out: None, answer: None, tickets: HashMap::new(), expired: HashSet::new() }
+            Holder {
+                shard,
+                skew,
+                out: None,
+                answer: None,
+                tickets: HashMap::new(),
+                expired: HashSet::new(),
+                sent: Vec::new(),
+            }
         };
         Self {
             now: 0,
@@ -143,6 +157,7 @@ impl World {
             Verdict::Waits(ticket) => {
                 self.holders[holder].tickets.insert(ticket, (user, u64::from(hits)));
             }
+            Verdict::Shed(Shed::TooManyKeys) => self.refused += 1,
             Verdict::Shed(shed) => panic!("{shed:?}"),
         }
     }
@@ -169,6 +184,7 @@ impl World {
             self.lost += weight(&out.batch);
         }
         let at = instants(&out.batch, &answer);
+        self.holders[holder].sent.push(out.batch.clone());
         self.holders[holder].answer = Some((out, answer, at));
     }
 
@@ -176,6 +192,14 @@ impl World {
         let now = StoreTime(self.store_now());
         let store = &mut self.store;
         run(batch, now, self.replication, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
+    }
+
+    /// The network brings one of the holder's batches once more, the `back`th before its last.
+    pub fn again(&mut self, holder: usize, back: usize) {
+        let sent = &self.holders[holder].sent;
+        let Some(batch) = sent.iter().rev().nth(back).cloned() else { return };
+        self.run(&batch);
+        self.lost += weight(&batch);
     }
 
     /// The answer reaches the holder. Hits that waited count at the instant when the batch ran.
