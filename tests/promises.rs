@@ -262,6 +262,8 @@ proptest! {
         holders in 1usize..5,
         small in 1u64..10,
         large in 1u64..30,
+        // Room for one user's keys only: the other's go, but never with tokens in hand.
+        keys in prop::sample::select(vec![1000, 2]),
         steps in prop::collection::vec(step(Faults::Network), 1..80),
     ) {
         let window_ms = 86_400_000;
@@ -269,13 +271,14 @@ proptest! {
             limit("small", Algorithm::SlidingWindow, small, window_ms, consistency),
             limit("large", Algorithm::FixedWindow, large, window_ms, Consistency::Exact),
         ];
-        let mut world = World::new(holders, rules);
+        let mut world = World::with_keys(holders, rules, keys);
         for step in steps {
             match step {
                 Step::Check { holder, user, hits } => world.check(holder % holders, user, hits),
                 Step::Deliver { holder, .. } => world.deliver(holder % holders, false),
                 Step::Answer { holder } => world.answer(holder % holders),
                 Step::Expire { holder } => world.expire(holder % holders),
+                Step::Refuse { holder } => world.refuse(holder % holders),
                 // Longer pauses would make a batch late, which expires checks only.
                 Step::Advance(micros) => world.advance(micros % 50_000),
                 _ => {}
