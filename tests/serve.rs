@@ -65,7 +65,7 @@ fn the_environment_is_enough() {
 fn every_error_of_every_source_is_told_at_once() {
     let folder = Folder::new();
     let config = "region: us east\nlisten: { http: nowhere, grpc: '0.0.0.0:1', cluster: '0.0.0.0:1' }\nstore:\n  \
-                  url: redis://user:secret@h\n  deadline: 1h\n  leese: 1s\npostgres: { url: x }\nlog: { level: loud }\n";
+                  url: redis://user:secret@h?secret=1\n  deadline: 1h\n  leese: 1s\npostgres: { url: x }\nlog: { level: loud }\n";
     folder.write("tidegate.yaml", config);
     let mut command = tidegate(&["serve", "--check", "--config", folder.path("tidegate.yaml").to_str().unwrap()]);
     command.args(["--log-level", "louder"]).env("TIDEGATE_WORKERS", "many").env("TIDEGATE_STORE__TAGS", "0");
@@ -77,7 +77,7 @@ fn every_error_of_every_source_is_told_at_once() {
         "TIDEGATE_WORKERS: workers: expected a whole number",
         "tidegate.yaml:2:17: listen.http: expected",
         "listen.cluster: expected an address that no other",
-        "tidegate.yaml:4:8: store.url: expected memory:",
+        "tidegate.yaml:4:8: store.url: expected of parameters only",
         "tidegate.yaml:5:13: store.deadline: expected 1ms to 10000ms",
         "store.leese: expected one of",
         "TIDEGATE_STORE__TAGS: store.tags: expected 1 to",
@@ -125,10 +125,10 @@ fn what_is_missing_or_wrong_ends_with_78() {
     assert_eq!(errors(serve(&absent)).0, Some(78));
     assert_eq!(output(&["serve", "--config", absent.to_str().unwrap()]).status.code(), Some(78));
     let mut redis = serve(&folder.path("rules.yaml"));
-    redis.env_remove("TIDEGATE_STORE__URL").env("REDIS_CLUSTER", "a:7001,b:7002");
+    redis.env_remove("TIDEGATE_STORE__URL").env("REDIS_CLUSTER", "a:7001,b:seven");
     let (code, refused) = errors(redis);
     assert_eq!(code, Some(78));
-    assert!(refused[0].starts_with("REDIS_CLUSTER: store.url: expected memory:"), "{refused:?}");
+    assert!(refused[0].starts_with("REDIS_CLUSTER: store.url: expected further hosts"), "{refused:?}");
 }
 
 fn limit(node: &Node) -> Option<u64> {

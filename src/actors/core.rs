@@ -62,6 +62,11 @@ impl Core {
         self.wake();
     }
 
+    /// From now on so many cores of the region may hold tokens of a key.
+    pub fn set_holders(&self, holders: u32) {
+        self.with(|state| state.shard.set_holders(holders));
+    }
+
     /// Gives back all tokens in hand, as before leaving.
     pub fn release(&self) {
         self.with(|state| state.shard.release_all());
@@ -77,7 +82,7 @@ impl Core {
         &self.clock
     }
 
-    pub(super) fn store(&self) -> &Arc<dyn CounterStore> {
+    pub fn store(&self) -> &Arc<dyn CounterStore> {
         &self.store
     }
 

@@ -26,7 +26,9 @@ pub struct Readiness {
     /// Of the rules in force; 0 before there are any.
     pub revision: u64,
     /// `ok`, or what is the matter.
-    pub store: &'static str,
+    pub store: String,
+    /// What about the store weakens the promises, and what to do.
+    pub advice: Vec<&'static str>,
     /// It is about to stop.
     pub draining: bool,
 }

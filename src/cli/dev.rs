@@ -15,7 +15,7 @@ use crate::config::rules::compile;
 use crate::config::settings::DEFAULTS;
 use crate::config::source::FileRules;
 use crate::limiter::rule_book::RuleBook;
-use crate::node::NodeConfig;
+use crate::node::{Environment, NodeConfig};
 use crate::ports::RuleSource;
 use crate::telemetry::logs;
 
@@ -83,7 +83,8 @@ impl Dev {
         let plan = Plan { http: self.http, grpc: self.grpc, node };
         let sample = self.rules.is_none();
         let source = self.rules.as_ref().map_or_else(|| "sample.yaml".to_owned(), |path| path.display().to_string());
-        serve(&plan, rules, file, metrics, |http, grpc| {
+        let environment = Environment::in_memory(&plan.node, rules, metrics);
+        serve(&plan, &environment, file, |http, grpc| {
             tracing::info!(%http, %grpc, rules = source, "serving");
             if sample && text {
                 eprintln!(

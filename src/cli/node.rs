@@ -11,8 +11,7 @@ use super::{Exit, VERSION_COMMIT};
 use crate::config::machine;
 use crate::config::source::FileRules;
 use crate::node::listeners::Listeners;
-use crate::node::{Environment, NodeConfig, run};
-use crate::ports::RuleSource;
+use crate::node::{Environment, Failure, NodeConfig, run};
 use crate::telemetry::metrics::Metrics;
 
 /// Where a node listens, and how it behaves.
@@ -36,13 +35,12 @@ pub fn metrics() -> Result<Arc<Metrics>, Exit> {
     })
 }
 
-/// Runs a node with counters in memory until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads `file`
+/// Runs a node until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads `file`
 /// again. `ready` is told the addresses once the node listens.
 pub fn serve(
     plan: &Plan,
-    rules: Arc<dyn RuleSource>,
+    environment: &Environment,
     file: Option<Arc<FileRules>>,
-    metrics: Arc<Metrics>,
     ready: impl FnOnce(SocketAddr, SocketAddr),
 ) -> Exit {
     let workers = plan.node.workers.get();
@@ -56,16 +54,19 @@ pub fn serve(
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let environment = Environment::in_memory(rules, metrics, plan.node.max_keys);
     let (stop, stopped) = watch::channel(false);
     if let Err(error) = signals(stop, file) {
         eprintln!("signals: {error}");
         return Exit::Failed;
     }
     ready(http.address, grpc.address);
-    match run(&plan.node, &environment, http, grpc, stopped) {
+    match run(&plan.node, environment, http, grpc, stopped) {
         Ok(()) => Exit::Ok,
-        Err(error) => {
+        Err(Failure::Unfit(why)) => {
+            tracing::error!(%why, "the node does not fit its region");
+            Exit::BadConfiguration
+        }
+        Err(Failure::Core(error)) => {
             tracing::error!(%error, "the node ended");
             Exit::Failed
         }

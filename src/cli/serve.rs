@@ -13,9 +13,11 @@ use crate::config::overlay::Setting;
 use crate::config::settings::Settings;
 use crate::config::source::{FileRules, load};
 use crate::config::{machine, source};
-use crate::node::NodeConfig;
+use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
 use crate::ports::RuleSource;
+use crate::ports::location::{Location, Redis};
 use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 
 #[derive(Args)]
 pub struct Serve {
@@ -71,12 +73,21 @@ impl Serve {
         };
         let plan = Plan { http: settings.http, grpc: settings.grpc, node: node(&settings) };
         let rules = Arc::clone(&file) as Arc<dyn RuleSource>;
-        serve(&plan, rules, Some(file), metrics, |http, grpc| {
+        let environment = match &settings.store.location {
+            Location::Memory => {
+                tracing::warn!(
+                    "counters are in this process's memory: no other node counts with it, and a restart forgets"
+                );
+                Environment::in_memory(&plan.node, rules, metrics)
+            }
+            Location::Redis(redis) => match region(&settings, redis, &plan.node, &metrics) {
+                Ok(region) => Environment::in_region(region, rules, metrics),
+                Err(exit) => return exit,
+            },
+        };
+        serve(&plan, &environment, Some(file), |http, grpc| {
             let Settings { region, node, .. } = &settings;
             tracing::info!(region, node, %http, %grpc, workers = plan.node.workers, "serving");
-            tracing::warn!(
-                "counters are in this process's memory: no other node counts with it, and a restart forgets"
-            );
         })
     }
 
@@ -133,6 +144,51 @@ impl Serve {
 fn bad(refused: &source::Refused) -> Exit {
     eprintln!("{refused}");
     Exit::BadConfiguration
+}
+
+/// The region's Redis, not yet connected.
+fn region(settings: &Settings, redis: &Redis, node: &NodeConfig, metrics: &Arc<Metrics>) -> Result<RedisRegion, Exit> {
+    let (mut wrong, store) = (false, &settings.store);
+    let mut file = |field: &str, path: &Option<PathBuf>| {
+        let text = path.as_ref().map(|path| std::fs::read(path).map_err(|error| (path, error))).transpose();
+        text.unwrap_or_else(|(path, error)| {
+            eprintln!("store.{field}: {}: {error}", path.display());
+            wrong = true;
+            None
+        })
+    };
+    let password = file("password_file", &store.password_file);
+    let authorities = file("ca_file", &store.ca_file);
+    let mut redis = redis.clone();
+    if let Some(password) = password {
+        // Editors end a file with a line's end, which is no part of the secret.
+        redis.password = Some(String::from_utf8_lossy(&password).trim_end_matches(['\r', '\n']).to_owned());
+    }
+    redis.username = store.username.clone().or(redis.username);
+    if wrong {
+        return Err(Exit::BadConfiguration);
+    }
+    let config = RedisConfig {
+        redis,
+        authorities,
+        region: settings.region.clone(),
+        node: settings.node.clone(),
+        boot: clock::random().map_err(|error| failed(&error))?,
+        cores: node.cores(),
+        key_prefix: store.key_prefix.clone(),
+        tags: store.tags,
+        deadline: Duration::from_millis(store.deadline_ms),
+        metrics: Arc::clone(metrics),
+    };
+    RedisRegion::new(config).map_err(|error| {
+        eprintln!("store.ca_file: {error}");
+        Exit::BadConfiguration
+    })
+}
+
+fn failed(error: &std::io::Error) -> Exit {
+    eprintln!("{error}");
+    Exit::Failed
 }
 
 fn node(settings: &Settings) -> NodeConfig {

@@ -10,6 +10,7 @@ use super::decode::{Errors, Fields, duration_ms, list, number, string, word};
 use super::overlay::{Overlay, Setting};
 use super::tree::Node;
 use crate::limiter::validate::Path;
+use crate::ports::location::{Location, LocationError};
 use crate::telemetry::logs;
 
 /// What a node is configured with. Lengths of time are in milliseconds.
@@ -37,11 +38,17 @@ pub struct Settings {
 /// `store:`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
+    pub location: Location,
+    /// Instead of what the URL says.
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    /// Who signed the servers' certificates.
+    pub ca_file: Option<PathBuf>,
     pub deadline_ms: u64,
     pub key_prefix: String,
     pub lease_ms: u64,
     pub min_holders: u32,
-    pub tags: u32,
+    pub tags: u16,
 }
 
 /// `log.level`
@@ -75,7 +82,7 @@ pub struct Defaults {
     pub key_prefix: &'static str,
     pub lease_ms: u64,
     pub min_holders: u32,
-    pub tags: u32,
+    pub tags: u16,
     pub max_pending: usize,
     pub drain_ms: u64,
 }
@@ -245,24 +252,43 @@ fn network(node: &Node, path: &Path, errors: &mut Errors) -> Option<IpNet> {
 fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
     section(node, path, errors, |fields, path, errors| {
         let url = path.field("url");
-        match fields.require("url", errors).and_then(|n| string(n, &url, errors)).as_deref() {
-            None | Some("memory:") => {}
+        let text = fields.require("url", errors).and_then(|n| string(n, &url, errors));
+        let location = text.map(|text| text.parse()).transpose().unwrap_or_else(|error: LocationError| {
             // A URL may hold a secret: it is not repeated.
-            Some(_) => errors.add(&url, "expected memory: (stores outside this process are not built yet)"),
-        }
-        for field in ["username", "password_file", "ca_file"] {
-            if fields.get(field).is_some() {
-                errors.add(&path.field(field), "expected only with a store outside this process");
+            errors.add(&url, error.to_string());
+            None
+        });
+        let mut remote = |field, only_tls| {
+            let value = string(fields.get(field)?, &path.field(field), errors)?;
+            match &location {
+                Some(Location::Memory) => {
+                    errors.add(&path.field(field), "expected only with a store outside this process")
+                }
+                Some(Location::Redis(redis)) if only_tls && !redis.tls => {
+                    errors.add(
+                        &path.field(field),
+                        "expected only with TLS: rediss://, rediss-sentinel:// or rediss-cluster://",
+                    );
+                }
+                _ => {}
             }
-        }
+            Some(value)
+        };
+        let username = remote("username", false);
+        let password_file = remote("password_file", false).map(PathBuf::from);
+        let ca_file = remote("ca_file", true).map(PathBuf::from);
         let prefix = fields.get("key_prefix").and_then(|n| name(n, &path.field("key_prefix"), errors));
         let mut ms = |field, range| fields.get(field).and_then(|n| length(n, &path.field(field), range, errors));
         let deadline = ms("deadline", 1..=10_000);
         let lease = ms("lease", 10..=60_000);
         let mut count = |field| fields.get(field).and_then(|n| within(n, &path.field(field), 1..=1024, errors));
         let holders = count("min_holders").and_then(|n| u32::try_from(n).ok());
-        let tags = count("tags").and_then(|n| u32::try_from(n).ok());
+        let tags = count("tags").and_then(|n| u16::try_from(n).ok());
         Store {
+            location: location.unwrap_or(Location::Memory),
+            username,
+            password_file,
+            ca_file,
             deadline_ms: deadline.unwrap_or(DEFAULTS.deadline_ms),
             key_prefix: prefix.unwrap_or_else(|| DEFAULTS.key_prefix.to_owned()),
             lease_ms: lease.unwrap_or(DEFAULTS.lease_ms),

@@ -14,7 +14,7 @@ use super::window::{Cell, Grid};
 pub struct Batch {
     /// Run later than this, the batch does nothing. `None` until the store's clock is known.
     pub not_after: Option<StoreTime>,
-    /// Names the incarnation of every key that this batch creates; random, below 2^52, never 0.
+    /// Names the batch, and the incarnation of every key that it creates; random, below 2^48, never 0.
     pub nonce: u64,
     pub items: Vec<Item>,
 }

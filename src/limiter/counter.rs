@@ -24,8 +24,6 @@ pub enum Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     pub incarnation: u64,
-    /// Replication id of the primary that last charged.
-    pub replication: u64,
     pub taken: Repeats,
     /// The newest first.
     pub cells: Vec<Cell>,
@@ -35,12 +33,29 @@ pub struct Window {
 #[derive(Clone, Copy, Debug)]
 pub struct At {
     pub now: StoreTime,
-    /// Changes when another server takes over: what the old one charged last may be lost.
+    /// Mark of the server's replication id, below [`MARKS`]. It changes when another server takes over: what the old
+    /// one charged last may be lost.
     pub replication: u64,
-    /// The batch's nonce, names the incarnations that begin here.
+    /// The batch's nonce.
     pub nonce: u64,
     /// The batch can run until then.
     pub not_after: Option<StoreTime>,
+}
+
+/// An incarnation's low bits are the mark of the replication id that it began under.
+pub const MARKS: u64 = 1 << 24;
+
+impl At {
+    /// The name of an incarnation that begins here. Two of one key that begin under one replication id are told apart
+    /// by 24 random bits.
+    pub fn begins(&self) -> u64 {
+        (self.nonce % MARKS * MARKS + self.replication % MARKS).max(1)
+    }
+
+    /// `incarnation`, or a new one where another server has taken over since it began.
+    pub fn goes_on(&self, incarnation: u64) -> u64 {
+        if incarnation % MARKS == self.replication % MARKS { incarnation } else { self.begins() }
+    }
 }
 
 /// What a store does with a batch at `now`: `serve` does [`apply`] on the record of each item, unless it is too late.
@@ -78,17 +93,16 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
         (Counter::Bucket { rate, revision, seen, owed, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
             let mut bucket = match stored {
                 Some(Record::Bucket(bucket)) => bucket,
-                _ => Bucket::new(at.nonce, at.replication, at.now, *rate, *revision),
+                _ => Bucket::new(at.begins(), at.now, *rate, *revision),
             };
             bucket.last = bucket.last.max(at.now);
-            if bucket.replication != at.replication {
-                bucket.reincarnate(at.nonce, at.replication);
-            }
+            bucket.taken.prune(at.now);
+            bucket.reincarnate(at.goes_on(bucket.incarnation));
             if let Some(seen) = seen {
                 bucket.merge(seen);
             }
             bucket.adopt(*rate, *revision);
-            if !returns.is_empty() && bucket.taken.is_first(at.nonce, at.not_after, at.now) {
+            if !returns.is_empty() && bucket.taken.is_first(at.nonce, at.not_after) {
                 returns.iter().for_each(|back| bucket.give_back(back));
             }
             // After what comes back, which makes room: what is owed beyond an empty bucket is let go.
@@ -109,9 +123,11 @@ pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
     match (record, &item.counter) {
         (Record::Window(window), Counter::Window { grid, .. }) => {
             let newest = window.cells.first().map_or(0, |c| c.start_ms);
-            match grid.place(StoreTime::from_millis(newest)) {
-                Some(place) => grid.empty_at(&window.cells, &place, StoreTime::from_millis(place.end_ms)),
-                None => StoreTime(u64::MAX),
+            match (grid.place(StoreTime::from_millis(newest)), grid) {
+                (Some(place), _) => grid.empty_at(&window.cells, &place, StoreTime::from_millis(place.end_ms)),
+                // Its cells are of a time before the calendar's bounds.
+                (None, Grid::Calendar { bounds }) => StoreTime::from_millis(bounds[0]),
+                (None, _) => StoreTime(u64::MAX),
             }
         }
         (Record::Bucket(bucket), _) => bucket.full_at(),
@@ -140,19 +156,14 @@ impl WindowAsk<'_> {
     }
 
     fn run(&self, stored: Option<Window>, now: StoreTime, place: &Place, at: At) -> (Window, Grant) {
-        let mut window = stored.unwrap_or(Window {
-            incarnation: at.nonce,
-            replication: at.replication,
-            taken: Repeats::default(),
-            cells: Vec::new(),
-        });
-        if window.replication != at.replication {
-            (window.incarnation, window.replication) = (at.nonce, at.replication);
-        }
+        let mut window =
+            stored.unwrap_or(Window { incarnation: at.begins(), taken: Repeats::default(), cells: Vec::new() });
+        window.incarnation = at.goes_on(window.incarnation);
+        window.taken.prune(at.now);
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
             cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
         }
-        let first = !self.returns.is_empty() && window.taken.is_first(at.nonce, at.not_after, at.now);
+        let first = !self.returns.is_empty() && window.taken.is_first(at.nonce, at.not_after);
         for back in self.returns.iter().filter(|_| first) {
             if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
                 cell.give_back(back.source, back.tokens);
@@ -317,13 +328,13 @@ mod tests {
         let at = At { now: StoreTime(0), replication: 2, nonce: 12, not_after: None };
         apply(&mut record, &item(GRID, 10, &[(1, 1)]), at);
         let Some(Record::Window(window)) = record else { panic!() };
-        assert_eq!(window.incarnation, 12);
+        assert_eq!(window.incarnation, 12 * MARKS + 2);
         assert_eq!(window.cells[0].entries.len(), 2);
     }
 
     #[test]
     fn a_record_of_another_kind_hurts_its_key_alone() {
-        let bucket = Bucket::new(1, 1, StoreTime(0), Default::default(), 1);
+        let bucket = Bucket::new(1, StoreTime(0), Default::default(), 1);
         let mut record = Some(Record::Bucket(bucket));
         let at = At { now: StoreTime(0), replication: 1, nonce: 1, not_after: None };
         assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemAnswer::Failed);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::calendar;
-use super::key_name::{push_escaped, push_part, push_values, tag};
+use super::key_name::{push_short, push_values};
 use super::rule::{
     Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, Limit, Mode, OnStoreFailure, Override, Period, Quota,
 };
@@ -149,8 +149,8 @@ const fn nominal_ms(period: &Period) -> u64 {
     }
 }
 
-/// `domain/limit/tag`: the tag stands for what starts a counter anew when it changes (window, algorithm, cells,
-/// `per`), and for an override that tests more than `per`, which counts apart.
+/// Stands for the domain, the limit, what starts a counter anew when it changes (window, algorithm, cells, `per`), and an
+/// override that tests more than `per`, which counts apart.
 fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
     let per = serde_json::to_string(&limit.per).unwrap_or_default();
     let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();
@@ -162,10 +162,8 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
     let apart = change.filter(|c| counts_apart(c, limit));
     let apart = apart.map(|c| serde_json::to_string(&c.matches).unwrap_or_default()).unwrap_or_default();
     let mut out = Vec::new();
-    push_escaped(&mut out, domain);
-    push_part(&mut out, &limit.name);
-    let parts = [limit.algorithm.as_str(), &period, cells, &per, &apart];
-    push_part(&mut out, &tag(parts.into_iter()));
+    let parts = [domain, &limit.name, limit.algorithm.as_str(), &period, cells, &per, &apart];
+    push_short(&mut out, parts.into_iter());
     out
 }
 

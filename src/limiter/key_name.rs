@@ -1,23 +1,27 @@
-//! The name of a counter: readable, injective, bounded.
+//! The name of a counter: injective, bounded, and short, for a store keeps every byte of it once per key.
 //!
-//! `domain/limit/shape/value/value…`, each part percent-encoded but for a few plain characters, so no value can
-//! pose as a separator, as another value's pair, or as a hash.
+//! `limit/value/value…`: eight characters that stand for the limit and all that starts it anew, and the values,
+//! percent-encoded but for a few plain characters, so that none can pose as a separator, as another value's pair, or as
+//! a hash.
 
 use sha2::{Digest, Sha256};
 
-/// Encoded values longer than this, in bytes, are replaced by `#` and the SHA-256 of the values.
-pub const MAX_VALUES: usize = 96;
+/// Encoded values longer than this together, in bytes, are replaced by `#` and 144 bits of their SHA-256. A UUID fits.
+pub const MAX_VALUES: usize = 40;
+
+/// Base64 for URLs (RFC 4648, section 5).
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Adds `/` and `part`, escaped.
-pub fn push_part(out: &mut Vec<u8>, part: &str) {
+fn push_part(out: &mut Vec<u8>, part: &str) {
     out.push(b'/');
     push_escaped(out, part);
 }
 
 /// Adds `part`, escaped: letters, digits and `-._~@+=,` stay.
-pub fn push_escaped(out: &mut Vec<u8>, part: &str) {
+fn push_escaped(out: &mut Vec<u8>, part: &str) {
     for byte in part.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~@+=,".contains(&byte) {
             out.push(byte);
@@ -35,17 +39,15 @@ pub fn push_values<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str> 
         if out.len() - start > MAX_VALUES {
             out.truncate(start);
             out.extend(b"/#");
-            push_hex(out, &digest(values));
+            push_base64(out, &digest(values)[..18]);
             return;
         }
     }
 }
 
-/// A short digest of texts, for names that must differ when the texts do; 10 hex digits.
-pub fn tag<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    let mut out = Vec::new();
-    push_hex(&mut out, &digest(texts)[..5]);
-    String::from_utf8_lossy(&out).into_owned()
+/// Adds 48 bits of a digest of texts, eight characters, which differ when the texts do.
+pub fn push_short<'a>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'a str>) {
+    push_base64(out, &digest(texts)[..6]);
 }
 
 /// SHA-256 over the texts, each behind its length.
@@ -58,8 +60,12 @@ fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(bytes.iter().flat_map(|b| [HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]));
+/// Adds whole groups of three bytes.
+fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    for group in bytes.chunks_exact(3) {
+        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+        out.extend([18, 12, 6, 0].map(|shift| BASE64[(bits >> shift & 63) as usize]));
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +88,10 @@ mod tests {
         assert_ne!(name(&[""]), name(&[]));
         assert_eq!(name(&["{u}"]), "/%7bu%7d", "braces would choose a Redis slot");
         let hashed = name(&[&"x".repeat(200)]);
-        assert_eq!(hashed.len(), 66);
+        assert_eq!(hashed.len(), 26);
+        assert_ne!(name(&[&"x".repeat(201)]), hashed);
+        let uuid = "0b5c3f0e-3f7a-4b6e-9d0a-6d1f2c3b4a59";
+        assert_eq!(name(&[uuid]), format!("/{uuid}"));
         assert_ne!(name(&[&hashed[1..]]), hashed, "a value equal to a hash is no hash");
     }
 

@@ -51,7 +51,7 @@ impl Outage {
     pub fn new(effective: &Effective, debtor: u64, around: &Surroundings) -> Self {
         let owed = if effective.is_bucket() {
             let rate = part_of(effective.rate, around.divisor);
-            Owed::Bucket { part: Bucket::new(1, 1, around.store_now, rate, 0), hits: 0, sent: 0 }
+            Owed::Bucket { part: Bucket::new(1, around.store_now, rate, 0), hits: 0, sent: 0 }
         } else {
             Owed::Window(Vec::new())
         };

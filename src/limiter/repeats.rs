@@ -12,11 +12,15 @@ const MAX: usize = 64;
 pub struct Repeats(Vec<(u64, StoreTime)>);
 
 impl Repeats {
-    /// Whether the returns of batch `nonce` may be taken at `now`. A batch that has no end could run again at any time,
-    /// so its returns never are.
-    pub fn is_first(&mut self, nonce: u64, not_after: Option<StoreTime>, now: StoreTime) -> bool {
-        let Some(end) = not_after else { return false };
+    /// Forgets the batches that can run no more.
+    pub fn prune(&mut self, now: StoreTime) {
         self.0.retain(|(_, end)| *end >= now);
+    }
+
+    /// Whether the returns of batch `nonce` may be taken. A batch that has no end could run again at any time, so its
+    /// returns never are.
+    pub fn is_first(&mut self, nonce: u64, not_after: Option<StoreTime>) -> bool {
+        let Some(end) = not_after else { return false };
         let first = self.0.len() < MAX && self.0.iter().all(|(taken, _)| *taken != nonce);
         if first {
             self.0.push((nonce, end));
@@ -34,13 +38,15 @@ mod tests {
         let mut repeats = Repeats::default();
         let end = Some(StoreTime(100));
         for nonce in 1..=MAX as u64 {
-            assert!(repeats.is_first(nonce, end, StoreTime(0)));
+            assert!(repeats.is_first(nonce, end));
         }
-        assert!(!repeats.is_first(1, end, StoreTime(100)));
+        repeats.prune(StoreTime(100));
+        assert!(!repeats.is_first(1, end));
         assert_eq!(repeats.0.len(), MAX);
-        assert!(!repeats.is_first(999, end, StoreTime(100)), "as many as are kept are in their time");
-        assert!(repeats.is_first(999, Some(StoreTime(300)), StoreTime(101)));
+        assert!(!repeats.is_first(999, end), "as many as are kept are in their time");
+        repeats.prune(StoreTime(101));
+        assert!(repeats.is_first(999, Some(StoreTime(300))));
         assert_eq!(repeats.0.len(), 1);
-        assert!(!repeats.is_first(1000, None, StoreTime(101)));
+        assert!(!repeats.is_first(1000, None));
     }
 }

@@ -262,7 +262,6 @@ impl Shard {
 
     /// Decides what the store did not. Returns whether there was any such part.
     fn decide_failed(&mut self, parts: &mut [Part], now: NodeTime) -> bool {
-        let around = self.surroundings(now);
         let mut degraded = false;
         for at in 0..parts.len() {
             if parts[at].state != PartState::Failed {
@@ -273,7 +272,10 @@ impl Shard {
             let part = &parts[at];
             // Where another limit refuses for sure, nothing need be admitted on this node's own account.
             let refused = parts.iter().any(|p| p.group == part.group && p.refuses());
-            let key = part.slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?))).filter(|_| !refused);
+            let slot = part.slot.filter(|_| !refused);
+            let lane = slot.and_then(|slot| Some(self.keys.get_mut(slot)?.lane)).unwrap_or(0);
+            let around = self.surroundings(lane, now);
+            let key = slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?)));
             parts[at].state = match key {
                 Some((slot, key)) => match key.state.decide_alone(part.hits, &part.effective, &around, debtor) {
                     Some(receipt) => {

@@ -29,11 +29,11 @@ pub struct ShardConfig {
     pub lease_us: u64,
     /// How long a batch may take, in microseconds.
     pub deadline_us: u64,
-    /// How many may hold tokens of a key.
+    /// How many may hold tokens of a key, until [`Shard::set_holders`] says otherwise.
     pub holders: u32,
     /// What `on_store_failure: local` divides by at least.
     pub min_holders: u32,
-    /// Lanes of the store: primaries, each with its own batch in flight.
+    /// Lanes of the store, each with its own clock and its own batch in flight.
     pub lanes: u16,
     /// Items in one batch at most.
     pub max_items: usize,
@@ -77,10 +77,14 @@ pub struct ShardStats {
     pub failed_batches: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     queue: VecDeque<u32>,
     flying: Option<Flying>,
+    /// It is among those that can send.
+    ready: bool,
+    /// Of the server that has it.
+    clock: StoreClock,
 }
 
 #[derive(Debug)]
@@ -99,12 +103,13 @@ pub struct Shard {
     pub(super) checks: HashMap<u64, UnderWay, ahash::RandomState>,
     tickets: u64,
     lanes: Vec<Lane>,
+    /// Lanes that have something to send and nothing in flight.
+    ready: Vec<u16>,
     flights: u64,
     /// Leases by end.
     leases: BinaryHeap<Reverse<(NodeTime, u32)>>,
     /// Keys whose returns or debts a failing store did not take; tried again tick by tick.
     stalled: VecDeque<u32>,
-    clock: StoreClock,
     random: u64,
     pub(super) done: Vec<(u64, Decision)>,
     pub(super) stats: ShardStats,
@@ -116,17 +121,18 @@ impl Shard {
     /// An empty shard; `wall` is the node's own idea of the store's clock.
     pub fn new(config: ShardConfig, wall: StoreTime, now: NodeTime) -> Self {
         let [a, b, c, d] = config.seeds;
+        let lane = || Lane { queue: VecDeque::new(), flying: None, ready: false, clock: StoreClock::new(wall, now) };
         Self {
             config,
             book: Arc::new(RuleBook::empty()),
             keys: KeyTable::new(config.max_keys, config.seeds),
             checks: HashMap::with_hasher(ahash::RandomState::with_seeds(b, c, d, a)),
             tickets: 0,
-            lanes: (0..config.lanes.max(1)).map(|_| Lane::default()).collect(),
+            lanes: (0..config.lanes.max(1)).map(|_| lane()).collect(),
+            ready: Vec::new(),
             flights: 0,
             leases: BinaryHeap::new(),
             stalled: VecDeque::new(),
-            clock: StoreClock::new(wall, now),
             random: a,
             done: Vec::new(),
             stats: ShardStats::default(),
@@ -142,6 +148,11 @@ impl Shard {
         (next.tickets, next.flights, next.random) = (self.tickets + 1, self.flights + 1, self.random);
         next.book = Arc::clone(&self.book);
         next
+    }
+
+    /// From now on so many may hold tokens of a key.
+    pub fn set_holders(&mut self, holders: u32) {
+        self.config.holders = holders.max(1);
     }
 
     pub const fn book(&self) -> &Arc<RuleBook> {
@@ -229,8 +240,8 @@ impl Shard {
     }
 
     /// Whether a batch could be sent.
-    pub fn has_batches(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.flying.is_none() && !lane.queue.is_empty())
+    pub const fn has_batches(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// Whether nothing waits and nothing is in flight or to be sent.
@@ -240,13 +251,14 @@ impl Shard {
 
     /// The next batch of each lane that has none in flight.
     pub fn take_batches(&mut self, now: NodeTime) -> Vec<Outgoing> {
-        let lanes = 0..u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
-        lanes.filter_map(|lane| self.take_batch(lane, now)).collect()
+        let ready = std::mem::take(&mut self.ready);
+        ready.into_iter().filter_map(|lane| self.take_batch(lane, now)).collect()
     }
 
     fn take_batch(&mut self, at: u16, now: NodeTime) -> Option<Outgoing> {
-        let around = self.surroundings(now);
-        let lane = self.lanes.get_mut(usize::from(at)).filter(|lane| lane.flying.is_none())?;
+        let around = self.surroundings(at, now);
+        let lane = self.lanes.get_mut(usize::from(at))?;
+        lane.ready = false;
         let (mut items, mut slots) = (Vec::new(), Vec::new());
         while items.len() < self.config.max_items {
             let Some(slot) = lane.queue.pop_front() else { break };
@@ -265,20 +277,23 @@ impl Shard {
         self.stats.items += items.len() as u64;
         let flight = self.flights;
         lane.flying = Some(Flying { flight, sent: now, slots });
-        let not_after = self.clock.is_known().then(|| self.clock.at(now.plus(self.config.deadline_us)));
+        let not_after = lane.clock.is_known().then(|| lane.clock.at(now.plus(self.config.deadline_us)));
         let nonce = self.next_nonce();
         Some(Outgoing { lane: at, flight, batch: Batch { not_after, nonce, items } })
     }
 
     /// Takes the answer to a batch; one to a flight that is not under way (before a restart) is ignored.
-    pub fn answer(&mut self, lane: u16, flight: u64, answer: Result<BatchAnswer, StoreError>, now: NodeTime) {
-        let Some(lane) = self.lanes.get_mut(usize::from(lane)) else { return };
+    pub fn answer(&mut self, at: u16, flight: u64, answer: Result<BatchAnswer, StoreError>, now: NodeTime) {
+        let Some(lane) = self.lanes.get_mut(usize::from(at)) else { return };
         let Some(flying) = lane.flying.take_if(|f| f.flight == flight) else { return };
+        if let Ok(answer) = &answer {
+            lane.clock.learn(flying.sent, now, answer.now);
+        }
+        self.may_send(at);
         let mut outcomes = Vec::new();
         match answer {
             Ok(BatchAnswer { now: ran, outcome }) => {
-                self.clock.learn(flying.sent, now, ran);
-                let around = self.surroundings(now);
+                let around = self.surroundings(at, now);
                 let mut answers = match outcome {
                     BatchOutcome::Ran(answers) => answers.into_iter(),
                     BatchOutcome::Late => vec![ItemAnswer::OutOfBounds; flying.slots.len()].into_iter(),
@@ -357,10 +372,20 @@ impl Shard {
 
     pub(super) fn queue(&mut self, slot: u32) {
         let Some(key) = self.keys.get_mut(slot) else { return };
+        let at = key.lane;
         if !std::mem::replace(&mut key.queued, true)
-            && let Some(lane) = self.lanes.get_mut(usize::from(key.lane))
+            && let Some(lane) = self.lanes.get_mut(usize::from(at))
         {
             lane.queue.push_back(slot);
+            self.may_send(at);
+        }
+    }
+
+    /// Puts a lane among those that can send, if it can.
+    fn may_send(&mut self, at: u16) {
+        let Some(lane) = self.lanes.get_mut(usize::from(at)) else { return };
+        if lane.flying.is_none() && !lane.queue.is_empty() && !std::mem::replace(&mut lane.ready, true) {
+            self.ready.push(at);
         }
     }
 
@@ -373,22 +398,22 @@ impl Shard {
         }
     }
 
-    pub(super) fn surroundings(&self, now: NodeTime) -> Surroundings {
+    pub(super) fn surroundings(&self, lane: u16, now: NodeTime) -> Surroundings {
         Surroundings {
             now,
-            store_now: self.clock.at(now),
+            store_now: self.lanes.get(usize::from(lane)).map_or(StoreTime(0), |lane| lane.clock.at(now)),
             lease_us: self.config.lease_us,
             holders: self.config.holders,
             divisor: self.config.holders.max(self.config.min_holders),
         }
     }
 
-    /// A name that nobody else has: SplitMix64 (Steele, Lea, Flood 2014), below 2^52 and never 0.
+    /// A name that nobody else has: SplitMix64 (Steele, Lea, Flood 2014), below 2^48 and never 0.
     pub(super) fn next_nonce(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 12).max(1)
+        ((z ^ (z >> 31)) >> 16).max(1)
     }
 }

@@ -30,6 +30,17 @@ impl Ticks {
         u64::try_from(self.0.div_ceil(TICKS_PER_MICRO)).unwrap_or(u64::MAX)
     }
 
+    /// Whole microseconds, and the rest in 2^-20; saturates.
+    pub fn parts(self) -> (u64, u64) {
+        let (micros, rest) = (self.0 / TICKS_PER_MICRO, self.0 % TICKS_PER_MICRO);
+        u64::try_from(micros).map_or((u64::MAX, 0), |micros| (micros, u64::try_from(rest).unwrap_or(0)))
+    }
+
+    /// The whole of what [`Self::parts`] took apart.
+    pub const fn from_parts(micros: u64, rest: u64) -> Self {
+        Self(micros as u128 * TICKS_PER_MICRO + rest as u128)
+    }
+
     const fn minus(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
@@ -71,8 +82,6 @@ impl Rate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
     pub incarnation: u64,
-    /// Replication id of the primary that last charged.
-    pub replication: u64,
     pub taken: Repeats,
     pub tat: Ticks,
     /// Costs charged in this incarnation.
@@ -85,14 +94,16 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub fn new(incarnation: u64, replication: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
+    pub fn new(incarnation: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
         let (taken, nothing) = (Repeats::default(), Ticks(0));
-        Self { incarnation, replication, taken, tat: nothing, charged: nothing, last: now, rate, revision }
+        Self { incarnation, taken, tat: nothing, charged: nothing, last: now, rate, revision }
     }
 
-    /// A newer incarnation begins: the primary changed, and charges may have been lost.
-    pub const fn reincarnate(&mut self, incarnation: u64, replication: u64) {
-        (self.incarnation, self.replication, self.charged) = (incarnation, replication, Ticks(0));
+    /// A newer incarnation begins where the primary changed, for charges may have been lost.
+    pub const fn reincarnate(&mut self, incarnation: u64) {
+        if self.incarnation != incarnation {
+            (self.incarnation, self.charged) = (incarnation, Ticks(0));
+        }
     }
 
     /// Restores what another incarnation had charged, as far as a node saw it. Never more than an empty bucket.
@@ -193,7 +204,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     fn bucket(limit: u64, window_ms: u64, burst: u64) -> Bucket {
-        Bucket::new(1, 1, StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), 1)
+        Bucket::new(1, StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), 1)
     }
 
     fn take(bucket: &mut Bucket, at: u64, hits: u64) -> bool {

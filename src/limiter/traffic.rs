@@ -62,7 +62,12 @@ impl Traffic {
     }
 
     pub fn give_back_to_window(&mut self, back: WindowReturn) {
-        self.window_returns.next.push(back);
+        // Of one lot they go back together.
+        let lot = |other: &&mut WindowReturn| (other.cell_ms, other.source) == (back.cell_ms, back.source);
+        match self.window_returns.next.last_mut().filter(lot) {
+            Some(last) => last.tokens = last.tokens.saturating_add(back.tokens),
+            None => self.window_returns.next.push(back),
+        }
     }
 
     pub fn give_back_to_bucket(&mut self, back: BucketReturn) {

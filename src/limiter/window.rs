@@ -42,7 +42,7 @@ pub enum Grid {
 /// What one source charged to a cell and gave back; both only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The incarnation of the key that charged, a debt's (holder, boot), or [`FOLDED`].
+    /// The incarnation of the key that charged, a debt's name, or [`FOLDED`]; below 2^48.
     pub source: u64,
     pub charged: u64,
     pub returned: u64,

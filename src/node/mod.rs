@@ -1,4 +1,5 @@
-//! The composition root: one current-thread runtime and one shard per core, sharing nothing but the store.
+//! The composition root: one current-thread runtime and one shard per core, sharing nothing but the store; and one
+//! runtime more for what no check waits for, the node's place in its region.
 
 pub mod clock;
 pub mod listeners;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use ractor::Actor;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::actors::core::Core;
 use crate::actors::supervisor::Supervisor;
@@ -22,8 +23,10 @@ use crate::api::request_id::RequestIds;
 use crate::api::serve;
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::ShardConfig;
-use crate::ports::{Clock, CounterStore, RuleSource};
-use crate::store::memory::MemoryStore;
+use crate::limiter::time::NodeTime;
+use crate::ports::{Clock, Region, RuleSource, Unfit};
+use crate::store::memory::{Alone, MemoryStore};
+pub use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
 use listeners::Listeners;
@@ -32,6 +35,10 @@ use listeners::Listeners;
 const MAX_ITEMS: usize = 1000;
 /// How often a core that leaves looks whether its tokens are back.
 const LEAVING: Duration = Duration::from_millis(2);
+/// A node serves without a store that it has not reached for so long, in microseconds.
+const GRACE_US: u64 = 10_000_000;
+/// Longest that saying goodbye to the region takes.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How a node behaves; lengths of time in microseconds where a name says so.
 #[derive(Clone, Debug)]
@@ -55,23 +62,48 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Draws seeds, incarnations and ids.
     pub random: fn() -> io::Result<u64>,
-    pub store: Arc<dyn CounterStore>,
+    pub region: Arc<dyn Region>,
     pub rules: Arc<dyn RuleSource>,
     pub metrics: Arc<Metrics>,
 }
 
 impl Environment {
-    /// The clocks of this machine, and counters in this process's memory, `max_keys` at most.
-    pub fn in_memory(rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>, max_keys: usize) -> Self {
+    /// The clocks of this machine, and counters in this process's memory.
+    pub fn in_memory(config: &NodeConfig, rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let store = Arc::new(MemoryStore::new(Arc::clone(&clock), max_keys));
-        Self { clock, random: clock::random, store, rules, metrics }
+        let store = Arc::new(MemoryStore::new(Arc::clone(&clock), config.max_keys));
+        let region = Arc::new(Alone::new(store, config.cores()));
+        Self { clock, random: clock::random, region, rules, metrics }
     }
+
+    /// The clocks of this machine, and counters in the region's Redis.
+    pub fn in_region(region: RedisRegion, rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>) -> Self {
+        Self { clock: Arc::new(SystemClock::new()), random: clock::random, region: Arc::new(region), rules, metrics }
+    }
+}
+
+impl NodeConfig {
+    /// How many holders of tokens the node is.
+    pub fn cores(&self) -> u32 {
+        u32::try_from(self.workers.get()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Why a node ended that was not told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Core(#[from] io::Error),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// What probes and scrapes are told.
 struct Whole {
     cores: Vec<Arc<Core>>,
+    region: Arc<dyn Region>,
+    clock: Arc<dyn Clock>,
+    begun: NodeTime,
     draining: AtomicBool,
 }
 
@@ -79,12 +111,17 @@ impl desk::Node for Whole {
     fn readiness(&self) -> Readiness {
         let revision = self.cores.iter().map(|core| core.revision()).min().unwrap_or(0);
         let draining = self.draining.load(Ordering::Relaxed);
-        // A store in this process is always there.
-        Readiness { ready: revision > 0 && !draining, revision, store: "ok", draining }
+        let state = self.region.state();
+        // A store that is lost later is no reason to leave: all nodes would, at once.
+        let reached = state.reached || self.clock.now().since(self.begun) >= GRACE_US;
+        let ready = revision > 0 && !draining && reached;
+        Readiness { ready, revision, store: state.store, advice: state.advice, draining }
     }
 
     fn figures(&self) -> Figures {
-        let mut all = Figures { revision: u64::MAX, ..Figures::default() };
+        let holders = (*self.region.holders().borrow()).into();
+        let store_ok = self.region.state().store == "ok";
+        let mut all = Figures { revision: u64::MAX, holders, store_ok, ..Figures::default() };
         for core in &self.cores {
             let stats = core.stats();
             all.keys += stats.keys as u64;
@@ -99,23 +136,31 @@ impl desk::Node for Whole {
     }
 }
 
-/// Serves until `shutdown` says true, or a core fails: then every core stops accepting, answers what is under way and
-/// gives its tokens back, all within the drain time.
+/// Serves until `shutdown` says true, or a core fails, or the node is not fit for its region: then every core stops
+/// accepting, answers what is under way and gives its tokens back, all within the drain time.
 ///
 /// # Errors
-/// The first failure of a core.
+/// The first failure of a core, or why the node is not fit.
 pub fn run(
     config: &NodeConfig,
     environment: &Environment,
     http: Listeners,
     grpc: Listeners,
     shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let Environment { clock, random, store, rules, metrics } = environment;
-    let new_core =
-        || Ok(Arc::new(Core::new(shard_config(config, store.lanes(), *random)?, Arc::clone(clock), Arc::clone(store))));
+) -> Result<(), Failure> {
+    let Environment { clock, random, region, rules, metrics } = environment;
+    let new_core = || -> io::Result<_> {
+        let store = region.store();
+        Ok(Arc::new(Core::new(shard_config(config, store.lanes(), *random)?, Arc::clone(clock), store)))
+    };
     let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(|_| new_core()).collect::<io::Result<_>>()?;
-    let whole = Arc::new(Whole { cores: cores.clone(), draining: AtomicBool::new(false) });
+    let whole = Arc::new(Whole {
+        cores: cores.clone(),
+        region: Arc::clone(region),
+        clock: Arc::clone(clock),
+        begun: clock.now(),
+        draining: AtomicBool::new(false),
+    });
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
     let mut seats = Vec::new();
@@ -128,31 +173,61 @@ pub fn run(
             ids: RequestIds::new(random()?),
             trusted_proxies: config.trusted_proxies.clone(),
         });
-        seats.push(Seat { core, desk, http, grpc, rules: rules.follow(), drain: config.drain });
+        seats.push(Seat {
+            core,
+            desk,
+            http,
+            grpc,
+            rules: rules.follow(),
+            holders: region.holders(),
+            drain: config.drain,
+        });
     }
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
+        // Every core holds a sender until it ends.
+        let (serving, mut served) = mpsc::channel::<()>(1);
         for seat in seats {
             let (whole, stop) = (Arc::clone(&whole), stop(shutdown.clone(), failed.clone()));
-            let failing = failing.clone();
+            let (failing, serving) = (failing.clone(), serving.clone());
             threads.push(scope.spawn(move || {
-                let served = || {
+                let serve = || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                     runtime.block_on(seat.serve(whole, stop))
                 };
                 // A panic outside of a decision ends the node as any other failure of a core does.
-                let served = std::panic::catch_unwind(AssertUnwindSafe(served))
+                let ended = std::panic::catch_unwind(AssertUnwindSafe(serve))
                     .unwrap_or_else(|_| Err(io::Error::other("a core panicked")));
-                if served.is_err() {
+                if ended.is_err() {
                     failing.send_replace(true);
                 }
-                served
+                drop(serving);
+                ended
             }));
         }
+        drop(serving);
+        let unfit = control.block_on(async {
+            let unfit = tokio::select! {
+                unfit = region.keep() => Some(unfit),
+                _ = served.recv() => None,
+            };
+            if unfit.is_some() {
+                failing.send_replace(true);
+                served.recv().await;
+            } else if tokio::time::timeout(GOODBYE, region.leave()).await.is_err() {
+                tracing::warn!("the region was not told that this node leaves");
+            }
+            unfit
+        });
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-        ended
-            .into_iter()
-            .try_for_each(|core| core.unwrap_or_else(|_| Err(io::Error::other("a core's thread panicked"))))
+        if let Some(unfit) = unfit {
+            return Err(unfit.into());
+        }
+        let core = |core: std::thread::Result<io::Result<()>>| {
+            core.unwrap_or_else(|_| Err(io::Error::other("a core's thread panicked")))
+        };
+        Ok(ended.into_iter().try_for_each(core)?)
     })
 }
 
@@ -174,7 +249,7 @@ fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>
         max_waiting: config.max_pending.div_ceil(config.workers.get()),
         lease_us: config.lease_us,
         deadline_us: config.deadline_us,
-        holders: u32::try_from(config.workers.get()).unwrap_or(u32::MAX),
+        holders: config.cores(),
         min_holders: config.min_holders,
         lanes,
         max_items: MAX_ITEMS,
@@ -189,17 +264,23 @@ struct Seat {
     http: TcpListener,
     grpc: TcpListener,
     rules: watch::Receiver<Arc<RuleBook>>,
+    holders: watch::Receiver<u32>,
     drain: Duration,
 }
 
 impl Seat {
-    #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, and rules are followed to the end")]
+    #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, the others run to the end")]
     async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { core, desk, http, grpc, rules, drain } = self;
+        let Self { core, desk, http, grpc, rules, holders, drain } = self;
         let (http, grpc) = (tokio::net::TcpListener::from_std(http)?, tokio::net::TcpListener::from_std(grpc)?);
         let (supervisor, mut supervising) =
             Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
-        tokio::spawn(follow(Arc::clone(&core), rules));
+        let with = Arc::clone(&core);
+        tokio::spawn(follow(rules, move |book| with.set_book(Arc::clone(book))));
+        let with = Arc::clone(&core);
+        tokio::spawn(follow(holders, move |holders| with.set_holders(*holders)));
+        let store = Arc::clone(core.store());
+        tokio::spawn(async move { store.keep().await });
         let (closing, closed) = watch::channel(false);
         let until_closed = |mut closed: watch::Receiver<bool>| async move {
             // A sender that is gone closes, too.
@@ -232,12 +313,11 @@ impl Seat {
     }
 }
 
-/// Gives every new book to the core.
-async fn follow(core: Arc<Core>, mut rules: watch::Receiver<Arc<RuleBook>>) {
+/// Passes on what is known, and everything newer.
+async fn follow<T>(mut news: watch::Receiver<T>, pass_on: impl Fn(&T)) {
     loop {
-        let book = Arc::clone(&rules.borrow_and_update());
-        core.set_book(book);
-        if rules.changed().await.is_err() {
+        pass_on(&news.borrow_and_update());
+        if news.changed().await.is_err() {
             break;
         }
     }

@@ -1,5 +1,7 @@
 //! The seams between the core and the world. Adapters implement them; the core and the actors know only these.
 
+pub mod location;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,13 +28,46 @@ pub trait Clock: Send + Sync + 'static {
 
 /// Where a region's counters live. It runs batches as [`crate::limiter::counter::apply`] says.
 pub trait CounterStore: Send + Sync + 'static {
-    /// Independent parts of the store, each with its own batch in flight (Redis primaries).
+    /// Independent parts of the store, each with its own clock and its own batch in flight.
     fn lanes(&self) -> u16;
     /// The lane that owns `key`.
     fn lane(&self, key: &[u8]) -> u16;
     /// Runs a batch. Answers within its own deadline; an error says whether it may have been applied.
     fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>>;
+    /// Looks after what it needs, such as connections, as long as it is waited for: the core that uses it does.
+    fn keep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
+
+/// The region that a node counts with: its counters, and who else is there.
+pub trait Region: Send + Sync + 'static {
+    /// A door to the region's counters, for one core.
+    fn store(&self) -> Arc<dyn CounterStore>;
+    /// How many may hold tokens of a key: the cores of all nodes.
+    fn holders(&self) -> watch::Receiver<u32>;
+    fn state(&self) -> RegionState;
+    /// Keeps the node's place in its region as long as it is waited for. Ends only where the node must not serve.
+    fn keep(&self) -> BoxFuture<'_, Unfit>;
+    /// Says that the node leaves.
+    fn leave(&self) -> BoxFuture<'_, ()>;
+}
+
+/// How a region's store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionState {
+    /// It has been reached at least once.
+    pub reached: bool,
+    /// `ok`, or what is the matter.
+    pub store: String,
+    /// What about it weakens the promises, and what to do.
+    pub advice: Vec<&'static str>,
+}
+
+/// Why a node must not serve: it would count apart from its region.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(pub String);
 
 /// Where rules come from.
 pub trait RuleSource: Send + Sync + 'static {

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indexmap::IndexMap;
+use tokio::sync::watch;
 
 use crate::limiter::batch::{Batch, BatchAnswer, Item, ItemAnswer, StoreError};
 use crate::limiter::counter::{self, At, Record};
 use crate::limiter::time::StoreTime;
-use crate::ports::{BoxFuture, Clock, CounterStore};
+use crate::ports::{BoxFuture, Clock, CounterStore, Region, RegionState, Unfit};
 
 /// So many records are looked at per item that runs, whether they have expired.
 const SWEEP: usize = 2;
@@ -110,6 +111,42 @@ impl CounterStore for MemoryStore {
     fn run(&self, _lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
         let answer = self.run_now(&batch);
         Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+/// A region of one process.
+pub struct Alone {
+    store: Arc<MemoryStore>,
+    holders: watch::Sender<u32>,
+}
+
+impl Alone {
+    /// `cores` share the store.
+    pub fn new(store: Arc<MemoryStore>, cores: u32) -> Self {
+        Self { store, holders: watch::Sender::new(cores) }
+    }
+}
+
+impl Region for Alone {
+    fn store(&self) -> Arc<dyn CounterStore> {
+        Arc::clone(&self.store) as Arc<dyn CounterStore>
+    }
+
+    fn holders(&self) -> watch::Receiver<u32> {
+        self.holders.subscribe()
+    }
+
+    fn state(&self) -> RegionState {
+        // A store in this process is always there.
+        RegionState { reached: true, store: "ok".to_owned(), advice: Vec::new() }
+    }
+
+    fn keep(&self) -> BoxFuture<'_, Unfit> {
+        Box::pin(std::future::pending())
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

@@ -1,3 +1,4 @@
 //! Counter stores.
 
 pub mod memory;
+pub mod redis;

@@ -3,7 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use super::names::{self, Name};
 use crate::limiter::decision::Decision;
@@ -24,6 +26,8 @@ pub struct Figures {
     pub failed_batches: u64,
     pub restarts: u64,
     pub revision: u64,
+    pub holders: u64,
+    pub store_ok: bool,
 }
 
 /// Every metric of [`names::ALL`].
@@ -40,6 +44,10 @@ pub struct Metrics {
     batches: IntCounter,
     items: IntCounter,
     failed_batches: IntCounter,
+    redis_errors: IntCounter,
+    holders: IntGauge,
+    store_ok: IntGauge,
+    advice: IntGaugeVec,
     restarts: IntCounter,
     invariants: IntCounterVec,
     revision: IntGauge,
@@ -76,6 +84,10 @@ impl Metrics {
             batches: register(&registry, IntCounter::with_opts(opts(&names::BATCHES))?)?,
             items: register(&registry, IntCounter::with_opts(opts(&names::ITEMS))?)?,
             failed_batches: register(&registry, IntCounter::with_opts(opts(&names::FAILED_BATCHES))?)?,
+            redis_errors: register(&registry, IntCounter::with_opts(opts(&names::REDIS_ERRORS))?)?,
+            holders: register(&registry, IntGauge::with_opts(opts(&names::HOLDERS))?)?,
+            store_ok: register(&registry, IntGauge::with_opts(opts(&names::STORE_REACHED))?)?,
+            advice: register(&registry, IntGaugeVec::new(opts(&names::ADVICE), names::ADVICE.labels)?)?,
             restarts: register(&registry, IntCounter::with_opts(opts(&names::RESTARTS))?)?,
             invariants: counters(&registry, &names::INVARIANTS)?,
             revision: register(&registry, IntGauge::with_opts(opts(&names::REVISION))?)?,
@@ -117,6 +129,16 @@ impl Metrics {
         }
     }
 
+    /// A connection to Redis failed, or was lost.
+    pub fn redis_connection_error(&self) {
+        self.redis_errors.inc();
+    }
+
+    /// A setting of the store weakens the promises, or does not.
+    pub fn store_advice(&self, advice: &'static str, weakens: bool) {
+        self.advice.with_label_values(&[advice]).set(weakens.into());
+    }
+
     /// A rule book was read; `taken` says whether it is in force now.
     pub fn rules_read(&self, taken: bool) {
         self.loads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
@@ -142,6 +164,8 @@ impl Metrics {
         gauge(&self.keys, figures.keys);
         gauge(&self.waiting, figures.waiting);
         gauge(&self.revision, figures.revision);
+        gauge(&self.holders, figures.holders);
+        gauge(&self.store_ok, figures.store_ok.into());
         let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
         raise(&self.batches, figures.batches);
         raise(&self.items, figures.items);

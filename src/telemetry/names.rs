@@ -28,6 +28,13 @@ pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent t
 pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
 pub const FAILED_BATCHES: Name =
     metric("tidegate_store_failed_batches_total", "Batches that the store did not answer in time.", &[]);
+pub const REDIS_ERRORS: Name =
+    metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
+pub const HOLDERS: Name = metric("tidegate_holders", "Cores of all nodes of the region, as far as is known.", &[]);
+pub const STORE_REACHED: Name =
+    metric("tidegate_store_ok", "Whether all of the store answers: 1, or 0 where some of it does not.", &[]);
+pub const ADVICE: Name =
+    metric("tidegate_store_advice", "1 where a setting of the store weakens the promises.", &["advice"]);
 pub const RESTARTS: Name =
     metric("tidegate_shard_restarts_total", "Shards that forgot their keys because a decision panicked.", &[]);
 pub const INVARIANTS: Name =
@@ -38,7 +45,7 @@ pub const RELOADS: Name =
 pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
 
 /// Every metric that a node shows, the process's own apart.
-pub const ALL: [&Name; 16] = [
+pub const ALL: [&Name; 20] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
@@ -50,6 +57,10 @@ pub const ALL: [&Name; 16] = [
     &BATCHES,
     &ITEMS,
     &FAILED_BATCHES,
+    &REDIS_ERRORS,
+    &HOLDERS,
+    &STORE_REACHED,
+    &ADVICE,
     &RESTARTS,
     &INVARIANTS,
     &REVISION,

@@ -1,0 +1,198 @@
+//! Counters in Redis: one server, one that Sentinels name, or a cluster.
+//!
+//! A lane is a hash tag: one of a few groups that all counters of a region are in, each of one slot, so that a batch is one
+//! script call. A tag moves between primaries, its lane stays. [`RedisRegion`] finds out who the primaries are, once for
+//! the process; each core has a [`RedisStore`] with connections of its own, one to each primary, so that a sick one holds
+//! up nobody else. Replicas are never read.
+
+mod advice;
+mod connection;
+mod links;
+mod region;
+mod script;
+mod tags;
+mod tls;
+mod topology;
+pub mod wire;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+use futures_util::future::join_all;
+use tokio::sync::{Notify, watch};
+
+use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
+use crate::ports::location::Redis;
+use crate::ports::{BoxFuture, CounterStore};
+use crate::telemetry::metrics::Metrics;
+use connection::{CallError, Connection};
+use links::Links;
+pub use region::RedisRegion;
+use tags::Tags;
+pub use tls::TlsError;
+use topology::Topology;
+
+/// How often servers that fell silent are looked after.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a node must know of its region's Redis.
+#[derive(Clone)]
+pub struct RedisConfig {
+    pub redis: Redis,
+    /// Who signed the servers' certificates, in PEM; without it whom this machine trusts.
+    pub authorities: Option<Vec<u8>>,
+    pub region: String,
+    /// This node's name.
+    pub node: String,
+    /// This process's name: random.
+    pub boot: u64,
+    /// Holders in this process.
+    pub cores: u32,
+    pub key_prefix: String,
+    pub tags: u16,
+    /// Longest that a batch takes.
+    pub deadline: Duration,
+    pub metrics: Arc<Metrics>,
+}
+
+/// One core's door to the region's counters.
+pub struct RedisStore {
+    tags: Arc<Tags>,
+    /// What the keys of each tag begin with.
+    begin: Vec<Vec<u8>>,
+    links: Links,
+    /// The primary of each tag.
+    routes: Mutex<Vec<Option<Arc<Connection>>>>,
+    topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// Told when the topology seems to be another.
+    stale: Arc<Notify>,
+    /// The last refusal that was logged.
+    refusal: Mutex<String>,
+}
+
+impl RedisStore {
+    /// The primary of a tag, as far as is known.
+    fn primary(&self, lane: u16) -> Option<Arc<Connection>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(lane)).cloned().flatten()
+    }
+
+    /// Connects to the primaries, and to them only.
+    fn route(&self, topology: &Topology) {
+        self.links.keep(&topology.primaries());
+        let route = |(_, slot)| topology.primary(slot).map(|address| self.links.get_or_open(address));
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = self.tags.each().map(route).collect();
+    }
+
+    async fn run_batch(&self, lane: u16, batch: Batch) -> Result<BatchAnswer, StoreError> {
+        let begin = self.begin.get(usize::from(lane)).ok_or(StoreError::NotApplied)?;
+        let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
+        let head = Bytes::from(wire::head(&batch));
+        let items = batch.items.iter().map(|item| Bytes::from(wire::item(item)));
+        let arguments: Vec<Bytes> = std::iter::once(head.clone()).chain(items).collect();
+        match self.call(lane, &keys, &arguments).await {
+            Err(CallError::TryAgain) => {
+                let each = keys.iter().zip(&arguments[1..]);
+                let each = each.map(|(key, item)| (std::slice::from_ref(key), [head.clone(), item.clone()]));
+                let each = each.map(async |(key, arguments)| self.call(lane, key, &arguments).await);
+                together(join_all(each).await)
+            }
+            answer => understood(answer, keys.len()),
+        }
+    }
+
+    /// Calls the counter script where the keys are, wherever that is.
+    async fn call(&self, lane: u16, keys: &[Bytes], arguments: &[Bytes]) -> Result<Value, CallError> {
+        let primary = self.primary(lane).ok_or(CallError::NotSent)?;
+        let answer = primary.script(&script::COUNTERS, keys, arguments, false).await;
+        let answer = match answer {
+            Err(CallError::Ask(elsewhere)) => {
+                let other = self.links.get_or_open(&elsewhere);
+                other.connected().await;
+                other.script(&script::COUNTERS, keys, arguments, true).await
+            }
+            Err(CallError::Moved(elsewhere)) => {
+                self.stale.notify_one();
+                let other = self.links.get_or_open(&elsewhere);
+                other.connected().await;
+                other.script(&script::COUNTERS, keys, arguments, false).await
+            }
+            answer => answer,
+        };
+        match &answer {
+            Err(CallError::NotSent | CallError::Moved(_)) => self.stale.notify_one(),
+            Err(CallError::Refused(why)) => {
+                self.stale.notify_one();
+                let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+                if *last != *why {
+                    tracing::warn!(server = %primary.address, why, "Redis refuses batches");
+                    last.clone_from(why);
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+fn understood(answer: Result<Value, CallError>, items: usize) -> Result<BatchAnswer, StoreError> {
+    match answer {
+        Ok(answer) => {
+            let answer = answer.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::answer(text, items));
+            answer.map_err(|_| StoreError::Unknown)
+        }
+        Err(CallError::Unknown) => Err(StoreError::Unknown),
+        Err(_) => Err(StoreError::NotApplied),
+    }
+}
+
+/// The answer to a batch whose items were sent one by one.
+fn together(each: Vec<Result<Value, CallError>>) -> Result<BatchAnswer, StoreError> {
+    let each: Vec<_> = each.into_iter().map(|answer| understood(answer, 1)).collect();
+    let now = each.iter().flatten().map(|answer| answer.now).max();
+    let nothing =
+        || if each.contains(&Err(StoreError::Unknown)) { StoreError::Unknown } else { StoreError::NotApplied };
+    let now = now.ok_or_else(nothing)?;
+    let item = |answer: Result<BatchAnswer, StoreError>| match answer.map(|answer| answer.outcome) {
+        Ok(BatchOutcome::Ran(mut items)) => items.pop().unwrap_or(ItemAnswer::Failed),
+        // Nothing was done with it: it is sent once more.
+        Ok(BatchOutcome::Late) => ItemAnswer::OutOfBounds,
+        Err(_) => ItemAnswer::Failed,
+    };
+    Ok(BatchAnswer { now, outcome: BatchOutcome::Ran(each.into_iter().map(item).collect()) })
+}
+
+impl CounterStore for RedisStore {
+    fn lanes(&self) -> u16 {
+        self.tags.count()
+    }
+
+    fn lane(&self, key: &[u8]) -> u16 {
+        self.tags.of(key)
+    }
+
+    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+        Box::pin(self.run_batch(lane, batch))
+    }
+
+    fn keep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut topology = self.topology.clone();
+            topology.mark_changed();
+            loop {
+                tokio::select! {
+                    changed = topology.changed() => {
+                        if changed.is_err() {
+                            // The region is gone: what is known is kept.
+                            std::future::pending::<()>().await;
+                        }
+                        let known = topology.borrow_and_update().clone();
+                        known.iter().for_each(|topology| self.route(topology));
+                    }
+                    () = tokio::time::sleep(LOOK) => self.links.look().await,
+                }
+            }
+        })
+    }
+}

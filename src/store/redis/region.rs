@@ -1,0 +1,342 @@
+//! A node's place in its region: finds the primaries, compares the region's constants, says that it is there and hears who
+//! else is, and judges the servers' settings. Runs apart from the cores: no check waits for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+use fred::util::redis_keyslot;
+use tokio::sync::{Notify, watch};
+
+use super::advice::{self, Advice};
+use super::connection::{CallError, Connection, Manner};
+use super::links::Links;
+use super::tags::Tags;
+use super::topology::{Lookout, Topology};
+use super::{RedisConfig, RedisStore, TlsError, script, tls};
+use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
+
+/// How often a node says that it is there.
+const BEAT: Duration = Duration::from_secs(1);
+/// A topology that seems to be another is looked at again no sooner than that.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A member counts for so long after its last heartbeat, in milliseconds.
+const MEMBER_MS: u32 = 10_000;
+/// A member that so many heartbeats of others did not name is gone.
+const MISSED: u32 = 10;
+/// The topology is asked for with every so-many-th heartbeat.
+const LOOK_EVERY: u32 = 5;
+/// Settings are judged with every so-many-th heartbeat.
+const JUDGE_EVERY: u32 = 60;
+/// What these keys are under, so that one script reaches both.
+const TAG: &str = "{region}";
+
+/// The region's Redis, as one process sees it.
+pub struct RedisRegion {
+    config: RedisConfig,
+    tags: Arc<Tags>,
+    manner: Manner,
+    lookout: Lookout,
+    links: Links,
+    topology: watch::Sender<Option<Arc<Topology>>>,
+    stale: Arc<Notify>,
+    holders: watch::Sender<u32>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    reached: bool,
+    /// What is the matter; empty when all is well.
+    trouble: String,
+    advice: Vec<Advice>,
+    /// Members by name, with how many heartbeats did not name them.
+    members: HashMap<String, u32>,
+}
+
+impl RedisRegion {
+    /// # Errors
+    /// When there can be no TLS as it is asked for.
+    pub fn new(config: RedisConfig) -> Result<Self, TlsError> {
+        let redis = &config.redis;
+        let manner = Manner {
+            username: redis.username.clone(),
+            password: redis.password.clone(),
+            database: redis.database,
+            tls: if redis.tls { Some(tls::connector(config.authorities.as_deref())?) } else { None },
+            deadline: config.deadline,
+            metrics: Arc::clone(&config.metrics),
+        };
+        // What no check waits for may take longer.
+        let calm = Manner { deadline: config.deadline.max(PAUSE * 5), ..manner.clone() };
+        Ok(Self {
+            tags: Arc::new(Tags::new(config.tags)),
+            lookout: Lookout::new(redis, &calm),
+            links: Links::new(calm),
+            topology: watch::Sender::new(None),
+            stale: Arc::new(Notify::new()),
+            holders: watch::Sender::new(config.cores),
+            state: Mutex::default(),
+            manner,
+            config,
+        })
+    }
+
+    /// Until the region's constants were compared nothing is sent: stores learn of no primary.
+    async fn follow(&self) -> Unfit {
+        let mut beats = 0u32;
+        let mut found: Option<Arc<Topology>> = None;
+        let mut judged: Vec<Arc<Connection>> = Vec::new();
+        loop {
+            let all_up = self.links.all().iter().all(|connection| connection.is_up());
+            let whole = found.as_ref().is_some_and(|topology| topology.is_whole());
+            if !all_up || !whole || beats.is_multiple_of(LOOK_EVERY) {
+                found = self.lookout.find(&self.links.all()).await.map(Arc::new).or(found);
+            }
+            if let Some(topology) = &found {
+                self.links.keep(&topology.primaries());
+                match self.beat(topology).await {
+                    Ok(()) => {
+                        let new = |known: &mut Option<Arc<Topology>>| {
+                            let new = known.as_ref() != Some(topology);
+                            if new {
+                                tracing::info!(primaries = ?names(topology), "the region's Redis");
+                                *known = Some(Arc::clone(topology));
+                            }
+                            new
+                        };
+                        self.topology.send_if_modified(new);
+                    }
+                    Err(Trouble::Unfit(unfit)) => return unfit,
+                    Err(Trouble::Store) => {
+                        // Compared once is compared: one dead primary is no reason to lose the others.
+                        self.topology.send_if_modified(|known| {
+                            let new = known.as_ref().is_some_and(|known| known != topology);
+                            if new {
+                                *known = Some(Arc::clone(topology));
+                            }
+                            new
+                        });
+                    }
+                }
+            }
+            self.links.look().await;
+            let connections = self.links.all();
+            self.tell(found.is_some(), &connections);
+            let known = |connection: &Arc<Connection>| judged.iter().any(|j| Arc::ptr_eq(j, connection));
+            if beats.is_multiple_of(JUDGE_EVERY) || !connections.iter().all(known) {
+                judged = self.judge(&connections).await;
+            }
+            beats = beats.wrapping_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(BEAT) => {}
+                () = self.stale.notified() => {
+                    tokio::time::sleep(PAUSE).await;
+                    beats = beats.next_multiple_of(LOOK_EVERY);
+                }
+            }
+        }
+    }
+
+    /// One heartbeat.
+    async fn beat(&self, topology: &Topology) -> Result<(), Trouble> {
+        let keys = [self.key("constants"), self.key("members")];
+        let address = topology.primary(redis_keyslot(&keys[0])).ok_or(Trouble::Store)?;
+        let connection = self.links.get_or_open(address);
+        if !connection.connected().await {
+            return Err(Trouble::Store);
+        }
+        let constants = self.constants();
+        let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string()].map(Bytes::from);
+        let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
+            if let CallError::Refused(why) = &error {
+                self.state().trouble.clone_from(why);
+            }
+            Trouble::Store
+        })?;
+        let Value::Array(answer) = answer else { return Err(Trouble::Store) };
+        let [kept, Value::Array(members)] = answer.as_slice() else { return Err(Trouble::Store) };
+        let kept = kept.as_string().unwrap_or_default();
+        if kept != constants {
+            let key = String::from_utf8_lossy(&keys[0]).into_owned();
+            let why = format!("the region counts with {kept:?} (in {key}), this node with {constants:?}");
+            return Err(Trouble::Unfit(Unfit(why)));
+        }
+        let members: Vec<String> = members.iter().filter_map(Value::as_string).collect();
+        self.heard(members);
+        Ok(())
+    }
+
+    /// Members that are named are there; those that are not are remembered for a while, for a store may have forgotten.
+    fn heard(&self, named: Vec<String>) {
+        let mut state = self.state();
+        state.reached = true;
+        state.trouble.clear();
+        state.members.values_mut().for_each(|missed| *missed += 1);
+        state.members.extend(named.into_iter().map(|name| (name, 0)));
+        state.members.retain(|_, missed| *missed < MISSED);
+        let cores = |name: &String| name.rsplit('/').next().and_then(|cores| cores.parse::<u32>().ok());
+        let holders = state.members.keys().filter_map(cores).fold(0, u32::saturating_add).max(self.config.cores);
+        drop(state);
+        self.holders.send_if_modified(|known| std::mem::replace(known, holders) != holders);
+    }
+
+    /// Notes which primaries are not there.
+    fn tell(&self, found: bool, connections: &[Arc<Connection>]) {
+        let mut state = self.state();
+        let down: Vec<String> = connections.iter().filter(|c| !c.is_up()).map(|c| c.address.to_string()).collect();
+        if !down.is_empty() || !found {
+            let trouble = if found { format!("no answer from {}", down.join(", ")) } else { "no answer".to_owned() };
+            if state.trouble != trouble {
+                tracing::warn!(store = trouble, "the region's Redis is not all there");
+                state.trouble = trouble;
+            }
+        }
+    }
+
+    /// Judges every primary's settings; answers which could be.
+    async fn judge(&self, connections: &[Arc<Connection>]) -> Vec<Arc<Connection>> {
+        let (mut judged, mut found) = (Vec::new(), Vec::new());
+        for connection in connections.iter().filter(|connection| connection.is_up()) {
+            if let Some(advice) = advice::of(connection).await {
+                found.extend(advice);
+                judged.push(Arc::clone(connection));
+            }
+        }
+        found.sort();
+        found.dedup();
+        let mut state = self.state();
+        for new in found.iter().filter(|new| !state.advice.contains(new)) {
+            tracing::warn!(advice = new.word(), "{}", new.text());
+        }
+        for advice in Advice::ALL {
+            self.config.metrics.store_advice(advice.word(), found.contains(&advice));
+        }
+        state.advice = found;
+        judged
+    }
+
+    /// What all nodes of a region must have alike to count together.
+    fn constants(&self) -> String {
+        format!("version=1 tags={} hash=crc16", self.tags.count())
+    }
+
+    /// This process among the members; its holders come last.
+    fn name(&self) -> String {
+        format!("{}/{:x}/{}", self.config.node, self.config.boot, self.config.cores)
+    }
+
+    fn key(&self, what: &str) -> Bytes {
+        format!("{}:{}:{TAG}{what}", self.config.key_prefix, self.config.region).into()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a heartbeat was none.
+enum Trouble {
+    Store,
+    Unfit(Unfit),
+}
+
+fn names(topology: &Topology) -> Vec<String> {
+    topology.primaries().iter().map(ToString::to_string).collect()
+}
+
+impl Region for RedisRegion {
+    fn store(&self) -> Arc<dyn CounterStore> {
+        let begin = |(tag, _)| format!("{}:{}:{{{tag}}}", self.config.key_prefix, self.config.region).into_bytes();
+        Arc::new(RedisStore {
+            begin: self.tags.each().map(begin).collect(),
+            tags: Arc::clone(&self.tags),
+            links: Links::new(self.manner.clone()),
+            routes: Mutex::default(),
+            topology: self.topology.subscribe(),
+            stale: Arc::clone(&self.stale),
+            refusal: Mutex::default(),
+        })
+    }
+
+    fn holders(&self) -> watch::Receiver<u32> {
+        self.holders.subscribe()
+    }
+
+    fn state(&self) -> RegionState {
+        let state = self.state();
+        let store = match state.trouble.as_str() {
+            "" if state.reached => "ok".to_owned(),
+            "" => "no answer yet".to_owned(),
+            trouble => trouble.to_owned(),
+        };
+        let advice = state.advice.iter().map(|advice| advice.text()).collect();
+        RegionState { reached: state.reached, store, advice }
+    }
+
+    fn keep(&self) -> BoxFuture<'_, Unfit> {
+        Box::pin(self.follow())
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let key = self.key("members");
+            let topology = self.topology.borrow().clone();
+            let address = topology.as_ref().and_then(|topology| topology.primary(redis_keyslot(&key)));
+            if let Some(address) = address {
+                let member = self.name();
+                let key = String::from_utf8_lossy(&key).into_owned();
+                // Whoever cannot say so is missed in time.
+                let _ = self.links.get_or_open(address).command("ZREM", &[&key, &member]).await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::location::{Address, Kind, Redis};
+    use crate::telemetry::metrics::Metrics;
+
+    fn region() -> RedisRegion {
+        let redis = Redis {
+            kind: Kind::Single,
+            tls: false,
+            seeds: vec![Address { host: "127.0.0.1".to_owned(), port: 1 }],
+            username: None,
+            password: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            database: 0,
+        };
+        RedisRegion::new(RedisConfig {
+            redis,
+            authorities: None,
+            region: "us-east".to_owned(),
+            node: "a".to_owned(),
+            boot: 10,
+            cores: 2,
+            key_prefix: "tidegate".to_owned(),
+            tags: 32,
+            deadline: Duration::from_millis(100),
+            metrics: Arc::new(Metrics::new("1", "abc").unwrap()),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn holders_are_the_cores_of_all_members_and_outlast_a_store_that_forgot() {
+        let region = region();
+        assert_eq!(*region.holders().borrow(), 2, "itself");
+        let hears = |names: &[&str]| region.heard(names.iter().map(|name| (*name).to_owned()).collect());
+        hears(&["a/a/2", "b/7/4"]);
+        assert_eq!(*region.holders().borrow(), 6);
+        hears(&["a/a/2", "nonsense"]);
+        assert_eq!(*region.holders().borrow(), 6, "b is missed for a while");
+        (0..MISSED).for_each(|_| hears(&["a/a/2"]));
+        assert_eq!(*region.holders().borrow(), 2);
+    }
+}

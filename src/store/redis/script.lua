@@ -1,0 +1,561 @@
+-- Tidegate's counters, version 1: what limiter/counter.rs does with a batch, on the server's clock.
+--
+-- KEYS are the counters' keys, all of one slot. ARGV[1] is the head of the batch, ARGV[i + 1] the item of KEYS[i]; the
+-- answer is one string. store/wire.rs says how they are written. A key takes one GET and one SET at most; whatever goes
+-- wrong with it hurts no other. All figures are integers below 2^53, which Lua's numbers hold exactly.
+--
+-- A record begins with a byte: version in the high half, shape in the low. 1 to 3 are windows: `tiny` (one cell of one
+-- source, in 12 bytes, which is what most keys are), `plain` (cells of whole seconds, all of the key's incarnation) and
+-- `full`; 4 is a bucket.
+local VERSION = 1
+local TINY, PLAIN, FULL, BUCKET = VERSION * 16 + 1, VERSION * 16 + 2, VERSION * 16 + 3, VERSION * 16 + 4
+-- Those of window.rs, counter.rs, repeats.rs and token_bucket.rs.
+local WEIGHT_ONE, MAX_LIMIT, MAX_COUNT, MAX_ENTRIES, FOLDED = 65536, 68719476736, 4503599627370496, 32, 0
+local MARKS, MAX_REPEATS, TICKS = 16777216, 64, 1048576
+
+local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
+local pack, unpack = struct.pack, struct.unpack
+
+local version, nonce, not_after = unpack('>BI6I7', ARGV[1])
+if version ~= VERSION then
+  return redis.error_reply('TIDEGATE this script is version ' .. VERSION .. ', the batch is version ' .. version)
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+-- 0 says that the batch has no end; else it is one more than the end.
+local ends = not_after > 0
+not_after = not_after - 1
+if ends and now > not_after then
+  return pack('>BBI7', VERSION, 0, now)
+end
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then
+  return redis.error_reply('READONLY this server is a replica')
+end
+local mark = tonumber(string.match(replication, 'master_replid:(%x%x%x%x%x%x)'), 16)
+
+-- At::begins, At::goes_on
+local begins = max(nonce % MARKS * MARKS + mark, 1)
+local function goes_on(incarnation)
+  if incarnation % MARKS == mark then return incarnation end
+  return begins
+end
+
+-- repeats.rs: a list of { nonce, end }.
+local function prune(taken)
+  local kept = {}
+  for _, batch in ipairs(taken) do
+    if batch[2] >= now then kept[#kept + 1] = batch end
+  end
+  return kept
+end
+
+local function is_first(taken)
+  if not ends or #taken >= MAX_REPEATS then return false end
+  for _, batch in ipairs(taken) do
+    if batch[1] == nonce then return false end
+  end
+  taken[#taken + 1] = { nonce, not_after }
+  return true
+end
+
+local function read_taken(text, at)
+  local taken, count = {}
+  count, at = unpack('>B', text, at)
+  for i = 1, count do
+    local batch, last
+    batch, last, at = unpack('>I6I7', text, at)
+    taken[i] = { batch, last }
+  end
+  return taken, at
+end
+
+local function write_taken(out, taken)
+  out[#out + 1] = pack('>B', #taken)
+  for _, batch in ipairs(taken) do out[#out + 1] = pack('>I6I7', batch[1], batch[2]) end
+end
+
+-- counter.rs: asks are a list of { hits, count }, granted whole and in order.
+local function read_asks(text, at)
+  local asks, count = {}
+  count, at = unpack('>I2', text, at)
+  for i = 1, count do
+    local hits, times
+    hits, times, at = unpack('>I6I4', text, at)
+    asks[i] = { hits, times }
+  end
+  return asks, at
+end
+
+local function share_out(asks, available)
+  local counts, taken = {}, 0
+  for i, ask in ipairs(asks) do
+    local hits, count = ask[1], ask[2]
+    local left = available - taken
+    if hits > 0 then
+      count = min(floor(left / hits), count)
+    elseif left == 0 then
+      count = 0
+    end
+    taken = taken + count * hits
+    counts[i] = count
+  end
+  return counts, taken
+end
+
+local function write_granted(out, asks, counts, fits_at)
+  out[#out + 1] = pack('>I2', #asks)
+  for i, ask in ipairs(asks) do
+    local fits = counts[i] < ask[2] and fits_at(max(ask[1], 1))
+    out[#out + 1] = pack('>I4I7', counts[i], fits and fits + 1 or 0)
+  end
+end
+
+-- window.rs: cells are a list, the newest first, of { start_ms, entries }; entries of { source, charged, returned }.
+local function used_in(cell)
+  local sum = 0
+  for _, entry in ipairs(cell[2]) do sum = sum + max(entry[2] - entry[3], 0) end
+  return sum
+end
+
+local function entry_of(cell, source)
+  for _, entry in ipairs(cell[2]) do
+    if entry[1] == source then return entry end
+  end
+end
+
+local function entry_in(cell, source)
+  local entry = entry_of(cell, source)
+  if not entry then
+    entry = { source, 0, 0 }
+    table.insert(cell[2], entry)
+  end
+  return entry
+end
+
+local function fold(cell)
+  local entries = cell[2]
+  while #entries > MAX_ENTRIES do
+    if entries[1][1] ~= FOLDED then table.insert(entries, 1, { FOLDED, 0, 0 }) end
+    local old, folded = table.remove(entries, 2), entries[1]
+    folded[2] = min(folded[2] + old[2], MAX_COUNT)
+    folded[3] = min(folded[3] + old[3], folded[2])
+  end
+end
+
+local function cell_at(cells, start)
+  local at = #cells + 1
+  for i, cell in ipairs(cells) do
+    if cell[1] <= start then at = i break end
+  end
+  if not cells[at] or cells[at][1] ~= start then table.insert(cells, at, { start, {} }) end
+  return cells[at]
+end
+
+local function place(grid, ms)
+  if grid.bounds then
+    for i = 1, 3 do
+      local from, to = grid.bounds[i], grid.bounds[i + 1]
+      if from <= ms and ms < to then return { from = from, to = to, oldest = from } end
+    end
+    return nil
+  end
+  local from = ms - ms % grid.width
+  return { from = from, to = from + grid.width, oldest = max(from - grid.width * grid.older, 0) }
+end
+
+local function overlap_ms(here, at)
+  return ceil(max(here.to * 1000 - at, 0) / 1000)
+end
+
+local function weighted(used, overlap, width)
+  local weight = floor((overlap * WEIGHT_ONE + width - 1) / width)
+  return ceil(min(used, 2 * MAX_LIMIT) * weight / WEIGHT_ONE)
+end
+
+local function used_at(grid, cells, here, at)
+  local sum = 0
+  for _, cell in ipairs(cells) do
+    local start = cell[1]
+    if start >= here.oldest and start <= here.from then
+      if grid.sliding and start ~= here.from then
+        sum = sum + weighted(used_in(cell), overlap_ms(here, at), grid.width)
+      else
+        sum = sum + used_in(cell)
+      end
+    end
+  end
+  return sum
+end
+
+local function sliding_fits_at(grid, cells, here, room)
+  local current, older = 0, 0
+  for _, cell in ipairs(cells) do
+    if cell[1] == here.from then current = used_in(cell) elseif cell[1] == here.oldest then older = used_in(cell) end
+  end
+  local used, left, to = older, room - current, here.to
+  if left < 0 then used, left, to = current, room, here.to + grid.width end
+  local weight = WEIGHT_ONE
+  if used > 0 then weight = min(floor(left * WEIGHT_ONE / used), WEIGHT_ONE) end
+  return (to - floor(weight * grid.width / WEIGHT_ONE)) * 1000
+end
+
+local function window_fits_at(grid, cells, here, at, hits, limit)
+  local room = limit - hits
+  if room < 0 then return nil end
+  if used_at(grid, cells, here, at) <= room then return at end
+  if grid.sliding then return sliding_fits_at(grid, cells, here, room) end
+  if grid.bounds or grid.older == 0 then return here.to * 1000 end
+  local sum = 0
+  for _, cell in ipairs(cells) do
+    if cell[1] >= here.oldest then sum = sum + used_in(cell) end
+  end
+  for i = #cells, 1, -1 do
+    if cells[i][1] >= here.oldest then
+      sum = sum - used_in(cells[i])
+      if sum <= room then return (cells[i][1] + grid.width * (grid.older + 1)) * 1000 end
+    end
+  end
+  return nil
+end
+
+local function empty_at(grid, cells, here, at)
+  for _, cell in ipairs(cells) do
+    if cell[1] >= here.oldest and used_in(cell) > 0 then
+      local gone = here.to
+      if not grid.bounds and grid.older > 0 then gone = cell[1] + (grid.older + 1) * grid.width end
+      return max(gone * 1000, at)
+    end
+  end
+  return at
+end
+
+local function read_cells(text, at)
+  local cells, count = {}
+  count, at = unpack('>B', text, at)
+  for i = 1, count do
+    local start, entries, size = nil, {}
+    start, size, at = unpack('>I6B', text, at)
+    for j = 1, size do
+      local source, charged, returned
+      source, charged, returned, at = unpack('>I6I7I7', text, at)
+      entries[j] = { source, charged, returned }
+    end
+    cells[i] = { start, entries }
+  end
+  return cells, at
+end
+
+local function write_cells(out, cells, count)
+  out[#out + 1] = pack('>B', count)
+  for i = 1, count do
+    local entries = cells[i][2]
+    out[#out + 1] = pack('>I6B', cells[i][1], #entries)
+    for _, entry in ipairs(entries) do out[#out + 1] = pack('>I6I7I7', entry[1], entry[2], entry[3]) end
+  end
+end
+
+local function read_window(text)
+  local shape, incarnation, at = unpack('>BI6', text)
+  if shape == TINY then
+    local second, charged = unpack('>I4B', text, at)
+    return { incarnation = incarnation, taken = {}, cells = { { second * 1000, { { incarnation, charged, 0 } } } } }
+  elseif shape == PLAIN then
+    local cells, count = {}
+    count, at = unpack('>B', text, at)
+    for i = 1, count do
+      local second, charged
+      second, charged, at = unpack('>I4I4', text, at)
+      cells[i] = { second * 1000, { { incarnation, charged, 0 } } }
+    end
+    return { incarnation = incarnation, taken = {}, cells = cells }
+  elseif shape == FULL then
+    local window = { incarnation = incarnation }
+    window.cells, at = read_cells(text, at)
+    window.taken = read_taken(text, at)
+    return window
+  end
+  error('no window')
+end
+
+local function is_plain(window)
+  if #window.taken > 0 then return false end
+  for _, cell in ipairs(window.cells) do
+    local only = #cell[2] == 1 and cell[2][1]
+    local fits = only and only[1] == window.incarnation and only[2] < 4294967296 and only[3] == 0
+    if not fits or cell[1] % 1000 ~= 0 or cell[1] >= 4294967296000 then return false end
+  end
+  return true
+end
+
+local function write_window(window)
+  local cells = window.cells
+  if is_plain(window) then
+    if #cells == 1 and cells[1][2][1][2] < 256 then
+      return pack('>BI6I4B', TINY, window.incarnation, cells[1][1] / 1000, cells[1][2][1][2])
+    end
+    local out = { pack('>BI6B', PLAIN, window.incarnation, #cells) }
+    for _, cell in ipairs(cells) do out[#out + 1] = pack('>I4I4', cell[1] / 1000, cell[2][1][2]) end
+    return table.concat(out)
+  end
+  local out = { pack('>BI6', FULL, window.incarnation) }
+  write_cells(out, cells, #cells)
+  write_taken(out, window.taken)
+  return table.concat(out)
+end
+
+-- From when on the record says nothing any more, in milliseconds.
+local function window_expires(grid, cells)
+  local here = place(grid, cells[1][1])
+  if not here then return grid.bounds[1] end
+  return empty_at(grid, cells, here, here.to * 1000) / 1000
+end
+
+-- Keeps `text` under `key` until `expires` (ms); `stored` is what is there.
+local function keep(key, stored, text, expires)
+  if expires * 1000 <= now then text = nil end
+  if text == stored or (not text and not stored) then return end
+  if text then
+    redis.call('SET', key, text, 'PXAT', string.format('%.0f', expires))
+  else
+    redis.call('DEL', key)
+  end
+end
+
+local OUT_OF_BOUNDS, WINDOW_DONE, BUCKET_DONE = 1, 2, 3
+
+local function serve_window(key, item, kind, at)
+  local stored = redis.call('GET', key)
+  local grid = {}
+  if kind == 4 then
+    local a, b, c, d
+    a, b, c, d, at = unpack('>I6I6I6I6', item, at)
+    grid.bounds = { a, b, c, d }
+  else
+    grid.width, grid.older, at = unpack('>I6B', item, at)
+    grid.sliding = kind == 2
+  end
+  local limit, want, holders, min_left
+  limit, want, holders, min_left, at = unpack('>I7I4I4I7', item, at)
+  local asks, seen, returns
+  asks, at = read_asks(item, at)
+  seen, at = read_cells(item, at)
+  returns, at = unpack('>I4', item, at)
+
+  local window = stored and read_window(stored)
+  local newest = 0
+  for _, cell in ipairs(window and window.cells or {}) do newest = max(newest, cell[1]) end
+  for _, cell in ipairs(seen) do newest = max(newest, cell[1]) end
+  local instant = max(now, newest * 1000)
+  local here = place(grid, floor(instant / 1000))
+  if not here then return pack('>B', OUT_OF_BOUNDS) end
+
+  window = window or { incarnation = begins, taken = {}, cells = {} }
+  window.incarnation, window.taken = goes_on(window.incarnation), prune(window.taken)
+  local cells = window.cells
+  for _, cell in ipairs(seen) do
+    if cell[1] >= here.oldest then
+      local mine = cell_at(cells, cell[1])
+      for _, entry in ipairs(cell[2]) do
+        local own = entry_in(mine, entry[1])
+        own[2], own[3] = max(own[2], entry[2]), max(own[3], entry[3])
+      end
+      fold(mine)
+    end
+  end
+  if returns > 0 and is_first(window.taken) then
+    for _ = 1, returns do
+      local start, source, tokens
+      start, source, tokens, at = unpack('>I6I6I7', item, at)
+      for _, cell in ipairs(cells) do
+        local entry = cell[1] == start and entry_of(cell, source)
+        if entry then entry[3] = min(entry[3] + tokens, entry[2]) end
+      end
+    end
+  end
+
+  local available = max(limit - used_at(grid, cells, here, instant), 0)
+  local counts, tokens = share_out(asks, available)
+  local lease = 0
+  if max(here.to * 1000 - instant, 0) >= min_left then
+    lease = min(floor((available - tokens) / (2 * max(holders, 1))), want)
+  end
+  tokens = tokens + lease
+  if tokens > 0 then
+    local cell = cell_at(cells, here.from)
+    local entry = entry_in(cell, window.incarnation)
+    entry[2] = min(entry[2] + tokens, MAX_COUNT)
+    fold(cell)
+  end
+  if cells[1] then
+    local ring = place(grid, cells[1][1])
+    local oldest = ring and ring.oldest or cells[1][1]
+    for i = #cells, 1, -1 do
+      if cells[i][1] < oldest then table.remove(cells, i) end
+    end
+  end
+
+  local out = { pack('>B', WINDOW_DONE) }
+  write_granted(out, asks, counts, function(hits) return window_fits_at(grid, cells, here, instant, hits, limit) end)
+  local reset = empty_at(grid, cells, here, instant)
+  out[#out + 1] = pack('>I4I7I7I6I6I6', lease, available - tokens, reset, window.incarnation, here.from, here.to)
+  write_cells(out, cells, min(#cells, 2))
+  -- A key that holds nothing need not exist.
+  if cells[1] then
+    keep(key, stored, write_window(window), window_expires(grid, cells))
+  else
+    keep(key, stored, nil, 0)
+  end
+  return table.concat(out)
+end
+
+-- token_bucket.rs: an instant or a span is two integers, microseconds and a fraction in 2^-20.
+local function less(au, af, bu, bf)
+  return au < bu or (au == bu and af < bf)
+end
+
+local function plus(au, af, bu, bf)
+  local f = af + bf
+  return au + bu + floor(f / TICKS), f % TICKS
+end
+
+local function minus(au, af, bu, bf)
+  if less(au, af, bu, bf) then return 0, 0 end
+  local f = af - bf
+  return au - bu + floor(f / TICKS), f % TICKS
+end
+
+local function times(u, f, n)
+  -- The fraction times n, in two parts that stay exact.
+  local high, low = floor(n / 65536), n % 65536
+  local parts = f * high
+  local rest = parts % 16 * 65536 + f * low
+  return u * n + floor(parts / 16) + floor(rest / TICKS), rest % TICKS
+end
+
+local function micros_up(u, f)
+  return f > 0 and u + 1 or u
+end
+
+local function serve_bucket(key, item, at)
+  local stored = redis.call('GET', key)
+  local su, sf, burst, revision, owed, was_seen
+  su, sf, burst, revision, owed, was_seen, at = unpack('>I7I3I5I6I7B', item, at)
+  local b
+  if stored then
+    local shape, incarnation, tu, tf, cu, cf, last, ru, rf, rburst, rrevision, next =
+      unpack('>BI6I7I3I7I3I7I7I3I5I6', stored)
+    if shape ~= BUCKET then error('no bucket') end
+    b = { incarnation = incarnation, tu = tu, tf = tf, cu = cu, cf = cf, last = last, su = ru, sf = rf, burst = rburst,
+      revision = rrevision, taken = read_taken(stored, next) }
+  else
+    b = { incarnation = begins, tu = 0, tf = 0, cu = 0, cf = 0, last = now, su = su, sf = sf, burst = burst,
+      revision = revision, taken = {} }
+  end
+  b.last, b.taken = max(b.last, now), prune(b.taken)
+  local incarnation = goes_on(b.incarnation)
+  if incarnation ~= b.incarnation then b.incarnation, b.cu, b.cf = incarnation, 0, 0 end
+  local size_u, size_f = times(b.su, b.sf, b.burst)
+  local empty_u, empty_f = plus(b.last, 0, size_u, size_f)
+  if was_seen == 1 then
+    local seen, u, f
+    seen, u, f, at = unpack('>I6I7I3', item, at)
+    if seen ~= b.incarnation then
+      u, f = plus(u, f, b.cu, b.cf)
+      if less(empty_u, empty_f, u, f) then u, f = empty_u, empty_f end
+      if less(b.tu, b.tf, u, f) then b.tu, b.tf = u, f end
+    end
+  end
+  if revision > b.revision then
+    local other = su ~= b.su or sf ~= b.sf
+    b.su, b.sf, b.burst, b.revision = su, sf, burst, revision
+    size_u, size_f = times(b.su, b.sf, b.burst)
+    empty_u, empty_f = plus(b.last, 0, size_u, size_f)
+    if other and less(empty_u, empty_f, b.tu, b.tf) then b.tu, b.tf = empty_u, empty_f end
+  end
+  local asks, returns
+  asks, at = read_asks(item, at)
+  returns, at = unpack('>I4', item, at)
+  if returns > 0 and is_first(b.taken) then
+    for _ = 1, returns do
+      local source, u, f, hits, charged_at
+      source, u, f, hits, charged_at, at = unpack('>I6I7I3I6I7', item, at)
+      if source == b.incarnation and u == b.su and f == b.sf then
+        u, f = times(u, f, hits)
+        u, f = minus(u, f, max(b.last - charged_at, 0), 0)
+        b.tu, b.tf = minus(b.tu, b.tf, u, f)
+        b.cu, b.cf = minus(b.cu, b.cf, u, f)
+      end
+    end
+  end
+  local function charge(hits)
+    local u, f = times(b.su, b.sf, hits)
+    if less(b.tu, b.tf, b.last, 0) then b.tu, b.tf = b.last, 0 end
+    return plus(b.tu, b.tf, u, f)
+  end
+  if owed > 0 then
+    -- More than a burst empties it as a burst does.
+    local u, f = charge(min(owed, b.burst))
+    local before_u, before_f = b.tu, b.tf
+    local to_u, to_f = empty_u, empty_f
+    if less(to_u, to_f, before_u, before_f) then to_u, to_f = before_u, before_f end
+    if less(u, f, to_u, to_f) then to_u, to_f = u, f end
+    b.tu, b.tf = to_u, to_f
+    b.cu, b.cf = plus(b.cu, b.cf, minus(to_u, to_f, before_u, before_f))
+  else
+    b.tu, b.tf = charge(0)
+  end
+
+  local function available()
+    local free_u, free_f = minus(size_u, size_f, minus(b.tu, b.tf, b.last, 0))
+    if b.su == 0 and b.sf == 0 then return 0 end
+    local hits = floor((free_u + free_f / TICKS) / (b.su + b.sf / TICKS))
+    -- The quotient of rounded figures is off by one at most.
+    local u, f = times(b.su, b.sf, hits)
+    while less(free_u, free_f, u, f) do
+      hits = hits - 1
+      u, f = times(b.su, b.sf, hits)
+    end
+    u, f = times(b.su, b.sf, hits + 1)
+    while not less(free_u, free_f, u, f) do
+      hits = hits + 1
+      u, f = times(b.su, b.sf, hits + 1)
+    end
+    return hits
+  end
+  local function fits_at(hits)
+    if hits > b.burst then return nil end
+    local u, f = minus(b.tu, b.tf, b.last, 0)
+    u, f = plus(u, f, times(b.su, b.sf, hits))
+    u, f = minus(u, f, size_u, size_f)
+    return b.last + micros_up(u, f)
+  end
+
+  local counts, tokens = share_out(asks, available())
+  if tokens > 0 then
+    local u, f = times(b.su, b.sf, tokens)
+    b.tu, b.tf = charge(tokens)
+    b.cu, b.cf = plus(b.cu, b.cf, u, f)
+  end
+  local full = max(micros_up(b.tu, b.tf), b.last)
+  local out = { pack('>B', BUCKET_DONE) }
+  write_granted(out, asks, counts, fits_at)
+  out[#out + 1] = pack('>I7I7I6I7I3I7', available(), full, b.incarnation, b.tu, b.tf, b.last)
+  local record = { pack('>BI6I7I3I7I3I7I7I3I5I6', BUCKET, b.incarnation, b.tu, b.tf, b.cu, b.cf, b.last, b.su, b.sf,
+    b.burst, b.revision) }
+  write_taken(record, b.taken)
+  keep(key, stored, table.concat(record), ceil(full / 1000))
+  return table.concat(out)
+end
+
+local answer = { pack('>BBI7', VERSION, 1, now) }
+for i, key in ipairs(KEYS) do
+  local ok, done = pcall(function()
+    local item = ARGV[i + 1]
+    local kind, at = unpack('>B', item)
+    if kind == 5 then return serve_bucket(key, item, at) end
+    return serve_window(key, item, kind, at)
+  end)
+  answer[i + 1] = ok and done or pack('>B', 0)
+end
+return table.concat(answer)

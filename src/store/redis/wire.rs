@@ -1,0 +1,244 @@
+//! How a batch is written for `script.lua`, and its answer read: big-endian integers of fixed widths, version 1.
+//!
+//! Batch: a head (version, nonce, end), and one text an item. Answer: version, 0 late or 1 ran, the store's instant, and
+//! the items in order. Figures that do not fit their width, which none of a sound node is near, are written as the
+//! largest that does.
+
+use std::iter;
+
+use crate::limiter::batch::{
+    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen,
+};
+use crate::limiter::time::StoreTime;
+use crate::limiter::token_bucket::Ticks;
+use crate::limiter::window::{Cell, Entry, Grid};
+
+/// Of the batches, the answers and the records; the script has the same.
+pub const VERSION: u8 = 1;
+
+/// An answer that is not what the script writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer of the counter script is malformed")]
+pub struct Malformed;
+
+/// The head of a batch.
+pub fn head(batch: &Batch) -> Vec<u8> {
+    let mut out = Out(vec![VERSION]);
+    out.put::<6>(batch.nonce);
+    out.put::<7>(batch.not_after.map_or(0, |end| end.0.saturating_add(1)));
+    out.0
+}
+
+/// One item of a batch.
+pub fn item(item: &Item) -> Vec<u8> {
+    let mut out = Out(Vec::with_capacity(96));
+    match &item.counter {
+        Counter::Window { grid, limit, seen, returns, lease } => {
+            out.grid(grid);
+            out.put::<7>(*limit);
+            let Prefetch { want, holders, min_left } = lease.unwrap_or(Prefetch { want: 0, holders: 1, min_left: 0 });
+            out.put::<4>(want.into());
+            out.put::<4>(holders.into());
+            out.put::<7>(min_left);
+            out.asks(&item.asks);
+            out.cells(seen);
+            out.count::<4>(returns.len());
+            for back in returns {
+                out.put::<6>(back.cell_ms);
+                out.put::<6>(back.source);
+                out.put::<7>(back.tokens);
+            }
+        }
+        Counter::Bucket { rate, revision, seen, owed, returns } => {
+            out.put::<1>(5);
+            out.ticks(rate.step);
+            out.put::<5>(rate.burst);
+            out.put::<6>(*revision);
+            out.put::<7>(*owed);
+            out.put::<1>(seen.is_some().into());
+            if let Some(seen) = seen {
+                out.put::<6>(seen.incarnation);
+                out.ticks(seen.tat);
+            }
+            out.asks(&item.asks);
+            out.count::<4>(returns.len());
+            for back in returns {
+                out.put::<6>(back.incarnation);
+                out.ticks(back.step);
+                out.put::<6>(back.hits);
+                out.put::<7>(back.charged_at.0);
+            }
+        }
+    }
+    out.0
+}
+
+/// The answer to a batch of `items` items.
+///
+/// # Errors
+/// When it is not of this version, or not of so many items.
+pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
+    let mut text = In(text);
+    if text.get::<1>()? != u64::from(VERSION) {
+        return Err(Malformed);
+    }
+    let ran = text.get::<1>()? == 1;
+    let now = StoreTime(text.get::<7>()?);
+    let outcome = if ran {
+        BatchOutcome::Ran((0..items).map(|_| text.item()).collect::<Result<_, _>>()?)
+    } else {
+        BatchOutcome::Late
+    };
+    if text.0.is_empty() { Ok(BatchAnswer { now, outcome }) } else { Err(Malformed) }
+}
+
+struct Out(Vec<u8>);
+
+impl Out {
+    /// `value` in `N` bytes.
+    fn put<const N: usize>(&mut self, value: u64) {
+        let value = value.min(u64::MAX >> (64 - 8 * N));
+        self.0.extend_from_slice(&value.to_be_bytes()[8 - N..]);
+    }
+
+    fn count<const N: usize>(&mut self, count: usize) {
+        self.put::<N>(count as u64);
+    }
+
+    /// Whole microseconds and the rest in 2^-20.
+    fn ticks(&mut self, ticks: Ticks) {
+        let (micros, rest) = ticks.parts();
+        self.put::<7>(micros);
+        self.put::<3>(rest);
+    }
+
+    fn grid(&mut self, grid: &Grid) {
+        let (kind, width_ms, older) = match *grid {
+            Grid::Fixed { width_ms } => (1, width_ms, 0),
+            Grid::Sliding { width_ms } => (2, width_ms, 1),
+            Grid::Rolling { width_ms, cells } => (3, width_ms, cells.into()),
+            Grid::Calendar { bounds } => {
+                self.put::<1>(4);
+                bounds.iter().for_each(|bound| self.put::<6>(*bound));
+                return;
+            }
+        };
+        self.put::<1>(kind);
+        self.put::<6>(width_ms);
+        self.put::<1>(older);
+    }
+
+    fn asks(&mut self, asks: &[Ask]) {
+        self.count::<2>(asks.len());
+        for ask in asks {
+            self.put::<6>(ask.hits);
+            self.put::<4>(ask.count.into());
+        }
+    }
+
+    fn cells(&mut self, cells: &[Cell]) {
+        self.count::<1>(cells.len());
+        for cell in cells {
+            self.put::<6>(cell.start_ms);
+            self.count::<1>(cell.entries.len());
+            for entry in &cell.entries {
+                self.put::<6>(entry.source);
+                self.put::<7>(entry.charged);
+                self.put::<7>(entry.returned);
+            }
+        }
+    }
+}
+
+struct In<'a>(&'a [u8]);
+
+impl In<'_> {
+    fn get<const N: usize>(&mut self) -> Result<u64, Malformed> {
+        let (bytes, rest) = self.0.split_at_checked(N).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    fn small<const N: usize>(&mut self) -> Result<u32, Malformed> {
+        u32::try_from(self.get::<N>()?).map_err(|_| Malformed)
+    }
+
+    /// As many as `N` bytes say. What is not there is missed before memory is taken for it.
+    fn list<const N: usize, T>(
+        &mut self,
+        mut one: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let count = self.get::<N>()?;
+        iter::repeat_with(|| one(self)).take(usize::try_from(count).map_err(|_| Malformed)?).collect()
+    }
+
+    fn item(&mut self) -> Result<ItemAnswer, Malformed> {
+        let status = self.get::<1>()?;
+        if !matches!(status, 2 | 3) {
+            return if status == 0 {
+                Ok(ItemAnswer::Failed)
+            } else if status == 1 {
+                Ok(ItemAnswer::OutOfBounds)
+            } else {
+                Err(Malformed)
+            };
+        }
+        let granted = self.list::<2, _>(|text| {
+            let count = text.small::<4>()?;
+            let fits_at = text.get::<7>()?.checked_sub(1).map(StoreTime);
+            Ok(Granted { count, fits_at })
+        })?;
+        let lease = if status == 2 { self.small::<4>()? } else { 0 };
+        let available = self.get::<7>()?;
+        let reset_at = StoreTime(self.get::<7>()?);
+        let incarnation = self.get::<6>()?;
+        let seen = if status == 2 {
+            let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
+            let cells = self.list::<1, _>(|text| {
+                let start_ms = text.get::<6>()?;
+                let entries = text.list::<1, _>(|text| {
+                    let (source, charged, returned) = (text.get::<6>()?, text.get::<7>()?, text.get::<7>()?);
+                    Ok(Entry { source, charged, returned })
+                })?;
+                Ok(Cell { start_ms, entries })
+            })?;
+            Seen::Window { incarnation, cell_ms, cell_end_ms, cells }
+        } else {
+            let tat = Ticks::from_parts(self.get::<7>()?, self.get::<3>()?);
+            Seen::Bucket { incarnation, tat, at: StoreTime(self.get::<7>()?) }
+        };
+        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, seen }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_cut_or_too_long_is_malformed() {
+        let mut out = Out(vec![VERSION, 1]);
+        out.put::<7>(1_700_000_000_000_000);
+        out.0.extend([0, 1]);
+        let whole = answer(&out.0, 2).unwrap();
+        assert_eq!(whole.outcome, BatchOutcome::Ran(vec![ItemAnswer::Failed, ItemAnswer::OutOfBounds]));
+        for cut in 0..out.0.len() {
+            assert_eq!(answer(&out.0[..cut], 2), Err(Malformed));
+        }
+        assert_eq!(answer(&out.0, 1), Err(Malformed));
+        out.0[10] = 9;
+        assert_eq!(answer(&out.0, 2), Err(Malformed));
+        // As many runs as it claims are not there.
+        out.0.splice(9.., [2, 0xff, 0xff]);
+        assert_eq!(answer(&out.0, 1), Err(Malformed));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_written_as_the_largest_that_does() {
+        let mut out = Out(Vec::new());
+        out.put::<2>(70_000);
+        out.put::<2>(258);
+        out.put::<8>(u64::MAX);
+        assert_eq!(out.0, [255, 255, 1, 2, 255, 255, 255, 255, 255, 255, 255, 255]);
+    }
+}

@@ -1,0 +1,296 @@
+//! The counter script in a real Redis and the core's store function answer alike, batch for batch, on the server's own
+//! clock: whatever is asked, seen, given back, repeated, late, and whichever server takes over.
+//!
+//! 10,000 random batches, or as many as `TIDEGATE_CASES` says.
+
+mod servers;
+
+use std::collections::HashMap;
+
+use tidegate::limiter::batch::{
+    Ask, Batch, BatchOutcome, BucketReturn, BucketSeen, Counter, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
+};
+use tidegate::limiter::counter::{At, Record, apply, expires_at};
+use tidegate::limiter::rule::MAX_LIMIT;
+use tidegate::limiter::time::StoreTime;
+use tidegate::limiter::token_bucket::{Rate, Ticks};
+use tidegate::limiter::window::{Cell, Entry, Grid, MAX_COUNT};
+
+use servers::{Single, ask, open, region};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
+    }
+
+    /// Mostly small, now and then anything below `end`.
+    fn size(&mut self, end: u64) -> u64 {
+        let most = if self.one_in(10) { end } else { end.min(20) };
+        self.below(most)
+    }
+}
+
+/// What is stored under a key, and until when (ms).
+type Stored = HashMap<Box<[u8]>, (Record, u64)>;
+
+struct Case {
+    random: Random,
+    /// What each key's last answer told.
+    told: HashMap<Box<[u8]>, Seen>,
+    /// Nonces of earlier batches.
+    nonces: Vec<u64>,
+    now: StoreTime,
+}
+
+impl Case {
+    fn batch(&mut self) -> Batch {
+        let items = (0..=self.random.below(3)).map(|_| self.item()).collect();
+        let nonce = match self.nonces.last() {
+            Some(last) if self.random.one_in(8) => *last,
+            _ => (self.random.next() >> 16).max(1),
+        };
+        self.nonces.push(nonce);
+        let not_after = match self.random.below(10) {
+            0 => None,
+            1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),
+            2 => Some(StoreTime(self.now.0 + self.random.below(20_000))),
+            _ => Some(StoreTime(self.now.0 + 100_000)),
+        };
+        Batch { not_after, nonce, items }
+    }
+
+    fn item(&mut self) -> Item {
+        let kind = self.random.below(14);
+        // All of one lane, for one batch is one lane's.
+        let key: Box<[u8]> = format!("{{lane}}{kind}/{}", self.random.below(3)).into_bytes().into();
+        let told = self.told.get(&key).cloned();
+        // What is asked of a key now and then does not suit what is stored there.
+        let kind = if self.random.one_in(100) { self.random.below(14) } else { kind };
+        let most = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
+        let asks =
+            (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(most + 2), count: 1 + self.small(5) });
+        let asks = asks.collect();
+        let counter = match kind {
+            0..=9 => self.window(kind, most, told),
+            _ => self.bucket(kind, most, told),
+        };
+        Item { key, asks, counter }
+    }
+
+    fn small(&mut self, end: u64) -> u32 {
+        u32::try_from(self.random.below(end)).unwrap()
+    }
+
+    fn window(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+        let ms = self.now.millis();
+        let grid = match kind {
+            0 => Grid::Fixed { width_ms: 250 },
+            1 => Grid::Fixed { width_ms: 34_560_000_000 },
+            2 => Grid::Sliding { width_ms: 250 },
+            3 => Grid::Sliding { width_ms: 1000 },
+            4 => Grid::Sliding { width_ms: 86_400_000 },
+            5 => Grid::Rolling { width_ms: 13, cells: 20 },
+            6 => Grid::Rolling { width_ms: 100, cells: 10 },
+            7 => Grid::Rolling { width_ms: 60_000, cells: 2 },
+            _ => {
+                let from = ms - ms % 400;
+                let from = if self.random.one_in(10) { from + 800 } else { from };
+                Grid::Calendar { bounds: [from - 400, from, from + 400, from + 800] }
+            }
+        };
+        let width_ms = match grid {
+            Grid::Fixed { width_ms } | Grid::Sliding { width_ms } | Grid::Rolling { width_ms, .. } => width_ms,
+            Grid::Calendar { .. } => 400,
+        };
+        let (mut seen, mut returns) = (Vec::new(), Vec::new());
+        if let Some(Seen::Window { incarnation, cell_ms, cells, .. }) = told {
+            if !self.random.one_in(4) {
+                seen = cells;
+            }
+            if self.random.one_in(4) {
+                returns.push(WindowReturn { cell_ms, source: incarnation, tokens: self.random.size(50) });
+            }
+        }
+        // What others forgot, debts, and cells of the past and of a clock that leapt.
+        if self.random.one_in(4) {
+            let back = self.random.below(4) * width_ms;
+            let ahead = if self.random.one_in(30) { width_ms } else { 0 };
+            let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
+            let entries = (0..1 + self.random.size(40)).map(|_| {
+                let charged = self.random.size(most);
+                Entry { source: self.random.size(1 << 48), charged, returned: self.random.below(charged + 1) }
+            });
+            let cell = Cell { start_ms, entries: entries.collect() };
+            if seen.iter().all(|other| other.start_ms != start_ms) {
+                seen.push(cell);
+            }
+        }
+        if self.random.one_in(10) {
+            let source = self.random.size(1 << 48);
+            returns.push(WindowReturn { cell_ms: ms - ms % width_ms, source, tokens: self.random.size(9) });
+        }
+        let lease = self.random.one_in(2).then(|| Prefetch {
+            want: u32::try_from(self.random.size(u64::from(u32::MAX))).unwrap(),
+            holders: self.small(9),
+            min_left: self.random.size(300_000),
+        });
+        let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(most + 10) };
+        Counter::Window { grid, limit, seen, returns, lease }
+    }
+
+    fn bucket(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+        let window_ms = self.random.pick(&[250, 1000, 60_000, 86_400_000]);
+        // One rate for each kind, but for edits.
+        let mut rate = match kind {
+            10 => Rate::new(10, 1000, 10),
+            11 => Rate::new(999_983, 1000, 50_000),
+            12 => Rate::new(3, 34_560_000_000, 7),
+            _ => Rate::new(MAX_LIMIT, 250, MAX_LIMIT),
+        };
+        let mut revision = 5;
+        if self.random.one_in(10) {
+            rate = Rate::new(1 + self.random.size(most), window_ms, 1 + self.random.size(most.min(1000)));
+            revision = 1 + self.random.below(12);
+        } else if self.random.one_in(20) {
+            // Another burst at the same rate.
+            (rate.burst, revision) = (1 + self.random.below(rate.burst), 5 + self.random.below(8));
+        }
+        let (mut seen, mut returns) = (None, Vec::new());
+        if let Some(Seen::Bucket { incarnation, tat, at }) = told {
+            let other = Ticks(tat.0.saturating_add(u128::from(self.random.size(1 << 40))));
+            seen = self.random.pick(&[
+                None,
+                Some(BucketSeen { incarnation, tat }),
+                Some(BucketSeen { incarnation: incarnation + 1, tat: other }),
+            ]);
+            if self.random.one_in(3) {
+                let hits = self.random.size(rate.burst);
+                let charged_at = StoreTime(at.0.saturating_sub(self.random.size(2_000_000)));
+                returns.push(BucketReturn { incarnation, step: rate.step, hits, charged_at });
+            }
+        }
+        let owed = if self.random.one_in(6) { self.random.size(rate.burst * 2) } else { 0 };
+        Counter::Bucket { rate, revision, seen, owed, returns }
+    }
+}
+
+/// What the core's store function makes of an item; `gone` says that what is stored has expired.
+fn expect(stored: Option<&(Record, u64)>, item: &Item, at: At, gone: bool) -> (Option<(Record, u64)>, ItemAnswer) {
+    let mut record = stored.filter(|_| !gone).map(|(record, _)| record.clone());
+    let answer = apply(&mut record, item, at);
+    if !matches!(answer, ItemAnswer::Done(_)) {
+        return (stored.filter(|_| !gone).cloned(), answer);
+    }
+    let kept = record.map(|record| {
+        let ends = expires_at(&record, item).0.div_ceil(1000);
+        (record, ends)
+    });
+    (kept.filter(|(_, ends)| ends * 1000 > at.now.0), answer)
+}
+
+#[tokio::test]
+async fn the_script_equals_the_store_function() {
+    let redis = Single::start(&["--enable-debug-command", "yes"]);
+    let store = open(region(&redis.url(), |_| ())).await;
+    let batches = std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
+    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let mark = || {
+        let info = ask(redis.server.port, &["info", "replication"]);
+        let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
+        u64::from_str_radix(&id[..6], 16).unwrap()
+    };
+    let mut replication = mark();
+    let mut case = Case { random: Random(seed), told: HashMap::new(), nonces: Vec::new(), now: StoreTime(0) };
+    let lane = store.lane(b"{lane}");
+    let empty = Batch { not_after: None, nonce: 1, items: Vec::new() };
+    case.now = store.run(lane, empty).await.unwrap().now;
+    let mut stored = Stored::new();
+    let first = Item {
+        key: b"{lane}first".as_slice().into(),
+        asks: vec![Ask { hits: 1, count: 1 }],
+        counter: Counter::Window {
+            grid: Grid::Fixed { width_ms: 60_000 },
+            limit: 1,
+            seen: Vec::new(),
+            returns: Vec::new(),
+            lease: None,
+        },
+    };
+    store.run(lane, Batch { not_after: None, nonce: 1, items: vec![first] }).await.unwrap();
+    let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
+    let tag = key.strip_prefix("tidegate:test:").and_then(|rest| rest.strip_suffix("{lane}first")).unwrap();
+    let mut seen = [0u64; 5];
+    for number in 0..batches {
+        if case.random.one_in(500) {
+            assert_eq!(ask(redis.server.port, &["debug", "change-repl-id"]), "OK");
+            replication = mark();
+        }
+        if case.random.one_in(3000) {
+            ask(redis.server.port, &["flushall"]);
+            stored.clear();
+        }
+        let batch = case.batch();
+        let answer = store.run(lane, batch.clone()).await.unwrap();
+        case.now = answer.now;
+        let late = batch.not_after.is_some_and(|end| answer.now > end);
+        let BatchOutcome::Ran(answers) = answer.outcome else {
+            assert!(late, "batch {number} of seed {seed} is not late");
+            seen[0] += 1;
+            continue;
+        };
+        assert!(!late, "batch {number} of seed {seed} ran late");
+        let at = At { now: answer.now, replication, nonce: batch.nonce, not_after: batch.not_after };
+        // Redis takes what expires by the clock of the script's beginning: what expires just then may be there or not.
+        let mut unclear = Vec::new();
+        for (item, answer) in batch.items.iter().zip(answers) {
+            let known = stored.get(&item.key);
+            let ms = at.now.millis();
+            if unclear.contains(&&item.key) || known.is_some_and(|(_, ends)| ms.abs_diff(*ends) <= 20) {
+                unclear.push(&item.key);
+                continue;
+            }
+            let (kept, expected) = expect(known, item, at, known.is_some_and(|(_, ends)| ms > *ends));
+            assert_eq!(answer, expected, "batch {number} of seed {seed}: {item:?} on {known:?} at {at:?}");
+            let kind = match &answer {
+                ItemAnswer::Failed => 1,
+                ItemAnswer::OutOfBounds => 2,
+                ItemAnswer::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
+                ItemAnswer::Done(_) => 4,
+            };
+            seen[kind] += 1;
+            if let ItemAnswer::Done(grant) = answer {
+                case.told.insert(item.key.clone(), grant.seen);
+            }
+            match kept {
+                Some(kept) => stored.insert(item.key.clone(), kept),
+                None => stored.remove(&item.key),
+            };
+        }
+        for key in unclear {
+            let name = format!("tidegate:test:{tag}{}", String::from_utf8_lossy(key));
+            ask(redis.server.port, &["del", &name]);
+            stored.remove(key);
+        }
+    }
+    println!("late, failed, out of bounds, windows, buckets: {seen:?}");
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
