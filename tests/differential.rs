@@ -56,26 +56,27 @@ struct Case {
     random: Random,
     /// What each key's last answer told.
     told: HashMap<Box<[u8]>, Seen>,
-    /// Nonces of earlier batches.
-    nonces: Vec<u64>,
+    /// Batches so far.
+    number: u64,
     now: StoreTime,
 }
 
 impl Case {
     fn batch(&mut self) -> Batch {
         let items = (0..=self.random.below(3)).map(|_| self.item()).collect();
-        let nonce = match self.nonces.last() {
-            Some(last) if self.random.one_in(8) => *last,
-            _ => (self.random.next() >> 16).max(1),
-        };
-        self.nonces.push(nonce);
+        let holder = self.random.pick(&[1, 2, 0xffff_1234_5678, 0xffff_ffff_ffff]);
+        self.number += 1;
+        // Repeats, and batches that come behind later ones.
+        let number = self.number.saturating_sub(if self.random.one_in(4) { self.random.below(9) } else { 0 });
+        // Now and then more holders than a record keeps apart.
+        let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
         let not_after = match self.random.below(10) {
             0 => None,
             1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),
             2 => Some(StoreTime(self.now.0 + self.random.below(20_000))),
             _ => Some(StoreTime(self.now.0 + 100_000)),
         };
-        Batch { not_after, nonce, items }
+        Batch { not_after, holder, number, items }
     }
 
     fn item(&mut self) -> Item {
@@ -202,7 +203,9 @@ fn expect(stored: Option<&(Record, u64)>, item: &Item, at: At, gone: bool) -> (O
     }
     let kept = record.map(|record| {
         let ends = expires_at(&record, item).0.div_ceil(1000);
-        (record, ends)
+        // What is the same is not written again.
+        let same = stored.filter(|(old, _)| !gone && *old == record && ends * 1000 > at.now.0);
+        (record, same.map_or(ends, |(_, ends)| *ends))
     });
     (kept.filter(|(_, ends)| ends * 1000 > at.now.0), answer)
 }
@@ -219,9 +222,9 @@ async fn the_script_equals_the_store_function() {
         u64::from_str_radix(&id[..6], 16).unwrap()
     };
     let mut replication = mark();
-    let mut case = Case { random: Random(seed), told: HashMap::new(), nonces: Vec::new(), now: StoreTime(0) };
+    let mut case = Case { random: Random(seed), told: HashMap::new(), number: 0, now: StoreTime(0) };
     let lane = store.lane(b"{lane}");
-    let empty = Batch { not_after: None, nonce: 1, items: Vec::new() };
+    let empty = Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
     case.now = store.run(lane, empty).await.unwrap().now;
     let mut stored = Stored::new();
     let first = Item {
@@ -235,7 +238,7 @@ async fn the_script_equals_the_store_function() {
             lease: None,
         },
     };
-    store.run(lane, Batch { not_after: None, nonce: 1, items: vec![first] }).await.unwrap();
+    store.run(lane, Batch { not_after: None, holder: 1, number: 1, items: vec![first] }).await.unwrap();
     let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
     let tag = key.strip_prefix("tidegate:test:").and_then(|rest| rest.strip_suffix("{lane}first")).unwrap();
     let mut seen = [0u64; 5];
@@ -258,7 +261,8 @@ async fn the_script_equals_the_store_function() {
             continue;
         };
         assert!(!late, "batch {number} of seed {seed} ran late");
-        let at = At { now: answer.now, replication, nonce: batch.nonce, not_after: batch.not_after };
+        let Batch { holder, number: own, not_after, .. } = batch;
+        let at = At { now: answer.now, replication, holder, number: own, not_after };
         // Redis takes what expires by the clock of the script's beginning: what expires just then may be there or not.
         let mut unclear = Vec::new();
         for (item, answer) in batch.items.iter().zip(answers) {

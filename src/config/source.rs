@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -56,13 +56,21 @@ pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
     Ok((text, book))
 }
 
+/// A revision above `last`: the instant of the file's last change, in milliseconds since the epoch, so that revisions grow
+/// across restarts and nodes of a region call the same edit alike.
+fn revision(path: &Path, last: u64) -> u64 {
+    let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let since = changed.and_then(|changed| changed.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0).max(last + 1)
+}
+
 impl FileRules {
     /// Reads the file, and watches it from then on.
     ///
     /// # Errors
     /// When the file is not good to begin with.
     pub fn watch(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, Refused> {
-        let (text, book) = load(&path, 1)?;
+        let (text, book) = load(&path, revision(&path, 0))?;
         metrics.rules_read(true);
         let (publish, books) = watch::channel(Arc::new(book));
         let (again, told) = mpsc::sync_channel(1);
@@ -134,7 +142,7 @@ impl Watcher {
 
     fn take(&mut self, text: String) {
         let old = Arc::clone(&self.publish.borrow());
-        let compiled = compile(&self.path.display().to_string(), &text, old.revision + 1);
+        let compiled = compile(&self.path.display().to_string(), &text, revision(&self.path, old.revision));
         (self.tried, self.seen) = (text, None);
         match compiled {
             Ok(book) if book.hash == old.hash => tracing::info!(revision = old.revision, "the rules say the same"),

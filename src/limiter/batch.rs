@@ -14,8 +14,10 @@ use super::window::{Cell, Grid};
 pub struct Batch {
     /// Run later than this, the batch does nothing. `None` until the store's clock is known.
     pub not_after: Option<StoreTime>,
-    /// Names the batch, and the incarnation of every key that it creates; random, below 2^48, never 0.
-    pub nonce: u64,
+    /// Who sends it, below 2^48: random, a name that no other holder has or had.
+    pub holder: u64,
+    /// The holder's batches are numbered as they are sent, below 2^48.
+    pub number: u64,
     pub items: Vec<Item>,
 }
 

@@ -36,8 +36,9 @@ pub struct At {
     /// Mark of the server's replication id, below [`MARKS`]. It changes when another server takes over: what the old
     /// one charged last may be lost.
     pub replication: u64,
-    /// The batch's nonce.
-    pub nonce: u64,
+    /// Sender and number of the batch.
+    pub holder: u64,
+    pub number: u64,
     /// The batch can run until then.
     pub not_after: Option<StoreTime>,
 }
@@ -47,9 +48,9 @@ pub const MARKS: u64 = 1 << 24;
 
 impl At {
     /// The name of an incarnation that begins here. Two of one key that begin under one replication id are told apart
-    /// by 24 random bits.
+    /// by 24 bits of who begins them, and when.
     pub fn begins(&self) -> u64 {
-        (self.nonce % MARKS * MARKS + self.replication % MARKS).max(1)
+        ((self.holder + self.number) % MARKS * MARKS + self.replication % MARKS).max(1)
     }
 
     /// `incarnation`, or a new one where another server has taken over since it began.
@@ -68,7 +69,8 @@ pub fn run(
     if batch.not_after.is_some_and(|last| now > last) {
         return BatchAnswer { now, outcome: BatchOutcome::Late };
     }
-    let at = At { now, replication, nonce: batch.nonce, not_after: batch.not_after };
+    let Batch { not_after, holder, number, .. } = *batch;
+    let at = At { now, replication, holder, number, not_after };
     BatchAnswer { now, outcome: BatchOutcome::Ran(batch.items.iter().map(|item| serve(item, at)).collect()) }
 }
 
@@ -102,7 +104,7 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
                 bucket.merge(seen);
             }
             bucket.adopt(*rate, *revision);
-            if !returns.is_empty() && bucket.taken.is_first(at.nonce, at.not_after) {
+            if !returns.is_empty() && bucket.taken.is_first(at.holder, at.number, at.not_after) {
                 returns.iter().for_each(|back| bucket.give_back(back));
             }
             // After what comes back, which makes room: what is owed beyond an empty bucket is let go.
@@ -163,7 +165,7 @@ impl WindowAsk<'_> {
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
             cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
         }
-        let first = !self.returns.is_empty() && window.taken.is_first(at.nonce, at.not_after);
+        let first = !self.returns.is_empty() && window.taken.is_first(at.holder, at.number, at.not_after);
         for back in self.returns.iter().filter(|_| first) {
             if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
                 cell.give_back(back.source, back.tokens);
@@ -268,7 +270,7 @@ mod tests {
     }
 
     fn run(record: &mut Option<Record>, item: &Item, now_ms: u64) -> Grant {
-        let at = At { now: StoreTime::from_millis(now_ms), replication: 1, nonce: 11, not_after: None };
+        let at = At { now: StoreTime::from_millis(now_ms), replication: 1, holder: 10, number: 1, not_after: None };
         match apply(record, item, at) {
             ItemAnswer::Done(grant) => grant,
             other => panic!("{other:?}"),
@@ -316,7 +318,7 @@ mod tests {
         if let Counter::Window { seen, .. } = &mut next.counter {
             *seen = cells;
         }
-        let at = At { now: StoreTime(0), replication: 2, nonce: 12, not_after: None };
+        let at = At { now: StoreTime(0), replication: 2, holder: 11, number: 1, not_after: None };
         let ItemAnswer::Done(grant) = apply(&mut forgotten, &next, at) else { panic!() };
         assert_eq!(counts(&grant), [2]);
     }
@@ -325,7 +327,7 @@ mod tests {
     fn a_new_primary_charges_under_a_new_incarnation() {
         let mut record = None;
         run(&mut record, &item(GRID, 10, &[(1, 1)]), 0);
-        let at = At { now: StoreTime(0), replication: 2, nonce: 12, not_after: None };
+        let at = At { now: StoreTime(0), replication: 2, holder: 11, number: 1, not_after: None };
         apply(&mut record, &item(GRID, 10, &[(1, 1)]), at);
         let Some(Record::Window(window)) = record else { panic!() };
         assert_eq!(window.incarnation, 12 * MARKS + 2);
@@ -336,7 +338,7 @@ mod tests {
     fn a_record_of_another_kind_hurts_its_key_alone() {
         let bucket = Bucket::new(1, StoreTime(0), Default::default(), 1);
         let mut record = Some(Record::Bucket(bucket));
-        let at = At { now: StoreTime(0), replication: 1, nonce: 1, not_after: None };
+        let at = At { now: StoreTime(0), replication: 1, holder: 1, number: 0, not_after: None };
         assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemAnswer::Failed);
         assert!(record.is_some());
     }
@@ -344,7 +346,7 @@ mod tests {
     #[test]
     fn a_store_outside_the_calendar_bounds_does_nothing() {
         let grid = Grid::Calendar { bounds: [0, 1000, 2000, 3000] };
-        let at = At { now: StoreTime::from_millis(3000), replication: 1, nonce: 1, not_after: None };
+        let at = At { now: StoreTime::from_millis(3000), replication: 1, holder: 1, number: 0, not_after: None };
         let mut record = None;
         assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemAnswer::OutOfBounds);
         assert_eq!(record, None);

@@ -268,7 +268,7 @@ impl Shard {
                 continue;
             }
             degraded = true;
-            let debtor = self.next_nonce();
+            let debtor = self.next_name();
             let part = &parts[at];
             // Where another limit refuses for sure, nothing need be admitted on this node's own account.
             let refused = parts.iter().any(|p| p.group == part.group && p.refuses());

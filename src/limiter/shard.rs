@@ -106,6 +106,8 @@ pub struct Shard {
     /// Lanes that have something to send and nothing in flight.
     ready: Vec<u16>,
     flights: u64,
+    /// The name that batches bear.
+    holder: u64,
     /// Leases by end.
     leases: BinaryHeap<Reverse<(NodeTime, u32)>>,
     /// Keys whose returns or debts a failing store did not take; tried again tick by tick.
@@ -122,7 +124,7 @@ impl Shard {
     pub fn new(config: ShardConfig, wall: StoreTime, now: NodeTime) -> Self {
         let [a, b, c, d] = config.seeds;
         let lane = || Lane { queue: VecDeque::new(), flying: None, ready: false, clock: StoreClock::new(wall, now) };
-        Self {
+        let mut shard = Self {
             config,
             book: Arc::new(RuleBook::empty()),
             keys: KeyTable::new(config.max_keys, config.seeds),
@@ -131,13 +133,16 @@ impl Shard {
             lanes: (0..config.lanes.max(1)).map(|_| lane()).collect(),
             ready: Vec::new(),
             flights: 0,
+            holder: 0,
             leases: BinaryHeap::new(),
             stalled: VecDeque::new(),
             random: a,
             done: Vec::new(),
             stats: ShardStats::default(),
             name: Vec::new(),
-        }
+        };
+        shard.holder = shard.next_name();
+        shard
     }
 
     /// A shard that knows the rules and no keys, for use after a panic. Tickets and flights go on, so that nothing
@@ -146,6 +151,7 @@ impl Shard {
     pub fn successor(&self, wall: StoreTime, now: NodeTime) -> Self {
         let mut next = Self::new(self.config, wall, now);
         (next.tickets, next.flights, next.random) = (self.tickets + 1, self.flights + 1, self.random);
+        next.holder = next.next_name();
         next.book = Arc::clone(&self.book);
         next
     }
@@ -278,8 +284,8 @@ impl Shard {
         let flight = self.flights;
         lane.flying = Some(Flying { flight, sent: now, slots });
         let not_after = lane.clock.is_known().then(|| lane.clock.at(now.plus(self.config.deadline_us)));
-        let nonce = self.next_nonce();
-        Some(Outgoing { lane: at, flight, batch: Batch { not_after, nonce, items } })
+        let batch = Batch { not_after, holder: self.holder, number: flight, items };
+        Some(Outgoing { lane: at, flight, batch })
     }
 
     /// Takes the answer to a batch; one to a flight that is not under way (before a restart) is ignored.
@@ -409,7 +415,7 @@ impl Shard {
     }
 
     /// A name that nobody else has: SplitMix64 (Steele, Lea, Flood 2014), below 2^48 and never 0.
-    pub(super) fn next_nonce(&mut self) -> u64 {
+    pub(super) fn next_name(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

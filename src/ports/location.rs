@@ -141,7 +141,7 @@ impl FromStr for Location {
 
 fn seed(url: &Url, default: u16) -> Option<Address> {
     let host = match url.host()? {
-        Host::Domain(name) if name.is_empty() => return None,
+        Host::Domain("") => return None,
         Host::Domain(name) => name.to_owned(),
         Host::Ipv4(address) => address.to_string(),
         Host::Ipv6(address) => address.to_string(),

@@ -175,7 +175,7 @@ mod tests {
         let grid = Grid::Fixed { width_ms: 1000 };
         let counter = Counter::Window { grid, limit: 5, seen: Vec::new(), returns: Vec::new(), lease: None };
         let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
-        match store.run_now(&Batch { not_after: None, nonce: 1, items: vec![item] }).outcome {
+        match store.run_now(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }).outcome {
             BatchOutcome::Ran(mut answers) => answers.pop().unwrap(),
             BatchOutcome::Late => panic!("it has no end"),
         }

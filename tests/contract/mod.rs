@@ -20,12 +20,12 @@ pub struct Suite<'s> {
     store: &'s dyn CounterStore,
     /// Keeps runs apart that share a store.
     prefix: String,
-    nonces: AtomicU64,
+    numbers: AtomicU64,
 }
 
 impl<'s> Suite<'s> {
     pub fn new(store: &'s dyn CounterStore, prefix: impl Into<String>) -> Self {
-        Self { store, prefix: prefix.into(), nonces: AtomicU64::new(1) }
+        Self { store, prefix: prefix.into(), numbers: AtomicU64::new(1) }
     }
 
     /// All of it.
@@ -47,14 +47,14 @@ impl<'s> Suite<'s> {
         format!("{}{name}", self.prefix).into_bytes().into()
     }
 
-    async fn send(&self, not_after: Option<StoreTime>, nonce: u64, items: Vec<Item>) -> BatchAnswer {
+    async fn send(&self, not_after: Option<StoreTime>, number: u64, items: Vec<Item>) -> BatchAnswer {
         let lane = items.first().map_or(0, |item| self.store.lane(&item.key));
-        self.store.run(lane, Batch { not_after, nonce, items }).await.expect("a store that is well")
+        self.store.run(lane, Batch { not_after, holder: 4711, number, items }).await.expect("a store that is well")
     }
 
     async fn all(&self, items: Vec<Item>) -> Vec<ItemAnswer> {
-        let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);
-        ran(self.send(Some(self.soon().await), nonce, items).await)
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        ran(self.send(Some(self.soon().await), number, items).await)
     }
 
     async fn one(&self, item: Item) -> Grant {
@@ -117,12 +117,13 @@ impl<'s> Suite<'s> {
         let returns = || vec![WindowReturn { cell_ms, source, tokens: 1 }];
         let item = || vec![with(window(self.key("back"), &[], 5), returns(), Vec::new(), None)];
         let soon = Some(self.soon().await);
-        for (nonce, available) in [(777, 2), (777, 2), (778, 3), (777, 3)] {
-            let grant = done(ran(self.send(soon, nonce, item()).await).pop());
+        for (number, available) in [(777, 2), (777, 2), (778, 3), (777, 3)] {
+            let grant = done(ran(self.send(soon, number, item()).await).pop());
             assert_eq!(grant.available, available, "the repeat of a batch gives nothing back");
         }
         let endless = done(ran(self.send(None, 779, item()).await).pop());
         assert_eq!(endless.available, 3, "it could be repeated at any time");
+        self.numbers.store(1000, Ordering::Relaxed);
         let foreign = vec![WindowReturn { cell_ms, source: source + 1, tokens: 2 }];
         let grant = self.one(with(window(self.key("back"), &[], 5), foreign, Vec::new(), None)).await;
         assert_eq!(grant.available, 3, "nobody charged under that name");

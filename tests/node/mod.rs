@@ -64,6 +64,19 @@ pub fn output(args: &[&str]) -> Output {
     tidegate(args).output().unwrap()
 }
 
+/// `tidegate serve` on ports of its own, configured by its environment.
+pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Command {
+    let mut command = tidegate(&["serve", "--log-format", "json"]);
+    command
+        .env("TIDEGATE_REGION", "us-east")
+        .env("TIDEGATE_STORE__URL", url)
+        .env("TIDEGATE_RULES__FILE", rules)
+        .env("TIDEGATE_LISTEN__HTTP", "127.0.0.1:0")
+        .env("TIDEGATE_LISTEN__GRPC", "127.0.0.1:0")
+        .envs(settings.iter().copied());
+    command
+}
+
 impl Node {
     /// `tidegate dev` with these further arguments, on ports of its own.
     pub fn dev(args: &[&str]) -> Self {
@@ -72,8 +85,20 @@ impl Node {
         Self::start(tidegate(&all))
     }
 
+    /// `tidegate serve` on ports of its own, configured by its environment.
+    pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start(serve(rules, url, settings))
+    }
+
+    /// Starts a node that says in its log where it listens, and waits until it is ready.
+    pub fn start(command: Command) -> Self {
+        let node = Self::begin(command);
+        wait_for("readiness", || (node.get("/ready").status == 200).then_some(()));
+        node
+    }
+
     /// Starts a node that says in its log where it listens.
-    pub fn start(mut command: Command) -> Self {
+    pub fn begin(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
@@ -95,9 +120,14 @@ impl Node {
                 *kept.lock().unwrap() += &format!("{line}\n");
             }
         });
-        let node = Self { child, http, grpc, log };
-        wait_for("readiness", || (node.get("/ready").status == 200).then_some(()));
-        node
+        Self { child, http, grpc, log }
+    }
+
+    /// A figure of `/metrics`, 0 where it is not shown.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or(0.0)
     }
 
     /// What it wrote to standard error so far.

@@ -37,12 +37,12 @@ impl Advice {
 }
 
 /// What this primary says of itself; `None` when it says nothing.
-pub async fn of(primary: &Connection) -> Option<Vec<Advice>> {
+pub async fn of(primary: &Connection, in_cluster: bool) -> Option<Vec<Advice>> {
     let info =
         |section| async move { primary.command("INFO", &[section]).await.ok().and_then(|text| text.as_string()) };
     let (memory, persistence) = (info("memory").await?, info("persistence").await?);
     let saves = setting(primary, "save").await;
-    let coverage = setting(primary, "cluster-require-full-coverage").await;
+    let coverage = if in_cluster { setting(primary, "cluster-require-full-coverage").await } else { None };
     Some(judge(&memory, &persistence, saves.as_deref(), coverage.as_deref()))
 }
 

@@ -15,6 +15,7 @@ mod tls;
 mod topology;
 pub mod wire;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ use topology::Topology;
 
 /// How often servers that fell silent are looked after.
 const LOOK: Duration = Duration::from_millis(100);
+/// So many quick looks are waited at first for those that are not there.
+const PATIENCE: u32 = 200;
 
 /// What a node must know of its region's Redis.
 #[derive(Clone)]
@@ -70,12 +73,28 @@ pub struct RedisStore {
     stale: Arc<Notify>,
     /// The last refusal that was logged.
     refusal: Mutex<String>,
+    /// It has been connected.
+    reached: AtomicBool,
 }
 
 impl RedisStore {
     /// The primary of a tag, as far as is known.
     fn primary(&self, lane: u16) -> Option<Arc<Connection>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(lane)).cloned().flatten()
+    }
+
+    /// Whether it has been connected to every primary at once, or to some while the others did not come.
+    fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is connected; `late` says that those that are not have had their time.
+    fn see(&self, late: bool) {
+        let links = self.links.all();
+        let up = links.iter().filter(|connection| connection.is_up()).count();
+        if up > 0 && (up == links.len() || late) {
+            self.reached.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Connects to the primaries, and to them only.
@@ -180,7 +199,9 @@ impl CounterStore for RedisStore {
         Box::pin(async {
             let mut topology = self.topology.clone();
             topology.mark_changed();
+            let mut looks = 0u32;
             loop {
+                let pause = if self.is_reached() { LOOK } else { LOOK / 20 };
                 tokio::select! {
                     changed = topology.changed() => {
                         if changed.is_err() {
@@ -190,7 +211,13 @@ impl CounterStore for RedisStore {
                         let known = topology.borrow_and_update().clone();
                         known.iter().for_each(|topology| self.route(topology));
                     }
-                    () = tokio::time::sleep(LOOK) => self.links.look().await,
+                    () = tokio::time::sleep(pause) => {
+                        self.links.look().await;
+                        looks = if self.links.all().is_empty() { 0 } else { looks.saturating_add(1) };
+                        if !self.is_reached() {
+                            self.see(looks >= PATIENCE);
+                        }
+                    }
                 }
             }
         })

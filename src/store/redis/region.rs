@@ -2,7 +2,8 @@
 //! else is, and judges the servers' settings. Runs apart from the cores: no check waits for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::links::Links;
 use super::tags::Tags;
 use super::topology::{Lookout, Topology};
 use super::{RedisConfig, RedisStore, TlsError, script, tls};
+use crate::ports::location::Kind;
 use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
 
 /// How often a node says that it is there.
@@ -43,6 +45,7 @@ pub struct RedisRegion {
     topology: watch::Sender<Option<Arc<Topology>>>,
     stale: Arc<Notify>,
     holders: watch::Sender<u32>,
+    stores: Mutex<Vec<Weak<RedisStore>>>,
     state: Mutex<State>,
 }
 
@@ -78,6 +81,7 @@ impl RedisRegion {
             topology: watch::Sender::new(None),
             stale: Arc::new(Notify::new()),
             holders: watch::Sender::new(config.cores),
+            stores: Mutex::default(),
             state: Mutex::default(),
             manner,
             config,
@@ -200,7 +204,7 @@ impl RedisRegion {
     async fn judge(&self, connections: &[Arc<Connection>]) -> Vec<Arc<Connection>> {
         let (mut judged, mut found) = (Vec::new(), Vec::new());
         for connection in connections.iter().filter(|connection| connection.is_up()) {
-            if let Some(advice) = advice::of(connection).await {
+            if let Some(advice) = advice::of(connection, self.config.redis.kind == Kind::Cluster).await {
                 found.extend(advice);
                 judged.push(Arc::clone(connection));
             }
@@ -250,7 +254,7 @@ fn names(topology: &Topology) -> Vec<String> {
 impl Region for RedisRegion {
     fn store(&self) -> Arc<dyn CounterStore> {
         let begin = |(tag, _)| format!("{}:{}:{{{tag}}}", self.config.key_prefix, self.config.region).into_bytes();
-        Arc::new(RedisStore {
+        let store = Arc::new(RedisStore {
             begin: self.tags.each().map(begin).collect(),
             tags: Arc::clone(&self.tags),
             links: Links::new(self.manner.clone()),
@@ -258,7 +262,10 @@ impl Region for RedisRegion {
             topology: self.topology.subscribe(),
             stale: Arc::clone(&self.stale),
             refusal: Mutex::default(),
-        })
+            reached: AtomicBool::new(false),
+        });
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&store));
+        store
     }
 
     fn holders(&self) -> watch::Receiver<u32> {
@@ -266,14 +273,17 @@ impl Region for RedisRegion {
     }
 
     fn state(&self) -> RegionState {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_all = stores.iter().filter_map(Weak::upgrade).all(|store| store.is_reached());
         let state = self.state();
+        let reached = state.reached && by_all;
         let store = match state.trouble.as_str() {
-            "" if state.reached => "ok".to_owned(),
+            "" if reached => "ok".to_owned(),
             "" => "no answer yet".to_owned(),
             trouble => trouble.to_owned(),
         };
         let advice = state.advice.iter().map(|advice| advice.text()).collect();
-        RegionState { reached: state.reached, store, advice }
+        RegionState { reached, store, advice }
     }
 
     fn keep(&self) -> BoxFuture<'_, Unfit> {
@@ -298,7 +308,7 @@ impl Region for RedisRegion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::location::{Address, Kind, Redis};
+    use crate::ports::location::{Address, Redis};
     use crate::telemetry::metrics::Metrics;
 
     fn region() -> RedisRegion {

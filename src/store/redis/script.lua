@@ -16,7 +16,7 @@ local MARKS, MAX_REPEATS, TICKS = 16777216, 64, 1048576
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 local pack, unpack = struct.pack, struct.unpack
 
-local version, nonce, not_after = unpack('>BI6I7', ARGV[1])
+local version, holder, number, not_after = unpack('>BI6I6I7', ARGV[1])
 if version ~= VERSION then
   return redis.error_reply('TIDEGATE this script is version ' .. VERSION .. ', the batch is version ' .. version)
 end
@@ -35,27 +35,32 @@ end
 local mark = tonumber(string.match(replication, 'master_replid:(%x%x%x%x%x%x)'), 16)
 
 -- At::begins, At::goes_on
-local begins = max(nonce % MARKS * MARKS + mark, 1)
+local begins = max((holder + number) % MARKS * MARKS + mark, 1)
 local function goes_on(incarnation)
   if incarnation % MARKS == mark then return incarnation end
   return begins
 end
 
--- repeats.rs: a list of { nonce, end }.
+-- repeats.rs: a list of { holder, number, end }.
 local function prune(taken)
   local kept = {}
   for _, batch in ipairs(taken) do
-    if batch[2] >= now then kept[#kept + 1] = batch end
+    if batch[3] >= now then kept[#kept + 1] = batch end
   end
   return kept
 end
 
 local function is_first(taken)
-  if not ends or #taken >= MAX_REPEATS then return false end
-  for _, batch in ipairs(taken) do
-    if batch[1] == nonce then return false end
+  if not ends then return false end
+  for _, last in ipairs(taken) do
+    if last[1] == holder then
+      if number <= last[2] then return false end
+      last[2], last[3] = number, max(last[3], not_after)
+      return true
+    end
   end
-  taken[#taken + 1] = { nonce, not_after }
+  if #taken >= MAX_REPEATS then return false end
+  taken[#taken + 1] = { holder, number, not_after }
   return true
 end
 
@@ -63,16 +68,16 @@ local function read_taken(text, at)
   local taken, count = {}
   count, at = unpack('>B', text, at)
   for i = 1, count do
-    local batch, last
-    batch, last, at = unpack('>I6I7', text, at)
-    taken[i] = { batch, last }
+    local who, which, last
+    who, which, last, at = unpack('>I6I6I7', text, at)
+    taken[i] = { who, which, last }
   end
   return taken, at
 end
 
 local function write_taken(out, taken)
   out[#out + 1] = pack('>B', #taken)
-  for _, batch in ipairs(taken) do out[#out + 1] = pack('>I6I7', batch[1], batch[2]) end
+  for _, batch in ipairs(taken) do out[#out + 1] = pack('>I6I6I7', batch[1], batch[2], batch[3]) end
 end
 
 -- counter.rs: asks are a list of { hits, count }, granted whole and in order.

@@ -1,6 +1,6 @@
 //! How a batch is written for `script.lua`, and its answer read: big-endian integers of fixed widths, version 1.
 //!
-//! Batch: a head (version, nonce, end), and one text an item. Answer: version, 0 late or 1 ran, the store's instant, and
+//! Batch: a head (version, holder, number, end), and one text an item. Answer: version, 0 late or 1 ran, the store's instant, and
 //! the items in order. Figures that do not fit their width, which none of a sound node is near, are written as the
 //! largest that does.
 
@@ -24,7 +24,8 @@ pub struct Malformed;
 /// The head of a batch.
 pub fn head(batch: &Batch) -> Vec<u8> {
     let mut out = Out(vec![VERSION]);
-    out.put::<6>(batch.nonce);
+    out.put::<6>(batch.holder);
+    out.put::<6>(batch.number);
     out.put::<7>(batch.not_after.map_or(0, |end| end.0.saturating_add(1)));
     out.0
 }

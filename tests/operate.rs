@@ -1,0 +1,166 @@
+//! What an operator of a region with Redis meets: a store that comes late, nodes that do not fit, settings that weaken the
+//! promises, TLS and users with few rights.
+
+mod node;
+mod servers;
+
+use std::process::Stdio;
+
+use node::{Node, output, serve, wait_for};
+use servers::{Server, Single, ask, free_ports};
+
+const RULES: &str = "version: 1\ndomains: [{ domain: d, limits: [{ name: l, per: [user], limit: 10, window: 1d, consistency: exact }] }]\n";
+const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("rules.yaml", RULES);
+        folder
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name).display().to_string()
+    }
+
+    fn node(&self, url: &str, settings: &[(&str, &str)]) -> Node {
+        let node = Node::serve(&self.path("rules.yaml"), url, settings);
+        wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+        node
+    }
+}
+
+#[test]
+fn a_node_serves_without_redis_and_with_it_when_it_comes() {
+    let (folder, port) = (Folder::new(), free_ports(1));
+    let node = Node::begin(serve(&folder.path("rules.yaml"), &format!("redis://127.0.0.1:{port}"), &[]));
+    let ready = node.get("/ready");
+    assert_eq!(ready.status, 503, "a store that was never reached may be just about to come");
+    assert_eq!(node.get("/health").status, 200);
+    wait_for("the end of the grace", || (node.get("/ready").status == 200).then_some(()));
+    assert!(node.get("/ready").json()["store"].as_str().unwrap().starts_with("no answer"));
+    let alone = node.check(CHECK).json();
+    assert_eq!((&alone["allowed"], &alone["degraded"]), (&true.into(), &true.into()), "its share of the limit");
+    let redis = Server::start(port, folder.path("redis"), &["--save", ""]);
+    wait_for("a store that came", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+    wait_for("a decision of the store", || (node.check(CHECK).json()["degraded"] == false).then_some(()));
+    // What it admitted by itself is charged, too.
+    wait_for("the debts", || {
+        let answer = node.check(r#"{"domain":"d","attributes":{"user":"u"},"hits":0}"#).json();
+        (answer["limits"][0]["remaining"].as_u64() < Some(9)).then_some(())
+    });
+    drop(redis);
+    wait_for("a lost store to be told of", || (node.get("/ready").json()["store"] != "ok").then_some(()));
+    assert_eq!(node.get("/ready").status, 200, "or all nodes would leave at once");
+    assert_eq!(node.check(CHECK).json()["degraded"], true);
+    assert!(node.metric("redis_connection_errors_total ") > 0.0);
+    assert_eq!(node.metric("tidegate_store_ok "), 0.0);
+}
+
+#[test]
+fn a_node_that_would_count_apart_ends_with_78() {
+    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let node = folder.node(&redis.url(), &[]);
+    let mut other = serve(&folder.path("rules.yaml"), &redis.url(), &[("TIDEGATE_STORE__TAGS", "16")]);
+    let other = other.stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(other.status.code(), Some(78));
+    let log = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(log.contains("tags=32") && log.contains("tags=16"), "{log}");
+    // A lost record is written again by those who run.
+    assert_eq!(ask(redis.server.port, &["flushall"]), "OK");
+    wait_for("the record", || {
+        let kept = ask(redis.server.port, &["get", "tidegate:us-east:{region}constants"]);
+        kept.contains("tags=32").then_some(())
+    });
+    drop(node);
+}
+
+#[test]
+fn a_node_that_leaves_says_goodbye() {
+    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let members = || ask(redis.server.port, &["zcard", "tidegate:us-east:{region}members"]);
+    let mut node = folder.node(&redis.url(), &[("TIDEGATE_WORKERS", "3")]);
+    assert_eq!(members(), "1");
+    assert_eq!(node.metric("tidegate_holders "), 3.0);
+    node.signal("TERM");
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+    assert_eq!(members(), "0");
+}
+
+#[test]
+fn settings_that_weaken_the_promises_are_told() {
+    let folder = Folder::new();
+    let redis = Single::start(&["--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"]);
+    let node = folder.node(&redis.url(), &[]);
+    wait_for("advice", || {
+        let advice = node.get("/ready").json()["advice"].to_string();
+        (advice.contains("best effort") && advice.contains("appendonly")).then_some(())
+    });
+    assert_eq!(node.metric(r#"tidegate_store_advice{advice="evicts"} "#), 1.0);
+    assert_eq!(node.metric(r#"tidegate_store_advice{advice="full_coverage"} "#), 0.0);
+    assert!(node.log().contains("best effort"));
+    // Counters whose values are kept with less memory than the limit are left alone.
+    assert_eq!(node.check(CHECK).status, 200);
+}
+
+#[test]
+fn a_user_with_the_rights_that_are_documented_is_enough() {
+    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let users = include_str!("../deploy/redis/users.acl");
+    let rights = users.lines().find_map(|line| line.strip_prefix("user tidegate ")).unwrap();
+    let rights: Vec<&str> =
+        rights.split(' ').map(|right| if right.starts_with('#') { ">s3cret" } else { right }).collect();
+    let set = ask(redis.server.port, &[&["acl", "setuser", "tidegate"], rights.as_slice()].concat());
+    assert_eq!(set, "OK");
+    assert_eq!(ask(redis.server.port, &["acl", "log", "reset"]), "OK");
+    let secret = folder.write("password", "s3cret\n");
+    let settings = [("TIDEGATE_STORE__USERNAME", "tidegate"), ("TIDEGATE_STORE__PASSWORD_FILE", secret.as_str())];
+    let mut node = folder.node(&redis.url(), &settings);
+    for _ in 0..11 {
+        node.check(CHECK);
+    }
+    assert_eq!(node.check(CHECK).status, 429);
+    node.signal("TERM");
+    node.child.wait().unwrap();
+    assert_eq!(ask(redis.server.port, &["acl", "log"]), "", "nothing was refused");
+    assert!(!node.log().contains("s3cret"));
+    let wrong = folder.write("wrong", "guess");
+    let settings = [("TIDEGATE_STORE__USERNAME", "tidegate"), ("TIDEGATE_STORE__PASSWORD_FILE", wrong.as_str())];
+    let node = Node::begin(serve(&folder.path("rules.yaml"), &redis.url(), &settings));
+    wait_for("the grace", || (node.get("/ready").status == 200).then_some(()));
+    assert_ne!(node.get("/ready").json()["store"], "ok");
+}
+
+#[test]
+fn tls_is_verified() {
+    let folder = Folder::new();
+    let name = vec!["127.0.0.1".to_owned()];
+    let own = rcgen::generate_simple_self_signed(name.clone()).unwrap();
+    let other = rcgen::generate_simple_self_signed(name).unwrap();
+    let certificate = folder.write("cert.pem", own.cert.pem());
+    let key = folder.write("key.pem", own.signing_key.serialize_pem());
+    let stranger = folder.write("stranger.pem", other.cert.pem());
+    let port = free_ports(2);
+    let secure = (port + 1).to_string();
+    let arguments = ["--save", "", "--tls-port", &secure, "--tls-cert-file", &certificate, "--tls-key-file", &key];
+    let arguments = [&arguments[..], &["--tls-ca-cert-file", &certificate, "--tls-auth-clients", "no"]].concat();
+    let arguments = [&arguments[..], &["--tls-protocols", "TLSv1.3"]].concat();
+    let _redis = Server::start(port, folder.path("redis"), &arguments);
+    let url = format!("rediss://127.0.0.1:{secure}");
+    let node = folder.node(&url, &[("TIDEGATE_STORE__CA_FILE", &certificate)]);
+    assert_eq!(node.check(CHECK).json()["degraded"], false);
+    let deceived = Node::begin(serve(&folder.path("rules.yaml"), &url, &[("TIDEGATE_STORE__CA_FILE", &stranger)]));
+    wait_for("the grace", || (deceived.get("/ready").status == 200).then_some(()));
+    assert_ne!(deceived.get("/ready").json()["store"], "ok", "nobody vouches for that server");
+    let none = folder.path("none.pem");
+    let mut command = serve(&folder.path("rules.yaml"), &url, &[("TIDEGATE_STORE__CA_FILE", none.to_str().unwrap())]);
+    assert_eq!(command.output().unwrap().status.code(), Some(78));
+    assert_eq!(output(&["serve", "--region", "r", "--store", "redis://h"]).status.code(), Some(78), "no rules");
+}
