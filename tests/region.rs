@@ -8,50 +8,14 @@ mod servers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use load::{Asked, Crowd, admitted, ask_all, most_within};
+use load::{Asked, Crowd, Rules, admitted, ask_all, most_within};
 use node::{Node, wait_for};
 use servers::Cluster;
 
 const SECOND: u64 = 1_000_000;
-
-struct Rules(tempfile::TempDir);
-
-impl Rules {
-    /// A domain `d` with these limits, each a line of YAML.
-    fn new(limits: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let limits: String = limits.iter().map(|limit| format!("      - {{ {limit} }}\n")).collect();
-        let text = format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limits}");
-        std::fs::write(folder.path().join("rules.yaml"), text).unwrap();
-        Self(folder)
-    }
-
-    fn nodes(&self, count: usize, url: &str, settings: &[(&str, &str)]) -> Vec<Node> {
-        let path = self.0.path().join("rules.yaml");
-        static REGIONS: AtomicU32 = AtomicU32::new(0);
-        // Nodes of an earlier case are remembered for a while.
-        let region = format!("r{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-        let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
-        let start = |name: &String| {
-            let mut all =
-                vec![("TIDEGATE_REGION", region.as_str()), ("TIDEGATE_NODE", name), ("TIDEGATE_WORKERS", "2")];
-            // A shared machine may not run a process for longer than a node in production waits.
-            all.push(("TIDEGATE_STORE__DEADLINE", "2s"));
-            all.extend(settings);
-            Node::serve(&path, url, &all)
-        };
-        let nodes: Vec<Node> = names.iter().map(start).collect();
-        let holders = 2.0 * count as f64;
-        for node in &nodes {
-            wait_for("nodes that know each other", || (node.metric("tidegate_holders ") == holders).then_some(()));
-            wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
-        }
-        nodes
-    }
-}
 
 fn checks() -> u64 {
     std::env::var("TIDEGATE_CHECKS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)

@@ -3,14 +3,14 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate::api::proto::tidegate::v1::CheckRequest;
 use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::node::Node;
+use crate::node::{Node, wait_for};
 
 /// One check, with what became of it; instants in microseconds since the epoch.
 #[derive(Clone, Debug)]
@@ -101,4 +101,42 @@ pub fn most_within(asked: &[Asked], length: u64) -> usize {
     admitted.sort_unstable();
     let within = |from: u64| admitted.iter().filter(|(a, b)| *a >= from && *b <= from + length).count();
     admitted.iter().map(|(asked, _)| within(*asked)).max().unwrap_or(0)
+}
+
+/// A rule file.
+pub struct Rules(tempfile::TempDir);
+
+impl Rules {
+    /// A domain `d` with these limits, each a line of YAML.
+    pub fn new(limits: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let limits: String = limits.iter().map(|limit| format!("      - {{ {limit} }}\n")).collect();
+        let text = format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limits}");
+        std::fs::write(folder.path().join("rules.yaml"), text).unwrap();
+        Self(folder)
+    }
+
+    /// So many nodes of a region of their own, which know each other.
+    pub fn nodes(&self, count: usize, url: &str, settings: &[(&str, &str)]) -> Vec<Node> {
+        let path = self.0.path().join("rules.yaml");
+        static REGIONS: AtomicU32 = AtomicU32::new(0);
+        // Nodes of an earlier case are remembered for a while.
+        let region = format!("r{}", REGIONS.fetch_add(1, Ordering::Relaxed));
+        let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
+        let start = |name: &String| {
+            let mut all =
+                vec![("TIDEGATE_REGION", region.as_str()), ("TIDEGATE_NODE", name), ("TIDEGATE_WORKERS", "2")];
+            // A shared machine may not run a process for longer than a node in production waits.
+            all.push(("TIDEGATE_STORE__DEADLINE", "2s"));
+            all.extend(settings);
+            Node::serve(&path, url, &all)
+        };
+        let nodes: Vec<Node> = names.iter().map(start).collect();
+        let holders = 2.0 * count as f64;
+        for node in &nodes {
+            wait_for("nodes that know each other", || (node.metric("tidegate_holders ") == holders).then_some(()));
+            wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+        }
+        nodes
+    }
 }
