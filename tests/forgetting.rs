@@ -48,8 +48,9 @@ async fn a_failover_that_loses_charges_costs_no_more_than_it_lost() {
         let before = crowd(&nodes, 1000).await;
         let (primary, replica) = place(&redis);
         ask(primary, &["wait", "1", "5000"]);
-        // What is charged from now on is lost.
+        // What is charged from now on is lost: the replica's connection is gone, and it cannot make another.
         redis.signal(replica, "STOP");
+        assert_eq!(ask(primary, &["client", "kill", "type", "replica"]), "1");
         let forgotten = crowd(&nodes, 1000).await;
         redis.signal(primary, "KILL");
         redis.signal(replica, "CONT");
