@@ -183,7 +183,7 @@ impl Case {
                 Some(BucketSeen { incarnation, tat }),
                 Some(BucketSeen { incarnation: incarnation + 1, tat: other }),
             ]);
-            if self.random.one_in(3) {
+            while self.random.one_in(3) {
                 let hits = self.random.size(rate.burst);
                 let charged_at = StoreTime(at.0.saturating_sub(self.random.size(2_000_000)));
                 returns.push(BucketReturn { incarnation, step: rate.step, hits, charged_at });

@@ -2,6 +2,7 @@
 //!
 //! What a client can write into its own request is believed only when a trusted proxy hands it on.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -64,7 +65,11 @@ fn read(
 ) -> Result<Request, Rejection> {
     let mut faults = Vec::new();
     let (mut domain, mut refusal) = (None, StatusCode::TOO_MANY_REQUESTS);
+    let mut named = HashSet::new();
     for (key, value) in parameters(query) {
+        if !named.insert(key.clone()) {
+            faults.push(fault(&format!("?{key}"), "expected it once"));
+        }
         match key.as_str() {
             "domain" => domain = Some(value).filter(|d| (1..=MAX_VALUE).contains(&d.len())),
             "deny_status" => match value.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()) {
@@ -77,7 +82,14 @@ fn read(
     if domain.is_none() {
         faults.push(fault("?domain", "expected a domain: it is required"));
     }
-    let attributes = attributes(&desk.trusted_proxies, peer, method, uri, headers);
+    let attributes = match attributes(&desk.trusted_proxies, peer, method, uri, headers) {
+        Ok(attributes) => attributes,
+        Err(name) => {
+            let detail = "expected the headers that name it to agree: the proxy must remove those that clients send";
+            faults.push(fault(name, detail));
+            Vec::new()
+        }
+    };
     for (name, value) in &attributes {
         if value.len() > MAX_VALUE {
             faults.push(fault(name, "expected at most 4096 bytes"));
@@ -92,30 +104,35 @@ fn read(
     }
 }
 
-/// What the request says of itself, each attribute once.
+/// What the request says of itself, each attribute once; or the attribute of which trusted headers say different things.
+///
+/// A proxy hands on the headers that it does not set itself. So where it sets one, and the client another that names the
+/// same attribute, nobody can say which is whose.
 fn attributes(
     trusted: &[IpNet],
     peer: IpAddr,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Vec<(String, String)> {
+) -> Result<Vec<(String, String)>, &'static str> {
     let text = |name: &str| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let believed = trusted.iter().any(|net| net.contains(&peer));
-    let handed_on = |names: &[&str]| names.iter().find_map(|name| text(name)).filter(|_| believed);
-
+    // Every value of them all, for one may come twice.
+    let handed_on = |names: &[&str]| -> Vec<String> {
+        let lines = names.iter().filter(|_| believed).flat_map(|name| headers.get_all(*name));
+        lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect()
+    };
     // A URL in full, as ingress-nginx has it, names the host too.
-    let original = handed_on(&["x-original-url", "x-original-uri", "x-forwarded-uri"]);
-    let (original_host, original_path) = original.as_deref().map_or((None, None), |url| {
-        let (host, path) = host_and_path(url);
-        (host, Some(path))
-    });
-    let method = handed_on(&["x-original-method", "x-forwarded-method"]).unwrap_or_else(|| method.to_string());
-    let host = handed_on(&["x-original-host", "x-forwarded-host"])
-        .or_else(|| original_host.map(ToOwned::to_owned))
+    let urls = handed_on(&["x-original-url", "x-original-uri", "x-forwarded-uri"]);
+    let urls: Vec<(Option<&str>, &str)> = urls.iter().map(|url| host_and_path(url)).collect();
+    let mut hosts = handed_on(&["x-original-host", "x-forwarded-host"]);
+    hosts.extend(urls.iter().filter_map(|(host, _)| host.map(ToOwned::to_owned)));
+    let path = one("path", urls.iter().map(|(_, path)| (*path).to_owned()))?.unwrap_or_else(|| uri.path().to_owned());
+    let methods = handed_on(&["x-original-method", "x-forwarded-method"]);
+    let method = one("method", methods.into_iter())?.unwrap_or_else(|| method.to_string());
+    let host = one("host", hosts.into_iter())?
         .or_else(|| uri.host().map(ToOwned::to_owned))
         .or_else(|| text(header::HOST.as_str()));
-    let path = original_path.unwrap_or_else(|| uri.path()).to_owned();
     let ip = if believed { client(trusted, peer, headers) } else { peer };
 
     let mut all = vec![("method".to_owned(), method), ("path".to_owned(), path), ("ip".to_owned(), ip.to_string())];
@@ -128,7 +145,13 @@ fn attributes(
             all.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         }
     }
-    all
+    Ok(all)
+}
+
+/// The one thing that all of them say.
+fn one(name: &'static str, mut said: impl Iterator<Item = String>) -> Result<Option<String>, &'static str> {
+    let Some(first) = said.next() else { return Ok(None) };
+    if said.all(|other| other == first) { Ok(Some(first)) } else { Err(name) }
 }
 
 /// Host and path of a URL or of a request's target, whatever stands in them: what a parser would refuse must not hide a
@@ -171,7 +194,11 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        attributes(&trusted, peer.parse().unwrap(), &Method::GET, &"/v1/authorize?domain=d".parse().unwrap(), &headers)
+        let uri = "/v1/authorize?domain=d".parse().unwrap();
+        attributes(&trusted, peer.parse().unwrap(), &Method::GET, &uri, &headers).unwrap_or_else(|name| {
+            assert!(!name.is_empty());
+            vec![("conflict".to_owned(), name.to_owned())]
+        })
     }
 
     fn value<'a>(all: &'a [(String, String)], name: &str) -> Option<&'a str> {
@@ -215,6 +242,22 @@ mod tests {
         }
         let long = format!("/expensive?{}", "a".repeat(70_000));
         assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", &[("x-original-uri", &long)]), "path"), Some("/expensive"));
+    }
+
+    #[test]
+    fn what_a_client_adds_beside_what_its_proxy_sets_is_refused() {
+        let conflicts: [(&[(&'static str, &str)], &str); 4] = [
+            (&[("x-forwarded-uri", "/pay"), ("x-original-url", "/free")], "path"),
+            (&[("x-original-uri", "/pay"), ("x-original-uri", "/free")], "path"),
+            (&[("x-forwarded-method", "POST"), ("x-original-method", "GET")], "method"),
+            (&[("x-forwarded-host", "shop"), ("x-original-url", "https://free/")], "host"),
+        ];
+        for (lines, name) in conflicts {
+            assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", lines), "conflict"), Some(name), "{lines:?}");
+            assert_eq!(value(&see(&["10.0.0.0/8"], "3.3.3.3", lines), "conflict"), None, "nobody believes it");
+        }
+        let agree = [("x-forwarded-uri", "/pay"), ("x-original-url", "https://shop/pay"), ("x-forwarded-host", "shop")];
+        assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", &agree), "path"), Some("/pay"));
     }
 
     #[test]

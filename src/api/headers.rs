@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limiter::decision::{Decision, LimitStatus};
+use crate::limiter::decision::{Decision, LimitStatus, by_part_left};
+
+/// The most limits that are named in headers: those that refuse, then the tightest.
+const MAX_SHOWN: usize = 10;
 
 /// Adds all of them to `headers`.
 pub fn add(decision: &Decision, headers: &mut HeaderMap) {
@@ -14,7 +17,12 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    let shown = enforced(decision);
+    let mut shown = enforced(decision);
+    // Proxies bound what they read of headers.
+    if shown.len() > MAX_SHOWN {
+        shown.sort_by(|a, b| b.refused.cmp(&a.refused).then_with(|| by_part_left(a, b)));
+    }
+    shown.truncate(MAX_SHOWN);
     if !shown.is_empty() {
         put("ratelimit-policy", list(&shown, policy));
         put(

@@ -33,6 +33,11 @@ pub mod envoy {
             }
         }
     }
+    pub mod r#type {
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
+        }
+    }
 }
 
 /// All of it, for reflection.

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use futures_util::stream;
+use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tonic::transport::Server;
+use tonic::Status;
+use tonic::server::NamedService;
+use tonic::service::Routes;
 
 use super::desk::Desk;
 use super::envoy::Envoy;
@@ -33,7 +35,13 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Calls under way on one gRPC connection.
 const MAX_STREAMS: u32 = 1000;
 /// The largest gRPC message that is read, in bytes.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+const MAX_MESSAGE: usize = 1024 * 1024;
+/// How long a gRPC call may take, its message's coming in included.
+const CALL_TIME: Duration = Duration::from_secs(10);
+/// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long to wait for the rest of it.
+const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 /// How long to wait when no connection can be accepted, as when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -58,13 +66,81 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests under way are answered.
-///
-/// Not tonic's server, which obeys `grpc-timeout` with status 200: behind forward-auth a client could let itself pass.
 pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
-    let routes = http::routes(desk);
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    connections(listener, http::routes(desk), builder, None, stop).await;
+}
+
+/// Serves the gRPC calls until `stop`, then until the calls under way are answered. From `leaving` on health says
+/// NOT_SERVING, so that clients look for another node while this one still serves.
+///
+/// # Errors
+/// When the server cannot run at all.
+pub async fn grpc(
+    listener: TcpListener,
+    desk: Arc<Desk>,
+    leaving: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let (mut reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<NativeServer<Native>>().await;
+    reporter.set_serving::<EnvoyServer<Envoy>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(NativeServer::new(Native(Arc::clone(&desk))).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(io::Error::other)?)
+        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
+    let routes = routes.into_axum_router().layer(axum::middleware::from_fn(in_time));
+    let stop = async move {
+        leaving.await;
+        reporter.set_not_serving::<NativeServer<Native>>().await;
+        reporter.set_not_serving::<EnvoyServer<Envoy>>().await;
+        // The node as a whole, which is what probes ask about.
+        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        stop.await;
+        // Who watches has been told: a watch that goes on for ever must not hold up the end.
+        for service in [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, ""] {
+            reporter.clear_service_status(service).await;
+        }
+    };
+    connections(listener, routes, builder().http2_only(), Some(PREFACE), stop).await;
+    Ok(())
+}
+
+/// What both faces ask of a connection.
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// A call whose message does not come in, or that is not answered, ends in time: what it holds is given back.
+async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    match tokio::time::timeout(CALL_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::deadline_exceeded("the call took longer than a call may").into_http(),
+    }
+}
+
+/// Serves every connection that `listener` accepts until `stop`, then until what is under way is answered. Those that do
+/// not begin with `preface` in time, where one is asked for, are closed.
+///
+/// Not tonic's server, which obeys `grpc-timeout` with status 200 (behind forward-auth a client could let itself pass),
+/// and waits for a connection that says nothing for as long as that likes.
+async fn connections(
+    listener: TcpListener,
+    routes: axum::Router,
+    builder: Builder<TokioExecutor>,
+    preface: Option<&'static [u8]>,
+    stop: impl Future<Output = ()>,
+) {
+    let builder = Arc::new(builder);
     // Every connection holds a receiver: none is left once the last has ended.
     let (ending, ended) = watch::channel(());
     let mut stop = pin!(stop);
@@ -74,10 +150,20 @@ pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Outp
             () = &mut stop => break,
         };
         let routes = routes.clone().layer(Extension(Peer(peer.ip().to_canonical())));
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).into_owned();
-        let mut ended = ended.clone();
+        let (builder, mut ended) = (Arc::clone(&builder), ended.clone());
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
+            if let Some(preface) = preface {
+                tokio::select! {
+                    begins = tokio::time::timeout(HEAD_TIME, begins(&stream, preface)) => {
+                        if !begins.unwrap_or(false) {
+                            return;
+                        }
+                    }
+                    _ = ended.changed() => return,
+                }
+            }
+            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.
             tokio::select! {
@@ -94,40 +180,16 @@ pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Outp
     ending.closed().await;
 }
 
-/// Serves the gRPC calls until `stop`, then until the calls under way are answered.
-///
-/// # Errors
-/// When the server cannot run at all.
-pub async fn grpc(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Output = ()>) -> io::Result<()> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<NativeServer<Native>>().await;
-    reporter.set_serving::<EnvoyServer<Envoy>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let stop = async move {
-        stop.await;
-        reporter.set_not_serving::<NativeServer<Native>>().await;
-        reporter.set_not_serving::<EnvoyServer<Envoy>>().await;
-        // The node as a whole, which is what probes ask about.
-        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    };
-    let incoming = stream::unfold(listener, |listener| async {
-        let (stream, _) = accept(&listener).await;
-        Some((Ok::<_, io::Error>(stream), listener))
-    });
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .max_connection_age(MAX_AGE)
-        .max_concurrent_streams(MAX_STREAMS)
-        .add_service(NativeServer::new(Native(Arc::clone(&desk))).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(io::Error::other)?)
-        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await
-        .map_err(io::Error::other)
+/// Whether what comes in begins with `preface`; nothing of it is taken.
+async fn begins(stream: &TcpStream, preface: &[u8]) -> bool {
+    let mut seen = vec![0; preface.len()];
+    loop {
+        match stream.peek(&mut seen).await {
+            Ok(0) | Err(_) => return false,
+            Ok(count) if !preface.starts_with(&seen[..count]) => return false,
+            Ok(count) if count == preface.len() => return true,
+            // A peek answers at once while anything is there.
+            Ok(_) => tokio::time::sleep(PREFACE_PAUSE).await,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tonic::transport::Endpoint;
 
-use super::{Exit, Global, output};
+use super::{Exit, Global, Output, output};
 use crate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use crate::api::proto::tidegate::v1::{CheckRequest, CheckResponse};
 
@@ -51,7 +51,14 @@ impl Check {
                 }
                 // A problem document.
                 None => {
-                    eprintln!("{}: {answer}", self.addr);
+                    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+                    eprintln!("{}: {}", self.addr, text(&answer, "title"));
+                    for error in answer["errors"].as_array().into_iter().flatten() {
+                        eprintln!("  {}: {}", text(error, "pointer"), text(error, "detail"));
+                    }
+                    if global.output == Output::Json {
+                        println!("{answer}");
+                    }
                     Exit::Failed
                 }
             },

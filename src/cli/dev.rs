@@ -71,7 +71,7 @@ impl Dev {
         };
         let node = NodeConfig {
             workers: workers(0),
-            max_keys: machine::keys(),
+            max_keys: machine::keys(true),
             max_pending: DEFAULTS.max_pending,
             lease_us: DEFAULTS.lease_ms * 1000,
             deadline_us: DEFAULTS.deadline_ms * 1000,

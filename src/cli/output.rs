@@ -14,6 +14,10 @@ use crate::limiter::rule_book::RuleBook;
 pub fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    // A terminal that says it has no width is no reason to print one letter a line.
+    if table.width().is_some_and(|width| width < 20) {
+        table.set_width(120);
+    }
     table.set_header(heads.iter().map(|head| Cell::new(head).add_attribute(Attribute::Bold)));
     table
 }
@@ -38,6 +42,18 @@ pub fn length(ms: u64) -> String {
         None if ms >= 1000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
         None => format!("{ms}ms"),
     }
+}
+
+/// What is wrong, for programs; people are told on standard error.
+pub fn wrong(output: Output, errors: &[Value]) {
+    if output == Output::Json {
+        println!("{}", serde_json::json!({ "ok": false, "errors": errors }));
+    }
+}
+
+/// A number of things, as people say it.
+pub fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 /// The answer to a check, in the JSON of `/v1/check`.
@@ -94,7 +110,7 @@ pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
         println!("{report}");
     } else {
         println!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
-        println!("{}: {domains} domains, {limits} limits", settings.rules.display());
+        println!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::node::{Plan, metrics, serve, workers};
-use super::{Exit, Global, output};
+use super::{Exit, Global, Output, output};
 use crate::config::overlay::Setting;
-use crate::config::settings::Settings;
+use crate::config::settings::{ConfigError, Settings};
 use crate::config::source::{FileRules, load};
 use crate::config::{machine, source};
 use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
@@ -59,7 +59,10 @@ impl Serve {
                     output::checked(global.output, &settings, &book);
                     Exit::Ok
                 }
-                Err(refused) => bad(&refused),
+                Err(refused) => {
+                    output::wrong(global.output, &refused.errors());
+                    bad(&refused)
+                }
             };
         }
         logs::start(settings.level.into(), settings.format);
@@ -134,7 +137,19 @@ impl Serve {
         match read {
             Ok(settings) if !wrong => Ok(settings),
             read => {
-                read.err().iter().flatten().for_each(|error| eprintln!("{error}"));
+                let (mut told, mut rules) = (Vec::new(), PathBuf::new());
+                if let Err(wrong) = read {
+                    wrong.errors.iter().for_each(|error| eprintln!("{error}"));
+                    let json = |e: &ConfigError| serde_json::json!({ "origin": e.origin, "field": e.field, "message": e.message });
+                    told.extend(wrong.errors.iter().map(json));
+                    rules = wrong.rules;
+                }
+                // What is wrong with the rules is told at the same time.
+                if let Some(refused) = load(&rules, 1).err().filter(|_| !rules.as_os_str().is_empty()) {
+                    eprintln!("{refused}");
+                    told.extend(refused.errors());
+                }
+                output::wrong(if self.check { global.output } else { Output::Table }, &told);
                 Err(Exit::BadConfiguration)
             }
         }
@@ -194,7 +209,10 @@ fn failed(error: &std::io::Error) -> Exit {
 fn node(settings: &Settings) -> NodeConfig {
     NodeConfig {
         workers: workers(settings.workers),
-        max_keys: if settings.max_keys == 0 { machine::keys() } else { settings.max_keys },
+        max_keys: match settings.max_keys {
+            0 => machine::keys(settings.store.location == Location::Memory),
+            keys => keys,
+        },
         max_pending: settings.max_pending,
         lease_us: settings.store.lease_ms * 1000,
         deadline_us: settings.store.deadline_ms * 1000,

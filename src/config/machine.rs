@@ -4,9 +4,11 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-/// Memory that one resident key and its record in the memory store take, in bytes, rounded up: what
-/// `benches/memory.rs` measures, and room for long names.
+/// Memory that one resident key takes, in bytes, rounded up: what `benches/memory.rs` measures, and room for long names
+/// and checks that wait.
 const BYTES_PER_KEY: u64 = 1024;
+/// The same with its record in the memory store: that of a `rolling_window` of twenty cells is the largest.
+const BYTES_PER_KEY_AND_RECORD: u64 = 4096;
 /// The part of the memory that keys may take: one in so many.
 const PART: u64 = 2;
 
@@ -15,11 +17,12 @@ pub fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Keys that the memory allows.
-pub fn keys() -> usize {
+/// Keys that the memory allows; `with_records` where their records are in the same memory.
+pub fn keys(with_records: bool) -> usize {
+    let each = if with_records { BYTES_PER_KEY_AND_RECORD } else { BYTES_PER_KEY };
     let memory = cgroup_memory().into_iter().chain(machine_memory()).min();
     // Where neither can be read, as much as any machine has.
-    let keys = memory.unwrap_or(1 << 30) / PART / BYTES_PER_KEY;
+    let keys = memory.unwrap_or(1 << 30) / PART / each;
     usize::try_from(keys.max(1000)).unwrap_or(usize::MAX)
 }
 

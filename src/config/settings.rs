@@ -117,6 +117,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Why there is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub errors: Vec<ConfigError>,
+    /// The rule file, where it is named all the same: its errors can be told with these.
+    pub rules: PathBuf,
+}
+
 /// Sections that later work brings.
 const LATER: [&str; 5] = ["postgres", "raft", "peers", "kafka", "tls"];
 
@@ -126,11 +134,12 @@ impl Settings {
     ///
     /// # Errors
     /// Every error of all sources.
-    pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, Vec<ConfigError>> {
+    pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, Wrong> {
         let overlay = Overlay::new(file, settings).map_err(|e| {
             let name = file.map_or("", |(name, _)| name);
             let origin = format!("{name}:{}:{}", e.place.line, e.place.column);
-            vec![ConfigError { origin, field: String::new(), message: e.message }]
+            let errors = vec![ConfigError { origin, field: String::new(), message: e.message }];
+            Wrong { errors, rules: PathBuf::new() }
         })?;
         let mut errors = Errors::default();
         let settings = decode(&overlay.root, host, &mut errors);
@@ -142,7 +151,7 @@ impl Settings {
             field: problem.path.to_string(),
             message: problem.message,
         });
-        Err(placed.collect())
+        Err(Wrong { errors: placed.collect(), rules: settings.rules })
     }
 }
 

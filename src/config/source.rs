@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use super::rules::{FileError, compile};
-use crate::limiter::rule_book::RuleBook;
+use crate::limiter::rule_book::{Diff, RuleBook};
 use crate::ports::RuleSource;
 use crate::telemetry::metrics::Metrics;
 
@@ -36,6 +36,23 @@ pub enum Refused {
     Unreadable { file: String, error: io::Error },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Wrong(Vec<FileError>),
+}
+
+impl Refused {
+    /// Every error with its place, for programs.
+    pub fn errors(&self) -> Vec<serde_json::Value> {
+        match self {
+            Self::Unreadable { file, error } => vec![serde_json::json!({ "file": file, "message": error.to_string() })],
+            Self::Wrong(errors) => {
+                let json = |e: &FileError| {
+                    let FileError { file, place, field, message } = e;
+                    let (line, column) = (place.line, place.column);
+                    serde_json::json!({ "file": file, "line": line, "column": column, "field": field, "message": message })
+                };
+                errors.iter().map(json).collect()
+            }
+        }
+    }
 }
 
 /// Reads a rule file.
@@ -119,7 +136,7 @@ impl Watcher {
             Ok(text) => text,
             Err(refused) => {
                 if !self.unreadable || at_once {
-                    tracing::error!(%refused, "the rule file cannot be read: the rules stay as they are");
+                    tracing::error!(error = %refused, "the rule file cannot be read: the rules stay as they are");
                     self.metrics.rules_read(false);
                 }
                 self.unreadable = true;
@@ -150,7 +167,9 @@ impl Watcher {
                 let diff = old.diff(&book);
                 self.metrics.rules_read(true);
                 self.metrics.rules_changed(&diff);
-                tracing::info!(revision = book.revision, ?diff, "new rules are in force");
+                let Diff { added, removed, changed } = &diff;
+                let [added, removed, changed] = [added, removed, changed].map(|names| names.join(" "));
+                tracing::info!(revision = book.revision, added, removed, changed, "new rules are in force");
                 self.publish.send_replace(Arc::new(book));
             }
             Err(errors) => {

@@ -83,16 +83,23 @@ impl Node {
         let mut place = self.place;
         for step in &path.0 {
             let next = match (step, &node.value) {
-                (Step::Field(name), Value::Map(entries)) => entries.iter().find(|(k, ..)| k == name).map(|(_, _, n)| n),
-                (Step::Index(at), Value::List(items)) => items.get(*at),
+                (Step::Field(name), Value::Map(entries)) => {
+                    entries.iter().find(|(k, ..)| k == name).map(|(_, key, n)| (n, n.place_beside(*key)))
+                }
+                (Step::Index(at), Value::List(items)) => items.get(*at).map(|n| (n, n.place)),
                 // A single value may stand where a list is meant.
                 (Step::Index(0), _) => continue,
                 _ => None,
             };
             let Some(next) = next else { break };
-            (node, place) = (next, next.place);
+            (node, place) = next;
         }
         place
+    }
+
+    /// Its own place where it stands beside its key; else the key's: the value may be far below, or an alias of one above.
+    fn place_beside(&self, key: Place) -> Place {
+        if self.place.line == key.line && self.place.column > key.column { self.place } else { key }
     }
 }
 

@@ -11,7 +11,7 @@ use super::invariant::{self, Invariant};
 use super::repeats::Repeats;
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
-use super::window::{Cell, Grid, Place, cell_at};
+use super::window::{Cell, Grid, MAX_COUNT, Place, cell_at};
 
 /// What a store keeps under one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
             }
             bucket.adopt(*rate, *revision);
             if !returns.is_empty() && bucket.taken.is_first(at.holder, at.number, at.not_after) {
-                returns.iter().for_each(|back| bucket.give_back(back));
+                bucket.give_back(returns);
             }
             // After what comes back, which makes room: what is owed beyond an empty bucket is let go.
             bucket.owe(*owed);
@@ -172,7 +172,9 @@ impl WindowAsk<'_> {
             }
         }
 
-        let available = self.limit.saturating_sub(self.grid.used(&window.cells, place, now));
+        // What has no limit refuses nothing, however much is counted.
+        let used = if self.limit >= MAX_COUNT { 0 } else { self.grid.used(&window.cells, place, now) };
+        let available = self.limit.saturating_sub(used);
         let (counts, mut tokens) = share_out(self.asks, available);
         let left_us = StoreTime::from_millis(place.end_ms).since(now);
         let lease = self.lease.map_or(0, |lease| prefetch(lease, available - tokens, left_us));

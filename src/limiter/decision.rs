@@ -1,5 +1,6 @@
 //! The question and its answer.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::effective::Effective;
@@ -76,13 +77,14 @@ pub fn tightest<'a>(limits: impl Iterator<Item = &'a LimitStatus> + Clone) -> Op
     let refused = limits.clone().filter(|l| l.refused && !l.shadow);
     // A wait without end is longer than any.
     let longest = refused.max_by_key(|l| l.retry_after.unwrap_or(u64::MAX));
-    longest.or_else(|| {
-        // a/b < c/d without division; unlimited ones are never the tightest.
-        let limited = limits.filter(|l| l.limit().is_some() && !l.shadow);
-        limited.min_by(|a, b| {
-            let part = |l: &LimitStatus| (u128::from(l.remaining.unwrap_or(0)), u128::from(l.effective.most().max(1)));
-            let ((left, of), (other_left, other_of)) = (part(a), part(b));
-            (left * other_of).cmp(&(other_left * of))
-        })
-    })
+    // Unlimited ones are never the tightest.
+    longest.or_else(|| limits.filter(|l| l.limit().is_some() && !l.shadow).min_by(|a, b| by_part_left(a, b)))
+}
+
+/// Orders limits by the part that is left of them.
+pub fn by_part_left(a: &LimitStatus, b: &LimitStatus) -> Ordering {
+    // a/b < c/d without division.
+    let part = |l: &LimitStatus| (u128::from(l.remaining.unwrap_or(0)), u128::from(l.effective.most().max(1)));
+    let ((left, of), (other_left, other_of)) = (part(a), part(b));
+    (left * other_of).cmp(&(other_left * of))
 }

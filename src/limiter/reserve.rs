@@ -45,6 +45,9 @@ pub(super) struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PartState {
     Untried,
+    /// A bucket's, asked once the others of its group have granted: what goes back to a bucket may have been absorbed by
+    /// its refill, so a check that another limit refuses must not have been charged there.
+    Deferred,
     Waits,
     Granted(Receipt),
     Refused(Option<NodeTime>),
@@ -53,6 +56,13 @@ pub(super) enum PartState {
 }
 
 impl Part {
+    /// Waits at its key for the store.
+    fn wait(&mut self, at: usize, slot: u32, ticket: u64, key: &mut KeyState) {
+        self.state = PartState::Waits;
+        let effective = Arc::clone(&self.effective);
+        key.ask(Waiting { ticket, slot, part: at, hits: self.hits, effective, resent: false });
+    }
+
     /// Whether it makes its group refused.
     fn refuses(&self) -> bool {
         self.effective.mode == Mode::Enforce && matches!(self.state, PartState::Refused(_))
@@ -176,8 +186,18 @@ impl Shard {
             }
         }
         let refused: Vec<usize> = parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
-        for (at, part) in parts.iter_mut().enumerate() {
+        let mut waiting_groups = Vec::new();
+        // Windows first.
+        let mut order: Vec<usize> = (0..parts.len()).collect();
+        order.sort_by_key(|at| parts[*at].effective.is_bucket());
+        for at in order {
+            let part = &mut parts[at];
             if part.state != PartState::Untried || refused.contains(&part.group) {
+                continue;
+            }
+            let buckets = part.effective.is_bucket();
+            if buckets && waiting_groups.contains(&part.group) {
+                part.state = PartState::Deferred;
                 continue;
             }
             let Some((slot, key)) = part.slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?))) else {
@@ -190,14 +210,31 @@ impl Shard {
                     key.state.wants_refill()
                 }
                 None => {
-                    part.state = PartState::Waits;
+                    part.wait(at, slot, ticket, &mut key.state);
                     *waits += 1;
-                    let effective = Arc::clone(&part.effective);
-                    key.state.ask(Waiting { ticket, slot, part: at, hits: part.hits, effective, resent: false });
+                    if !buckets && part.effective.mode == Mode::Enforce {
+                        waiting_groups.push(part.group);
+                    }
                     true
                 }
             };
             if to_send {
+                self.queue(slot);
+            }
+        }
+        *waits > 0
+    }
+
+    /// Asks the buckets whose groups nothing has refused. Returns whether something waits now.
+    fn ask_deferred(&mut self, under_way: &mut UnderWay, ticket: u64) -> bool {
+        let UnderWay { parts, waits, .. } = under_way;
+        let refused: Vec<usize> = parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
+        for (at, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.state == PartState::Deferred) {
+            part.state = PartState::Untried;
+            let key = part.slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?)));
+            if let Some((slot, key)) = key.filter(|_| !refused.contains(&part.group)) {
+                part.wait(at, slot, ticket, &mut key.state);
+                *waits += 1;
                 self.queue(slot);
             }
         }
@@ -221,8 +258,12 @@ impl Shard {
         };
         under_way.waits -= 1;
         if under_way.waits == 0
-            && let Some(under_way) = self.checks.remove(&waiting.ticket)
+            && let Some(mut under_way) = self.checks.remove(&waiting.ticket)
         {
+            if self.ask_deferred(&mut under_way, waiting.ticket) {
+                self.checks.insert(waiting.ticket, under_way);
+                return;
+            }
             self.unpin(&under_way);
             let decision = self.settle(under_way, now);
             self.done.push((waiting.ticket, decision));

@@ -212,7 +212,7 @@ impl Shard {
     pub fn expire(&mut self, ticket: u64, now: NodeTime) -> Option<Decision> {
         let mut under_way = self.stop(ticket)?;
         for part in &mut under_way.parts {
-            if part.state == PartState::Waits {
+            if matches!(part.state, PartState::Waits | PartState::Deferred) {
                 part.state = PartState::Failed;
             }
         }

@@ -124,14 +124,18 @@ impl Bucket {
         }
     }
 
-    /// Gives back what was charged at `back.charged_at`, less what the refill since has absorbed: hits in a bucket
-    /// that was full again meanwhile were not missed by anybody.
-    pub fn give_back(&mut self, back: &BucketReturn) {
-        if back.incarnation != self.incarnation || back.step != self.rate.step {
-            return;
-        }
-        let refilled = Ticks::from_micros(self.last.since(back.charged_at));
-        let refund = self.rate.cost(back.hits).minus(refilled);
+    /// Gives back what was charged and not used, less what the refill since has absorbed: hits in a bucket that was full
+    /// again meanwhile were not missed by anybody. That is what a bucket would miss now which only these hits had been
+    /// charged to. It is never too much: a queue's backlog is at most the sum of the backlogs that two parts of its
+    /// arrivals would have each for themselves.
+    pub fn give_back(&mut self, returns: &[BucketReturn]) {
+        let ours = |back: &&BucketReturn| back.incarnation == self.incarnation && back.step == self.rate.step;
+        let mut ours: Vec<&BucketReturn> = returns.iter().filter(ours).collect();
+        ours.sort_by_key(|back| back.charged_at);
+        let charge = |tat: Ticks, back: &&BucketReturn| {
+            tat.max(Ticks::from_micros(back.charged_at.0)).plus(self.rate.cost(back.hits))
+        };
+        let refund = ours.iter().fold(Ticks(0), charge).minus(Ticks::from_micros(self.last.0));
         self.tat = self.tat.minus(refund);
         self.charged = self.charged.minus(refund);
     }
@@ -222,7 +226,7 @@ mod tests {
         assert!(take(&mut b, 100 * SECOND, 9));
         assert!(take(&mut b, 109 * SECOND, 9));
         let back = BucketReturn { incarnation: 1, step: b.rate.step, hits: 9, charged_at: StoreTime(100 * SECOND) };
-        b.give_back(&back);
+        b.give_back(&[back]);
         assert!(!take(&mut b, 109 * SECOND, 2), "burst 10, 1 a second: 20 hits in 9 s would be one too many");
         assert!(take(&mut b, 109 * SECOND, 1));
     }
@@ -232,10 +236,22 @@ mod tests {
         let mut b = bucket(1, 1000, 10);
         assert!(take(&mut b, 100 * SECOND, 10));
         let back = BucketReturn { incarnation: 1, step: b.rate.step, hits: 4, charged_at: StoreTime(100 * SECOND) };
-        b.give_back(&back);
+        b.give_back(&[back]);
         assert_eq!(b.available(), 4);
-        b.give_back(&BucketReturn { incarnation: 2, ..back });
+        b.give_back(&[BucketReturn { incarnation: 2, ..back }]);
         assert_eq!(b.available(), 4, "another incarnation's charge is not in this bucket");
+    }
+
+    #[test]
+    fn the_refill_absorbs_of_several_refunds_only_once() {
+        let mut b = bucket(1000, 1000, 1000);
+        let step = b.rate.step;
+        assert!(take(&mut b, 100 * SECOND, 1000));
+        b.last = StoreTime(100 * SECOND + 20_000);
+        let back = |at: u64| BucketReturn { incarnation: 1, step, hits: 1, charged_at: StoreTime(100 * SECOND + at) };
+        let returns: Vec<BucketReturn> = (0..100).rev().map(back).collect();
+        b.give_back(&returns);
+        assert_eq!(b.available(), 100, "20 refilled, and 80 of 100 came back");
     }
 
     #[test]

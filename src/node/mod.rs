@@ -37,6 +37,8 @@ const MAX_ITEMS: usize = 1000;
 const LEAVING: Duration = Duration::from_millis(2);
 /// A node serves without a store that it has not reached for so long, in microseconds.
 const GRACE_US: u64 = 10_000_000;
+/// Longest that a node that leaves goes on serving, a tenth of its time to leave at most, so that others notice.
+const NOTICE: Duration = Duration::from_secs(1);
 /// Longest that saying goodbye to the region takes.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -257,6 +259,16 @@ fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>
     })
 }
 
+/// How far a core is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Still serving, and telling probes that it leaves.
+    Leaving,
+    /// No new connections.
+    Closed,
+}
+
 /// What one core serves with.
 struct Seat {
     core: Arc<Core>,
@@ -281,13 +293,16 @@ impl Seat {
         tokio::spawn(follow(holders, move |holders| with.set_holders(*holders)));
         let store = Arc::clone(core.store());
         tokio::spawn(async move { store.keep().await });
-        let (closing, closed) = watch::channel(false);
-        let until_closed = |mut closed: watch::Receiver<bool>| async move {
-            // A sender that is gone closes, too.
-            let _ = closed.wait_for(|closed| *closed).await;
+        let (stage, staged) = watch::channel(Stage::Serving);
+        let until = |at_least: Stage| {
+            let mut staged = staged.clone();
+            async move {
+                // A sender that is gone closes, too.
+                let _ = staged.wait_for(|stage| *stage >= at_least).await;
+            }
         };
-        let mut http = tokio::spawn(serve::http(http, Arc::clone(&desk), until_closed(closed.clone())));
-        let mut grpc = tokio::spawn(serve::grpc(grpc, desk, until_closed(closed)));
+        let mut http = tokio::spawn(serve::http(http, Arc::clone(&desk), until(Stage::Closed)));
+        let mut grpc = tokio::spawn(serve::grpc(grpc, desk, until(Stage::Leaving), until(Stage::Closed)));
         let ended = tokio::select! {
             () = stop => Ok(()),
             _ = &mut supervising => Err(io::Error::other("the core's supervisor ended")),
@@ -295,11 +310,15 @@ impl Seat {
             ended = &mut grpc => Err(ended.map_err(io::Error::other).flatten().err().unwrap_or_else(|| io::Error::other("the gRPC face ended"))),
         };
         whole.draining.store(true, Ordering::Relaxed);
-        closing.send_replace(true);
+        stage.send_replace(Stage::Leaving);
         let leave = async {
             if ended.is_ok() {
+                // Probes and balancers see it before connections are refused.
+                tokio::time::sleep((drain / 10).min(NOTICE)).await;
+                stage.send_replace(Stage::Closed);
                 let _ = tokio::join!(http, grpc);
             }
+            stage.send_replace(Stage::Closed);
             core.release();
             while !core.is_quiet() {
                 tokio::time::sleep(LEAVING).await;

@@ -16,6 +16,9 @@ use crate::limiter::rule_book::Diff;
 const LATENCY_BUCKETS: [f64; 14] =
     [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
 
+/// Why load is shed.
+const SHED_REASONS: [&str; 3] = ["waiting", "keys", "restart"];
+
 /// Figures of all cores together, as they stand.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -72,13 +75,20 @@ impl Metrics {
         register(&registry, build)?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let loads = counters(&registry, &names::RELOADS)?;
+        let degraded = counters(&registry, &names::DEGRADED)?;
+        let shed = counters(&registry, &names::SHED)?;
+        // A series that begins with its first event hides that event.
+        ["taken", "refused"].iter().for_each(|outcome| drop(loads.with_label_values(&[outcome])));
+        degraded.with_label_values(&["store"]);
+        SHED_REASONS.iter().for_each(|reason| drop(shed.with_label_values(&[reason])));
         Ok(Self {
             requests: [of("allowed"), of("blocked"), of("error")],
             latency: register(&registry, Histogram::with_opts(latency)?)?,
             checks: counters(&registry, &names::CHECKS)?,
             decisions: counters(&registry, &names::DECISIONS)?,
-            degraded: counters(&registry, &names::DEGRADED)?,
-            shed: counters(&registry, &names::SHED)?,
+            degraded,
+            shed,
             keys: register(&registry, IntGauge::with_opts(opts(&names::KEYS))?)?,
             waiting: register(&registry, IntGauge::with_opts(opts(&names::WAITING))?)?,
             batches: register(&registry, IntCounter::with_opts(opts(&names::BATCHES))?)?,
@@ -91,7 +101,7 @@ impl Metrics {
             restarts: register(&registry, IntCounter::with_opts(opts(&names::RESTARTS))?)?,
             invariants: counters(&registry, &names::INVARIANTS)?,
             revision: register(&registry, IntGauge::with_opts(opts(&names::REVISION))?)?,
-            loads: counters(&registry, &names::RELOADS)?,
+            loads,
             scrape: Mutex::new(()),
             registry,
         })

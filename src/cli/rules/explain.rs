@@ -9,9 +9,9 @@ use super::super::check::attribute;
 use super::super::output::{length, table, word};
 use super::super::{Exit, Output};
 use super::book;
-use crate::limiter::effective::Effective;
+use crate::limiter::effective::{Effective, Shape};
 use crate::limiter::matcher::Subject;
-use crate::limiter::rule::Mode;
+use crate::limiter::rule::{Mode, OnStoreFailure};
 use crate::limiter::rule_book::RuleBook;
 
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub struct Explain {
 
 impl Explain {
     pub fn run(self, output: Output) -> Exit {
-        let book = match book(&self.file) {
+        let book = match book(&self.file, output) {
             Ok(book) => book,
             Err(exit) => return exit,
         };
@@ -52,15 +52,28 @@ impl Explain {
             println!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
             return Exit::Ok;
         }
-        let mut shown = table(&["limit", "algorithm", "limit", "window", "per", "mode", "counter"]);
-        for (effective, per, key) in &rows {
-            let limit = if effective.is_unlimited() { "unlimited".to_owned() } else { effective.limit.to_string() };
-            let cells = [&effective.name, effective.algorithm.as_str(), &limit, &length(effective.window_ms)];
-            let mut cells: Vec<Cell> = cells.iter().map(Cell::new).collect();
-            cells.extend([&per.join(", "), mode(effective.mode), key].map(Cell::new));
-            shown.add_row(cells);
+        if rows.is_empty() {
+            println!("no limit applies");
+        } else {
+            let heads =
+                ["limit", "algorithm", "limit", "window", "per", "consistency", "without store", "mode", "counter"];
+            let mut shown = table(&heads);
+            for (effective, per, key) in &rows {
+                let cells = [
+                    &effective.name,
+                    effective.algorithm.as_str(),
+                    &quota(effective),
+                    &window(effective),
+                    &per.join(", "),
+                    consistency(effective),
+                    on_store_failure(effective),
+                    mode(effective.mode),
+                    key,
+                ];
+                shown.add_row(cells.map(Cell::new));
+            }
+            println!("{shown}");
         }
-        println!("{shown}");
         if !others.is_empty() {
             println!("do not apply: {}", others.join(", "));
         }
@@ -80,11 +93,47 @@ fn row(effective: &Effective, per: &[String], key: &str) -> serde_json::Value {
         "name": &*effective.name,
         "algorithm": effective.algorithm.as_str(),
         "limit": if effective.is_unlimited() { None } else { Some(effective.limit) },
+        "burst": if effective.is_bucket() { Some(effective.rate.burst) } else { None },
         "window_ms": effective.window_ms,
+        "window": window(effective),
         "per": per,
+        "consistency": consistency(effective),
+        "on_store_failure": on_store_failure(effective),
         "mode": mode(effective.mode),
         "counter": key,
     })
+}
+
+fn quota(effective: &Effective) -> String {
+    match effective.limit {
+        _ if effective.is_unlimited() => "unlimited".to_owned(),
+        limit if effective.is_bucket() && effective.rate.burst != limit => {
+            format!("{limit}, burst {}", effective.rate.burst)
+        }
+        limit => limit.to_string(),
+    }
+}
+
+fn window(effective: &Effective) -> String {
+    match &effective.shape {
+        Shape::Calendar { unit, zone } => {
+            let zone = zone.iana_name().unwrap_or("UTC");
+            format!("{} in {zone}", format!("{unit:?}").to_lowercase())
+        }
+        _ => length(effective.window_ms),
+    }
+}
+
+const fn consistency(effective: &Effective) -> &'static str {
+    if effective.leased { "leased" } else { "exact" }
+}
+
+const fn on_store_failure(effective: &Effective) -> &'static str {
+    match effective.on_store_failure {
+        OnStoreFailure::Local => "local",
+        OnStoreFailure::Allow => "allow",
+        OnStoreFailure::Deny => "deny",
+    }
 }
 
 const fn mode(mode: Mode) -> &'static str {

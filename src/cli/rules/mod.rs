@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Exit, Global, Output, output};
-use crate::config::source::load;
+use crate::config::source::{Refused, load};
 use crate::limiter::rule_book::RuleBook;
 
 /// The JSON Schema of a rule file.
@@ -41,15 +41,19 @@ impl Rules {
 }
 
 /// The book of a rule file; its errors are printed.
-fn book(file: &Path) -> Result<RuleBook, Exit> {
-    load(file, 1).map(|(_, book)| book).map_err(|refused| {
-        eprintln!("{refused}");
-        Exit::BadConfiguration
-    })
+fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
+    load(file, 1).map(|(_, book)| book).map_err(|refused| bad(output, &refused))
+}
+
+/// Tells what is wrong with a file.
+fn bad(output: Output, refused: &Refused) -> Exit {
+    eprintln!("{refused}");
+    output::wrong(output, &refused.errors());
+    Exit::BadConfiguration
 }
 
 fn validate(file: &Path, output: Output) -> Exit {
-    let book = match book(file) {
+    let book = match book(file, output) {
         Ok(book) => book,
         Err(exit) => return exit,
     };
@@ -57,7 +61,8 @@ fn validate(file: &Path, output: Output) -> Exit {
     if output == Output::Json {
         println!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
     } else {
-        println!("{}: {}: {domains} domains, {limits} limits", file.display(), output::word("good", true));
+        let (domains, limits) = (output::count(domains, "domain"), output::count(limits, "limit"));
+        println!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
     }
     Exit::Ok
 }

@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::super::output::word;
 use super::super::{Exit, Output};
-use super::book;
+use super::{bad, book};
 use crate::config::cases::{Ask, Case, Step, parse};
-use crate::config::source::read;
+use crate::config::source::{Refused, read};
 use crate::limiter::decision::{Check, Decision, Descriptor};
 use crate::limiter::matcher::Subject;
 use crate::limiter::rule_book::RuleBook;
@@ -29,24 +29,18 @@ pub struct Test {
 
 impl Test {
     pub fn run(self, output: Output) -> Exit {
-        let book = match book(&self.file) {
+        let book = match book(&self.file, output) {
             Ok(book) => Arc::new(book),
             Err(exit) => return exit,
         };
         let path = self.cases.unwrap_or_else(|| beside(&self.file));
         let cases = match read(&path) {
             Ok(text) => parse(&path.display().to_string(), &text),
-            Err(refused) => {
-                eprintln!("{refused}");
-                return Exit::BadConfiguration;
-            }
+            Err(refused) => return bad(output, &refused),
         };
         let cases = match cases {
             Ok(cases) => cases,
-            Err(errors) => {
-                errors.iter().for_each(|error| eprintln!("{error}"));
-                return Exit::BadConfiguration;
-            }
+            Err(errors) => return bad(output, &Refused::Wrong(errors)),
         };
         let results: Vec<(&Case, Vec<String>)> = cases.iter().map(|case| (case, run(&book, case))).collect();
         let failed = results.iter().filter(|(_, faults)| !faults.is_empty()).count();

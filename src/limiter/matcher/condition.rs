@@ -70,8 +70,17 @@ fn network(text: &str) -> Result<IpNet, String> {
     let host = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>()
         .or_else(|_| host())
-        .map(|net| net.trunc())
+        .map(|net| canonical(net.trunc()))
         .map_err(|_| format!("expected an IP network such as 10.0.0.0/8, not {text:?}"))
+}
+
+/// A network of IPv4 addresses that are mapped into IPv6 is the network of those.
+fn canonical(net: IpNet) -> IpNet {
+    let mapped = match net {
+        IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.network().to_ipv4_mapped()),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(prefix, address)| IpNet::new(address.into(), prefix).ok()).unwrap_or(net)
 }
 
 fn regex(text: &str) -> Result<Regex, String> {
@@ -124,6 +133,7 @@ mod tests {
             (Route(s("/a/{b}")), "/a/1", "/a/1/2"),
             (Cidr(vec![s("10.0.0.0/8"), s("2001:db8::/32")]), "::ffff:10.1.2.3", "11.0.0.1"),
             (Cidr(vec![s("192.0.2.7")]), "192.0.2.7", "192.0.2.8"),
+            (Cidr(vec![s("::ffff:10.0.0.0/104")]), "10.1.2.3", "11.0.0.1"),
             (Regex(s("^v[0-9]+$")), "v12", "v"),
             (Present(true), "", "-"),
             (Not(Box::new(Equal(s("a")))), "b", "a"),

@@ -36,8 +36,12 @@ impl Expression {
         let program = env.compile(source).map_err(|e| {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
+        let Some(bound) = bound_by_loops(source) else {
+            return Err("expected no macro (all, exists, exists_one, map, filter) within another".to_owned());
+        };
         let references = program.references();
-        let unknown = references.variables().into_iter().find(|v| !["attributes", "domain", "hits"].contains(v));
+        let known = |v: &&str| ["attributes", "domain", "hits"].contains(v) || bound.iter().any(|own| own == *v);
+        let unknown = references.variables().into_iter().find(|v| !known(v));
         if let Some(name) = unknown {
             return Err(format!("expected only the variables attributes, domain and hits, not {name}"));
         }
@@ -58,6 +62,53 @@ impl Expression {
     }
 }
 
+/// The variables that macros bind which go through a list; `None` where one stands within the brackets of another: each
+/// would multiply the cost.
+fn bound_by_loops(source: &str) -> Option<Vec<String>> {
+    const LOOPS: [&str; 5] = ["all", "exists", "exists_one", "map", "filter"];
+    let plain: String = outside_of_strings(source).chars().filter(|c| !c.is_whitespace()).collect();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut open, mut bound) = (Vec::new(), Vec::new());
+    for (at, c) in plain.char_indices() {
+        match c {
+            '(' => {
+                let before = &plain[..at];
+                let word = &before[before
+                    .rfind(|c| !is_word(c))
+                    .map_or(0, |end| end + before[end..].chars().next().map_or(1, char::len_utf8))..];
+                let is_loop = LOOPS.contains(&word);
+                if is_loop && open.contains(&true) {
+                    return None;
+                }
+                if is_loop {
+                    bound.push(plain[at + 1..].chars().take_while(|c| is_word(*c)).collect());
+                }
+                open.push(is_loop);
+            }
+            ')' => drop(open.pop()),
+            _ => {}
+        }
+    }
+    Some(bound)
+}
+
+/// The expression with every string literal left out.
+fn outside_of_strings(source: &str) -> String {
+    let (mut quote, mut escaped) = (None, false);
+    let outside = |c: &char| {
+        if let Some(open) = quote {
+            quote = quote.filter(|_| escaped || *c != open);
+            escaped = !escaped && *c == '\\';
+            return false;
+        }
+        if matches!(c, '\'' | '"') {
+            quote = Some(*c);
+        }
+        quote.is_none()
+    };
+    source.chars().filter(outside).collect()
+}
+
 /// What makes an expression costly, outside of its strings.
 struct Shape {
     /// How deep brackets, conditionals and signs in a row nest.
@@ -69,15 +120,8 @@ impl Shape {
     fn of(source: &str) -> Self {
         let (mut nested, mut signs) = (0usize, 0usize);
         let mut shape = Self { depth: 0, operators: 0 };
-        let (mut quote, mut escaped) = (None, false);
-        for c in source.chars() {
-            if let Some(open) = quote {
-                quote = quote.filter(|_| escaped || c != open);
-                escaped = !escaped && c == '\\';
-                continue;
-            }
+        for c in outside_of_strings(source).chars() {
             match c {
-                '\'' | '"' => quote = Some(c),
                 '(' | '[' | '{' | '?' => nested += 1,
                 ')' | ']' | '}' => nested = nested.saturating_sub(1),
                 _ => {}
@@ -104,6 +148,14 @@ mod tests {
         assert!(expression.holds("api", &[("user", "u1")], 3));
         assert!(!expression.holds("api", &[("user", "u1")], 2));
         assert!(!expression.holds("api", &[], 3), "a missing attribute is no match");
+    }
+
+    #[test]
+    fn a_loop_within_a_loop_is_refused() {
+        let nested = "[0, 1].map(a, [0, 1].map(b, a + b)).size() > 0";
+        assert!(Expression::compile(nested).unwrap_err().contains("within another"));
+        assert_eq!(Expression::compile("[0, 1].all(a, a < 2) && [0].exists (b, b < 1)").map(drop), Ok(()));
+        assert!(Expression::compile("[\"map(\"].all(a, a != 'map(map(')").is_ok());
     }
 
     #[test]

@@ -379,7 +379,9 @@ local function serve_window(key, item, kind, at)
     end
   end
 
-  local available = max(limit - used_at(grid, cells, here, instant), 0)
+  -- What has no limit refuses nothing, however much is counted.
+  local used = limit < MAX_COUNT and used_at(grid, cells, here, instant) or 0
+  local available = max(limit - used, 0)
   local counts, tokens = share_out(asks, available)
   local lease = 0
   if max(here.to * 1000 - instant, 0) >= min_left then
@@ -482,16 +484,22 @@ local function serve_bucket(key, item, at)
   asks, at = read_asks(item, at)
   returns, at = unpack('>I4', item, at)
   if returns > 0 and is_first(b.taken) then
+    local ours = {}
     for _ = 1, returns do
       local source, u, f, hits, charged_at
       source, u, f, hits, charged_at, at = unpack('>I6I7I3I6I7', item, at)
-      if source == b.incarnation and u == b.su and f == b.sf then
-        u, f = times(u, f, hits)
-        u, f = minus(u, f, max(b.last - charged_at, 0), 0)
-        b.tu, b.tf = minus(b.tu, b.tf, u, f)
-        b.cu, b.cf = minus(b.cu, b.cf, u, f)
-      end
+      if source == b.incarnation and u == b.su and f == b.sf then ours[#ours + 1] = { charged_at, hits } end
     end
+    table.sort(ours, function(x, y) return x[1] < y[1] end)
+    -- What a bucket would miss now which only these hits had been charged to.
+    local u, f = 0, 0
+    for _, back in ipairs(ours) do
+      if less(u, f, back[1], 0) then u, f = back[1], 0 end
+      u, f = plus(u, f, times(b.su, b.sf, back[2]))
+    end
+    u, f = minus(u, f, b.last, 0)
+    b.tu, b.tf = minus(b.tu, b.tf, u, f)
+    b.cu, b.cf = minus(b.cu, b.cf, u, f)
   end
   local function charge(hits)
     local u, f = times(b.su, b.sf, hits)
