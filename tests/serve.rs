@@ -3,6 +3,8 @@
 mod node;
 
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -217,4 +219,57 @@ fn an_edit_under_load_fails_no_check_and_a_broken_one_changes_nothing() {
         log.contains("rules.yaml:2:10: domains: expected a list") && log.contains("new rules are in force"),
         "{log}"
     );
+}
+
+#[test]
+fn who_says_nothing_does_not_hold_up_the_end() {
+    let folder = Folder::new();
+    let mut node = Node::start(serve(&folder.path("rules.yaml")));
+    // A connection that says nothing, one that begins, and one that watches health for ever.
+    let silent = TcpStream::connect(&node.grpc).unwrap();
+    let mut halting = TcpStream::connect(&node.grpc).unwrap();
+    halting.write_all(b"PRI * HTT").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut watch = runtime.block_on(async {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap();
+        let mut client = tonic_health::pb::health_client::HealthClient::new(channel.connect().await.unwrap());
+        let request = tonic_health::pb::HealthCheckRequest::default();
+        client.watch(request).await.unwrap().into_inner()
+    });
+    let first = runtime.block_on(watch.message()).unwrap().unwrap();
+    assert_eq!(first.status, 1, "SERVING");
+    node.signal("TERM");
+    let second = runtime.block_on(watch.message()).unwrap().unwrap();
+    assert_eq!(second.status, 2, "NOT_SERVING");
+    // For a while it still serves, and says that it leaves.
+    let ready = node.get("/ready");
+    assert_eq!((ready.status, ready.json()["draining"].as_bool()), (503, Some(true)));
+    assert_eq!(node.check(r#"{"domain":"d","attributes":{"user":"u"}}"#).status, 200);
+    assert_eq!(node.child.wait().unwrap().code(), Some(0));
+    assert!(!node.log().contains("left before"), "{}", node.log());
+    drop((silent, halting));
+}
+
+#[test]
+fn errors_are_told_to_programs_too_and_those_of_the_rules_beside_those_of_the_configuration() {
+    let folder = Folder::new();
+    folder.write("wrong.yaml", "version: 1\ndomains:\n  - domain: d\n    limts:\n      - {}\n");
+    let wrong = folder.path("wrong.yaml");
+    let json = |command: &mut Command| -> serde_json::Value {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(78));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    };
+    let told = json(&mut tidegate(&["rules", "validate", wrong.to_str().unwrap(), "--output", "json"]));
+    assert_eq!(told["ok"], false);
+    assert_eq!((told["errors"][0]["line"].as_u64(), told["errors"][0]["column"].as_u64()), (Some(3), Some(5)));
+    assert_eq!(
+        (told["errors"][1]["line"].as_u64(), told["errors"][1]["field"].as_str()),
+        (Some(4), Some("domains[0].limts"))
+    );
+    let check = ["serve", "--check", "--output", "json", "--region", "r", "--store", "memory:", "--log-level", "loud"];
+    let mut command = tidegate(&check);
+    let told = json(command.args(["--rules", wrong.to_str().unwrap()]));
+    let fields: Vec<&str> = told["errors"].as_array().unwrap().iter().filter_map(|e| e["field"].as_str()).collect();
+    assert!(fields.contains(&"log.level") && fields.contains(&"domains[0].limts"), "{fields:?}");
 }

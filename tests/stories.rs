@@ -202,3 +202,48 @@ proptest! {
         prop_assert!(world.charged(0) >= world.granted(0), "{} charged, {} granted", world.charged(0), world.granted(0));
     }
 }
+
+#[test]
+fn a_check_that_another_limit_refuses_never_touches_a_bucket() {
+    // 1,000 a second: what is charged and given back a millisecond later would be gone.
+    let rules = vec![
+        limit("bucket", Algorithm::TokenBucket, 1000, 1000, Consistency::Exact),
+        limit("window", Algorithm::FixedWindow, 5, HOUR, Consistency::Exact),
+    ];
+    let mut world = World::new(1, rules);
+    assert_eq!(ask(&mut world, 0, 5), 5);
+    let missing = world.missing(0);
+    assert_eq!(missing, 5);
+    // Refusals are forgotten after a lease, so that the store is asked each time.
+    for _ in 0..200 {
+        world.advance(LEASE_US + 1);
+        assert_eq!(ask(&mut world, 0, 1), 0);
+        world.advance(1000);
+        world.settle();
+    }
+    let bucket = world.store.iter().find_map(|(_, record)| match record {
+        Some(Record::Bucket(bucket)) => Some(bucket.clone()),
+        _ => None,
+    });
+    assert!(bucket.unwrap().last < StoreTime(world::BEGIN + LEASE_US), "it was never asked again");
+    // A window that grants lets the bucket speak, too.
+    world.check(0, 1, 3);
+    world.settle();
+    assert_eq!((world.granted(1), world.missing(1)), (3, 3));
+}
+
+#[test]
+fn a_deadline_between_window_and_bucket_leaves_nothing_charged() {
+    let rules = vec![
+        limit("bucket", Algorithm::TokenBucket, 10, HOUR, Consistency::Exact),
+        limit("window", Algorithm::FixedWindow, 5, HOUR, Consistency::Exact),
+    ];
+    let mut world = World::new(1, rules);
+    world.check(0, 0, 1);
+    // The window has answered, and the bucket is about to be asked.
+    world.deliver(0, false);
+    world.answer(0);
+    world.expire(0);
+    world.rest();
+    assert_eq!((world.granted(0), world.charged(0), world.missing(0)), (0, 0, 0));
+}
