@@ -31,7 +31,7 @@ fn every_row_of_the_user_s_document_says_where_or_when_or_why() {
 
 #[test]
 fn paths_in_the_other_documents_exist() {
-    let folders = ["src/", "tests/", "docs/", "scripts/", "benches/", "proto/"];
+    let folders = ["src/", "tests/", "docs/", "scripts/", "benches/", "proto/", "deploy/"];
     for document in [
         "README.md",
         "ARCHITECTURE.md",
@@ -39,6 +39,8 @@ fn paths_in_the_other_documents_exist() {
         "docs/guarantees.md",
         "docs/operations.md",
         "docs/gateways.md",
+        "docs/rules.md",
+        "docs/performance.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         let words = quoted(&text).flat_map(str::split_whitespace);

@@ -7,7 +7,7 @@ mod servers;
 use std::process::Stdio;
 
 use node::{Node, output, serve, wait_for};
-use servers::{Server, Single, ask, free_ports};
+use servers::{Cluster, Server, Single, ask, free_ports};
 
 const RULES: &str = "version: 1\ndomains: [{ domain: d, limits: [{ name: l, per: [user], limit: 10, window: 1d, consistency: exact }] }]\n";
 const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
@@ -112,14 +112,15 @@ fn settings_that_weaken_the_promises_are_told() {
 
 #[test]
 fn a_user_with_the_rights_that_are_documented_is_enough() {
-    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let (folder, redis) = (Folder::new(), Cluster::start());
     let users = include_str!("../deploy/redis/users.acl");
     let rights = users.lines().find_map(|line| line.strip_prefix("user tidegate ")).unwrap();
     let rights: Vec<&str> =
         rights.split(' ').map(|right| if right.starts_with('#') { ">s3cret" } else { right }).collect();
-    let set = ask(redis.server.port, &[&["acl", "setuser", "tidegate"], rights.as_slice()].concat());
-    assert_eq!(set, "OK");
-    assert_eq!(ask(redis.server.port, &["acl", "log", "reset"]), "OK");
+    for port in redis.ports() {
+        assert_eq!(ask(port, &[&["acl", "setuser", "tidegate"], rights.as_slice()].concat()), "OK");
+        assert_eq!(ask(port, &["acl", "log", "reset"]), "OK");
+    }
     let secret = folder.write("password", "s3cret\n");
     let settings = [("TIDEGATE_STORE__USERNAME", "tidegate"), ("TIDEGATE_STORE__PASSWORD_FILE", secret.as_str())];
     let mut node = folder.node(&redis.url(), &settings);
@@ -129,7 +130,9 @@ fn a_user_with_the_rights_that_are_documented_is_enough() {
     assert_eq!(node.check(CHECK).status, 429);
     node.signal("TERM");
     node.child.wait().unwrap();
-    assert_eq!(ask(redis.server.port, &["acl", "log"]), "", "nothing was refused");
+    for port in redis.ports() {
+        assert_eq!(ask(port, &["acl", "log"]), "", "nothing was refused");
+    }
     assert!(!node.log().contains("s3cret"));
     let wrong = folder.write("wrong", "guess");
     let settings = [("TIDEGATE_STORE__USERNAME", "tidegate"), ("TIDEGATE_STORE__PASSWORD_FILE", wrong.as_str())];
@@ -163,4 +166,45 @@ fn tls_is_verified() {
     let mut command = serve(&folder.path("rules.yaml"), &url, &[("TIDEGATE_STORE__CA_FILE", none.to_str().unwrap())]);
     assert_eq!(command.output().unwrap().status.code(), Some(78));
     assert_eq!(output(&["serve", "--region", "r", "--store", "redis://h"]).status.code(), Some(78), "no rules");
+}
+
+#[test]
+fn a_key_of_a_foreign_type_hurts_itself_alone() {
+    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let node = folder.node(&redis.url(), &[]);
+    let check = |user: &str| node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"{user}"}}}}"#)).json();
+    assert_eq!(check("a")["degraded"], false);
+    let key = ask(redis.server.port, &["--scan", "--pattern", "*/a"]);
+    ask(redis.server.port, &["del", &key]);
+    assert_eq!(ask(redis.server.port, &["lpush", &key, "x"]), "1");
+    assert_eq!(check("a")["degraded"], true);
+    for user in ["b", "c", "d"] {
+        assert_eq!(check(user)["degraded"], false);
+    }
+    assert_eq!(ask(redis.server.port, &["type", &key]), "list", "what is not ours is left alone");
+    ask(redis.server.port, &["del", &key]);
+    assert_eq!(check("a")["degraded"], false);
+}
+
+#[test]
+fn a_primary_that_stands_still_holds_up_nobody_else() {
+    let (folder, redis) = (Folder::new(), Cluster::start());
+    let node = folder.node(&redis.url(), &[]);
+    let check = |user: &str| node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"{user}"}}}}"#)).json();
+    let users: Vec<String> = (0..60).map(|user| format!("u{user}")).collect();
+    for user in &users {
+        check(user);
+    }
+    let sick = redis.port;
+    let theirs = ask(sick, &["--scan", "--pattern", "*/u*"]);
+    let is_theirs = |user: &str| theirs.lines().any(|key| key.ends_with(&format!("/{user}")));
+    assert!(users.iter().any(|user| is_theirs(user)) && !users.iter().all(|user| is_theirs(user)));
+    redis.signal(sick, "STOP");
+    // Its replica takes over after a while; until then its keys, and no others, are decided without it.
+    for user in &users {
+        let degraded = check(user)["degraded"] == true;
+        assert!(!degraded || is_theirs(user), "{user} is another primary's");
+    }
+    wait_for("the replica to take over", || users.iter().all(|user| check(user)["degraded"] == false).then_some(()));
+    redis.signal(sick, "CONT");
 }

@@ -124,11 +124,24 @@ async fn a_refused_check_is_charged_nowhere() {
 async fn small_limits_are_not_locked_up() {
     let redis = Cluster::start();
     let limits: Vec<String> = (1..=20)
-        .map(|limit| format!("name: l{limit}, match: {{ user: u{limit} }}, per: [user], limit: {limit}, window: 1d, algorithm: fixed_window"))
+        .map(|limit| format!("name: l{limit}, match: {{ user: [u{limit}, v{limit}] }}, per: [user], limit: {limit}, window: 1d, algorithm: fixed_window"))
         .collect();
     let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
     let rules = Rules::new(&limits);
     let nodes = rules.nodes(4, &redis.url(), &[]);
+    // Each node asks once for each user, and all but one fall silent: the rest comes back within a lease.
+    for limit in (1..=20u64).rev() {
+        let ask = |node: &Node| {
+            let body = format!(r#"{{"domain":"d","attributes":{{"user":"v{limit}"}}}}"#);
+            u64::from(node.check(&body).status == 200)
+        };
+        let mut passed: u64 = nodes.iter().map(ask).sum();
+        wait_for("the limit but one", || {
+            passed += ask(&nodes[0]);
+            assert!(passed <= limit, "limit {limit}: {passed}");
+            (passed + 1 >= limit).then_some(())
+        });
+    }
     // Users 0 to 20: the first has no limit.
     let crowd = Crowd { checks: 21 * 60, time: Duration::from_secs(60), clients: 16, users: 21 };
     let asked = ask(&nodes, crowd).await;

@@ -133,3 +133,15 @@ fn the_schema_has_the_fields_that_the_reader_knows() {
         assert_eq!(known, schema.keys().map(String::as_str).collect(), "{pointer}");
     }
 }
+
+#[test]
+fn the_example_of_the_documentation_is_true() {
+    let text = include_str!("../docs/rules.md");
+    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, block) in ["rules.yaml", "rules.test.yaml"].into_iter().zip(&blocks) {
+        std::fs::write(folder.path().join(name), block).unwrap();
+    }
+    let done = output(&["rules", "test", folder.path().join("rules.yaml").to_str().unwrap()]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
