@@ -247,3 +247,20 @@ fn a_deadline_between_window_and_bucket_leaves_nothing_charged() {
     world.rest();
     assert_eq!((world.granted(0), world.charged(0), world.missing(0)), (0, 0, 0));
 }
+
+#[test]
+fn a_lease_pays_for_those_who_came_while_it_was_on_its_way() {
+    let mut world = world(1, 1_000_000, Consistency::Leased);
+    // Under load somebody always waits when an answer comes.
+    for _ in 0..200 {
+        (0..8).for_each(|_| world.check(0, 0, 1));
+        world.deliver(0, false);
+        (0..8).for_each(|_| world.check(0, 0, 1));
+        world.answer(0);
+        world.advance(1000);
+    }
+    let batches = world.holders[0].shard.stats().batches;
+    assert!(batches < 50, "{batches} batches for 3200 checks");
+    world.rest();
+    assert_eq!((world.granted(0), world.charged(0)), (3200, 3200));
+}

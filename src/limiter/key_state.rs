@@ -264,8 +264,25 @@ impl KeyState {
             Seen::Window { cells, .. } => Remembered::Window(cells),
             Seen::Bucket { incarnation, tat, .. } => Remembered::Bucket(BucketSeen { incarnation, tat }),
         };
+        self.pay_waiting(around.now, out);
         self.tidy();
         self.has_news()
+    }
+
+    /// Checks that came while the item was in flight are paid from the lease that it brought, in order, as far as that
+    /// lasts: under load some have always come, and would send the lease back with the next item.
+    fn pay_waiting(&mut self, now: NodeTime, out: &mut Vec<(Waiting, Outcome)>) {
+        if now >= self.held_until {
+            return;
+        }
+        let Some(traffic) = self.traffic.as_mut() else { return };
+        while let Some(next) = traffic.next_within(self.held.into(), self.effective.revision) {
+            let hits = u32::try_from(next.hits).unwrap_or(u32::MAX);
+            self.held = self.held.saturating_sub(hits);
+            self.demand.spend(hits);
+            let receipt = if hits == 0 { Receipt::Free } else { Receipt::Window(self.lot) };
+            out.push((next, Outcome::Granted(receipt)));
+        }
     }
 
     /// Takes granted tokens in hand, or gives them straight back when the rules changed meanwhile.

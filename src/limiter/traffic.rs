@@ -61,6 +61,11 @@ impl Traffic {
         }
     }
 
+    /// The check that waits longest, if it is of this revision and so many tokens cover it.
+    pub fn next_within(&mut self, tokens: u64, revision: u64) -> Option<Waiting> {
+        self.waiting.pop_front_if(|next| next.effective.revision == revision && next.hits.max(1) <= tokens)
+    }
+
     pub fn give_back_to_window(&mut self, back: WindowReturn) {
         // Of one lot they go back together.
         let lot = |other: &&mut WindowReturn| (other.cell_ms, other.source) == (back.cell_ms, back.source);
