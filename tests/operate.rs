@@ -113,14 +113,31 @@ fn settings_that_weaken_the_promises_are_told() {
 #[test]
 fn a_user_with_the_rights_that_are_documented_is_enough() {
     let (folder, redis) = (Folder::new(), Cluster::start());
+    // Every user of the file, the one that is switched off last.
     let users = include_str!("../deploy/redis/users.acl");
-    let rights = users.lines().find_map(|line| line.strip_prefix("user tidegate ")).unwrap();
-    let rights: Vec<&str> =
-        rights.split(' ').map(|right| if right.starts_with('#') { ">s3cret" } else { right }).collect();
-    for port in redis.ports() {
-        assert_eq!(ask(port, &[&["acl", "setuser", "tidegate"], rights.as_slice()].concat()), "OK");
-        assert_eq!(ask(port, &["acl", "log", "reset"]), "OK");
+    for line in users.lines().rev() {
+        let words: Vec<&str> =
+            line.split(' ').skip(1).map(|word| if word.starts_with('#') { ">s3cret" } else { word }).collect();
+        for port in redis.ports().filter(|_| words[0] != "default") {
+            assert_eq!(ask(port, &[&["acl", "setuser"], words.as_slice()].concat()), "OK", "{line}");
+        }
     }
+    for port in redis.ports() {
+        assert_eq!(ask(port, &["config", "set", "masteruser", "replica", "masterauth", "s3cret"]), "OK");
+        let (id, connected) = (ask(port, &["client", "kill", "type", "replica"]), "slave0:");
+        let primary = |port: u16| ask(port, &["role"]).starts_with("master");
+        assert!(!id.is_empty());
+        wait_for("a replica that logs in anew", || {
+            (!primary(port) || ask(port, &["info", "replication"]).contains(connected)).then_some(())
+        });
+    }
+    for port in redis.ports() {
+        assert_eq!(ask(port, &["acl", "log", "reset"]), "OK");
+        assert_eq!(ask(port, &["acl", "setuser", "default", "off"]), "OK");
+    }
+    let ask = |port, words: &[&str]| {
+        ask(port, &[&["--user", "admin", "--pass", "s3cret", "--no-auth-warning"], words].concat())
+    };
     let secret = folder.write("password", "s3cret\n");
     let settings = [("TIDEGATE_STORE__USERNAME", "tidegate"), ("TIDEGATE_STORE__PASSWORD_FILE", secret.as_str())];
     let mut node = folder.node(&redis.url(), &settings);

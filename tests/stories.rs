@@ -4,7 +4,7 @@ mod world;
 
 use proptest::prelude::*;
 use tidegate::limiter::counter::Record;
-use tidegate::limiter::rule::{Algorithm, Consistency};
+use tidegate::limiter::rule::{Algorithm, Condition, Consistency, Match};
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::token_bucket::{Bucket, Rate};
 use world::{LEASE_US, World, limit};
@@ -13,6 +13,10 @@ const HOUR: u64 = 3_600_000;
 
 fn world(holders: usize, hits: u64, consistency: Consistency) -> World {
     World::new(holders, vec![limit("l", Algorithm::FixedWindow, hits, HOUR, consistency)])
+}
+
+fn user_is(user: &str) -> Match {
+    Match { conditions: [("user".to_owned(), Condition::Equal(user.to_owned()))].into(), ..Match::default() }
 }
 
 /// Asks for one hit at a time, and returns how many of `count` pass.
@@ -263,4 +267,45 @@ fn a_lease_pays_for_those_who_came_while_it_was_on_its_way() {
     assert!(batches < 50, "{batches} batches for 3200 checks");
     world.rest();
     assert_eq!((world.granted(0), world.charged(0)), (3200, 3200));
+}
+
+#[test]
+fn who_leaves_a_bucket_s_queue_is_not_sent_whatever_stands_around_it() {
+    let bucket = limit("bucket", Algorithm::TokenBucket, 10, HOUR, Consistency::Exact);
+    let mut window = limit("window", Algorithm::FixedWindow, 9, HOUR, Consistency::Exact);
+    // Only the first of the three asks a window, and so comes to the bucket behind the others.
+    window.matches = user_is("0");
+    let mut bucket = bucket;
+    bucket.per = Vec::new();
+    let mut world = World::new(1, vec![bucket, window]);
+    world.check(0, 0, 4);
+    world.deliver(0, false);
+    world.check(0, 1, 1);
+    world.check(0, 1, 1);
+    // The window answers: the first check is queued behind them, and leaves.
+    world.answer(0);
+    world.expire(0);
+    world.rest();
+    let missing: u64 = world
+        .store
+        .values()
+        .map(|record| match record {
+            Some(Record::Bucket(bucket)) => bucket.missing(),
+            _ => 0,
+        })
+        .sum();
+    assert_eq!((world.granted(0), world.granted(1), missing), (0, 0, 0), "nobody waited any more");
+    assert_eq!(world.charged(0), 0);
+}
+
+#[test]
+fn a_window_without_its_store_speaks_before_the_bucket_is_asked() {
+    let bucket = limit("bucket", Algorithm::TokenBucket, 1000, 1000, Consistency::Exact);
+    let window = limit("window", Algorithm::FixedWindow, 9, HOUR, Consistency::Exact);
+    let mut world = World::new(1, vec![bucket, window]);
+    world.check(0, 0, 1);
+    world.refuse(0);
+    world.settle();
+    // `on_store_failure` of this world is deny.
+    assert_eq!((world.granted(0), world.store.len()), (0, 0), "the bucket was never asked");
 }

@@ -73,9 +73,10 @@ impl Core {
         self.wake();
     }
 
-    /// Whether nothing waits and nothing is under way to the store.
+    /// Whether nothing waits, and nothing is under way to the store or to be sent again.
     pub fn is_quiet(&self) -> bool {
-        self.state().shard.is_quiet()
+        let state = self.state();
+        state.shard.is_quiet() && !state.shard.has_stalled()
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {

@@ -68,7 +68,7 @@ fn read(
     let mut named = HashSet::new();
     for (key, value) in parameters(query) {
         if !named.insert(key.clone()) {
-            faults.push(fault(&format!("?{key}"), "expected it once"));
+            faults.push(fault(format!("?{key}"), "expected it once"));
         }
         match key.as_str() {
             "domain" => domain = Some(value).filter(|d| (1..=MAX_VALUE).contains(&d.len())),

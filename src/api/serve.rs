@@ -30,8 +30,11 @@ use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServe
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A connection is asked to end after so long, so that few long ones still spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// How long the head of a request may take to come in.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long the head of a request may take to come in, and an idle connection of HTTP/1 lasts: longer than proxies keep
+/// theirs (nginx 60 s), so that none sends a request into a connection that is just being closed.
+const HEAD_TIME: Duration = Duration::from_secs(75);
+/// How long HTTP/2's preface may take.
+const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// Calls under way on one gRPC connection.
 const MAX_STREAMS: u32 = 1000;
 /// The largest gRPC message that is read, in bytes.
@@ -155,7 +158,7 @@ async fn connections(
         tokio::spawn(async move {
             if let Some(preface) = preface {
                 tokio::select! {
-                    begins = tokio::time::timeout(HEAD_TIME, begins(&stream, preface)) => {
+                    begins = tokio::time::timeout(PREFACE_TIME, begins(&stream, preface)) => {
                         if !begins.unwrap_or(false) {
                             return;
                         }

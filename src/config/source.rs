@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -73,12 +74,16 @@ pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
     Ok((text, book))
 }
 
-/// A revision above `last`: the instant of the file's last change, in milliseconds since the epoch, so that revisions grow
-/// across restarts and nodes of a region call the same edit alike.
+/// A revision above `last`: the instant at which the file came to be as it is here, in milliseconds since the epoch, so that
+/// revisions grow across restarts and deploys. The later of the times of its content and of its inode: a file of an older
+/// or of a fixed date that is put in place today, as by a rollback, is of today.
 fn revision(path: &Path, last: u64) -> u64 {
-    let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let since = changed.and_then(|changed| changed.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(0).max(last + 1)
+    let changed = std::fs::metadata(path).map_or(0, |file| {
+        let inode = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
+        let content = file.mtime().saturating_mul(1000).saturating_add(file.mtime_nsec() / 1_000_000);
+        u64::try_from(inode.max(content)).unwrap_or(0)
+    });
+    changed.max(last + 1)
 }
 
 impl FileRules {

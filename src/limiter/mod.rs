@@ -12,6 +12,7 @@ pub mod invariant;
 pub mod key_name;
 pub mod key_state;
 mod key_table;
+mod lanes;
 pub mod lease;
 pub mod matcher;
 mod outage;

@@ -29,6 +29,8 @@ pub(super) struct UnderWay {
     pub waits: usize,
     /// A part found no room in the table.
     pub homeless: bool,
+    /// Some part was decided without the store.
+    pub degraded: bool,
 }
 
 /// One counter's part of a check.
@@ -226,8 +228,12 @@ impl Shard {
     }
 
     /// Asks the buckets whose groups nothing has refused. Returns whether something waits now.
-    fn ask_deferred(&mut self, under_way: &mut UnderWay, ticket: u64) -> bool {
-        let UnderWay { parts, waits, .. } = under_way;
+    fn ask_deferred(&mut self, under_way: &mut UnderWay, ticket: u64, now: NodeTime) -> bool {
+        let UnderWay { parts, waits, degraded, .. } = under_way;
+        if parts.iter().any(|part| part.state == PartState::Deferred) {
+            // What the store did not decide of the windows may refuse, too.
+            *degraded |= self.decide_failed(parts, now);
+        }
         let refused: Vec<usize> = parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
         for (at, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.state == PartState::Deferred) {
             part.state = PartState::Untried;
@@ -260,7 +266,7 @@ impl Shard {
         if under_way.waits == 0
             && let Some(mut under_way) = self.checks.remove(&waiting.ticket)
         {
-            if self.ask_deferred(&mut under_way, waiting.ticket) {
+            if self.ask_deferred(&mut under_way, waiting.ticket, now) {
                 self.checks.insert(waiting.ticket, under_way);
                 return;
             }
@@ -280,7 +286,7 @@ impl Shard {
 
     /// Makes the decision of a check all of whose parts are known; what a refused group had reserved goes back.
     pub(super) fn settle(&mut self, mut under_way: UnderWay, now: NodeTime) -> Decision {
-        let degraded = self.decide_failed(&mut under_way.parts, now);
+        let degraded = self.decide_failed(&mut under_way.parts, now) || under_way.degraded;
         let refused: Vec<usize> = under_way.parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
         if !refused.is_empty() {
             for part in under_way.parts.iter_mut().filter(|p| refused.contains(&p.group)) {

@@ -12,10 +12,10 @@ use super::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
 use super::decision::{Check, Decision};
 use super::invariant::{self, Invariant};
 use super::key_table::KeyTable;
+use super::lanes::{Flying, Lanes};
 use super::parts::{Applied, Flight, Surroundings};
 use super::reserve::{PartState, UnderWay};
 use super::rule_book::RuleBook;
-use super::store_clock::StoreClock;
 use super::time::{NodeTime, StoreTime};
 
 /// What a shard is built with.
@@ -77,23 +77,6 @@ pub struct ShardStats {
     pub failed_batches: u64,
 }
 
-#[derive(Debug)]
-struct Lane {
-    queue: VecDeque<u32>,
-    flying: Option<Flying>,
-    /// It is among those that can send.
-    ready: bool,
-    /// Of the server that has it.
-    clock: StoreClock,
-}
-
-#[derive(Debug)]
-struct Flying {
-    flight: u64,
-    sent: NodeTime,
-    slots: Vec<u32>,
-}
-
 /// The shard of one core.
 #[derive(Debug)]
 pub struct Shard {
@@ -102,9 +85,7 @@ pub struct Shard {
     pub(super) keys: KeyTable,
     pub(super) checks: HashMap<u64, UnderWay, ahash::RandomState>,
     tickets: u64,
-    lanes: Vec<Lane>,
-    /// Lanes that have something to send and nothing in flight.
-    ready: Vec<u16>,
+    lanes: Lanes,
     flights: u64,
     /// The name that batches bear.
     holder: u64,
@@ -123,15 +104,13 @@ impl Shard {
     /// An empty shard; `wall` is the node's own idea of the store's clock.
     pub fn new(config: ShardConfig, wall: StoreTime, now: NodeTime) -> Self {
         let [a, b, c, d] = config.seeds;
-        let lane = || Lane { queue: VecDeque::new(), flying: None, ready: false, clock: StoreClock::new(wall, now) };
         let mut shard = Self {
             config,
             book: Arc::new(RuleBook::empty()),
             keys: KeyTable::new(config.max_keys, config.seeds),
             checks: HashMap::with_hasher(ahash::RandomState::with_seeds(b, c, d, a)),
             tickets: 0,
-            lanes: (0..config.lanes.max(1)).map(|_| lane()).collect(),
-            ready: Vec::new(),
+            lanes: Lanes::new(config.lanes, wall, now),
             flights: 0,
             holder: 0,
             leases: BinaryHeap::new(),
@@ -247,27 +226,29 @@ impl Shard {
 
     /// Whether a batch could be sent.
     pub const fn has_batches(&self) -> bool {
-        !self.ready.is_empty()
+        self.lanes.can_send()
     }
 
     /// Whether nothing waits and nothing is in flight or to be sent.
     pub fn is_quiet(&self) -> bool {
-        self.checks.is_empty() && self.lanes.iter().all(|lane| lane.flying.is_none() && lane.queue.is_empty())
+        self.checks.is_empty() && self.lanes.are_quiet()
+    }
+
+    /// Whether something is to be tried again that the store did not take.
+    pub fn has_stalled(&self) -> bool {
+        !self.stalled.is_empty()
     }
 
     /// The next batch of each lane that has none in flight.
     pub fn take_batches(&mut self, now: NodeTime) -> Vec<Outgoing> {
-        let ready = std::mem::take(&mut self.ready);
-        ready.into_iter().filter_map(|lane| self.take_batch(lane, now)).collect()
+        self.lanes.take_ready().into_iter().filter_map(|lane| self.take_batch(lane, now)).collect()
     }
 
     fn take_batch(&mut self, at: u16, now: NodeTime) -> Option<Outgoing> {
         let around = self.surroundings(at, now);
-        let lane = self.lanes.get_mut(usize::from(at))?;
-        lane.ready = false;
         let (mut items, mut slots) = (Vec::new(), Vec::new());
         while items.len() < self.config.max_items {
-            let Some(slot) = lane.queue.pop_front() else { break };
+            let Some(slot) = self.lanes.next(at) else { break };
             let Some(key) = self.keys.get_mut(slot) else { continue };
             key.queued = false;
             if let Some(item) = key.state.item(&key.name, &around) {
@@ -282,20 +263,17 @@ impl Shard {
         self.stats.batches += 1;
         self.stats.items += items.len() as u64;
         let flight = self.flights;
-        lane.flying = Some(Flying { flight, sent: now, slots });
-        let not_after = lane.clock.is_known().then(|| lane.clock.at(now.plus(self.config.deadline_us)));
+        self.lanes.depart(at, Flying { flight, sent: now, slots });
+        let not_after = self.lanes.known_at(at, now.plus(self.config.deadline_us));
         let batch = Batch { not_after, holder: self.holder, number: flight, items };
         Some(Outgoing { lane: at, flight, batch })
     }
 
     /// Takes the answer to a batch; one to a flight that is not under way (before a restart) is ignored.
     pub fn answer(&mut self, at: u16, flight: u64, answer: Result<BatchAnswer, StoreError>, now: NodeTime) {
-        let Some(lane) = self.lanes.get_mut(usize::from(at)) else { return };
-        let Some(flying) = lane.flying.take_if(|f| f.flight == flight) else { return };
-        if let Ok(answer) = &answer {
-            lane.clock.learn(flying.sent, now, answer.now);
-        }
-        self.may_send(at);
+        let ran = answer.as_ref().ok().map(|answer| answer.now);
+        let late = answer.as_ref().is_ok_and(|answer| answer.outcome == BatchOutcome::Late);
+        let Some(flying) = self.lanes.land(at, flight, ran, late, now) else { return };
         let mut outcomes = Vec::new();
         match answer {
             Ok(BatchAnswer { now: ran, outcome }) => {
@@ -362,7 +340,7 @@ impl Shard {
             self.list(slot);
         }
         // No more than a batch for each lane: a store that fails is not to be met with all at once.
-        for _ in 0..self.stalled.len().min(self.config.max_items * self.lanes.len()) {
+        for _ in 0..self.stalled.len().min(self.config.max_items * self.lanes.count()) {
             let Some(slot) = self.stalled.pop_front() else { break };
             if let Some(key) = self.keys.get_mut(slot) {
                 key.stalled = false;
@@ -379,19 +357,8 @@ impl Shard {
     pub(super) fn queue(&mut self, slot: u32) {
         let Some(key) = self.keys.get_mut(slot) else { return };
         let at = key.lane;
-        if !std::mem::replace(&mut key.queued, true)
-            && let Some(lane) = self.lanes.get_mut(usize::from(at))
-        {
-            lane.queue.push_back(slot);
-            self.may_send(at);
-        }
-    }
-
-    /// Puts a lane among those that can send, if it can.
-    fn may_send(&mut self, at: u16) {
-        let Some(lane) = self.lanes.get_mut(usize::from(at)) else { return };
-        if lane.flying.is_none() && !lane.queue.is_empty() && !std::mem::replace(&mut lane.ready, true) {
-            self.ready.push(at);
+        if !std::mem::replace(&mut key.queued, true) {
+            self.lanes.queue(at, slot);
         }
     }
 
@@ -407,7 +374,7 @@ impl Shard {
     pub(super) fn surroundings(&self, lane: u16, now: NodeTime) -> Surroundings {
         Surroundings {
             now,
-            store_now: self.lanes.get(usize::from(lane)).map_or(StoreTime(0), |lane| lane.clock.at(now)),
+            store_now: self.lanes.store_now(lane, now),
             lease_us: self.config.lease_us,
             holders: self.config.holders,
             divisor: self.config.holders.max(self.config.min_holders),

@@ -32,7 +32,12 @@ impl StoreClock {
         }
     }
 
-    /// Whether the store has ever answered.
+    /// The next sample counts, however long it took.
+    pub const fn forget(&mut self) {
+        self.sample = None;
+    }
+
+    /// Whether the store has answered.
     pub const fn is_known(&self) -> bool {
         self.sample.is_some()
     }

@@ -13,7 +13,7 @@ const MAX_ASKS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// In the order of their tickets.
+    /// In the order of their asking, which for buckets need not be that of their tickets.
     waiting: VecDeque<Waiting>,
     flying: Vec<Waiting>,
     in_flight: bool,
@@ -55,10 +55,7 @@ impl Traffic {
 
     /// A check waits no more.
     pub fn withdraw(&mut self, ticket: u64) {
-        let first = self.waiting.partition_point(|w| w.ticket < ticket);
-        while self.waiting.get(first).is_some_and(|w| w.ticket == ticket) {
-            self.waiting.remove(first);
-        }
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
     }
 
     /// The check that waits longest, if it is of this revision and so many tokens cover it.

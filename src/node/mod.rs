@@ -316,11 +316,16 @@ impl Seat {
                 // Probes and balancers see it before connections are refused.
                 tokio::time::sleep((drain / 10).min(NOTICE)).await;
                 stage.send_replace(Stage::Closed);
-                let _ = tokio::join!(http, grpc);
+                // A connection that does not end must not keep the tokens from going back.
+                let _ = tokio::time::timeout(drain / 2, async { tokio::join!(http, grpc) }).await;
             }
             stage.send_replace(Stage::Closed);
-            core.release();
-            while !core.is_quiet() {
+            // A lease that was on its way may come in after the first time.
+            loop {
+                core.release();
+                if core.is_quiet() {
+                    break;
+                }
                 tokio::time::sleep(LEAVING).await;
             }
         };

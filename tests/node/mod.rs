@@ -5,15 +5,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+
+#[path = "../wait/mod.rs"]
+mod wait;
+
+use wait::PATIENCE;
+pub use wait::wait_for;
 
 pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
-/// Far longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[expect(clippy::disallowed_methods, reason = "a deadline for what real processes do")]
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub struct Node {
     pub child: Child,
@@ -38,18 +38,6 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
-    }
-}
-
-/// Waits for a condition, and fails when it does not come.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let begun = START.elapsed();
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(START.elapsed() - begun < PATIENCE, "{what} did not come");
-        std::thread::yield_now();
     }
 }
 

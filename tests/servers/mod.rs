@@ -6,34 +6,22 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+#[path = "../wait/mod.rs"]
+mod wait;
 
 use tempfile::TempDir;
 use tidegate::node::{RedisConfig, RedisRegion};
 use tidegate::ports::location::Location;
 use tidegate::ports::{CounterStore, Region};
 use tidegate::telemetry::metrics::Metrics;
+pub use wait::wait_for;
+use wait::{PATIENCE, elapsed};
 
-/// Far longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[expect(clippy::disallowed_methods, reason = "a deadline for what real processes do")]
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
-
-/// Waits for a condition, and fails when it does not come.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let begun = START.elapsed();
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(START.elapsed() - begun < PATIENCE, "{what} did not come");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
 
 /// The first of `count` ports that are free, and as far as possible nobody else's.
 pub fn free_ports(count: u16) -> u16 {
@@ -231,16 +219,16 @@ pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
     tokio::spawn(async move { panic!("unfit: {}", kept.keep().await) });
     let kept = Arc::clone(&store);
     tokio::spawn(async move { kept.keep().await });
-    let begun = START.elapsed();
+    let begun = elapsed();
     while region.state().store != "ok" {
-        assert!(START.elapsed() - begun < PATIENCE, "the region does not come: {:?}", region.state());
+        assert!(elapsed() - begun < PATIENCE, "the region does not come: {:?}", region.state());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // Every lane's connection must be there, too.
     for lane in 0..store.lanes() {
         let batch = || tidegate::limiter::batch::Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
         while store.run(lane, batch()).await.is_err() {
-            assert!(START.elapsed() - begun < PATIENCE, "lane {lane} does not come");
+            assert!(elapsed() - begun < PATIENCE, "lane {lane} does not come");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fred::types::Value;
 use fred::util::redis_keyslot;
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::advice::{self, Advice};
 use super::connection::{CallError, Connection, Manner};
@@ -90,78 +91,80 @@ impl RedisRegion {
 
     /// Until the region's constants were compared nothing is sent: stores learn of no primary.
     async fn follow(&self) -> Unfit {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = 0u32;
         let mut found: Option<Arc<Topology>> = None;
         let mut judged: Vec<Arc<Connection>> = Vec::new();
         loop {
-            let all_up = self.links.all().iter().all(|connection| connection.is_up());
+            // Between two beats it looks again when something seems to have changed.
+            let on_beat = tokio::select! {
+                _ = beat.tick() => true,
+                () = self.stale.notified() => false,
+            };
+            let up = self.links.all().iter().all(|connection| connection.is_up());
             let whole = found.as_ref().is_some_and(|topology| topology.is_whole());
-            if !all_up || !whole || beats.is_multiple_of(LOOK_EVERY) {
+            if !on_beat || !up || !whole || beats.is_multiple_of(LOOK_EVERY) {
                 found = self.lookout.find(&self.links.all()).await.map(Arc::new).or(found);
             }
+            let mut refusal = None;
             if let Some(topology) = &found {
                 self.links.keep(&topology.primaries());
-                match self.beat(topology).await {
-                    Ok(()) => {
-                        let new = |known: &mut Option<Arc<Topology>>| {
-                            let new = known.as_ref() != Some(topology);
-                            if new {
-                                tracing::info!(primaries = ?names(topology), "the region's Redis");
-                                *known = Some(Arc::clone(topology));
-                            }
-                            new
-                        };
-                        self.topology.send_if_modified(new);
-                    }
+                match self.beat(topology, on_beat).await {
+                    Ok(()) => self.publish(topology, true),
                     Err(Trouble::Unfit(unfit)) => return unfit,
-                    Err(Trouble::Store) => {
+                    Err(Trouble::Store(why)) => {
+                        refusal = why;
                         // Compared once is compared: one dead primary is no reason to lose the others.
-                        self.topology.send_if_modified(|known| {
-                            let new = known.as_ref().is_some_and(|known| known != topology);
-                            if new {
-                                *known = Some(Arc::clone(topology));
-                            }
-                            new
-                        });
+                        self.publish(topology, false);
                     }
                 }
             }
             self.links.look().await;
-            let connections = self.links.all();
-            self.tell(found.is_some(), &connections);
+            let connections: Vec<_> = self.links.all();
+            self.tell(found.is_some(), &connections, refusal);
+            let up: Vec<_> = connections.into_iter().filter(|connection| connection.is_up()).collect();
             let known = |connection: &Arc<Connection>| judged.iter().any(|j| Arc::ptr_eq(j, connection));
-            if beats.is_multiple_of(JUDGE_EVERY) || !connections.iter().all(known) {
-                judged = self.judge(&connections).await;
+            if on_beat && (beats.is_multiple_of(JUDGE_EVERY) || !up.iter().all(known)) {
+                judged = self.judge(up).await;
             }
-            beats = beats.wrapping_add(1);
-            tokio::select! {
-                () = tokio::time::sleep(BEAT) => {}
-                () = self.stale.notified() => {
-                    tokio::time::sleep(PAUSE).await;
-                    beats = beats.next_multiple_of(LOOK_EVERY);
-                }
+            if on_beat {
+                beats = beats.wrapping_add(1);
+            } else {
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    /// One heartbeat.
-    async fn beat(&self, topology: &Topology) -> Result<(), Trouble> {
+    /// Tells stores of a topology that is new to them; of the first only when the constants were `compared`.
+    fn publish(&self, topology: &Arc<Topology>, compared: bool) {
+        self.topology.send_if_modified(|known| {
+            let new = known.as_ref() != Some(topology) && (compared || known.is_some());
+            if new {
+                tracing::info!(primaries = ?names(topology), "the region's Redis");
+                *known = Some(Arc::clone(topology));
+            }
+            new
+        });
+    }
+
+    /// One heartbeat; `counts` says that who is not named in it is missed.
+    async fn beat(&self, topology: &Topology, counts: bool) -> Result<(), Trouble> {
+        const SILENT: Trouble = Trouble::Store(None);
         let keys = [self.key("constants"), self.key("members")];
-        let address = topology.primary(redis_keyslot(&keys[0])).ok_or(Trouble::Store)?;
+        let address = topology.primary(redis_keyslot(&keys[0])).ok_or(SILENT)?;
         let connection = self.links.get_or_open(address);
         if !connection.connected().await {
-            return Err(Trouble::Store);
+            return Err(SILENT);
         }
         let constants = self.constants();
         let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string()].map(Bytes::from);
-        let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
-            if let CallError::Refused(why) = &error {
-                self.state().trouble.clone_from(why);
-            }
-            Trouble::Store
-        })?;
-        let Value::Array(answer) = answer else { return Err(Trouble::Store) };
-        let [kept, Value::Array(members)] = answer.as_slice() else { return Err(Trouble::Store) };
+        let answer = connection
+            .script(&script::MEMBERS, &keys, &arguments, false)
+            .await
+            .map_err(|error| Trouble::Store(if let CallError::Refused(why) = error { Some(why) } else { None }))?;
+        let Value::Array(answer) = answer else { return Err(SILENT) };
+        let [kept, Value::Array(members)] = answer.as_slice() else { return Err(SILENT) };
         let kept = kept.as_string().unwrap_or_default();
         if kept != constants {
             let key = String::from_utf8_lossy(&keys[0]).into_owned();
@@ -169,16 +172,15 @@ impl RedisRegion {
             return Err(Trouble::Unfit(Unfit(why)));
         }
         let members: Vec<String> = members.iter().filter_map(Value::as_string).collect();
-        self.heard(members);
+        self.heard(members, counts);
         Ok(())
     }
 
     /// Members that are named are there; those that are not are remembered for a while, for a store may have forgotten.
-    fn heard(&self, named: Vec<String>) {
+    fn heard(&self, named: Vec<String>, counts: bool) {
         let mut state = self.state();
         state.reached = true;
-        state.trouble.clear();
-        state.members.values_mut().for_each(|missed| *missed += 1);
+        state.members.values_mut().for_each(|missed| *missed += u32::from(counts));
         state.members.extend(named.into_iter().map(|name| (name, 0)));
         state.members.retain(|_, missed| *missed < MISSED);
         let cores = |name: &String| name.rsplit('/').next().and_then(|cores| cores.parse::<u32>().ok());
@@ -187,26 +189,32 @@ impl RedisRegion {
         self.holders.send_if_modified(|known| std::mem::replace(known, holders) != holders);
     }
 
-    /// Notes which primaries are not there.
-    fn tell(&self, found: bool, connections: &[Arc<Connection>]) {
-        let mut state = self.state();
+    /// Notes what is the matter with the store.
+    fn tell(&self, found: bool, connections: &[Arc<Connection>], refusal: Option<String>) {
         let down: Vec<String> = connections.iter().filter(|c| !c.is_up()).map(|c| c.address.to_string()).collect();
-        if !down.is_empty() || !found {
-            let trouble = if found { format!("no answer from {}", down.join(", ")) } else { "no answer".to_owned() };
-            if state.trouble != trouble {
-                tracing::warn!(store = trouble, "the region's Redis is not all there");
-                state.trouble = trouble;
+        let trouble = match refusal {
+            Some(refusal) => refusal,
+            None if !found => "no answer".to_owned(),
+            None if down.is_empty() => String::new(),
+            None => format!("no answer from {}", down.join(", ")),
+        };
+        let mut state = self.state();
+        if state.trouble != trouble {
+            match trouble.as_str() {
+                "" => tracing::info!("the region's Redis is all there"),
+                trouble => tracing::warn!(store = trouble, "the region's Redis is not all there"),
             }
+            state.trouble = trouble;
         }
     }
 
     /// Judges every primary's settings; answers which could be.
-    async fn judge(&self, connections: &[Arc<Connection>]) -> Vec<Arc<Connection>> {
+    async fn judge(&self, connections: Vec<Arc<Connection>>) -> Vec<Arc<Connection>> {
         let (mut judged, mut found) = (Vec::new(), Vec::new());
-        for connection in connections.iter().filter(|connection| connection.is_up()) {
-            if let Some(advice) = advice::of(connection, self.config.redis.kind == Kind::Cluster).await {
+        for connection in connections {
+            if let Some(advice) = advice::of(&connection, self.config.redis.kind == Kind::Cluster).await {
                 found.extend(advice);
-                judged.push(Arc::clone(connection));
+                judged.push(connection);
             }
         }
         found.sort();
@@ -243,7 +251,8 @@ impl RedisRegion {
 
 /// Why a heartbeat was none.
 enum Trouble {
-    Store,
+    /// With what the store said, if anything.
+    Store(Option<String>),
     Unfit(Unfit),
 }
 
@@ -341,11 +350,13 @@ mod tests {
     fn holders_are_the_cores_of_all_members_and_outlast_a_store_that_forgot() {
         let region = region();
         assert_eq!(*region.holders().borrow(), 2, "itself");
-        let hears = |names: &[&str]| region.heard(names.iter().map(|name| (*name).to_owned()).collect());
+        let hears = |names: &[&str]| region.heard(names.iter().map(|name| (*name).to_owned()).collect(), true);
         hears(&["a/a/2", "b/7/4"]);
         assert_eq!(*region.holders().borrow(), 6);
         hears(&["a/a/2", "nonsense"]);
         assert_eq!(*region.holders().borrow(), 6, "b is missed for a while");
+        (0..MISSED).for_each(|_| region.heard(vec!["a/a/2".to_owned()], false));
+        assert_eq!(*region.holders().borrow(), 6, "looks between two beats do not count");
         (0..MISSED).for_each(|_| hears(&["a/a/2"]));
         assert_eq!(*region.holders().borrow(), 2);
     }

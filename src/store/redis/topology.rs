@@ -99,30 +99,42 @@ impl Lookout {
             }
             Kind::Cluster => {
                 let known: Vec<_> = known.iter().filter(|connection| connection.is_up()).cloned().collect();
+                // One that is cut off from the others does not know that it was replaced.
+                let mut outdated = None;
                 for connection in &known {
-                    if let Some(found) = slots(connection).await {
-                        // They are asked from now on: seeds may be long gone.
-                        self.links.keep(&[]);
-                        return Some(found);
+                    match slots(connection).await {
+                        Some((found, true)) => {
+                            // They are asked from now on: seeds may be long gone.
+                            self.links.keep(&[]);
+                            return Some(found);
+                        }
+                        found => outdated = outdated.or(found),
                     }
                 }
                 for seed in self.seeds.iter().filter(|seed| known.iter().all(|k| k.address != **seed)) {
                     let connection = self.links.get_or_open(seed);
-                    if connection.connected().await
-                        && let Some(found) = slots(&connection).await
-                    {
-                        return Some(found);
+                    if !connection.connected().await {
+                        continue;
+                    }
+                    match slots(&connection).await {
+                        Some((found, true)) => return Some(found),
+                        found => outdated = outdated.or(found),
                     }
                 }
-                None
+                outdated.map(|(found, _)| found)
             }
         }
     }
 }
 
-async fn slots(connection: &Connection) -> Option<Topology> {
+/// What a server of a cluster knows, and whether it is with the majority of the primaries.
+async fn slots(connection: &Connection) -> Option<(Topology, bool)> {
     let slots = connection.command("CLUSTER", &["SLOTS"]).await.ok()?;
-    Topology::of_cluster(&slots, &connection.address)
+    let topology = Topology::of_cluster(&slots, &connection.address)?;
+    let info = connection.command("CLUSTER", &["INFO"]).await;
+    // One that may not say is believed.
+    let sound = info.map_or(true, |info| info.as_string().is_none_or(|info| !info.contains("cluster_state:fail")));
+    Some((topology, sound))
 }
 
 #[cfg(test)]
