@@ -225,3 +225,36 @@ fn a_primary_that_stands_still_holds_up_nobody_else() {
     wait_for("the replica to take over", || users.iter().all(|user| check(user)["degraded"] == false).then_some(()));
     redis.signal(sick, "CONT");
 }
+
+#[test]
+fn the_cause_of_a_store_that_does_not_work_is_told() {
+    let (folder, redis) = (Folder::new(), Single::start(&["--requirepass", "secret"]));
+    let told = |url: &str, settings: &[(&str, &str)], expected: &str| {
+        let node = Node::begin(serve(&folder.path("rules.yaml"), url, settings));
+        wait_for(expected, || {
+            let store = node.get("/ready").json()["store"].as_str().unwrap().to_owned();
+            (store.contains(expected) && node.log().contains(expected)).then_some(())
+        });
+    };
+    told(&redis.url(), &[], "NOAUTH");
+    let wrong = folder.write("wrong", "guess");
+    told(&redis.url(), &[("TIDEGATE_STORE__PASSWORD_FILE", &wrong)], "WRONGPASS");
+    let open = Single::start(&[]);
+    let port = open.server.port;
+    told(&format!("redis-sentinel://127.0.0.1:{port}?sentinelServiceName=x"), &[], "knows no primary of x");
+    told(&format!("redis-cluster://127.0.0.1:{}", free_ports(1)), &[], "no answer from 127.0.0.1");
+}
+
+#[test]
+fn what_is_left_without_the_store_is_what_this_node_may_still_admit() {
+    let folder = Folder::new();
+    let url = format!("redis://127.0.0.1:{}", free_ports(1));
+    let node = Node::begin(serve(&folder.path("rules.yaml"), &url, &[("TIDEGATE_WORKERS", "1")]));
+    wait_for("rules", || (node.get("/ready").json()["revision"].as_u64() > Some(0)).then_some(()));
+    // A third of ten.
+    for left in [2, 1, 0, 0] {
+        let answer = node.check(CHECK);
+        assert_eq!(answer.header("x-ratelimit-remaining"), Some(left.to_string().as_str()), "{answer:?}");
+    }
+    assert_eq!(node.check(CHECK).status, 429);
+}

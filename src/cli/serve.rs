@@ -54,6 +54,11 @@ impl Serve {
             Err(exit) => return exit,
         };
         if self.check {
+            if let Location::Redis(redis) = &settings.store.location
+                && let Err(exit) = metrics().and_then(|metrics| region(&settings, redis, &node(&settings), &metrics))
+            {
+                return exit;
+            }
             return match load(&settings.rules, 1) {
                 Ok((_, book)) => {
                     output::checked(global.output, &settings, &book);
@@ -115,9 +120,17 @@ impl Serve {
         if let Ok(seeds) = std::env::var("REDIS_CLUSTER")
             && !settings.iter().any(|s| s.path == ["store", "url"])
         {
-            let path = vec!["store".to_owned(), "url".to_owned()];
-            let text = format!("redis-cluster://{}", seeds.replacen(',', "?node=", 1).replace(',', "&node="));
-            settings.push(Setting { origin: "REDIS_CLUSTER".to_owned(), path, text });
+            let seeds: Vec<&str> = seeds.split(',').map(str::trim).filter(|seed| !seed.is_empty()).collect();
+            let plain = |seed: &&str| seed.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c));
+            if !seeds.iter().all(plain) {
+                eprintln!("REDIS_CLUSTER: expected host:port, host:port and so on, or one DNS name");
+                wrong = true;
+            } else if let Some((first, others)) = seeds.split_first() {
+                let path = vec!["store".to_owned(), "url".to_owned()];
+                let others: Vec<String> = others.iter().map(|seed| format!("node={seed}")).collect();
+                let text = format!("redis-cluster://{first}?{}", others.join("&"));
+                settings.push(Setting { origin: "REDIS_CLUSTER".to_owned(), path, text });
+            }
         }
         let rules = self.rules.as_ref().map(|path| path.display().to_string());
         let format = global.log_format.map(|format| if format == logs::Format::Json { "json" } else { "text" });

@@ -338,6 +338,15 @@ impl KeyState {
         }
     }
 
+    /// Hits left of what this node may admit without the store; `None` where it may admit any number.
+    pub fn left_alone(&self, effective: &Effective) -> Option<u64> {
+        match effective.on_store_failure {
+            OnStoreFailure::Allow => None,
+            OnStoreFailure::Deny => Some(0),
+            OnStoreFailure::Local => Some(self.traffic.as_ref()?.outage.as_ref()?.left()),
+        }
+    }
+
     /// Hits left as far as this node knows; `None` for unlimited.
     pub fn remaining(&self, effective: &Effective) -> Option<u64> {
         if effective.is_unlimited() {

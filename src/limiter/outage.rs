@@ -21,6 +21,8 @@ pub struct Outage {
     unreported: bool,
     /// From then on nothing of it counts.
     until: NodeTime,
+    /// Hits of this holder's share that were left when it was last asked for.
+    left: u64,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Outage {
         } else {
             Owed::Window(Vec::new())
         };
-        Self { debtor, owed, unreported: false, until: NodeTime(0) }
+        Self { debtor, owed, unreported: false, until: NodeTime(0), left: 0 }
     }
 
     /// Admits `hits` if this holder's share has room for them; 0 asks whether one would pass.
@@ -75,7 +77,8 @@ impl Outage {
                 cells.retain(|c| c.start_ms >= place.oldest_ms);
                 let others = if let Remembered::Window(seen) = seen { without(seen, self.debtor) } else { Vec::new() };
                 let share = effective.limit.saturating_sub(grid.used(&others, &place, now)) / divisor(around);
-                if grid.used(cells, &place, now).saturating_add(hits.max(1)) > share {
+                self.left = share.saturating_sub(grid.used(cells, &place, now));
+                if hits.max(1) > self.left {
                     return None;
                 }
                 if hits == 0 {
@@ -94,6 +97,7 @@ impl Outage {
                     // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the same.
                     part.tat = part.tat.max(seen.tat.min(part.empty_tat()));
                 }
+                self.left = part.available();
                 if !part.fits(hits.max(1)) {
                     return None;
                 }
@@ -107,7 +111,13 @@ impl Outage {
         };
         self.until = self.until.max(around.now.plus(over_at.since(around.store_now)));
         self.unreported = true;
+        self.left = self.left.saturating_sub(hits);
         Some(receipt)
+    }
+
+    /// Hits of this holder's share that are left.
+    pub const fn left(&self) -> u64 {
+        self.left
     }
 
     /// Hits that were admitted and not used.

@@ -42,6 +42,8 @@ pub(super) struct Part {
     pub hits: u64,
     pub effective: Arc<Effective>,
     pub state: PartState,
+    /// Hits left of this node's share, where it decided without the store.
+    pub left: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +144,7 @@ impl Shard {
             if let Some(key) = slot.and_then(|slot| self.keys.get_mut(slot)) {
                 key.pins += 1;
             }
-            under_way.parts.push(Part { slot, group, hits: 0, effective, state: PartState::Untried });
+            under_way.parts.push(Part { slot, group, hits: 0, effective, state: PartState::Untried, left: None });
             under_way.parts.len() - 1
         });
         under_way.parts[part].hits += u64::from(hits);
@@ -323,8 +325,16 @@ impl Shard {
             let lane = slot.and_then(|slot| Some(self.keys.get_mut(slot)?.lane)).unwrap_or(0);
             let around = self.surroundings(lane, now);
             let key = slot.and_then(|slot| Some((slot, self.keys.get_mut(slot)?)));
-            parts[at].state = match key {
-                Some((slot, key)) => match key.state.decide_alone(part.hits, &part.effective, &around, debtor) {
+            let mut left = None;
+            let decided = key.map(|(slot, key)| {
+                let decided = key.state.decide_alone(part.hits, &part.effective, &around, debtor);
+                left = key.state.left_alone(&part.effective);
+                (slot, decided)
+            });
+            let (hits, most) = (part.hits, part.effective.most());
+            parts[at].left = left;
+            parts[at].state = match decided {
+                Some((slot, decided)) => match decided {
                     Some(receipt) => {
                         if matches!(receipt, Receipt::Local { .. }) {
                             self.after_failure(slot);
@@ -332,7 +342,7 @@ impl Shard {
                         PartState::Granted(receipt)
                     }
                     // The store may be back by then.
-                    None if part.hits <= part.effective.most() => PartState::Refused(Some(now.plus(around.lease_us))),
+                    None if hits <= most => PartState::Refused(Some(now.plus(around.lease_us))),
                     None => PartState::Refused(None),
                 },
                 None => PartState::Untried,
@@ -352,7 +362,7 @@ impl Shard {
         LimitStatus {
             effective: Arc::clone(effective),
             descriptor,
-            remaining: key.as_ref().map_or(alone, |key| key.state.remaining(effective)),
+            remaining: key.as_ref().map_or(alone, |key| part.left.or_else(|| key.state.remaining(effective))),
             reset: key.map_or(0, |key| key.state.reset(now)),
             refused,
             retry_after: fits_at.map(|at| at.since(now)),

@@ -3,6 +3,10 @@
 use std::io::IsTerminal;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -14,11 +18,15 @@ pub enum Format {
 
 /// Sends logs to standard error from now on; a second call changes nothing.
 pub fn start(level: LevelFilter, format: Format) {
-    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    let started = match format {
-        Format::Text => to_stderr.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => to_stderr.json().flatten_event(true).try_init(),
+    // What the client of Redis says of its connections is said by ours, once.
+    let clients = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let filter = Targets::new().with_default(level).with_target("fred", clients);
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        Format::Text => to_stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => to_stderr.json().flatten_event(true).boxed(),
     };
+    let started = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     // Whoever began to log first goes on.
     drop(started);
 }

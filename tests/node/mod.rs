@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+#[allow(clippy::duplicate_mod, reason = "some test binaries use both this and the other")]
 #[path = "../wait/mod.rs"]
 mod wait;
 

@@ -1,8 +1,8 @@
 //! A connection to one primary: it connects by itself, again and again, and one that does not answer is left alone
 //! until it does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub struct Connection {
     deadline: Duration,
     silences: AtomicU32,
     pinging: AtomicBool,
+    /// Why it was last lost, or did not come.
+    cause: Arc<Mutex<String>>,
 }
 
 impl Connection {
@@ -97,20 +99,29 @@ impl Connection {
         let mut policy = ReconnectPolicy::new_exponential(0, first, longest, 2);
         policy.set_jitter(jitter);
         let client = Client::new(config, Some(performance), Some(connection), Some(policy));
-        let (metrics, shown) = (Arc::clone(&manner.metrics), address.clone());
+        let cause = Arc::new(Mutex::new(String::new()));
+        let (metrics, shown, noted) = (Arc::clone(&manner.metrics), address.clone(), Arc::clone(&cause));
         client.on_error(move |(error, _)| {
+            let details = error.details();
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = details.to_owned();
             metrics.redis_connection_error();
             tracing::debug!(server = %shown, %error, "a connection to Redis failed");
             std::future::ready(Ok(()))
         });
         let task = client.connect().abort_handle();
         let (silences, pinging) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { address: address.clone(), client, task, deadline: manner.deadline, silences, pinging }
+        Self { address: address.clone(), client, task, deadline: manner.deadline, silences, pinging, cause }
     }
 
     /// Whether calls are sent: it is connected, and answers.
     pub fn is_up(&self) -> bool {
         self.client.is_connected() && self.silences.load(Ordering::Relaxed) < SILENT_AFTER
+    }
+
+    /// The server, and why it does not answer as far as is known.
+    pub fn trouble(&self) -> String {
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        if cause.is_empty() { self.address.to_string() } else { format!("{} ({cause})", self.address) }
     }
 
     /// Sees whether a server that was silent answers again.

@@ -23,12 +23,11 @@ impl Links {
         Arc::clone(connection.or_insert_with(|| Arc::new(Connection::open(&self.manner, address))))
     }
 
-    /// Keeps connections to these servers and no others. To be called within a runtime.
-    pub fn keep(&self, addresses: &[Address]) {
+    /// Keeps connections to these servers and no others; answers which are new. To be called within a runtime.
+    pub fn keep(&self, addresses: &[Address]) -> Vec<Arc<Connection>> {
         self.open().retain(|address, _| addresses.contains(address));
-        for address in addresses {
-            self.get_or_open(address);
-        }
+        let new: Vec<&Address> = addresses.iter().filter(|address| !self.open().contains_key(*address)).collect();
+        new.into_iter().map(|address| self.get_or_open(address)).collect()
     }
 
     pub fn all(&self) -> Vec<Arc<Connection>> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::Value;
 use fred::util::redis_keyslot;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -32,7 +33,7 @@ const MISSED: u32 = 10;
 /// The topology is asked for with every so-many-th heartbeat.
 const LOOK_EVERY: u32 = 5;
 /// Settings are judged with every so-many-th heartbeat.
-const JUDGE_EVERY: u32 = 60;
+const JUDGE_EVERY: u32 = 15;
 /// What these keys are under, so that one script reaches both.
 const TAG: &str = "{region}";
 
@@ -96,6 +97,8 @@ impl RedisRegion {
         let mut beats = 0u32;
         let mut found: Option<Arc<Topology>> = None;
         let mut judged: Vec<Arc<Connection>> = Vec::new();
+        // Why no topology was found.
+        let mut unknown = String::new();
         loop {
             // Between two beats it looks again when something seems to have changed.
             let on_beat = tokio::select! {
@@ -105,11 +108,16 @@ impl RedisRegion {
             let up = self.links.all().iter().all(|connection| connection.is_up());
             let whole = found.as_ref().is_some_and(|topology| topology.is_whole());
             if !on_beat || !up || !whole || beats.is_multiple_of(LOOK_EVERY) {
-                found = self.lookout.find(&self.links.all()).await.map(Arc::new).or(found);
+                match self.lookout.find(&self.links.all()).await {
+                    Ok(topology) => found = Some(Arc::new(topology)),
+                    Err(why) => unknown = why,
+                }
             }
-            let mut refusal = None;
+            let mut refusal = (found.is_none() && !unknown.is_empty()).then(|| unknown.clone());
             if let Some(topology) = &found {
-                self.links.keep(&topology.primaries());
+                // Those that are new have their time before they are missed.
+                let new = self.links.keep(&topology.primaries());
+                join_all(new.iter().map(|connection| connection.connected())).await;
                 match self.beat(topology, on_beat).await {
                     Ok(()) => self.publish(topology, true),
                     Err(Trouble::Unfit(unfit)) => return unfit,
@@ -159,10 +167,15 @@ impl RedisRegion {
         }
         let constants = self.constants();
         let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string()].map(Bytes::from);
-        let answer = connection
-            .script(&script::MEMBERS, &keys, &arguments, false)
-            .await
-            .map_err(|error| Trouble::Store(if let CallError::Refused(why) = error { Some(why) } else { None }))?;
+        let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
+            Trouble::Store(match error {
+                CallError::Refused(why) => Some(why),
+                CallError::Moved(_) if self.config.redis.kind != Kind::Cluster => {
+                    Some(format!("{address} is of a cluster: use redis-cluster://"))
+                }
+                _ => None,
+            })
+        })?;
         let Value::Array(answer) = answer else { return Err(SILENT) };
         let [kept, Value::Array(members)] = answer.as_slice() else { return Err(SILENT) };
         let kept = kept.as_string().unwrap_or_default();
@@ -191,7 +204,7 @@ impl RedisRegion {
 
     /// Notes what is the matter with the store.
     fn tell(&self, found: bool, connections: &[Arc<Connection>], refusal: Option<String>) {
-        let down: Vec<String> = connections.iter().filter(|c| !c.is_up()).map(|c| c.address.to_string()).collect();
+        let down: Vec<String> = connections.iter().filter(|c| !c.is_up()).map(|c| c.trouble()).collect();
         let trouble = match refusal {
             Some(refusal) => refusal,
             None if !found => "no answer".to_owned(),

@@ -78,13 +78,20 @@ impl Lookout {
     }
 
     /// What the first says that answers: `known` primaries before seeds.
-    pub async fn find(&self, known: &[Arc<Connection>]) -> Option<Topology> {
+    ///
+    /// # Errors
+    /// What they say instead.
+    pub async fn find(&self, known: &[Arc<Connection>]) -> Result<Topology, String> {
         match &self.kind {
-            Kind::Single => self.seeds.first().cloned().map(Topology::of_one),
+            Kind::Single => {
+                self.seeds.first().cloned().map(Topology::of_one).ok_or_else(|| "no server is named".to_owned())
+            }
             Kind::Sentinel { service } => {
+                let mut why = Vec::new();
                 for seed in &self.seeds {
                     let sentinel = self.links.get_or_open(seed);
                     if !sentinel.connected().await {
+                        why.push(format!("no answer from {}", sentinel.trouble()));
                         continue;
                     }
                     let found = sentinel.command("SENTINEL", &["GET-MASTER-ADDR-BY-NAME", service]).await;
@@ -92,21 +99,22 @@ impl Lookout {
                         && let [host, port] = address.as_slice()
                         && let Some((host, Ok(port))) = host.as_string().zip(port.as_string().map(|p| p.parse()))
                     {
-                        return Some(Topology::of_one(Address { host, port }));
+                        return Ok(Topology::of_one(Address { host, port }));
                     }
+                    why.push(format!("{seed} knows no primary of {service}"));
                 }
-                None
+                Err(why.join(", "))
             }
             Kind::Cluster => {
                 let known: Vec<_> = known.iter().filter(|connection| connection.is_up()).cloned().collect();
                 // One that is cut off from the others does not know that it was replaced.
-                let mut outdated = None;
+                let (mut outdated, mut why) = (None, Vec::new());
                 for connection in &known {
                     match slots(connection).await {
                         Some((found, true)) => {
                             // They are asked from now on: seeds may be long gone.
                             self.links.keep(&[]);
-                            return Some(found);
+                            return Ok(found);
                         }
                         found => outdated = outdated.or(found),
                     }
@@ -114,14 +122,16 @@ impl Lookout {
                 for seed in self.seeds.iter().filter(|seed| known.iter().all(|k| k.address != **seed)) {
                     let connection = self.links.get_or_open(seed);
                     if !connection.connected().await {
+                        why.push(format!("no answer from {}", connection.trouble()));
                         continue;
                     }
                     match slots(&connection).await {
-                        Some((found, true)) => return Some(found),
+                        Some((found, true)) => return Ok(found),
+                        None => why.push(format!("{seed} says nothing of a cluster")),
                         found => outdated = outdated.or(found),
                     }
                 }
-                outdated.map(|(found, _)| found)
+                outdated.map(|(found, _)| found).ok_or_else(|| why.join(", "))
             }
         }
     }
