@@ -32,7 +32,7 @@ async fn a_redis_that_sentinels_name_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     let store = open(region(&redis.url(), |_| ())).await;
     contract::Suite::new(&*store, "").run().await;
 }

@@ -74,7 +74,7 @@ async fn a_failover_that_loses_charges_costs_no_more_than_it_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushall_under_load_costs_no_more_than_was_charged() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     for (count, consistency) in [(2, "exact"), (2, "leased"), (4, "exact"), (4, "leased")] {
         let rules = rules(consistency);
         let nodes = rules.nodes(count, &redis.url(), &[]);
@@ -125,7 +125,7 @@ async fn eviction_and_restarts_from_an_old_file_are_made_good() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_to_a_fourth_primary_without_a_failed_check() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     let users = 40;
     let rules =
         Rules::new(&["name: l, per: [user], limit: 500, window: 1d, algorithm: fixed_window, consistency: exact"]);
@@ -141,7 +141,7 @@ async fn slots_move_to_a_fourth_primary_without_a_failed_check() {
     let moved = tokio::task::spawn_blocking(move || {
         let folder = tempfile::tempdir().unwrap();
         let fourth = free_ports(1);
-        let arguments = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--save", ""];
+        let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "30000", "--save", ""];
         let server = Server::start(fourth, folder.path().join("fourth"), &arguments);
         let (new, known) = (format!("127.0.0.1:{fourth}"), format!("127.0.0.1:{port}"));
         let cli = |arguments: &[&str]| {

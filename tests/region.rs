@@ -35,7 +35,7 @@ fn lost(nodes: &[Node]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_are_asked_at_once_admit_one_limit() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     for (count, consistency, least) in
         [(2, "exact", 10_000), (4, "exact", 10_000), (2, "leased", 9_900), (4, "leased", 9_900)]
     {
@@ -60,7 +60,7 @@ async fn nodes_that_are_asked_at_once_admit_one_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_algorithm_keeps_its_promise_on_the_wall_clock() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     let algorithms = ["fixed_window", "sliding_window", "rolling_window", "token_bucket"];
     for (algorithm, consistency) in algorithms.into_iter().flat_map(|a| [(a, "exact"), (a, "leased")]) {
         if algorithm == "token_bucket" && consistency == "leased" {
@@ -97,7 +97,7 @@ async fn every_algorithm_keeps_its_promise_on_the_wall_clock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_check_is_charged_nowhere() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     // By user, and one for all: on different primaries for most users.
     let rules = Rules::new(&[
         "name: small, per: [user], limit: 3, window: 1d, algorithm: fixed_window, consistency: exact",
@@ -126,7 +126,7 @@ async fn a_refused_check_is_charged_nowhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_limits_are_not_locked_up() {
-    let redis = Cluster::start();
+    let redis = Cluster::patient();
     let limits: Vec<String> = (1..=20)
         .map(|limit| format!("name: l{limit}, match: {{ user: [u{limit}, v{limit}] }}, per: [user], limit: {limit}, window: 1d, algorithm: fixed_window"))
         .collect();

@@ -150,11 +150,22 @@ impl Sentinels {
 pub struct Cluster {
     pub port: u16,
     folder: TempDir,
+    node_timeout: &'static str,
 }
 
 impl Cluster {
+    /// A cluster that fails over after a second.
     pub fn start() -> Self {
-        let cluster = Self { port: free_ports(6), folder: tempfile::tempdir().unwrap() };
+        Self::with_timeout("1000")
+    }
+
+    /// A cluster that takes no server for dead that a busy machine keeps waiting.
+    pub fn patient() -> Self {
+        Self::with_timeout("30000")
+    }
+
+    fn with_timeout(node_timeout: &'static str) -> Self {
+        let cluster = Self { port: free_ports(6), folder: tempfile::tempdir().unwrap(), node_timeout };
         cluster.run("up");
         cluster
     }
@@ -170,7 +181,7 @@ impl Cluster {
 
     fn run(&self, what: &str) {
         let mut command = Command::new(root().join("scripts/redis-cluster"));
-        command.args([what, "--port", &self.port.to_string(), "--node-timeout", "1000", "--dir"]);
+        command.args([what, "--port", &self.port.to_string(), "--node-timeout", self.node_timeout, "--dir"]);
         let done = command.arg(self.folder.path()).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }

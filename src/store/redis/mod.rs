@@ -37,6 +37,8 @@ use topology::Topology;
 
 /// How often servers that fell silent are looked after.
 const LOOK: Duration = Duration::from_millis(100);
+/// So often a batch is sent elsewhere while slots move.
+const MAX_HOPS: usize = 3;
 /// So many quick looks are waited at first for those that are not there.
 const PATIENCE: u32 = 200;
 
@@ -123,29 +125,28 @@ impl RedisStore {
 
     /// Calls the counter script where the keys are, wherever that is.
     async fn call(&self, lane: u16, keys: &[Bytes], arguments: &[Bytes]) -> Result<Value, CallError> {
-        let primary = self.primary(lane).ok_or(CallError::NotSent)?;
-        let answer = primary.script(&script::COUNTERS, keys, arguments, false).await;
-        let answer = match answer {
-            Err(CallError::Ask(elsewhere)) => {
-                let other = self.links.get_or_open(&elsewhere);
-                other.connected().await;
-                other.script(&script::COUNTERS, keys, arguments, true).await
-            }
-            Err(CallError::Moved(elsewhere)) => {
+        let mut server = self.primary(lane).ok_or(CallError::NotSent)?;
+        let mut answer = server.script(&script::COUNTERS, keys, arguments, false).await;
+        for _ in 0..MAX_HOPS {
+            let (elsewhere, asking) = match &answer {
+                Err(CallError::Ask(elsewhere)) => (elsewhere, true),
+                Err(CallError::Moved(elsewhere)) => (elsewhere, false),
+                _ => break,
+            };
+            if !asking {
                 self.stale.notify_one();
-                let other = self.links.get_or_open(&elsewhere);
-                other.connected().await;
-                other.script(&script::COUNTERS, keys, arguments, false).await
             }
-            answer => answer,
-        };
+            server = self.links.get_or_open(elsewhere);
+            server.connected().await;
+            answer = server.script(&script::COUNTERS, keys, arguments, asking).await;
+        }
         match &answer {
             Err(CallError::NotSent | CallError::Moved(_)) => self.stale.notify_one(),
             Err(CallError::Refused(why)) => {
                 self.stale.notify_one();
                 let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
                 if *last != *why {
-                    tracing::warn!(server = %primary.address, why, "Redis refuses batches");
+                    tracing::warn!(server = %server.address, why, "Redis refuses batches");
                     last.clone_from(why);
                 }
             }
