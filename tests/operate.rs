@@ -73,13 +73,27 @@ fn a_node_that_would_count_apart_ends_with_78() {
     assert_eq!(other.status.code(), Some(78));
     let log = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(log.contains("tags=32") && log.contains("tags=16"), "{log}");
-    // A lost record is written again by those who run.
+    // A lost record is written again by those who run, also where a newcomer wrote its own in between.
+    let key = "tidegate:us-east:{region}constants";
+    wait_for("seniority", || (node.log().len() > 1 && beats(&redis, 11)).then_some(()));
+    assert_eq!(ask(redis.server.port, &["set", key, "version=1 tags=16 hash=crc16"]), "OK");
+    wait_for("the record of those who were there first", || {
+        ask(redis.server.port, &["get", key]).contains("tags=32").then_some(())
+    });
     assert_eq!(ask(redis.server.port, &["flushall"]), "OK");
     wait_for("the record", || {
         let kept = ask(redis.server.port, &["get", "tidegate:us-east:{region}constants"]);
         kept.contains("tags=32").then_some(())
     });
     drop(node);
+}
+
+/// Whether so many heartbeats came.
+fn beats(redis: &Single, count: u64) -> bool {
+    let stats = ask(redis.server.port, &["info", "commandstats"]);
+    let beats =
+        stats.lines().find_map(|line| line.strip_prefix("cmdstat_zadd:calls=")?.split(',').next()?.parse().ok());
+    beats.unwrap_or(0) >= count
 }
 
 #[test]
@@ -222,6 +236,9 @@ fn a_primary_that_stands_still_holds_up_nobody_else() {
         let degraded = check(user)["degraded"] == true;
         assert!(!degraded || is_theirs(user), "{user} is another primary's");
     }
+    wait_for("the primary to be missed", || {
+        node.get("/ready").json()["store"].as_str().unwrap().contains(&sick.to_string()).then_some(())
+    });
     wait_for("the replica to take over", || users.iter().all(|user| check(user)["degraded"] == false).then_some(()));
     redis.signal(sick, "CONT");
 }

@@ -20,6 +20,8 @@ struct Lane {
     flying: Option<Flying>,
     /// It is among those that can send.
     ready: bool,
+    /// Its last batch got no answer.
+    failing: bool,
     /// Of the server that has it.
     clock: StoreClock,
 }
@@ -35,12 +37,14 @@ pub struct Flying {
 impl Lanes {
     /// `count` lanes, one at least; `wall` is the node's own idea of the store's clock.
     pub fn new(count: u16, wall: StoreTime, now: NodeTime) -> Self {
-        let lane = || Lane { queue: VecDeque::new(), flying: None, ready: false, clock: StoreClock::new(wall, now) };
+        let lane = || Lane {
+            queue: VecDeque::new(),
+            flying: None,
+            ready: false,
+            failing: false,
+            clock: StoreClock::new(wall, now),
+        };
         Self { each: (0..count.max(1)).map(|_| lane()).collect(), ready: Vec::new() }
-    }
-
-    pub const fn count(&self) -> usize {
-        self.each.len()
     }
 
     /// Whether nothing is queued and nothing in flight.
@@ -88,6 +92,7 @@ impl Lanes {
     pub fn land(&mut self, at: u16, flight: u64, ran: Option<StoreTime>, late: bool, now: NodeTime) -> Option<Flying> {
         let lane = self.each.get_mut(usize::from(at))?;
         let flying = lane.flying.take_if(|f| f.flight == flight)?;
+        lane.failing = ran.is_none();
         if let Some(ran) = ran {
             if late {
                 // The clock is another's, or what was known of it is wrong.
@@ -97,6 +102,11 @@ impl Lanes {
         }
         self.may_send(at);
         Some(flying)
+    }
+
+    /// Whether its last batch got no answer.
+    pub fn is_failing(&self, at: u16) -> bool {
+        self.each.get(usize::from(at)).is_some_and(|lane| lane.failing)
     }
 
     /// The store's clock, as far as is known.

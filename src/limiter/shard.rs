@@ -75,6 +75,8 @@ pub struct ShardStats {
     pub batches: u64,
     pub items: u64,
     pub failed_batches: u64,
+    /// Items that a batch carried, and whose key could not be served.
+    pub failed_items: u64,
 }
 
 /// The shard of one core.
@@ -273,6 +275,7 @@ impl Shard {
     pub fn answer(&mut self, at: u16, flight: u64, answer: Result<BatchAnswer, StoreError>, now: NodeTime) {
         let ran = answer.as_ref().ok().map(|answer| answer.now);
         let late = answer.as_ref().is_ok_and(|answer| answer.outcome == BatchOutcome::Late);
+        let failed_before = self.lanes.is_failing(at);
         let Some(flying) = self.lanes.land(at, flight, ran, late, now) else { return };
         let mut outcomes = Vec::new();
         match answer {
@@ -296,6 +299,7 @@ impl Shard {
                             self.after_failure(slot);
                         }
                         Some(ItemAnswer::Failed) | None => {
+                            self.stats.failed_items += 1;
                             key.state.fail(Applied::Unknown, &mut outcomes);
                             self.after_failure(slot);
                         }
@@ -315,6 +319,9 @@ impl Shard {
         }
         for (waiting, outcome) in outcomes {
             self.land(waiting, outcome, now);
+        }
+        if failed_before && !self.lanes.is_failing(at) {
+            self.try_stalled();
         }
     }
 
@@ -339,15 +346,26 @@ impl Shard {
             }
             self.list(slot);
         }
-        // No more than a batch for each lane: a store that fails is not to be met with all at once.
-        for _ in 0..self.stalled.len().min(self.config.max_items * self.lanes.count()) {
+        self.try_stalled();
+        self.keys.sweep(self.keys.slots() / 64 + 16, now);
+    }
+
+    /// Sends for what a store did not take: of a lane that fails one key, to see whether it still does, and of all no more
+    /// than one batch has, for however many owe.
+    fn try_stalled(&mut self) {
+        let mut tried = Vec::new();
+        for _ in 0..self.stalled.len().min(self.config.max_items) {
             let Some(slot) = self.stalled.pop_front() else { break };
-            if let Some(key) = self.keys.get_mut(slot) {
-                key.stalled = false;
+            let Some(key) = self.keys.get_mut(slot) else { continue };
+            let lane = key.lane;
+            if self.lanes.is_failing(lane) && tried.contains(&lane) {
+                self.stalled.push_back(slot);
+                continue;
             }
+            tried.push(lane);
+            key.stalled = false;
             self.queue(slot);
         }
-        self.keys.sweep(self.keys.slots() / 64 + 16, now);
     }
 
     pub fn stats(&self) -> ShardStats {

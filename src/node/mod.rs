@@ -131,6 +131,7 @@ impl desk::Node for Whole {
             all.batches += stats.batches;
             all.items += stats.items;
             all.failed_batches += stats.failed_batches;
+            all.failed_items += stats.failed_items;
             all.restarts += core.restarts();
             all.revision = all.revision.min(core.revision());
         }

@@ -27,6 +27,7 @@ pub struct Figures {
     pub batches: u64,
     pub items: u64,
     pub failed_batches: u64,
+    pub failed_items: u64,
     pub restarts: u64,
     pub revision: u64,
     pub holders: u64,
@@ -47,6 +48,7 @@ pub struct Metrics {
     batches: IntCounter,
     items: IntCounter,
     failed_batches: IntCounter,
+    failed_items: IntCounter,
     redis_errors: IntCounter,
     holders: IntGauge,
     store_ok: IntGauge,
@@ -94,6 +96,7 @@ impl Metrics {
             batches: register(&registry, IntCounter::with_opts(opts(&names::BATCHES))?)?,
             items: register(&registry, IntCounter::with_opts(opts(&names::ITEMS))?)?,
             failed_batches: register(&registry, IntCounter::with_opts(opts(&names::FAILED_BATCHES))?)?,
+            failed_items: register(&registry, IntCounter::with_opts(opts(&names::FAILED_ITEMS))?)?,
             redis_errors: register(&registry, IntCounter::with_opts(opts(&names::REDIS_ERRORS))?)?,
             holders: register(&registry, IntGauge::with_opts(opts(&names::HOLDERS))?)?,
             store_ok: register(&registry, IntGauge::with_opts(opts(&names::STORE_REACHED))?)?,
@@ -180,6 +183,7 @@ impl Metrics {
         raise(&self.batches, figures.batches);
         raise(&self.items, figures.items);
         raise(&self.failed_batches, figures.failed_batches);
+        raise(&self.failed_items, figures.failed_items);
         raise(&self.restarts, figures.restarts);
         for invariant in Invariant::ALL {
             raise(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));

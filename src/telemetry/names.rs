@@ -28,6 +28,11 @@ pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent t
 pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
 pub const FAILED_BATCHES: Name =
     metric("tidegate_store_failed_batches_total", "Batches that the store did not answer in time.", &[]);
+pub const FAILED_ITEMS: Name = metric(
+    "tidegate_store_failed_items_total",
+    "Keys that the store answered for and could not serve: a foreign type, or writes that it refuses.",
+    &[],
+);
 pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
 pub const HOLDERS: Name = metric("tidegate_holders", "Cores of all nodes of the region, as far as is known.", &[]);
@@ -45,7 +50,7 @@ pub const RELOADS: Name =
 pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
 
 /// Every metric that a node shows, the process's own apart.
-pub const ALL: [&Name; 20] = [
+pub const ALL: [&Name; 21] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
@@ -57,6 +62,7 @@ pub const ALL: [&Name; 20] = [
     &BATCHES,
     &ITEMS,
     &FAILED_BATCHES,
+    &FAILED_ITEMS,
     &REDIS_ERRORS,
     &HOLDERS,
     &STORE_REACHED,

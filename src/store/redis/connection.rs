@@ -135,6 +135,15 @@ impl Connection {
         }
     }
 
+    /// Asks for a sign of life; a server that gives none is silent after a few of these.
+    pub async fn ping(&self) {
+        if self.client.is_connected() {
+            let silence = Silence { of: self, answered: false };
+            let answer = self.command("PING", &[]).await;
+            silence.over(!matches!(answer, Err(CallError::Unknown)));
+        }
+    }
+
     /// Runs a script; a server that does not know it is taught it. `asking` says that its keys are on their way here.
     pub async fn script(
         &self,

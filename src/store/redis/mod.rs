@@ -108,6 +108,10 @@ impl RedisStore {
 
     async fn run_batch(&self, lane: u16, batch: Batch) -> Result<BatchAnswer, StoreError> {
         let begin = self.begin.get(usize::from(lane)).ok_or(StoreError::NotApplied)?;
+        if self.primary(lane).is_none_or(|primary| !primary.is_up()) {
+            self.stale.notify_one();
+            return Err(StoreError::NotApplied);
+        }
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
         let head = Bytes::from(wire::head(&batch));
         let items = batch.items.iter().map(|item| Bytes::from(wire::item(item)));

@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MEMBER_MS: u32 = 10_000;
 /// A member that so many heartbeats of others did not name is gone.
 const MISSED: u32 = 10;
+/// A node that was found fit so often writes the constants again where they became others: whoever wrote them came later.
+const SENIOR: u32 = 10;
 /// The topology is asked for with every so-many-th heartbeat.
 const LOOK_EVERY: u32 = 5;
 /// Settings are judged with every so-many-th heartbeat.
@@ -54,6 +56,8 @@ pub struct RedisRegion {
 #[derive(Default)]
 struct State {
     reached: bool,
+    /// Heartbeats that found the region's constants to be this node's.
+    beats: u32,
     /// What is the matter; empty when all is well.
     trouble: String,
     advice: Vec<Advice>,
@@ -130,6 +134,7 @@ impl RedisRegion {
             }
             self.links.look().await;
             let connections: Vec<_> = self.links.all();
+            join_all(connections.iter().map(|connection| connection.ping())).await;
             self.tell(found.is_some(), &connections, refusal);
             let up: Vec<_> = connections.into_iter().filter(|connection| connection.is_up()).collect();
             let known = |connection: &Arc<Connection>| judged.iter().any(|j| Arc::ptr_eq(j, connection));
@@ -166,7 +171,8 @@ impl RedisRegion {
             return Err(SILENT);
         }
         let constants = self.constants();
-        let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string()].map(Bytes::from);
+        let senior = u32::from(self.state().beats >= SENIOR).to_string();
+        let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string(), senior].map(Bytes::from);
         let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
             Trouble::Store(match error {
                 CallError::Refused(why) => Some(why),
@@ -193,6 +199,7 @@ impl RedisRegion {
     fn heard(&self, named: Vec<String>, counts: bool) {
         let mut state = self.state();
         state.reached = true;
+        state.beats = state.beats.saturating_add(u32::from(counts));
         state.members.values_mut().for_each(|missed| *missed += u32::from(counts));
         state.members.extend(named.into_iter().map(|name| (name, 0)));
         state.members.retain(|_, missed| *missed < MISSED);
