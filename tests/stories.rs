@@ -300,3 +300,21 @@ fn a_window_without_its_store_speaks_before_the_bucket_is_asked() {
     // `on_store_failure` of this world is deny.
     assert_eq!((world.granted(0), world.store.len()), (0, 0), "the bucket was never asked");
 }
+
+#[test]
+fn a_token_is_not_spent_past_its_time_though_nobody_has_looked_yet() {
+    let mut world = world(1, 1_000_000, Consistency::Leased);
+    for _ in 0..100 {
+        ask(&mut world, 0, 1);
+        world.advance(1000);
+    }
+    let before = world.granted(0);
+    world.check(0, 0, 1);
+    assert_eq!(world.granted(0), before + 1, "paid from the tokens in hand");
+    // Between two ticks the lease ends.
+    world.now += LEASE_US + 1;
+    world.check(0, 0, 1);
+    assert_eq!(world.granted(0), before + 1, "the store is asked");
+    world.settle();
+    assert_eq!(world.granted(0), before + 2);
+}
