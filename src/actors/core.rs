@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Core {
     store: Arc<dyn CounterStore>,
     state: Mutex<State>,
     flusher: Mutex<Option<ActorRef<Message>>>,
+    /// The flusher has been told, and has not looked yet.
+    told: AtomicBool,
 }
 
 pub(super) struct State {
@@ -35,7 +38,7 @@ impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, waiting: HashMap::new(), restarts: 0 });
-        Self { config, clock, store, state, flusher: Mutex::new(None) }
+        Self { config, clock, store, state, flusher: Mutex::new(None), told: AtomicBool::new(false) }
     }
 
     /// Tells which actor sends this core's batches.
@@ -117,10 +120,18 @@ impl Core {
 
     /// Lets the flusher send what is queued, if anything can be.
     pub(super) fn wake(&self) {
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
         if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
             // A flusher that is gone is being restarted, and begins with a look at the queues.
             let _ = flusher.cast(Message::Flush);
         }
+    }
+
+    /// The flusher looks now: whoever queues something from here on tells it again.
+    pub(super) fn looks(&self) {
+        self.told.store(false, Ordering::Relaxed);
     }
 
     /// How long a batch may take, and a check may wait for it.

@@ -32,6 +32,7 @@ impl Actor for Flusher {
 
     async fn pre_start(&self, me: ActorRef<Message>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
         core.attach(me.clone());
+        core.looks();
         me.send_interval(TICK, || Message::Tick);
         me.cast(Message::Flush)?;
         Ok(core)
@@ -43,6 +44,7 @@ impl Actor for Flusher {
         message: Message,
         core: &mut Arc<Core>,
     ) -> Result<(), ActorProcessingErr> {
+        core.looks();
         let now = core.clock().now();
         let batches = core.with(|state| {
             if message == Message::Tick {

@@ -11,6 +11,7 @@ use super::status::Rejection;
 use crate::limiter::decision::{Check, Decision};
 use crate::ports::{Clock, Limiter};
 use crate::telemetry::metrics::{Figures, Metrics};
+use crate::telemetry::tally::Tally;
 
 /// The longest value of an attribute, and the longest of its name, in bytes.
 pub const MAX_VALUE: usize = 4096;
@@ -44,6 +45,7 @@ pub struct Desk {
     pub limiter: Arc<dyn Limiter>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
     pub node: Arc<dyn Node>,
     pub ids: RequestIds,
     /// Proxies whose forwarding headers are believed.
@@ -62,7 +64,7 @@ impl Desk {
         let outcome = self.limiter.check(check, within).get().await;
         match outcome {
             Ok(decision) => {
-                self.metrics.decided(&decision, self.clock.now().since(arrived));
+                self.tally.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
                 tracing::debug!(request_id = %id, domain = check.domain, allowed, degraded, revision, "check");
                 Ok(decision)

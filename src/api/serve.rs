@@ -1,5 +1,7 @@
 //! Listening: one core's HTTP and gRPC faces, each on a listener of its own.
 
+use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,13 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::response::Response;
+use hyper::body::{Body, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::Status;
+use tonic::codegen::Service as _;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
@@ -72,7 +77,10 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
     let mut builder = builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-    connections(listener, http::routes(desk), builder, None, stop).await;
+    let routes = http::routes(desk);
+    let service =
+        |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
+    connections(listener, service, builder, None, stop).await;
 }
 
 /// Serves the gRPC calls until `stop`, then until the calls under way are answered. From `leaving` on health says
@@ -94,12 +102,16 @@ pub async fn grpc(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(NativeServer::new(Native(Arc::clone(&desk))).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(health)
+    let others = Routes::new(health)
         .add_service(reflection().build_v1().map_err(io::Error::other)?)
         .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
-    let routes = routes.into_axum_router().layer(axum::middleware::from_fn(in_time));
+    let native = NativeServer::new(Native(Arc::clone(&desk))).max_decoding_message_size(MAX_MESSAGE);
+    let envoy = EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE);
+    let calls = Calls { envoy, native, others: others.into_axum_router() };
+    let service = |_| {
+        let calls = calls.clone();
+        service_fn(move |request| calls.answer(request))
+    };
     let stop = async move {
         leaving.await;
         reporter.set_not_serving::<NativeServer<Native>>().await;
@@ -112,7 +124,7 @@ pub async fn grpc(
             reporter.clear_service_status(service).await;
         }
     };
-    connections(listener, routes, builder().http2_only(), Some(PREFACE), stop).await;
+    connections(listener, service, builder().http2_only(), Some(PREFACE), stop).await;
     Ok(())
 }
 
@@ -123,11 +135,40 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-/// A call whose message does not come in, or that is not answered, ends in time: what it holds is given back.
-async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    match tokio::time::timeout(CALL_TIME, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Status::deadline_exceeded("the call took longer than a call may").into_http(),
+/// The gRPC services. Those that gateways call for every request are found without a router.
+#[derive(Clone)]
+struct Calls {
+    envoy: EnvoyServer<Envoy>,
+    native: NativeServer<Native>,
+    others: axum::Router,
+}
+
+impl Calls {
+    /// A call whose message does not come in, or that is not answered, ends in time: what it holds is given back.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
+        enum Call<G, O> {
+            Ours(G),
+            Other(O),
+        }
+        let call = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Ours(self.envoy.clone().call(request)),
+            Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Ours(self.native.clone().call(request)),
+            _ => Call::Other(self.others.clone().call(request)),
+        };
+        async {
+            let answer = tokio::time::timeout(CALL_TIME, async {
+                match call {
+                    Call::Ours(call) => call.await,
+                    Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
+                }
+            });
+            answer
+                .await
+                .unwrap_or_else(|_| Ok(Status::deadline_exceeded("the call took longer than a call may").into_http()))
+        }
     }
 }
 
@@ -136,13 +177,17 @@ async fn in_time(request: axum::extract::Request, next: axum::middleware::Next) 
 ///
 /// Not tonic's server, which obeys `grpc-timeout` with status 200 (behind forward-auth a client could let itself pass),
 /// and waits for a connection that says nothing for as long as that likes.
-async fn connections(
+async fn connections<S, B>(
     listener: TcpListener,
-    routes: axum::Router,
+    service: impl Fn(SocketAddr) -> S,
     builder: Builder<TokioExecutor>,
     preface: Option<&'static [u8]>,
     stop: impl Future<Output = ()>,
-) {
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let builder = Arc::new(builder);
     // Every connection holds a receiver: none is left once the last has ended.
     let (ending, ended) = watch::channel(());
@@ -152,7 +197,7 @@ async fn connections(
             accepted = accept(&listener) => accepted,
             () = &mut stop => break,
         };
-        let routes = routes.clone().layer(Extension(Peer(peer.ip().to_canonical())));
+        let service = service(peer);
         let (builder, mut ended) = (Arc::clone(&builder), ended.clone());
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
@@ -166,7 +211,7 @@ async fn connections(
                     _ = ended.changed() => return,
                 }
             }
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.
             tokio::select! {

@@ -172,6 +172,7 @@ pub fn run(
             limiter: Arc::clone(&core) as Arc<dyn crate::ports::Limiter>,
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
+            tally: metrics.tally(),
             node: Arc::clone(&whole) as Arc<dyn desk::Node>,
             ids: RequestIds::new(random()?),
             trusted_proxies: config.trusted_proxies.clone(),

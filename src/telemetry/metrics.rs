@@ -1,6 +1,6 @@
 //! The metrics of one node.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -8,7 +8,7 @@ use prometheus::{
 };
 
 use super::names::{self, Name};
-use crate::limiter::decision::Decision;
+use super::tally::{Counted, OUTCOMES, Tally};
 use crate::limiter::invariant::{self, Invariant};
 use crate::limiter::rule_book::Diff;
 
@@ -37,11 +37,10 @@ pub struct Figures {
 /// Every metric of [`names::ALL`].
 pub struct Metrics {
     registry: Registry,
-    requests: [IntCounter; 3],
-    latency: Histogram,
-    checks: IntCounterVec,
-    decisions: IntCounterVec,
-    degraded: IntCounterVec,
+    errors: IntCounter,
+    counted: Counted,
+    /// One a core.
+    tallies: Mutex<Vec<Arc<Tally>>>,
     shed: IntCounterVec,
     keys: IntGauge,
     waiting: IntGauge,
@@ -82,14 +81,17 @@ impl Metrics {
         let shed = counters(&registry, &names::SHED)?;
         // A series that begins with its first event hides that event.
         ["taken", "refused"].iter().for_each(|outcome| drop(loads.with_label_values(&[outcome])));
-        degraded.with_label_values(&["store"]);
         SHED_REASONS.iter().for_each(|reason| drop(shed.with_label_values(&[reason])));
         Ok(Self {
-            requests: [of("allowed"), of("blocked"), of("error")],
-            latency: register(&registry, Histogram::with_opts(latency)?)?,
-            checks: counters(&registry, &names::CHECKS)?,
-            decisions: counters(&registry, &names::DECISIONS)?,
-            degraded,
+            errors: of("error"),
+            counted: Counted {
+                requests: [of("allowed"), of("blocked")],
+                latency: register(&registry, Histogram::with_opts(latency)?)?,
+                degraded: degraded.with_label_values(&["store"]),
+                checks: counters(&registry, &names::CHECKS)?,
+                decisions: counters(&registry, &names::DECISIONS)?,
+            },
+            tallies: Mutex::default(),
             shed,
             keys: register(&registry, IntGauge::with_opts(opts(&names::KEYS))?)?,
             waiting: register(&registry, IntGauge::with_opts(opts(&names::WAITING))?)?,
@@ -110,33 +112,17 @@ impl Metrics {
         })
     }
 
-    /// A check was decided after `micros` microseconds.
-    pub fn decided(&self, decision: &Decision, micros: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "a latency needs no 53 bits")]
-        self.latency.observe(micros as f64 / 1e6);
-        self.requests[usize::from(!decision.allowed)].inc();
-        let domain = decision.domain.as_deref().unwrap_or("other");
-        let outcome = if decision.allowed { "allowed" } else { "refused" };
-        self.checks.with_label_values(&[domain, outcome]).inc();
-        for limit in &decision.limits {
-            let outcome = match (limit.refused, limit.shadow) {
-                (false, _) => "allowed",
-                (true, false) => "refused",
-                (true, true) => "shadow",
-            };
-            // A limit that a request brings itself has no name in the rules.
-            let name = if limit.effective.brought { "other" } else { &limit.effective.name };
-            self.decisions.with_label_values(&[domain, name, outcome]).inc();
-        }
-        if decision.degraded {
-            self.degraded.with_label_values(&["store"]).inc();
-        }
+    /// A core's own count, which [`Metrics::render`] shows with those of the others.
+    pub fn tally(&self) -> Arc<Tally> {
+        let tally = Arc::new(Tally::new(self.counted.clone()));
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
     }
 
     /// A check was answered with an error; `shed` says why when that was to shed load.
     pub fn failed(&self, shed: Option<&'static str>) {
-        self.requests[2].inc();
-        self.checks.with_label_values(&["other", "error"]).inc();
+        self.errors.inc();
+        self.counted.checks.with_label_values(&["other", "error"]).inc();
         if let Some(reason) = shed {
             self.shed.with_label_values(&[reason]).inc();
         }
@@ -160,9 +146,9 @@ impl Metrics {
     /// Ends the series of limits that an edit removed, so that edits do not add up.
     pub fn rules_changed(&self, diff: &Diff) {
         for (domain, limit) in diff.removed.iter().filter_map(|name| name.rsplit_once('/')) {
-            for outcome in ["allowed", "refused", "shadow"] {
+            for outcome in OUTCOMES {
                 // A series that never began is none to end.
-                let _ = self.decisions.remove_label_values(&[domain, limit, outcome]);
+                let _ = self.counted.decisions.remove_label_values(&[domain, limit, outcome]);
             }
         }
     }
@@ -173,6 +159,7 @@ impl Metrics {
     /// When the encoder refuses a metric.
     pub fn render(&self, figures: &Figures) -> Result<String, prometheus::Error> {
         let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|tally| tally.flush());
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge(&self.keys, figures.keys);
         gauge(&self.waiting, figures.waiting);

@@ -113,14 +113,13 @@ impl RedisStore {
             return Err(StoreError::NotApplied);
         }
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
-        let head = Bytes::from(wire::head(&batch));
-        let items = batch.items.iter().map(|item| Bytes::from(wire::item(item)));
-        let arguments: Vec<Bytes> = std::iter::once(head.clone()).chain(items).collect();
-        match self.call(lane, &keys, &arguments).await {
+        let whole = wire::batch(&batch, batch.items.iter()).into();
+        match self.call(lane, &keys, whole).await {
             Err(CallError::TryAgain) => {
-                let each = keys.iter().zip(&arguments[1..]);
-                let each = each.map(|(key, item)| (std::slice::from_ref(key), [head.clone(), item.clone()]));
-                let each = each.map(async |(key, arguments)| self.call(lane, key, &arguments).await);
+                let each = keys.iter().zip(&batch.items);
+                let each =
+                    each.map(|(key, item)| (std::slice::from_ref(key), wire::batch(&batch, std::iter::once(item))));
+                let each = each.map(async |(key, batch)| self.call(lane, key, batch.into()).await);
                 together(join_all(each).await)
             }
             answer => understood(answer, keys.len()),
@@ -128,9 +127,10 @@ impl RedisStore {
     }
 
     /// Calls the counter script where the keys are, wherever that is.
-    async fn call(&self, lane: u16, keys: &[Bytes], arguments: &[Bytes]) -> Result<Value, CallError> {
+    async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Result<Value, CallError> {
+        let arguments = [batch];
         let mut server = self.primary(lane).ok_or(CallError::NotSent)?;
-        let mut answer = server.script(&script::COUNTERS, keys, arguments, false).await;
+        let mut answer = server.script(&script::COUNTERS, keys, &arguments, false).await;
         for _ in 0..MAX_HOPS {
             let (elsewhere, asking) = match &answer {
                 Err(CallError::Ask(elsewhere)) => (elsewhere, true),
@@ -142,7 +142,7 @@ impl RedisStore {
             }
             server = self.links.get_or_open(elsewhere);
             server.connected().await;
-            answer = server.script(&script::COUNTERS, keys, arguments, asking).await;
+            answer = server.script(&script::COUNTERS, keys, &arguments, asking).await;
         }
         match &answer {
             Err(CallError::NotSent | CallError::Moved(_)) => self.stale.notify_one(),

@@ -1,7 +1,7 @@
 //! How a batch is written for `script.lua`, and its answer read: big-endian integers of fixed widths, version 1.
 //!
-//! Batch: a head (version, holder, number, end), and one text an item. Answer: version, 0 late or 1 ran, the store's instant, and
-//! the items in order. Figures that do not fit their width, which none of a sound node is near, are written as the
+//! Batch: a head (version, holder, number, end), and each item's length and text. Answer: version, 0 late or 1 ran, the
+//! store's instant, and the items in order. Most items are brief, and so are their answers. Figures that do not fit their width, which none of a sound node is near, are written as the
 //! largest that does.
 
 use std::iter;
@@ -21,55 +21,26 @@ pub const VERSION: u8 = 1;
 #[error("the answer of the counter script is malformed")]
 pub struct Malformed;
 
-/// The head of a batch.
-pub fn head(batch: &Batch) -> Vec<u8> {
-    let mut out = Out(vec![VERSION]);
+/// What an item of one run of asks adds to the kind of its window: with nothing seen, and with one entry of one cell.
+const BRIEF: u8 = 16;
+const BRIEF_SEEN: u8 = 32;
+
+/// A batch of these items.
+pub fn batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8> {
+    let mut out = Out(Vec::with_capacity(20 + 64 * items.size_hint().0));
+    out.put::<1>(VERSION.into());
     out.put::<6>(batch.holder);
     out.put::<6>(batch.number);
     out.put::<7>(batch.not_after.map_or(0, |end| end.0.saturating_add(1)));
-    out.0
-}
-
-/// One item of a batch.
-pub fn item(item: &Item) -> Vec<u8> {
-    let mut out = Out(Vec::with_capacity(96));
-    match &item.counter {
-        Counter::Window { grid, limit, seen, returns, lease } => {
-            out.grid(grid);
-            out.put::<7>(*limit);
-            let Prefetch { want, holders, min_left } = lease.unwrap_or(Prefetch { want: 0, holders: 1, min_left: 0 });
-            out.put::<4>(want.into());
-            out.put::<4>(holders.into());
-            out.put::<7>(min_left);
-            out.asks(&item.asks);
-            out.cells(seen);
-            out.count::<4>(returns.len());
-            for back in returns {
-                out.put::<6>(back.cell_ms);
-                out.put::<6>(back.source);
-                out.put::<7>(back.tokens);
-            }
+    for item in items {
+        let begin = out.0.len();
+        out.put::<3>(0);
+        if !out.brief(item) {
+            out.item(item);
         }
-        Counter::Bucket { rate, revision, seen, owed, returns } => {
-            out.put::<1>(5);
-            out.ticks(rate.step);
-            out.put::<5>(rate.burst);
-            out.put::<6>(*revision);
-            out.put::<7>(*owed);
-            out.put::<1>(seen.is_some().into());
-            if let Some(seen) = seen {
-                out.put::<6>(seen.incarnation);
-                out.ticks(seen.tat);
-            }
-            out.asks(&item.asks);
-            out.count::<4>(returns.len());
-            for back in returns {
-                out.put::<6>(back.incarnation);
-                out.ticks(back.step);
-                out.put::<6>(back.hits);
-                out.put::<7>(back.charged_at.0);
-            }
-        }
+        // Its length without its kind.
+        let length = (out.0.len() - begin - 4).min(0x00ff_ffff);
+        out.0[begin..begin + 3].copy_from_slice(&length.to_be_bytes()[5..]);
     }
     out.0
 }
@@ -96,6 +67,93 @@ pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
 struct Out(Vec<u8>);
 
 impl Out {
+    /// An item that is as short as most are; false, and nothing, where it is not.
+    fn brief(&mut self, item: &Item) -> bool {
+        let Counter::Window { grid, limit, seen, returns, lease } = &item.counter else { return false };
+        let ([ask], []) = (&*item.asks, &**returns) else { return false };
+        let seen = match &**seen {
+            [] => None,
+            [Cell { start_ms, entries }] => match &**entries {
+                [Entry { source, charged, returned: 0 }] => Some((*start_ms, *source, *charged)),
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let kind = match grid {
+            Grid::Fixed { .. } => 1,
+            Grid::Sliding { .. } => 2,
+            Grid::Rolling { .. } => 3,
+            Grid::Calendar { .. } => return false,
+        };
+        let brief = if seen.is_some() { BRIEF_SEEN } else { BRIEF };
+        self.put::<1>(u64::from(brief) + kind);
+        self.grid(grid);
+        self.lease(*limit, *lease);
+        self.ask(*ask);
+        if let Some((start_ms, source, charged)) = seen {
+            self.put::<6>(start_ms);
+            self.put::<6>(source);
+            self.put::<7>(charged);
+        }
+        true
+    }
+
+    fn item(&mut self, item: &Item) {
+        match &item.counter {
+            Counter::Window { grid, limit, seen, returns, lease } => {
+                self.put::<1>(match grid {
+                    Grid::Fixed { .. } => 1,
+                    Grid::Sliding { .. } => 2,
+                    Grid::Rolling { .. } => 3,
+                    Grid::Calendar { .. } => 4,
+                });
+                self.grid(grid);
+                self.lease(*limit, *lease);
+                self.asks(&item.asks);
+                self.cells(seen);
+                self.count::<4>(returns.len());
+                for back in returns {
+                    self.put::<6>(back.cell_ms);
+                    self.put::<6>(back.source);
+                    self.put::<7>(back.tokens);
+                }
+            }
+            Counter::Bucket { rate, revision, seen, owed, returns } => {
+                self.put::<1>(5);
+                self.ticks(rate.step);
+                self.put::<5>(rate.burst);
+                self.put::<6>(*revision);
+                self.put::<7>(*owed);
+                self.put::<1>(seen.is_some().into());
+                if let Some(seen) = seen {
+                    self.put::<6>(seen.incarnation);
+                    self.ticks(seen.tat);
+                }
+                self.asks(&item.asks);
+                self.count::<4>(returns.len());
+                for back in returns {
+                    self.put::<6>(back.incarnation);
+                    self.ticks(back.step);
+                    self.put::<6>(back.hits);
+                    self.put::<7>(back.charged_at.0);
+                }
+            }
+        }
+    }
+
+    fn lease(&mut self, limit: u64, lease: Option<Prefetch>) {
+        self.put::<7>(limit);
+        let Prefetch { want, holders, min_left } = lease.unwrap_or(Prefetch { want: 0, holders: 1, min_left: 0 });
+        self.put::<4>(want.into());
+        self.put::<4>(holders.into());
+        self.put::<7>(min_left);
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.put::<6>(ask.hits);
+        self.put::<4>(ask.count.into());
+    }
+
     /// `value` in `N` bytes.
     fn put<const N: usize>(&mut self, value: u64) {
         let value = value.min(u64::MAX >> (64 - 8 * N));
@@ -113,28 +171,21 @@ impl Out {
         self.put::<3>(rest);
     }
 
+    /// What follows its kind.
     fn grid(&mut self, grid: &Grid) {
-        let (kind, width_ms, older) = match *grid {
-            Grid::Fixed { width_ms } => (1, width_ms, 0),
-            Grid::Sliding { width_ms } => (2, width_ms, 1),
-            Grid::Rolling { width_ms, cells } => (3, width_ms, cells.into()),
-            Grid::Calendar { bounds } => {
-                self.put::<1>(4);
-                bounds.iter().for_each(|bound| self.put::<6>(*bound));
-                return;
-            }
+        let (width_ms, older) = match *grid {
+            Grid::Fixed { width_ms } => (width_ms, 0),
+            Grid::Sliding { width_ms } => (width_ms, 1),
+            Grid::Rolling { width_ms, cells } => (width_ms, cells.into()),
+            Grid::Calendar { bounds } => return bounds.iter().for_each(|bound| self.put::<6>(*bound)),
         };
-        self.put::<1>(kind);
         self.put::<6>(width_ms);
         self.put::<1>(older);
     }
 
     fn asks(&mut self, asks: &[Ask]) {
         self.count::<2>(asks.len());
-        for ask in asks {
-            self.put::<6>(ask.hits);
-            self.put::<4>(ask.count.into());
-        }
+        asks.iter().for_each(|ask| self.ask(*ask));
     }
 
     fn cells(&mut self, cells: &[Cell]) {
@@ -173,16 +224,27 @@ impl In<'_> {
         iter::repeat_with(|| one(self)).take(usize::try_from(count).map_err(|_| Malformed)?).collect()
     }
 
+    /// The answer to a brief item all of which was granted.
+    fn brief(&mut self) -> Result<ItemAnswer, Malformed> {
+        let granted = vec![Granted { count: self.small::<4>()?, fits_at: None }];
+        let lease = self.small::<4>()?;
+        let (available, reset_at) = (self.get::<7>()?, StoreTime(self.get::<7>()?));
+        let incarnation = self.get::<6>()?;
+        let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
+        let entries = vec![Entry { source: incarnation, charged: self.get::<7>()?, returned: 0 }];
+        let cells = vec![Cell { start_ms: cell_ms, entries }];
+        let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells };
+        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, seen }))
+    }
+
     fn item(&mut self) -> Result<ItemAnswer, Malformed> {
         let status = self.get::<1>()?;
-        if !matches!(status, 2 | 3) {
-            return if status == 0 {
-                Ok(ItemAnswer::Failed)
-            } else if status == 1 {
-                Ok(ItemAnswer::OutOfBounds)
-            } else {
-                Err(Malformed)
-            };
+        match status {
+            0 => return Ok(ItemAnswer::Failed),
+            1 => return Ok(ItemAnswer::OutOfBounds),
+            2 | 3 => (),
+            4 => return self.brief(),
+            _ => return Err(Malformed),
         }
         let granted = self.list::<2, _>(|text| {
             let count = text.small::<4>()?;

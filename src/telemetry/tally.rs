@@ -1,0 +1,149 @@
+//! One core's count of its decisions: labels are looked up once a revision, and no line of memory is shared with another
+//! core until somebody reads the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::local::{LocalHistogram, LocalIntCounter};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
+
+use crate::limiter::decision::Decision;
+use crate::limiter::effective::Effective;
+
+/// What is counted of every decision.
+#[derive(Clone)]
+pub(super) struct Counted {
+    /// Allowed, refused.
+    pub requests: [IntCounter; 2],
+    pub latency: Histogram,
+    pub degraded: IntCounter,
+    /// By domain and outcome.
+    pub checks: IntCounterVec,
+    /// By domain, limit and outcome.
+    pub decisions: IntCounterVec,
+}
+
+/// The count of one core.
+pub struct Tally {
+    of: Counted,
+    local: Mutex<Local>,
+}
+
+struct Local {
+    requests: [LocalIntCounter; 2],
+    latency: LocalHistogram,
+    degraded: LocalIntCounter,
+    /// The rules that the following are of.
+    revision: u64,
+    /// By the address of the domain's name, which is held so that it stays this one's.
+    domains: BTreeMap<usize, (Option<Arc<str>>, [LocalIntCounter; 2])>,
+    /// By the address of the limit.
+    limits: BTreeMap<usize, (Arc<Effective>, [LocalIntCounter; 3])>,
+}
+
+impl Tally {
+    pub(super) fn new(of: Counted) -> Self {
+        let local = Local {
+            requests: [of.requests[0].local(), of.requests[1].local()],
+            latency: of.latency.local(),
+            degraded: of.degraded.local(),
+            revision: 0,
+            domains: BTreeMap::new(),
+            limits: BTreeMap::new(),
+        };
+        Self { of, local: Mutex::new(local) }
+    }
+
+    /// A check was decided after `micros` microseconds.
+    pub fn decided(&self, decision: &Decision, micros: u64) {
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        if local.revision != decision.revision {
+            local.flush();
+            (local.revision, local.domains, local.limits) = (decision.revision, BTreeMap::new(), BTreeMap::new());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a latency needs no 53 bits")]
+        local.latency.observe(micros as f64 / 1e6);
+        local.requests[usize::from(!decision.allowed)].inc();
+        if decision.degraded {
+            local.degraded.inc();
+        }
+        let domain = decision.domain.as_ref();
+        let text = || domain.map_or("other", |domain| domain);
+        let address = domain.map_or(0, |domain| Arc::as_ptr(domain).addr());
+        let (_, checks) = local.domains.entry(address).or_insert_with(|| {
+            let of = |outcome| self.of.checks.with_label_values(&[text(), outcome]).local();
+            (domain.cloned(), ["allowed", "refused"].map(of))
+        });
+        checks[usize::from(!decision.allowed)].inc();
+        for limit in &decision.limits {
+            let outcome = match (limit.refused, limit.shadow) {
+                (false, _) => 0,
+                (true, false) => 1,
+                (true, true) => 2,
+            };
+            if limit.effective.brought {
+                // It has no name in the rules, and goes with its request.
+                self.of.decisions.with_label_values(&[text(), "other", OUTCOMES[outcome]]).inc();
+                continue;
+            }
+            let (_, counters) = local.limits.entry(Arc::as_ptr(&limit.effective).addr()).or_insert_with(|| {
+                let of = |outcome| self.of.decisions.with_label_values(&[text(), &limit.effective.name, outcome]);
+                (Arc::clone(&limit.effective), OUTCOMES.map(|outcome| of(outcome).local()))
+            });
+            counters[outcome].inc();
+        }
+    }
+
+    /// Makes what was counted visible.
+    pub(super) fn flush(&self) {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner).flush();
+    }
+}
+
+/// What a limit said.
+pub(super) const OUTCOMES: [&str; 3] = ["allowed", "refused", "shadow"];
+
+impl Local {
+    fn flush(&self) {
+        self.latency.flush();
+        self.requests.iter().for_each(LocalIntCounter::flush);
+        self.degraded.flush();
+        self.domains.values().flat_map(|(_, counters)| counters).for_each(LocalIntCounter::flush);
+        self.limits.values().flat_map(|(_, counters)| counters).for_each(LocalIntCounter::flush);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Figures, Metrics};
+
+    fn decision(revision: u64, domain: &Arc<str>, allowed: bool) -> Decision {
+        let domain = Some(Arc::clone(domain));
+        Decision { allowed, degraded: false, revision, domain, retry_after: None, limits: Vec::new() }
+    }
+
+    #[test]
+    fn what_cores_count_is_shown_together_whatever_the_revision() {
+        let metrics = Metrics::new("1", "abc").unwrap();
+        let (one, other) = (metrics.tally(), metrics.tally());
+        let api: Arc<str> = "api".into();
+        one.decided(&decision(1, &api, true), 3);
+        one.decided(&decision(2, &api, true), 3);
+        one.decided(&decision(2, &"web".into(), true), 3);
+        other.decided(&decision(1, &"api".into(), true), 3);
+        other.decided(&decision(1, &api, false), 3);
+        for _ in 0..2 {
+            let text = metrics.render(&Figures::default()).unwrap();
+            for line in [
+                "tidegate_checks_total{domain=\"api\",outcome=\"allowed\"} 3",
+                "tidegate_checks_total{domain=\"api\",outcome=\"refused\"} 1",
+                "tidegate_checks_total{domain=\"web\",outcome=\"allowed\"} 1",
+                "rate_limiter_requests_total{status=\"allowed\"} 4",
+                "rate_limiter_latency_seconds_count 5",
+            ] {
+                assert!(text.contains(line), "{line} is missing in {text}");
+            }
+        }
+    }
+}
