@@ -47,6 +47,13 @@ local mark = tonumber(string.sub(replication, id + 1, id + 6), 16)
 local begins = (holder + number) % MARKS * MARKS + mark
 if begins == 0 then begins = 1 end
 
+-- An instant in milliseconds as Redis reads it; most keys of a batch expire together, and to write a number is dear.
+local written, as_text
+local function milliseconds(ms)
+  if ms ~= written then written, as_text = ms, string.format('%.0f', ms) end
+  return as_text
+end
+
 -- The answer to a brief item, or nothing where it is not so simple.
 local now_ms = (now - now % 1000) / 1000
 local function serve_brief(key, kind, at)
@@ -110,7 +117,7 @@ local function serve_brief(key, kind, at)
     text = pack('>BI6BI4I4', PLAIN, incarnation, 1, from / 1000, charged)
   end
   local expires = to + older * width
-  if text ~= stored then call('SET', key, text, 'PXAT', expires) end
+  if text ~= stored then call('SET', key, text, 'PXAT', milliseconds(expires)) end
   return pack('>BI4I4I7I7I6I6I6I7', BRIEF_DONE, count, lease, available - tokens, expires * 1000, incarnation, from, to, charged)
 end
 
@@ -402,7 +409,7 @@ local function keep(key, stored, text, expires)
   if expires * 1000 <= now then text = nil end
   if text == stored or (not text and not stored) then return end
   if text then
-    call('SET', key, text, 'PXAT', expires)
+    call('SET', key, text, 'PXAT', milliseconds(expires))
   else
     call('DEL', key)
   end
