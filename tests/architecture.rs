@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may import, itself apart.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("limiter", &[]),
     ("ports", &["limiter"]),
     ("actors", &["limiter", "ports"]),
@@ -12,8 +12,9 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("store", &["limiter", "ports", "telemetry"]),
     ("api", &["limiter", "ports", "telemetry"]),
     ("config", &["limiter", "ports", "telemetry"]),
+    ("bench", &["api"]),
     ("node", &["limiter", "ports", "telemetry", "actors", "store", "api"]),
-    ("cli", &["limiter", "ports", "telemetry", "config", "api", "node"]),
+    ("cli", &["limiter", "ports", "telemetry", "config", "api", "bench", "node"]),
 ];
 
 /// Crates that the core may use beside std: pure ones.

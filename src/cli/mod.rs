@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod check;
 mod dev;
 mod node;
@@ -63,6 +64,8 @@ enum Command {
     Serve(serve::Serve),
     /// Ask a running node: exit code 0 allowed, 3 refused
     Check(check::Check),
+    /// Load a rate limiter, and measure it
+    Bench(Box<bench::Bench>),
     /// Work with rule files, offline
     #[command(subcommand)]
     Rules(rules::Rules),
@@ -77,6 +80,7 @@ impl Cli {
             Command::Dev(dev) => dev.run(global),
             Command::Serve(serve) => serve.run(global),
             Command::Check(check) => check.run(global),
+            Command::Bench(bench) => bench.run(global),
             Command::Rules(rules) => rules.run(global),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());

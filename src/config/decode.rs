@@ -123,7 +123,8 @@ pub fn duration_ms(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64>
     parsed
 }
 
-fn parse_duration(text: &str) -> Option<u64> {
+/// A duration as settings and rules write it, in milliseconds.
+pub fn parse_duration(text: &str) -> Option<u64> {
     let mut total = 0u64;
     let mut rest = text.trim();
     if rest.is_empty() {

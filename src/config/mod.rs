@@ -8,3 +8,5 @@ pub mod rules;
 pub mod settings;
 pub mod source;
 pub mod tree;
+
+pub use decode::parse_duration;

@@ -1,0 +1,56 @@
+//! Two runs side by side.
+
+use super::report::Report;
+
+/// One line of a comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    pub what: &'static str,
+    pub before: f64,
+    pub after: f64,
+    /// Whether more is better.
+    pub more: bool,
+}
+
+impl Line {
+    /// The second run's part of the first's; `None` where that is 0.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.before > 0.0).then(|| self.after / self.before)
+    }
+
+    /// Whether the second run is better by more than a twentieth, or worse.
+    pub fn is_better(&self) -> Option<bool> {
+        let ratio = self.ratio().filter(|ratio| (ratio - 1.0).abs() > 0.05)?;
+        Some((ratio > 1.0) == self.more)
+    }
+}
+
+/// What differs between two runs.
+#[expect(clippy::cast_precision_loss, reason = "counts that are shown")]
+pub fn compare(before: &Report, after: &Report) -> Vec<Line> {
+    let line = |what, more, of: fn(&Report) -> f64| Line { what, before: of(before), after: of(after), more };
+    vec![
+        line("checks/s", true, |r| r.per_second),
+        line("p50 (us)", false, |r| r.latency_us.p50),
+        line("p90 (us)", false, |r| r.latency_us.p90),
+        line("p99 (us)", false, |r| r.latency_us.p99),
+        line("p99.9 (us)", false, |r| r.latency_us.p999),
+        line("p99.99 (us)", false, |r| r.latency_us.p9999),
+        line("max (us)", false, |r| r.latency_us.max),
+        line("failed", false, |r| r.failed.count() as f64),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faster_is_better_and_slower_is_not() {
+        let line = |before, after, more| Line { what: "", before, after, more }.is_better();
+        assert_eq!(line(100.0, 120.0, true), Some(true));
+        assert_eq!(line(100.0, 120.0, false), Some(false));
+        assert_eq!(line(100.0, 103.0, true), None, "that is noise");
+        assert_eq!(line(0.0, 3.0, false), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! When each call is to be sent.
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+
+use super::{Length, Plan};
+
+/// How often an open loop looks what is due, at most.
+const TICK: Duration = Duration::from_micros(50);
+
+/// One call's turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    pub number: u64,
+    /// When it is to be sent; in a closed loop that is now.
+    pub intended: Instant,
+}
+
+/// One thread's turns.
+pub struct Gate {
+    begin: Instant,
+    /// Nanoseconds between two calls of this thread; `None` for a closed loop.
+    pause_ns: Option<f64>,
+    /// Turns of this thread.
+    most: u64,
+    end: Option<Instant>,
+    taken: Cell<u64>,
+    due: Semaphore,
+    thread: u64,
+    threads: u64,
+}
+
+impl Gate {
+    pub fn new(plan: &Plan, thread: u32, threads: u32, begin: Instant) -> Self {
+        let (thread, threads) = (u64::from(thread), u64::from(threads));
+        #[expect(clippy::cast_precision_loss, reason = "threads are few")]
+        let pause_ns = plan.rate.map(|rate| 1e9 / rate * threads as f64);
+        let (most, end) = match plan.length {
+            Length::Calls(calls) => (calls / threads + u64::from(thread < calls % threads), None),
+            Length::Time(time) => (u64::MAX, Some(begin + plan.warm_up + time)),
+        };
+        Self { begin, pause_ns, most, end, taken: Cell::new(0), due: Semaphore::new(0), thread, threads }
+    }
+
+    /// The next turn, as soon as it is due; `None` when there are no more.
+    pub async fn next(&self) -> Option<Turn> {
+        if self.pause_ns.is_some() {
+            // It is closed when the end has come.
+            self.due.acquire().await.ok()?.forget();
+        }
+        self.take()
+    }
+
+    /// The next turn, if it is due.
+    pub fn next_now(&self) -> Option<Turn> {
+        if self.pause_ns.is_some() {
+            self.due.try_acquire().ok()?.forget();
+        }
+        self.take()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    fn take(&self) -> Option<Turn> {
+        let taken = self.taken.get();
+        if taken >= self.most {
+            return None;
+        }
+        let intended = match self.pause_ns {
+            Some(_) => self.intended(taken),
+            None => {
+                let now = Instant::now();
+                if self.end.is_some_and(|end| now >= end) {
+                    return None;
+                }
+                now
+            }
+        };
+        self.taken.set(taken + 1);
+        if taken + 1 == self.most {
+            self.due.close();
+        }
+        Some(Turn { number: taken * self.threads + self.thread, intended })
+    }
+
+    fn intended(&self, number: u64) -> Instant {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a run is far shorter than 2^53 ns"
+        )]
+        let after = (number as f64 * self.pause_ns.unwrap_or(0.0)) as u64;
+        self.begin + Duration::from_nanos(after)
+    }
+
+    /// Lets turns be taken as they fall due, until all are. Returns how many never were taken, for want of a free call.
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    pub async fn pace(&self) -> std::io::Result<u64> {
+        let Some(pause_ns) = self.pause_ns else { return Ok(0) };
+        let mut timer = Timer::new()?;
+        let mut let_in = 0u64;
+        loop {
+            let now = Instant::now();
+            let end = self.end.is_some_and(|end| now >= end);
+            let until = self.end.map_or(now, |end| end.min(now));
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a run is far shorter than 2^53 ns"
+            )]
+            let due = ((until - self.begin).as_nanos() as f64 / pause_ns) as u64 + 1;
+            let due = due.min(self.most);
+            self.due.add_permits(usize::try_from(due - let_in).unwrap_or(0));
+            let_in = due.max(let_in);
+            if end {
+                let left = self.due.available_permits() as u64;
+                self.due.close();
+                return Ok(left);
+            }
+            if let_in >= self.most {
+                return Ok(0);
+            }
+            timer.wait(self.intended(let_in).saturating_duration_since(now).max(TICK)).await?;
+        }
+    }
+}
+
+/// A timer of the kernel: the runtime's own are a millisecond apart.
+struct Timer(AsyncFd<OwnedFd>);
+
+impl Timer {
+    fn new() -> std::io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        #[expect(deprecated, reason = "an owned descriptor is open for as long as it is registered")]
+        Ok(Self(AsyncFd::new(timer)?))
+    }
+
+    async fn wait(&mut self, time: Duration) -> std::io::Result<()> {
+        let it_value = Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        // Setting it anew also takes back what it had to say.
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        self.0.readable().await?.clear_ready();
+        Ok(())
+    }
+}

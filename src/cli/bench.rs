@@ -1,0 +1,311 @@
+//! `tidegate bench`.
+
+use std::fs;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::Cell;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Exit, Global, Output, output};
+use crate::bench::calls::{Call, Question};
+use crate::bench::compare::{Line, compare};
+use crate::bench::keys::Keys;
+use crate::bench::plot::{self, thousands};
+use crate::bench::report::Report;
+use crate::bench::{Length, Plan, run};
+use crate::config::parse_duration;
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Bench {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put two saved runs side by side
+    Compare {
+        before: PathBuf,
+        after: PathBuf,
+        /// Draw both into this SVG
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+    },
+}
+
+/// How checks are asked for
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Envoy's ShouldRateLimit, of any server
+    Envoy,
+    /// Tidegate's Check
+    Native,
+    /// Tidegate's CheckBatch
+    Batch,
+    /// Tidegate's CheckStream
+    Stream,
+    /// POST /v1/check over HTTP/1.1
+    Http,
+}
+
+#[derive(Args)]
+struct Load {
+    /// Server to load: grpc://host:port, or http://host:port for `--call http`
+    #[arg(long, default_value = "grpc://127.0.0.1:8081", value_name = "URL")]
+    addr: String,
+    #[arg(long, value_enum, default_value = "envoy")]
+    call: Kind,
+    /// Checks in one call of `--call batch`
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    batch: u32,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Calls under way on one connection: always in a closed loop, at most in an open one
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    in_flight: Option<u32>,
+    /// Threads of this tool
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Calls a second, whatever comes back (an open loop); without it as many as come back (a closed loop)
+    #[arg(long, value_parser = rate)]
+    rate: Option<f64>,
+    /// How long to measure
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = time)]
+    duration: Duration,
+    /// Send so many calls instead, the warm-up's among them
+    #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    calls: Option<u64>,
+    /// How long to load before measuring
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = time)]
+    warm_up: Duration,
+    /// hot, uniform:COUNT, zipf:COUNT[:EXPONENT] or cycle:COUNT (one after the other)
+    #[arg(long, default_value = "hot")]
+    keys: Keys,
+    #[arg(long, default_value = "api")]
+    domain: String,
+    /// The attribute that has the key as its value
+    #[arg(long, default_value = "user")]
+    attribute: String,
+    /// What comes before the number of a key
+    #[arg(long, default_value = "u")]
+    prefix: String,
+    #[arg(long, default_value_t = 1)]
+    hits: u32,
+    /// Fail when more checks of one key than this were admitted in the whole run
+    #[arg(long, value_name = "COUNT")]
+    at_most: Option<u32>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Save the run as JSON, for `bench compare`
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Draw latency by percentile and over time into this SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a duration such as 500ms, 10s or 2m".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.replace('_', "").parse::<f64>().ok().filter(|rate| (0.001..=1e8).contains(rate));
+    rate.ok_or_else(|| "expected calls a second, at most 100000000".to_owned())
+}
+
+impl Bench {
+    pub fn run(self, global: &Global) -> Exit {
+        let done = match &self.command {
+            Some(Command::Compare { before, after, plot }) => side_by_side(global, before, after, plot.as_deref()),
+            None => self.load.run(global),
+        };
+        done.unwrap_or_else(|error| {
+            eprintln!("{error}");
+            output::wrong(global.output, &[serde_json::json!({ "detail": error })]);
+            Exit::Failed
+        })
+    }
+}
+
+impl Load {
+    fn run(&self, global: &Global) -> Result<Exit, String> {
+        let plan = self.plan()?;
+        let whole = plan.warm_up + self.duration;
+        let bar = progress(&plan, whole);
+        let report = run(&plan, |second| {
+            bar.set_position(second.second + 1);
+            bar.set_message(format!("{} checks/s, p99 {}", thousands_of(second.checks), latency(second.p99_us)));
+        });
+        bar.finish_and_clear();
+        let report = report.map_err(|error| format!("{}: {error}", self.addr))?;
+        if let Some(path) = &self.save {
+            write(path, &serde_json::to_string(&report).map_err(|error| error.to_string())?)?;
+        }
+        if let Some(path) = &self.plot {
+            let svg = plot::svg(&[(&self.addr, &report)]).map_err(|error| error.to_string())?;
+            write(path, &svg)?;
+        }
+        match global.output {
+            Output::Json => println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
+            Output::Table => show(&report),
+        }
+        let over = self.at_most.is_some_and(|most| report.most_admitted_of_a_key > most);
+        if over {
+            let most = report.most_admitted_of_a_key;
+            eprintln!("{most} checks of one key were admitted, more than {}", self.at_most.unwrap_or(0));
+        }
+        let failed = report.failed.count();
+        if failed > 0 {
+            let first = report.failed.first.as_deref().unwrap_or("too many calls were under way");
+            eprintln!("{failed} failed, the first with: {first}");
+        }
+        Ok(if over || failed > 0 { Exit::Failed } else { Exit::Ok })
+    }
+
+    fn plan(&self) -> Result<Plan, String> {
+        let http = self.call == Kind::Http;
+        let authority = match self.addr.split_once("://") {
+            Some(("grpc", rest)) if !http => rest,
+            Some(("http", rest)) => rest,
+            _ if http => return Err(format!("{}: expected http://host:port", self.addr)),
+            _ => return Err(format!("{}: expected grpc://host:port", self.addr)),
+        };
+        let authority = authority.trim_end_matches('/').to_owned();
+        let found = authority.to_socket_addrs().map_err(|error| format!("{}: {error}", self.addr))?.next();
+        let call = match self.call {
+            Kind::Envoy => Call::Envoy,
+            Kind::Native => Call::Native,
+            Kind::Batch => Call::Batch(self.batch),
+            Kind::Stream => Call::Stream,
+            Kind::Http => Call::Http,
+        };
+        // In an open loop a call that is due should not have to wait for others.
+        let in_flight = match (self.call, self.rate) {
+            (Kind::Http, None) => 1,
+            (Kind::Http, Some(_)) => 16,
+            (Kind::Stream, None) => 256,
+            (Kind::Batch, None) => 4,
+            (_, None) => 32,
+            (_, Some(_)) => 1000,
+        };
+        Ok(Plan {
+            target: found.ok_or_else(|| format!("{}: no address", self.addr))?,
+            authority,
+            call,
+            question: Question {
+                domain: self.domain.clone(),
+                attribute: self.attribute.clone(),
+                prefix: self.prefix.clone(),
+                hits: self.hits,
+            },
+            connections: self.connections,
+            in_flight: self.in_flight.unwrap_or(in_flight),
+            threads: self.threads,
+            rate: self.rate,
+            length: self.calls.map_or(Length::Time(self.duration), Length::Calls),
+            warm_up: if self.calls.is_some() { Duration::ZERO } else { self.warm_up },
+            patience: Duration::from_secs(5),
+            keys: self.keys,
+            seed: self.seed,
+        })
+    }
+}
+
+/// A bar on a terminal, and nothing elsewhere.
+fn progress(plan: &Plan, whole: Duration) -> ProgressBar {
+    let bar = match plan.length {
+        Length::Time(_) => ProgressBar::new(whole.as_secs().max(1)),
+        Length::Calls(_) => ProgressBar::no_length(),
+    };
+    let template = match plan.length {
+        Length::Time(_) => "{bar:30} {pos}/{len} s  {msg}",
+        Length::Calls(_) => "{spinner} {pos} s  {msg}",
+    };
+    // A template that is wrong draws the default.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read(path: &Path) -> Result<Report, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: expected a saved run: {error}", path.display()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count that is shown")]
+fn thousands_of(count: u64) -> String {
+    thousands(count as f64)
+}
+
+/// Microseconds as people say them.
+fn latency(us: f64) -> String {
+    if us >= 1e6 {
+        format!("{:.2} s", us / 1e6)
+    } else if us >= 1000.0 {
+        format!("{:.2} ms", us / 1000.0)
+    } else {
+        format!("{us:.0} us")
+    }
+}
+
+fn show(report: &Report) {
+    let mut table = output::table(&[
+        "checks/s", "p50", "p90", "p99", "p99.9", "p99.99", "longest", "admitted", "refused", "failed",
+    ]);
+    let l = &report.latency_us;
+    let failed = report.failed.count();
+    table.add_row(vec![
+        Cell::new(thousands(report.per_second)),
+        Cell::new(latency(l.p50)),
+        Cell::new(latency(l.p90)),
+        Cell::new(latency(l.p99)),
+        Cell::new(latency(l.p999)),
+        Cell::new(latency(l.p9999)),
+        Cell::new(latency(l.max)),
+        Cell::new(thousands_of(report.admitted)),
+        Cell::new(thousands_of(report.refused)),
+        output::verdict(thousands_of(failed), failed == 0),
+    ]);
+    println!("{table}");
+}
+
+fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&Path>) -> Result<Exit, String> {
+    let (one, other) = (read(before)?, read(after)?);
+    let lines = compare(&one, &other);
+    if let Some(path) = picture {
+        let names = [before.display().to_string(), after.display().to_string()];
+        let svg = plot::svg(&[(&names[0], &one), (&names[1], &other)]).map_err(|error| error.to_string())?;
+        write(path, &svg)?;
+    }
+    if global.output == Output::Json {
+        let line = |line: &Line| serde_json::json!({ "what": line.what, "before": line.before, "after": line.after, "ratio": line.ratio() });
+        println!("{}", serde_json::Value::from(lines.iter().map(line).collect::<Vec<_>>()));
+        return Ok(Exit::Ok);
+    }
+    let mut table = output::table(&["", "before", "after", "ratio"]);
+    for line in &lines {
+        let ratio = line.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
+        let ratio = line.is_better().map_or_else(|| Cell::new(&ratio), |better| output::verdict(&ratio, better));
+        table.add_row(vec![
+            Cell::new(line.what),
+            Cell::new(thousands(line.before)),
+            Cell::new(thousands(line.after)),
+            ratio,
+        ]);
+    }
+    println!("{table}");
+    Ok(Exit::Ok)
+}
