@@ -70,6 +70,8 @@ impl Case {
         let number = self.number.saturating_sub(if self.random.one_in(4) { self.random.below(9) } else { 0 });
         // Now and then more holders than a record keeps apart.
         let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
+        // Most keys have one holder at a time.
+        let holder = if self.number / 500 % 2 == 0 && !self.random.one_in(5) { 1 } else { holder };
         let not_after = match self.random.below(10) {
             0 => None,
             1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),
@@ -80,18 +82,21 @@ impl Case {
     }
 
     fn item(&mut self) -> Item {
-        let kind = self.random.below(14);
-        // All of one lane, for one batch is one lane's.
-        let key: Box<[u8]> = format!("{{lane}}{kind}/{}", self.random.below(3)).into_bytes().into();
+        let kind = if self.random.one_in(3) { 14 + self.random.below(4) } else { self.random.below(14) };
+        // All of one lane, for one batch is one lane's. What is calm stays so until a server takes over, so it is begun anew.
+        let key: Box<[u8]> =
+            format!("{{lane}}{kind}/{}", if kind < 14 { self.random.below(3) } else { self.number / 500 })
+                .into_bytes()
+                .into();
         let told = self.told.get(&key).cloned();
         // What is asked of a key now and then does not suit what is stored there.
-        let kind = if self.random.one_in(100) { self.random.below(14) } else { kind };
+        let kind = if self.random.one_in(100) { self.random.below(18) } else { kind };
         let most = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
         let asks =
             (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(most + 2), count: 1 + self.small(5) });
         let asks = asks.collect();
         let counter = match kind {
-            0..=9 => self.window(kind, most, told),
+            0..=9 | 14.. => self.window(kind, most, told),
             _ => self.bucket(kind, most, told),
         };
         Item { key, asks, counter }
@@ -112,6 +117,10 @@ impl Case {
             5 => Grid::Rolling { width_ms: 13, cells: 20 },
             6 => Grid::Rolling { width_ms: 100, cells: 10 },
             7 => Grid::Rolling { width_ms: 60_000, cells: 2 },
+            14 => Grid::Fixed { width_ms: 1000 },
+            15 => Grid::Fixed { width_ms: 3_600_000 },
+            16 => Grid::Sliding { width_ms: 3_600_000 },
+            17 => Grid::Rolling { width_ms: 1000, cells: 1 },
             _ => {
                 let from = ms - ms % 400;
                 let from = if self.random.one_in(10) { from + 800 } else { from };
@@ -122,17 +131,29 @@ impl Case {
             Grid::Fixed { width_ms } | Grid::Sliding { width_ms } | Grid::Rolling { width_ms, .. } => width_ms,
             Grid::Calendar { .. } => 400,
         };
+        // What most keys are: charged by their own incarnation alone.
+        let calm = kind > 9 && !self.random.one_in(50);
         let (mut seen, mut returns) = (Vec::new(), Vec::new());
         if let Some(Seen::Window { incarnation, cell_ms, cells, .. }) = told {
             if !self.random.one_in(4) {
                 seen = cells;
             }
-            if self.random.one_in(4) {
+            // More than the store knows of, as after a failover.
+            if calm && self.random.one_in(4) {
+                for entry in seen.iter_mut().flat_map(|cell| &mut cell.entries) {
+                    entry.charged += self.random.below(3);
+                    entry.returned = (entry.returned + self.random.below(3)).min(entry.charged);
+                }
+            }
+            if self.random.one_in(if calm { 2 } else { 4 }) {
+                // Now and then to the cell before.
+                let back = if self.random.one_in(8) { width_ms } else { 0 };
+                let cell_ms = cell_ms.saturating_sub(back);
                 returns.push(WindowReturn { cell_ms, source: incarnation, tokens: self.random.size(50) });
             }
         }
         // What others forgot, debts, and cells of the past and of a clock that leapt.
-        if self.random.one_in(4) {
+        if !calm && self.random.one_in(4) {
             let back = self.random.below(4) * width_ms;
             let ahead = if self.random.one_in(30) { width_ms } else { 0 };
             let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
@@ -145,7 +166,7 @@ impl Case {
                 seen.push(cell);
             }
         }
-        if self.random.one_in(10) {
+        if !calm && self.random.one_in(10) {
             let source = self.random.size(1 << 48);
             returns.push(WindowReturn { cell_ms: ms - ms % width_ms, source, tokens: self.random.size(9) });
         }

@@ -111,6 +111,6 @@ fn one_thread(
     local.block_on(&runtime, async {
         let gate = Gate::new(plan, thread, threads, begin);
         let recorder = Recorder::new(plan, begin, seconds)?;
-        client::load(plan, thread, threads, gate, recorder).await
+        client::load(plan, thread, threads, gate, recorder).await.map(Recorder::end)
     })
 }

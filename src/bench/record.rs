@@ -38,7 +38,8 @@ pub struct Recorder {
     of_second: Histogram<u64>,
     checks_of_second: u64,
     each_second: Vec<Second>,
-    seconds: mpsc::Sender<Second>,
+    /// Who is told of seconds, until the end.
+    seconds: Option<mpsc::Sender<Second>>,
     /// Checks admitted of each key, from the beginning.
     by_key: Vec<u32>,
 }
@@ -61,7 +62,7 @@ impl Recorder {
             of_second: histogram()?,
             checks_of_second: 0,
             each_second: Vec::new(),
-            seconds,
+            seconds: Some(seconds),
             by_key: Vec::new(),
         })
     }
@@ -109,12 +110,22 @@ impl Recorder {
             let told = Second::of(self.second, self.checks_of_second, &self.of_second);
             self.of_second.reset();
             (self.checks_of_second, self.second) = (0, self.second + 1);
-            // Nobody need listen.
-            let _ = self.seconds.send(told.clone());
+            if let Some(seconds) = &self.seconds {
+                // Nobody need listen.
+                let _ = seconds.send(told.clone());
+            }
             self.each_second.push(told);
         }
     }
 
+    /// Nothing comes any more.
+    #[must_use]
+    pub fn end(self) -> Self {
+        Self { seconds: None, ..self }
+    }
+
+    /// Together with what another thread measured.
+    #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         // Both have the same bounds.
         let _ = self.latency.add(&other.latency);

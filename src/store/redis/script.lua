@@ -4,22 +4,22 @@
 -- are written. A key takes one GET and one SET at most; whatever goes wrong with it hurts no other. All figures are
 -- integers below 2^53, which Lua's numbers hold exactly.
 --
--- A record begins with a byte: version in the high half, shape in the low. 1 to 3 are windows: `tiny` (one cell of one
--- source, in 12 bytes, which is what most keys are), `plain` (cells of whole seconds, all of the key's incarnation) and
--- `full`; 4 is a bucket.
+-- A record begins with a byte: version in the high half, shape in the low. 1 to 3 and 5 are windows: `tiny` (one cell of
+-- whole seconds that the key's incarnation charged, in 12 bytes, which is what most keys are), `single` (the same, with what
+-- went back), `plain` (several such cells) and `full`; 4 is a bucket.
 --
--- Most items are of one kind: one run of asks for a window of one cell that one incarnation has charged. `serve_brief`
+-- Most items are of one kind: a run of asks, or a lease's end, of a window of one cell that one incarnation has charged. `serve_brief`
 -- does these and no others, and leaves what it does not understand, untouched, to `whole`, which does every item. Where
 -- both could serve, they do the same. What `whole` needs is made when it is first called: its closures and tables would be
 -- a third of the cost of most batches.
 local VERSION = 1
-local TINY, PLAIN, FULL, BUCKET = VERSION * 16 + 1, VERSION * 16 + 2, VERSION * 16 + 3, VERSION * 16 + 4
+local TINY, PLAIN, FULL, BUCKET, SINGLE = VERSION * 16 + 1, VERSION * 16 + 2, VERSION * 16 + 3, VERSION * 16 + 4, VERSION * 16 + 5
 -- Those of window.rs, counter.rs, repeats.rs and token_bucket.rs.
 local WEIGHT_ONE, MAX_LIMIT, MAX_COUNT, MAX_ENTRIES, FOLDED = 65536, 68719476736, 4503599627370496, 32, 0
 local MARKS, MAX_REPEATS, TICKS = 16777216, 64, 1048576
--- What an item of one run of asks, without and with what was seen, adds to the kind of its window.
-local BRIEF, BRIEF_SEEN = 16, 32
-local FAILED, OUT_OF_BOUNDS, WINDOW_DONE, BUCKET_DONE, BRIEF_DONE = 0, 1, 2, 3, 4
+-- What a brief item adds to the kind of its window, and what says that it has seen a cell, gives back to one, and asks.
+local BRIEF, SEEN, BACK, ASKS = 16, 32, 64, 128
+local FAILED, OUT_OF_BOUNDS, WINDOW_DONE, BUCKET_DONE, BRIEF_DONE, BRIEF_TAKEN = 0, 1, 2, 3, 4, 5
 
 local pack, unpack, call, pcall = struct.pack, struct.unpack, redis.call, pcall
 local batch = ARGV[1]
@@ -57,27 +57,33 @@ end
 -- The answer to a brief item, or nothing where it is not so simple.
 local now_ms = (now - now % 1000) / 1000
 local function serve_brief(key, kind, at)
-  local width, older, limit, want, holders, min_left, hits, count, start, source, had
-  if kind >= BRIEF_SEEN then
-    width, older, limit, want, holders, min_left, hits, count, start, source, had =
-      unpack('>I6BI7I4I4I7I6I4I6I6I7', batch, at)
-  else
-    width, older, limit, want, holders, min_left, hits, count = unpack('>I6BI7I4I4I7I6I4', batch, at)
-  end
+  local width, older, limit, want, holders, min_left
+  local asks, hits, count = kind >= ASKS, 0, 0
+  local seen_ms, seen_source, seen_charged, seen_returned
+  local back_ms, back_source, back
+  width, older, limit, want, holders, min_left, at = unpack('>I6BI7I4I4I7', batch, at)
+  if asks then hits, count, at = unpack('>I6I4', batch, at) end
+  if kind % (2 * SEEN) >= SEEN then seen_ms, seen_source, seen_charged, seen_returned, at = unpack('>I6I6I7I7', batch, at) end
+  if kind % (2 * BACK) >= BACK then back_ms, back_source, back = unpack('>I6I6I7', batch, at) end
   local from = now_ms - now_ms % width
   if from % 1000 ~= 0 or from >= 4294967296000 then return end
   local to, oldest = from + width, from - width * older
 
   local stored = call('GET', key)
-  local incarnation, charged, here = begins, 0, false
+  local incarnation, charged, returned, here = begins, 0, 0, false
+  local who, last, till
   if stored then
-    local shape, begun, cells
-    if #stored == 12 then
+    local size, shape, begun = #stored
+    if size == 12 then
       shape, incarnation, begun, charged = unpack('>BI6I4B', stored)
       if shape ~= TINY then return end
-    elseif #stored == 16 then
-      shape, incarnation, cells, begun, charged = unpack('>BI6BI4I4', stored)
-      if shape ~= PLAIN or cells ~= 1 then return end
+    elseif size == 19 or size == 38 then
+      shape, incarnation, begun, charged, returned = unpack('>BI6I4I4I4', stored)
+      if shape ~= SINGLE then return end
+      if size == 38 then
+        who, last, till = unpack('>I6I6I7', stored, 20)
+        if till < now then who = nil end
+      end
     else
       return
     end
@@ -86,39 +92,61 @@ local function serve_brief(key, kind, at)
     here = begun == from
     if not here then
       if begun >= oldest then return end
-      charged = 0
+      charged, returned = 0, 0
     end
   end
-  if start == from then
-    if source ~= incarnation then return end
-    if had > charged then charged, here = had, true end
-  elseif start and start >= oldest then
+  if seen_ms == from then
+    if seen_source ~= incarnation or seen_charged == 0 then return end
+    if seen_charged > charged then charged = seen_charged end
+    if seen_returned > returned then returned = seen_returned end
+    here = true
+  elseif seen_ms and seen_ms >= oldest then
     return
   end
+  if back_ms then
+    if not here or back_ms ~= from or back_source ~= incarnation then return end
+    local first = ends
+    if ends and who == holder then
+      first = number > last
+    elseif ends and who then
+      return
+    end
+    if first then
+      if not who or not_after > till then till = not_after end
+      who, last = holder, number
+      returned = returned + back
+      if returned > charged then returned = charged end
+    end
+  end
 
-  local available = limit
-  if limit < MAX_COUNT then available = limit > charged and limit - charged or 0 end
+  local available, used = limit, charged > returned and charged - returned or 0
+  if limit < MAX_COUNT then available = limit > used and limit - used or 0 end
   local tokens = hits * count
   -- Whoever is refused is told when to come again.
-  if tokens > available or available == 0 then return end
-  local lease = 0
+  if asks and (tokens > available or available == 0) then return end
   if want > 0 and to * 1000 - now >= min_left then
-    lease = (available - tokens) / (2 * (holders > 0 and holders or 1))
+    local lease = (available - tokens) / (2 * (holders > 0 and holders or 1))
     lease = lease - lease % 1
-    if lease > want then lease = want end
-    tokens = tokens + lease
+    if lease < want then want = lease end
+  else
+    want = 0
   end
-  charged = charged + tokens
+  tokens = tokens + want
+  charged, used = charged + tokens, used + tokens
   if charged == 0 or charged >= 4294967296 or (tokens == 0 and not here) then return end
   local text
-  if charged < 256 then
-    text = pack('>BI6I4B', TINY, incarnation, from / 1000, charged)
+  if who then
+    text = pack('>BI6I4I4I4I6I6I7', SINGLE, incarnation, from / 1000, charged, returned, who, last, till)
+  elseif returned > 0 or charged > 255 then
+    text = pack('>BI6I4I4I4', SINGLE, incarnation, from / 1000, charged, returned)
   else
-    text = pack('>BI6BI4I4', PLAIN, incarnation, 1, from / 1000, charged)
+    text = pack('>BI6I4B', TINY, incarnation, from / 1000, charged)
   end
-  local expires = to + older * width
+  local expires, reset = to, now
+  if used > 0 then expires, reset = to + older * width, (to + older * width) * 1000 end
   if text ~= stored then call('SET', key, text, 'PXAT', milliseconds(expires)) end
-  return pack('>BI4I4I7I7I6I6I6I7', BRIEF_DONE, count, lease, available - tokens, expires * 1000, incarnation, from, to, charged)
+  return pack('>BI4I4I7I7I6I6I6I7I7', asks and BRIEF_DONE or BRIEF_TAKEN, count, want, available - tokens, reset, incarnation,
+    from, to, charged, returned)
 end
 
 local function whole()
@@ -353,6 +381,16 @@ local function read_window(text)
   if shape == TINY then
     local second, charged = unpack('>I4B', text, at)
     return { incarnation = incarnation, taken = {}, cells = { { second * 1000, { { incarnation, charged, 0 } } } } }
+  elseif shape == SINGLE then
+    local second, charged, returned
+    second, charged, returned, at = unpack('>I4I4I4', text, at)
+    local window = { incarnation = incarnation, taken = {}, cells = { { second * 1000, { { incarnation, charged, returned } } } } }
+    while at <= #text do
+      local who, which, last
+      who, which, last, at = unpack('>I6I6I7', text, at)
+      table.insert(window.taken, { who, which, last })
+    end
+    return window
   elseif shape == PLAIN then
     local cells, count = {}
     count, at = unpack('>B', text, at)
@@ -371,11 +409,10 @@ local function read_window(text)
   error('no window')
 end
 
-local function is_plain(window)
-  if #window.taken > 0 then return false end
+local function is_simple(window)
   for _, cell in ipairs(window.cells) do
     local only = #cell[2] == 1 and cell[2][1]
-    local fits = only and only[1] == window.incarnation and only[2] < 4294967296 and only[3] == 0
+    local fits = only and only[1] == window.incarnation and only[2] < 4294967296 and only[3] < 4294967296
     if not fits or cell[1] % 1000 ~= 0 or cell[1] >= 4294967296000 then return false end
   end
   return true
@@ -383,13 +420,22 @@ end
 
 local function write_window(window)
   local cells = window.cells
-  if is_plain(window) then
-    if #cells == 1 and cells[1][2][1][2] < 256 then
-      return pack('>BI6I4B', TINY, window.incarnation, cells[1][1] / 1000, cells[1][2][1][2])
+  if is_simple(window) then
+    local returned = 0
+    for _, cell in ipairs(cells) do returned = returned + cell[2][1][3] end
+    if #cells == 1 then
+      local second, charged = cells[1][1] / 1000, cells[1][2][1][2]
+      if returned == 0 and charged < 256 and #window.taken == 0 then
+        return pack('>BI6I4B', TINY, window.incarnation, second, charged)
+      end
+      local out = { pack('>BI6I4I4I4', SINGLE, window.incarnation, second, charged, returned) }
+      for _, batch in ipairs(window.taken) do out[#out + 1] = pack('>I6I6I7', batch[1], batch[2], batch[3]) end
+      return table.concat(out)
+    elseif returned == 0 and #window.taken == 0 then
+      local out = { pack('>BI6B', PLAIN, window.incarnation, #cells) }
+      for _, cell in ipairs(cells) do out[#out + 1] = pack('>I4I4', cell[1] / 1000, cell[2][1][2]) end
+      return table.concat(out)
     end
-    local out = { pack('>BI6B', PLAIN, window.incarnation, #cells) }
-    for _, cell in ipairs(cells) do out[#out + 1] = pack('>I4I4', cell[1] / 1000, cell[2][1][2]) end
-    return table.concat(out)
   end
   local out = { pack('>BI6', FULL, window.incarnation) }
   write_cells(out, cells, #cells)
@@ -415,17 +461,21 @@ local function keep(key, stored, text, expires)
   end
 end
 
--- A brief item in the form of every other.
+-- A brief item in the form of every other; `at` is where its returns are.
 local function read_brief(kind, at)
-  local grid, item, hits, count, start, source, charged = {}, { seen = {}, returns = 0 }
-  grid.width, grid.older, item.limit, item.want, item.holders, item.min_left, hits, count, at =
-    unpack('>I6BI7I4I4I7I6I4', batch, at)
-  item.asks = { { hits, count } }
-  if kind >= BRIEF_SEEN then
-    start, source, charged, at = unpack('>I6I6I7', batch, at)
-    item.seen = { { start, { { source, charged, 0 } } } }
+  local grid, item = { sliding = kind % BRIEF == 2 }, { asks = {}, seen = {}, returns = 0 }
+  grid.width, grid.older, item.limit, item.want, item.holders, item.min_left, at = unpack('>I6BI7I4I4I7', batch, at)
+  if kind >= ASKS then
+    local hits, count
+    hits, count, at = unpack('>I6I4', batch, at)
+    item.asks[1] = { hits, count }
   end
-  grid.sliding = kind % BRIEF == 2
+  if kind % (2 * SEEN) >= SEEN then
+    local start, source, charged, returned
+    start, source, charged, returned, at = unpack('>I6I6I7I7', batch, at)
+    item.seen[1] = { start, { { source, charged, returned } } }
+  end
+  if kind % (2 * BACK) >= BACK then item.returns = 1 end
   return grid, item, at
 end
 

@@ -7,7 +7,7 @@
 use std::iter;
 
 use crate::limiter::batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen,
+    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
 };
 use crate::limiter::time::StoreTime;
 use crate::limiter::token_bucket::Ticks;
@@ -21,9 +21,12 @@ pub const VERSION: u8 = 1;
 #[error("the answer of the counter script is malformed")]
 pub struct Malformed;
 
-/// What an item of one run of asks adds to the kind of its window: with nothing seen, and with one entry of one cell.
-const BRIEF: u8 = 16;
-const BRIEF_SEEN: u8 = 32;
+/// What a brief item adds to the kind of its window, and what says that one entry of one cell was seen, that some goes
+/// back to one, and that it asks.
+const BRIEF: u64 = 16;
+const SEEN: u64 = 32;
+const BACK: u64 = 64;
+const ASKS: u64 = 128;
 
 /// A batch of these items.
 pub fn batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8> {
@@ -70,53 +73,38 @@ impl Out {
     /// An item that is as short as most are; false, and nothing, where it is not.
     fn brief(&mut self, item: &Item) -> bool {
         let Counter::Window { grid, limit, seen, returns, lease } = &item.counter else { return false };
-        let ([ask], []) = (&*item.asks, &**returns) else { return false };
-        let seen = match &**seen {
+        let only = match &**seen {
             [] => None,
-            [Cell { start_ms, entries }] => match &**entries {
-                [Entry { source, charged, returned: 0 }] => Some((*start_ms, *source, *charged)),
-                _ => return false,
-            },
+            [Cell { start_ms, entries }] if entries.len() == 1 => entries.first().map(|entry| (*start_ms, *entry)),
             _ => return false,
         };
-        let kind = match grid {
-            Grid::Fixed { .. } => 1,
-            Grid::Sliding { .. } => 2,
-            Grid::Rolling { .. } => 3,
-            Grid::Calendar { .. } => return false,
-        };
-        let brief = if seen.is_some() { BRIEF_SEEN } else { BRIEF };
-        self.put::<1>(u64::from(brief) + kind);
+        if item.asks.len() > 1 || returns.len() > 1 || matches!(grid, Grid::Calendar { .. }) {
+            return false;
+        }
+        let flag = |is: bool, flag: u64| if is { flag } else { 0 };
+        let flags = flag(only.is_some(), SEEN) + flag(!returns.is_empty(), BACK) + flag(!item.asks.is_empty(), ASKS);
+        self.put::<1>(kind(grid) + BRIEF + flags);
         self.grid(grid);
         self.lease(*limit, *lease);
-        self.ask(*ask);
-        if let Some((start_ms, source, charged)) = seen {
+        item.asks.iter().for_each(|ask| self.ask(*ask));
+        if let Some((start_ms, entry)) = only {
             self.put::<6>(start_ms);
-            self.put::<6>(source);
-            self.put::<7>(charged);
+            self.entry(&entry);
         }
+        returns.iter().for_each(|back| self.back(back));
         true
     }
 
     fn item(&mut self, item: &Item) {
         match &item.counter {
             Counter::Window { grid, limit, seen, returns, lease } => {
-                self.put::<1>(match grid {
-                    Grid::Fixed { .. } => 1,
-                    Grid::Sliding { .. } => 2,
-                    Grid::Rolling { .. } => 3,
-                    Grid::Calendar { .. } => 4,
-                });
+                self.put::<1>(kind(grid));
                 self.grid(grid);
                 self.lease(*limit, *lease);
                 self.asks(&item.asks);
                 self.cells(seen);
                 self.count::<4>(returns.len());
-                for back in returns {
-                    self.put::<6>(back.cell_ms);
-                    self.put::<6>(back.source);
-                    self.put::<7>(back.tokens);
-                }
+                returns.iter().for_each(|back| self.back(back));
             }
             Counter::Bucket { rate, revision, seen, owed, returns } => {
                 self.put::<1>(5);
@@ -188,17 +176,35 @@ impl Out {
         asks.iter().for_each(|ask| self.ask(*ask));
     }
 
+    fn back(&mut self, back: &WindowReturn) {
+        self.put::<6>(back.cell_ms);
+        self.put::<6>(back.source);
+        self.put::<7>(back.tokens);
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.put::<6>(entry.source);
+        self.put::<7>(entry.charged);
+        self.put::<7>(entry.returned);
+    }
+
     fn cells(&mut self, cells: &[Cell]) {
         self.count::<1>(cells.len());
         for cell in cells {
             self.put::<6>(cell.start_ms);
             self.count::<1>(cell.entries.len());
-            for entry in &cell.entries {
-                self.put::<6>(entry.source);
-                self.put::<7>(entry.charged);
-                self.put::<7>(entry.returned);
-            }
+            cell.entries.iter().for_each(|entry| self.entry(entry));
         }
+    }
+}
+
+/// The number of a kind of window.
+const fn kind(grid: &Grid) -> u64 {
+    match grid {
+        Grid::Fixed { .. } => 1,
+        Grid::Sliding { .. } => 2,
+        Grid::Rolling { .. } => 3,
+        Grid::Calendar { .. } => 4,
     }
 }
 
@@ -224,15 +230,16 @@ impl In<'_> {
         iter::repeat_with(|| one(self)).take(usize::try_from(count).map_err(|_| Malformed)?).collect()
     }
 
-    /// The answer to a brief item all of which was granted.
-    fn brief(&mut self) -> Result<ItemAnswer, Malformed> {
-        let granted = vec![Granted { count: self.small::<4>()?, fits_at: None }];
+    /// The answer to a brief item all of whose asks, if it has any, were granted.
+    fn brief(&mut self, asks: bool) -> Result<ItemAnswer, Malformed> {
+        let count = self.small::<4>()?;
+        let granted = if asks { vec![Granted { count, fits_at: None }] } else { Vec::new() };
         let lease = self.small::<4>()?;
         let (available, reset_at) = (self.get::<7>()?, StoreTime(self.get::<7>()?));
         let incarnation = self.get::<6>()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
-        let entries = vec![Entry { source: incarnation, charged: self.get::<7>()?, returned: 0 }];
-        let cells = vec![Cell { start_ms: cell_ms, entries }];
+        let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
+        let cells = vec![Cell { start_ms: cell_ms, entries: vec![Entry { source: incarnation, charged, returned }] }];
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells };
         Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, seen }))
     }
@@ -243,7 +250,7 @@ impl In<'_> {
             0 => return Ok(ItemAnswer::Failed),
             1 => return Ok(ItemAnswer::OutOfBounds),
             2 | 3 => (),
-            4 => return self.brief(),
+            4 | 5 => return self.brief(status == 4),
             _ => return Err(Malformed),
         }
         let granted = self.list::<2, _>(|text| {
