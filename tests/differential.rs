@@ -71,7 +71,7 @@ impl Case {
         // Now and then more holders than a record keeps apart.
         let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
         // Most keys have one holder at a time.
-        let holder = if self.number / 500 % 2 == 0 && !self.random.one_in(5) { 1 } else { holder };
+        let holder = if (self.number / 500).is_multiple_of(2) && !self.random.one_in(5) { 1 } else { holder };
         let not_after = match self.random.below(10) {
             0 => None,
             1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),

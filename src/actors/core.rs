@@ -190,7 +190,7 @@ impl Limiter for Core {
                     Ok(Ok((ticket, receiver)))
                 }
             };
-            (waiting, state.shard.has_batches())
+            (waiting, state.shard.has_batches(now))
         });
         let Some((waiting, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
         if to_send {

@@ -70,7 +70,7 @@ async fn carry(core: Arc<Core>, out: Outgoing) {
     let now = core.clock().now();
     let more = core.with(|state| {
         state.shard.answer(out.lane, out.flight, answer, now);
-        state.shard.has_batches()
+        state.shard.has_batches(now)
     });
     if more.unwrap_or(true) {
         core.wake();

@@ -9,9 +9,19 @@ use super::time::{NodeTime, StoreTime};
 #[derive(Debug)]
 pub struct Lanes {
     each: Vec<Lane>,
-    /// Lanes that have something to send and nothing in flight.
-    ready: Vec<u16>,
+    /// Lanes that have something to send and nothing in flight, those that wait longest first.
+    ready: VecDeque<u16>,
+    /// Lanes with a batch in flight.
+    flying: usize,
+    /// So many are in flight at once, so that what others have to send gathers meanwhile and goes together.
+    turns: usize,
 }
+
+/// A part of the lanes takes turns: a call to the store costs as much as several keys in it.
+const TURNS_OF_LANES: usize = 4;
+/// A batch that is not back after so long, in microseconds, takes no turn: a primary that does not answer must not hold up
+/// the others.
+const SLOW_US: u64 = 2_000;
 
 #[derive(Debug)]
 struct Lane {
@@ -44,7 +54,9 @@ impl Lanes {
             failing: false,
             clock: StoreClock::new(wall, now),
         };
-        Self { each: (0..count.max(1)).map(|_| lane()).collect(), ready: Vec::new() }
+        let each: Vec<Lane> = (0..count.max(1)).map(|_| lane()).collect();
+        let turns = each.len().div_ceil(TURNS_OF_LANES);
+        Self { each, ready: VecDeque::new(), flying: 0, turns }
     }
 
     /// Whether nothing is queued and nothing in flight.
@@ -53,8 +65,18 @@ impl Lanes {
     }
 
     /// Whether some lane can send.
-    pub const fn can_send(&self) -> bool {
-        !self.ready.is_empty()
+    pub fn can_send(&self, now: NodeTime) -> bool {
+        !self.ready.is_empty() && self.free_turns(now) > 0
+    }
+
+    /// How many batches may leave now.
+    fn free_turns(&self, now: NodeTime) -> usize {
+        if self.flying < self.turns {
+            return self.turns - self.flying;
+        }
+        let holds_up =
+            |lane: &&Lane| !lane.failing && lane.flying.as_ref().is_some_and(|flying| now.since(flying.sent) < SLOW_US);
+        self.turns.saturating_sub(self.each.iter().filter(holds_up).count())
     }
 
     pub fn queue(&mut self, at: u16, slot: u32) {
@@ -64,15 +86,16 @@ impl Lanes {
         }
     }
 
-    /// The lanes that can send; whoever takes them has each send, or empties its queue.
-    pub fn take_ready(&mut self) -> Vec<u16> {
-        let ready = std::mem::take(&mut self.ready);
-        for at in &ready {
-            if let Some(lane) = self.each.get_mut(usize::from(*at)) {
-                lane.ready = false;
-            }
+    /// The next lane that can send; whoever takes it has it send, or empties its queue.
+    pub fn take_ready(&mut self, now: NodeTime) -> Option<u16> {
+        if self.free_turns(now) == 0 {
+            return None;
         }
-        ready
+        let at = self.ready.pop_front()?;
+        if let Some(lane) = self.each.get_mut(usize::from(at)) {
+            lane.ready = false;
+        }
+        Some(at)
     }
 
     /// The key whose turn it is.
@@ -83,7 +106,7 @@ impl Lanes {
     /// A batch leaves.
     pub fn depart(&mut self, at: u16, flying: Flying) {
         if let Some(lane) = self.each.get_mut(usize::from(at)) {
-            lane.flying = Some(flying);
+            self.flying += usize::from(lane.flying.replace(flying).is_none());
         }
     }
 
@@ -92,6 +115,7 @@ impl Lanes {
     pub fn land(&mut self, at: u16, flight: u64, ran: Option<StoreTime>, late: bool, now: NodeTime) -> Option<Flying> {
         let lane = self.each.get_mut(usize::from(at))?;
         let flying = lane.flying.take_if(|f| f.flight == flight)?;
+        self.flying -= 1;
         lane.failing = ran.is_none();
         if let Some(ran) = ran {
             if late {
@@ -123,7 +147,7 @@ impl Lanes {
     fn may_send(&mut self, at: u16) {
         let Some(lane) = self.each.get_mut(usize::from(at)) else { return };
         if lane.flying.is_none() && !lane.queue.is_empty() && !std::mem::replace(&mut lane.ready, true) {
-            self.ready.push(at);
+            self.ready.push_back(at);
         }
     }
 }
@@ -137,14 +161,46 @@ mod tests {
         let mut lanes = Lanes::new(2, StoreTime(0), NodeTime(0));
         lanes.queue(0, 7);
         lanes.queue(1, 8);
-        assert_eq!(lanes.take_ready(), [0, 1]);
+        let now = NodeTime(0);
+        assert_eq!(lanes.take_ready(now), Some(0));
+        assert_eq!(lanes.take_ready(now), Some(1));
         assert_eq!((lanes.next(0), lanes.next(1)), (Some(7), Some(8)));
         lanes.depart(0, Flying { flight: 1, sent: NodeTime(0), slots: vec![7] });
         lanes.queue(0, 9);
-        assert!(!lanes.can_send() && !lanes.are_quiet());
+        assert!(!lanes.can_send(now) && !lanes.are_quiet());
         assert!(lanes.land(0, 99, None, false, NodeTime(5)).is_none(), "that one is not under way");
         assert!(lanes.land(0, 1, None, false, NodeTime(5)).is_some());
-        assert_eq!(lanes.take_ready(), [0]);
+        assert_eq!(lanes.take_ready(now), Some(0));
+    }
+
+    #[test]
+    fn lanes_take_turns_but_for_those_whose_store_does_not_answer() {
+        let mut lanes = Lanes::new(8, StoreTime(0), NodeTime(0));
+        let fly = |lanes: &mut Lanes, at, now| {
+            lanes.depart(at, Flying { flight: u64::from(at), sent: now, slots: Vec::new() });
+        };
+        (0..8).for_each(|at| lanes.queue(at, 7));
+        let now = NodeTime(1000);
+        for at in 0..2 {
+            assert_eq!(lanes.take_ready(now), Some(at));
+            lanes.next(at);
+            fly(&mut lanes, at, now);
+        }
+        assert!(lanes.take_ready(now).is_none() && !lanes.can_send(now), "a quarter of them fly");
+        let later = now.plus(SLOW_US);
+        assert!(lanes.can_send(later), "those do not answer");
+        assert_eq!(lanes.take_ready(later), Some(2));
+        lanes.next(2);
+        fly(&mut lanes, 2, later);
+        lanes.land(0, 0, None, false, later);
+        lanes.queue(0, 7);
+        assert_eq!(lanes.take_ready(later), Some(3));
+        fly(&mut lanes, 3, later);
+        assert!(!lanes.can_send(later));
+        // One that failed takes no turn from others.
+        lanes.land(3, 3, None, false, later);
+        fly(&mut lanes, 3, later);
+        assert!(lanes.can_send(later));
     }
 
     #[test]

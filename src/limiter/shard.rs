@@ -227,8 +227,8 @@ impl Shard {
     }
 
     /// Whether a batch could be sent.
-    pub const fn has_batches(&self) -> bool {
-        self.lanes.can_send()
+    pub fn has_batches(&self, now: NodeTime) -> bool {
+        self.lanes.can_send(now)
     }
 
     /// Whether nothing waits and nothing is in flight or to be sent.
@@ -241,9 +241,13 @@ impl Shard {
         !self.stalled.is_empty()
     }
 
-    /// The next batch of each lane that has none in flight.
+    /// The next batches of lanes that have none in flight, as many as have their turn.
     pub fn take_batches(&mut self, now: NodeTime) -> Vec<Outgoing> {
-        self.lanes.take_ready().into_iter().filter_map(|lane| self.take_batch(lane, now)).collect()
+        let mut batches = Vec::new();
+        while let Some(lane) = self.lanes.take_ready(now) {
+            batches.extend(self.take_batch(lane, now));
+        }
+        batches
     }
 
     fn take_batch(&mut self, at: u16, now: NodeTime) -> Option<Outgoing> {
