@@ -18,13 +18,18 @@ use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
 
 /// A core's shard with those who wait for it.
 pub struct Core {
-    config: ShardConfig,
-    clock: Arc<dyn Clock>,
+    shard: Arc<Guarded>,
     store: Arc<dyn CounterStore>,
-    state: Mutex<State>,
     flusher: Mutex<Option<ActorRef<Message>>>,
     /// The flusher has been told, and has not looked yet.
     told: AtomicBool,
+}
+
+/// The shard, as those who wait for it know it.
+struct Guarded {
+    config: ShardConfig,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
 }
 
 pub(super) struct State {
@@ -38,7 +43,8 @@ impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, waiting: HashMap::new(), restarts: 0 });
-        Self { config, clock, store, state, flusher: Mutex::new(None), told: AtomicBool::new(false) }
+        let shard = Arc::new(Guarded { config, clock, state });
+        Self { shard, store, flusher: Mutex::new(None), told: AtomicBool::new(false) }
     }
 
     /// Tells which actor sends this core's batches.
@@ -47,16 +53,16 @@ impl Core {
     }
 
     pub fn stats(&self) -> ShardStats {
-        self.state().shard.stats()
+        self.shard.state().shard.stats()
     }
 
     pub fn revision(&self) -> u64 {
-        self.state().shard.book().revision
+        self.shard.state().shard.book().revision
     }
 
     /// Shards that a panic ended.
     pub fn restarts(&self) -> u64 {
-        self.state().restarts
+        self.shard.state().restarts
     }
 
     /// Decides from now on under `book`, unless it is older than the one in force.
@@ -78,25 +84,52 @@ impl Core {
 
     /// Whether nothing waits, and nothing is under way to the store or to be sent again.
     pub fn is_quiet(&self) -> bool {
-        let state = self.state();
+        let state = self.shard.state();
         state.shard.is_quiet() && !state.shard.has_stalled()
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
+        &self.shard.clock
     }
 
     pub fn store(&self) -> &Arc<dyn CounterStore> {
         &self.store
     }
 
+    /// Does `work` on the shard. A panic ends the shard, not the node: it forgets its keys, which costs the tokens
+    /// that they held, and goes on; those who wait are told.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+        self.shard.with(work)
+    }
+
+    /// Lets the flusher send what is queued, if anything can be.
+    pub(super) fn wake(&self) {
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A flusher that is gone is being restarted, and begins with a look at the queues.
+            let _ = flusher.cast(Message::Flush);
+        }
+    }
+
+    /// The flusher looks now: whoever queues something from here on tells it again.
+    pub(super) fn looks(&self) {
+        self.told.store(false, Ordering::Relaxed);
+    }
+
+    /// How long a batch may take, and a check may wait for it.
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_micros(self.shard.config.deadline_us)
+    }
+}
+
+impl Guarded {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work` on the shard. A panic ends the shard, not the node: it forgets its keys, which costs the tokens
-    /// that they held, and goes on; those who wait are told.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.state();
         match catch_unwind(AssertUnwindSafe(|| work(&mut state))) {
             Ok(value) => {
@@ -117,40 +150,19 @@ impl Core {
             }
         }
     }
-
-    /// Lets the flusher send what is queued, if anything can be.
-    pub(super) fn wake(&self) {
-        if self.told.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
-            // A flusher that is gone is being restarted, and begins with a look at the queues.
-            let _ = flusher.cast(Message::Flush);
-        }
-    }
-
-    /// The flusher looks now: whoever queues something from here on tells it again.
-    pub(super) fn looks(&self) {
-        self.told.store(false, Ordering::Relaxed);
-    }
-
-    /// How long a batch may take, and a check may wait for it.
-    pub(super) const fn deadline(&self) -> Duration {
-        Duration::from_micros(self.config.deadline_us)
-    }
 }
 
 /// A check that waits for the store. Who drops it unanswered waits no more, and is charged nothing.
-struct Waiter<'a> {
-    core: &'a Core,
+struct Waiter {
+    shard: Arc<Guarded>,
     ticket: u64,
     decision: oneshot::Receiver<Decision>,
     over: bool,
 }
 
-impl Waiter<'_> {
+impl Waiter {
     async fn wait(mut self, within: Option<Duration>) -> Result<Decision, Refusal> {
-        let deadline = self.core.deadline();
+        let deadline = Duration::from_micros(self.shard.config.deadline_us);
         let decision = tokio::time::timeout(within.map_or(deadline, |w| w.min(deadline)), &mut self.decision).await;
         self.over = true;
         match decision {
@@ -160,15 +172,15 @@ impl Waiter<'_> {
     }
 
     fn leave<T>(&self, by: impl FnOnce(&mut Shard, u64, NodeTime) -> T) -> Option<T> {
-        let now = self.core.clock.now();
-        self.core.with(|state| {
+        let now = self.shard.clock.now();
+        self.shard.with(|state| {
             state.waiting.remove(&self.ticket);
             by(&mut state.shard, self.ticket, now)
         })
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.over {
             self.leave(Shard::withdraw);
@@ -176,32 +188,61 @@ impl Drop for Waiter<'_> {
     }
 }
 
+/// What a shard says at once.
+enum Said {
+    Decided(Result<Decision, Refusal>),
+    /// It waits under this ticket.
+    Waits(u64, oneshot::Receiver<Decision>),
+}
+
+impl Core {
+    fn begin(&self, state: &mut State, check: &Check<'_>, now: NodeTime) -> Said {
+        match state.shard.check(check, |key| self.store.lane(key), now) {
+            Verdict::Decided(decision) => Said::Decided(Ok(decision)),
+            Verdict::Shed(shed) => Said::Decided(Err(Refusal::Overloaded(shed))),
+            Verdict::Waits(ticket) => {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.insert(ticket, sender);
+                Said::Waits(ticket, receiver)
+            }
+        }
+    }
+
+    fn answer(&self, said: Said, within: Option<Duration>) -> Answer {
+        match said {
+            Said::Decided(decision) => Answer::Now(decision),
+            Said::Waits(ticket, decision) => {
+                let waiter = Waiter { shard: Arc::clone(&self.shard), ticket, decision, over: false };
+                Answer::Later(Box::pin(waiter.wait(within)))
+            }
+        }
+    }
+}
+
 impl Limiter for Core {
-    fn check<'a>(&'a self, check: &Check<'_>, within: Option<Duration>) -> Answer<'a> {
-        let now = self.clock.now();
-        let outcome = self.with(|state| {
-            let verdict = state.shard.check(check, |key| self.store.lane(key), now);
-            let waiting = match verdict {
-                Verdict::Decided(decision) => Ok(Err(decision)),
-                Verdict::Shed(shed) => Err(Refusal::Overloaded(shed)),
-                Verdict::Waits(ticket) => {
-                    let (sender, receiver) = oneshot::channel();
-                    state.waiting.insert(ticket, sender);
-                    Ok(Ok((ticket, receiver)))
-                }
-            };
-            (waiting, state.shard.has_batches(now))
-        });
-        let Some((waiting, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
+    fn check(&self, check: &Check<'_>, within: Option<Duration>) -> Answer {
+        let now = self.shard.clock.now();
+        let outcome = self.with(|state| (self.begin(state, check, now), state.shard.has_batches(now)));
+        let Some((said, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
         if to_send {
             self.wake();
         }
-        match waiting {
-            Err(refusal) => Answer::Now(Err(refusal)),
-            Ok(Err(decision)) => Answer::Now(Ok(decision)),
-            Ok(Ok((ticket, decision))) => {
-                Answer::Later(Box::pin(Waiter { core: self, ticket, decision, over: false }.wait(within)))
-            }
+        self.answer(said, within)
+    }
+
+    fn check_all(&self, checks: &[Check<'_>], within: Option<Duration>) -> Vec<Answer> {
+        let now = self.shard.clock.now();
+        let mut said = Vec::with_capacity(checks.len());
+        let to_send = self.with(|state| {
+            said.extend(checks.iter().map(|check| self.begin(state, check, now)));
+            state.shard.has_batches(now)
+        });
+        if to_send == Some(true) {
+            self.wake();
         }
+        let mut answers: Vec<Answer> = said.into_iter().map(|said| self.answer(said, within)).collect();
+        // After a panic those that came before it are told, too, and the rest were not asked.
+        answers.resize_with(checks.len(), || Answer::Now(Err(Refusal::Restarted)));
+        answers
     }
 }

@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
 use crate::limiter::decision::{Check, Decision};
-use crate::ports::{Clock, Limiter};
+use crate::limiter::time::NodeTime;
+use crate::ports::{Answer, Clock, Limiter, Refusal};
 use crate::telemetry::metrics::{Figures, Metrics};
 use crate::telemetry::tally::Tally;
 
@@ -62,11 +63,27 @@ impl Desk {
     ) -> Result<Decision, Rejection> {
         let arrived = self.clock.now();
         let outcome = self.limiter.check(check, within).get().await;
+        self.decided(outcome, arrived, id)
+    }
+
+    /// Begins many checks that were found valid, each for itself; the instant is for [`Desk::decided`].
+    pub fn begin(&self, checks: &[Check<'_>], within: Option<Duration>) -> (NodeTime, Vec<Answer>) {
+        (self.clock.now(), self.limiter.check_all(checks, within))
+    }
+
+    /// Counts and logs what became of a check that arrived then.
+    pub fn decided(
+        &self,
+        outcome: Result<Decision, Refusal>,
+        arrived: NodeTime,
+        id: &RequestId<'_>,
+    ) -> Result<Decision, Rejection> {
         match outcome {
             Ok(decision) => {
                 self.tally.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
-                tracing::debug!(request_id = %id, domain = check.domain, allowed, degraded, revision, "check");
+                let domain = decision.domain.as_deref();
+                tracing::debug!(request_id = %id, domain, allowed, degraded, revision, "check");
                 Ok(decision)
             }
             Err(refusal) => Err(self.reject(Rejection::Undecided(refusal), id)),

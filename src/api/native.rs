@@ -1,95 +1,82 @@
 //! Tidegate's own gRPC calls.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::desk::{Desk, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_VALUE};
+use super::desk::Desk;
+use super::native_stream::{Answers, answers};
 use super::proto::tidegate::v1::rate_limit_service_server::RateLimitService;
 use super::proto::tidegate::v1::{
     CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, Error, LimitStatus, ReserveRequest,
     ReserveResponse, ResetRequest, ResetResponse, SettleRequest, SettleResponse,
 };
-use super::request_id::RequestId;
-use super::status::{Fault, Rejection, fault};
+use super::questions::{self, MAX_CHECKS};
+use super::request_id::{RequestId, RequestIds};
+use super::status::{Rejection, fault};
 use super::wait::{Waits, with_id};
-use crate::limiter::decision::{Check, Decision, Descriptor};
-use crate::limiter::time::millis_up;
-
-/// The most checks in one batch.
-const MAX_CHECKS: usize = 1000;
-/// So many checks of a batch are begun at a time.
-const TURN: usize = 32;
+use crate::limiter::decision::Decision;
+use crate::limiter::time::{NodeTime, millis_up};
+use crate::ports::{Answer, Refusal};
 
 /// The service of one core.
-pub struct Native(pub Arc<Desk>);
+pub struct Native {
+    pub desk: Arc<Desk>,
+    /// Closed, or changed, when the node has done with its connections: streams end then.
+    pub ending: watch::Receiver<()>,
+}
+
+/// What becomes of a check of a message.
+pub(super) enum Asked {
+    Rejected(Rejection),
+    /// Begun at that instant.
+    Begun(NodeTime, Answer),
+}
 
 impl Native {
     fn not_built<T>(&self, request: &Request<T>) -> Status {
-        let id = self.0.ids.take(Waits::of(request.metadata()).request_id);
-        self.0.reject(Rejection::NotBuilt, &id).into_status(&id)
-    }
-
-    async fn check_one<'a>(
-        &self,
-        request: &'a CheckRequest,
-        waits: &Waits<'a>,
-    ) -> (RequestId<'a>, Result<Decision, Rejection>) {
-        let desk = &self.0;
-        let given = Some(request.request_id.as_str()).filter(|id| !id.is_empty());
-        let id = desk.ids.take(given.or(waits.request_id));
-        let faults = faults(request);
-        if !faults.is_empty() {
-            let rejection = desk.reject(Rejection::Invalid(faults), &id);
-            return (id, Err(rejection));
-        }
-        let one = [&request.attributes];
-        let maps: Vec<&HashMap<String, String>> = if request.descriptors.is_empty() {
-            one.to_vec()
-        } else {
-            request.descriptors.iter().map(|d| &d.attributes).collect()
-        };
-        let entries: Vec<Vec<(&str, &str)>> =
-            maps.iter().map(|map| map.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()).collect();
-        let hits = request.hits.unwrap_or(1);
-        let descriptors: Vec<Descriptor<'_>> =
-            entries.iter().map(|entries| Descriptor { entries, ordered: false, hits, limit: None }).collect();
-        let check = Check { domain: &request.domain, descriptors: &descriptors };
-        let decision = desk.decide(&check, waits.within, &id).await;
-        (id, decision)
+        let id = self.desk.ids.take(Waits::of(request.metadata()).request_id);
+        self.desk.reject(Rejection::NotBuilt, &id).into_status(&id)
     }
 }
 
-fn faults(request: &CheckRequest) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    if !(1..=MAX_VALUE).contains(&request.domain.len()) {
-        faults.push(fault("domain", "expected a string of 1 to 4096 bytes: it is required"));
-    }
-    if !request.attributes.is_empty() && !request.descriptors.is_empty() {
-        faults.push(fault("descriptors", "expected either attributes or descriptors, not both"));
-    }
-    if request.descriptors.len() > MAX_DESCRIPTORS {
-        faults.push(fault("descriptors", format!("expected at most {MAX_DESCRIPTORS}")));
-    }
-    check_map("attributes", &request.attributes, &mut faults);
-    for (at, descriptor) in request.descriptors.iter().enumerate().take(MAX_DESCRIPTORS) {
-        check_map(&format!("descriptors[{at}].attributes"), &descriptor.attributes, &mut faults);
-    }
-    faults
+/// Begins the checks of a message, all at once, in order.
+pub(super) fn ask(desk: &Desk, requests: &[CheckRequest], within: Option<Duration>) -> Vec<Asked> {
+    let faults: Vec<_> = requests.iter().map(questions::faults).collect();
+    let valid = requests.iter().zip(&faults).filter(|(_, faults)| faults.is_empty()).map(|(request, _)| request);
+    let (arrived, begun) = questions::with_checks(valid, |checks| desk.begin(checks, within));
+    let mut begun = begun.into_iter();
+    let asked = faults.into_iter().map(|faults| {
+        let answer = if faults.is_empty() { begun.next() } else { None };
+        answer.map_or(Asked::Rejected(Rejection::Invalid(faults)), |answer| Asked::Begun(arrived, answer))
+    });
+    asked.collect()
 }
 
-fn check_map(path: &str, map: &HashMap<String, String>, faults: &mut Vec<Fault>) {
-    if map.len() > MAX_ENTRIES {
-        faults.push(fault(path, format!("expected at most {MAX_ENTRIES} attributes")));
-        return;
+/// The id of a check of a message: its own, else the call's, else a new one.
+pub(super) fn id_of<'a>(ids: &RequestIds, request: &'a CheckRequest, call: Option<&'a str>) -> RequestId<'a> {
+    ids.take(Some(request.request_id.as_str()).filter(|id| !id.is_empty()).or(call))
+}
+
+/// What was answered to a check.
+pub(super) async fn outcome(desk: &Desk, asked: Asked, id: &RequestId<'_>) -> Result<Decision, Rejection> {
+    match asked {
+        Asked::Begun(arrived, answer) => desk.decided(answer.get().await, arrived, id),
+        Asked::Rejected(rejection) => Err(desk.reject(rejection, id)),
     }
-    for (key, value) in map {
-        if key.len() > MAX_VALUE {
-            faults.push(fault(path, "expected names of at most 4096 bytes"));
-        } else if value.len() > MAX_VALUE {
-            faults.push(fault(format!("{path}[{key:?}]"), "expected a string of at most 4096 bytes"));
+}
+
+/// The answer to a check, where an error is an answer as well.
+pub(super) fn response_or_error(outcome: Result<Decision, Rejection>, id: &RequestId<'_>) -> CheckResponse {
+    match outcome {
+        Ok(decision) => response(&decision, id),
+        Err(rejection) => {
+            let (code, message) = rejection.code_and_message();
+            let error = Some(Error { code: i32::from(code), message });
+            CheckResponse { request_id: id.to_text(), error, ..CheckResponse::default() }
         }
     }
 }
@@ -110,7 +97,7 @@ fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
         allowed: decision.allowed,
         degraded: decision.degraded,
         revision: decision.revision,
-        request_id: id.to_string(),
+        request_id: id.to_text(),
         retry_after_ms: decision.retry_after.map(millis_up),
         limits: limits.collect(),
         error: None,
@@ -121,7 +108,17 @@ fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
 impl RateLimitService for Native {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let waits = Waits::of(request.metadata());
-        let (id, decision) = self.check_one(request.get_ref(), &waits).await;
+        let (desk, request) = (&self.desk, request.get_ref());
+        let id = id_of(&desk.ids, request, waits.request_id);
+        let faults = questions::faults(request);
+        let decision = if faults.is_empty() {
+            let (arrived, begun) =
+                questions::with_checks(std::iter::once(request), |checks| desk.begin(checks, waits.within));
+            let answer = begun.into_iter().next().unwrap_or(Answer::Now(Err(Refusal::Restarted)));
+            desk.decided(answer.get().await, arrived, &id)
+        } else {
+            Err(desk.reject(Rejection::Invalid(faults), &id))
+        };
         match decision {
             Ok(decision) => Ok(with_id(Response::new(response(&decision, &id)), &id)),
             Err(rejection) => Err(rejection.into_status(&id)),
@@ -130,40 +127,34 @@ impl RateLimitService for Native {
 
     async fn check_batch(&self, request: Request<CheckBatchRequest>) -> Result<Response<CheckBatchResponse>, Status> {
         let waits = Waits::of(request.metadata());
-        let checks = &request.get_ref().checks;
+        let (desk, checks) = (&self.desk, &request.get_ref().checks);
         if checks.len() > MAX_CHECKS {
             let faults = vec![fault("checks", format!("expected at most {MAX_CHECKS}"))];
-            let id = self.0.ids.take(waits.request_id);
-            return Err(self.0.reject(Rejection::Invalid(faults), &id).into_status(&id));
+            let id = desk.ids.take(waits.request_id);
+            return Err(desk.reject(Rejection::Invalid(faults), &id).into_status(&id));
         }
-        let waits = &waits;
-        let in_turn = checks.iter().enumerate().map(async |(at, check)| {
-            // Others have their turn in between: their answers from the store must not grow old meanwhile.
-            for _ in 0..at / TURN {
-                tokio::task::yield_now().await;
-            }
-            self.check_one(check, waits).await
+        let asked = ask(desk, checks, waits.within);
+        let waits_for_store = asked.iter().any(|asked| matches!(asked, Asked::Begun(_, Answer::Later(_))));
+        let each = asked.into_iter().zip(checks).map(async |(asked, check)| {
+            let id = id_of(&desk.ids, check, waits.request_id);
+            response_or_error(outcome(desk, asked, &id).await, &id)
         });
-        let results = join_all(in_turn).await;
-        let results = results.into_iter().map(|(id, decision)| match decision {
-            Ok(decision) => response(&decision, &id),
-            Err(rejection) => {
-                let (code, message) = rejection.code_and_message();
-                let error = Some(Error { code: i32::from(code), message });
-                CheckResponse { request_id: id.to_string(), error, ..CheckResponse::default() }
+        let results = if waits_for_store {
+            join_all(each).await
+        } else {
+            let mut results = Vec::with_capacity(checks.len());
+            for one in each {
+                results.push(one.await);
             }
-        });
-        let response = Response::new(CheckBatchResponse { results: results.collect() });
-        Ok(with_id(response, &self.0.ids.take(waits.request_id)))
+            results
+        };
+        Ok(with_id(Response::new(CheckBatchResponse { results }), &desk.ids.take(waits.request_id)))
     }
 
-    type CheckStreamStream = tokio_stream::Empty<Result<CheckResponse, Status>>;
+    type CheckStreamStream = Answers;
 
-    async fn check_stream(
-        &self,
-        request: Request<Streaming<CheckRequest>>,
-    ) -> Result<Response<Self::CheckStreamStream>, Status> {
-        Err(self.not_built(&request))
+    async fn check_stream(&self, request: Request<Streaming<CheckRequest>>) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(answers(Arc::clone(&self.desk), request.into_inner(), self.ending.clone())))
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {

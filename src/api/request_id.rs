@@ -15,6 +15,20 @@ pub enum RequestId<'a> {
     Made { seed: u64, number: u64 },
 }
 
+impl RequestId<'_> {
+    /// As it is displayed, without the cost of formatting.
+    pub fn to_text(self) -> String {
+        match self {
+            Self::Given(id) => id.to_owned(),
+            Self::Made { seed, number } => {
+                let digits =
+                    [seed, number].into_iter().flat_map(|half| (0..16).rev().map(move |at| half >> (4 * at) & 15));
+                digits.filter_map(|digit| char::from_digit(u32::try_from(digit).ok()?, 16)).collect()
+            }
+        }
+    }
+}
+
 impl Display for RequestId<'_> {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -47,6 +61,13 @@ impl RequestIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_is_written_as_it_is_displayed() {
+        for id in [RequestId::Given("a"), RequestId::Made { seed: 0x0123_4567_89ab_cdef, number: u64::MAX - 6 }] {
+            assert_eq!(id.to_text(), id.to_string());
+        }
+    }
 
     #[test]
     fn a_fit_id_is_taken_and_another_made() {

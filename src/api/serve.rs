@@ -42,6 +42,11 @@ const HEAD_TIME: Duration = Duration::from_secs(75);
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// Calls under way on one gRPC connection.
 const MAX_STREAMS: u32 = 1000;
+/// What one gRPC call, and all of a connection, may have sent that is not read yet, in bytes. Half of the latter is what
+/// the HTTP/2 library lets small frames waste before it closes the connection: enough for a stream of small messages that is
+/// read slowly.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// The largest gRPC message that is read, in bytes.
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// How long a gRPC call may take, its message's coming in included.
@@ -105,7 +110,8 @@ pub async fn grpc(
     let others = Routes::new(health)
         .add_service(reflection().build_v1().map_err(io::Error::other)?)
         .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
-    let native = NativeServer::new(Native(Arc::clone(&desk))).max_decoding_message_size(MAX_MESSAGE);
+    let (ended, ending) = watch::channel(());
+    let native = NativeServer::new(Native { desk: Arc::clone(&desk), ending }).max_decoding_message_size(MAX_MESSAGE);
     let envoy = EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE);
     let calls = Calls { envoy, native, others: others.into_axum_router() };
     let service = |_| {
@@ -119,12 +125,16 @@ pub async fn grpc(
         // The node as a whole, which is what probes ask about.
         reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         stop.await;
+        // Streams read nothing more.
+        drop(ended);
         // Who watches has been told: a watch that goes on for ever must not hold up the end.
         for service in [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, ""] {
             reporter.clear_service_status(service).await;
         }
     };
-    connections(listener, service, builder().http2_only(), Some(PREFACE), stop).await;
+    let mut builder = builder();
+    builder.http2().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    connections(listener, service, builder.http2_only(), Some(PREFACE), stop).await;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The calls that a run is made of: how they are written, and what their answers say.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use hyper::body::Bytes;
 use prost::Message;
@@ -94,7 +94,7 @@ struct Results {
 
 impl Question {
     fn check(&self, key: u64, request_id: String) -> CheckRequest {
-        let attributes = HashMap::from([(self.attribute.clone(), format!("{}{key}", self.prefix))]);
+        let attributes = BTreeMap::from([(self.attribute.clone(), format!("{}{key}", self.prefix))]);
         let hits = (self.hits != 1).then_some(self.hits);
         CheckRequest { domain: self.domain.clone(), attributes, hits, request_id, ..CheckRequest::default() }
     }
@@ -116,7 +116,7 @@ impl Question {
                 push(&CheckBatchRequest { checks }, &mut out);
             }
             Call::Http => {
-                let attributes = HashMap::from([(&self.attribute, format!("{}{}", self.prefix, first()))]);
+                let attributes = BTreeMap::from([(&self.attribute, format!("{}{}", self.prefix, first()))]);
                 let body = serde_json::json!({
                     "domain": self.domain, "attributes": attributes, "hits": self.hits,
                 });

@@ -79,16 +79,18 @@ pub trait RuleSource: Send + Sync + 'static {
 pub trait Limiter: Send + Sync + 'static {
     /// The decision, or why there is none. `within` is how long the caller waits, when that is less than the store's
     /// deadline: what is undecided then is decided as each limit's `on_store_failure` says.
-    fn check<'a>(&'a self, check: &Check<'_>, within: Option<Duration>) -> Answer<'a>;
+    fn check(&self, check: &Check<'_>, within: Option<Duration>) -> Answer;
+    /// The same for many checks at once, each for itself, in order.
+    fn check_all(&self, checks: &[Check<'_>], within: Option<Duration>) -> Vec<Answer>;
 }
 
 /// A decision made at once, or one that waits for the store.
-pub enum Answer<'a> {
+pub enum Answer {
     Now(Result<Decision, Refusal>),
-    Later(BoxFuture<'a, Result<Decision, Refusal>>),
+    Later(BoxFuture<'static, Result<Decision, Refusal>>),
 }
 
-impl Answer<'_> {
+impl Answer {
     /// The decision, waited for where it must be.
     pub async fn get(self) -> Result<Decision, Refusal> {
         match self {
