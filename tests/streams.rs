@@ -69,7 +69,7 @@ async fn each_message_is_answered_under_its_id_and_a_wrong_one_ends_nothing() {
         said.push((answer.request_id, answer.allowed, answer.error.map(|error| error.code)));
     }
     let made = said.iter().position(|(id, ..)| id.len() == 32).expect("an id that was made");
-    assert_eq!(said.remove(made).1, true);
+    assert!(said.remove(made).1);
     said.sort();
     let expected =
         [("1", true), ("2", true), ("3", true), ("4", false)].map(|(id, allowed)| (id.to_owned(), allowed, None));
@@ -89,7 +89,7 @@ async fn a_slow_key_holds_up_no_other() {
         (answer["degraded"] == false).then_some(())
     });
     let (_channel, questions, mut answers) = stream(&node).await;
-    assert_eq!(ask(redis.server.port, &["client", "pause", "1000000"]), "OK");
+    assert_eq!(ask(redis.server.port, &["client", "pause", "1000000", "write"]), "OK");
     questions.send(question("slow", "user", "u")).await.unwrap();
     for _ in 0..3 {
         questions.send(question("fast", "path", "/none")).await.unwrap();
@@ -105,6 +105,7 @@ async fn who_does_not_read_is_not_decided_for_without_bound() {
     const MANY: u32 = 100_000;
     let (node, _folder) = dev();
     let (_channel, questions, mut answers) = stream(&node).await;
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
     let sender = tokio::spawn(async move {
         for _ in 0..MANY {
             questions.send(question("", "path", "/free")).await.unwrap();
