@@ -1,0 +1,68 @@
+//! Instructions of the paths that every check takes, counted by callgrind: counts do not flicker as times do, so a limit on
+//! them is a test. `scripts/instructions` runs it. A limit that is passed for a good reason is raised here, by hand.
+
+mod fixtures;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard};
+use gungraun::prelude::*;
+use gungraun::{Callgrind, EventKind};
+use tidegate::limiter::matcher::Subject;
+use tidegate::limiter::rule::Consistency;
+use tidegate::limiter::rule_book::RuleBook;
+use tidegate::limiter::shard::{Shard, Verdict};
+
+/// Checks in one count.
+const CHECKS: usize = 100;
+
+fn book_of(limits: usize) -> Arc<RuleBook> {
+    book(limits, Consistency::Leased)
+}
+
+fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(Callgrind::default().hard_limits([(EventKind::Ir, instructions)]));
+    config
+}
+
+// A hundred look-ups in a book of ten limits and in one of ten thousand: of as many instructions but for a few.
+#[library_benchmark(config = at_most(100_000))]
+#[bench::ten(book_of(10))]
+#[bench::thousand(book_of(1000))]
+#[bench::ten_thousand(book_of(10_000))]
+fn matching(book: Arc<RuleBook>) -> Arc<RuleBook> {
+    let subject = Subject { domain: "api", entries: &ENTRIES, ordered: true, hits: 1 };
+    for _ in 0..CHECKS {
+        let mut applied = Vec::new();
+        book.applying("api", black_box(&[subject]), &mut applied);
+        assert_eq!(black_box(applied).len(), 1);
+    }
+    book
+}
+
+// A hundred checks of a key that has tokens in hand.
+#[library_benchmark(config = at_most(300_000))]
+#[bench::in_hand(hot_shard())]
+fn hot_key(mut shard: Shard) -> Shard {
+    for _ in 0..CHECKS {
+        assert!(matches!(ask(&mut shard, black_box(&ENTRIES), HOT), Verdict::Decided(_)));
+    }
+    shard
+}
+
+// A hundred checks that queue for the store, each of a key of its own.
+#[library_benchmark(config = at_most(800_000))]
+#[bench::queued(shard(Consistency::Exact), (0..CHECKS).map(|at| format!("u{at}")).collect())]
+fn cold_keys(mut shard: Shard, users: Vec<String>) -> (Shard, Vec<String>) {
+    for user in &users {
+        let entries = [("route", "r7"), ("user", user.as_str())];
+        assert!(matches!(ask(&mut shard, black_box(&entries), NOW), Verdict::Waits(_)));
+    }
+    (shard, users)
+}
+
+library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys]);
+
+main!(library_benchmark_groups = paths);

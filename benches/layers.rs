@@ -1,0 +1,135 @@
+//! What each layer of a check costs by itself: `cargo bench --bench layers`.
+
+mod fixtures;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, bench};
+use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, carry, hot_shard, shard};
+use prost::Message;
+use tidegate::api::proto::envoy::config::core::v3::HeaderValue;
+use tidegate::api::proto::envoy::service::ratelimit::v3::RateLimitResponse;
+use tidegate::limiter::matcher::Subject;
+use tidegate::limiter::rule::Consistency;
+use tidegate::store::redis::wire;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    divan::main();
+}
+
+/// Finding the limits of a check among so many.
+#[bench(args = [10, 1000, 10_000])]
+fn matching(bencher: Bencher<'_, '_>, limits: usize) {
+    let book = book(limits, Consistency::Leased);
+    let subject = Subject { domain: "api", entries: &ENTRIES, ordered: true, hits: 1 };
+    bencher.bench_local(|| {
+        let mut applied = Vec::new();
+        book.applying("api", black_box(&[subject]), &mut applied);
+        applied.len()
+    });
+}
+
+/// A decision of a key that has tokens in hand.
+#[bench]
+fn hot_key(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(hot_shard).counter(ItemsCount::new(100u32)).bench_local_values(|mut shard| {
+        for _ in 0..100 {
+            black_box(ask(&mut shard, black_box(&ENTRIES), HOT));
+        }
+        shard
+    });
+}
+
+/// From a check to the queue of its lane, to a batch, and back with its answer.
+#[bench]
+fn queue_and_answer(bencher: Bencher<'_, '_>) {
+    let (mut shard, mut record) = (shard(Consistency::Exact), None);
+    bencher.bench_local(|| {
+        ask(&mut shard, black_box(&ENTRIES), NOW);
+        carry(&mut shard, &mut record, NOW);
+    });
+}
+
+/// A message to the actor that sends batches.
+#[bench]
+fn queue_to_the_actor(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (actor, _task) = runtime.block_on(ractor::Actor::spawn(None, Sink, ())).expect("an actor");
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| {
+        runtime.block_on(async {
+            for _ in 0..100 {
+                actor.cast(black_box(1)).expect("an actor that lives");
+            }
+            tokio::task::yield_now().await;
+        });
+    });
+}
+
+struct Sink;
+
+impl ractor::Actor for Sink {
+    type Msg = u8;
+    type State = u64;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ractor::ActorRef<u8>, (): ()) -> Result<u64, ractor::ActorProcessingErr> {
+        Ok(0)
+    }
+
+    async fn handle(
+        &self,
+        _: ractor::ActorRef<u8>,
+        message: u8,
+        sum: &mut u64,
+    ) -> Result<(), ractor::ActorProcessingErr> {
+        *sum += u64::from(message);
+        Ok(())
+    }
+}
+
+/// Writing a batch of a hundred keys for the script.
+#[bench]
+fn batch_encode(bencher: Bencher<'_, '_>) {
+    let batch = batch(100);
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::batch(black_box(&batch), batch.items.iter()));
+}
+
+/// Reading the script's answer to a hundred keys.
+#[bench]
+fn batch_decode(bencher: Bencher<'_, '_>) {
+    let mut answer = vec![wire::VERSION, 1, 0, 6, 0x48, 0, 0, 0, 0];
+    for _ in 0..100 {
+        // A brief answer: its status, and nine figures.
+        answer.push(4);
+        answer.extend([0; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
+    }
+    assert!(wire::answer(&answer, 100).is_ok());
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::answer(black_box(&answer), 100));
+}
+
+/// Writing Envoy's answer with the headers of one limit.
+#[bench]
+fn headers(bencher: Bencher<'_, '_>) {
+    let header = |key: &str| HeaderValue { key: key.to_owned(), value: "1000000".to_owned() };
+    bencher.bench_local(|| {
+        let response_headers_to_add = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(header);
+        let answer = RateLimitResponse {
+            overall_code: 1,
+            response_headers_to_add: response_headers_to_add.into(),
+            ..RateLimitResponse::default()
+        };
+        black_box(answer.encode_to_vec())
+    });
+}
+
+/// Holding the book that a check is decided by.
+#[bench]
+fn hold_the_book(bencher: Bencher<'_, '_>) {
+    let book = book(10, Consistency::Leased);
+    bencher.bench_local(|| Arc::clone(black_box(&book)));
+}
