@@ -18,7 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Crates that the core may use beside std: pure ones.
-const CORE_CRATES: [&str; 12] = [
+const CORE_CRATES: [&str; 13] = [
     "ahash",
     "cel",
     "hashbrown",
@@ -29,6 +29,7 @@ const CORE_CRATES: [&str; 12] = [
     "serde",
     "serde_json",
     "sha2",
+    "smallvec",
     "std",
     "thiserror",
 ];

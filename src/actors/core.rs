@@ -1,6 +1,5 @@
 //! One core's door to its shard. Only this core's thread takes the lock, a reader of figures now and then apart.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::flusher::Message;
 use crate::limiter::decision::{Check, Decision};
+use crate::limiter::open_hash::OpenMap;
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
 use crate::limiter::time::NodeTime;
@@ -34,7 +34,7 @@ struct Guarded {
 
 pub(super) struct State {
     pub shard: Shard,
-    waiting: HashMap<u64, oneshot::Sender<Decision>>,
+    waiting: OpenMap<u64, oneshot::Sender<Decision>>,
     /// Counts the shards that a panic ended.
     pub restarts: u64,
 }
@@ -42,7 +42,7 @@ pub(super) struct State {
 impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
-        let state = Mutex::new(State { shard, waiting: HashMap::new(), restarts: 0 });
+        let state = Mutex::new(State { shard, waiting: OpenMap::default(), restarts: 0 });
         let shard = Arc::new(Guarded { config, clock, state });
         Self { shard, store, flusher: Mutex::new(None), told: AtomicBool::new(false) }
     }

@@ -15,6 +15,7 @@ mod key_table;
 mod lanes;
 pub mod lease;
 pub mod matcher;
+pub mod open_hash;
 mod outage;
 pub mod parts;
 mod repeats;

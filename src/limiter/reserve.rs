@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::decision::{Check, Decision, LimitStatus};
 use super::effective::Effective;
 use super::invariant::{self, Invariant};
@@ -22,9 +24,9 @@ use super::time::NodeTime;
 pub(super) struct UnderWay {
     pub revision: u64,
     pub domain: Option<Arc<str>>,
-    pub parts: Vec<Part>,
+    pub parts: SmallVec<[Part; 1]>,
     /// What to report: a part and the descriptor that it matched.
-    pub shown: Vec<(usize, usize)>,
+    pub shown: SmallVec<[(usize, usize); 2]>,
     /// Parts that wait for the store.
     pub waits: usize,
     /// A part found no room in the table.
@@ -84,11 +86,11 @@ impl Shard {
         let domain = check.domain;
         let subject =
             check.descriptors.iter().map(|d| Subject { domain, entries: d.entries, ordered: d.ordered, hits: d.hits });
-        let subjects: Vec<Subject<'_>> = subject.collect();
+        let subjects: SmallVec<[Subject<'_>; 4]> = subject.collect();
         let mut applied = Vec::new();
-        book.applying(domain, &subjects, &mut applied);
-        let each = book.charge(domain) == Charge::Each;
-        let name = book.domain(domain).cloned();
+        let known = book.applying(domain, &subjects, &mut applied);
+        let each = known.is_some_and(|(_, charge)| charge == Charge::Each);
+        let name = known.map(|(name, _)| Arc::clone(name));
         let mut under_way = UnderWay { revision: book.revision, domain: name, ..UnderWay::default() };
         let mut applied = applied.into_iter().peekable();
         for (at, descriptor) in check.descriptors.iter().enumerate() {
@@ -192,14 +194,14 @@ impl Shard {
         let refused: Vec<usize> = parts.iter().filter(|p| p.refuses()).map(|p| p.group).collect();
         let mut waiting_groups = Vec::new();
         // Windows first.
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|at| parts[*at].effective.is_bucket());
-        for at in order {
+        let count = parts.len();
+        let order = [false, true].into_iter().flat_map(|buckets| (0..count).map(move |at| (at, buckets)));
+        for (at, buckets) in order {
             let part = &mut parts[at];
-            if part.state != PartState::Untried || refused.contains(&part.group) {
+            let passed = part.effective.is_bucket() != buckets || part.state != PartState::Untried;
+            if passed || refused.contains(&part.group) {
                 continue;
             }
-            let buckets = part.effective.is_bucket();
             if buckets && waiting_groups.contains(&part.group) {
                 part.state = PartState::Deferred;
                 continue;

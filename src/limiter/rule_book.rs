@@ -1,12 +1,13 @@
 //! The rule book: rules compiled under one revision. A check is decided entirely by one book.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::effective::Effective;
 use super::matcher::{MatchTable, Matcher, Subject};
+use super::open_hash::OpenMap;
 use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
 use super::validate::{Path, Problem, validate};
 
@@ -17,7 +18,7 @@ pub struct RuleBook {
     /// SHA-256 of the rules: equal hashes mean equal rules (I6).
     pub hash: [u8; 32],
     rules: Arc<Rules>,
-    domains: HashMap<Box<str>, DomainBook>,
+    domains: OpenMap<Box<str>, DomainBook>,
 }
 
 #[derive(Debug)]
@@ -63,12 +64,12 @@ impl RuleBook {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut domains = HashMap::new();
+        let mut domains = OpenMap::default();
         for domain in &rules.domains {
             let name: Arc<str> = domain.domain.as_str().into();
             let uncompiled = |message| vec![Problem { path: Path::default().field("domains"), message }];
             let live: Vec<&Limit> = domain.limits.iter().filter(|l| applies_ever(l)).collect();
-            let places: HashMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
+            let places: OpenMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
             let mut matchers = Vec::with_capacity(live.len());
             let mut limits = Vec::with_capacity(live.len());
             for limit in live {
@@ -93,7 +94,7 @@ impl RuleBook {
 
     /// A book without rules, revision 0.
     pub fn empty() -> Self {
-        Self { revision: 0, hash: [0; 32], rules: Arc::default(), domains: HashMap::new() }
+        Self { revision: 0, hash: [0; 32], rules: Arc::default(), domains: OpenMap::default() }
     }
 
     pub fn rules(&self) -> &Arc<Rules> {
@@ -105,15 +106,16 @@ impl RuleBook {
         self.domains.get(name).map(|d| &d.name)
     }
 
-    /// How the domain charges the descriptors of a check.
-    pub fn charge(&self, domain: &str) -> Charge {
-        self.domains.get(domain).map(|d| d.charge).unwrap_or_default()
-    }
-
-    /// Every limit that applies to the check, descriptor by descriptor, in book order; after `replaces`.
-    pub fn applying<'b>(&'b self, domain: &str, descriptors: &[Subject<'_>], out: &mut Vec<Applied<'b>>) {
+    /// Every limit that applies to the check, descriptor by descriptor, in book order; after `replaces`. Returns the domain's
+    /// shared name and how it charges, or `None` when no rule has it.
+    pub fn applying<'b>(
+        &'b self,
+        domain: &str,
+        descriptors: &[Subject<'_>],
+        out: &mut Vec<Applied<'b>>,
+    ) -> Option<(&'b Arc<str>, Charge)> {
         out.clear();
-        let Some(book) = self.domains.get(domain) else { return };
+        let book = self.domains.get(domain)?;
         let mut found = Vec::new();
         for (descriptor, subject) in descriptors.iter().enumerate() {
             book.table.matching(subject, &mut found);
@@ -132,6 +134,7 @@ impl RuleBook {
             let replaced: BTreeSet<u32> = enforced().flat_map(|a| replaces(a).iter().copied()).collect();
             out.retain(|a| !replaced.contains(&a.place));
         }
+        Some((&book.name, book.charge))
     }
 
     /// What an edit from `self` to `next` changes.

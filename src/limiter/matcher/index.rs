@@ -4,11 +4,12 @@
 //! other limits share. A look-up gathers the limits filed under what the descriptor has; each is then tested in
 //! full, so the index may offer too much and must never offer too little.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::super::open_hash::OpenMap;
 use super::condition::{Compiled, address};
 use super::route::Segment;
 
@@ -53,25 +54,25 @@ pub fn tokens(condition: &Compiled) -> Vec<Token> {
 /// The index of one domain.
 #[derive(Debug, Default)]
 pub struct Index {
-    keys: HashMap<Box<str>, KeyIndex>,
+    keys: OpenMap<Box<str>, KeyIndex>,
     always: Ids,
 }
 
 #[derive(Debug, Default)]
 struct KeyIndex {
-    equal: HashMap<Box<str>, Ids>,
+    equal: OpenMap<Box<str>, Ids>,
     /// By length, then text.
-    prefixes: BTreeMap<usize, HashMap<Box<str>, Ids>>,
-    suffixes: BTreeMap<usize, HashMap<Box<str>, Ids>>,
+    prefixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
+    suffixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
     /// By prefix length, then network address.
-    nets: BTreeMap<(bool, u8), HashMap<IpAddr, Ids>>,
+    nets: BTreeMap<(bool, u8), OpenMap<IpAddr, Ids>>,
     routes: RouteNode,
     present: Ids,
 }
 
 #[derive(Debug, Default)]
 struct RouteNode {
-    literal: HashMap<Box<str>, RouteNode>,
+    literal: OpenMap<Box<str>, RouteNode>,
     any: Option<Box<RouteNode>>,
     ids: Ids,
 }
@@ -79,7 +80,7 @@ struct RouteNode {
 impl Index {
     /// Files each limit, given as its possible anchors: (attribute, the tokens that cover it).
     pub fn build(limits: &[Vec<(&str, Vec<Token>)>]) -> Self {
-        let mut shared: HashMap<(&str, &Token), usize> = HashMap::new();
+        let mut shared: OpenMap<(&str, &Token), usize> = OpenMap::default();
         for (key, tokens) in limits.iter().flatten() {
             for token in tokens {
                 *shared.entry((key, token)).or_default() += 1;
