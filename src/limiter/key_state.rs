@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use super::batch::{BucketReturn, BucketSeen, Counter, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
+use super::batch::{BucketReturn, Counter, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
 use super::effective::Effective;
 use super::invariant::{self, Invariant};
 use super::lease::Demand;
-use super::outage::{Outage, Remembered};
+use super::outage::Outage;
 use super::parts::{Applied, Flight, Lot, Outcome, Receipt, Surroundings, Waiting};
+use super::remembered::Remembered;
 use super::rule::OnStoreFailure;
 use super::time::{NodeTime, StoreTime};
 use super::traffic::Traffic;
@@ -24,7 +25,8 @@ pub struct KeyState {
     held_until: NodeTime,
     demand: Demand,
     known: Option<Known>,
-    refusal: Option<Refusal>,
+    /// Most keys have none.
+    refusal: Option<Box<Refusal>>,
     seen: Remembered,
     traffic: Option<Box<Traffic>>,
 }
@@ -75,7 +77,7 @@ impl KeyState {
     /// are told of the instant when all is free again, which is never too early.
     pub fn refuses(&self, hits: u64, revision: u64, now: NodeTime) -> Option<Option<NodeTime>> {
         let stands = |r: &&Refusal| now < r.until && hits.max(1) >= r.hits && revision == self.effective.revision;
-        let refusal = self.refusal.as_ref().filter(stands)?;
+        let refusal = self.refusal.as_deref().filter(stands)?;
         Some(match self.known {
             _ if hits > self.effective.most() => None,
             Some(known) if hits > refusal.hits => Some(known.reset_at),
@@ -179,7 +181,7 @@ impl KeyState {
         let (effective, asks) =
             traffic.board(&self.effective, |hits| demand.spend(u32::try_from(hits).unwrap_or(u32::MAX)));
         let counter = if effective.is_bucket() {
-            let seen = if let Remembered::Bucket(seen) = &self.seen { Some(*seen) } else { None };
+            let seen = self.seen.bucket();
             let owed = traffic.outage.as_mut().map_or(0, |outage| outage.report_hits(around.store_now));
             let returns = traffic.send_to_bucket();
             Counter::Bucket { rate: effective.rate, revision: effective.revision, seen, owed, returns }
@@ -187,7 +189,7 @@ impl KeyState {
             // Time never goes back behind what was seen of the key. Where no calendar reaches, no store can be either.
             let at = around.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
             let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
-            let mut seen = if let Remembered::Window(cells) = &self.seen { cells.clone() } else { Vec::new() };
+            let mut seen = self.seen.cells();
             if let Some(outage) = &mut traffic.outage {
                 outage.report_in(&mut seen);
             }
@@ -250,7 +252,7 @@ impl KeyState {
             }
         }
         if same_rules {
-            self.refusal = refusal;
+            self.refusal = refusal.map(Box::new);
             let reset_at = around.now.plus(waits(grant.reset_at));
             self.known = Some(Known { available: grant.available, reset_at });
         }
@@ -260,10 +262,7 @@ impl KeyState {
             let ends_us = waits(StoreTime::from_millis(*cell_end_ms));
             self.lease(grant.lease, lot, flight.sent.plus(around.lease_us.min(ends_us)), same_rules, around.now);
         }
-        self.seen = match grant.seen {
-            Seen::Window { cells, .. } => Remembered::Window(cells),
-            Seen::Bucket { incarnation, tat, .. } => Remembered::Bucket(BucketSeen { incarnation, tat }),
-        };
+        self.seen = grant.seen.into();
         self.pay_waiting(around.now, out);
         self.tidy();
         self.has_news()

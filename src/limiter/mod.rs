@@ -18,6 +18,7 @@ pub mod matcher;
 pub mod open_hash;
 mod outage;
 pub mod parts;
+mod remembered;
 mod repeats;
 mod reserve;
 pub mod rule;

@@ -4,9 +4,9 @@
 //! burst. What is owed counts against the share for as long as it counts at all, so a store that answers now and then
 //! adds no further share.
 
-use super::batch::BucketSeen;
 use super::effective::Effective;
 use super::parts::{Receipt, Surroundings};
+use super::remembered::Remembered;
 use super::time::{NodeTime, StoreTime};
 use super::token_bucket::{Bucket, Rate, Ticks};
 use super::window::{Cell, cell_at};
@@ -31,22 +31,6 @@ enum Owed {
     Window(Vec<Cell>),
     /// This holder's part of the bucket, the hits owed, and those of them that are on their way.
     Bucket { part: Bucket, hits: u64, sent: u64 },
-}
-
-/// What the node last saw of the counter.
-#[derive(Debug)]
-pub enum Remembered {
-    Nothing,
-    /// The newest cell first.
-    Window(Vec<Cell>),
-    Bucket(BucketSeen),
-}
-
-impl Remembered {
-    /// Beginning of the newest cell that was seen, in milliseconds.
-    pub fn newest_ms(&self) -> u64 {
-        if let Self::Window(cells) = self { cells.first().map_or(0, |c| c.start_ms) } else { 0 }
-    }
 }
 
 impl Outage {
@@ -75,7 +59,7 @@ impl Outage {
                 let grid = effective.grid(now)?;
                 let place = grid.place(now)?;
                 cells.retain(|c| c.start_ms >= place.oldest_ms);
-                let others = if let Remembered::Window(seen) = seen { without(seen, self.debtor) } else { Vec::new() };
+                let others = without(&seen.cells(), self.debtor);
                 let share = effective.limit.saturating_sub(grid.used(&others, &place, now)) / divisor(around);
                 self.left = share.saturating_sub(grid.used(cells, &place, now));
                 if hits.max(1) > self.left {
@@ -93,7 +77,7 @@ impl Outage {
                 if part.rate != rate {
                     part.adopt(rate, part.revision + 1);
                 }
-                if let Remembered::Bucket(seen) = seen {
+                if let Some(seen) = seen.bucket() {
                     // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the same.
                     part.tat = part.tat.max(seen.tat.min(part.empty_tat()));
                 }
