@@ -1,4 +1,4 @@
-//! Bytes per resident key at a million keys, what passivation gives back, and bytes per record of the memory store.
+//! Bytes per resident key at ten million keys, what passivation gives back, and bytes per record of the memory store.
 //!
 //! Prints one line of JSON for each; figures are the process's resident memory before and after.
 
@@ -21,10 +21,10 @@ use tidegate::store::memory::MemoryStore;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const KEYS: u64 = 1_000_000;
+const KEYS: u64 = 10_000_000;
 const WALL: u64 = 1_767_225_600_000_000;
 const CONFIG: ShardConfig = ShardConfig {
-    max_keys: 2_000_000,
+    max_keys: 12_000_000,
     max_waiting: 100_000,
     lease_us: 1_000_000,
     deadline_us: 100_000,
@@ -113,7 +113,7 @@ fn main() {
     }
     report("3 s after passivation", resident().saturating_sub(before));
 
-    let store = MemoryStore::new(Arc::new(Standing(now)), 2_000_000);
+    let store = MemoryStore::new(Arc::new(Standing(now)), 12_000_000);
     let begin = resident();
     for user in 0..KEYS {
         let name = format!("user-{user:012}");

@@ -13,5 +13,6 @@ pub mod proto;
 mod questions;
 pub mod request_id;
 pub mod serve;
+pub mod spread;
 mod status;
 mod wait;

@@ -30,6 +30,7 @@ use super::native::Native;
 use super::proto::DESCRIPTORS;
 use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
+use super::spread::Share;
 
 /// Idle connections are asked for a sign of life so often.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -55,37 +56,19 @@ const CALL_TIME: Duration = Duration::from_secs(10);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait for the rest of it.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
-/// How long to wait when no connection can be accepted, as when files run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Without it answers only come later.
-                let _ = stream.set_nodelay(true);
-                return (stream, peer);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests under way are answered.
-pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
+pub async fn http(listener: TcpListener, share: Share, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
     let mut builder = builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     let routes = http::routes(desk);
     let service =
         |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
-    connections(listener, service, builder, None, stop).await;
+    connections(listener, share, service, builder, None, stop).await;
 }
 
 /// Serves the gRPC calls until `stop`, then until the calls under way are answered. From `leaving` on health says
@@ -95,6 +78,7 @@ pub async fn http(listener: TcpListener, desk: Arc<Desk>, stop: impl Future<Outp
 /// When the server cannot run at all.
 pub async fn grpc(
     listener: TcpListener,
+    share: Share,
     desk: Arc<Desk>,
     leaving: impl Future<Output = ()>,
     stop: impl Future<Output = ()>,
@@ -134,7 +118,7 @@ pub async fn grpc(
     };
     let mut builder = builder();
     builder.http2().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-    connections(listener, service, builder.http2_only(), Some(PREFACE), stop).await;
+    connections(listener, share, service, builder.http2_only(), Some(PREFACE), stop).await;
     Ok(())
 }
 
@@ -189,6 +173,7 @@ impl Calls {
 /// and waits for a connection that says nothing for as long as that likes.
 async fn connections<S, B>(
     listener: TcpListener,
+    mut share: Share,
     service: impl Fn(SocketAddr) -> S,
     builder: Builder<TokioExecutor>,
     preface: Option<&'static [u8]>,
@@ -203,14 +188,15 @@ async fn connections<S, B>(
     let (ending, ended) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
-        let (stream, peer) = tokio::select! {
-            accepted = accept(&listener) => accepted,
+        let (stream, open) = tokio::select! {
+            next = share.next(&listener) => next,
             () = &mut stop => break,
         };
-        let service = service(peer);
+        let service = service(open.peer);
         let (builder, mut ended) = (Arc::clone(&builder), ended.clone());
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
+            let _open = open;
             if let Some(preface) = preface {
                 tokio::select! {
                     begins = tokio::time::timeout(PREFACE_TIME, begins(&stream, preface)) => {

@@ -1,4 +1,5 @@
-//! The sockets of a node: every core has its own for each face, and the kernel spreads connections over them.
+//! The sockets of a node: every core has its own for each face. The kernel chooses who accepts a connection, and
+//! [`crate::api::spread`] who has it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

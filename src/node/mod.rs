@@ -21,6 +21,7 @@ use crate::actors::supervisor::Supervisor;
 use crate::api::desk::{self, Desk, Readiness};
 use crate::api::request_id::RequestIds;
 use crate::api::serve;
+use crate::api::spread::{self, Share};
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::ShardConfig;
 use crate::limiter::time::NodeTime;
@@ -167,7 +168,9 @@ pub fn run(
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
     let mut seats = Vec::new();
-    for ((core, http), grpc) in cores.into_iter().zip(http.each).zip(grpc.each) {
+    let shares = || spread::over(config.workers.get());
+    let (http, grpc) = (http.each.into_iter().zip(shares()), grpc.each.into_iter().zip(shares()));
+    for ((core, http), grpc) in cores.into_iter().zip(http).zip(grpc) {
         let desk = Arc::new(Desk {
             limiter: Arc::clone(&core) as Arc<dyn crate::ports::Limiter>,
             clock: Arc::clone(clock),
@@ -275,8 +278,8 @@ enum Stage {
 struct Seat {
     core: Arc<Core>,
     desk: Arc<Desk>,
-    http: TcpListener,
-    grpc: TcpListener,
+    http: (TcpListener, Share),
+    grpc: (TcpListener, Share),
     rules: watch::Receiver<Arc<RuleBook>>,
     holders: watch::Receiver<u32>,
     drain: Duration,
@@ -286,7 +289,8 @@ impl Seat {
     #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, the others run to the end")]
     async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
         let Self { core, desk, http, grpc, rules, holders, drain } = self;
-        let (http, grpc) = (tokio::net::TcpListener::from_std(http)?, tokio::net::TcpListener::from_std(grpc)?);
+        let listen = |(socket, share)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, share));
+        let ((http, of_http), (grpc, of_grpc)) = (listen(http)?, listen(grpc)?);
         let (supervisor, mut supervising) =
             Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
         let with = Arc::clone(&core);
@@ -303,8 +307,8 @@ impl Seat {
                 let _ = staged.wait_for(|stage| *stage >= at_least).await;
             }
         };
-        let mut http = tokio::spawn(serve::http(http, Arc::clone(&desk), until(Stage::Closed)));
-        let mut grpc = tokio::spawn(serve::grpc(grpc, desk, until(Stage::Leaving), until(Stage::Closed)));
+        let mut http = tokio::spawn(serve::http(http, of_http, Arc::clone(&desk), until(Stage::Closed)));
+        let mut grpc = tokio::spawn(serve::grpc(grpc, of_grpc, desk, until(Stage::Leaving), until(Stage::Closed)));
         let ended = tokio::select! {
             () = stop => Ok(()),
             _ = &mut supervising => Err(io::Error::other("the core's supervisor ended")),
