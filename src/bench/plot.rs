@@ -88,13 +88,15 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
     let seconds = runs.iter().flat_map(|(_, run)| &run.each_second);
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
     let longest = seconds.clone().map(|second| second.second as f64 + 1.0).fold(1.0, f64::max);
+    // With room for the legend above.
     let latencies = seconds.flat_map(|second| [second.p50_us, second.max_us]).map(|us| us / 1000.0);
+    let axis = bounds(latencies);
     let mut chart = ChartBuilder::on(area)
         .caption("Latency over time: p50, p99 and the longest of each second", (FONT, 20))
         .margin(14)
         .x_label_area_size(36)
         .y_label_area_size(70)
-        .build_cartesian_2d(0.0..longest, bounds(latencies).log_scale())
+        .build_cartesian_2d(0.0..longest, (axis.start..axis.end * 8.0).log_scale())
         .map_err(drawn)?;
     chart
         .configure_mesh()
@@ -102,7 +104,8 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
         .bold_line_style(GREY_300)
         .x_desc("seconds")
         .y_desc("milliseconds")
-        .x_label_formatter(&|second| format!("{second:.0}"))
+        .x_label_formatter(&|second| if second.fract() == 0.0 { format!("{second:.0}") } else { String::new() })
+        .y_labels(18)
         .y_label_formatter(&|ms| milliseconds(*ms))
         .label_style((FONT, 14))
         .draw()
