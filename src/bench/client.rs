@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use h2::Reason;
 use h2::client::SendRequest;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -171,7 +172,8 @@ async fn unary(
     *sender = ready.map_err(|error| (false, error))?;
     let sent = sender.send_request(head.clone(), false);
     let (answer, mut asked) = sent.map_err(|error| (false, error))?;
-    let lost = |error| (true, error);
+    // What comes behind a connection that ends in order was not looked at.
+    let lost = |error: h2::Error| (!(error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)), error);
     asked.send_data(question, true).map_err(lost)?;
     let answer = answer.await.map_err(lost)?;
     let (parts, mut bytes) = answer.into_parts();

@@ -6,25 +6,34 @@ use h2::client::SendRequest;
 use hyper::body::Bytes;
 
 use super::calls;
-use super::client::{Load, head};
+use super::client::{Load, head, http2};
 use super::gate::Turn;
 use super::record::Outcome;
 
-/// One stream, from its first message to its last answer.
-pub async fn messages(load: Rc<Load>, sender: SendRequest<Bytes>) {
-    if let Err(error) = on_stream(&load, sender).await {
-        load.lost(&error);
+/// One stream after the other, from the first message to the last answer: a server may end one in order.
+pub async fn messages(load: Rc<Load>, mut sender: SendRequest<Bytes>) {
+    loop {
+        match on_stream(&load, sender).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => load.lost(&error),
+        }
+        match http2(&load.plan).await {
+            Ok(new) => sender = new,
+            Err(error) => return load.lost(&error),
+        }
     }
 }
 
-async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<(), h2::Error> {
+/// Whether everything was asked and answered.
+async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<bool, h2::Error> {
     let mut sender = sender.ready().await?;
     let (answer, mut asked) = sender.send_request(head(&load.plan), false)?;
     let mut window = Window::new(load);
     // A server may answer nothing before it is asked something.
     match load.gate.next().await {
         Some(turn) => window.send(turn),
-        None => return asked.send_data(Bytes::new(), true),
+        None => return asked.send_data(Bytes::new(), true).map(|()| true),
     }
     window.fill();
     asked.send_data(window.take_out(), false)?;
@@ -36,7 +45,7 @@ async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<(), h2::Er
             asked.send_data(window.take_out(), false)?;
         }
         if window.over && window.is_idle() {
-            return asked.send_data(Bytes::new(), true);
+            return asked.send_data(Bytes::new(), true).map(|()| true);
         }
         tokio::select! {
             chunk = answers.data(), if !window.is_idle() => {
@@ -59,12 +68,15 @@ async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<(), h2::Er
             else => break,
         }
     }
-    // The server ended the stream: with a status, if it said one.
+    // The server ended the stream: what it left unanswered is lost.
     let trailers = answers.trailers().await?.unwrap_or_default();
     let mut recorder = load.recorder.borrow_mut();
-    recorder.failures.connection += 1;
-    recorder.failures.first.get_or_insert_with(|| format!("the stream ended: {trailers:?}"));
-    Ok(())
+    let lost = window.asked.iter().flatten().count();
+    if lost > 0 {
+        recorder.failures.connection += lost as u64;
+        recorder.failures.first.get_or_insert_with(|| format!("the stream ended: {trailers:?}"));
+    }
+    Ok(false)
 }
 
 /// The messages under way.
