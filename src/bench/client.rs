@@ -88,6 +88,8 @@ pub async fn load(plan: &Plan, thread: u32, threads: u32, gate: Gate, recorder: 
     load.recorder.borrow_mut().failures.unsent += unsent;
     let all = async { while workers.join_next().await.is_some() {} };
     let length = match plan.length {
+        // In an open loop it is over once all has been due.
+        super::Length::Time(_) if plan.rate.is_some() => Duration::ZERO,
         super::Length::Time(time) => plan.warm_up + time,
         // It takes as long as it takes.
         super::Length::Calls(_) => Duration::from_secs(3600 * 24),

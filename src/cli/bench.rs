@@ -66,7 +66,8 @@ struct Load {
     batch: u32,
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
-    /// Calls under way on one connection: always in a closed loop, at most in an open one
+    /// Calls under way on one connection: always in a closed loop, at most in an open one. With `--call http` each has a
+    /// connection of its own
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: Option<u32>,
     /// Threads of this tool
