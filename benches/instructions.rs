@@ -6,7 +6,7 @@ mod fixtures;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard};
+use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard, waiting_shard};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use tidegate::limiter::matcher::Subject;
@@ -63,6 +63,16 @@ fn cold_keys(mut shard: Shard, users: Vec<String>) -> (Shard, Vec<String>) {
     (shard, users)
 }
 
-library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys]);
+// A thousand checks that wait for one key, half of them in flight, and leave one by one, as when a store stands still.
+#[library_benchmark(config = at_most(9_000_000))]
+#[bench::expire(waiting_shard())]
+fn leaving((mut shard, tickets): (Shard, Vec<u64>)) -> Shard {
+    for ticket in tickets {
+        assert!(shard.expire(black_box(ticket), NOW).is_some());
+    }
+    shard
+}
+
+library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys, leaving]);
 
 main!(library_benchmark_groups = paths);

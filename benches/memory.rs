@@ -1,13 +1,16 @@
-//! Bytes per resident key at ten million keys, what passivation gives back, and bytes per record of the memory store.
+//! At ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory store, and for how
+//! long the longest check and the longest tick on the way there held up a core.
 //!
-//! Prints one line of JSON for each; figures are the process's resident memory before and after.
+//! Prints one line of JSON for each; bytes are the process's resident memory before and after.
 
+use std::cell::Cell;
 use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use rustix::time::{ClockId, clock_gettime};
 use tidegate::limiter::batch::{Batch, BatchAnswer};
 use tidegate::limiter::counter;
 use tidegate::limiter::decision::{Check, Descriptor};
@@ -47,6 +50,37 @@ fn report(what: &str, bytes: u64) {
     println!("{{\"what\":\"{what}\",\"bytes\":{bytes},\"per_key\":{:.1}}}", bytes as f64 / KEYS as f64);
 }
 
+/// The longest pauses.
+#[derive(Default)]
+struct Pauses {
+    check: Cell<Duration>,
+    tick: Cell<Duration>,
+    batch: Cell<Duration>,
+}
+
+/// What this thread took of a core: others of this machine do not count.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().expect("it grows"), time.tv_nsec.try_into().expect("below a second"))
+}
+
+/// Does `work`, and remembers how long it took if that was the longest yet.
+fn timed<T>(longest: &Cell<Duration>, work: impl FnOnce() -> T) -> T {
+    let begin = spent();
+    let value = work();
+    longest.set((spent() - begin).max(longest.get()));
+    value
+}
+
+impl Pauses {
+    fn report(&self) {
+        let all = [("check", &self.check), ("tick", &self.tick), ("batch of 1,000 in the memory store", &self.batch)];
+        for (what, longest) in all {
+            println!("{{\"what\":\"longest {what}\",\"us\":{}}}", longest.get().as_micros());
+        }
+    }
+}
+
 /// A clock that does not move.
 struct Standing(NodeTime);
 
@@ -82,25 +116,28 @@ fn main() {
     shard.set_book(Arc::new(RuleBook::compile(Arc::new(rules), 1).expect("good rules")));
     let before = resident();
     let mut now = NodeTime(1);
+    let pauses = Pauses::default();
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
-        let verdict = shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| 0, now);
+        let check = Check { domain: "api", descriptors: &descriptors };
+        let verdict = timed(&pauses.check, || shard.check(&check, |_| 0, now));
         assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
         if user % 1000 == 999 {
             carry(&mut shard, now, |batch| forget(&batch, now));
             let done = shard.take_done();
             assert!(done.len() == 1000 && done.iter().all(|(_, decision)| decision.allowed));
+            timed(&pauses.tick, || shard.tick(now));
         }
     }
     assert_eq!(shard.stats().keys as u64, KEYS);
     report("resident keys", resident() - before);
     // Two windows later nothing that a key remembers matters; a tick looks at a part of all keys.
     now = NodeTime(130_000_000);
-    for _ in 0..1000 {
+    for _ in 0..KEYS / 512 {
         now = now.plus(50_000);
-        shard.tick(now);
+        timed(&pauses.tick, || shard.tick(now));
     }
     assert_eq!(shard.stats().keys, 0, "every key is passivated");
     // The allocator hands pages to the system a second after they fell free, while it is in use.
@@ -122,11 +159,14 @@ fn main() {
         shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| 0, now);
         if user % 1000 == 999 {
             carry(&mut shard, now, |batch| {
-                store.run(0, batch).now_or_never().expect("it never waits").expect("it never fails")
+                timed(&pauses.batch, || {
+                    store.run(0, batch).now_or_never().expect("it never waits").expect("it never fails")
+                })
             });
             shard.take_done();
         }
     }
     assert_eq!(store.len() as u64, KEYS);
     report("resident keys and their records in the memory store", resident() - begin);
+    pauses.report();
 }

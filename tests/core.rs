@@ -149,6 +149,60 @@ async fn a_store_that_never_answers_gives_its_lane_back() {
     }
 }
 
+/// The runtime's paused time.
+struct Paused(tokio::time::Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> NodeTime {
+        NodeTime(u64::try_from(self.0.elapsed().as_micros()).unwrap())
+    }
+
+    fn wall(&self) -> StoreTime {
+        StoreTime(world::BEGIN + self.now().0)
+    }
+}
+
+/// A store of eight lanes, of which only those beyond the second answer. A key's lane is its last digit.
+struct HalfDead(MemoryStore);
+
+impl CounterStore for HalfDead {
+    fn lanes(&self) -> u16 {
+        8
+    }
+
+    fn lane(&self, key: &[u8]) -> u16 {
+        u16::from(key.last().unwrap() - b'0')
+    }
+
+    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+        if lane < 2 { Box::pin(std::future::pending()) } else { self.0.run(lane, batch) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_gets_its_turn_though_those_that_have_it_are_silent_and_nothing_else_happens() {
+    #[expect(clippy::disallowed_methods, reason = "paused time")]
+    let begun = tokio::time::Instant::now();
+    let clock = Arc::new(Paused(begun));
+    let store = Arc::new(HalfDead(MemoryStore::new(Arc::<Paused>::clone(&clock), 100)));
+    let core = Arc::new(Core::new(ShardConfig { lanes: 8, ..CONFIG }, clock, store));
+    Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
+    core.set_book(world::book(vec![world::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)], 1));
+    let ask = |user| {
+        let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
+        core.check(&Check { domain: "d", descriptors: &descriptors }, None)
+    };
+    let mut silent = Vec::new();
+    for user in ["u0", "u1"] {
+        silent.push(ask(user));
+        while core.stats().batches < silent.len() as u64 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(ask("u2").get().await.unwrap().allowed);
+    assert!(begun.elapsed() < Duration::from_millis(10), "{:?}: before the tick", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_caller_that_goes_away_waits_no_more() {
     let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;

@@ -90,6 +90,10 @@ async fn wrong_calls_say_what_was_expected() {
     assert!(long.message().contains("remote_address") && long.message().contains("4096"), "{long:?}");
     let many = CheckBatchRequest { checks: vec![CheckRequest::default(); 1001] };
     assert_eq!(client.check_batch(many).await.unwrap_err().code(), Code::InvalidArgument);
+    let wide = CheckRequest { domain: "d".to_owned(), descriptors: vec![Descriptor::default(); 100], ..<_>::default() };
+    let wide = CheckBatchRequest { checks: vec![wide; 41] };
+    let status = client.check_batch(wide).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("4000 descriptors"), "{status:?}");
     assert_eq!(client.reserve(ReserveRequest::default()).await.unwrap_err().code(), Code::Unimplemented);
 }
 

@@ -62,9 +62,10 @@ async fn each_message_is_answered_under_its_id_and_a_wrong_one_ends_nothing() {
         questions.send(question(id, "user", "u")).await.unwrap();
     }
     questions.send(CheckRequest { request_id: "wrong".to_owned(), ..CheckRequest::default() }).await.unwrap();
+    questions.send(question("größe", "path", "/free")).await.unwrap();
     questions.send(question("", "path", "/free")).await.unwrap();
     let mut said = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..7 {
         let answer = next(&mut answers).await.unwrap();
         said.push((answer.request_id, answer.allowed, answer.error.map(|error| error.code)));
     }
@@ -74,7 +75,9 @@ async fn each_message_is_answered_under_its_id_and_a_wrong_one_ends_nothing() {
     let expected =
         [("1", true), ("2", true), ("3", true), ("4", false)].map(|(id, allowed)| (id.to_owned(), allowed, None));
     assert_eq!(said[..4], expected);
-    assert_eq!(said[4], ("wrong".to_owned(), false, Some(Code::InvalidArgument as i32)));
+    for (said, id) in said[4..].iter().zip(["größe", "wrong"]) {
+        assert_eq!(*said, (id.to_owned(), false, Some(Code::InvalidArgument as i32)), "under the id that it brought");
+    }
     drop(questions);
     assert_eq!(next(&mut answers).await, None, "the client said no more");
 }
@@ -128,13 +131,24 @@ async fn who_does_not_read_is_not_decided_for_without_bound() {
     assert_eq!(next(&mut answers).await, None);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_leaves_ends_its_streams_and_answers_what_it_read() {
-    let (mut node, _folder) = dev();
+    let (redis, (_folder, rules)) = (Single::start(&[]), rules());
+    let mut node = Node::serve(&rules, &redis.url(), &[("TIDEGATE_STORE__DEADLINE", "10s")]);
+    wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+    wait_for("a decision of the store", || {
+        let answer = node.check(r#"{"domain":"d","attributes":{"user":"other"},"hits":0}"#).json();
+        (answer["degraded"] == false).then_some(())
+    });
     let (_channel, questions, mut answers) = stream(&node).await;
+    assert_eq!(ask(redis.server.port, &["client", "pause", "1000000", "write"]), "OK");
     questions.send(question("1", "user", "u")).await.unwrap();
-    assert!(next(&mut answers).await.unwrap().allowed);
+    wait_for("the question to be read", || (node.metric("tidegate_waiting_checks ") > 0.0).then_some(()));
     node.signal("TERM");
+    wait_for("the node to listen no more", || std::net::TcpStream::connect(&node.grpc).is_err().then_some(()));
+    assert_eq!(ask(redis.server.port, &["client", "unpause"]), "OK");
+    let answer = next(&mut answers).await.unwrap();
+    assert!(answer.allowed && !answer.degraded, "{answer:?}");
     assert_eq!(next(&mut answers).await, None, "no error: the client asks another node");
     wait_for("the end of the node", || node.child.try_wait().unwrap());
     assert!(node.child.wait().unwrap().success());

@@ -35,14 +35,23 @@ struct Guarded {
 pub(super) struct State {
     pub shard: Shard,
     waiting: OpenMap<u64, oneshot::Sender<Decision>>,
+    /// Batches wait for a turn, and the flusher will look at them again by itself.
+    pub looks_again: bool,
     /// Counts the shards that a panic ended.
     pub restarts: u64,
+}
+
+impl State {
+    /// Whether the flusher has something to do.
+    pub fn wants_flusher(&self, now: NodeTime) -> bool {
+        self.shard.has_batches(now) || !self.looks_again && self.shard.next_turn(now).is_some()
+    }
 }
 
 impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
-        let state = Mutex::new(State { shard, waiting: OpenMap::default(), restarts: 0 });
+        let state = Mutex::new(State { shard, waiting: OpenMap::default(), looks_again: false, restarts: 0 });
         let shard = Arc::new(Guarded { config, clock, state });
         Self { shard, store, flusher: Mutex::new(None), told: AtomicBool::new(false) }
     }
@@ -222,7 +231,7 @@ impl Core {
 impl Limiter for Core {
     fn check(&self, check: &Check<'_>, within: Option<Duration>) -> Answer {
         let now = self.shard.clock.now();
-        let outcome = self.with(|state| (self.begin(state, check, now), state.shard.has_batches(now)));
+        let outcome = self.with(|state| (self.begin(state, check, now), state.wants_flusher(now)));
         let Some((said, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
         if to_send {
             self.wake();
@@ -235,7 +244,7 @@ impl Limiter for Core {
         let mut said = Vec::with_capacity(checks.len());
         let to_send = self.with(|state| {
             said.extend(checks.iter().map(|check| self.begin(state, check, now)));
-            state.shard.has_batches(now)
+            state.wants_flusher(now)
         });
         if to_send == Some(true) {
             self.wake();

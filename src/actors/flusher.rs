@@ -20,6 +20,8 @@ pub enum Message {
     /// Something is queued, or a lane is free again.
     Flush,
     Tick,
+    /// Batches waited for a turn: those in flight may be too slow by now to take one.
+    Turn,
 }
 
 /// The actor; its state is the core that it serves.
@@ -33,6 +35,8 @@ impl Actor for Flusher {
     async fn pre_start(&self, me: ActorRef<Message>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
         core.attach(me.clone());
         core.looks();
+        // What the one before was to look at again.
+        core.with(|state| state.looks_again = false);
         me.send_interval(TICK, || Message::Tick);
         me.cast(Message::Flush)?;
         Ok(core)
@@ -40,19 +44,27 @@ impl Actor for Flusher {
 
     async fn handle(
         &self,
-        _: ActorRef<Message>,
+        me: ActorRef<Message>,
         message: Message,
         core: &mut Arc<Core>,
     ) -> Result<(), ActorProcessingErr> {
         core.looks();
         let now = core.clock().now();
-        let batches = core.with(|state| {
+        let news = core.with(|state| {
             if message == Message::Tick {
                 state.shard.tick(now);
             }
-            state.shard.take_batches(now)
+            let batches = state.shard.take_batches(now);
+            let looked_for = state.looks_again && message != Message::Turn;
+            let next_turn = state.shard.next_turn(now);
+            state.looks_again = looked_for || next_turn.is_some();
+            (batches, next_turn.filter(|_| !looked_for))
         });
-        for batch in batches.into_iter().flatten() {
+        let Some((batches, next_turn)) = news else { return Ok(()) };
+        if let Some(pause) = next_turn {
+            me.send_after(Duration::from_micros(pause), || Message::Turn);
+        }
+        for batch in batches {
             #[expect(clippy::disallowed_methods, reason = "the lane stays taken until the batch is answered")]
             tokio::spawn(carry(Arc::clone(core), batch));
         }
@@ -70,7 +82,7 @@ async fn carry(core: Arc<Core>, out: Outgoing) {
     let now = core.clock().now();
     let more = core.with(|state| {
         state.shard.answer(out.lane, out.flight, answer, now);
-        state.shard.has_batches(now)
+        state.wants_flusher(now)
     });
     if more.unwrap_or(true) {
         core.wake();

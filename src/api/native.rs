@@ -14,7 +14,7 @@ use super::proto::tidegate::v1::{
     CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, Error, LimitStatus, ReserveRequest,
     ReserveResponse, ResetRequest, ResetResponse, SettleRequest, SettleResponse,
 };
-use super::questions::{self, MAX_CHECKS};
+use super::questions::{self, MAX_CHECKS, MAX_DESCRIPTORS_IN_ALL};
 use super::request_id::{RequestId, RequestIds};
 use super::status::{Rejection, fault};
 use super::wait::{Waits, with_id};
@@ -57,12 +57,21 @@ pub(super) fn ask(desk: &Desk, requests: &[CheckRequest], within: Option<Duratio
 }
 
 /// The id of a check of a message: its own, else the call's, else a new one.
-pub(super) fn id_of<'a>(ids: &RequestIds, request: &'a CheckRequest, call: Option<&'a str>) -> RequestId<'a> {
+fn id_of<'a>(ids: &RequestIds, request: &'a CheckRequest, call: Option<&'a str>) -> RequestId<'a> {
     ids.take(Some(request.request_id.as_str()).filter(|id| !id.is_empty()).or(call))
 }
 
-/// What was answered to a check.
-pub(super) async fn outcome(desk: &Desk, asked: Asked, id: &RequestId<'_>) -> Result<Decision, Rejection> {
+/// The answer to a check of a message: under the id that it brought, also where that is what was wrong with it.
+pub(super) async fn answer(desk: &Desk, asked: Asked, check: &CheckRequest, call: Option<&str>) -> CheckResponse {
+    let id = id_of(&desk.ids, check, call);
+    let mut answer = response_or_error(outcome(desk, asked, &id).await, &id);
+    if answer.error.is_some() && !check.request_id.is_empty() {
+        answer.request_id.clone_from(&check.request_id);
+    }
+    answer
+}
+
+async fn outcome(desk: &Desk, asked: Asked, id: &RequestId<'_>) -> Result<Decision, Rejection> {
     match asked {
         Asked::Begun(arrived, answer) => desk.decided(answer.get().await, arrived, id),
         Asked::Rejected(rejection) => Err(desk.reject(rejection, id)),
@@ -70,7 +79,7 @@ pub(super) async fn outcome(desk: &Desk, asked: Asked, id: &RequestId<'_>) -> Re
 }
 
 /// The answer to a check, where an error is an answer as well.
-pub(super) fn response_or_error(outcome: Result<Decision, Rejection>, id: &RequestId<'_>) -> CheckResponse {
+fn response_or_error(outcome: Result<Decision, Rejection>, id: &RequestId<'_>) -> CheckResponse {
     match outcome {
         Ok(decision) => response(&decision, id),
         Err(rejection) => {
@@ -128,17 +137,20 @@ impl RateLimitService for Native {
     async fn check_batch(&self, request: Request<CheckBatchRequest>) -> Result<Response<CheckBatchResponse>, Status> {
         let waits = Waits::of(request.metadata());
         let (desk, checks) = (&self.desk, &request.get_ref().checks);
+        let mut faults = Vec::new();
         if checks.len() > MAX_CHECKS {
-            let faults = vec![fault("checks", format!("expected at most {MAX_CHECKS}"))];
+            faults.push(fault("checks", format!("expected at most {MAX_CHECKS}")));
+        } else if checks.iter().map(questions::weight).sum::<usize>() > MAX_DESCRIPTORS_IN_ALL {
+            faults
+                .push(fault("checks", format!("expected at most {MAX_DESCRIPTORS_IN_ALL} descriptors in all of them")));
+        }
+        if !faults.is_empty() {
             let id = desk.ids.take(waits.request_id);
             return Err(desk.reject(Rejection::Invalid(faults), &id).into_status(&id));
         }
         let asked = ask(desk, checks, waits.within);
         let waits_for_store = asked.iter().any(|asked| matches!(asked, Asked::Begun(_, Answer::Later(_))));
-        let each = asked.into_iter().zip(checks).map(async |(asked, check)| {
-            let id = id_of(&desk.ids, check, waits.request_id);
-            response_or_error(outcome(desk, asked, &id).await, &id)
-        });
+        let each = asked.into_iter().zip(checks).map(|(asked, check)| answer(desk, asked, check, waits.request_id));
         let results = if waits_for_store {
             join_all(each).await
         } else {

@@ -1,28 +1,30 @@
 //! `CheckStream`: messages are decided as they come, and answered as they are decided, each under its id.
 //!
-//! Whatever has come is asked together. Nothing more is read while too many checks wait for the store, and nothing is
-//! decided ahead of a client that does not read: HTTP/2's flow control bounds both ends.
+//! Whatever has come is asked together. Nothing more is read while too many checks wait for the store, or while the client
+//! does not read what it was answered: HTTP/2's flow control bounds both ends. What was read is decided in time, whether
+//! its client reads or not.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::stream::{FuturesUnordered, ReadyChunks, Stream, StreamExt, unfold};
-use tokio::sync::watch;
+use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
+use futures_util::{FutureExt, future};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Sleep, sleep};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::desk::Desk;
-use super::native::{Asked, ask, id_of, outcome, response_or_error};
+use super::native::{Asked, answer, ask};
 use super::proto::tidegate::v1::{CheckRequest, CheckResponse};
+use super::questions::weight;
 use crate::ports::{Answer, BoxFuture};
 
-/// Messages that are asked together at most.
+/// Descriptors that are asked together, and answered ahead of a client, or a few more.
 const TOGETHER: usize = 256;
-/// Checks of one stream that wait for the store at most: no more are read meanwhile.
-const MAX_WAITING: usize = 1000;
+/// While checks of so many descriptors of one stream wait for the store no more are read.
+const MAX_WAITING: usize = 10_000;
 /// A stream reads nothing more after so long, as connections end after some time: few long ones spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
@@ -31,82 +33,107 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<CheckResponse, Status>> + Se
 
 /// Answers what comes in until the client says no more, or the node ends.
 pub fn answers(desk: Arc<Desk>, questions: Streaming<CheckRequest>, ending: watch::Receiver<()>) -> Answers {
+    let (sender, received) = mpsc::channel(1);
     let conversation = Conversation {
         desk,
-        questions: Some(questions.ready_chunks(TOGETHER)),
+        questions: Some(questions),
         ending,
         age: Box::pin(sleep(MAX_AGE)),
         waiting: FuturesUnordered::new(),
-        answers: VecDeque::new(),
-        broken: None,
+        waiting_for: 0,
+        answers: Vec::new(),
     };
-    Box::pin(unfold(conversation, Conversation::next))
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with its stream: the client's end of the answers is gone then"
+    )]
+    tokio::spawn(conversation.go_on(sender));
+    Box::pin(ReceiverStream::new(received).flat_map(stream::iter))
 }
+
+type Said = Vec<Result<CheckResponse, Status>>;
 
 struct Conversation {
     desk: Arc<Desk>,
     /// `None` once nothing more is read.
-    questions: Option<ReadyChunks<Streaming<CheckRequest>>>,
+    questions: Option<Streaming<CheckRequest>>,
     ending: watch::Receiver<()>,
     age: Pin<Box<Sleep>>,
-    waiting: FuturesUnordered<BoxFuture<'static, CheckResponse>>,
-    answers: VecDeque<CheckResponse>,
-    /// What came was no check: said last.
-    broken: Option<Status>,
+    /// Each with how many descriptors it has.
+    waiting: FuturesUnordered<BoxFuture<'static, (CheckResponse, usize)>>,
+    /// Descriptors of those.
+    waiting_for: usize,
+    answers: Said,
 }
 
 impl Conversation {
-    async fn next(mut self) -> Option<(Result<CheckResponse, Status>, Self)> {
+    async fn go_on(mut self, sender: mpsc::Sender<Said>) {
+        // What came was no check: said last.
+        let mut broken = None;
         loop {
-            if let Some(answer) = self.answers.pop_front() {
-                return Some((Ok(answer), self));
+            let (answered, waits) = (!self.answers.is_empty(), !self.waiting.is_empty());
+            if self.questions.is_none() && !answered && !waits {
+                break;
             }
-            let reads = self.questions.is_some() && self.waiting.len() < MAX_WAITING;
+            let reads = self.questions.is_some() && self.answers.len() < TOGETHER && self.waiting_for < MAX_WAITING;
             tokio::select! {
-                Some(answer) = self.waiting.next(), if !self.waiting.is_empty() => self.answers.push_back(answer),
-                questions = next_of(&mut self.questions), if reads => match questions {
-                    Some(questions) => self.take(questions),
-                    None => self.questions = None,
+                permit = sender.reserve(), if answered => match permit {
+                    Ok(permit) => permit.send(std::mem::take(&mut self.answers)),
+                    Err(_) => return,
                 },
+                () = sender.closed() => return,
+                Some((answer, weight)) = self.waiting.next(), if waits => {
+                    self.waiting_for -= weight;
+                    self.answers.push(Ok(answer));
+                }
+                question = next_of(&mut self.questions), if reads => broken = self.take(question),
                 _ = self.ending.changed(), if self.questions.is_some() => self.questions = None,
                 () = self.age.as_mut(), if self.questions.is_some() => self.questions = None,
-                else => return self.broken.take().map(|status| (Err(status), self)),
             }
+        }
+        if let Some(status) = broken {
+            let _ = sender.send(vec![Err(status)]).await;
         }
     }
 
-    fn take(&mut self, questions: Vec<Result<CheckRequest, Status>>) {
-        let mut checks = Vec::with_capacity(questions.len());
-        for question in questions {
+    /// Takes a message and those that have come behind it; returns why nothing more is read, if that is an error.
+    fn take(&mut self, mut question: Option<Result<CheckRequest, Status>>) -> Option<Status> {
+        let (mut checks, mut all, mut broken) = (Vec::new(), 0, None);
+        loop {
             match question {
-                Ok(check) => checks.push(check),
-                Err(status) => {
-                    // What came before it is answered still.
-                    (self.questions, self.broken) = (None, Some(status));
-                    break;
+                Some(Ok(check)) => {
+                    all += weight(&check);
+                    checks.push(check);
                 }
+                // What came before it is answered still.
+                Some(Err(status)) => (self.questions, broken) = (None, Some(status)),
+                None => self.questions = None,
             }
+            if all >= TOGETHER || self.questions.is_none() {
+                break;
+            }
+            let Some(next) = next_of(&mut self.questions).now_or_never() else { break };
+            question = next;
         }
-        let asked = ask(&self.desk, &checks, None);
-        for (asked, check) in asked.into_iter().zip(checks) {
+        for (asked, check) in ask(&self.desk, &checks, None).into_iter().zip(checks) {
             let desk = Arc::clone(&self.desk);
+            let weight = weight(&check);
             let waits = matches!(asked, Asked::Begun(_, Answer::Later(_)));
-            let answer = async move {
-                let id = id_of(&desk.ids, &check, None);
-                response_or_error(outcome(&desk, asked, &id).await, &id)
-            };
+            let one = async move { (answer(&desk, asked, &check, None).await, weight) };
             if waits {
-                self.waiting.push(Box::pin(answer));
-            } else if let Some(answer) = answer.now_or_never() {
-                self.answers.push_back(answer);
+                self.waiting_for += weight;
+                self.waiting.push(Box::pin(one));
+            } else if let Some((answer, _)) = one.now_or_never() {
+                self.answers.push(Ok(answer));
             }
         }
+        broken
     }
 }
 
 async fn next_of<S: Stream + Unpin>(stream: &mut Option<S>) -> Option<S::Item> {
     match stream {
         Some(stream) => stream.next().await,
-        None => None,
+        None => future::pending().await,
     }
 }

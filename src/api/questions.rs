@@ -4,17 +4,28 @@ use std::collections::BTreeMap;
 
 use super::desk::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_VALUE};
 use super::proto::tidegate::v1::CheckRequest;
+use super::request_id;
 use super::status::{Fault, fault};
 use crate::limiter::decision::{Check, Descriptor};
 
 /// The most checks in one message.
 pub const MAX_CHECKS: usize = 1000;
+/// The most descriptors in all checks of one message: a core does nothing else until it has begun all of them.
+pub const MAX_DESCRIPTORS_IN_ALL: usize = 4000;
+
+/// How much work a check is.
+pub fn weight(request: &CheckRequest) -> usize {
+    request.descriptors.len().max(1)
+}
 
 /// What is wrong with a check.
 pub fn faults(request: &CheckRequest) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !(1..=MAX_VALUE).contains(&request.domain.len()) {
         faults.push(fault("domain", "expected a string of 1 to 4096 bytes: it is required"));
+    }
+    if !request.request_id.is_empty() && !request_id::is_fit(&request.request_id) {
+        faults.push(fault("request_id", "expected at most 128 visible ASCII characters"));
     }
     if !request.attributes.is_empty() && !request.descriptors.is_empty() {
         faults.push(fault("descriptors", "expected either attributes or descriptors, not both"));

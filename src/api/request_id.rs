@@ -38,6 +38,11 @@ impl Display for RequestId<'_> {
     }
 }
 
+/// Whether an id is fit for a header and a log line.
+pub fn is_fit(id: &str) -> bool {
+    (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// Makes ids that differ within a node and, seeded from the OS, between nodes.
 #[derive(Debug)]
 pub struct RequestIds {
@@ -50,11 +55,10 @@ impl RequestIds {
         Self { seed, next: AtomicU64::new(0) }
     }
 
-    /// The caller's id when it is fit for a header and a log line, else a new one.
+    /// The caller's id when it is fit, else a new one.
     pub fn take<'a>(&self, given: Option<&'a str>) -> RequestId<'a> {
-        let fit = |id: &&str| (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         let make = || RequestId::Made { seed: self.seed, number: self.next.fetch_add(1, Ordering::Relaxed) };
-        given.filter(fit).map_or_else(make, RequestId::Given)
+        given.filter(|id| is_fit(id)).map_or_else(make, RequestId::Given)
     }
 }
 

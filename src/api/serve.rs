@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
@@ -36,6 +37,8 @@ use super::spread::Share;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A connection is asked to end after so long, so that few long ones still spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
+/// How long what is under way on it may take then: a stream that nobody reads does not last.
+const LAST_CALLS: Duration = Duration::from_secs(30);
 /// How long the head of a request may take to come in, and an idle connection of HTTP/1 lasts: longer than proxies keep
 /// theirs (nginx 60 s), so that none sends a request into a connection that is just being closed.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -52,6 +55,9 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// How long a gRPC call may take, its message's coming in included.
 const CALL_TIME: Duration = Duration::from_secs(10);
+/// Batches of one connection that are under way, or whose answers were not fetched; further ones wait. An answer to a batch
+/// may be much larger than what was asked, and is there in whole before a client reads any of it.
+const MAX_BATCHES: usize = 64;
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait for the rest of it.
@@ -97,9 +103,10 @@ pub async fn grpc(
     let (ended, ending) = watch::channel(());
     let native = NativeServer::new(Native { desk: Arc::clone(&desk), ending }).max_decoding_message_size(MAX_MESSAGE);
     let envoy = EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE);
-    let calls = Calls { envoy, native, others: others.into_axum_router() };
+    let others = others.into_axum_router();
     let service = |_| {
-        let calls = calls.clone();
+        let batches = Arc::new(Semaphore::new(MAX_BATCHES));
+        let calls = Calls { envoy: envoy.clone(), native: native.clone(), others: others.clone(), batches };
         service_fn(move |request| calls.answer(request))
     };
     let stop = async move {
@@ -129,12 +136,12 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-/// The gRPC services. Those that gateways call for every request are found without a router.
-#[derive(Clone)]
+/// The gRPC services on one connection. Those that gateways call for every request are found without a router.
 struct Calls {
     envoy: EnvoyServer<Envoy>,
     native: NativeServer<Native>,
     others: axum::Router,
+    batches: Arc<Semaphore>,
 }
 
 impl Calls {
@@ -145,10 +152,14 @@ impl Calls {
     ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
         enum Call<G, O> {
             Ours(G),
+            Batch(G, Arc<Semaphore>),
             Other(O),
         }
         let call = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Ours(self.envoy.clone().call(request)),
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
+                Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
+            }
             Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Ours(self.native.clone().call(request)),
             _ => Call::Other(self.others.clone().call(request)),
         };
@@ -156,6 +167,16 @@ impl Calls {
             let answer = tokio::time::timeout(CALL_TIME, async {
                 match call {
                     Call::Ours(call) => call.await,
+                    Call::Batch(call, batches) => {
+                        let permit = batches.acquire_owned().await;
+                        let answer = call.await?;
+                        // Held until the last of it is sent, or nobody wants it any more.
+                        let held = move |frame| {
+                            let _ = &permit;
+                            frame
+                        };
+                        Ok(answer.map(|body| tonic::body::Body::new(body.map_frame(held))))
+                    }
                     Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
                 }
             });
@@ -216,10 +237,11 @@ async fn connections<S, B>(
                 () = tokio::time::sleep(MAX_AGE) => {}
             }
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            let _ = tokio::time::timeout(LAST_CALLS, connection).await;
         });
     }
-    drop((listener, ended));
+    // Other cores hand over no more.
+    drop((listener, share, ended));
     ending.send_replace(());
     ending.closed().await;
 }

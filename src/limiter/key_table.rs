@@ -5,8 +5,15 @@ use hashbrown::HashTable;
 
 use super::invariant::{self, Invariant};
 use super::key_state::KeyState;
+use super::slots::Slots;
 use super::time::NodeTime;
 
+/// Names are kept in so many tables, which grow one at a time: a check waits for a small one only.
+const TABLES: usize = 256;
+/// A sweep looks at no more slots, so that of ten million keys each is looked at every two minutes (twenty sweeps a second).
+const MOST_LOOKS: usize = 4096;
+/// It forgets no more keys, which takes longer than to look at them.
+const MOST_FORGOTTEN: usize = 1024;
 /// How many slots an activation looks through for a key to forget when the table is full.
 const EVICTION_LOOKS: usize = 32;
 
@@ -31,61 +38,71 @@ pub struct Key {
 /// Resident keys by slot and by name.
 #[derive(Debug)]
 pub struct KeyTable {
-    slots: Vec<Option<Box<Key>>>,
-    free: Vec<u32>,
-    names: HashTable<u32>,
+    slots: Slots,
+    names: Vec<HashTable<Entry>>,
+    len: usize,
     hasher: RandomState,
     hand: usize,
     max: usize,
+}
+
+/// Where a name is. A table that grows goes by the part of its hash that is here, and looks at no key.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    slot: u32,
+}
+
+impl Entry {
+    /// What places it within its table: all bits of it, for the table looks at both ends.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 impl KeyTable {
     /// A table of at most `max` keys; `seeds` keep attackers from choosing colliding names.
     pub fn new(max: usize, seeds: [u64; 4]) -> Self {
         let hasher = RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]);
-        let max = max.clamp(1, u32::MAX as usize);
-        Self { slots: Vec::new(), free: Vec::new(), names: HashTable::new(), hasher, hand: 0, max }
+        let names = vec![HashTable::new(); TABLES];
+        Self { slots: Slots::default(), names, len: 0, hasher, hand: 0, max: max.clamp(1, u32::MAX as usize) }
     }
 
-    pub fn len(&self) -> usize {
-        self.names.len()
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
+    #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Key> {
-        self.slots.get_mut(slot as usize)?.as_deref_mut()
+        self.slots.get_mut(slot)
+    }
+
+    /// The table that a name is in, and its hash there.
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a hash")]
+    fn place(&self, name: &[u8]) -> (usize, u32) {
+        let hash = self.hasher.hash_one(name);
+        ((hash >> 32) as usize % TABLES, hash as u32)
     }
 
     /// The slot of `name`, activated with `make` when it is not resident; `None` when the table is full of keys that
     /// are in use. `spare` is told of keys whose tokens must go back before they can be forgotten.
     pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, spare: &mut Vec<u32>) -> Option<u32> {
-        let hash = self.hasher.hash_one(name);
-        let slots = &self.slots;
-        let is = |slot: &u32| slots[*slot as usize].as_ref().is_some_and(|key| *key.name == *name);
-        if let Some(slot) = self.names.find(hash, is) {
-            let slot = *slot;
+        let (table, hash) = self.place(name);
+        let is = |entry: &Entry| entry.hash == hash && self.slots.get(entry.slot).is_some_and(|key| *key.name == *name);
+        if let Some(&Entry { slot, .. }) = self.names[table].find(Entry::spread(hash), is) {
             if let Some(key) = self.get_mut(slot) {
                 key.recent = true;
             }
             return Some(slot);
         }
-        if self.names.len() >= self.max {
+        if self.len >= self.max {
             self.make_room(spare)?;
         }
-        let key = Some(Box::new(make()));
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = key;
-                slot
-            }
-            None => {
-                self.slots.push(key);
-                u32::try_from(self.slots.len() - 1).ok()?
-            }
-        };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |key| hasher.hash_one(&*key.name));
-        self.names.insert_unique(hash, slot, rehash);
-        invariant::check(Invariant::I10BoundedMemory, self.names.len() <= self.max);
+        let slot = self.slots.insert(make())?;
+        let entry = Entry { hash, slot };
+        self.names[table].insert_unique(Entry::spread(hash), entry, |other| Entry::spread(other.hash));
+        self.len += 1;
+        invariant::check(Invariant::I10BoundedMemory, self.len <= self.max);
         Some(slot)
     }
 
@@ -114,22 +131,24 @@ impl KeyTable {
         lately.map(|slot| self.remove(slot))
     }
 
-    /// Looks at the next `count` slots and forgets the keys about which nothing matters any more.
-    pub fn sweep(&mut self, count: usize, now: NodeTime) {
-        for _ in 0..count.min(self.slots.len()) {
+    /// Forgets keys about which nothing matters any more, among the next slots: a part of them, and so few that nobody waits
+    /// for long meanwhile.
+    pub fn sweep(&mut self, now: NodeTime) {
+        let mut forgotten = 0;
+        for _ in 0..(self.slots.len() / 64 + 16).min(MOST_LOOKS).min(self.slots.len()) {
             let slot = self.advance();
             if self.get_mut(slot).is_some_and(|key| key.pins == 0 && !key.queued && key.state.is_idle(now)) {
                 self.remove(slot);
+                forgotten += 1;
+                if forgotten == MOST_FORGOTTEN {
+                    break;
+                }
             }
         }
-        if self.names.is_empty() {
+        if self.len == 0 && self.slots.len() > 0 {
             // Give the memory of a past crowd back.
-            (self.slots, self.free, self.names, self.hand) = (Vec::new(), Vec::new(), HashTable::new(), 0);
+            (self.slots, self.names, self.hand) = (Slots::default(), vec![HashTable::new(); TABLES], 0);
         }
-    }
-
-    pub fn slots(&self) -> usize {
-        self.slots.len()
     }
 
     fn advance(&mut self) -> u32 {
@@ -138,10 +157,11 @@ impl KeyTable {
     }
 
     fn remove(&mut self, slot: u32) {
-        let Some(key) = self.slots.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Ok(entry) = self.names.find_entry(self.hasher.hash_one(&*key.name), |s| *s == slot) {
+        let Some(key) = self.slots.remove(slot) else { return };
+        let (table, hash) = self.place(&key.name);
+        if let Ok(entry) = self.names[table].find_entry(Entry::spread(hash), |entry| entry.slot == slot) {
             entry.remove();
+            self.len -= 1;
         }
-        self.free.push(slot);
     }
 }

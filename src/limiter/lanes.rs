@@ -69,6 +69,11 @@ impl Lanes {
         !self.ready.is_empty() && self.free_turns(now) > 0
     }
 
+    /// In how many microseconds to look again, where batches wait for those in flight to be back or to be too slow.
+    pub fn next_turn(&self, now: NodeTime) -> Option<u64> {
+        (!self.ready.is_empty() && self.free_turns(now) == 0).then_some(SLOW_US)
+    }
+
     /// How many batches may leave now.
     fn free_turns(&self, now: NodeTime) -> usize {
         if self.flying < self.turns {

@@ -24,6 +24,7 @@ mod reserve;
 pub mod rule;
 pub mod rule_book;
 pub mod shard;
+mod slots;
 pub mod store_clock;
 pub mod time;
 pub mod token_bucket;

@@ -2,7 +2,7 @@
 //! sent to the store for the rest.
 //!
 //! Pure: it is told the time, the store's answers and the rules, and returns verdicts and batches. At most one batch
-//! is in flight per lane (a primary of the store); what comes meanwhile goes with the next.
+//! is in flight per lane (a hash tag of the store); what comes meanwhile goes with the next.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -231,6 +231,11 @@ impl Shard {
         self.lanes.can_send(now)
     }
 
+    /// In how many microseconds a batch may leave that cannot now, if nothing comes meanwhile; `None` where none waits.
+    pub fn next_turn(&self, now: NodeTime) -> Option<u64> {
+        self.lanes.next_turn(now)
+    }
+
     /// Whether nothing waits and nothing is in flight or to be sent.
     pub fn is_quiet(&self) -> bool {
         self.checks.is_empty() && self.lanes.are_quiet()
@@ -351,7 +356,7 @@ impl Shard {
             self.list(slot);
         }
         self.try_stalled();
-        self.keys.sweep(self.keys.slots() / 64 + 16, now);
+        self.keys.sweep(now);
     }
 
     /// Sends for what a store did not take: of a lane that fails one key, to see whether it still does, and of all no more

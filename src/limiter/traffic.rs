@@ -13,8 +13,10 @@ const MAX_ASKS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// In the order of their asking, which for buckets need not be that of their tickets.
+    /// In the order of their asking.
     waiting: VecDeque<Waiting>,
+    /// Whether that is not the order of their tickets, as a bucket's need not be, which is asked last.
+    mixed: bool,
     flying: Vec<Waiting>,
     in_flight: bool,
     /// Revision of the rules that the item in flight was made under.
@@ -50,12 +52,21 @@ impl<T: Clone> Returns<T> {
 
 impl Traffic {
     pub fn ask(&mut self, waiting: Waiting) {
+        self.mixed = !self.waiting.is_empty()
+            && (self.mixed || self.waiting.back().is_some_and(|last| last.ticket > waiting.ticket));
         self.waiting.push_back(waiting);
     }
 
-    /// A check waits no more.
+    /// A check waits no more. Where thousands wait for a store that does not answer all of them leave, one by one.
     pub fn withdraw(&mut self, ticket: u64) {
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
+        if self.mixed {
+            self.waiting.retain(|waiting| waiting.ticket != ticket);
+            return;
+        }
+        let first = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
+        while self.waiting.get(first).is_some_and(|waiting| waiting.ticket == ticket) {
+            self.waiting.remove(first);
+        }
     }
 
     /// The check that waits longest, if it is of this revision and so many tokens cover it.

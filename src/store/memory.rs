@@ -12,6 +12,8 @@ use crate::ports::{BoxFuture, Clock, CounterStore, Region, RegionState, Unfit};
 
 /// So many records are looked at per item that runs, whether they have expired.
 const SWEEP: usize = 2;
+/// Records are kept in so many parts, which grow one at a time: nobody waits while all of them move.
+const PARTS: usize = 256;
 
 /// Counters in this process.
 pub struct MemoryStore {
@@ -21,11 +23,13 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    records: IndexMap<Box<[u8]>, Kept>,
-    /// Where the sweep goes on.
-    hand: usize,
+    hasher: ahash::RandomState,
+    parts: Vec<IndexMap<Box<[u8]>, Kept>>,
+    /// Records in all parts.
+    len: usize,
+    /// Where the sweep goes on: the part, and the place in it.
+    hand: (usize, usize),
 }
 
 struct Kept {
@@ -36,12 +40,12 @@ struct Kept {
 impl MemoryStore {
     /// An empty store that holds at most `max_keys` records.
     pub fn new(clock: Arc<dyn Clock>, max_keys: usize) -> Self {
-        Self { clock, max_keys, state: Mutex::default() }
+        Self { clock, max_keys, state: Mutex::new(State::new()) }
     }
 
     /// Keys in the store.
     pub fn len(&self) -> usize {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).records.len()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).len
     }
 
     pub fn is_empty(&self) -> bool {
@@ -59,16 +63,25 @@ impl MemoryStore {
 }
 
 impl State {
+    fn new() -> Self {
+        let parts = (0..PARTS).map(|_| IndexMap::new()).collect();
+        Self { hasher: ahash::RandomState::new(), parts, len: 0, hand: (0, 0) }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "it is below the number of parts")]
     fn serve(&mut self, item: &Item, at: At, max_keys: usize) -> ItemAnswer {
-        let Some(kept) = self.records.get_mut(&item.key) else {
-            if self.records.len() >= max_keys {
+        let part = (self.hasher.hash_one(&item.key) % PARTS as u64) as usize;
+        let records = &mut self.parts[part];
+        let Some(kept) = records.get_mut(&item.key) else {
+            if self.len >= max_keys {
                 return ItemAnswer::Failed;
             }
             let mut record = None;
             let answer = counter::apply(&mut record, item, at);
             if let Some(record) = record {
                 let expiry = counter::expires_at(&record, item);
-                self.records.insert(item.key.clone(), Kept { record: Some(record), expiry });
+                records.insert(item.key.clone(), Kept { record: Some(record), expiry });
+                self.len += 1;
             }
             return answer;
         };
@@ -80,22 +93,25 @@ impl State {
 
     /// Looks at the next `count` records.
     fn sweep(&mut self, count: usize, now: StoreTime) {
+        let (mut part, mut at) = self.hand;
         for _ in 0..count {
-            if self.hand >= self.records.len() {
-                self.hand = 0;
-            }
-            match self.records.get_index(self.hand) {
+            let records = &mut self.parts[part];
+            match records.get_index(at) {
                 Some((_, kept)) if kept.expiry < now => {
-                    self.records.swap_remove_index(self.hand);
+                    records.swap_remove_index(at);
+                    self.len -= 1;
                 }
-                Some(_) => self.hand += 1,
-                None => break,
+                Some(_) => at += 1,
+                None => {
+                    if records.is_empty() {
+                        // Give the memory of a past crowd back.
+                        *records = IndexMap::new();
+                    }
+                    (part, at) = ((part + 1) % PARTS, 0);
+                }
             }
         }
-        if self.records.is_empty() {
-            // Give the memory of a past crowd back.
-            *self = Self::default();
-        }
+        self.hand = (part, at);
     }
 }
 
@@ -190,7 +206,7 @@ mod tests {
         }
         assert_eq!(ask(&store, "d"), ItemAnswer::Failed);
         clock.0.store(2_000_001, Ordering::Relaxed);
-        for _ in 0..3 {
+        for _ in 0..PARTS {
             ask(&store, "a");
         }
         assert_eq!(store.len(), 1, "what expired is swept away, what is used stays");
