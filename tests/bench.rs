@@ -41,7 +41,8 @@ fn every_call_asks_for_what_it_says_and_counts_what_comes_back() {
         let addr = if call == "http" { format!("http://{}", node.http) } else { format!("grpc://{}", node.grpc) };
         let (calls, checks) = if call == "batch" { ("20", 200) } else { ("200", 200) };
         let prefix = format!("{call}-");
-        let common = ["--call", call, "--batch", "10", "--calls", calls, "--prefix", &prefix, "--keys"];
+        let size = if call == "batch" { &["--batch", "10"][..] } else { &[] };
+        let common = [size, &["--call", call, "--calls", calls, "--prefix", &prefix, "--keys"]].concat();
         let cycle = [&common[..], &["cycle:10", "--at-most", "3"]].concat();
         let (code, report) = bench(&addr, &cycle);
         let figures = ["sent", "admitted", "refused", "most_admitted_of_a_key"].map(|name| report[name].as_u64());
@@ -49,6 +50,8 @@ fn every_call_asks_for_what_it_says_and_counts_what_comes_back() {
         let (code, report) = bench(&addr, &[&common[..], &["hot", "--domain", ""]].concat());
         assert_eq!(code, 1, "{call}: {report}");
         assert_eq!(report["failed"]["errors"], checks, "{call}: {report}");
+        assert!(report["failed"]["first"].as_str().unwrap().contains("domain"), "{call}: {report}");
+        assert_eq!((&report["calls"], &report["latency_us"]["max"]), (&0.into(), &0.0.into()), "errors are not timed");
     }
 }
 
@@ -68,11 +71,16 @@ fn runs_are_saved_compared_and_drawn() {
     let (save, plot, both) = (path("a.json"), path("a.svg"), path("both.svg"));
     let arguments = ["--rate", "400", "--duration", "1s", "--warm-up", "0s", "--save", &save, "--plot", &plot];
     let (code, report) = bench(&addr, &arguments);
-    // Whatever comes back, as many are due.
+    // Whatever comes back, as many are due, and each is in some second of the series.
     assert_eq!((code, report["calls"].as_u64().map(|calls| calls.abs_diff(400) <= 1)), (0, Some(true)), "{report}");
+    let of_seconds = report["each_second"].as_array().unwrap().iter().map(|second| second["checks"].as_u64().unwrap());
+    assert_eq!(of_seconds.sum::<u64>(), report["checks"].as_u64().unwrap(), "{report}");
     let compared = output(&["bench", "compare", &save, &save, "--plot", &both, "--output", "json"]);
     let lines: Value = serde_json::from_slice(&compared.stdout).unwrap();
-    assert_eq!((lines[0]["what"].as_str(), lines[0]["ratio"].as_f64()), (Some("checks/s"), Some(1.0)));
+    assert_eq!(
+        (lines["lines"][0]["what"].as_str(), lines["lines"][0]["ratio"].as_f64()),
+        (Some("checks/s"), Some(1.0))
+    );
     for picture in [plot, both] {
         let text = std::fs::read_to_string(picture).unwrap();
         assert!(text.starts_with("<svg") && text.contains("Latency by percentile") && text.contains("polyline"));
@@ -89,6 +97,12 @@ fn wrong_arguments_are_refused_before_anything_is_sent() {
         (&["--addr", "ftp://x"], "expected grpc://host:port"),
         (&["--call", "http"], "expected http://host:port"),
         (&["--addr", "grpc://127.0.0.1:1"], "refused"),
+        (&["--addr", "grpc://127.0.0.1:1/path"], "expected a scheme, a host and a port"),
+        (&["--addr", "http://127.0.0.1:1"], "expected grpc://host:port"),
+        (&["--batch", "5"], "expected with --call batch only"),
+        (&["--calls", "5", "--warm-up", "1s"], "cannot be used with"),
+        (&["--duration", "0s"], "expected more than no time"),
+        (&["--keys", "uniform:1000000000", "--at-most", "5"], "expected at most"),
     ] {
         let done = output(&[&["bench"][..], arguments].concat());
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -132,4 +146,58 @@ async fn an_open_loop_leaves_no_waiting_out() {
     // One call met the standing server; eighty were due meanwhile, half of which waited half of that time or longer.
     let p90 = report["latency_us"]["p90"].as_f64().unwrap();
     assert!(p90 >= STANDS.as_micros() as f64 / 4.0, "{report}");
+}
+
+#[test]
+fn a_server_that_says_nothing_and_one_that_goes_are_told_apart() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = format!("grpc://{}", silent.local_addr().unwrap());
+    let (code, report) = bench(&addr, &["--connections", "1", "--in-flight", "3", "--calls", "9"]);
+    let failed = &report["failed"];
+    assert_eq!((code, &failed["unanswered"], &failed["unsent"]), (1, &3.into(), &0.into()), "{report}");
+    assert!(failed["first"].as_str().unwrap().contains("no answer"), "{report}");
+
+    for call in ["envoy", "stream"] {
+        let (mut node, _folder) = node();
+        let addr = format!("grpc://{}", node.grpc);
+        #[expect(clippy::disallowed_methods, reason = "it is joined below")]
+        let run = std::thread::spawn(move || {
+            bench(
+                &addr,
+                &["--call", call, "--rate", "500", "--duration", "2s", "--warm-up", "0s", "--connections", "2"],
+            )
+        });
+        let served = || node.metric("rate_limiter_requests_total{status=\"allowed\"} ");
+        node::wait_for("some calls", || (served() > 0.0).then_some(()));
+        node.signal("KILL");
+        node.child.wait().unwrap();
+        let (code, report) = run.join().unwrap();
+        let failed = &report["failed"];
+        let of_all: u64 = ["connection", "unsent"].map(|kind| failed[kind].as_u64().unwrap()).iter().sum();
+        let answered = report["checks"].as_u64().unwrap();
+        assert_eq!((code, &failed["unanswered"]), (1, &0.into()), "{call}: {report}");
+        assert!(of_all > 0 && (of_all + answered).abs_diff(1000) <= 1, "each was answered or not: {call}: {report}");
+        let rate = report["per_second"].as_f64().unwrap();
+        assert!(rate <= answered as f64 / 2.0 + 1.0, "the time in which nothing came counts: {call}: {report}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_shows_what_it_measured() {
+    let (node, folder) = node();
+    let save = folder.path().join("a.json");
+    let addr = format!("grpc://{}", node.grpc);
+    let mut run = node::tidegate(&["bench", "--addr", &addr, "--warm-up", "0s", "--save", save.to_str().unwrap()]);
+    let mut child = run.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    node::wait_for("some calls", || {
+        (node.metric("rate_limiter_requests_total{status=\"blocked\"} ") > 0.0).then_some(())
+    });
+    let told = std::process::Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+    let saved: Value = serde_json::from_slice(&std::fs::read(save).unwrap()).unwrap();
+    assert!(saved["interrupted"] == true && saved["refused"].as_u64() > Some(0), "{saved}");
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use hyper::body::Bytes;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use super::record::Outcome;
 use crate::api::proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::api::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
-use crate::api::proto::envoy::service::ratelimit::v3::RateLimitRequest;
-use crate::api::proto::tidegate::v1::{CheckBatchRequest, CheckRequest};
+use crate::api::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use crate::api::proto::tidegate::v1::{CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse};
 
 /// How the target is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Call {
 }
 
 /// What is asked of each key: whether `hits` of the attribute with that key's value may pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     pub domain: String,
     pub attribute: String,
@@ -80,11 +81,14 @@ struct Checked {
     #[prost(string, tag = "4")]
     request_id: String,
     #[prost(message, optional, tag = "7")]
-    error: Option<Nothing>,
+    error: Option<Said>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Nothing {}
+struct Said {
+    #[prost(string, tag = "2")]
+    message: String,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct Results {
@@ -159,17 +163,31 @@ pub fn one(call: Call, body: &[u8]) -> Option<Outcome> {
     }
 }
 
-/// What the answer to a batch says, in order.
-pub fn batch(body: &[u8]) -> Option<Vec<Outcome>> {
+/// What the answer to a batch says, in order, and the first error in it.
+pub fn batch(body: &[u8]) -> Option<(Vec<Outcome>, Option<String>)> {
     let (message, _) = message(body)?;
     let results = Results::decode(message).ok()?.results;
-    Some(results.iter().map(outcome).collect())
+    let error = results.iter().find_map(|result| result.error.as_ref()).map(|said| said.message.clone());
+    Some((results.iter().map(outcome).collect(), error))
 }
 
-/// What a message of a stream says, and of which number.
-pub fn streamed(message: &[u8]) -> Option<(usize, Outcome)> {
+/// What a message of a stream says, of which number, and with which error.
+pub fn streamed(message: &[u8]) -> Option<(usize, Outcome, Option<String>)> {
     let checked = Checked::decode(message).ok()?;
-    Some((checked.request_id.parse().ok()?, outcome(&checked)))
+    Some((checked.request_id.parse().ok()?, outcome(&checked), checked.error.map(|said| said.message)))
+}
+
+/// Whether some limit applied, as far as the answer says so.
+pub fn is_limited(call: Call, body: &[u8]) -> bool {
+    let Some((message, _)) = message(body) else { return true };
+    match call {
+        Call::Envoy => RateLimitResponse::decode(message)
+            .is_ok_and(|answer| answer.statuses.iter().any(|status| status.current_limit.is_some())),
+        Call::Native => CheckResponse::decode(message).is_ok_and(|answer| !answer.limits.is_empty()),
+        Call::Batch(_) => CheckBatchResponse::decode(message)
+            .is_ok_and(|answer| answer.results.iter().any(|one| !one.limits.is_empty() || one.error.is_some())),
+        Call::Stream | Call::Http => true,
+    }
 }
 
 const fn outcome(checked: &Checked) -> Outcome {
@@ -183,8 +201,7 @@ const fn outcome(checked: &Checked) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::proto::envoy::service::ratelimit::v3::RateLimitResponse;
-    use crate::api::proto::tidegate::v1::{CheckBatchResponse, CheckResponse, Error};
+    use crate::api::proto::tidegate::v1::Error;
 
     fn framed(message: &impl Message) -> Vec<u8> {
         let mut out = Vec::new();
@@ -200,11 +217,12 @@ mod tests {
         assert_eq!(one(Call::Envoy, &envoy(0)), None);
         let answer = |allowed| CheckResponse { allowed, request_id: "7".to_owned(), ..CheckResponse::default() };
         assert_eq!(one(Call::Native, &framed(&answer(false))), Some(Outcome::Refused));
-        assert_eq!(streamed(&framed(&answer(true))[5..]), Some((7, Outcome::Admitted)));
-        let failed = CheckResponse { error: Some(Error::default()), ..answer(false) };
+        assert_eq!(streamed(&framed(&answer(true))[5..]), Some((7, Outcome::Admitted, None)));
+        let said = Error { code: 3, message: "no".to_owned() };
+        let failed = CheckResponse { error: Some(said), ..answer(false) };
         let results = vec![answer(true), answer(false), failed];
         let expected = vec![Outcome::Admitted, Outcome::Refused, Outcome::Error];
-        assert_eq!(batch(&framed(&CheckBatchResponse { results })), Some(expected));
+        assert_eq!(batch(&framed(&CheckBatchResponse { results })), Some((expected, Some("no".to_owned()))));
     }
 
     #[test]

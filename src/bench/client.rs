@@ -3,16 +3,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::Reason;
 use h2::client::SendRequest;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use hyper::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tonic::Status;
 
 use super::calls::{self, Call};
 use super::gate::{Gate, Turn};
@@ -23,7 +24,7 @@ use super::{Plan, stream};
 /// How much a connection and a call may have on their way here, in bytes.
 const WINDOW: u32 = 4 * 1024 * 1024;
 /// How long to wait before a connection that was lost is made anew.
-const PAUSE: Duration = Duration::from_millis(20);
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// One thread's load.
 pub struct Load {
@@ -41,72 +42,117 @@ impl Load {
         (0..size).map(|at| source.key(turn.number * size + at)).collect()
     }
 
-    pub fn lost(&self, why: &dyn std::error::Error) {
-        let mut recorder = self.recorder.borrow_mut();
-        recorder.failures.connection += 1;
-        recorder.failures.first.get_or_insert_with(|| why.to_string());
-    }
-
     fn back(&self, turn: Turn, keys: &[u64], outcomes: &[Outcome], why: impl FnOnce() -> String) {
         let mut recorder = self.recorder.borrow_mut();
-        if outcomes.len() == keys.len() {
+        let understood = outcomes.len() == keys.len();
+        if !understood || outcomes.contains(&Outcome::Error) {
+            recorder.failures.first.get_or_insert_with(why);
+        }
+        if understood {
             recorder.back(turn, keys.iter().copied().zip(outcomes.iter().copied()));
         } else {
-            recorder.failures.first.get_or_insert_with(why);
             recorder.back(turn, keys.iter().map(|key| (*key, Outcome::Error)));
         }
     }
+
+    /// Calls under way.
+    fn under_way(&self) -> u64 {
+        self.gate.taken().saturating_sub(self.recorder.borrow().ended())
+    }
+}
+
+/// A connection to the target.
+pub enum Connection {
+    Http1(Http1),
+    Http2(SendRequest<Bytes>),
+}
+
+/// One thread's connections.
+pub async fn connect(plan: &Plan, thread: u32, threads: u32) -> io::Result<Vec<Connection>> {
+    let count = plan.connections / threads + u32::from(thread < plan.connections % threads);
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        if plan.call == Call::Http {
+            for _ in 0..plan.in_flight {
+                connections.push(Connection::Http1(http1(plan).await?));
+            }
+        } else {
+            connections.push(Connection::Http2(http2(plan).await?));
+        }
+    }
+    Ok(connections)
 }
 
 /// Carries out one thread's share of the plan.
-pub async fn load(plan: &Plan, thread: u32, threads: u32, gate: Gate, recorder: Recorder) -> io::Result<Recorder> {
+pub async fn load(
+    plan: &Plan,
+    thread: u32,
+    gate: Gate,
+    recorder: Recorder,
+    connections: Vec<Connection>,
+) -> io::Result<Recorder> {
     let source = RefCell::new(Source::new(&plan.keys, plan.seed.wrapping_add(thread.into())));
     let load = Rc::new(Load { plan: plan.clone(), gate, recorder: RefCell::new(recorder), source });
-    let connections = plan.connections / threads + u32::from(thread < plan.connections % threads);
     let mut workers = JoinSet::new();
-    for _ in 0..connections {
-        match plan.call {
-            Call::Http => {
-                for _ in 0..plan.in_flight {
-                    let connection = http1(&load.plan).await?;
-                    workers.spawn_local(one_by_one(Rc::clone(&load), connection));
-                }
+    for connection in connections {
+        match connection {
+            Connection::Http1(connection) => {
+                workers.spawn_local(one_by_one(Rc::clone(&load), connection));
             }
-            Call::Stream => {
-                let connection = http2(plan).await?;
+            Connection::Http2(connection) if plan.call == Call::Stream => {
                 workers.spawn_local(stream::messages(Rc::clone(&load), connection));
             }
-            Call::Envoy | Call::Native | Call::Batch(_) => {
-                let connection = Rc::new(tokio::sync::Mutex::new(http2(plan).await?));
+            Connection::Http2(connection) => {
+                let line = Rc::new(tokio::sync::Mutex::new(Line { sender: connection, again_at: None }));
                 for _ in 0..plan.in_flight {
-                    workers.spawn_local(calls_in_turn(Rc::clone(&load), Rc::clone(&connection)));
+                    workers.spawn_local(calls_in_turn(Rc::clone(&load), Rc::clone(&line)));
                 }
             }
         }
     }
     let unsent = load.gate.pace().await?;
-    load.recorder.borrow_mut().failures.unsent += unsent;
-    let all = async { while workers.join_next().await.is_some() {} };
-    let length = match plan.length {
-        // In an open loop it is over once all has been due.
-        super::Length::Time(_) if plan.rate.is_some() => Duration::ZERO,
-        super::Length::Time(time) => plan.warm_up + time,
-        // It takes as long as it takes.
-        super::Length::Calls(_) => Duration::from_secs(3600 * 24),
-    };
-    if tokio::time::timeout(length + plan.patience, all).await.is_err() {
-        load.recorder.borrow_mut().failures.unanswered += workers.len() as u64;
-        workers.shutdown().await;
+    if unsent > 0 {
+        let mut recorder = load.recorder.borrow_mut();
+        recorder.failures.unsent += unsent;
+        recorder
+            .failures
+            .first
+            .get_or_insert_with(|| "too many calls were under way, or none could be sent".to_owned());
     }
+    let (mut ended, mut over) = (load.recorder.borrow().ended(), false);
+    loop {
+        let all = async { while workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(plan.patience, all).await.is_ok() {
+            break;
+        }
+        let (ended_before, over_before) = (ended, over);
+        (ended, over) = (load.recorder.borrow().ended(), load.gate.is_over());
+        if over && over_before || ended == ended_before && (over || load.under_way() > 0) {
+            break;
+        }
+    }
+    let unanswered = load.under_way();
+    if unanswered > 0 {
+        let mut recorder = load.recorder.borrow_mut();
+        recorder.failures.unanswered += unanswered;
+        recorder.failures.first.get_or_insert_with(|| format!("no answer within {} s", plan.patience.as_secs_f64()));
+    }
+    workers.shutdown().await;
     drop(workers);
     let load = Rc::into_inner(load).ok_or_else(|| io::Error::other("a call is still under way"))?;
     Ok(load.recorder.into_inner())
 }
 
+async fn tcp(plan: &Plan) -> io::Result<TcpStream> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+    let stream = tokio::time::timeout(plan.patience, TcpStream::connect(plan.target)).await.map_err(|_| late())??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A connection of HTTP/2.
 pub async fn http2(plan: &Plan) -> io::Result<SendRequest<Bytes>> {
-    let stream = TcpStream::connect(plan.target).await?;
-    stream.set_nodelay(true)?;
+    let stream = tcp(plan).await?;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
     let (sender, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
@@ -131,11 +177,18 @@ pub fn head(plan: &Plan) -> Request<()> {
     request
 }
 
+/// A connection that several calls share, and make anew when it is lost.
+struct Line {
+    sender: SendRequest<Bytes>,
+    /// It could not be made anew: not to be tried before then.
+    again_at: Option<Instant>,
+}
+
 /// One of the calls under way on a connection, again and again.
-async fn calls_in_turn(load: Rc<Load>, connection: Rc<tokio::sync::Mutex<SendRequest<Bytes>>>) {
+async fn calls_in_turn(load: Rc<Load>, line: Rc<tokio::sync::Mutex<Line>>) {
     let head = head(&load.plan);
     let call = load.plan.call;
-    let mut sender = connection.lock().await.clone();
+    let mut sender = line.lock().await.sender.clone();
     let mut body = Vec::new();
     while let Some(turn) = load.gate.next().await {
         let keys = load.keys(turn);
@@ -144,32 +197,38 @@ async fn calls_in_turn(load: Rc<Load>, connection: Rc<tokio::sync::Mutex<SendReq
         let mut status = unary(&mut sender, &head, question.clone(), &mut body).await;
         if status.as_ref().is_err_and(|(sent, _)| !sent) {
             // The server had done with the connection.
-            renew(&load.plan, &connection, &mut sender).await;
+            renew(&load.plan, &line, &mut sender).await;
             status = unary(&mut sender, &head, question, &mut body).await;
         }
         match status {
             Ok(status) => {
-                let outcomes = match call {
-                    Call::Batch(_) => calls::batch(&body),
-                    _ => calls::one(call, &body).map(|one| vec![one]),
+                let (outcomes, error) = match call {
+                    Call::Batch(_) => calls::batch(&body).unwrap_or_default(),
+                    _ => (calls::one(call, &body).into_iter().collect(), None),
                 };
-                load.back(turn, &keys, &outcomes.unwrap_or_default(), || status);
+                let unknown = load.recorder.borrow().unlimited.is_none();
+                if unknown && !outcomes.is_empty() {
+                    load.recorder.borrow_mut().unlimited = Some(!calls::is_limited(call, &body));
+                }
+                let why = || error.or(status).unwrap_or_else(|| "an answer that is not understood".to_owned());
+                load.back(turn, &keys, &outcomes, why);
             }
             Err((_, error)) => {
-                load.lost(&error);
-                renew(&load.plan, &connection, &mut sender).await;
+                load.recorder.borrow_mut().lost(1, || error.to_string());
+                renew(&load.plan, &line, &mut sender).await;
             }
         }
     }
 }
 
-/// Sends one call, and gathers what comes back in `body`; returns the status. An error says whether it was sent.
+/// Sends one call, and gathers what comes back in `body`; returns the status where that is no good one. An error says
+/// whether the call was sent.
 async fn unary(
     sender: &mut SendRequest<Bytes>,
     head: &Request<()>,
     question: Bytes,
     body: &mut Vec<u8>,
-) -> Result<String, (bool, h2::Error)> {
+) -> Result<Option<String>, (bool, h2::Error)> {
     let ready = sender.clone().ready().await;
     *sender = ready.map_err(|error| (false, error))?;
     let sent = sender.send_request(head.clone(), false);
@@ -185,31 +244,46 @@ async fn unary(
         body.extend_from_slice(&chunk);
     }
     if parts.status == StatusCode::OK && !body.is_empty() {
-        return Ok(String::new());
+        return Ok(None);
     }
     let trailers = bytes.trailers().await.map_err(lost)?.unwrap_or_default();
-    let of = |name| trailers.get(name).or_else(|| parts.headers.get(name)).map(|value| format!("{name} {value:?}"));
-    let status = ["grpc-status", "grpc-message"].into_iter().filter_map(of);
-    Ok([format!("HTTP status {}", parts.status.as_u16())].into_iter().chain(status).collect::<Vec<_>>().join(", "))
+    Ok(Some(status_of(parts.status, &parts.headers, &trailers)))
 }
 
-/// Makes a lost connection anew; whoever comes first does it for all of them.
-async fn renew(plan: &Plan, connection: &tokio::sync::Mutex<SendRequest<Bytes>>, sender: &mut SendRequest<Bytes>) {
-    let mut shared = connection.lock().await;
-    if shared.clone().ready().await.is_err() {
-        match http2(plan).await {
-            Ok(new) => *shared = new,
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
+/// How a gRPC call ended.
+pub fn status_of(status: StatusCode, headers: &HeaderMap, trailers: &HeaderMap) -> String {
+    let said = Status::from_header_map(trailers).or_else(|| Status::from_header_map(headers));
+    match said {
+        Some(said) if said.message().is_empty() => format!("{:?}", said.code()),
+        Some(said) => format!("{:?}: {}", said.code(), said.message()),
+        None => format!("HTTP status {}", status.as_u16()),
     }
-    *sender = shared.clone();
 }
 
-type Http1 = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+/// Makes a lost connection anew; whoever comes first does it for all of them, and where it fails the others need not try.
+#[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+async fn renew(plan: &Plan, line: &tokio::sync::Mutex<Line>, sender: &mut SendRequest<Bytes>) {
+    let pause = {
+        let mut line = line.lock().await;
+        if line.sender.clone().ready().await.is_err() && line.again_at.is_none_or(|at| at <= Instant::now()) {
+            match http2(plan).await {
+                Ok(new) => (line.sender, line.again_at) = (new, None),
+                Err(_) => line.again_at = Some(Instant::now() + PAUSE),
+            }
+        }
+        *sender = line.sender.clone();
+        line.again_at
+    };
+    if let Some(until) = pause {
+        tokio::time::sleep(until.saturating_duration_since(Instant::now())).await;
+    }
+}
+
+/// A connection of HTTP/1.1.
+pub type Http1 = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 
 async fn http1(plan: &Plan) -> io::Result<Http1> {
-    let stream = TcpStream::connect(plan.target).await?;
-    stream.set_nodelay(true)?;
+    let stream = tcp(plan).await?;
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::task::spawn_local(async move {
@@ -227,7 +301,7 @@ async fn one_by_one(load: Rc<Load>, mut sender: Http1) {
             match http1(plan).await {
                 Ok(new) => sender = new,
                 Err(error) => {
-                    load.lost(&error);
+                    load.recorder.borrow_mut().lost(1, || error.to_string());
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -243,14 +317,24 @@ async fn one_by_one(load: Rc<Load>, mut sender: Http1) {
         let answer = async {
             let answer = sender.send_request(request).await?;
             let status = answer.status();
-            answer.into_body().collect().await?;
-            Ok::<_, hyper::Error>(status)
+            Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
         };
         match answer.await {
-            Ok(StatusCode::OK) => load.back(turn, &keys, &[Outcome::Admitted], String::new),
-            Ok(StatusCode::TOO_MANY_REQUESTS) => load.back(turn, &keys, &[Outcome::Refused], String::new),
-            Ok(status) => load.back(turn, &keys, &[], || format!("HTTP status {}", status.as_u16())),
-            Err(error) => load.lost(&error),
+            Ok((StatusCode::OK, _)) => load.back(turn, &keys, &[Outcome::Admitted], String::new),
+            Ok((StatusCode::TOO_MANY_REQUESTS, _)) => load.back(turn, &keys, &[Outcome::Refused], String::new),
+            Ok((status, body)) => load.back(turn, &keys, &[], || problem(status, &body)),
+            Err(error) => load.recorder.borrow_mut().lost(1, || error.to_string()),
         }
     }
+}
+
+/// What an HTTP answer says is wrong (RFC 9457).
+fn problem(status: StatusCode, body: &[u8]) -> String {
+    let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let first = &said["errors"][0];
+    let parts = [&first["pointer"], &first["detail"], &said["detail"], &said["title"]];
+    let parts = [format!("HTTP status {}", status.as_u16())]
+        .into_iter()
+        .chain(parts.iter().filter_map(|part| part.as_str()).map(str::to_owned));
+    parts.collect::<Vec<_>>().join(": ")
 }

@@ -25,7 +25,38 @@ impl Line {
     }
 }
 
-/// What differs between two runs.
+/// A setting in which two runs differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub what: &'static str,
+    pub before: String,
+    pub after: String,
+}
+
+/// The settings in which two runs differ: whose figures then are not of the same thing.
+pub fn differences(before: &Report, after: &Report) -> Vec<Difference> {
+    let rate = |run: &Report| run.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} a second"));
+    let settings = |run: &Report| {
+        [
+            ("target", run.target.clone()),
+            ("call", run.call.clone()),
+            ("checks a call", run.batch.to_string()),
+            ("rate", rate(run)),
+            ("keys", run.keys.clone()),
+            ("connections", run.connections.to_string()),
+            ("in flight", run.in_flight.to_string()),
+            ("threads", run.threads.to_string()),
+            ("domain", run.question.domain.clone()),
+            ("hits", run.question.hits.to_string()),
+            ("interrupted", run.interrupted.to_string()),
+        ]
+    };
+    let both = settings(before).into_iter().zip(settings(after));
+    let differ = both.filter(|((_, before), (_, after))| before != after);
+    differ.map(|((what, before), (_, after))| Difference { what, before, after }).collect()
+}
+
+/// The figures of two runs.
 #[expect(clippy::cast_precision_loss, reason = "counts that are shown")]
 pub fn compare(before: &Report, after: &Report) -> Vec<Line> {
     let line = |what, more, of: fn(&Report) -> f64| Line { what, before: of(before), after: of(after), more };

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{
@@ -15,6 +17,9 @@ use super::{Length, Plan};
 /// How often an open loop looks what is due, at most.
 const TICK: Duration = Duration::from_micros(50);
 
+/// And how often at least, for whoever wants it to end.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// One call's turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
@@ -26,7 +31,7 @@ pub struct Turn {
 /// One thread's turns.
 pub struct Gate {
     begin: Instant,
-    /// Nanoseconds between two calls of this thread; `None` for a closed loop.
+    /// Nanoseconds between two calls of all threads; `None` for a closed loop.
     pause_ns: Option<f64>,
     /// Turns of this thread.
     most: u64,
@@ -35,18 +40,34 @@ pub struct Gate {
     due: Semaphore,
     thread: u64,
     threads: u64,
+    /// Somebody wants it to end now.
+    stop: Arc<AtomicBool>,
 }
 
 impl Gate {
-    pub fn new(plan: &Plan, thread: u32, threads: u32, begin: Instant) -> Self {
+    pub fn new(plan: &Plan, thread: u32, threads: u32, begin: Instant, stop: Arc<AtomicBool>) -> Self {
         let (thread, threads) = (u64::from(thread), u64::from(threads));
-        #[expect(clippy::cast_precision_loss, reason = "threads are few")]
-        let pause_ns = plan.rate.map(|rate| 1e9 / rate * threads as f64);
+        let pause_ns = plan.rate.map(|rate| 1e9 / rate);
         let (most, end) = match plan.length {
             Length::Calls(calls) => (calls / threads + u64::from(thread < calls % threads), None),
             Length::Time(time) => (u64::MAX, Some(begin + plan.warm_up + time)),
         };
-        Self { begin, pause_ns, most, end, taken: Cell::new(0), due: Semaphore::new(0), thread, threads }
+        Self { begin, pause_ns, most, end, taken: Cell::new(0), due: Semaphore::new(0), thread, threads, stop }
+    }
+
+    /// Turns that were taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
+    }
+
+    /// Whether there are no more turns, or nobody wants them.
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    pub fn is_over(&self) -> bool {
+        self.is_stopped() || self.taken.get() >= self.most || self.end.is_some_and(|end| Instant::now() >= end)
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// The next turn, as soon as it is due; `None` when there are no more.
@@ -69,7 +90,7 @@ impl Gate {
     #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
     fn take(&self) -> Option<Turn> {
         let taken = self.taken.get();
-        if taken >= self.most {
+        if taken >= self.most || self.is_stopped() {
             return None;
         }
         let intended = match self.pause_ns {
@@ -96,7 +117,7 @@ impl Gate {
             clippy::cast_sign_loss,
             reason = "a run is far shorter than 2^53 ns"
         )]
-        let after = (number as f64 * self.pause_ns.unwrap_or(0.0)) as u64;
+        let after = ((number * self.threads + self.thread) as f64 * self.pause_ns.unwrap_or(0.0)) as u64;
         self.begin + Duration::from_nanos(after)
     }
 
@@ -108,7 +129,7 @@ impl Gate {
         let mut let_in = 0u64;
         loop {
             let now = Instant::now();
-            let end = self.end.is_some_and(|end| now >= end);
+            let end = self.is_stopped() || self.end.is_some_and(|end| now >= end);
             let until = self.end.map_or(now, |end| end.min(now));
             #[expect(
                 clippy::cast_precision_loss,
@@ -116,19 +137,20 @@ impl Gate {
                 clippy::cast_sign_loss,
                 reason = "a run is far shorter than 2^53 ns"
             )]
-            let due = ((until - self.begin).as_nanos() as f64 / pause_ns) as u64 + 1;
-            let due = due.min(self.most);
-            self.due.add_permits(usize::try_from(due - let_in).unwrap_or(0));
+            let of_all = ((until - self.begin).as_nanos() as f64 / pause_ns) as u64 + 1;
+            let due = of_all.saturating_sub(self.thread).div_ceil(self.threads).min(self.most);
+            self.due.add_permits(usize::try_from(due.saturating_sub(let_in)).unwrap_or(0));
             let_in = due.max(let_in);
             if end {
-                let left = self.due.available_permits() as u64;
+                // Who was let in just now takes its turn; what nobody took by then was due and not sent.
+                timer.wait(TICK).await?;
                 self.due.close();
-                return Ok(left);
+                return Ok(if self.is_stopped() { 0 } else { let_in.saturating_sub(self.taken.get()) });
             }
             if let_in >= self.most {
                 return Ok(0);
             }
-            timer.wait(self.intended(let_in).saturating_duration_since(now).max(TICK)).await?;
+            timer.wait(self.intended(let_in).saturating_duration_since(now).max(TICK).min(LOOK)).await?;
         }
     }
 }

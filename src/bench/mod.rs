@@ -9,13 +9,14 @@ pub mod compare;
 mod gate;
 pub mod keys;
 pub mod plot;
-mod record;
+pub mod record;
 pub mod report;
 mod stream;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub struct Plan {
     pub length: Length,
     /// What is not measured at the beginning. It is sent all the same.
     pub warm_up: Duration,
-    /// How long to wait at the end for what is under way.
+    /// How long to wait for a connection, and at the end for what is under way.
     pub patience: Duration,
     pub keys: Keys,
     pub seed: u64,
@@ -52,26 +53,25 @@ pub struct Plan {
 /// How long to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// Beyond the warm-up.
+    /// After the warm-up.
     Time(Duration),
-    /// So many calls, the warm-up's among them.
+    /// So many calls.
     Calls(u64),
 }
 
-/// Carries `plan` out; `progress` is told of every second that is over.
+/// Carries `plan` out, until `stop` at most; `progress` is told of every second that is over.
 ///
 /// # Errors
 /// When the target cannot be connected to at the beginning, or no runtime can be made.
-#[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine, and joins its threads")]
-pub fn run(plan: &Plan, mut progress: impl FnMut(&Second)) -> io::Result<Report> {
+pub fn run(plan: &Plan, stop: &Arc<AtomicBool>, mut progress: impl FnMut(&Second)) -> io::Result<Report> {
     let threads = plan.threads.clamp(1, plan.connections.max(1));
-    let begin = Instant::now();
+    let start = Start::new(threads);
     let (seconds, news) = mpsc::channel();
     let recorders = thread::scope(|scope| {
         let mut running = Vec::new();
         for thread in 0..threads {
-            let seconds = seconds.clone();
-            running.push(scope.spawn(move || one_thread(plan, thread, threads, begin, seconds)));
+            let (seconds, start) = (seconds.clone(), &start);
+            running.push(scope.spawn(move || one_thread(plan, thread, threads, start, stop, seconds)));
         }
         drop(seconds);
         let mut open: Vec<(Second, u32)> = Vec::new();
@@ -95,22 +95,55 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Second)) -> io::Result<Report>
         let panicked = || io::Error::other("a thread of the load tool panicked");
         running.into_iter().map(|thread| thread.join().map_err(|_| panicked())?).collect::<io::Result<Vec<_>>>()
     })?;
-    let whole = recorders.into_iter().reduce(Recorder::merge);
-    whole.map(|recorder| recorder.report(plan)).ok_or_else(|| io::Error::other("nothing was measured"))
+    let whole = recorders.into_iter().flatten().reduce(Recorder::merge);
+    let whole = whole.ok_or_else(|| io::Error::other("nothing was measured"))?;
+    Ok(whole.report(plan, stop.load(Ordering::Relaxed)))
 }
 
+/// All threads begin together, once all of them are connected.
+struct Start {
+    connected: Barrier,
+    failed: AtomicBool,
+    begin: OnceLock<Instant>,
+}
+
+impl Start {
+    fn new(threads: u32) -> Self {
+        Self { connected: Barrier::new(threads as usize), failed: AtomicBool::new(false), begin: OnceLock::new() }
+    }
+
+    /// When to begin; `None` where some thread is not connected.
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    fn wait(&self, connected: bool) -> Option<Instant> {
+        if !connected {
+            self.failed.store(true, Ordering::SeqCst);
+        }
+        self.connected.wait();
+        (!self.failed.load(Ordering::SeqCst)).then(|| *self.begin.get_or_init(Instant::now))
+    }
+}
+
+/// What one thread measured; nothing where another could not begin.
 fn one_thread(
     plan: &Plan,
     thread: u32,
     threads: u32,
-    begin: Instant,
+    start: &Start,
+    stop: &Arc<AtomicBool>,
     seconds: mpsc::Sender<Second>,
-) -> io::Result<Recorder> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+) -> io::Result<Option<Recorder>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.inspect_err(|_| {
+        start.wait(false);
+    })?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let gate = Gate::new(plan, thread, threads, begin);
+        let connections = client::connect(plan, thread, threads).await;
+        let begin = start.wait(connections.is_ok());
+        let connections = connections?;
+        let Some(begin) = begin else { return Ok(None) };
+        let gate = Gate::new(plan, thread, threads, begin, Arc::clone(stop));
         let recorder = Recorder::new(plan, begin, seconds)?;
-        client::load(plan, thread, threads, gate, recorder).await.map(Recorder::end)
+        client::load(plan, thread, gate, recorder, connections).await.map(|recorder| Some(recorder.end()))
     })
 }

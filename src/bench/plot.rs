@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{KeyPointHint, Ranged, ValueFormatter};
 use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_700, GREEN_700, GREY_300, ORANGE_700, PURPLE_700};
 
-use super::report::Report;
+use super::report::{Report, Second};
 
 const SIZE: (u32, u32) = (1100, 860);
 const FONT: &str = "sans-serif";
@@ -52,6 +52,7 @@ fn by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dy
     let mut chart = ChartBuilder::on(area)
         .caption("Latency by percentile", (FONT, 20))
         .margin(14)
+        .margin_right(40)
         .x_label_area_size(36)
         .y_label_area_size(70)
         .build_cartesian_2d(Nines(0.0, widest), bounds(all.iter().map(|(_, y)| *y)).log_scale())
@@ -61,6 +62,7 @@ fn by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dy
         .light_line_style(TRANSPARENT)
         .bold_line_style(GREY_300)
         .y_desc("milliseconds")
+        .y_labels(8)
         .x_label_formatter(&|nines| {
             let text = format!("{:.4}", 100.0 * (1.0 - 10f64.powf(-nines)));
             format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
@@ -73,23 +75,24 @@ fn by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dy
         let colour = *colour;
         let how = match run.rate {
             Some(rate) => format!("{rate:.0} a second were due"),
-            None => format!("{} at once", run.connections * run.in_flight),
+            None => format!("{} x {} at once", run.connections, run.in_flight),
         };
         chart
             .draw_series(LineSeries::new(points(run), colour.stroke_width(2)))
             .map_err(drawn)?
-            .label(format!("{name}: {} checks/s, {how}", thousands(run.per_second)))
+            .label(format!("{name}: {}, {}, {how}, {} checks/s", run.call, run.keys, thousands(run.per_second)))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
-    legend(&mut chart)
+    // Where a curve of latencies is not.
+    legend(&mut chart, SeriesLabelPosition::LowerRight)
 }
 
 fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Error>> {
     let seconds = runs.iter().flat_map(|(_, run)| &run.each_second);
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
     let longest = seconds.clone().map(|second| second.second as f64 + 1.0).fold(1.0, f64::max);
+    let latencies = seconds.flat_map(|second| [second.p50_us, second.max_us]).flatten().map(|us| us / 1000.0);
     // With room for the legend above.
-    let latencies = seconds.flat_map(|second| [second.p50_us, second.max_us]).map(|us| us / 1000.0);
     let axis = bounds(latencies);
     let mut chart = ChartBuilder::on(area)
         .caption("Latency over time: p50, p99 and the longest of each second", (FONT, 20))
@@ -105,7 +108,7 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
         .x_desc("seconds")
         .y_desc("milliseconds")
         .x_label_formatter(&|second| if second.fract() == 0.0 { format!("{second:.0}") } else { String::new() })
-        .y_labels(18)
+        .y_labels(8)
         .y_label_formatter(&|ms| milliseconds(*ms))
         .label_style((FONT, 14))
         .draw()
@@ -113,32 +116,41 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
     for ((name, run), colour) in runs.iter().zip(COLOURS.iter().cycle()) {
         let colour = *colour;
         for (what, width, of) in [
-            ("p50", 3, (|s| s.p50_us) as fn(&super::report::Second) -> f64),
+            ("p50", 3, (|s| s.p50_us) as fn(&Second) -> Option<f64>),
             ("p99", 2, |s| s.p99_us),
             ("longest", 1, |s| s.max_us),
         ] {
-            #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
-            let points =
-                run.each_second.iter().filter(|s| s.max_us > 0.0).map(|s| (s.second as f64 + 0.5, of(s) / 1000.0));
             let style = colour.mix(if what == "longest" { 0.45 } else { 1.0 }).stroke_width(width);
-            chart
-                .draw_series(LineSeries::new(points, style))
-                .map_err(drawn)?
-                .label(format!("{name}: {what}"))
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+            let mut name = Some(format!("{name}: {what}"));
+            // Where nothing was answered there is a gap.
+            for together in run.each_second.chunk_by(|a, b| of(a).is_some() == of(b).is_some()) {
+                #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
+                let point = |s: &Second| Some((s.second as f64 + 0.5, of(s)? / 1000.0));
+                let points: Vec<(f64, f64)> = together.iter().filter_map(point).collect();
+                let dot =
+                    points.first().filter(|_| points.len() == 1).map(|at| Circle::new(*at, width, style.filled()));
+                chart.draw_series(dot).map_err(drawn)?;
+                let line = chart.draw_series(LineSeries::new(points, style)).map_err(drawn)?;
+                if let Some(name) = name.take() {
+                    line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+                }
+            }
         }
     }
-    legend(&mut chart)
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-fn legend<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>) -> Result<(), Box<dyn Error>>
+fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    at: SeriesLabelPosition,
+) -> Result<(), Box<dyn Error>>
 where
     X: Ranged,
     Y: Ranged,
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(at)
         .background_style(WHITE.mix(0.85))
         .label_font((FONT, 14))
         .draw()

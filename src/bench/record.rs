@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::Plan;
 use super::gate::Turn;
 use super::report::{Failures, Latency, Report, Second};
+use super::{Length, Plan};
 
 /// Latencies from 1 us to 1,000 s, three digits of each.
 const BOUNDS_NS: (u64, u64) = (1000, 1_000_000_000_000);
@@ -22,9 +22,12 @@ pub enum Outcome {
     Error,
 }
 
+/// The most keys of which each is counted.
+pub const MAX_COUNTED: u64 = 20_000_000;
+
 pub struct Recorder {
-    begin: Instant,
     measured_from: Instant,
+    /// When something came back last, or was lost.
     last: Instant,
     latency: Histogram<u64>,
     calls: u64,
@@ -34,9 +37,14 @@ pub struct Recorder {
     pub failures: Failures,
     /// All that were asked, the warm-up's too.
     sent: u64,
-    second: u64,
+    /// Calls that came back or were lost, the warm-up's too.
+    ended: u64,
+    /// The answer to one call at least was looked into: no limit applied.
+    pub unlimited: Option<bool>,
+    second: i64,
     of_second: Histogram<u64>,
     checks_of_second: u64,
+    failed_of_second: u64,
     each_second: Vec<Second>,
     /// Who is told of seconds, until the end.
     seconds: Option<mpsc::Sender<Second>>,
@@ -47,10 +55,11 @@ pub struct Recorder {
 impl Recorder {
     pub fn new(plan: &Plan, begin: Instant, seconds: mpsc::Sender<Second>) -> io::Result<Self> {
         let histogram = || Histogram::new_with_bounds(BOUNDS_NS.0, BOUNDS_NS.1, 3).map_err(io::Error::other);
+        let counted =
+            if plan.keys.count() <= MAX_COUNTED { usize::try_from(plan.keys.count()).unwrap_or(0) } else { 0 };
         Ok(Self {
-            begin,
             measured_from: begin + plan.warm_up,
-            last: begin + plan.warm_up,
+            last: begin,
             latency: histogram()?,
             calls: 0,
             checks: 0,
@@ -58,12 +67,16 @@ impl Recorder {
             refused: 0,
             failures: Failures::default(),
             sent: 0,
-            second: 0,
+            ended: 0,
+            unlimited: None,
+            second: second_of(begin, begin + plan.warm_up),
             of_second: histogram()?,
             checks_of_second: 0,
+            failed_of_second: 0,
             each_second: Vec::new(),
             seconds: Some(seconds),
-            by_key: Vec::new(),
+            // Zeroed pages cost nothing until they are used.
+            by_key: vec![0; counted],
         })
     }
 
@@ -79,11 +92,8 @@ impl Recorder {
             match outcome {
                 Outcome::Admitted => {
                     self.admitted += u64::from(measured);
-                    if let Ok(key) = usize::try_from(key) {
-                        if self.by_key.len() <= key {
-                            self.by_key.resize(key + 1, 0);
-                        }
-                        self.by_key[key] = self.by_key[key].saturating_add(1);
+                    if let Some(count) = usize::try_from(key).ok().and_then(|key| self.by_key.get_mut(key)) {
+                        *count = count.saturating_add(1);
                     }
                 }
                 Outcome::Refused => self.refused += u64::from(measured),
@@ -91,37 +101,72 @@ impl Recorder {
             }
         }
         self.sent += count;
+        self.ended += 1;
+        self.last = now;
         self.failures.errors += errors;
+        self.failed_of_second += errors;
         self.checks_of_second += count - errors;
+        // What failed at once would make a server look fast.
         let latency = u64::try_from(now.saturating_duration_since(turn.intended).as_nanos()).unwrap_or(u64::MAX);
-        self.of_second.saturating_record(latency);
-        if measured {
+        if count > errors && (measured || self.second < 0) {
+            self.of_second.saturating_record(latency);
+        }
+        if count > errors && measured {
             self.latency.saturating_record(latency);
             self.calls += 1;
             self.checks += count - errors;
-            self.last = now;
         }
+    }
+
+    /// So many calls under way were lost.
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    pub fn lost(&mut self, calls: u64, why: impl FnOnce() -> String) {
+        let now = Instant::now();
+        self.turn_second(now);
+        self.last = now;
+        self.ended += calls;
+        self.failed_of_second += calls;
+        self.failures.connection += calls;
+        if calls > 0 {
+            self.failures.first.get_or_insert_with(why);
+        }
+    }
+
+    /// Calls that came back or were lost.
+    pub const fn ended(&self) -> u64 {
+        self.ended
     }
 
     /// Seconds that are over are told.
     fn turn_second(&mut self, now: Instant) {
-        let second = now.saturating_duration_since(self.begin).as_secs();
+        let second = second_of(now, self.measured_from);
         while self.second < second {
-            let told = Second::of(self.second, self.checks_of_second, &self.of_second);
-            self.of_second.reset();
-            (self.checks_of_second, self.second) = (0, self.second + 1);
-            if let Some(seconds) = &self.seconds {
-                // Nobody need listen.
-                let _ = seconds.send(told.clone());
-            }
+            self.tell();
+            self.second += 1;
+        }
+    }
+
+    fn tell(&mut self) {
+        let told = Second::of(self.second, self.checks_of_second, self.failed_of_second, &self.of_second);
+        self.of_second.reset();
+        (self.checks_of_second, self.failed_of_second) = (0, 0);
+        if let Some(seconds) = &self.seconds {
+            // Nobody need listen.
+            let _ = seconds.send(told.clone());
+        }
+        if told.second >= 0 {
             self.each_second.push(told);
         }
     }
 
     /// Nothing comes any more.
     #[must_use]
-    pub fn end(self) -> Self {
-        Self { seconds: None, ..self }
+    pub fn end(mut self) -> Self {
+        self.seconds = None;
+        if self.checks_of_second + self.failed_of_second > 0 {
+            self.tell();
+        }
+        self
     }
 
     /// Together with what another thread measured.
@@ -134,6 +179,8 @@ impl Recorder {
         self.admitted += other.admitted;
         self.refused += other.refused;
         self.sent += other.sent;
+        self.ended += other.ended;
+        self.unlimited = self.unlimited.or(other.unlimited);
         self.failures.add(&other.failures);
         self.last = self.last.max(other.last);
         for second in other.each_second {
@@ -142,18 +189,20 @@ impl Recorder {
                 None => self.each_second.push(second),
             }
         }
-        if self.by_key.len() < other.by_key.len() {
-            self.by_key.resize(other.by_key.len(), 0);
-        }
         for (own, other) in self.by_key.iter_mut().zip(other.by_key) {
             *own = own.saturating_add(other);
         }
         self
     }
 
-    pub fn report(self, plan: &Plan) -> Report {
-        let seconds =
-            self.last.saturating_duration_since(self.measured_from).max(Duration::from_nanos(1)).as_secs_f64();
+    pub fn report(self, plan: &Plan, interrupted: bool) -> Report {
+        let until_last = self.last.saturating_duration_since(self.measured_from);
+        let seconds = match plan.length {
+            // Where a server is gone nothing comes back any more, and the time goes on.
+            Length::Time(time) if !interrupted => time.max(until_last),
+            _ => until_last,
+        };
+        let seconds = seconds.max(Duration::from_nanos(1)).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
         let per_second = (self.checks as f64 / seconds).round();
         Report {
@@ -165,6 +214,10 @@ impl Recorder {
             threads: plan.threads,
             rate: plan.rate,
             keys: plan.keys.to_string(),
+            question: plan.question.clone(),
+            seed: plan.seed,
+            interrupted,
+            unlimited: self.unlimited.unwrap_or(false),
             warm_up_s: plan.warm_up.as_secs_f64(),
             seconds,
             sent: self.sent,
@@ -174,9 +227,18 @@ impl Recorder {
             admitted: self.admitted,
             refused: self.refused,
             failed: self.failures,
-            most_admitted_of_a_key: self.by_key.iter().copied().max().unwrap_or(0),
+            most_admitted_of_a_key: self.by_key.iter().copied().max(),
             latency_us: Latency::of(&self.latency),
             each_second: self.each_second,
         }
+    }
+}
+
+/// The second of `now`, counted from `from` on, and below 0 before.
+fn second_of(now: Instant, from: Instant) -> i64 {
+    let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    match now.checked_duration_since(from) {
+        Some(after) => whole(after),
+        None => -1 - whole((from - now).saturating_sub(Duration::from_nanos(1))),
     }
 }

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::calls::Question;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -16,8 +18,15 @@ pub struct Report {
     /// Calls a second that were to be sent; absent in a closed loop.
     pub rate: Option<f64>,
     pub keys: String,
+    /// What was asked.
+    pub question: Question,
+    pub seed: u64,
     pub warm_up_s: f64,
-    /// What follows is of so many seconds after the warm-up.
+    /// Somebody ended it before its time.
+    pub interrupted: bool,
+    /// No limit applied to what was asked first.
+    pub unlimited: bool,
+    /// What follows is of so many seconds after the warm-up, those in which nothing came back among them.
     pub seconds: f64,
     /// Checks sent and answered in all, the warm-up's too.
     pub sent: u64,
@@ -28,8 +37,8 @@ pub struct Report {
     pub admitted: u64,
     pub refused: u64,
     pub failed: Failures,
-    /// Of the whole run, the warm-up too.
-    pub most_admitted_of_a_key: u32,
+    /// Of the whole run, the warm-up too; `None` where there are too many keys to count each.
+    pub most_admitted_of_a_key: Option<u32>,
     pub latency_us: Latency,
     pub each_second: Vec<Second>,
 }
@@ -111,28 +120,35 @@ impl Latency {
     }
 }
 
-/// One second of the run, counted from its beginning.
+/// One second of what is measured; the last may be a part of one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    pub second: u64,
+    /// From the end of the warm-up on, whose seconds are below 0.
+    pub second: i64,
+    /// Checks that were answered in it.
     pub checks: u64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub max_us: f64,
+    /// Checks that were answered with an error in it, and calls whose connection was lost.
+    pub failed: u64,
+    /// Latencies of what was answered in it; `None` where nothing was.
+    pub p50_us: Option<f64>,
+    pub p99_us: Option<f64>,
+    pub max_us: Option<f64>,
 }
 
 impl Second {
-    pub fn of(second: u64, checks: u64, histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| us(histogram.value_at_quantile(quantile));
-        Self { second, checks, p50_us: at(0.5), p99_us: at(0.99), max_us: us(histogram.max()) }
+    pub fn of(second: i64, checks: u64, failed: u64, histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| (!histogram.is_empty()).then(|| us(histogram.value_at_quantile(quantile)));
+        Self { second, checks, failed, p50_us: at(0.5), p99_us: at(0.99), max_us: at(1.0) }
     }
 
     /// Together with what another thread measured: the worse of both.
     pub fn add(&mut self, other: &Self) {
+        let worse = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(a.or(b), |(a, b)| Some(a.max(b)));
         self.checks += other.checks;
-        self.p50_us = self.p50_us.max(other.p50_us);
-        self.p99_us = self.p99_us.max(other.p99_us);
-        self.max_us = self.max_us.max(other.max_us);
+        self.failed += other.failed;
+        self.p50_us = worse(self.p50_us, other.p50_us);
+        self.p99_us = worse(self.p99_us, other.p99_us);
+        self.max_us = worse(self.max_us, other.max_us);
     }
 }
 

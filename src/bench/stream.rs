@@ -6,38 +6,52 @@ use h2::client::SendRequest;
 use hyper::body::Bytes;
 
 use super::calls;
-use super::client::{Load, head, http2};
+use super::client::{Load, PAUSE, head, http2, status_of};
 use super::gate::Turn;
 use super::record::Outcome;
 
-/// One stream after the other, from the first message to the last answer: a server may end one in order.
+/// One stream after the other, from the first message to the last answer: a server may end one in order, or go and come
+/// back.
 pub async fn messages(load: Rc<Load>, mut sender: SendRequest<Bytes>) {
+    let mut window = Window::new(&load);
     loop {
-        match on_stream(&load, sender).await {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => load.lost(&error),
-        }
-        match http2(&load.plan).await {
-            Ok(new) => sender = new,
-            Err(error) => return load.lost(&error),
+        let why = match on_stream(&mut window, sender.clone()).await {
+            Ok(None) => return,
+            Ok(Some(status)) => format!("the stream ended: {status}"),
+            Err(error) => error.to_string(),
+        };
+        let lost = window.lose();
+        load.recorder.borrow_mut().lost(lost, || why);
+        loop {
+            if load.gate.is_over() {
+                return;
+            }
+            match http2(&load.plan).await {
+                Ok(new) => {
+                    sender = new;
+                    break;
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
         }
     }
 }
 
-/// Whether everything was asked and answered.
-async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<bool, h2::Error> {
+/// Asks until everything was asked and answered, or the server ends the stream: with this status.
+async fn on_stream(window: &mut Window<'_>, sender: SendRequest<Bytes>) -> Result<Option<String>, h2::Error> {
+    let load = window.load;
     let mut sender = sender.ready().await?;
     let (answer, mut asked) = sender.send_request(head(&load.plan), false)?;
-    let mut window = Window::new(load);
     // A server may answer nothing before it is asked something.
     match load.gate.next().await {
         Some(turn) => window.send(turn),
-        None => return asked.send_data(Bytes::new(), true).map(|()| true),
+        None => return asked.send_data(Bytes::new(), true).map(|()| None),
     }
     window.fill();
     asked.send_data(window.take_out(), false)?;
-    let mut answers = answer.await?.into_body();
+    let answer = answer.await?;
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let mut answers = answer.into_body();
     let mut bytes: Vec<u8> = Vec::new();
     loop {
         window.fill();
@@ -45,7 +59,7 @@ async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<bool, h2::
             asked.send_data(window.take_out(), false)?;
         }
         if window.over && window.is_idle() {
-            return asked.send_data(Bytes::new(), true).map(|()| true);
+            return asked.send_data(Bytes::new(), true).map(|()| None);
         }
         tokio::select! {
             chunk = answers.data(), if !window.is_idle() => {
@@ -54,8 +68,8 @@ async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<bool, h2::
                 bytes.extend_from_slice(&chunk);
                 let mut read = 0;
                 while let Some((message, length)) = calls::message(&bytes[read..]) {
-                    if let Some((number, outcome)) = calls::streamed(message) {
-                        window.back(number, outcome);
+                    if let Some((number, outcome, error)) = calls::streamed(message) {
+                        window.back(number, outcome, error);
                     }
                     read += length;
                 }
@@ -68,15 +82,8 @@ async fn on_stream(load: &Load, sender: SendRequest<Bytes>) -> Result<bool, h2::
             else => break,
         }
     }
-    // The server ended the stream: what it left unanswered is lost.
     let trailers = answers.trailers().await?.unwrap_or_default();
-    let mut recorder = load.recorder.borrow_mut();
-    let lost = window.asked.iter().flatten().count();
-    if lost > 0 {
-        recorder.failures.connection += lost as u64;
-        recorder.failures.first.get_or_insert_with(|| format!("the stream ended: {trailers:?}"));
-    }
-    Ok(false)
+    Ok(Some(status_of(status, &headers, &trailers)))
 }
 
 /// The messages under way.
@@ -118,11 +125,28 @@ impl<'a> Window<'a> {
         }
     }
 
-    fn back(&mut self, number: usize, outcome: Outcome) {
+    fn back(&mut self, number: usize, outcome: Outcome, error: Option<String>) {
         if let Some((turn, key)) = self.asked.get_mut(number).and_then(Option::take) {
             self.free.push(number);
-            self.load.recorder.borrow_mut().back(turn, std::iter::once((key, outcome)));
+            let mut recorder = self.load.recorder.borrow_mut();
+            if let Some(error) = error {
+                recorder.failures.first.get_or_insert(error);
+            }
+            recorder.back(turn, std::iter::once((key, outcome)));
         }
+    }
+
+    /// What is under way is lost. Returns how many those are.
+    fn lose(&mut self) -> u64 {
+        let mut lost = 0;
+        for number in 0..self.asked.len() {
+            if self.asked[number].take().is_some() {
+                self.free.push(number);
+                lost += 1;
+            }
+        }
+        self.out.clear();
+        lost
     }
 
     fn take_out(&mut self) -> Bytes {

@@ -3,17 +3,22 @@
 use std::fs;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::{Exit, Global, Output, output};
 use crate::bench::calls::{Call, Question};
-use crate::bench::compare::{Line, compare};
+use crate::bench::compare::{Difference, Line, compare, differences};
 use crate::bench::keys::Keys;
 use crate::bench::plot::{self, thousands};
+use crate::bench::record::MAX_COUNTED;
 use crate::bench::report::Report;
 use crate::bench::{Length, Plan, run};
 use crate::config::parse_duration;
@@ -31,7 +36,9 @@ pub struct Bench {
 enum Command {
     /// Put two saved runs side by side
     Compare {
+        /// A run saved with --save
         before: PathBuf,
+        /// Another, whose figures are divided by the first's
         after: PathBuf,
         /// Draw both into this SVG
         #[arg(long, value_name = "FILE")]
@@ -56,18 +63,20 @@ enum Kind {
 
 #[derive(Args)]
 struct Load {
-    /// Server to load: grpc://host:port, or http://host:port for `--call http`
+    /// Server to load: grpc://host:port; http://host:port for `--call http`
     #[arg(long, default_value = "grpc://127.0.0.1:8081", value_name = "URL")]
     addr: String,
+    /// How checks are asked for
     #[arg(long, value_enum, default_value = "envoy")]
     call: Kind,
-    /// Checks in one call of `--call batch`
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    batch: u32,
+    /// Checks in one call of `--call batch` [default: 100]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    batch: Option<u32>,
+    /// Connections to the server
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// Calls under way on one connection: always in a closed loop, at most in an open one. With `--call http` each has a
-    /// connection of its own
+    /// connection of its own [default: 32; batch 4, stream 256, http 1; in an open loop 1000, http 16]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: Option<u32>,
     /// Threads of this tool
@@ -77,10 +86,10 @@ struct Load {
     #[arg(long, value_parser = rate)]
     rate: Option<f64>,
     /// How long to measure
-    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = time)]
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = positive_time)]
     duration: Duration,
-    /// Send so many calls instead, the warm-up's among them
-    #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Send so many calls instead, and measure all of them, without a warm-up
+    #[arg(long, conflicts_with_all = ["duration", "warm_up"], value_parser = clap::value_parser!(u64).range(1..))]
     calls: Option<u64>,
     /// How long to load before measuring
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = time)]
@@ -88,6 +97,7 @@ struct Load {
     /// hot, uniform:COUNT, zipf:COUNT[:EXPONENT] or cycle:COUNT (one after the other)
     #[arg(long, default_value = "hot")]
     keys: Keys,
+    /// The domain that is asked
     #[arg(long, default_value = "api")]
     domain: String,
     /// The attribute that has the key as its value
@@ -96,11 +106,13 @@ struct Load {
     /// What comes before the number of a key
     #[arg(long, default_value = "u")]
     prefix: String,
+    /// Hits of each check
     #[arg(long, default_value_t = 1)]
     hits: u32,
     /// Fail when more checks of one key than this were admitted in the whole run
     #[arg(long, value_name = "COUNT")]
     at_most: Option<u32>,
+    /// Of the keys that are drawn
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Save the run as JSON, for `bench compare`
@@ -115,6 +127,10 @@ fn time(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .map(Duration::from_millis)
         .ok_or_else(|| "expected a duration such as 500ms, 10s or 2m".to_owned())
+}
+
+fn positive_time(text: &str) -> Result<Duration, String> {
+    time(text).and_then(|time| if time.is_zero() { Err("expected more than no time".to_owned()) } else { Ok(time) })
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -139,52 +155,86 @@ impl Bench {
 impl Load {
     fn run(&self, global: &Global) -> Result<Exit, String> {
         let plan = self.plan()?;
-        let whole = plan.warm_up + self.duration;
-        let bar = progress(&plan, whole);
-        let report = run(&plan, |second| {
-            bar.set_position(second.second + 1);
-            bar.set_message(format!("{} checks/s, p99 {}", thousands_of(second.checks), latency(second.p99_us)));
+        let (stop, stopped) = stop_at_signals().map_err(|error| format!("signals: {error}"))?;
+        let begin = plan.warm_up.as_secs_f64().ceil();
+        let bar = progress(&plan);
+        let report = run(&plan, &stop, |second| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a run")]
+            bar.set_position((second.second + 1 + begin as i64) as u64);
+            let what = if second.second < 0 { "warming up: " } else { "" };
+            let p99 = second.p99_us.map_or_else(|| "-".to_owned(), latency);
+            let failed = if second.failed > 0 { format!(", {} failed", second.failed) } else { String::new() };
+            bar.set_message(format!("{what}{} checks/s, p99 {p99}{failed}", thousands_of(second.checks)));
         });
         bar.finish_and_clear();
+        drop(stopped);
         let report = report.map_err(|error| format!("{}: {error}", self.addr))?;
         if let Some(path) = &self.save {
             write(path, &serde_json::to_string(&report).map_err(|error| error.to_string())?)?;
-        }
-        if let Some(path) = &self.plot {
-            let svg = plot::svg(&[(&self.addr, &report)]).map_err(|error| error.to_string())?;
-            write(path, &svg)?;
         }
         match global.output {
             Output::Json => println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
             Output::Table => show(&report),
         }
-        let over = self.at_most.is_some_and(|most| report.most_admitted_of_a_key > most);
-        if over {
-            let most = report.most_admitted_of_a_key;
-            eprintln!("{most} checks of one key were admitted, more than {}", self.at_most.unwrap_or(0));
+        let mut wrong = self.complaints(&report);
+        if let Some(path) = self.plot.as_ref().filter(|_| report.calls > 0) {
+            match plot::svg(&[(&self.addr, &report)]) {
+                Ok(svg) => write(path, &svg)?,
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+        wrong.iter().for_each(|complaint| eprintln!("{complaint}"));
+        if report.unlimited {
+            eprintln!("note: no limit applied to what was asked first: see --domain and --attribute");
+        }
+        Ok(if wrong.is_empty() { Exit::Ok } else { Exit::Failed })
+    }
+
+    /// What makes a run one that failed.
+    fn complaints(&self, report: &Report) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if let Some((limit, most)) =
+            self.at_most.zip(report.most_admitted_of_a_key).filter(|(limit, most)| most > limit)
+        {
+            wrong.push(format!("{most} checks of one key were admitted, more than {limit}"));
         }
         let failed = report.failed.count();
         if failed > 0 {
-            let first = report.failed.first.as_deref().unwrap_or("too many calls were under way");
-            eprintln!("{failed} failed, the first with: {first}");
+            let first = report.failed.first.as_deref().unwrap_or("an unknown cause");
+            wrong.push(format!("{failed} failed, the first with: {first}"));
         }
-        Ok(if over || failed > 0 { Exit::Failed } else { Exit::Ok })
+        if report.interrupted {
+            wrong.push("interrupted: what was measured until then is shown".to_owned());
+        }
+        if report.calls == 0 && wrong.is_empty() {
+            wrong.push("no call was answered in the time that is measured".to_owned());
+        }
+        wrong
     }
 
     fn plan(&self) -> Result<Plan, String> {
         let http = self.call == Kind::Http;
         let authority = match self.addr.split_once("://") {
             Some(("grpc", rest)) if !http => rest,
-            Some(("http", rest)) => rest,
+            Some(("http", rest)) if http => rest,
             _ if http => return Err(format!("{}: expected http://host:port", self.addr)),
             _ => return Err(format!("{}: expected grpc://host:port", self.addr)),
         };
         let authority = authority.trim_end_matches('/').to_owned();
+        if authority.contains('/') || !authority.contains(':') {
+            return Err(format!("{}: expected a scheme, a host and a port", self.addr));
+        }
         let found = authority.to_socket_addrs().map_err(|error| format!("{}: {error}", self.addr))?.next();
+        if self.batch.is_some() && self.call != Kind::Batch {
+            return Err("--batch: expected with --call batch only".to_owned());
+        }
+        if self.at_most.is_some() && self.keys.count() > MAX_COUNTED {
+            return Err(format!("--at-most: expected at most {MAX_COUNTED} keys, of which each is counted"));
+        }
         let call = match self.call {
             Kind::Envoy => Call::Envoy,
             Kind::Native => Call::Native,
-            Kind::Batch => Call::Batch(self.batch),
+            Kind::Batch => Call::Batch(self.batch.unwrap_or(100)),
             Kind::Stream => Call::Stream,
             Kind::Http => Call::Http,
         };
@@ -220,10 +270,38 @@ impl Load {
     }
 }
 
+/// The first signal that asks for the end ends the run, the second the program. Signals are heard until the second value is
+/// dropped.
+#[expect(clippy::disallowed_methods, reason = "it listens beside the run")]
+fn stop_at_signals() -> std::io::Result<(Arc<AtomicBool>, watch::Sender<()>)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (over, mut is_over) = watch::channel(());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = runtime.block_on(async {
+        Ok::<_, std::io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    })?;
+    let told = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                    _ = is_over.changed() => return,
+                }
+                if told.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            }
+        });
+    });
+    Ok((stop, over))
+}
+
 /// A bar on a terminal, and nothing elsewhere.
-fn progress(plan: &Plan, whole: Duration) -> ProgressBar {
+fn progress(plan: &Plan) -> ProgressBar {
     let bar = match plan.length {
-        Length::Time(_) => ProgressBar::new(whole.as_secs().max(1)),
+        Length::Time(time) => ProgressBar::new((plan.warm_up + time).as_secs().max(1)),
         Length::Calls(_) => ProgressBar::no_length(),
     };
     let template = match plan.length {
@@ -268,14 +346,15 @@ fn show(report: &Report) {
     ]);
     let l = &report.latency_us;
     let failed = report.failed.count();
+    let time = |us: f64| Cell::new(if report.calls == 0 { "-".to_owned() } else { latency(us) });
     table.add_row(vec![
         Cell::new(thousands(report.per_second)),
-        Cell::new(latency(l.p50)),
-        Cell::new(latency(l.p90)),
-        Cell::new(latency(l.p99)),
-        Cell::new(latency(l.p999)),
-        Cell::new(latency(l.p9999)),
-        Cell::new(latency(l.max)),
+        time(l.p50),
+        time(l.p90),
+        time(l.p99),
+        time(l.p999),
+        time(l.p9999),
+        time(l.max),
         Cell::new(thousands_of(report.admitted)),
         Cell::new(thousands_of(report.refused)),
         output::verdict(thousands_of(failed), failed == 0),
@@ -285,7 +364,7 @@ fn show(report: &Report) {
 
 fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&Path>) -> Result<Exit, String> {
     let (one, other) = (read(before)?, read(after)?);
-    let lines = compare(&one, &other);
+    let (lines, differ) = (compare(&one, &other), differences(&one, &other));
     if let Some(path) = picture {
         let names = [before.display().to_string(), after.display().to_string()];
         let svg = plot::svg(&[(&names[0], &one), (&names[1], &other)]).map_err(|error| error.to_string())?;
@@ -293,8 +372,14 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
     }
     if global.output == Output::Json {
         let line = |line: &Line| serde_json::json!({ "what": line.what, "before": line.before, "after": line.after, "ratio": line.ratio() });
-        println!("{}", serde_json::Value::from(lines.iter().map(line).collect::<Vec<_>>()));
+        let difference = |d: &Difference| serde_json::json!({ "what": d.what, "before": d.before, "after": d.after });
+        let lines: Vec<_> = lines.iter().map(line).collect();
+        let differ: Vec<_> = differ.iter().map(difference).collect();
+        println!("{}", serde_json::json!({ "differ": differ, "lines": lines }));
         return Ok(Exit::Ok);
+    }
+    for Difference { what, before, after } in &differ {
+        println!("{what} differs: {before} and {after}");
     }
     let mut table = output::table(&["", "before", "after", "ratio"]);
     for line in &lines {
