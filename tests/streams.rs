@@ -131,6 +131,29 @@ async fn who_does_not_read_is_not_decided_for_without_bound() {
     assert_eq!(next(&mut answers).await, None);
 }
 
+#[tokio::test]
+async fn a_connection_has_a_bounded_number_of_streams() {
+    let (node, _folder) = dev();
+    let (channel, questions, answers) = stream(&node).await;
+    let mut open = vec![(questions, answers)];
+    let refused = loop {
+        let (questions, received) = mpsc::channel(1);
+        let mut client = RateLimitServiceClient::new(channel.clone());
+        match client.check_stream(ReceiverStream::new(received)).await {
+            Ok(answers) => open.push((questions, answers.into_inner())),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((refused.code(), open.len()), (Code::ResourceExhausted, 64), "{refused:?}");
+    // Where one has ended there is room for another.
+    let (questions, mut answers) = open.pop().unwrap();
+    drop(questions);
+    assert_eq!(next(&mut answers).await, None);
+    drop(answers);
+    let (_questions, received) = mpsc::channel(1);
+    RateLimitServiceClient::new(channel).check_stream(ReceiverStream::new(received)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_leaves_ends_its_streams_and_answers_what_it_read() {
     let (redis, (_folder, rules)) = (Single::start(&[]), rules());

@@ -75,10 +75,13 @@ impl Conversation {
             if self.questions.is_none() && !answered && !waits {
                 break;
             }
-            let reads = self.questions.is_some() && self.answers.len() < TOGETHER && self.waiting_for < MAX_WAITING;
+            // What was said before is not fetched yet.
+            let unread = sender.capacity() == 0;
+            let reads = self.questions.is_some() && !unread && !answered && self.waiting_for < MAX_WAITING;
             tokio::select! {
-                permit = sender.reserve(), if answered => match permit {
-                    Ok(permit) => permit.send(std::mem::take(&mut self.answers)),
+                permit = sender.reserve(), if answered || unread => match permit {
+                    Ok(permit) if answered => permit.send(std::mem::take(&mut self.answers)),
+                    Ok(_) => {}
                     Err(_) => return,
                 },
                 () = sender.closed() => return,

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
@@ -58,6 +58,8 @@ const CALL_TIME: Duration = Duration::from_secs(10);
 /// Batches of one connection that are under way, or whose answers were not fetched; further ones wait. An answer to a batch
 /// may be much larger than what was asked, and is there in whole before a client reads any of it.
 const MAX_BATCHES: usize = 64;
+/// Streams of checks on one connection: each reads ahead, and holds what its client did not fetch.
+const MAX_CHECK_STREAMS: usize = 64;
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait for the rest of it.
@@ -105,8 +107,13 @@ pub async fn grpc(
     let envoy = EnvoyServer::new(Envoy(desk)).max_decoding_message_size(MAX_MESSAGE);
     let others = others.into_axum_router();
     let service = |_| {
-        let batches = Arc::new(Semaphore::new(MAX_BATCHES));
-        let calls = Calls { envoy: envoy.clone(), native: native.clone(), others: others.clone(), batches };
+        let calls = Calls {
+            envoy: envoy.clone(),
+            native: native.clone(),
+            others: others.clone(),
+            batches: Arc::new(Semaphore::new(MAX_BATCHES)),
+            streams: Arc::new(Semaphore::new(MAX_CHECK_STREAMS)),
+        };
         service_fn(move |request| calls.answer(request))
     };
     let stop = async move {
@@ -142,6 +149,15 @@ struct Calls {
     native: NativeServer<Native>,
     others: axum::Router,
     batches: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// `body`, which holds `permit` until the last of it is sent or nobody wants it any more.
+fn holding(body: tonic::body::Body, permit: OwnedSemaphorePermit) -> tonic::body::Body {
+    tonic::body::Body::new(body.map_frame(move |frame| {
+        let _ = &permit;
+        frame
+    }))
 }
 
 impl Calls {
@@ -152,13 +168,19 @@ impl Calls {
     ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
         enum Call<G, O> {
             Ours(G),
+            /// Once there is a permit.
             Batch(G, Arc<Semaphore>),
+            /// If there is a permit.
+            Stream(G, Result<OwnedSemaphorePermit, TryAcquireError>),
             Other(O),
         }
         let call = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Ours(self.envoy.clone().call(request)),
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
                 Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
+            }
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => {
+                Call::Stream(self.native.clone().call(request), Arc::clone(&self.streams).try_acquire_owned())
             }
             Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Ours(self.native.clone().call(request)),
             _ => Call::Other(self.others.clone().call(request)),
@@ -167,15 +189,15 @@ impl Calls {
             let answer = tokio::time::timeout(CALL_TIME, async {
                 match call {
                     Call::Ours(call) => call.await,
-                    Call::Batch(call, batches) => {
-                        let permit = batches.acquire_owned().await;
-                        let answer = call.await?;
-                        // Held until the last of it is sent, or nobody wants it any more.
-                        let held = move |frame| {
-                            let _ = &permit;
-                            frame
-                        };
-                        Ok(answer.map(|body| tonic::body::Body::new(body.map_frame(held))))
+                    Call::Batch(call, batches) => match batches.acquire_owned().await {
+                        Ok(permit) => Ok(call.await?.map(|body| holding(body, permit))),
+                        // Nobody closes it.
+                        Err(_) => call.await,
+                    },
+                    Call::Stream(call, Ok(permit)) => Ok(call.await?.map(|body| holding(body, permit))),
+                    Call::Stream(_, Err(_)) => {
+                        let most = format!("expected at most {MAX_CHECK_STREAMS} streams on one connection");
+                        Ok(Status::resource_exhausted(most).into_http())
                     }
                     Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
                 }
