@@ -20,5 +20,7 @@ pub mod config;
 pub mod limiter;
 pub mod node;
 pub mod ports;
+#[path = "../simulations/mod.rs"]
+pub mod simulations;
 pub mod store;
 pub mod telemetry;

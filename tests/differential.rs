@@ -1,5 +1,5 @@
-//! The counter script in a real Redis and the core's store function answer alike, batch for batch, on the server's own
-//! clock: whatever is asked, seen, given back, repeated, late, and whichever server takes over.
+//! The counter script, in a real Redis on that server's own clock and in the simulator's Lua, and the core's store function
+//! answer alike, batch for batch: whatever is asked, seen, given back, repeated, late, and whichever server takes over.
 //!
 //! 10,000 random batches, or as many as `TIDEGATE_CASES` says.
 
@@ -8,7 +8,8 @@ mod servers;
 use std::collections::HashMap;
 
 use tidegate::limiter::batch::{
-    Ask, Batch, BatchOutcome, BucketReturn, BucketSeen, Counter, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
+    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, BucketSeen, Counter, Item, ItemAnswer, Prefetch, Seen,
+    WindowReturn,
 };
 use tidegate::limiter::counter::{At, Record, apply, expires_at};
 use tidegate::limiter::rule::MAX_LIMIT;
@@ -17,6 +18,8 @@ use tidegate::limiter::token_bucket::{Rate, Ticks};
 use tidegate::limiter::window::{Cell, Entry, Grid, MAX_COUNT};
 
 use servers::{Single, ask, open, region};
+use tidegate::ports::CounterStore;
+use tidegate::simulations::redis::{Data, Redis};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Random(u64);
@@ -231,50 +234,155 @@ fn expect(stored: Option<&(Record, u64)>, item: &Item, at: At, gone: bool) -> (O
     (kept.filter(|(_, ends)| ends * 1000 > at.now.0), answer)
 }
 
-#[tokio::test]
-async fn the_script_equals_the_store_function() {
-    let redis = Single::start(&["--enable-debug-command", "yes"]);
-    let store = open(region(&redis.url(), |_| ())).await;
-    let batches = std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
-    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let mark = || {
-        let info = ask(redis.server.port, &["info", "replication"]);
+/// A server that runs the script.
+trait Server {
+    async fn run(&mut self, batch: Batch) -> BatchAnswer;
+    /// The replication id, as far as the script looks at it.
+    fn replication(&self) -> u64;
+    /// Another replication id, as after a failover.
+    fn take_over(&mut self);
+    fn forget_all(&mut self);
+    fn forget(&mut self, key: &[u8]);
+    /// For how long it may keep what has expired, in ms. What is gone stays gone though its clock steps back.
+    const SLACK: u64;
+}
+
+/// A real one.
+struct Real {
+    redis: Single,
+    store: std::sync::Arc<dyn CounterStore>,
+    lane: u16,
+    /// What the names of its keys begin with.
+    begin: String,
+}
+
+impl Real {
+    async fn start() -> Self {
+        let redis = Single::start(&["--enable-debug-command", "yes"]);
+        let store = open(region(&redis.url(), |_| ())).await;
+        let lane = store.lane(b"{lane}");
+        let first = Item {
+            key: b"{lane}first".as_slice().into(),
+            asks: vec![Ask { hits: 1, count: 1 }],
+            counter: Counter::Window {
+                grid: Grid::Fixed { width_ms: 60_000 },
+                limit: 1,
+                seen: Vec::new(),
+                returns: Vec::new(),
+                lease: None,
+            },
+        };
+        store.run(lane, Batch { not_after: None, holder: 1, number: 1, items: vec![first] }).await.unwrap();
+        let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
+        let begin = key.strip_suffix("{lane}first").unwrap().to_owned();
+        Self { redis, store, lane, begin }
+    }
+}
+
+impl Server for Real {
+    const SLACK: u64 = 20;
+
+    async fn run(&mut self, batch: Batch) -> BatchAnswer {
+        self.store.run(self.lane, batch).await.unwrap()
+    }
+
+    fn replication(&self) -> u64 {
+        let info = ask(self.redis.server.port, &["info", "replication"]);
         let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
         u64::from_str_radix(&id[..6], 16).unwrap()
-    };
-    let mut replication = mark();
+    }
+
+    fn take_over(&mut self) {
+        assert_eq!(ask(self.redis.server.port, &["debug", "change-repl-id"]), "OK");
+    }
+
+    fn forget_all(&mut self) {
+        ask(self.redis.server.port, &["flushall"]);
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        let name = format!("{}{}", self.begin, String::from_utf8_lossy(key));
+        ask(self.redis.server.port, &["del", &name]);
+    }
+}
+
+/// The simulator's, whose clock stands still within a batch and now and then steps back.
+struct Embedded {
+    redis: Redis,
+    random: Random,
+    replication: u32,
+    now_us: u64,
+}
+
+impl Server for Embedded {
+    const SLACK: u64 = 0;
+
+    async fn run(&mut self, batch: Batch) -> BatchAnswer {
+        self.now_us = match self.random.below(1000) {
+            0 => self.now_us - self.random.below(3_000_000),
+            1..10 => self.now_us + self.random.below(3_000_000),
+            _ => self.now_us + self.random.below(2000),
+        };
+        self.redis.run(&batch, self.now_us).unwrap()
+    }
+
+    fn replication(&self) -> u64 {
+        self.replication.into()
+    }
+
+    fn take_over(&mut self) {
+        self.replication += 1;
+        self.redis.take_over(self.replication);
+    }
+
+    fn forget_all(&mut self) {
+        self.redis.set_data(Data::default());
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        let mut data = self.redis.data();
+        data.keys.remove(key);
+        self.redis.set_data(data);
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test]
+async fn the_script_equals_the_store_function() {
+    compare(Real::start().await).await;
+}
+
+#[tokio::test]
+async fn the_script_in_the_simulator_equals_the_store_function() {
+    let (random, replication) = (Random(setting("TIDEGATE_SEED", 1) + 77), 0x00ab_cdef);
+    let redis = Redis::new(replication).unwrap();
+    compare(Embedded { redis, random, replication, now_us: 1_767_225_600_000_000 }).await;
+}
+
+async fn compare<S: Server>(mut server: S) {
+    let (batches, seed) = (setting("TIDEGATE_CASES", 10_000), setting("TIDEGATE_SEED", 1));
+    let mut replication = server.replication();
     let mut case = Case { random: Random(seed), told: HashMap::new(), number: 0, now: StoreTime(0) };
-    let lane = store.lane(b"{lane}");
     let empty = Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
-    case.now = store.run(lane, empty).await.unwrap().now;
+    case.now = server.run(empty).await.now;
     let mut stored = Stored::new();
-    let first = Item {
-        key: b"{lane}first".as_slice().into(),
-        asks: vec![Ask { hits: 1, count: 1 }],
-        counter: Counter::Window {
-            grid: Grid::Fixed { width_ms: 60_000 },
-            limit: 1,
-            seen: Vec::new(),
-            returns: Vec::new(),
-            lease: None,
-        },
-    };
-    store.run(lane, Batch { not_after: None, holder: 1, number: 1, items: vec![first] }).await.unwrap();
-    let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
-    let tag = key.strip_prefix("tidegate:test:").and_then(|rest| rest.strip_suffix("{lane}first")).unwrap();
     let mut seen = [0u64; 5];
     for number in 0..batches {
         if case.random.one_in(500) {
-            assert_eq!(ask(redis.server.port, &["debug", "change-repl-id"]), "OK");
-            replication = mark();
+            server.take_over();
+            replication = server.replication();
         }
         if case.random.one_in(3000) {
-            ask(redis.server.port, &["flushall"]);
+            server.forget_all();
             stored.clear();
         }
         let batch = case.batch();
-        let answer = store.run(lane, batch.clone()).await.unwrap();
+        let answer = server.run(batch.clone()).await;
         case.now = answer.now;
+        stored.retain(|_, (_, ends)| *ends + S::SLACK > answer.now.millis());
         let late = batch.not_after.is_some_and(|end| answer.now > end);
         let BatchOutcome::Ran(answers) = answer.outcome else {
             assert!(late, "batch {number} of seed {seed} is not late");
@@ -311,8 +419,7 @@ async fn the_script_equals_the_store_function() {
             };
         }
         for key in unclear {
-            let name = format!("tidegate:test:{tag}{}", String::from_utf8_lossy(key));
-            ask(redis.server.port, &["del", &name]);
+            server.forget(key);
             stored.remove(key);
         }
     }

@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_micros(50);
 
 /// And how often at least, for whoever wants it to end.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long what is due at the end may wait for its turn.
+const GRACE: Duration = Duration::from_millis(10);
 
 /// One call's turn.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +145,10 @@ impl Gate {
             let_in = due.max(let_in);
             if end {
                 // Who was let in just now takes its turn; what nobody took by then was due and not sent.
-                timer.wait(TICK).await?;
+                let late = now + GRACE;
+                while self.taken.get() < let_in && !self.is_stopped() && Instant::now() < late {
+                    timer.wait(TICK).await?;
+                }
                 self.due.close();
                 return Ok(if self.is_stopped() { 0 } else { let_in.saturating_sub(self.taken.get()) });
             }

@@ -9,7 +9,7 @@ mod advice;
 mod connection;
 mod links;
 mod region;
-mod script;
+pub mod script;
 mod tags;
 mod tls;
 mod topology;

@@ -1,0 +1,186 @@
+//! A Redis server as far as the counter script needs one: strings with an expiry, a clock in the simulator's hands, a
+//! replication id, and Lua 5.1, in which the script itself runs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use mlua::{Function, Lua, Table, Value, Variadic};
+
+use super::structs;
+use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
+use crate::store::redis::script::COUNTERS;
+use crate::store::redis::wire;
+
+/// What a server keeps, and may lose or hand to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// Values, and the millisecond at which each expires.
+    pub keys: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+}
+
+impl Data {
+    /// Forgets what has expired.
+    fn expire(&mut self, now_ms: u64) {
+        self.keys.retain(|_, (_, expires)| *expires > now_ms);
+    }
+}
+
+/// What the script sees of its server.
+struct Inside {
+    data: Data,
+    now_us: u64,
+    /// 40 hexadecimal digits.
+    replication_id: String,
+    primary: bool,
+    /// Further keys are refused, as under `noeviction` when memory is full.
+    full: bool,
+}
+
+/// One server.
+pub struct Redis {
+    inside: Rc<RefCell<Inside>>,
+    script: Function,
+    lua: Lua,
+}
+
+/// How a script ended, where it did not answer with a batch's answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+impl Redis {
+    /// An empty primary, whose replication id begins with these six hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the script cannot be read.
+    pub fn new(replication: u32) -> mlua::Result<Self> {
+        let inside = Inside {
+            data: Data::default(),
+            now_us: 0,
+            replication_id: replication_id(replication),
+            primary: true,
+            full: false,
+        };
+        let (lua, inside) = (Lua::new(), Rc::new(RefCell::new(inside)));
+        let globals = lua.globals();
+        globals.set("struct", structs::table(&lua)?)?;
+        let redis = lua.create_table()?;
+        let of_calls = Rc::clone(&inside);
+        let call =
+            lua.create_function(move |lua, words: Variadic<mlua::LuaString>| of_calls.borrow_mut().call(lua, &words))?;
+        redis.set("call", call)?;
+        let error = |lua: &Lua, text: mlua::LuaString| {
+            let reply = lua.create_table()?;
+            reply.set("err", text)?;
+            Ok(reply)
+        };
+        redis.set("error_reply", lua.create_function(error)?)?;
+        globals.set("redis", redis)?;
+        let script = lua.load(COUNTERS.text).set_name("script.lua").into_function()?;
+        Ok(Self { inside, script, lua })
+    }
+
+    /// From now on it is another incarnation: a replica that took over, or one that was started again.
+    pub fn take_over(&self, replication: u32) {
+        self.inside.borrow_mut().replication_id = replication_id(replication);
+    }
+
+    /// Whether it is a primary.
+    pub fn set_primary(&self, primary: bool) {
+        self.inside.borrow_mut().primary = primary;
+    }
+
+    /// Whether it refuses to write.
+    pub fn set_full(&self, full: bool) {
+        self.inside.borrow_mut().full = full;
+    }
+
+    /// A copy of what it keeps.
+    pub fn data(&self) -> Data {
+        self.inside.borrow().data.clone()
+    }
+
+    /// Keeps this and nothing else.
+    pub fn set_data(&self, data: Data) {
+        self.inside.borrow_mut().data = data;
+    }
+
+    /// Runs a batch at an instant of its clock, in microseconds since the epoch.
+    ///
+    /// # Errors
+    /// When nothing was applied, or it is not known.
+    pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchAnswer, StoreError> {
+        let text = wire::batch(batch, batch.items.iter());
+        let keys = batch.items.iter().map(|item| &*item.key);
+        match self.call(keys, &text, now_us) {
+            Ok(Ok(answer)) => wire::answer(&answer, batch.items.len()).map_err(|_| StoreError::Unknown),
+            Ok(Err(Refused(_))) => Err(StoreError::NotApplied),
+            Err(_) => Err(StoreError::Unknown),
+        }
+    }
+
+    fn call<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        batch: &[u8],
+        now_us: u64,
+    ) -> mlua::Result<Result<Vec<u8>, Refused>> {
+        {
+            let mut inside = self.inside.borrow_mut();
+            inside.now_us = now_us;
+            inside.data.expire(now_us / 1000);
+        }
+        let globals = self.lua.globals();
+        let keys = keys.map(|key| self.lua.create_string(key)).collect::<mlua::Result<Vec<_>>>()?;
+        globals.set("KEYS", keys)?;
+        globals.set("ARGV", vec![self.lua.create_string(batch)?])?;
+        match self.script.call::<Value>(())? {
+            Value::String(answer) => Ok(Ok(answer.as_bytes().to_vec())),
+            Value::Table(reply) => Ok(Err(Refused(reply.get("err")?))),
+            other => Ok(Err(Refused(format!("the script answered {}", other.type_name())))),
+        }
+    }
+}
+
+fn replication_id(begins: u32) -> String {
+    format!("{:06x}{:034}", begins & 0x00ff_ffff, 0)
+}
+
+impl Inside {
+    fn call(&mut self, lua: &Lua, words: &[mlua::LuaString]) -> mlua::Result<Value> {
+        let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        match words[..] {
+            [b"TIME"] => {
+                let time = lua.create_table()?;
+                time.set(1, (self.now_us / 1_000_000).to_string())?;
+                time.set(2, (self.now_us % 1_000_000).to_string())?;
+                Ok(Value::Table(time))
+            }
+            [b"INFO", b"replication"] => {
+                let role = if self.primary { "master" } else { "slave" };
+                let text = format!("# Replication\r\nrole:{role}\r\nmaster_replid:{}\r\n", self.replication_id);
+                Ok(Value::String(lua.create_string(text)?))
+            }
+            [b"GET", key] => match self.data.keys.get(key) {
+                Some((value, _)) => Ok(Value::String(lua.create_string(value)?)),
+                None => Ok(Value::Boolean(false)),
+            },
+            [b"SET", key, value, b"PXAT", at] => {
+                if self.full {
+                    return Err(mlua::Error::runtime("OOM command not allowed when used memory > 'maxmemory'."));
+                }
+                let at = std::str::from_utf8(at).ok().and_then(|at| at.parse::<u64>().ok()).filter(|at| *at > 0);
+                let at = at.ok_or_else(|| mlua::Error::runtime("ERR invalid expire time in 'set' command"))?;
+                self.data.keys.insert(key.to_vec(), (value.to_vec(), at));
+                self.data.expire(self.now_us / 1000);
+                let done: Table = lua.create_table()?;
+                done.set("ok", "OK")?;
+                Ok(Value::Table(done))
+            }
+            [b"DEL", key] => Ok(Value::Integer(i64::from(self.data.keys.remove(key).is_some()))),
+            _ => Err(mlua::Error::runtime("ERR unknown command")),
+        }
+    }
+}
