@@ -426,3 +426,30 @@ async fn compare<S: Server>(mut server: S) {
     println!("late, failed, out of bounds, windows, buckets: {seen:?}");
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
+
+/// What brings a lease back twice counts once, also where another holder's came between.
+#[test]
+fn a_lease_s_end_is_known_again_after_another_holder_s() {
+    let now = 1_767_225_600_000_000;
+    let redis = Redis::new(0x00ab_cdef).unwrap();
+    let run = |holder, number, asks: u64, returns: Vec<WindowReturn>| {
+        let grid = Grid::Fixed { width_ms: 60_000 };
+        let counter = Counter::Window { grid, limit: 100, seen: Vec::new(), returns, lease: None };
+        let asks = (asks > 0).then_some(Ask { hits: asks, count: 1 }).into_iter().collect();
+        let item = Item { key: b"{lane}k".as_slice().into(), asks, counter };
+        let batch = Batch { not_after: Some(StoreTime(now + 100_000)), holder, number, items: vec![item] };
+        let BatchOutcome::Ran(answers) = redis.run(&batch, now).unwrap().outcome else { panic!("it has time") };
+        match &answers[..] {
+            [ItemAnswer::Done(grant)] => grant.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let granted = run(1, 9, 20, Vec::new());
+    let Seen::Window { incarnation, cell_ms, .. } = granted.seen else { panic!("a window") };
+    let back = |tokens| vec![WindowReturn { cell_ms, source: incarnation, tokens }];
+    assert_eq!(run(2, 3, 20, Vec::new()).available, 60);
+    assert_eq!(run(1, 10, 0, back(5)).available, 65);
+    assert_eq!(run(2, 4, 0, back(5)).available, 70);
+    assert_eq!(run(1, 10, 0, back(5)).available, 70, "that one came before");
+    assert_eq!(run(2, 4, 0, back(5)).available, 70, "and that one");
+}
