@@ -43,7 +43,7 @@ fn matching(book: Arc<RuleBook>) -> Arc<RuleBook> {
 }
 
 // A hundred checks of a key that has tokens in hand.
-#[library_benchmark(config = at_most(330_000))]
+#[library_benchmark(config = at_most(350_000))]
 #[bench::in_hand(hot_shard())]
 fn hot_key(mut shard: Shard) -> Shard {
     for _ in 0..CHECKS {
@@ -53,7 +53,7 @@ fn hot_key(mut shard: Shard) -> Shard {
 }
 
 // A hundred checks that queue for the store, each of a key of its own.
-#[library_benchmark(config = at_most(445_000))]
+#[library_benchmark(config = at_most(470_000))]
 #[bench::queued(shard(Consistency::Exact), (0..CHECKS).map(|at| format!("u{at}")).collect())]
 fn cold_keys(mut shard: Shard, users: Vec<String>) -> (Shard, Vec<String>) {
     for user in &users {

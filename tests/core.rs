@@ -18,11 +18,13 @@ use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Refusal};
 use tidegate::store::memory::MemoryStore;
 
+const NOW: NodeTime = NodeTime(1_000_000);
+
 struct Standing;
 
 impl Clock for Standing {
     fn now(&self) -> NodeTime {
-        NodeTime(1_000_000)
+        NOW
     }
 
     fn wall(&self) -> StoreTime {
@@ -52,7 +54,7 @@ async fn core(store: Arc<dyn CounterStore>, limit: u64, consistency: Consistency
 
 async fn ask(core: &Core) -> Result<Decision, Refusal> {
     let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
-    core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await
+    core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await
 }
 
 #[tokio::test]
@@ -95,7 +97,7 @@ async fn a_decision_that_panics_ends_its_shard_not_the_node_and_admits_nothing_m
     }
     store.1.store(true, Ordering::Relaxed);
     let descriptors = [Descriptor { entries: &[("user", "another")], ordered: true, hits: 1, limit: None }];
-    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await;
+    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await;
     assert_eq!(answer.unwrap_err(), Refusal::Restarted);
     assert_eq!((core.stats().keys, core.restarts()), (0, 1), "what it held may be half changed: it is forgotten");
     let mut allowed = 2;
@@ -134,7 +136,7 @@ async fn the_wait_is_bounded_by_the_store_s_deadline_and_by_the_caller_s_patienc
         let begun = tokio::time::Instant::now();
         let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };
-        let decision = core.check(&check, within.map(Duration::from_millis)).get().await.unwrap();
+        let decision = core.check(&check, NOW, within.map(Duration::from_millis)).get().await.unwrap();
         assert!(decision.degraded && !decision.allowed, "the limit says on_store_failure: deny");
         assert_eq!(begun.elapsed().as_millis(), expected);
     }
@@ -185,12 +187,12 @@ async fn a_lane_gets_its_turn_though_those_that_have_it_are_silent_and_nothing_e
     let begun = tokio::time::Instant::now();
     let clock = Arc::new(Paused(begun));
     let store = Arc::new(HalfDead(MemoryStore::new(Arc::<Paused>::clone(&clock), 100)));
-    let core = Arc::new(Core::new(ShardConfig { lanes: 8, ..CONFIG }, clock, store));
+    let core = Arc::new(Core::new(ShardConfig { lanes: 8, ..CONFIG }, Arc::<Paused>::clone(&clock), store));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     core.set_book(world::book(vec![world::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)], 1));
     let ask = |user| {
         let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
-        core.check(&Check { domain: "d", descriptors: &descriptors }, None)
+        core.check(&Check { domain: "d", descriptors: &descriptors }, clock.now(), None)
     };
     let mut silent = Vec::new();
     for user in ["u0", "u1"] {
@@ -208,7 +210,7 @@ async fn a_caller_that_goes_away_waits_no_more() {
     let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
     let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
     for _ in 0..1000 {
-        drop(core.check(&Check { domain: "d", descriptors: &descriptors }, None));
+        drop(core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None));
         assert_eq!(core.stats().waiting, 0);
     }
 }
@@ -218,11 +220,11 @@ async fn more_checks_than_may_wait_are_shed() {
     let core = core(Arc::new(Lost(AtomicBool::new(false))), 5, Consistency::Exact).await;
     let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
     let check = Check { domain: "d", descriptors: &descriptors };
-    let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, None)).collect();
-    let shed = core.check(&check, None).get().await.unwrap_err();
+    let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, NOW, None)).collect();
+    let shed = core.check(&check, NOW, None).get().await.unwrap_err();
     assert_eq!(shed, Refusal::Overloaded(Shed::TooManyWaiting));
     drop(waiting);
-    assert!(matches!(core.check(&check, None), Answer::Later(_)), "there is room again");
+    assert!(matches!(core.check(&check, NOW, None), Answer::Later(_)), "there is room again");
 }
 
 #[tokio::test]
@@ -235,7 +237,7 @@ async fn a_full_table_forgets_an_idle_key_for_a_new_one() {
         let check = Check { domain: "d", descriptors: &descriptors };
         // Asked twice, every key was used lately.
         for _ in 0..2 {
-            assert!(core.check(&check, None).get().await.unwrap().allowed, "{user}");
+            assert!(core.check(&check, NOW, None).get().await.unwrap().allowed, "{user}");
         }
     }
     assert_eq!(core.stats().keys, CONFIG.max_keys);
@@ -258,7 +260,7 @@ async fn a_remembered_refusal_names_no_instant_that_is_too_early_for_more_hits()
     let cores = [core(Arc::clone(&store), 5, Consistency::Exact).await, core(store, 5, Consistency::Exact).await];
     let wait = async |core: &Core, hits: u32| {
         let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits, limit: None }];
-        core.check(&Check { domain: "d", descriptors: &descriptors }, None).get().await.unwrap().retry_after
+        core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await.unwrap().retry_after
     };
     assert_eq!(wait(&cores[0], 5).await, None);
     let one = wait(&cores[0], 1).await.unwrap();

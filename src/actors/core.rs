@@ -229,8 +229,7 @@ impl Core {
 }
 
 impl Limiter for Core {
-    fn check(&self, check: &Check<'_>, within: Option<Duration>) -> Answer {
-        let now = self.shard.clock.now();
+    fn check(&self, check: &Check<'_>, now: NodeTime, within: Option<Duration>) -> Answer {
         let outcome = self.with(|state| (self.begin(state, check, now), state.wants_flusher(now)));
         let Some((said, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
         if to_send {
@@ -239,8 +238,7 @@ impl Limiter for Core {
         self.answer(said, within)
     }
 
-    fn check_all(&self, checks: &[Check<'_>], within: Option<Duration>) -> Vec<Answer> {
-        let now = self.shard.clock.now();
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
         let mut said = Vec::with_capacity(checks.len());
         let to_send = self.with(|state| {
             said.extend(checks.iter().map(|check| self.begin(state, check, now)));

@@ -62,13 +62,14 @@ impl Desk {
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         let arrived = self.clock.now();
-        let outcome = self.limiter.check(check, within).get().await;
+        let outcome = self.limiter.check(check, arrived, within).get().await;
         self.decided(outcome, arrived, id)
     }
 
     /// Begins many checks that were found valid, each for itself; the instant is for [`Desk::decided`].
     pub fn begin(&self, checks: &[Check<'_>], within: Option<Duration>) -> (NodeTime, Vec<Answer>) {
-        (self.clock.now(), self.limiter.check_all(checks, within))
+        let arrived = self.clock.now();
+        (arrived, self.limiter.check_all(checks, arrived, within))
     }
 
     /// Counts and logs what became of a check that arrived then.

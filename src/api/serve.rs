@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Extension;
@@ -186,7 +187,7 @@ impl Calls {
             _ => Call::Other(self.others.clone().call(request)),
         };
         async {
-            let answer = tokio::time::timeout(CALL_TIME, async {
+            let answer = within(CALL_TIME, async {
                 match call {
                     Call::Ours(call) => call.await,
                     Call::Batch(call, batches) => match batches.acquire_owned().await {
@@ -204,9 +205,18 @@ impl Calls {
             });
             answer
                 .await
-                .unwrap_or_else(|_| Ok(Status::deadline_exceeded("the call took longer than a call may").into_http()))
+                .unwrap_or_else(|| Ok(Status::deadline_exceeded("the call took longer than a call may").into_http()))
         }
     }
+}
+
+/// What comes of `work`, unless it takes longer. Most calls are answered at once: those need no timer.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Some(done);
+    }
+    tokio::time::timeout(time, work).await.ok()
 }
 
 /// Serves every connection that `listener` accepts until `stop`, then until what is under way is answered. Those that do

@@ -77,11 +77,12 @@ pub trait RuleSource: Send + Sync + 'static {
 
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// The decision, or why there is none. `within` is how long the caller waits, when that is less than the store's
-    /// deadline: what is undecided then is decided as each limit's `on_store_failure` says.
-    fn check(&self, check: &Check<'_>, within: Option<Duration>) -> Answer;
+    /// The decision on a check that arrived at `now` of this core's [`Clock`], or why there is none. `within` is how long the
+    /// caller waits, when that is less than the store's deadline: what is undecided then is decided as each limit's
+    /// `on_store_failure` says.
+    fn check(&self, check: &Check<'_>, now: NodeTime, within: Option<Duration>) -> Answer;
     /// The same for many checks at once, each for itself, in order.
-    fn check_all(&self, checks: &[Check<'_>], within: Option<Duration>) -> Vec<Answer>;
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer>;
 }
 
 /// A decision made at once, or one that waits for the store.
