@@ -3,12 +3,15 @@
 //!
 //! Prints one line of JSON for each; bytes are the process's resident memory before and after.
 
+mod fixtures;
+
 use std::cell::Cell;
 use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fixtures::{CONFIG, WALL};
 use futures_util::FutureExt;
 use rustix::time::{ClockId, clock_gettime};
 use tidegate::limiter::batch::{Batch, BatchAnswer};
@@ -16,7 +19,7 @@ use tidegate::limiter::counter;
 use tidegate::limiter::decision::{Check, Descriptor};
 use tidegate::limiter::rule::Rules;
 use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::{Shard, ShardConfig, Verdict};
+use tidegate::limiter::shard::{Shard, Verdict};
 use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::ports::{Clock, CounterStore};
 use tidegate::store::memory::MemoryStore;
@@ -25,18 +28,6 @@ use tidegate::store::memory::MemoryStore;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 10_000_000;
-const WALL: u64 = 1_767_225_600_000_000;
-const CONFIG: ShardConfig = ShardConfig {
-    max_keys: 12_000_000,
-    max_waiting: 100_000,
-    lease_us: 1_000_000,
-    deadline_us: 100_000,
-    holders: 2,
-    min_holders: 3,
-    lanes: 1,
-    max_items: 1000,
-    seeds: [1, 2, 3, 4],
-};
 const RULES: &str =
     "version: 1\ndomains: [{ domain: api, limits: [{ name: per-user, per: [user], limit: 100, window: 1m }] }]\n";
 

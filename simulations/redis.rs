@@ -184,3 +184,45 @@ impl Inside {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limiter::batch::{Ask, BatchOutcome, Counter, Item, ItemAnswer};
+    use crate::limiter::window::Grid;
+
+    const NOW: u64 = 1_767_225_600_000_000;
+
+    fn run(redis: &Redis, now_us: u64) -> Result<Vec<ItemAnswer>, StoreError> {
+        let grid = Grid::Fixed { width_ms: 1000 };
+        let counter = Counter::Window { grid, limit: 5, seen: Vec::new(), returns: Vec::new(), lease: None };
+        let item = Item { key: b"k".as_slice().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
+        match redis.run(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }, now_us)?.outcome {
+            BatchOutcome::Ran(answers) => Ok(answers),
+            BatchOutcome::Late => panic!("it has no end"),
+        }
+    }
+
+    #[test]
+    fn a_replica_writes_nothing_and_a_full_server_says_so_of_the_key() {
+        let redis = Redis::new(7).unwrap();
+        redis.set_primary(false);
+        assert_eq!(run(&redis, NOW), Err(StoreError::NotApplied));
+        redis.set_primary(true);
+        redis.set_full(true);
+        assert_eq!(run(&redis, NOW), Ok(vec![ItemAnswer::Failed]));
+        assert_eq!(redis.data(), Data::default());
+        redis.set_full(false);
+        assert!(matches!(run(&redis, NOW).as_deref(), Ok([ItemAnswer::Done(_)])));
+    }
+
+    #[test]
+    fn what_expires_is_gone() {
+        let redis = Redis::new(7).unwrap();
+        run(&redis, NOW).unwrap();
+        assert_eq!(redis.data().keys.len(), 1);
+        let empty = Batch { not_after: None, holder: 1, number: 2, items: Vec::new() };
+        redis.run(&empty, NOW + 5_000_000).unwrap();
+        assert_eq!(redis.data(), Data::default());
+    }
+}

@@ -1,8 +1,11 @@
 //! The keys of one shard: found by name, held in slots, bounded in number.
 
+use std::sync::Arc;
+
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use super::effective::Effective;
 use super::invariant::{self, Invariant};
 use super::key_state::KeyState;
 use super::slots::Slots;
@@ -33,6 +36,14 @@ pub struct Key {
     /// It was used since the clock hand last passed.
     pub recent: bool,
     pub state: KeyState,
+}
+
+impl Key {
+    /// One that was just activated.
+    pub fn new(name: &[u8], lane: u16, effective: &Arc<Effective>) -> Self {
+        let state = KeyState::new(Arc::clone(effective));
+        Self { name: name.into(), lane, queued: false, stalled: false, listed: false, pins: 0, recent: false, state }
+    }
 }
 
 /// Resident keys by slot and by name.

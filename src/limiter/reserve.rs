@@ -155,16 +155,7 @@ impl Shard {
 
     fn activate(&mut self, effective: &Arc<Effective>, name: &[u8], lane_of: impl Fn(&[u8]) -> u16) -> Option<u32> {
         let mut spare = Vec::new();
-        let make = || Key {
-            name: name.into(),
-            lane: lane_of(name),
-            queued: false,
-            stalled: false,
-            listed: false,
-            pins: 0,
-            recent: false,
-            state: KeyState::new(Arc::clone(effective)),
-        };
+        let make = || Key::new(name, lane_of(name), effective);
         let slot = self.keys.activate(name, make, &mut spare);
         for slot in spare {
             self.queue(slot);

@@ -76,21 +76,11 @@ mod tests {
 
     use super::*;
     use crate::limiter::effective::Effective;
-    use crate::limiter::key_state::KeyState;
     use crate::limiter::rule::Period;
     use crate::limiter::rule_book::descriptor_limit;
 
     fn key(effective: &Arc<Effective>, number: usize) -> Key {
-        Key {
-            name: number.to_string().into_bytes().into(),
-            lane: 0,
-            queued: false,
-            stalled: false,
-            listed: false,
-            pins: 0,
-            recent: false,
-            state: KeyState::new(Arc::clone(effective)),
-        }
+        Key::new(number.to_string().as_bytes(), 0, effective)
     }
 
     #[test]

@@ -1,0 +1,204 @@
+//! Random batches for the counters of a few keys: what is asked, seen, given back, repeated and late.
+
+use std::collections::HashMap;
+
+use tidegate::limiter::batch::{Ask, Batch, BucketReturn, BucketSeen, Counter, Item, Prefetch, Seen, WindowReturn};
+use tidegate::limiter::rule::MAX_LIMIT;
+use tidegate::limiter::time::StoreTime;
+use tidegate::limiter::token_bucket::{Rate, Ticks};
+use tidegate::limiter::window::{Cell, Entry, Grid, MAX_COUNT};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
+    }
+
+    /// Mostly small, now and then anything below `end`.
+    pub fn size(&mut self, end: u64) -> u64 {
+        let most = if self.one_in(10) { end } else { end.min(20) };
+        self.below(most)
+    }
+}
+
+/// One run's batches, each with what the answers before it told.
+pub struct Case {
+    pub random: Random,
+    /// What each key's last answer told.
+    pub told: HashMap<Box<[u8]>, Seen>,
+    /// Batches so far.
+    pub number: u64,
+    pub now: StoreTime,
+}
+
+impl Case {
+    pub fn batch(&mut self) -> Batch {
+        let items = (0..=self.random.below(3)).map(|_| self.item()).collect();
+        let holder = self.random.pick(&[1, 2, 0xffff_1234_5678, 0xffff_ffff_ffff]);
+        self.number += 1;
+        // Repeats, and batches that come behind later ones.
+        let number = self.number.saturating_sub(if self.random.one_in(4) { self.random.below(9) } else { 0 });
+        // Now and then more holders than a record keeps apart.
+        let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
+        // Most keys have one holder at a time.
+        let holder = if (self.number / 500).is_multiple_of(2) && !self.random.one_in(5) { 1 } else { holder };
+        let not_after = match self.random.below(10) {
+            0 => None,
+            1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),
+            2 => Some(StoreTime(self.now.0 + self.random.below(20_000))),
+            _ => Some(StoreTime(self.now.0 + 100_000)),
+        };
+        Batch { not_after, holder, number, items }
+    }
+
+    fn item(&mut self) -> Item {
+        let kind = if self.random.one_in(3) { 14 + self.random.below(4) } else { self.random.below(14) };
+        // All of one lane, for one batch is one lane's. What is calm stays so until a server takes over, so it is begun anew.
+        let key: Box<[u8]> =
+            format!("{{lane}}{kind}/{}", if kind < 14 { self.random.below(3) } else { self.number / 500 })
+                .into_bytes()
+                .into();
+        let told = self.told.get(&key).cloned();
+        // What is asked of a key now and then does not suit what is stored there.
+        let kind = if self.random.one_in(100) { self.random.below(18) } else { kind };
+        let most = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
+        let asks =
+            (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(most + 2), count: 1 + self.small(5) });
+        let asks = asks.collect();
+        let counter = match kind {
+            0..=9 | 14.. => self.window(kind, most, told),
+            _ => self.bucket(kind, most, told),
+        };
+        Item { key, asks, counter }
+    }
+
+    fn small(&mut self, end: u64) -> u32 {
+        u32::try_from(self.random.below(end)).unwrap()
+    }
+
+    fn window(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+        let ms = self.now.millis();
+        let grid = match kind {
+            0 => Grid::Fixed { width_ms: 250 },
+            1 => Grid::Fixed { width_ms: 34_560_000_000 },
+            2 => Grid::Sliding { width_ms: 250 },
+            3 => Grid::Sliding { width_ms: 1000 },
+            4 => Grid::Sliding { width_ms: 86_400_000 },
+            5 => Grid::Rolling { width_ms: 13, cells: 20 },
+            6 => Grid::Rolling { width_ms: 100, cells: 10 },
+            7 => Grid::Rolling { width_ms: 60_000, cells: 2 },
+            14 => Grid::Fixed { width_ms: 1000 },
+            15 => Grid::Fixed { width_ms: 3_600_000 },
+            16 => Grid::Sliding { width_ms: 3_600_000 },
+            17 => Grid::Rolling { width_ms: 1000, cells: 1 },
+            _ => {
+                let from = ms - ms % 400;
+                let from = if self.random.one_in(10) { from + 800 } else { from };
+                Grid::Calendar { bounds: [from - 400, from, from + 400, from + 800] }
+            }
+        };
+        let width_ms = match grid {
+            Grid::Fixed { width_ms } | Grid::Sliding { width_ms } | Grid::Rolling { width_ms, .. } => width_ms,
+            Grid::Calendar { .. } => 400,
+        };
+        // What most keys are: charged by their own incarnation alone.
+        let calm = kind > 9 && !self.random.one_in(50);
+        let (mut seen, mut returns) = (Vec::new(), Vec::new());
+        if let Some(Seen::Window { incarnation, cell_ms, cells, .. }) = told {
+            if !self.random.one_in(4) {
+                seen = cells;
+            }
+            // More than the store knows of, as after a failover.
+            if calm && self.random.one_in(4) {
+                for entry in seen.iter_mut().flat_map(|cell| &mut cell.entries) {
+                    entry.charged += self.random.below(3);
+                    entry.returned = (entry.returned + self.random.below(3)).min(entry.charged);
+                }
+            }
+            if self.random.one_in(if calm { 2 } else { 4 }) {
+                // Now and then to the cell before.
+                let back = if self.random.one_in(8) { width_ms } else { 0 };
+                let cell_ms = cell_ms.saturating_sub(back);
+                returns.push(WindowReturn { cell_ms, source: incarnation, tokens: self.random.size(50) });
+            }
+        }
+        // What others forgot, debts, and cells of the past and of a clock that leapt.
+        if !calm && self.random.one_in(4) {
+            let back = self.random.below(4) * width_ms;
+            let ahead = if self.random.one_in(30) { width_ms } else { 0 };
+            let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
+            let entries = (0..1 + self.random.size(40)).map(|_| {
+                let charged = self.random.size(most);
+                Entry { source: self.random.size(1 << 48), charged, returned: self.random.below(charged + 1) }
+            });
+            let cell = Cell { start_ms, entries: entries.collect() };
+            if seen.iter().all(|other| other.start_ms != start_ms) {
+                seen.push(cell);
+            }
+        }
+        if !calm && self.random.one_in(10) {
+            let source = self.random.size(1 << 48);
+            returns.push(WindowReturn { cell_ms: ms - ms % width_ms, source, tokens: self.random.size(9) });
+        }
+        let lease = self.random.one_in(2).then(|| Prefetch {
+            want: u32::try_from(self.random.size(u64::from(u32::MAX))).unwrap(),
+            holders: self.small(9),
+            min_left: self.random.size(300_000),
+        });
+        let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(most + 10) };
+        Counter::Window { grid, limit, seen, returns, lease }
+    }
+
+    fn bucket(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+        let window_ms = self.random.pick(&[250, 1000, 60_000, 86_400_000]);
+        // One rate for each kind, but for edits.
+        let mut rate = match kind {
+            10 => Rate::new(10, 1000, 10),
+            11 => Rate::new(999_983, 1000, 50_000),
+            12 => Rate::new(3, 34_560_000_000, 7),
+            _ => Rate::new(MAX_LIMIT, 250, MAX_LIMIT),
+        };
+        let mut revision = 5;
+        if self.random.one_in(10) {
+            rate = Rate::new(1 + self.random.size(most), window_ms, 1 + self.random.size(most.min(1000)));
+            revision = 1 + self.random.below(12);
+        } else if self.random.one_in(20) {
+            // Another burst at the same rate.
+            (rate.burst, revision) = (1 + self.random.below(rate.burst), 5 + self.random.below(8));
+        }
+        let (mut seen, mut returns) = (None, Vec::new());
+        if let Some(Seen::Bucket { incarnation, tat, at }) = told {
+            let other = Ticks(tat.0.saturating_add(u128::from(self.random.size(1 << 40))));
+            seen = self.random.pick(&[
+                None,
+                Some(BucketSeen { incarnation, tat }),
+                Some(BucketSeen { incarnation: incarnation + 1, tat: other }),
+            ]);
+            while self.random.one_in(3) {
+                let hits = self.random.size(rate.burst);
+                let charged_at = StoreTime(at.0.saturating_sub(self.random.size(2_000_000)));
+                returns.push(BucketReturn { incarnation, step: rate.step, hits, charged_at });
+            }
+        }
+        let owed = if self.random.one_in(6) { self.random.size(rate.burst * 2) } else { 0 };
+        Counter::Bucket { rate, revision, seen, owed, returns }
+    }
+}
