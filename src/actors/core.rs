@@ -8,19 +8,19 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::flusher::Message;
 use crate::limiter::decision::{Check, Decision};
 use crate::limiter::open_hash::OpenMap;
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
 use crate::limiter::time::NodeTime;
+use crate::limiter::turns::{Cause, Turns};
 use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
 
 /// A core's shard with those who wait for it.
 pub struct Core {
     shard: Arc<Guarded>,
     store: Arc<dyn CounterStore>,
-    flusher: Mutex<Option<ActorRef<Message>>>,
+    flusher: Mutex<Option<ActorRef<Cause>>>,
     /// The flusher has been told, and has not looked yet.
     told: AtomicBool,
 }
@@ -35,8 +35,7 @@ struct Guarded {
 pub(super) struct State {
     pub shard: Shard,
     waiting: OpenMap<u64, oneshot::Sender<Decision>>,
-    /// Batches wait for a turn, and the flusher will look at them again by itself.
-    pub looks_again: bool,
+    pub turns: Turns,
     /// Counts the shards that a panic ended.
     pub restarts: u64,
 }
@@ -44,20 +43,20 @@ pub(super) struct State {
 impl State {
     /// Whether the flusher has something to do.
     pub fn wants_flusher(&self, now: NodeTime) -> bool {
-        self.shard.has_batches(now) || !self.looks_again && self.shard.next_turn(now).is_some()
+        self.turns.are_due(&self.shard, now)
     }
 }
 
 impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
-        let state = Mutex::new(State { shard, waiting: OpenMap::default(), looks_again: false, restarts: 0 });
+        let state = Mutex::new(State { shard, waiting: OpenMap::default(), turns: Turns::default(), restarts: 0 });
         let shard = Arc::new(Guarded { config, clock, state });
         Self { shard, store, flusher: Mutex::new(None), told: AtomicBool::new(false) }
     }
 
     /// Tells which actor sends this core's batches.
-    pub(super) fn attach(&self, flusher: ActorRef<Message>) {
+    pub(super) fn attach(&self, flusher: ActorRef<Cause>) {
         *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
     }
 
@@ -118,7 +117,7 @@ impl Core {
         }
         if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
             // A flusher that is gone is being restarted, and begins with a look at the queues.
-            let _ = flusher.cast(Message::Flush);
+            let _ = flusher.cast(Cause::Queued);
         }
     }
 

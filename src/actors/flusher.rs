@@ -10,59 +10,41 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::core::Core;
 use crate::limiter::batch::StoreError;
 use crate::limiter::shard::Outgoing;
+use crate::limiter::turns::{Cause, Due, Turns};
 
 /// How often leases and idle keys are looked at. No check waits for it.
-const TICK: Duration = Duration::from_millis(50);
-
-/// What the flusher is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// Something is queued, or a lane is free again.
-    Flush,
-    Tick,
-    /// Batches waited for a turn: those in flight may be too slow by now to take one.
-    Turn,
-}
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// The actor; its state is the core that it serves.
 pub struct Flusher;
 
 impl Actor for Flusher {
-    type Msg = Message;
+    type Msg = Cause;
     type State = Arc<Core>;
     type Arguments = Arc<Core>;
 
-    async fn pre_start(&self, me: ActorRef<Message>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<Cause>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
         core.attach(me.clone());
         core.looks();
         // What the one before was to look at again.
-        core.with(|state| state.looks_again = false);
-        me.send_interval(TICK, || Message::Tick);
-        me.cast(Message::Flush)?;
+        core.with(|state| state.turns = Turns::default());
+        me.send_interval(TICK, || Cause::Tick);
+        me.cast(Cause::Queued)?;
         Ok(core)
     }
 
     async fn handle(
         &self,
-        me: ActorRef<Message>,
-        message: Message,
+        me: ActorRef<Cause>,
+        cause: Cause,
         core: &mut Arc<Core>,
     ) -> Result<(), ActorProcessingErr> {
         core.looks();
         let now = core.clock().now();
-        let news = core.with(|state| {
-            if message == Message::Tick {
-                state.shard.tick(now);
-            }
-            let batches = state.shard.take_batches(now);
-            let looked_for = state.looks_again && message != Message::Turn;
-            let next_turn = state.shard.next_turn(now);
-            state.looks_again = looked_for || next_turn.is_some();
-            (batches, next_turn.filter(|_| !looked_for))
-        });
-        let Some((batches, next_turn)) = news else { return Ok(()) };
-        if let Some(pause) = next_turn {
-            me.send_after(Duration::from_micros(pause), || Message::Turn);
+        let due = core.with(|state| state.turns.take(&mut state.shard, cause, now));
+        let Some(Due { batches, turn_in }) = due else { return Ok(()) };
+        if let Some(pause) = turn_in {
+            me.send_after(Duration::from_micros(pause), || Cause::Turn);
         }
         for batch in batches {
             #[expect(clippy::disallowed_methods, reason = "the lane stays taken until the batch is answered")]

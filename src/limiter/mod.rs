@@ -30,5 +30,6 @@ pub mod time;
 pub mod token_bucket;
 mod traffic;
 pub mod trial;
+pub mod turns;
 pub mod validate;
 pub mod window;
