@@ -1,5 +1,21 @@
-//! What a simulator of the project's own code needs. So far: a server that runs the counter script, whose clock, memory and
-//! failovers are in the caller's hands.
+//! A simulator of the project's own code: real shards, the real flusher's part and the real script, on virtual time.
+//!
+//! A seed decides a [`plan`]; [`run`] lets it happen in a [`world`] and has the [`oracle`] judge what clients saw. One seed,
+//! one history, byte for byte.
 
+mod chaos;
+mod clients;
+mod dice;
+pub mod faults;
+pub mod ledger;
+pub mod many;
+pub mod meddler;
+mod node;
+pub mod oracle;
+pub mod plan;
+mod primary;
 pub mod redis;
+pub mod run;
 mod structs;
+mod wire;
+mod world;

@@ -2,7 +2,7 @@
 //! replication id, and Lua 5.1, in which the script itself runs.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use mlua::{Function, Lua, Table, Value, Variadic};
@@ -12,29 +12,28 @@ use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use crate::store::redis::script::COUNTERS;
 use crate::store::redis::wire;
 
+/// A value, and the millisecond at which it expires.
+pub type Stored = (Vec<u8>, u64);
+
 /// What a server keeps, and may lose or hand to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data {
-    /// Values, and the millisecond at which each expires.
-    pub keys: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
-}
-
-impl Data {
-    /// Forgets what has expired.
-    fn expire(&mut self, now_ms: u64) {
-        self.keys.retain(|_, (_, expires)| *expires > now_ms);
-    }
+    pub keys: BTreeMap<Vec<u8>, Stored>,
 }
 
 /// What the script sees of its server.
 struct Inside {
     data: Data,
+    /// Its keys by the millisecond at which they expire.
+    ends: BTreeSet<(u64, Vec<u8>)>,
     now_us: u64,
     /// 40 hexadecimal digits.
     replication_id: String,
     primary: bool,
     /// Further keys are refused, as under `noeviction` when memory is full.
     full: bool,
+    /// What was there before, of each write since it was last asked for.
+    journal: Vec<(Vec<u8>, Option<Stored>)>,
 }
 
 /// One server.
@@ -55,12 +54,22 @@ impl Redis {
     /// # Errors
     /// When the script cannot be read.
     pub fn new(replication: u32) -> mlua::Result<Self> {
+        Self::running(COUNTERS.text, replication)
+    }
+
+    /// The same, with another script.
+    ///
+    /// # Errors
+    /// When the script cannot be read.
+    pub fn running(script: &str, replication: u32) -> mlua::Result<Self> {
         let inside = Inside {
             data: Data::default(),
+            ends: BTreeSet::new(),
             now_us: 0,
             replication_id: replication_id(replication),
             primary: true,
             full: false,
+            journal: Vec::new(),
         };
         let (lua, inside) = (Lua::new(), Rc::new(RefCell::new(inside)));
         let globals = lua.globals();
@@ -77,7 +86,7 @@ impl Redis {
         };
         redis.set("error_reply", lua.create_function(error)?)?;
         globals.set("redis", redis)?;
-        let script = lua.load(COUNTERS.text).set_name("script.lua").into_function()?;
+        let script = lua.load(script).set_name("script.lua").into_function()?;
         Ok(Self { inside, script, lua })
     }
 
@@ -101,9 +110,21 @@ impl Redis {
         self.inside.borrow().data.clone()
     }
 
+    /// The keys that were written since this was last asked for, each with what was there before, in order.
+    pub fn take_journal(&self) -> Vec<(Vec<u8>, Option<Stored>)> {
+        std::mem::take(&mut self.inside.borrow_mut().journal)
+    }
+
+    /// Puts one key back as it was.
+    pub fn put_back(&self, key: Vec<u8>, was: Option<Stored>) {
+        self.inside.borrow_mut().put(&key, was);
+    }
+
     /// Keeps this and nothing else.
     pub fn set_data(&self, data: Data) {
-        self.inside.borrow_mut().data = data;
+        let mut inside = self.inside.borrow_mut();
+        inside.ends = data.keys.iter().map(|(key, (_, end))| (*end, key.clone())).collect();
+        inside.data = data;
     }
 
     /// Runs a batch at an instant of its clock, in microseconds since the epoch.
@@ -129,7 +150,7 @@ impl Redis {
         {
             let mut inside = self.inside.borrow_mut();
             inside.now_us = now_us;
-            inside.data.expire(now_us / 1000);
+            inside.expire();
         }
         let globals = self.lua.globals();
         let keys = keys.map(|key| self.lua.create_string(key)).collect::<mlua::Result<Vec<_>>>()?;
@@ -148,6 +169,31 @@ fn replication_id(begins: u32) -> String {
 }
 
 impl Inside {
+    /// Keeps this under a key, or nothing; answers what was there before.
+    fn put(&mut self, key: &[u8], value: Option<Stored>) -> Option<Stored> {
+        let was = match value {
+            Some(value) => {
+                self.ends.insert((value.1, key.to_vec()));
+                self.data.keys.insert(key.to_vec(), value)
+            }
+            None => self.data.keys.remove(key),
+        };
+        if let Some((_, end)) = was.as_ref().filter(|was| self.data.keys.get(key).is_none_or(|now| now.1 != was.1)) {
+            self.ends.remove(&(*end, key.to_vec()));
+        }
+        was
+    }
+
+    /// Forgets what has expired.
+    fn expire(&mut self) {
+        let now_ms = self.now_us / 1000;
+        while self.ends.first().is_some_and(|(end, _)| *end <= now_ms) {
+            if let Some((_, key)) = self.ends.pop_first() {
+                self.data.keys.remove(&key);
+            }
+        }
+    }
+
     fn call(&mut self, lua: &Lua, words: &[mlua::LuaString]) -> mlua::Result<Value> {
         let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
@@ -173,13 +219,19 @@ impl Inside {
                 }
                 let at = std::str::from_utf8(at).ok().and_then(|at| at.parse::<u64>().ok()).filter(|at| *at > 0);
                 let at = at.ok_or_else(|| mlua::Error::runtime("ERR invalid expire time in 'set' command"))?;
-                self.data.keys.insert(key.to_vec(), (value.to_vec(), at));
-                self.data.expire(self.now_us / 1000);
+                let was = self.put(key, Some((value.to_vec(), at)));
+                self.journal.push((key.to_vec(), was));
+                self.expire();
                 let done: Table = lua.create_table()?;
                 done.set("ok", "OK")?;
                 Ok(Value::Table(done))
             }
-            [b"DEL", key] => Ok(Value::Integer(i64::from(self.data.keys.remove(key).is_some()))),
+            [b"DEL", key] => {
+                let was = self.put(key, None);
+                let count = i64::from(was.is_some());
+                self.journal.push((key.to_vec(), was));
+                Ok(Value::Integer(count))
+            }
             _ => Err(mlua::Error::runtime("ERR unknown command")),
         }
     }

@@ -271,3 +271,27 @@ fn a_store_that_is_gone_is_tried_with_one_key_however_many_owe() {
     }
     assert_eq!(world.charged_to(|_| true), 198);
 }
+
+#[test]
+fn a_wall_clock_that_is_years_off_says_nothing_about_when_a_debt_was_made() {
+    for algorithm in
+        [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::RollingWindow, Algorithm::TokenBucket]
+    {
+        // The second holder's wall clock is ahead of the store's, and it has never heard from it.
+        let mut world = World::new(2, vec![local("l", algorithm, 30, 1_000_000)]);
+        assert_eq!(ask(&mut world, 0, 6), 6);
+        assert_eq!(ask_alone(&mut world, 1, 20), 10);
+        world.advance(1000);
+        world.settle();
+        world.advance(1000);
+        world.settle();
+        let most = if algorithm == Algorithm::TokenBucket { 15 } else { 14 };
+        assert!(
+            (14..=most).contains(&ask(&mut world, 0, 40)),
+            "{algorithm:?}: the debt counts, and no other window began"
+        );
+        world.advance(3_000_000_000);
+        world.settle();
+        assert_eq!(ask(&mut world, 0, 40), 30, "{algorithm:?}: and it ends with its window");
+    }
+}

@@ -33,12 +33,7 @@ impl Actor for Flusher {
         Ok(core)
     }
 
-    async fn handle(
-        &self,
-        me: ActorRef<Cause>,
-        cause: Cause,
-        core: &mut Arc<Core>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, me: ActorRef<Cause>, cause: Cause, core: &mut Arc<Core>) -> Result<(), ActorProcessingErr> {
         core.looks();
         let now = core.clock().now();
         let due = core.with(|state| state.turns.take(&mut state.shard, cause, now));

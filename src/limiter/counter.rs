@@ -120,13 +120,14 @@ pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
     }
 }
 
-/// From when on a record says nothing any more, and may be dropped.
+/// From when on a record says nothing any more, and may be dropped. A cell of which all went back does say so, to whoever
+/// saw it before that.
 pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
     match (record, &item.counter) {
         (Record::Window(window), Counter::Window { grid, .. }) => {
             let newest = window.cells.first().map_or(0, |c| c.start_ms);
             match (grid.place(StoreTime::from_millis(newest)), grid) {
-                (Some(place), _) => grid.empty_at(&window.cells, &place, StoreTime::from_millis(place.end_ms)),
+                (Some(place), _) => grid.gone_at(newest, place.end_ms),
                 // Its cells are of a time before the calendar's bounds.
                 (None, Grid::Calendar { bounds }) => StoreTime::from_millis(bounds[0]),
                 (None, _) => StoreTime(u64::MAX),
@@ -284,6 +285,22 @@ mod tests {
     }
 
     const GRID: Grid = Grid::Fixed { width_ms: 1000 };
+
+    #[test]
+    fn a_record_whose_charges_all_went_back_is_kept_while_they_would_count() {
+        // Who saw them before they went back would charge them again to a record that knows nothing.
+        let grid = Grid::Sliding { width_ms: 1000 };
+        let mut record = None;
+        let seen = run(&mut record, &item(grid, 10, &[(1, 2)]), 5100).seen;
+        let Seen::Window { incarnation, cell_ms, .. } = seen else { panic!("it is a window") };
+        let mut back = item(grid, 10, &[]);
+        let Counter::Window { returns, .. } = &mut back.counter else { panic!("it is a window") };
+        returns.push(WindowReturn { cell_ms, source: incarnation, tokens: 2 });
+        let end = Some(StoreTime::from_millis(5300));
+        let at = At { now: StoreTime::from_millis(5200), replication: 1, holder: 10, number: 2, not_after: end };
+        assert!(matches!(apply(&mut record, &back, at), ItemAnswer::Done(grant) if grant.available == 10));
+        assert_eq!(expires_at(&record.unwrap(), &back), StoreTime::from_millis(7000));
+    }
 
     #[test]
     fn asks_are_granted_whole_and_in_order() {

@@ -176,6 +176,9 @@ impl KeyState {
         };
         let traffic = self.traffic.get_or_insert_default();
         traffic.outage.take_if(|outage| outage.is_over(around.now));
+        if let Some(outage) = &mut traffic.outage {
+            outage.place(&self.effective, around);
+        }
         let owes = traffic.outage.as_ref().is_some_and(Outage::is_unreported);
         let demand = &mut self.demand;
         let (effective, asks) =

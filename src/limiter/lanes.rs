@@ -143,6 +143,11 @@ impl Lanes {
         self.each.get(usize::from(at)).map_or(StoreTime(0), |lane| lane.clock.at(now))
     }
 
+    /// Whether the store has told its clock.
+    pub fn is_known(&self, at: u16) -> bool {
+        self.each.get(usize::from(at)).is_some_and(|lane| lane.clock.is_known())
+    }
+
     /// The store's instant at which the node's is `end`; `None` until the store has answered.
     pub fn known_at(&self, at: u16, end: NodeTime) -> Option<StoreTime> {
         self.each.get(usize::from(at)).filter(|lane| lane.clock.is_known()).map(|lane| lane.clock.at(end))

@@ -17,6 +17,9 @@ pub struct Outage {
     /// Names these debts in a cell's map. Never used again: a key that was forgotten meanwhile owes under a new name.
     debtor: u64,
     owed: Owed,
+    /// The store's clock was known when it was charged to its cells. Before that they are those of the node's wall clock,
+    /// which may be years off, and the store is told nothing of them.
+    placed: bool,
     /// Something is owed that the store may not know.
     unreported: bool,
     /// From then on nothing of it counts.
@@ -29,19 +32,29 @@ pub struct Outage {
 enum Owed {
     /// The newest cell first.
     Window(Vec<Cell>),
-    /// This holder's part of the bucket, the hits owed, and those of them that are on their way.
-    Bucket { part: Bucket, hits: u64, sent: u64 },
+    Bucket(Box<OwedToBucket>),
+}
+
+#[derive(Debug)]
+struct OwedToBucket {
+    /// This holder's part of the bucket.
+    part: Bucket,
+    /// A whole one in which only what is owed is missing, so that its refill absorbs it.
+    whole: Bucket,
+    /// Where that stood when it was sent.
+    sent: Option<Ticks>,
 }
 
 impl Outage {
     pub fn new(effective: &Effective, debtor: u64, around: &Surroundings) -> Self {
         let owed = if effective.is_bucket() {
-            let rate = part_of(effective.rate, around.divisor);
-            Owed::Bucket { part: Bucket::new(1, around.store_now, rate, 0), hits: 0, sent: 0 }
+            let of = |rate| Bucket::new(1, around.store_now, rate, 0);
+            let part = of(part_of(effective.rate, around.divisor));
+            Owed::Bucket(Box::new(OwedToBucket { part, whole: of(effective.rate), sent: None }))
         } else {
             Owed::Window(Vec::new())
         };
-        Self { debtor, owed, unreported: false, until: NodeTime(0), left: 0 }
+        Self { debtor, owed, placed: around.store_known, unreported: false, until: NodeTime(0), left: 0 }
     }
 
     /// Admits `hits` if this holder's share has room for them; 0 asks whether one would pass.
@@ -52,6 +65,7 @@ impl Outage {
         seen: &Remembered,
         around: &Surroundings,
     ) -> Option<Receipt> {
+        self.place(effective, around);
         let (receipt, over_at) = match &mut self.owed {
             Owed::Window(cells) => {
                 let newest_ms = cells.first().map_or(0, |c| c.start_ms).max(seen.newest_ms());
@@ -71,11 +85,14 @@ impl Outage {
                 cell_at(cells, place.start_ms).charge(self.debtor, hits);
                 (Receipt::Local { cell_ms: place.start_ms }, grid.empty_at(cells, &place, now))
             }
-            Owed::Bucket { part, hits: owed, .. } => {
-                part.last = part.last.max(around.store_now);
-                let rate = part_of(effective.rate, around.divisor);
-                if part.rate != rate {
-                    part.adopt(rate, part.revision + 1);
+            Owed::Bucket(owed) => {
+                let OwedToBucket { part, whole, .. } = &mut **owed;
+                let rates = [part_of(effective.rate, around.divisor), effective.rate];
+                for (bucket, rate) in [&mut *part, &mut *whole].into_iter().zip(rates) {
+                    bucket.last = bucket.last.max(around.store_now);
+                    if bucket.rate != rate {
+                        bucket.adopt(rate, bucket.revision + 1);
+                    }
                 }
                 if let Some(seen) = seen.bucket() {
                     // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the same.
@@ -89,7 +106,7 @@ impl Outage {
                     return Some(Receipt::Free);
                 }
                 part.charge(hits);
-                *owed = owed.saturating_add(hits);
+                whole.charge(hits);
                 (Receipt::Local { cell_ms: 0 }, part.full_at())
             }
         };
@@ -97,6 +114,34 @@ impl Outage {
         self.unreported = true;
         self.left = self.left.saturating_sub(hits);
         Some(receipt)
+    }
+
+    /// Once the store's clock is known, what was admitted before counts as of now.
+    pub fn place(&mut self, effective: &Effective, around: &Surroundings) {
+        if self.placed || !around.store_known {
+            return;
+        }
+        let now = around.store_now;
+        let over_at = match &mut self.owed {
+            Owed::Window(cells) => {
+                let owed = cells.iter().map(Cell::used).fold(0, u64::saturating_add);
+                let placed = effective.grid(now).and_then(|grid| Some((grid, grid.place(now)?)));
+                let Some((grid, place)) = placed else { return };
+                cells.clear();
+                if owed > 0 {
+                    cell_at(cells, place.start_ms).charge(self.debtor, owed);
+                }
+                grid.empty_at(cells, &place, now)
+            }
+            Owed::Bucket(owed) => {
+                let OwedToBucket { part, whole, .. } = &mut **owed;
+                part.set_clock(now);
+                whole.set_clock(now);
+                part.full_at()
+            }
+        };
+        self.placed = true;
+        self.until = around.now.plus(over_at.since(now));
     }
 
     /// Hits of this holder's share that are left.
@@ -112,9 +157,10 @@ impl Outage {
                     cell.give_back(self.debtor, unused);
                 }
             }
-            Owed::Bucket { part, hits, .. } => {
+            Owed::Bucket(owed) => {
+                let OwedToBucket { part, whole, .. } = &mut **owed;
                 part.uncharge(unused);
-                *hits = hits.saturating_sub(unused);
+                whole.uncharge(unused);
             }
         }
     }
@@ -122,29 +168,37 @@ impl Outage {
     /// Adds what is owed to the `seen` cells of an item: one more entry of a cell's map, cumulative, so that repeating
     /// it is harmless.
     pub fn report_in(&mut self, seen: &mut Vec<Cell>) {
-        if let Owed::Window(cells) = &self.owed {
+        if let Owed::Window(cells) = &self.owed
+            && self.placed
+        {
             cells.iter().for_each(|cell| cell_at(seen, cell.start_ms).merge(&cell.entries));
             self.unreported = false;
         }
     }
 
-    /// Hits owed to a bucket, for an item; what the refill has absorbed since is not among them.
+    /// Hits owed to a bucket, for an item; what the refill has absorbed since is not among them. What several holders owe is
+    /// together no less than all of it would be missing.
     pub fn report_hits(&mut self, now: StoreTime) -> u64 {
-        let Owed::Bucket { part, hits, sent } = &mut self.owed else { return 0 };
-        part.last = part.last.max(now);
-        *sent = std::mem::take(hits).min(part.missing());
+        let Owed::Bucket(owed) = &mut self.owed else { return 0 };
+        if !self.placed {
+            return 0;
+        }
+        let OwedToBucket { whole, sent, .. } = &mut **owed;
+        whole.last = whole.last.max(now);
+        let missing = whole.missing();
+        *sent = Some(std::mem::take(&mut whole.tat));
         self.unreported = false;
-        *sent
+        missing
     }
 
     /// The item that carried the report is back, or lost. A bucket that is told twice is emptied, never driven below.
     pub fn reported(&mut self, arrived: bool) {
         self.unreported |= !arrived;
-        if let Owed::Bucket { hits, sent, .. } = &mut self.owed {
-            let sent = std::mem::take(sent);
-            if !arrived {
-                *hits = hits.saturating_add(sent);
-            }
+        if let Owed::Bucket(owed) = &mut self.owed
+            && let Some(tat) = owed.sent.take()
+            && !arrived
+        {
+            owed.whole.owe_also(tat);
         }
     }
 

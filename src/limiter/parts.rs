@@ -61,6 +61,8 @@ pub struct Surroundings {
     pub now: NodeTime,
     /// This node's estimate of the store's clock.
     pub store_now: StoreTime,
+    /// The store has told it: until then it is the node's wall clock, which may be far off.
+    pub store_known: bool,
     /// Longest that tokens are held, in microseconds.
     pub lease_us: u64,
     /// How many may hold tokens of a key.

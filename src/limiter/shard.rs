@@ -18,6 +18,9 @@ use super::reserve::{PartState, UnderWay};
 use super::rule_book::RuleBook;
 use super::time::{NodeTime, StoreTime};
 
+/// Items in one batch of a node at most: a batch that the store runs without making others wait for long.
+pub const MAX_ITEMS: usize = 1000;
+
 /// What a shard is built with.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardConfig {
@@ -402,6 +405,7 @@ impl Shard {
         Surroundings {
             now,
             store_now: self.lanes.store_now(lane, now),
+            store_known: self.lanes.is_known(lane),
             lease_us: self.config.lease_us,
             holders: self.config.holders,
             divisor: self.config.holders.max(self.config.min_holders),

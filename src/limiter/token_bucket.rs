@@ -113,12 +113,14 @@ impl Bucket {
         }
     }
 
-    /// Takes over a newer revision's rate. A changed step clamps `tat` once to an empty bucket of the new rate, so
-    /// that a drained slow bucket made fast is not blocked for the old bucket's time.
+    /// Takes over a newer revision's rate. As many hits are missing afterwards as before, or all where the new bucket is
+    /// smaller: a drained slow bucket made fast is not blocked for the old bucket's time, and a drained fast one made slow
+    /// is not full.
     pub fn adopt(&mut self, rate: Rate, revision: u64) {
         if revision > self.revision {
             if rate.step != self.rate.step {
-                self.tat = self.tat.min(Ticks::from_micros(self.last.0).plus(rate.size()));
+                let missing = self.missing().min(rate.burst);
+                self.tat = Ticks::from_micros(self.last.0).plus(rate.cost(missing));
             }
             (self.rate, self.revision) = (rate, revision);
         }
@@ -156,6 +158,18 @@ impl Bucket {
         let before = self.tat.max(Ticks::from_micros(self.last.0));
         self.tat = before.plus(self.rate.cost(hits)).min(self.empty_tat().max(before));
         self.charged = self.charged.plus(self.tat.minus(before));
+    }
+
+    /// From here on it is this late, and as much is missing as before.
+    pub const fn set_clock(&mut self, now: StoreTime) {
+        let ahead = self.ahead();
+        (self.last, self.tat) = (now, Ticks::from_micros(now.0).plus(ahead));
+    }
+
+    /// Adds what is missing in another bucket of this rate, whose `tat` it is.
+    pub fn owe_also(&mut self, tat: Ticks) {
+        let now = Ticks::from_micros(self.last.0);
+        self.tat = self.tat.max(now).plus(tat.minus(now));
     }
 
     /// Undoes a charge made at this same instant.
@@ -259,10 +273,22 @@ mod tests {
         let mut b = bucket(10, 86_400_000, 10);
         assert!(take(&mut b, 100 * SECOND, 10));
         b.adopt(Rate::new(1000, 1000, 1000), 2);
-        assert_eq!(b.available(), 0);
+        assert_eq!(b.available(), 990);
         assert!(take(&mut b, 101 * SECOND, 1000));
         b.adopt(Rate::new(10, 86_400_000, 10), 1);
         assert_eq!(b.revision, 2, "an older revision changes nothing");
+    }
+
+    #[test]
+    fn a_slower_rate_does_not_fill_a_drained_fast_bucket() {
+        let mut b = bucket(40, 1000, 15);
+        assert!(take(&mut b, 100 * SECOND, 15));
+        b.adopt(Rate::new(3, 1000, 5), 2);
+        assert_eq!(b.available(), 0, "15 were taken, and nobody ever allowed more at once");
+        let mut b = bucket(100, 1000, 10);
+        assert!(take(&mut b, 100 * SECOND, 8));
+        b.adopt(Rate::new(1, 1000, 10), 2);
+        assert_eq!(b.available(), 2);
     }
 
     #[test]

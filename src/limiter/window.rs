@@ -200,12 +200,17 @@ impl Grid {
     pub fn empty_at(&self, cells: &[Cell], place: &Place, now: StoreTime) -> StoreTime {
         let newest = cells.iter().filter(|c| c.start_ms >= place.oldest_ms && c.used() > 0).map(|c| c.start_ms).max();
         let Some(newest_ms) = newest else { return now };
-        let gone_ms = match *self {
-            Self::Fixed { .. } | Self::Calendar { .. } => place.end_ms,
-            Self::Sliding { width_ms } => newest_ms.saturating_add(2 * width_ms),
-            Self::Rolling { width_ms, cells } => newest_ms.saturating_add((u64::from(cells) + 1) * width_ms),
-        };
-        StoreTime::from_millis(gone_ms).max(now)
+        self.gone_at(newest_ms, place.end_ms).max(now)
+    }
+
+    /// The instant from which a cell does not count any more, whatever is in it; a fixed window's or a calendar's ends at
+    /// `end_ms`.
+    pub fn gone_at(&self, start_ms: u64, end_ms: u64) -> StoreTime {
+        StoreTime::from_millis(match *self {
+            Self::Fixed { .. } | Self::Calendar { .. } => end_ms,
+            Self::Sliding { width_ms } => start_ms.saturating_add(2 * width_ms),
+            Self::Rolling { width_ms, cells } => start_ms.saturating_add((u64::from(cells) + 1) * width_ms),
+        })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::api::request_id::RequestIds;
 use crate::api::serve;
 use crate::api::spread::{self, Share};
 use crate::limiter::rule_book::RuleBook;
-use crate::limiter::shard::ShardConfig;
+use crate::limiter::shard::{MAX_ITEMS, ShardConfig};
 use crate::limiter::time::NodeTime;
 use crate::ports::{Clock, Region, RuleSource, Unfit};
 use crate::store::memory::{Alone, MemoryStore};
@@ -32,8 +32,6 @@ use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
 use listeners::Listeners;
 
-/// Items in one batch at most: a batch that the store runs without making others wait for long.
-const MAX_ITEMS: usize = 1000;
 /// How often a core that leaves looks whether its tokens are back.
 const LEAVING: Duration = Duration::from_millis(2);
 /// A node serves without a store that it has not reached for so long, in microseconds.

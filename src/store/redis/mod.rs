@@ -10,7 +10,7 @@ mod connection;
 mod links;
 mod region;
 pub mod script;
-mod tags;
+pub mod tags;
 mod tls;
 mod topology;
 pub mod wire;

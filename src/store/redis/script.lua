@@ -142,8 +142,8 @@ local function serve_brief(key, kind, at)
   else
     text = pack('>BI6I4B', TINY, incarnation, from / 1000, charged)
   end
-  local expires, reset = to, now
-  if used > 0 then expires, reset = to + older * width, (to + older * width) * 1000 end
+  local expires, reset = to + older * width, now
+  if used > 0 then reset = expires * 1000 end
   if text ~= stored then call('SET', key, text, 'PXAT', milliseconds(expires)) end
   return pack('>BI4I4I7I7I6I6I6I7I7', asks and BRIEF_DONE or BRIEF_TAKEN, count, want, available - tokens, reset, incarnation,
     from, to, charged, returned)
@@ -340,13 +340,15 @@ local function window_fits_at(grid, cells, here, at, hits, limit)
   return nil
 end
 
+-- From when on a cell does not count any more, in milliseconds.
+local function gone_at(grid, cell, to)
+  if grid.bounds or grid.older == 0 then return to end
+  return cell[1] + (grid.older + 1) * grid.width
+end
+
 local function empty_at(grid, cells, here, at)
   for _, cell in ipairs(cells) do
-    if cell[1] >= here.oldest and used_in(cell) > 0 then
-      local gone = here.to
-      if not grid.bounds and grid.older > 0 then gone = cell[1] + (grid.older + 1) * grid.width end
-      return max(gone * 1000, at)
-    end
+    if cell[1] >= here.oldest and used_in(cell) > 0 then return max(gone_at(grid, cell, here.to) * 1000, at) end
   end
   return at
 end
@@ -443,11 +445,11 @@ local function write_window(window)
   return table.concat(out)
 end
 
--- From when on the record says nothing any more, in milliseconds.
+-- From when on the record says nothing any more, in milliseconds. A cell of which all went back does say so.
 local function window_expires(grid, cells)
   local here = place(grid, cells[1][1])
   if not here then return grid.bounds[1] end
-  return empty_at(grid, cells, here, here.to * 1000) / 1000
+  return gone_at(grid, cells[1], here.to)
 end
 
 -- Keeps `text` under `key` until `expires` (ms); `stored` is what is there.
@@ -600,6 +602,16 @@ local function micros_up(u, f)
   return f > 0 and u + 1 or u
 end
 
+-- How often a span is in another, rounded down.
+local function quotient(au, af, bu, bf)
+  if bu == 0 and bf == 0 then return 0 end
+  local n = floor((au + af / TICKS) / (bu + bf / TICKS))
+  -- The quotient of rounded figures is off by one at most.
+  while less(au, af, times(bu, bf, n)) do n = n - 1 end
+  while not less(au, af, times(bu, bf, n + 1)) do n = n + 1 end
+  return n
+end
+
 local function serve_bucket(key, at)
   local stored = call('GET', key)
   local su, sf, burst, revision, owed, was_seen
@@ -631,10 +643,14 @@ local function serve_bucket(key, at)
   end
   if revision > b.revision then
     local other = su ~= b.su or sf ~= b.sf
+    local ahead_u, ahead_f = minus(b.tu, b.tf, b.last, 0)
+    local missing = quotient(ahead_u, ahead_f, b.su, b.sf)
+    local whole_u, whole_f = times(b.su, b.sf, missing)
+    if less(whole_u, whole_f, ahead_u, ahead_f) then missing = missing + 1 end
     b.su, b.sf, b.burst, b.revision = su, sf, burst, revision
     size_u, size_f = times(b.su, b.sf, b.burst)
     empty_u, empty_f = plus(b.last, 0, size_u, size_f)
-    if other and less(empty_u, empty_f, b.tu, b.tf) then b.tu, b.tf = empty_u, empty_f end
+    if other then b.tu, b.tf = plus(b.last, 0, times(b.su, b.sf, min(missing, b.burst))) end
   end
   local asks, returns
   asks, at = read_asks(batch, at)
@@ -677,20 +693,7 @@ local function serve_bucket(key, at)
 
   local function available()
     local free_u, free_f = minus(size_u, size_f, minus(b.tu, b.tf, b.last, 0))
-    if b.su == 0 and b.sf == 0 then return 0 end
-    local hits = floor((free_u + free_f / TICKS) / (b.su + b.sf / TICKS))
-    -- The quotient of rounded figures is off by one at most.
-    local u, f = times(b.su, b.sf, hits)
-    while less(free_u, free_f, u, f) do
-      hits = hits - 1
-      u, f = times(b.su, b.sf, hits)
-    end
-    u, f = times(b.su, b.sf, hits + 1)
-    while not less(free_u, free_f, u, f) do
-      hits = hits + 1
-      u, f = times(b.su, b.sf, hits + 1)
-    end
-    return hits
+    return quotient(free_u, free_f, b.su, b.sf)
   end
   local function fits_at(hits)
     if hits > b.burst then return nil end
