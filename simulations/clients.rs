@@ -4,20 +4,23 @@ use super::ledger::Asked;
 use super::plan::{Family, Traffic};
 use super::world::{Event, World};
 
+/// Checks in a simulation, its probes apart, at most: what a seed can cost.
+const MOST_CHECKS: usize = 4000;
 /// Checks in a burst at most.
 const BURST: u64 = 60;
 
 impl World<'_> {
     /// The next client asks, and another one comes after a pause.
     pub(super) fn client(&mut self) {
-        if self.now >= self.plan.heals_at {
+        if self.now >= self.plan.heals_at || self.ledger.asked.len() >= MOST_CHECKS {
             return;
         }
-        let Traffic { longest_gap_us, bursts, .. } = self.plan.traffic;
+        let Traffic { longest_gap_us, bursts, lone, .. } = self.plan.traffic;
         let pause = self.traffic.between(1, longest_gap_us);
         self.at(self.now + pause, Event::Client);
         let user = u32::try_from(self.traffic.skewed(self.plan.users.into())).unwrap_or(0);
-        let family = self.traffic.pick(Family::Brief, &[Family::Brief, Family::Brief, Family::Pair, Family::Solo]);
+        let brief = if self.traffic.chance(lone) { Family::Lone } else { Family::Brief };
+        let family = self.traffic.pick(brief, &[brief, brief, Family::Pair, Family::Solo]);
         let count = if self.traffic.chance(bursts) { self.traffic.between(2, BURST) } else { 1 };
         for _ in 0..count {
             let hits = self.traffic.pick(1, &[1, 1, 1, 1, 2, 5, 0]);
@@ -53,7 +56,8 @@ impl World<'_> {
     pub(super) fn try_again(&mut self, refused: usize, wait_us: u64) {
         let Asked { holder, family, user, hits, probe, .. } = self.ledger.asked[refused];
         let at = self.now + wait_us;
-        if !probe && at < self.plan.heals_at && self.traffic.chance(self.plan.traffic.retry) {
+        let more = self.ledger.asked.len() < MOST_CHECKS;
+        if !probe && more && at < self.plan.heals_at && self.traffic.chance(self.plan.traffic.retry) {
             self.come(at, holder, family, user, hits);
         }
     }

@@ -38,8 +38,8 @@ pub enum Kind {
     Cut { node: usize, primary: usize },
     /// So many batches and answers of a hundred are lost, each way.
     Loss { percent: u32 },
-    /// Batches and answers take up to so many milliseconds.
-    Slow { up_to_ms: u64 },
+    /// Batches and answers take up to so many milliseconds, to and from one primary, or all.
+    Slow { primary: Option<usize>, up_to_ms: u64 },
     /// So many batches of a hundred come a second time.
     Repeat { percent: u32 },
     /// The node is killed, and started again at the end.
@@ -68,7 +68,10 @@ impl fmt::Display for Kind {
             Self::Leap { primary, by_ms } => write!(f, "primary {primary}'s clock is set by {by_ms} ms"),
             Self::Cut { node, primary } => write!(f, "nothing passes between node {node} and primary {primary}"),
             Self::Loss { percent } => write!(f, "{percent} % of the batches and of the answers are lost"),
-            Self::Slow { up_to_ms } => write!(f, "batches and answers take up to {up_to_ms} ms"),
+            Self::Slow { primary: None, up_to_ms } => write!(f, "batches and answers take up to {up_to_ms} ms"),
+            Self::Slow { primary: Some(primary), up_to_ms } => {
+                write!(f, "batches to and answers from primary {primary} take up to {up_to_ms} ms")
+            }
             Self::Repeat { percent } => write!(f, "{percent} % of the batches come twice"),
             Self::Crash { node } => write!(f, "node {node} is killed"),
             Self::Pause { node } => write!(f, "node {node} is stopped"),
@@ -166,8 +169,13 @@ pub fn loss(dice: &mut Dice, _: &Place) -> Kind {
     Kind::Loss { percent: dice.pick(5, &[20, 60]) }
 }
 
-pub fn slow(dice: &mut Dice, _: &Place) -> Kind {
-    Kind::Slow { up_to_ms: dice.pick(20, &[80, 200]) }
+pub fn slow(dice: &mut Dice, place: &Place) -> Kind {
+    let primary = if dice.chance(50) { Some(some(dice, place.primaries)) } else { None };
+    Kind::Slow { primary, up_to_ms: dice.pick(20, &[80, 200]) }
+}
+
+pub fn far(dice: &mut Dice, place: &Place) -> Kind {
+    Kind::Slow { primary: Some(some(dice, place.primaries)), up_to_ms: dice.pick(80, &[200]) }
 }
 
 pub fn repeat(dice: &mut Dice, _: &Place) -> Kind {

@@ -6,6 +6,7 @@
 mod chaos;
 mod clients;
 mod dice;
+pub mod drawing;
 pub mod faults;
 pub mod ledger;
 pub mod many;

@@ -32,11 +32,12 @@ pub enum Scenario {
     Edits,
     Memory,
     Migration,
+    Buckets,
     Everything,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -48,6 +49,7 @@ impl Scenario {
         Self::Edits,
         Self::Memory,
         Self::Migration,
+        Self::Buckets,
         Self::Everything,
     ];
 
@@ -64,6 +66,7 @@ impl Scenario {
             Self::Edits => "edits",
             Self::Memory => "memory",
             Self::Migration => "migration",
+            Self::Buckets => "buckets",
             Self::Everything => "everything",
         }
     }
@@ -81,6 +84,7 @@ impl Scenario {
             Self::Edits => "rules change under way",
             Self::Memory => "there are more keys than nodes have room for",
             Self::Migration => "keys move from one primary to another",
+            Self::Buckets => "two large buckets in a check, far from their primaries, which come and go",
             Self::Everything => "all of it",
         }
     }
@@ -96,6 +100,7 @@ impl Scenario {
             Self::Crash => &[faults::crash, faults::crash, faults::pause],
             Self::Clock => &[faults::leap],
             Self::Migration => &[faults::relocation],
+            Self::Buckets => &[faults::far, faults::far, faults::down],
             Self::Everything => &[
                 faults::stall,
                 faults::down,
@@ -120,6 +125,8 @@ impl Scenario {
 pub enum Family {
     /// One or two short windows or buckets.
     Brief,
+    /// The first of these alone.
+    Lone,
     /// A small limit for each user, and one that all share, of windows without end.
     Pair,
     /// One limit for each user, of a window without end.
@@ -130,6 +137,7 @@ impl Family {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Brief => "brief",
+            Self::Lone => "lone",
             Self::Pair => "pair",
             Self::Solo => "solo",
         }
@@ -159,6 +167,8 @@ pub struct Traffic {
     pub impatient: u32,
     /// So many of a hundred that are refused ask again at the instant that they were told.
     pub retry: u32,
+    /// So many of a hundred that meet brief limits meet the first alone.
+    pub lone: u32,
 }
 
 /// A simulation before it runs.
@@ -196,6 +206,8 @@ impl Plan {
         let mut dice = Dice::new(seed, Stream::Plan);
         let heals_at = dice.between(1500, 4000) * MS;
         let memory = scenario == Scenario::Memory;
+        let buckets = scenario == Scenario::Buckets;
+        let forgets = matches!(scenario, Scenario::Failover | Scenario::Forgetting);
         let mut limits = draw_limits(&mut dice, scenario);
         let mut edits = vec![Edit { at: 0, book: book(&limits, 1)?, limits: limits.clone() }];
         if matches!(scenario, Scenario::Edits | Scenario::Everything) {
@@ -210,7 +222,10 @@ impl Plan {
         }
         let deadline_us = dice.pick(100, &[50]) * MS;
         let (nodes, cores) = (dice.pick(2, &[1, 2, 3, 4]), dice.pick(1, &[1, 2]));
-        let (primaries, lanes) = (dice.pick(1, &[2, 3]), dice.pick(4, &[1, 2, 8]));
+        let (mut primaries, mut lanes) = (dice.pick(1, &[2, 3]), dice.pick(4, &[1, 2, 8]));
+        if buckets {
+            (primaries, lanes) = (2, 8);
+        }
         let mut faults = Vec::new();
         let place = Place { nodes, primaries, lanes };
         if let [first, others @ ..] = scenario.faults() {
@@ -223,6 +238,21 @@ impl Plan {
             }
             faults.sort_by_key(|fault| fault.begin);
         }
+        let (fewest, most) = if memory { (20, 60) } else { (1, if buckets { 2 } else { 6 }) };
+        let mut traffic = Traffic {
+            longest_gap_us: dice.pick(20, &[5, 50]) * MS,
+            bursts: dice.pick(5, &[0, 20]),
+            // Whoever is alone with a counter remembers all of it, so nothing of it may be forgotten.
+            sticky: dice.chance(if forgets { 70 } else { 40 }),
+            hang_up: dice.pick(0, &[3, 20, 40]),
+            impatient: dice.pick(0, &[10]),
+            retry: dice.pick(20, &[0, 80]),
+            lone: dice.pick(0, &[50, 100]),
+        };
+        if buckets {
+            // Whatever goes back to a bucket is asked for at once.
+            traffic = Traffic { longest_gap_us: 5 * MS, bursts: 20, retry: 80, lone: dice.pick(50, &[80]), ..traffic };
+        }
         Ok(Self {
             scenario,
             seed,
@@ -230,22 +260,15 @@ impl Plan {
             cores,
             primaries,
             lanes,
-            users: u32::try_from(if memory { dice.between(20, 60) } else { dice.between(1, 6) }).unwrap_or(1),
+            users: u32::try_from(dice.between(fewest, most)).unwrap_or(1),
             max_keys: usize::try_from(if memory { dice.between(4, 16) } else { 1000 }).unwrap_or(1),
-            lease_us: dice.pick(300, &[100, 1000]) * MS,
+            lease_us: dice.pick(300, &[100, 1000]).min(if buckets { 100 } else { 1000 }) * MS,
             deadline_us,
             min_holders: 3,
-            delay_us: dice.pick(300, &[50, 3000, 10_000]).min(deadline_us / 10),
-            lag_us: dice.pick(1, &[20, 300]) * MS,
+            delay_us: dice.pick(300, &[50, 3000, 10_000]).min(if buckets { 300 } else { deadline_us / 10 }),
+            lag_us: dice.pick(1, &[20, 300, 1000]) * MS,
             edits,
-            traffic: Traffic {
-                longest_gap_us: dice.pick(20, &[5, 50]) * MS,
-                bursts: dice.pick(5, &[0, 20]),
-                sticky: dice.chance(40),
-                hang_up: dice.pick(0, &[3, 20]),
-                impatient: dice.pick(0, &[10]),
-                retry: dice.pick(20, &[0, 80]),
-            },
+            traffic,
             faults,
             heals_at,
         })
@@ -263,7 +286,11 @@ impl Plan {
     /// The limits that a family's checks meet, by their place among all.
     pub fn limits_of(&self, family: Family) -> impl Iterator<Item = usize> + '_ {
         let all = self.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default();
-        all.iter().enumerate().filter(move |(_, limit)| limit.name.starts_with(family.name())).map(|(at, _)| at)
+        let meets = move |limit: &Limit| match family {
+            Family::Lone => limit.name == Family::Brief.name(),
+            family => limit.name.starts_with(family.name()),
+        };
+        all.iter().enumerate().filter(move |(_, limit)| meets(limit)).map(|(at, _)| at)
     }
 
     /// Whether every outcome comes to be known, so that not a token may be lost.
@@ -287,11 +314,11 @@ impl fmt::Display for Plan {
             lease_us / MS,
             deadline_us / MS
         )?;
-        let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry } = self.traffic;
+        let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry, lone } = self.traffic;
         let sticky = if sticky { ", each at one core" } else { "" };
         writeln!(
             f,
-            "  traffic  {users} users{sticky}, pauses up to {} ms, {bursts} % bursts, {hang_up} % hang up, {impatient} % impatient, {retry} % retry",
+            "  traffic  {users} users{sticky}, pauses up to {} ms, {bursts} % bursts, {hang_up} % hang up, {impatient} % impatient, {retry} % retry, {lone} % meet the first brief limit alone",
             longest_gap_us / MS
         )?;
         for edit in &self.edits {
@@ -335,11 +362,16 @@ fn book(limits: &[Limit], revision: u64) -> Result<Arc<RuleBook>, Vec<Problem>> 
 
 fn draw_limits(dice: &mut Dice, scenario: Scenario) -> Vec<Limit> {
     use Algorithm::{FixedWindow, RollingWindow, SlidingWindow, TokenBucket};
-    let hits = dice.pick(5, &[1, 2, 3, 8, 12, 20, 40, 100]);
-    let algorithm = dice.pick(SlidingWindow, &[FixedWindow, RollingWindow, TokenBucket]);
+    let buckets = scenario == Scenario::Buckets;
+    let hits = if buckets { dice.pick(20, &[40, 100]) } else { dice.pick(5, &[1, 2, 3, 8, 12, 20, 40, 100]) };
+    let mut algorithm = dice.pick(SlidingWindow, &[FixedWindow, RollingWindow, TokenBucket]);
+    if buckets {
+        algorithm = TokenBucket;
+    }
     let mut limits = vec![rule(dice, "brief", algorithm, hits, None)];
-    if dice.chance(35) {
-        let algorithm = dice.pick(TokenBucket, &[FixedWindow, RollingWindow, SlidingWindow, TokenBucket]);
+    if buckets || dice.chance(35) {
+        let other = dice.pick(TokenBucket, &[FixedWindow, RollingWindow, SlidingWindow, TokenBucket]);
+        algorithm = if buckets { TokenBucket } else { other };
         let more = dice.between(0, 20);
         let mut too = rule(dice, "brief-too", algorithm, hits + more, None);
         if dice.chance(50) {
@@ -356,7 +388,7 @@ fn draw_limits(dice: &mut Dice, scenario: Scenario) -> Vec<Limit> {
     limits.push(Limit { per: Vec::new(), ..long("pair-shared", 10, 60) });
     limits.push(long("solo", 5, 60));
     let on_store_failure = match scenario {
-        Scenario::Outage => OnStoreFailure::Local,
+        Scenario::Outage | Scenario::Buckets => OnStoreFailure::Local,
         _ => dice.pick(OnStoreFailure::Deny, &[OnStoreFailure::Local, OnStoreFailure::Allow]),
     };
     limits.iter_mut().for_each(|limit| limit.on_store_failure = on_store_failure);
@@ -367,7 +399,11 @@ fn draw_limits(dice: &mut Dice, scenario: Scenario) -> Vec<Limit> {
 fn rule(dice: &mut Dice, name: &str, algorithm: Algorithm, hits: u64, window_ms: Option<u64>) -> Limit {
     let bucket = algorithm == Algorithm::TokenBucket;
     let family = name.split('-').next().unwrap_or(name);
-    let kind = ("kind".to_owned(), Condition::Equal(family.to_owned()));
+    let mut kinds = vec![family.to_owned()];
+    if name == Family::Brief.name() {
+        kinds.push(Family::Lone.name().to_owned());
+    }
+    let kind = ("kind".to_owned(), Condition::AnyOf(kinds));
     let ms = window_ms.unwrap_or_else(|| dice.pick(1000, &[500, 2000]));
     let consistency = dice.pick(Consistency::Leased, &[Consistency::Exact]);
     Limit {

@@ -5,6 +5,7 @@ use super::ledger::{Forgot, Granted, Said};
 use super::primary::Health;
 use super::world::{Event, Parcel, World};
 use crate::limiter::batch::{self, BatchAnswer, BatchOutcome, Item, ItemAnswer, StoreError};
+use crate::limiter::time::StoreTime;
 
 /// So many batches without an answer, and the server is taken for silent, as `store::redis` does.
 const SILENT_AFTER: u32 = 3;
@@ -26,11 +27,11 @@ impl World<'_> {
         }
         self.at(self.now + self.plan.deadline_us, Event::Overdue(parcel.clone()));
         if self.repeats() {
-            let after = self.delay() + self.network.between(0, 2 * self.plan.deadline_us);
+            let after = self.delay(primary) + self.network.between(0, 2 * self.plan.deadline_us);
             self.at(self.now + after, Event::Arrives(Parcel { again: true, ..parcel.clone() }));
         }
         if !self.is_lost(holder, primary) {
-            let delay = self.delay();
+            let delay = self.delay(primary);
             self.at(self.now + delay, Event::Arrives(parcel));
         }
     }
@@ -45,8 +46,11 @@ impl World<'_> {
         self.primaries[primary].is_split() && self.holders[holder].node % 2 == 1
     }
 
-    fn delay(&mut self) -> u64 {
-        let slow = |kind: &Kind| if let Kind::Slow { up_to_ms } = kind { Some(up_to_ms * 1000) } else { None };
+    fn delay(&mut self, of: usize) -> u64 {
+        let slow = |kind: &Kind| match kind {
+            Kind::Slow { primary, up_to_ms } if primary.is_none_or(|primary| primary == of) => Some(up_to_ms * 1000),
+            _ => None,
+        };
         let faults = self.plan.faults.iter().zip(&self.active).filter(|(_, active)| **active);
         let slowest = faults.filter_map(|(fault, _)| slow(&fault.kind)).max();
         let longest = slowest.unwrap_or(0).max(self.plan.delay_us);
@@ -77,7 +81,7 @@ impl World<'_> {
         let owner = self.lanes[usize::from(lane)];
         if owner != primary {
             // It is sent on.
-            let delay = self.delay();
+            let delay = self.delay(owner);
             self.at(self.now + delay, Event::Arrives(Parcel { primary: owner, ..parcel }));
             return;
         }
@@ -92,7 +96,7 @@ impl World<'_> {
             _ => self.run(&parcel, old),
         };
         if !again && !self.is_lost(holder, primary) {
-            let delay = self.delay();
+            let delay = self.delay(primary);
             self.at(self.now + delay, Event::Answered(holder, boot, lane, flight, answer));
         }
     }
@@ -201,7 +205,8 @@ impl World<'_> {
             if self.meddler.resends(holder) {
                 let mut batch = parcel.batch;
                 batch.number += 1 << 40;
-                let delay = self.delay();
+                batch.not_after = batch.not_after.map(|end| StoreTime(end.0 + 4 * self.plan.deadline_us));
+                let delay = self.delay(primary);
                 self.at(self.now + delay, Event::Arrives(Parcel { again: true, batch, ..parcel }));
             }
         }

@@ -219,11 +219,16 @@ impl<'m> World<'m> {
     pub(super) fn hear(&mut self, holder: usize, edit: usize) {
         let edit = &self.plan.edits[edit];
         let (book, revision) = (edit.book.clone(), edit.book.revision);
-        if self.holders[holder].alive && self.meddler.hears(holder, revision) {
+        let boot = self.holders[holder].boot;
+        // A core that was started meanwhile knows what came before.
+        let known = self.ledger.told.iter().any(|told| (told.0, told.1) == (holder, boot) && told.2 >= revision);
+        if !self.holders[holder].alive || known {
+            return;
+        }
+        if self.meddler.hears(holder, revision) {
             self.holders[holder].shard.set_book(book);
             self.after(holder);
         }
-        let boot = self.holders[holder].boot;
         self.ledger.told.push((holder, boot, revision, self.now));
         self.tell(|_| format!("core {holder} hears of revision {revision}"));
     }

@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("bench", &["api"]),
     ("simulations", &["limiter", "ports", "actors", "store"]),
     ("node", &["limiter", "ports", "telemetry", "actors", "store", "api"]),
-    ("cli", &["limiter", "ports", "telemetry", "config", "api", "bench", "node"]),
+    ("cli", &["limiter", "ports", "telemetry", "config", "api", "bench", "simulations", "node"]),
 ];
 
 /// Crates that the core may use beside std: pure ones.

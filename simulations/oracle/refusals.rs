@@ -1,6 +1,8 @@
 //! Of an `exact` limit: a refusal was true. Whoever was refused would not have fitted, however much of what was under way is
 //! counted as charged.
 
+use std::collections::BTreeMap;
+
 use super::Violation;
 use super::allowance::Allowance;
 use crate::limiter::rule::{Algorithm, Consistency, Limit, Period};
@@ -18,27 +20,22 @@ pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
     if Allowance::repeats(plan) || leaps {
         return;
     }
-    for asked in &ledger.asked {
-        let Some((at, Said::Decided(decided))) = &asked.answer else { continue };
-        if decided.degraded {
-            continue;
-        }
-        for said in decided.limits.iter().filter(|said| said.refused) {
+    for (counter, charges) in charges(plan, ledger) {
+        for (place, refused) in charges.iter().enumerate() {
+            let Some((at, Said::Decided(decided))) = &refused.asked.answer else { continue };
+            let said = decided.limits.iter().any(|said| said.refused && said.limit == counter.limit);
             let rules = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
-            let Some(limit) = rules.and_then(|edit| edit.limits.get(said.limit)) else { continue };
-            let exact = limit.algorithm == Algorithm::TokenBucket || limit.consistency == Some(Consistency::Exact);
-            // A bucket whose rate changed meanwhile counts what was charged at another one.
-            let judged = exact && (limit.algorithm != Algorithm::TokenBucket || plan.edits.len() == 1);
-            if !judged || u64::from(asked.hits) > most(limit) {
+            let Some(limit) = rules.and_then(|edit| edit.limits.get(counter.limit)) else { continue };
+            let hits = u64::from(refused.asked.hits);
+            if decided.degraded || !said || hits > most(limit) {
                 continue;
             }
-            let counter = counter(plan, said.limit, asked.user);
-            let charged = possible(plan, ledger, limit, counter, asked, *at);
-            if charged + u64::from(asked.hits.max(1)) <= most(limit) {
+            let others = charges.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, other)| other);
+            let charged = possible(plan, limit, others, refused.asked, *at);
+            if charged + hits.max(1) <= most(limit) {
                 let text = format!(
-                    "{} of user {} was refused by {}, of whose {} at most {charged} can have been charged",
-                    asked.hits,
-                    asked.user,
+                    "{hits} of user {} was refused by {}, of whose {} at most {charged} can have been charged",
+                    refused.asked.user,
                     limit.name,
                     most(limit)
                 );
@@ -48,18 +45,38 @@ pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
     }
 }
 
+/// What each check may have had charged, by the counters whose refusals are judged.
+fn charges<'a>(plan: &Plan, ledger: &'a Ledger) -> BTreeMap<Counter, Vec<Charges<'a>>> {
+    let judged = |at: usize| {
+        plan.edits.iter().filter_map(|edit| edit.limits.get(at)).all(|limit| match limit.algorithm {
+            // A bucket whose rate changed meanwhile counts what was charged at another one.
+            Algorithm::TokenBucket => plan.edits.len() == 1,
+            _ => limit.consistency == Some(Consistency::Exact),
+        })
+    };
+    let mut all: BTreeMap<Counter, Vec<Charges<'_>>> = BTreeMap::new();
+    for asked in &ledger.asked {
+        for limit in plan.limits_of(asked.family).filter(|limit| judged(*limit)) {
+            all.entry(counter(plan, limit, asked.user)).or_default().push(Charges::of(plan, ledger, asked));
+        }
+    }
+    all
+}
+
 /// The most that can have been charged when it was refused, or so shortly before that the refusal was remembered.
-fn possible(plan: &Plan, ledger: &Ledger, limit: &Limit, of: Counter, refused: &Asked, at: Instant) -> u64 {
-    let reach = reach_us(limit).saturating_add(ROUNDING_US);
+fn possible<'a>(
+    plan: &Plan,
+    limit: &Limit,
+    others: impl Iterator<Item = &'a Charges<'a>>,
+    refused: &Asked,
+    at: Instant,
+) -> u64 {
     let remembered = refused.at.saturating_sub(plan.lease_us);
-    let since = remembered.saturating_sub(reach);
-    let others = ledger.asked.iter().filter(|other| {
-        !std::ptr::eq(*other, refused) && plan.limits_of(other.family).any(|l| counter(plan, l, other.user) == of)
-    });
-    let others = others.filter(|other| other.at <= at);
+    let since = remembered.saturating_sub(reach_us(limit).saturating_add(ROUNDING_US));
+    let others = others.filter(|other| other.asked.at <= at);
     if limit.algorithm != Algorithm::TokenBucket {
-        let counts = |other: &&Asked| charged_by(plan, other).saturating_add(2 * plan.deadline_us) >= since;
-        return others.filter(counts).map(|other| Charges::of(plan, ledger, other, remembered).sum()).sum();
+        let counts = |other: &&Charges<'_>| other.counted_by.saturating_add(2 * plan.deadline_us) >= since;
+        return others.filter(counts).map(|other| other.kept + other.in_passing(remembered)).sum();
     }
     // What is missing in the bucket at the first instant at which it can have been refused: each charged as late as can be
     // until then, and with all that came later.
@@ -67,10 +84,9 @@ fn possible(plan: &Plan, ledger: &Ledger, limit: &Limit, of: Counter, refused: &
     let rate = super::allowance::hits(limit);
     let mut charges: Vec<(Instant, u64)> = Vec::new();
     for other in others {
-        let Charges { kept, in_passing } = Charges::of(plan, ledger, other, remembered);
-        charges.push((end_of(other).min(remembered), kept));
+        charges.push((other.end.min(remembered), other.kept));
         // Nobody knows when; and a part of a hit that is owed counts as a whole one.
-        charges.push((remembered, in_passing + u64::from(other.is_degraded())));
+        charges.push((remembered, other.in_passing(remembered) + u64::from(other.asked.is_degraded())));
     }
     let step = u128::from(ms * 1000);
     charges.sort_unstable();
@@ -82,15 +98,48 @@ fn possible(plan: &Plan, ledger: &Ledger, limit: &Limit, of: Counter, refused: &
     u64::try_from(missing.div_ceil(step)).unwrap_or(u64::MAX)
 }
 
-/// When a check had its answer.
-fn end_of(asked: &Asked) -> Instant {
-    asked.answer.as_ref().map_or(Instant::MAX, |(end, _)| *end)
+/// Hits that a check may have had charged.
+struct Charges<'a> {
+    asked: &'a Asked,
+    /// When it had its answer.
+    end: Instant,
+    /// The latest instant that they can count from.
+    counted_by: Instant,
+    /// By the time of its answer.
+    kept: u64,
+    /// Without its being told.
+    unknown: u64,
+    /// Until they go back, at the latest then.
+    reserved: (u64, Instant),
 }
 
-/// The latest instant that what a check was charged can count from: what was admitted without the store by a core that
-/// had never heard its clock counts from when it has.
-fn charged_by(plan: &Plan, asked: &Asked) -> Instant {
-    let mut end = end_of(asked);
+impl<'a> Charges<'a> {
+    fn of(plan: &Plan, ledger: &Ledger, asked: &'a Asked) -> Self {
+        let hits = u64::from(asked.hits);
+        let alone = plan.limits_of(asked.family).count() == 1;
+        let end = asked.answer.as_ref().map_or(Instant::MAX, |(end, _)| *end);
+        let some = |is: bool| if is { hits } else { 0 };
+        let (kept, unknown, reserved) = match &asked.answer {
+            Some((_, Said::Decided(decided))) => {
+                // Who waited for as long as it could may have been charged without being told.
+                let unknown = end >= asked.came + asked.within_us && !sent_in_vain(plan, ledger, asked, end);
+                (some(decided.allowed), some(unknown), some(!decided.allowed && !alone && !unknown))
+            }
+            Some((_, Said::Shed)) if alone => (0, 0, 0),
+            _ => (0, hits, 0),
+        };
+        // What another limit refused goes back, in time, unless that is lost.
+        let back = if plan.is_certain() { end.saturating_add(3 * plan.deadline_us) } else { Instant::MAX };
+        Self { asked, end, counted_by: counted_by(plan, asked, end), kept, unknown, reserved: (reserved, back) }
+    }
+
+    const fn in_passing(&self, then: Instant) -> u64 {
+        self.unknown + if self.reserved.1 >= then { self.reserved.0 } else { 0 }
+    }
+}
+
+/// What was admitted without the store by a core that had never heard its clock counts from when it has.
+fn counted_by(plan: &Plan, asked: &Asked, mut end: Instant) -> Instant {
     if asked.is_degraded() {
         for fault in plan.faults.iter().filter(|fault| fault.kind.degrades()) {
             if fault.begin <= end.saturating_add(4 * plan.deadline_us) {
@@ -101,41 +150,11 @@ fn charged_by(plan: &Plan, asked: &Asked) -> Instant {
     end
 }
 
-/// Hits that a check may have had charged.
-struct Charges {
-    /// By the time of its answer.
-    kept: u64,
-    /// Without its being told, or until they go back.
-    in_passing: u64,
-}
-
-impl Charges {
-    const fn sum(&self) -> u64 {
-        self.kept + self.in_passing
-    }
-
-    /// Of a check, at an instant.
-    fn of(plan: &Plan, ledger: &Ledger, other: &Asked, then: Instant) -> Self {
-        let hits = u64::from(other.hits);
-        let alone = plan.limits_of(other.family).count() == 1;
-        let (kept, in_passing) = match &other.answer {
-            Some((end, Said::Decided(decided))) => {
-                // Who waited for as long as it could may have been charged without being told.
-                let unknown = *end >= other.came + other.within_us && !sent_in_vain(plan, ledger, other, *end);
-                // What another limit refused goes back, in time, unless that is lost.
-                let reserved =
-                    !decided.allowed && !alone && (!plan.is_certain() || *end + 3 * plan.deadline_us >= then);
-                (if decided.allowed { hits } else { 0 }, if unknown || reserved { hits } else { 0 })
-            }
-            Some((_, Said::Shed)) if alone => (0, 0),
-            _ => (0, hits),
-        };
-        Self { kept, in_passing }
-    }
-}
-
 /// Whether all that was sent for a check came to a primary that was stopped, and went on after its time: a stall eats no limit.
 fn sent_in_vain(plan: &Plan, ledger: &Ledger, other: &Asked, end: Instant) -> bool {
+    if !plan.faults.iter().all(|fault| matches!(fault.kind, Kind::Stall { .. })) {
+        return false;
+    }
     let counters = plan.limits_of(other.family).map(|limit| counter(plan, limit, other.user));
     let primaries: Vec<usize> = counters.filter_map(|counter| ledger.primary.get(&counter).copied()).collect();
     // Its core knew the primary's clock: it had an answer for the same user before.
@@ -148,9 +167,7 @@ fn sent_in_vain(plan: &Plan, ledger: &Ledger, other: &Asked, end: Instant) -> bo
             .is_some_and(|(at, said)| *at < other.at && matches!(said, Said::Decided(decided) if !decided.degraded));
         same && answered
     });
-    let only_stalls = plan.faults.iter().all(|fault| matches!(fault.kind, Kind::Stall { .. }));
-    knew && only_stalls
-        && primaries.len() == 1
+    knew && primaries.len() == 1
         && plan.faults.iter().any(|fault| {
             let stalled = matches!(fault.kind, Kind::Stall { primary } if primaries == [primary]);
             stalled && fault.begin + plan.delay_us < other.at && end + 3 * plan.deadline_us < fault.end

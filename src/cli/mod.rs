@@ -7,6 +7,7 @@ mod node;
 mod output;
 mod rules;
 mod serve;
+mod simulate;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -66,6 +67,8 @@ enum Command {
     Check(check::Check),
     /// Load a rate limiter, and measure it
     Bench(Box<bench::Bench>),
+    /// Simulate a region with faults on virtual time, and see whether every promise is kept
+    Simulate(simulate::Simulate),
     /// Work with rule files, offline
     #[command(subcommand)]
     Rules(rules::Rules),
@@ -81,6 +84,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(global),
             Command::Check(check) => check.run(global),
             Command::Bench(bench) => bench.run(global),
+            Command::Simulate(simulate) => simulate.run(global),
             Command::Rules(rules) => rules.run(global),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
