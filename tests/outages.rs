@@ -295,3 +295,14 @@ fn a_wall_clock_that_is_years_off_says_nothing_about_when_a_debt_was_made() {
         assert_eq!(ask(&mut world, 0, 40), 30, "{algorithm:?}: and it ends with its window");
     }
 }
+
+#[test]
+fn a_bucket_is_not_charged_for_what_its_refill_has_absorbed() {
+    let mut world = world(1, vec![local("l", Algorithm::TokenBucket, 30, 1000)]);
+    assert_eq!(ask_alone(&mut world, 0, 20), 10, "a third of it");
+    // The whole bucket has these back in a third of a second, this holder's part in a whole one.
+    world.advance(400_000);
+    world.settle();
+    assert_eq!(world.missing(0), 0);
+    assert_eq!(ask(&mut world, 0, 40), 30);
+}

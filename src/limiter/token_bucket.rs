@@ -113,14 +113,15 @@ impl Bucket {
         }
     }
 
-    /// Takes over a newer revision's rate. As many hits are missing afterwards as before, or all where the new bucket is
-    /// smaller: a drained slow bucket made fast is not blocked for the old bucket's time, and a drained fast one made slow
-    /// is not full.
+    /// Takes over a newer revision's rate. As many hits are missing afterwards as before, and it is as long until it is full,
+    /// whichever is more, but never more than all of the new size: a drained slow bucket made fast is not blocked for the
+    /// old bucket's time, and a drained fast one made slow is not full.
     pub fn adopt(&mut self, rate: Rate, revision: u64) {
         if revision > self.revision {
             if rate.step != self.rate.step {
+                let now = Ticks::from_micros(self.last.0);
                 let missing = self.missing().min(rate.burst);
-                self.tat = Ticks::from_micros(self.last.0).plus(rate.cost(missing));
+                self.tat = self.tat.min(now.plus(rate.size())).max(now.plus(rate.cost(missing)));
             }
             (self.rate, self.revision) = (rate, revision);
         }
@@ -273,7 +274,7 @@ mod tests {
         let mut b = bucket(10, 86_400_000, 10);
         assert!(take(&mut b, 100 * SECOND, 10));
         b.adopt(Rate::new(1000, 1000, 1000), 2);
-        assert_eq!(b.available(), 990);
+        assert_eq!(b.available(), 0);
         assert!(take(&mut b, 101 * SECOND, 1000));
         b.adopt(Rate::new(10, 86_400_000, 10), 1);
         assert_eq!(b.revision, 2, "an older revision changes nothing");

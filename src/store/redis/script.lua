@@ -650,7 +650,11 @@ local function serve_bucket(key, at)
     b.su, b.sf, b.burst, b.revision = su, sf, burst, revision
     size_u, size_f = times(b.su, b.sf, b.burst)
     empty_u, empty_f = plus(b.last, 0, size_u, size_f)
-    if other then b.tu, b.tf = plus(b.last, 0, times(b.su, b.sf, min(missing, b.burst))) end
+    if other then
+      if less(empty_u, empty_f, b.tu, b.tf) then b.tu, b.tf = empty_u, empty_f end
+      local least_u, least_f = plus(b.last, 0, times(b.su, b.sf, min(missing, b.burst)))
+      if less(b.tu, b.tf, least_u, least_f) then b.tu, b.tf = least_u, least_f end
+    end
   end
   local asks, returns
   asks, at = read_asks(batch, at)
