@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use super::ledger::Said;
 use super::meddler::Honest;
 use super::oracle::Violation;
-use super::plan::{Plan, Scenario};
+use super::plan::Plan;
 use super::run::{Run, run};
+use super::scenario::Scenario;
+use crate::limiter::invariant::{self, Invariant};
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -59,6 +61,7 @@ impl Many {
     /// # Errors
     /// What kept a simulation from running.
     pub fn run(&self, done: impl Fn(&Run) + Sync) -> Result<Summary, String> {
+        let before = broken_inside();
         let next = AtomicU64::new(self.first);
         let summary: Mutex<Result<Summary, String>> = Mutex::new(Ok(Summary::default()));
         std::thread::scope(|scope| {
@@ -85,8 +88,16 @@ impl Many {
         });
         let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         summary.broken.sort_by_key(|broken| broken.seed);
-        Ok(summary)
+        // Where debug assertions are off these are only counted, for all threads together.
+        match broken_inside() - before {
+            0 => Ok(summary),
+            count => Err(format!("the code itself found its invariants broken {count} times")),
+        }
     }
+}
+
+fn broken_inside() -> u64 {
+    Invariant::ALL.into_iter().map(invariant::broken).sum()
 }
 
 /// Runs one seed.

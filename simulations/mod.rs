@@ -4,6 +4,7 @@
 //! one history, byte for byte.
 
 mod chaos;
+mod checks;
 mod clients;
 mod dice;
 pub mod drawing;
@@ -17,6 +18,7 @@ pub mod plan;
 mod primary;
 pub mod redis;
 pub mod run;
+pub mod scenario;
 mod structs;
 mod wire;
 mod world;

@@ -7,17 +7,16 @@ use std::fmt::Write;
 
 use super::dice::{Dice, Stream};
 use super::faults::{Instant, Kind};
-use super::ledger::{Asked, Counter, Decided, Ledger, Limited, Said};
+use super::ledger::{Counter, Ledger};
 use super::meddler::Meddler;
 use super::node::Holder;
 use super::plan::{DOMAIN, Plan};
 use super::primary::Primary;
 use crate::actors::flusher::TICK;
 use crate::limiter::batch::{BatchAnswer, StoreError};
-use crate::limiter::decision::{Check, Decision, Descriptor};
 use crate::limiter::effective::Effective;
 use crate::limiter::rule::Limit;
-use crate::limiter::shard::{Outgoing, Verdict};
+use crate::limiter::shard::Outgoing;
 use crate::limiter::turns::{Cause, Due};
 use crate::store::redis::script::COUNTERS;
 use crate::store::redis::tags::Tags;
@@ -77,7 +76,7 @@ pub struct World<'m> {
     pub(super) chaos: Dice,
     pub(super) names: Dice,
     pub(super) counters: BTreeMap<Vec<u8>, Counter>,
-    tags: Tags,
+    pub(super) tags: Tags,
     pub ledger: Ledger,
     pub(super) meddler: &'m mut dyn Meddler,
     /// What happened, line by line, where somebody wants to read it.
@@ -233,68 +232,6 @@ impl<'m> World<'m> {
         self.tell(|_| format!("core {holder} hears of revision {revision}"));
     }
 
-    /// A check comes to its core.
-    fn ask(&mut self, at: usize) {
-        let Some(asked) = self.ledger.asked.get_mut(at) else { return };
-        asked.came = self.now;
-        let Asked { holder, boot, family, user, hits, within_us, .. } = *asked;
-        if self.holders[holder].boot != boot || !self.holders[holder].alive {
-            self.answer(at, Said::Gone);
-            return;
-        }
-        let name = user.to_string();
-        let entries = [("kind", family.name()), ("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
-        let check = Check { domain: DOMAIN, descriptors: &descriptors };
-        let it = &mut self.holders[holder];
-        let now = it.clock(self.now);
-        let tags = &self.tags;
-        match it.shard.check(&check, |key| tags.of(key), now) {
-            Verdict::Decided(decision) => self.decided(at, &decision),
-            Verdict::Shed(_) => self.answer(at, Said::Shed),
-            Verdict::Waits(ticket) => {
-                it.waiting.insert(ticket, at);
-                self.at(self.now + within_us, Event::Deadline(at));
-                if self.traffic.chance(self.plan.traffic.hang_up) && !self.ledger.asked[at].probe {
-                    let after = self.traffic.between(0, within_us);
-                    self.at(self.now + after, Event::HangUp(at));
-                }
-            }
-        }
-        self.after(holder);
-    }
-
-    fn ticket(&self, at: usize) -> Option<(usize, u64)> {
-        let Asked { holder, boot, .. } = *self.ledger.asked.get(at)?;
-        let it = self.holders.get(holder).filter(|it| it.boot == boot)?;
-        let ticket = it.waiting.iter().find(|(_, asked)| **asked == at).map(|(ticket, _)| *ticket)?;
-        Some((holder, ticket))
-    }
-
-    fn deadline(&mut self, at: usize) {
-        let Some((holder, ticket)) = self.ticket(at) else { return };
-        if !self.meddler.keeps_deadline(&self.ledger.asked[at]) {
-            return;
-        }
-        let it = &mut self.holders[holder];
-        let now = it.clock(self.now);
-        it.waiting.remove(&ticket);
-        if let Some(decision) = it.shard.expire(ticket, now) {
-            self.decided(at, &decision);
-        }
-        self.after(holder);
-    }
-
-    fn hang_up(&mut self, at: usize) {
-        let Some((holder, ticket)) = self.ticket(at) else { return };
-        let it = &mut self.holders[holder];
-        let now = it.clock(self.now);
-        it.waiting.remove(&ticket);
-        it.shard.withdraw(ticket, now);
-        self.answer(at, Said::Gone);
-        self.after(holder);
-    }
-
     /// After whatever was done to a core: decisions go out, and its flusher is told if there is something to do.
     pub(super) fn after(&mut self, holder: usize) {
         let it = &mut self.holders[holder];
@@ -334,54 +271,6 @@ impl<'m> World<'m> {
             self.send(Parcel { holder, boot, lane, flight, batch, primary, again: false });
         }
         self.after(holder);
-    }
-
-    fn decided(&mut self, at: usize, decision: &Decision) {
-        let Decision { allowed, degraded, revision, .. } = *decision;
-        let all = self.plan.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default();
-        let place = |name: &str| all.iter().position(|limit| limit.name == name).unwrap_or(usize::MAX);
-        let limits = decision.limits.iter().map(|status| Limited {
-            limit: place(&status.effective.name),
-            of: status.limit(),
-            refused: status.refused,
-        });
-        let mut decided = Decided { allowed, degraded, revision, limits: limits.collect() };
-        self.meddler.decided(&self.ledger.asked[at], &mut decided);
-        if let Some(wait) = decision.retry_after.filter(|_| !decided.allowed) {
-            self.try_again(at, wait);
-        }
-        self.answer(at, Said::Decided(decided));
-    }
-
-    pub(super) fn answer(&mut self, at: usize, said: Said) {
-        let now = self.now;
-        self.tell(|world| world.describe(at, &said));
-        if let Some(asked) = self.ledger.asked.get_mut(at) {
-            asked.answer = Some((now, said));
-        }
-    }
-
-    fn describe(&self, at: usize, said: &Said) -> String {
-        let Asked { at: then, holder, family, user, hits, .. } = self.ledger.asked[at];
-        let waited = self.now - then;
-        let said = match said {
-            Said::Shed => "shed".to_owned(),
-            Said::Gone => "gone".to_owned(),
-            Said::Decided(decided) => {
-                let all = &self.plan.edits[0].limits;
-                let by: Vec<&str> = decided
-                    .limits
-                    .iter()
-                    .filter(|l| l.refused)
-                    .filter_map(|l| all.get(l.limit))
-                    .map(|l| l.name.as_str())
-                    .collect();
-                let word = if decided.allowed { "allowed".to_owned() } else { format!("refused by {}", by.join(", ")) };
-                let alone = if decided.degraded { ", without the store" } else { "" };
-                format!("{word}{alone}, revision {}", decided.revision)
-            }
-        };
-        format!("core {holder}: {} user {user} asks {hits}, waits {waited} us: {said}", family.name())
     }
 
     pub(super) fn is_faulty(&self, is: impl Fn(&Kind) -> bool) -> bool {

@@ -11,8 +11,9 @@ use tidegate::simulations::ledger::{Asked, Decided};
 use tidegate::simulations::many::{Many, one};
 use tidegate::simulations::meddler::{Honest, Meddler};
 use tidegate::simulations::oracle::{PROMISES, Violation};
-use tidegate::simulations::plan::{Plan, Scenario};
+use tidegate::simulations::plan::Plan;
 use tidegate::simulations::run::run;
+use tidegate::simulations::scenario::Scenario;
 
 /// 300 seeds, or as many as `TIDEGATE_CASES` says, from `TIDEGATE_SEED` on.
 fn many() -> Many {

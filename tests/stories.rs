@@ -75,6 +75,19 @@ fn an_edit_frees_who_was_refused() {
 }
 
 #[test]
+fn an_edit_forgets_nothing_of_a_window_that_still_counts() {
+    let mut world = world(1, 10, Consistency::Exact);
+    assert_eq!(ask(&mut world, 0, 8), 8);
+    world.edit(vec![limit("l", Algorithm::FixedWindow, 9, HOUR, Consistency::Exact)]);
+    // The key learns of its new limit while the store does not answer, and then nobody asks for it.
+    world.check(0, 0, 1);
+    world.refuse(0);
+    (0..20).for_each(|_| world.advance(50_000));
+    world.forget(true);
+    assert_eq!(ask(&mut world, 0, 9), 1, "what it saw is back before anything is granted");
+}
+
+#[test]
 fn tokens_taken_under_the_old_rules_are_not_spent_under_the_new() {
     let mut world = world(2, 100, Consistency::Leased);
     assert_eq!(ask(&mut world, 0, 30), 30);

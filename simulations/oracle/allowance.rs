@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::limiter::rule::{Algorithm, Limit, OnStoreFailure, Quota};
-use crate::simulations::faults::{Instant, Kind};
+use crate::simulations::faults::Instant;
 use crate::simulations::ledger::{Counter, Ledger};
 use crate::simulations::plan::Plan;
-use crate::simulations::plan::Scenario;
 use crate::simulations::run::{most, reach_us};
+use crate::simulations::scenario::Scenario;
 
 /// One counter's limit with what may come on top of it.
 pub struct Allowance<'a> {
@@ -82,21 +82,13 @@ impl<'a> Allowance<'a> {
             OnStoreFailure::Deny => Some(0),
             OnStoreFailure::Local => {
                 let boots: BTreeSet<_> = self.ledger.told.iter().map(|told| (told.0, told.1)).collect();
-                let degrades = self.plan.faults.iter().any(|fault| fault.kind.degrades());
-                // A caller who has less patience than the store takes is decided without it, too.
-                let impatient = self.plan.traffic.impatient > 0;
-                Some(if degrades || impatient { (boots.len() as u64).max(self.divisor()) } else { self.divisor() })
+                Some((boots.len() as u64).max(self.divisor()))
             }
         }
     }
 
     pub fn divisor(&self) -> u64 {
         self.plan.divisor()
-    }
-
-    /// Whether any batch may have been charged twice.
-    pub fn repeats(plan: &Plan) -> bool {
-        plan.faults.iter().any(|fault| matches!(fault.kind, Kind::Repeat { .. }))
     }
 }
 

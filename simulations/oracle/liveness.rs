@@ -3,9 +3,8 @@
 
 use super::Violation;
 use crate::simulations::ledger::{Ledger, Said};
-use crate::simulations::plan::Plan;
 
-pub fn judge(_: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
+pub fn judge(ledger: &Ledger, found: &mut Vec<Violation>) {
     let mut broken = |at, text| found.push(Violation { promise: "liveness", at, text });
     if !ledger.rested_in_time {
         broken(ledger.rested, "not at rest within the stated time".to_owned());

@@ -47,7 +47,7 @@ pub fn judge(plan: &Plan, ledger: &Ledger) -> Vec<Violation> {
     i6_revision::judge(plan, ledger, &mut found);
     i10_bounded_memory::judge(plan, ledger, &mut found);
     deadline::judge(plan, ledger, &mut found);
-    liveness::judge(plan, ledger, &mut found);
+    liveness::judge(ledger, &mut found);
     refusals::judge(plan, ledger, &mut found);
     found
 }

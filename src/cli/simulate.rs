@@ -1,9 +1,10 @@
 //! `tidegate simulate`: the node's own code on virtual time, one seed at a time or thousands of them.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -11,8 +12,8 @@ use serde_json::json;
 use super::{Exit, Global, Output, output};
 use crate::simulations::drawing;
 use crate::simulations::many::{Many, Summary, one};
-use crate::simulations::plan::Scenario;
 use crate::simulations::run::Run;
+use crate::simulations::scenario::Scenario;
 
 /// So many seeds that broke a promise are shown.
 const MOST_SHOWN: usize = 20;
@@ -20,8 +21,8 @@ const MOST_SHOWN: usize = 20;
 /// Simulate a region: shards, flusher and counter script on virtual time, with faults; one seed, one history
 #[derive(Args)]
 pub struct Simulate {
-    /// What goes wrong; every one in turn where none is named
-    #[arg(long, value_name = "NAME", value_parser = scenario)]
+    /// What goes wrong; without it every scenario in turn with --seeds, else everything
+    #[arg(long, value_name = "NAME", value_parser = scenarios())]
     scenario: Option<Scenario>,
     /// The seed that decides everything, or the first of them
     #[arg(long, default_value_t = 0)]
@@ -34,10 +35,10 @@ pub struct Simulate {
     brief: bool,
 }
 
-fn scenario(name: &str) -> Result<Scenario, String> {
-    let names: Vec<&str> = Scenario::ALL.iter().map(|scenario| scenario.name()).collect();
-    let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
-    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+fn scenarios() -> impl TypedValueParser<Value = Scenario> {
+    let names = Scenario::ALL.map(|scenario| PossibleValue::new(scenario.name()).help(scenario.about()));
+    let find = |name: String| Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+    PossibleValuesParser::new(names).try_map(move |name| find(name).ok_or("no such scenario"))
 }
 
 impl Simulate {
@@ -54,19 +55,9 @@ impl Simulate {
 
     fn one(&self, output: Output) -> Result<Exit, String> {
         let run = one(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
-        if output == Output::Json {
-            println!("{}", as_json(&run));
-        } else {
-            println!("{}\n", run.plan);
-            print!("{}", run.story);
-            println!("{}", drawing::draw(&run));
-            for violation in &run.violations {
-                println!("{} {violation}", output::word("broken", false));
-            }
-            if run.violations.is_empty() {
-                println!("{}: {} checks, every promise kept", output::word("good", true), run.ledger.asked.len());
-            }
-        }
+        let text = if output == Output::Json { format!("{}\n", as_json(&run)) } else { as_text(&run) };
+        // Whoever has read enough of a story, as `head` does, closes the pipe.
+        let _ = io::stdout().write_all(text.as_bytes());
         Ok(exit(run.violations.is_empty()))
     }
 
@@ -95,6 +86,18 @@ fn target() -> ProgressDrawTarget {
 
 const fn exit(good: bool) -> Exit {
     if good { Exit::Ok } else { Exit::Failed }
+}
+
+fn as_text(run: &Run) -> String {
+    let mut text = format!("{}\n\n{}{}\n", run.plan, run.story, drawing::draw(run));
+    for violation in &run.violations {
+        text += &format!("{} {violation}\n", output::word("broken", false));
+    }
+    if run.violations.is_empty() {
+        let checks = run.ledger.asked.len();
+        text += &format!("{}: {checks} checks, every promise kept\n", output::word("good", true));
+    }
+    text
 }
 
 fn as_json(run: &Run) -> serde_json::Value {

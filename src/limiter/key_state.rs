@@ -33,7 +33,8 @@ pub struct KeyState {
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    available: u64,
+    /// `None` once the limit is another.
+    available: Option<u64>,
     reset_at: NodeTime,
 }
 
@@ -66,7 +67,8 @@ impl KeyState {
             return false;
         }
         if self.effective.limit != effective.limit || self.effective.rate != effective.rate {
-            self.known = None;
+            // What was seen is as old as before, and to be remembered for as long.
+            self.known = self.known.map(|known| Known { available: None, ..known });
         }
         self.effective = Arc::clone(effective);
         self.refusal = None;
@@ -257,7 +259,7 @@ impl KeyState {
         if same_rules {
             self.refusal = refusal.map(Box::new);
             let reset_at = around.now.plus(waits(grant.reset_at));
-            self.known = Some(Known { available: grant.available, reset_at });
+            self.known = Some(Known { available: Some(grant.available), reset_at });
         }
         if let Seen::Window { cell_end_ms, .. } = &grant.seen
             && grant.lease > 0
@@ -354,7 +356,7 @@ impl KeyState {
         if effective.is_unlimited() {
             return None;
         }
-        let left = self.known.map_or(effective.most(), |k| k.available);
+        let left = self.known.and_then(|k| k.available).unwrap_or(effective.most());
         let coming_back = self.traffic.as_ref().map_or(0, |t| t.coming_back());
         Some(left.saturating_add(self.held.into()).saturating_add(coming_back).min(effective.most()))
     }
