@@ -118,6 +118,11 @@ impl Connection {
         self.client.is_connected() && self.silences.load(Ordering::Relaxed) < SILENT_AFTER
     }
 
+    /// Whether it has never been connected, and nothing speaks against it yet.
+    pub fn is_coming(&self) -> bool {
+        !self.client.is_connected() && self.cause.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The server, and why it does not answer as far as is known.
     pub fn trouble(&self) -> String {
         let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);

@@ -108,7 +108,12 @@ impl RedisStore {
 
     async fn run_batch(&self, lane: u16, batch: Batch) -> Result<BatchAnswer, StoreError> {
         let begin = self.begin.get(usize::from(lane)).ok_or(StoreError::NotApplied)?;
-        if self.primary(lane).is_none_or(|primary| !primary.is_up()) {
+        let reached = match self.primary(lane) {
+            // One that was just found, as where slots move, has its time to be connected.
+            Some(primary) => primary.is_up() || primary.is_coming() && primary.connected().await,
+            None => false,
+        };
+        if !reached {
             self.stale.notify_one();
             return Err(StoreError::NotApplied);
         }
