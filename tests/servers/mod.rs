@@ -64,7 +64,7 @@ impl Server {
         let child = command.current_dir(&folder).stdout(Stdio::null()).spawn().expect("redis-server");
         let server = Self { port, child, folder };
         wait_for("a Redis that answers", || {
-            ["PONG", "NOAUTH"].iter().any(|word| ask(port, &["ping"]).contains(word)).then_some(())
+            ["PONG", "NOAUTH", "LOADING"].iter().any(|word| ask(port, &["ping"]).contains(word)).then_some(())
         });
         server
     }
@@ -166,7 +166,7 @@ impl Cluster {
 
     fn with_timeout(node_timeout: &'static str) -> Self {
         let cluster = Self { port: free_ports(6), folder: tempfile::tempdir().unwrap(), node_timeout };
-        cluster.run("up");
+        cluster.up();
         cluster
     }
 
@@ -177,6 +177,11 @@ impl Cluster {
 
     pub fn ports(&self) -> std::ops::Range<u16> {
         self.port..self.port + 6
+    }
+
+    /// Starts those of its servers that do not run.
+    pub fn up(&self) {
+        self.run("up");
     }
 
     fn run(&self, what: &str) {

@@ -1,0 +1,25 @@
+//! Faults, one after another, under load, on real servers and real nodes: what clients saw is held against the promises and
+//! printed as a table.
+//!
+//! `scripts/test --test faults -- --nocapture` shows the tables.
+
+mod cluster;
+mod crowd;
+mod drill;
+#[path = "../node/mod.rs"]
+mod node;
+mod nodes;
+mod proxy;
+mod sentinels;
+#[path = "../servers/mod.rs"]
+mod servers;
+mod single;
+mod table;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Drills come one after another: they have the machine to themselves.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
