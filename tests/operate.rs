@@ -8,6 +8,10 @@ use std::process::Stdio;
 
 use node::{Node, output, serve, wait_for};
 use servers::{Cluster, Server, Single, ask, free_ports};
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const RULES: &str = "version: 1\ndomains: [{ domain: d, limits: [{ name: l, per: [user], limit: 10, window: 1d, consistency: exact }] }]\n";
 const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
@@ -44,7 +48,13 @@ fn a_node_serves_without_redis_and_with_it_when_it_comes() {
     let ready = node.get("/ready");
     assert_eq!(ready.status, 503, "a store that was never reached may be just about to come");
     assert_eq!(node.get("/health").status, 200);
+    // Until then whoever asks is to ask another node: a share of the limit for each start would be none.
+    let early = node.check(CHECK);
+    assert_eq!((early.status, early.header("retry-after")), (503, Some("1")), "{early:?}");
+    assert_eq!(serving(&node), ServingStatus::NotServing);
     wait_for("the end of the grace", || (node.get("/ready").status == 200).then_some(()));
+    wait_for("health that says so", || (serving(&node) == ServingStatus::Serving).then_some(()));
+    assert_eq!(node.metric(r#"tidegate_shed_total{reason="starting"} "#), 1.0);
     assert!(node.get("/ready").json()["store"].as_str().unwrap().starts_with("no answer"));
     let alone = node.check(CHECK).json();
     assert_eq!((&alone["allowed"], &alone["degraded"]), (&true.into(), &true.into()), "its share of the limit");
@@ -86,6 +96,14 @@ fn a_node_that_would_count_apart_ends_with_78() {
         kept.contains("tags=32").then_some(())
     });
     drop(node);
+}
+
+/// What a node's gRPC health says.
+#[tokio::main(flavor = "current_thread")]
+async fn serving(node: &Node) -> ServingStatus {
+    let channel = Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap();
+    let asked = HealthCheckRequest { service: String::new() };
+    HealthClient::new(channel).check(asked).await.unwrap().into_inner().status()
 }
 
 /// Whether so many heartbeats came.
@@ -268,7 +286,7 @@ fn what_is_left_without_the_store_is_what_this_node_may_still_admit() {
     let folder = Folder::new();
     let url = format!("redis://127.0.0.1:{}", free_ports(1));
     let node = Node::begin(serve(&folder.path("rules.yaml"), &url, &[("TIDEGATE_WORKERS", "1")]));
-    wait_for("rules", || (node.get("/ready").json()["revision"].as_u64() > Some(0)).then_some(()));
+    wait_for("the end of the grace", || (node.get("/ready").status == 200).then_some(()));
     // A third of ten.
     for left in [2, 1, 0, 0] {
         let answer = node.check(CHECK);

@@ -23,6 +23,8 @@ pub struct Core {
     flusher: Mutex<Option<ActorRef<Cause>>>,
     /// The flusher has been told, and has not looked yet.
     told: AtomicBool,
+    /// Nothing is decided yet.
+    starting: AtomicBool,
 }
 
 /// The shard, as those who wait for it know it.
@@ -52,12 +54,22 @@ impl Core {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, waiting: OpenMap::default(), turns: Turns::default(), restarts: 0 });
         let shard = Arc::new(Guarded { config, clock, state });
-        Self { shard, store, flusher: Mutex::new(None), told: AtomicBool::new(false) }
+        let (told, starting) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { shard, store, flusher: Mutex::new(None), told, starting }
     }
 
     /// Tells which actor sends this core's batches.
     pub(super) fn attach(&self, flusher: ActorRef<Cause>) {
         *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
+    }
+
+    /// While a core is starting it decides nothing: whoever asks is to ask another node.
+    pub fn set_starting(&self, starting: bool) {
+        self.starting.store(starting, Ordering::Relaxed);
+    }
+
+    pub fn is_starting(&self) -> bool {
+        self.starting.load(Ordering::Relaxed)
     }
 
     pub fn stats(&self) -> ShardStats {
@@ -229,6 +241,9 @@ impl Core {
 
 impl Limiter for Core {
     fn check(&self, check: &Check<'_>, now: NodeTime, within: Option<Duration>) -> Answer {
+        if self.is_starting() {
+            return Answer::Now(Err(Refusal::Starting));
+        }
         let outcome = self.with(|state| (self.begin(state, check, now), state.wants_flusher(now)));
         let Some((said, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
         if to_send {
@@ -238,6 +253,9 @@ impl Limiter for Core {
     }
 
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
+        if self.is_starting() {
+            return checks.iter().map(|_| Answer::Now(Err(Refusal::Starting))).collect();
+        }
         let mut said = Vec::with_capacity(checks.len());
         let to_send = self.with(|state| {
             said.extend(checks.iter().map(|check| self.begin(state, check, now)));

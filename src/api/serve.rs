@@ -24,6 +24,7 @@ use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 
 use super::desk::Desk;
 use super::envoy::Envoy;
@@ -80,8 +81,8 @@ pub async fn http(listener: TcpListener, share: Share, desk: Arc<Desk>, stop: im
     connections(listener, share, service, builder, None, stop).await;
 }
 
-/// Serves the gRPC calls until `stop`, then until the calls under way are answered. From `leaving` on health says
-/// NOT_SERVING, so that clients look for another node while this one still serves.
+/// Serves the gRPC calls until the last of three stages, then until the calls under way are answered. Health says SERVING
+/// between the first two, so that clients look for another node while this one starts, and while it leaves and still serves.
 ///
 /// # Errors
 /// When the server cannot run at all.
@@ -89,12 +90,14 @@ pub async fn grpc(
     listener: TcpListener,
     share: Share,
     desk: Arc<Desk>,
-    leaving: impl Future<Output = ()>,
-    stop: impl Future<Output = ()>,
+    [ready, leaving, stop]: [impl Future<Output = ()> + Send + 'static; 3],
 ) -> io::Result<()> {
     let (mut reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<NativeServer<Native>>().await;
-    reporter.set_serving::<EnvoyServer<Envoy>>().await;
+    let all = [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, ""];
+    // The last is the node as a whole, which is what probes ask about.
+    for service in all {
+        reporter.set_service_status(service, ServingStatus::NotServing).await;
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -118,16 +121,19 @@ pub async fn grpc(
         service_fn(move |request| calls.answer(request))
     };
     let stop = async move {
+        ready.await;
+        for service in all {
+            reporter.set_service_status(service, ServingStatus::Serving).await;
+        }
         leaving.await;
-        reporter.set_not_serving::<NativeServer<Native>>().await;
-        reporter.set_not_serving::<EnvoyServer<Envoy>>().await;
-        // The node as a whole, which is what probes ask about.
-        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        for service in all {
+            reporter.set_service_status(service, ServingStatus::NotServing).await;
+        }
         stop.await;
         // Streams read nothing more.
         drop(ended);
         // Who watches has been told: a watch that goes on for ever must not hold up the end.
-        for service in [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, ""] {
+        for service in all {
             reporter.clear_service_status(service).await;
         }
     };

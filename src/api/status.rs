@@ -79,6 +79,7 @@ impl Rejection {
     /// Why load is shed, when that is the reason; a metric's label.
     pub const fn shed(&self) -> Option<&'static str> {
         match self {
+            Self::Undecided(Refusal::Starting) => Some("starting"),
             Self::Undecided(Refusal::Overloaded(Shed::TooManyWaiting)) => Some("waiting"),
             Self::Undecided(Refusal::Overloaded(Shed::TooManyKeys)) => Some("keys"),
             Self::Undecided(Refusal::Restarted) => Some("restart"),

@@ -32,6 +32,8 @@ use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
 use listeners::Listeners;
 
+/// How often a core that starts looks whether it may serve.
+const STARTING: Duration = Duration::from_millis(2);
 /// How often a core that leaves looks whether its tokens are back.
 const LEAVING: Duration = Duration::from_millis(2);
 /// A node serves without a store that it has not reached for so long, in microseconds.
@@ -108,14 +110,26 @@ struct Whole {
     draining: AtomicBool,
 }
 
+impl Whole {
+    /// The rules that every core has, at least.
+    fn revision(&self) -> u64 {
+        self.cores.iter().map(|core| core.revision()).min().unwrap_or(0)
+    }
+
+    /// Whether there is all that it takes to decide. A store that is lost later is no reason to leave: all nodes would, at
+    /// once.
+    fn may_begin(&self) -> bool {
+        let over = self.clock.now().since(self.begun) >= GRACE_US;
+        self.revision() > 0 && (over || self.region.state().reached)
+    }
+}
+
 impl desk::Node for Whole {
     fn readiness(&self) -> Readiness {
-        let revision = self.cores.iter().map(|core| core.revision()).min().unwrap_or(0);
+        let revision = self.revision();
         let draining = self.draining.load(Ordering::Relaxed);
         let state = self.region.state();
-        // A store that is lost later is no reason to leave: all nodes would, at once.
-        let reached = state.reached || self.clock.now().since(self.begun) >= GRACE_US;
-        let ready = revision > 0 && !draining && reached;
+        let ready = !draining && !self.cores.iter().any(|core| core.is_starting());
         Readiness { ready, revision, store: state.store, advice: state.advice, draining }
     }
 
@@ -153,7 +167,9 @@ pub fn run(
     let Environment { clock, random, region, rules, metrics } = environment;
     let new_core = || -> io::Result<_> {
         let store = region.store();
-        Ok(Arc::new(Core::new(shard_config(config, store.lanes(), *random)?, Arc::clone(clock), store)))
+        let core = Core::new(shard_config(config, store.lanes(), *random)?, Arc::clone(clock), store);
+        core.set_starting(true);
+        Ok(Arc::new(core))
     };
     let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(|_| new_core()).collect::<io::Result<_>>()?;
     let whole = Arc::new(Whole {
@@ -265,6 +281,8 @@ fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>
 /// How far a core is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// Rules or the store are still to come: nothing is decided.
+    Starting,
     Serving,
     /// Still serving, and telling probes that it leaves.
     Leaving,
@@ -297,7 +315,7 @@ impl Seat {
         tokio::spawn(follow(holders, move |holders| with.set_holders(*holders)));
         let store = Arc::clone(core.store());
         tokio::spawn(async move { store.keep().await });
-        let (stage, staged) = watch::channel(Stage::Serving);
+        let (stage, staged) = watch::channel(Stage::Starting);
         let until = |at_least: Stage| {
             let mut staged = staged.clone();
             async move {
@@ -306,7 +324,22 @@ impl Seat {
             }
         };
         let mut http = tokio::spawn(serve::http(http, of_http, Arc::clone(&desk), until(Stage::Closed)));
-        let mut grpc = tokio::spawn(serve::grpc(grpc, of_grpc, desk, until(Stage::Leaving), until(Stage::Closed)));
+        let stages = [Stage::Serving, Stage::Leaving, Stage::Closed].map(until);
+        let mut grpc = tokio::spawn(serve::grpc(grpc, of_grpc, desk, stages));
+        let (awaited, with) = (Arc::clone(&whole), Arc::clone(&core));
+        let opening = stage.clone();
+        tokio::spawn(async move {
+            while !awaited.may_begin() {
+                tokio::time::sleep(STARTING).await;
+            }
+            with.set_starting(false);
+            opening.send_if_modified(|stage| {
+                *stage == Stage::Starting && {
+                    *stage = Stage::Serving;
+                    true
+                }
+            });
+        });
         let ended = tokio::select! {
             () = stop => Ok(()),
             _ = &mut supervising => Err(io::Error::other("the core's supervisor ended")),

@@ -104,6 +104,8 @@ impl Answer {
 /// Why a check got no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("the node is starting")]
+    Starting,
     #[error("overloaded: {0}")]
     Overloaded(#[from] Shed),
     #[error("the shard was restarted while the check was under way")]

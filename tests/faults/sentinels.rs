@@ -19,7 +19,7 @@ fn sentinels_under_fire() {
     };
     let wake = |_: &mut Region| first.signal("CONT");
     // Whoever takes over may lack what was charged in the last milliseconds.
-    region.drill(Fault::new("the primary stops, its replica takes over", stop, wake).forgets());
+    region.drill(Fault::new("the primary stops, its replica takes over", stop, wake).forgets().overcome());
     wait_for("the old primary to follow", || {
         ask(first.port, &["info", "replication"]).contains("master_link_status:up").then_some(())
     });
@@ -30,6 +30,7 @@ fn sentinels_under_fire() {
         second.signal("KILL");
         wait_for("the other to take over", || leads(0).then_some(()));
     };
-    region.drill(Fault::new("the primary is killed", kill, |_| ()).forgets().lasts(Duration::from_secs(1)));
+    region
+        .drill(Fault::new("the primary is killed", kill, |_| ()).forgets().overcome().lasts(Duration::from_secs(1)));
     region.report("A primary, a replica and three Sentinels, two nodes of two cores");
 }

@@ -17,7 +17,8 @@ pub struct Row {
     pub worst: f64,
     /// What all users with `deny` were admitted, divided by their limits.
     pub used: f64,
-    /// From the fault's end to the last check that was not decided as always.
+    /// From the fault's end, or its beginning where the region is to find a way around it, to the last check that was not
+    /// decided as always.
     pub normal: u64,
     /// The longest waits but one in a hundred of those whose counters are elsewhere: before, and meanwhile.
     pub others: Option<(u64, u64)>,
