@@ -213,11 +213,7 @@ fn a_cluster_that_fails_over() {
     let stop = |_: &mut Region| redis.signal(sick, "STOP");
     let wake = |_: &mut Region| redis.signal(sick, "CONT");
     region.drill(
-        Fault::new("one primary stops, its replica takes over", stop, wake)
-            .forgets()
-            .overcome()
-            .at(sick)
-            .lasts(lasts),
+        Fault::new("one primary stops, its replica takes over", stop, wake).forgets().overcome().at(sick).lasts(lasts),
     );
     let sick = primaries(&redis)[1];
     let behind = replica(&redis, sick);
@@ -229,8 +225,7 @@ fn a_cluster_that_fails_over() {
         redis.signal(sick, "KILL");
         redis.signal(behind, "CONT");
     };
-    let fault =
-        Fault::new("a failover that loses half a second of writes", lose, back).forgets().overcome().at(sick);
+    let fault = Fault::new("a failover that loses half a second of writes", lose, back).forgets().overcome().at(sick);
     region.drill(fault.lasts(lasts));
     let kill = |_: &mut Region| redis.ports().for_each(|port| redis.signal(port, "KILL"));
     region.drill(Fault::new("all six servers are killed, and come back with their files", kill, back).forgets());

@@ -6,6 +6,7 @@
 mod cluster;
 mod crowd;
 mod drill;
+mod network;
 #[path = "../node/mod.rs"]
 mod node;
 mod nodes;

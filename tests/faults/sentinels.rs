@@ -30,7 +30,6 @@ fn sentinels_under_fire() {
         second.signal("KILL");
         wait_for("the other to take over", || leads(0).then_some(()));
     };
-    region
-        .drill(Fault::new("the primary is killed", kill, |_| ()).forgets().overcome().lasts(Duration::from_secs(1)));
+    region.drill(Fault::new("the primary is killed", kill, |_| ()).forgets().overcome().lasts(Duration::from_secs(1)));
     region.report("A primary, a replica and three Sentinels, two nodes of two cores");
 }
