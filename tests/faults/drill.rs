@@ -20,7 +20,7 @@ const CALM: Duration = Duration::from_secs(1);
 const NORMAL_WITHIN_MS: u64 = 30_000;
 
 /// Cores of a node.
-const CORES: usize = 2;
+pub const CORES: usize = 2;
 /// Nodes of a region.
 pub const NODES: usize = 2;
 
@@ -99,13 +99,18 @@ impl Region {
         region
     }
 
-    /// Starts the node of this number.
+    /// Starts the node of this number, and waits until it is ready.
     pub fn node(&self, at: usize) -> Node {
         let port = |face: usize| self.ports + u16::try_from(2 * at + face).unwrap();
-        let (http, grpc) = (format!("127.0.0.1:{}", port(0)), format!("127.0.0.1:{}", port(1)));
-        let (name, cores, holders) = (format!("n{at}"), CORES.to_string(), (CORES * NODES).to_string());
+        self.node_at(&format!("n{at}"), [port(0), port(1)])
+    }
+
+    /// Starts a node that listens at these ports, for HTTP and gRPC.
+    pub fn node_at(&self, name: &str, ports: [u16; 2]) -> Node {
+        let [http, grpc] = ports.map(|port| format!("127.0.0.1:{port}"));
+        let (cores, holders) = (CORES.to_string(), (CORES * NODES).to_string());
         let mut all = vec![
-            ("TIDEGATE_NODE", name.as_str()),
+            ("TIDEGATE_NODE", name),
             ("TIDEGATE_WORKERS", &cores),
             ("TIDEGATE_STORE__LEASE", "200ms"),
             ("TIDEGATE_STORE__MIN_HOLDERS", &holders),

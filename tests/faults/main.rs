@@ -3,6 +3,7 @@
 //!
 //! `scripts/test --test faults -- --nocapture` shows the tables.
 
+mod bounds;
 mod cluster;
 mod crowd;
 mod drill;

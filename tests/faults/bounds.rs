@@ -1,0 +1,85 @@
+//! `on_store_failure: local`: what nodes admit by themselves, in the worst cases that are stated, beside the stated bound.
+
+use crate::alone;
+use crate::crowd::LIMIT;
+use crate::drill::{CORES, NODES, Region};
+use crate::node::Node;
+use crate::servers::Single;
+
+/// What one core may admit of a limit of which it knows nothing.
+const SHARE: usize = LIMIT / (CORES * NODES);
+
+/// Asks for one user until a node has refused so often that every core of it has.
+fn ask(node: &Node, user: &str) -> usize {
+    let body = format!(r#"{{"domain":"d","attributes":{{"mode":"local","user":"{user}"}}}}"#);
+    let (mut passed, mut refused) = (0, 0);
+    while refused < 10 * CORES {
+        let answer = node.check(&body);
+        match answer.status {
+            200 => (passed, refused) = (passed + 1, 0),
+            429 => refused += 1,
+            _ => panic!("{answer:?}"),
+        }
+    }
+    passed
+}
+
+/// Two nodes that have just lost their only server.
+fn lost(settings: &[(&str, &str)]) -> (Single, Region) {
+    let redis = Single::start(&[]);
+    let region = Region::start(&redis.url(), settings);
+    redis.server.signal("STOP");
+    (redis, region)
+}
+
+fn told(case: &str, measured: usize, bound: usize) {
+    println!("| {case} | {measured} | {bound} |");
+    assert!(measured <= bound, "{case}: {measured} of {bound}");
+}
+
+#[test]
+fn nodes_that_come_in_an_outage_add_a_share_each() {
+    let _alone = alone();
+    let (_redis, mut region) = lost(&[]);
+    println!("| `local`, a limit of {LIMIT}, the store is away | admitted | bound |\n|---|---|---|");
+    let mut all: usize = region.nodes.iter().map(|node| ask(node, "u")).sum();
+    told("four cores, which the divisor counts", all, LIMIT);
+    assert!(all >= LIMIT - CORES * NODES, "shares are used: {all}");
+    // What ends before it is ready has decided nothing, and adds nothing.
+    let more = region.node_at("more", [0, 0]);
+    all += ask(&more, "u");
+    told("one pod more, of two cores", all, LIMIT + CORES * SHARE);
+    for boot in 1..=2 {
+        region.nodes[0].child.kill().unwrap();
+        region.nodes[0].child.wait().unwrap();
+        region.nodes[0] = region.node(0);
+        all += ask(&region.nodes[0], "u");
+        let bound = LIMIT + (1 + boot) * CORES * SHARE;
+        told(&format!("and a node that is killed and started again, time {boot}"), all, bound);
+    }
+}
+
+#[test]
+fn keys_that_memory_pressure_forgets_in_an_outage_add_a_share_each() {
+    let _alone = alone();
+    const KEYS: usize = 64;
+    let (_redis, region) = lost(&[("TIDEGATE_LIMITS__MAX_KEYS", "64")]);
+    println!(
+        "| `local`, a limit of {LIMIT}, the store is away, {KEYS} keys a node | admitted | bound |\n|---|---|---|"
+    );
+    let node = &region.nodes[0];
+    let mut all = ask(node, "u");
+    told("one node", all, CORES * SHARE);
+    for round in 1..=2 {
+        let shed_before = node.metric(r#"tidegate_shed_total{reason="keys"} "#);
+        for other in 0..4 * KEYS {
+            let body = format!(r#"{{"domain":"d","attributes":{{"mode":"local","user":"{round}-{other}"}}}}"#);
+            let status = node.check(&body).status;
+            assert!([200, 429, 503].contains(&status), "{status}");
+        }
+        let shed = node.metric(r#"tidegate_shed_total{reason="keys"} "#) - shed_before;
+        assert!(node.metric("tidegate_keys ") <= KEYS as f64, "memory is bounded");
+        all += ask(node, "u");
+        told(&format!("its keys rotated {} times, {shed} checks shed", 4 * round), all, CORES * SHARE * (1 + round));
+    }
+}
