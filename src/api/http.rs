@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, RawQuery, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 
 use super::check_json::{self, Answer};
 use super::desk::Desk;
@@ -37,7 +39,6 @@ pub fn routes(desk: Arc<Desk>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(async |desk, headers| refuse(desk, headers, Rejection::NoSuchPath))
         .method_not_allowed_fallback(async |desk, headers| refuse(desk, headers, Rejection::WrongMethod))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&desk), in_time))
         .with_state(desk)
 }
@@ -73,12 +74,7 @@ async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
     }
 }
 
-async fn check(
-    State(desk): State<Arc<Desk>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn check(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery, headers: HeaderMap, body: Body) -> Response {
     let id = take_id(&desk, &headers);
     let answer = match answer_check(&desk, query.as_deref(), &headers, body, &id).await {
         Ok((decision, refusal)) => {
@@ -97,7 +93,7 @@ async fn answer_check(
     desk: &Desk,
     query: Option<&str>,
     headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
     id: &RequestId<'_>,
 ) -> Result<(Decision, StatusCode), Rejection> {
     let mut faults = Vec::new();
@@ -110,10 +106,7 @@ async fn answer_check(
         }
     }
     is_json(headers)?;
-    let body = body.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Rejection::TooLarge,
-        _ => Rejection::Invalid(vec![fault("", "expected a whole body")]),
-    })?;
+    let body = whole(body).await?;
     let request = match check_json::Request::parse(&body) {
         Ok(request) if faults.is_empty() => request,
         parsed => {
@@ -128,6 +121,24 @@ async fn answer_check(
         entries.iter().map(|entries| Descriptor { entries, ordered: false, hits, limit: None }).collect();
     let check = Check { domain: &request.domain, descriptors: &descriptors };
     Ok((desk.decide(&check, None, id).await?, refusal))
+}
+
+/// All of a body. Pieces are copied together as they come: each of them would keep the buffer alive that it was read into,
+/// so that a body in pieces of one byte would hold thousands of times its size.
+async fn whole(mut body: Body) -> Result<Bytes, Rejection> {
+    let torn = |_| Rejection::Invalid(vec![fault("", "expected a whole body")]);
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(torn)?.into_data() else { continue };
+        if read.len() + piece.len() > MAX_BODY {
+            return Err(Rejection::TooLarge);
+        }
+        if read.is_empty() && body.is_end_stream() {
+            return Ok(piece);
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.freeze())
 }
 
 /// A body without a type, and what `curl -d` says by itself, are taken for JSON.

@@ -34,6 +34,7 @@ use super::proto::DESCRIPTORS;
 use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use super::spread::Share;
+use crate::telemetry::connections::Closed;
 
 /// Idle connections are asked for a sign of life so often.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -255,12 +256,13 @@ async fn connections<S, B>(
         let (builder, mut ended) = (Arc::clone(&builder), ended.clone());
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
-            let _open = open;
             if let Some(preface) = preface {
                 tokio::select! {
                     begins = tokio::time::timeout(PREFACE_TIME, begins(&stream, preface)) => {
-                        if !begins.unwrap_or(false) {
-                            return;
+                        match begins {
+                            Ok(true) => {}
+                            Ok(false) => return,
+                            Err(_) => return open.closed(Closed::Slow),
                         }
                     }
                     _ = ended.changed() => return,
@@ -270,7 +272,9 @@ async fn connections<S, B>(
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.
             tokio::select! {
-                _ = connection.as_mut() => return,
+                done = connection.as_mut() => {
+                    return done.err().and_then(|error| why_closed(&*error)).into_iter().for_each(|why| open.closed(why));
+                }
                 _ = ended.changed() => {}
                 () = tokio::time::sleep(MAX_AGE) => {}
             }
@@ -282,6 +286,17 @@ async fn connections<S, B>(
     drop((listener, share, ended));
     ending.send_replace(());
     ending.closed().await;
+}
+
+/// Why a connection ended, if it was this node that had to end it.
+fn why_closed(error: &(dyn Error + Send + Sync + 'static)) -> Option<Closed> {
+    let error = error.downcast_ref::<hyper::Error>()?;
+    if error.is_timeout() {
+        return Some(Closed::Slow);
+    }
+    let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
+    let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);
+    protocol.then_some(Closed::Protocol)
 }
 
 /// Whether what comes in begins with `preface`; nothing of it is taken.

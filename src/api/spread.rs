@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::telemetry::connections::{Closed, Connections};
+
 /// Connections under way from one core to another at most; those that do not fit stay where they came in.
 const HANDED: usize = 64;
 /// How long to wait when no connection can be accepted, as when files run out.
@@ -17,8 +19,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// One core's share of a face's connections.
 pub struct Share {
     own: usize,
-    cores: Arc<[Core]>,
+    face: Arc<Face>,
     handed: mpsc::Receiver<(StdTcpStream, Open)>,
+}
+
+/// What the cores of a face share.
+struct Face {
+    cores: Box<[Core]>,
+    /// Connections that may be open at once.
+    most: usize,
+    counted: Connections,
 }
 
 struct Core {
@@ -28,22 +38,31 @@ struct Core {
 
 /// Counts a connection for as long as it is open.
 pub struct Open {
-    cores: Arc<[Core]>,
+    face: Arc<Face>,
     core: usize,
     pub peer: SocketAddr,
 }
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.cores[self.core].open.fetch_sub(1, Ordering::Relaxed);
+impl Open {
+    /// Counts why it is closed before its time.
+    pub fn closed(&self, why: Closed) {
+        self.face.counted.closed(why);
     }
 }
 
-/// A share for each of `count` cores.
-pub fn over(count: usize) -> Vec<Share> {
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.face.cores[self.core].open.fetch_sub(1, Ordering::Relaxed);
+        self.face.counted.ended();
+    }
+}
+
+/// A share for each of `count` cores of a face that has `most` connections at once.
+pub fn over(count: usize, most: usize, counted: Connections) -> Vec<Share> {
     let (hands, received): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(HANDED)).unzip();
-    let cores: Arc<[Core]> = hands.into_iter().map(|hand| Core { open: AtomicUsize::new(0), hand }).collect();
-    let share = |(own, handed)| Share { own, cores: Arc::clone(&cores), handed };
+    let cores = hands.into_iter().map(|hand| Core { open: AtomicUsize::new(0), hand }).collect();
+    let face = Arc::new(Face { cores, most, counted });
+    let share = |(own, handed)| Share { own, face: Arc::clone(&face), handed };
     received.into_iter().enumerate().map(share).collect()
 }
 
@@ -74,18 +93,25 @@ impl Share {
         }
     }
 
+    /// The connection, where this core is to have it: not where there are as many as may be, or another core has fewer.
     fn keep_or_hand(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, Open)> {
+        let Face { cores, most, counted } = &*self.face;
+        let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);
+        if (0..cores.len()).map(|core| count(&core)).sum::<usize>() >= *most {
+            counted.closed(Closed::Full);
+            return None;
+        }
         let open = |core: usize| {
-            self.cores[core].open.fetch_add(1, Ordering::Relaxed);
-            Open { cores: Arc::clone(&self.cores), core, peer }
+            cores[core].open.fetch_add(1, Ordering::Relaxed);
+            counted.opened();
+            Open { face: Arc::clone(&self.face), core, peer }
         };
-        let count = |core: &usize| self.cores[*core].open.load(Ordering::Relaxed);
         // This core is as good as any other that has as few.
-        let fewest = (0..self.cores.len()).min_by_key(|core| (count(core), *core != self.own)).unwrap_or(self.own);
+        let fewest = (0..cores.len()).min_by_key(|core| (count(core), *core != self.own)).unwrap_or(self.own);
         if fewest == self.own {
             return Some((stream, open(self.own)));
         }
-        let Ok(permit) = self.cores[fewest].hand.try_reserve() else { return Some((stream, open(self.own))) };
+        let Ok(permit) = cores[fewest].hand.try_reserve() else { return Some((stream, open(self.own))) };
         match stream.into_std() {
             Ok(stream) => permit.send((stream, open(fewest))),
             Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
@@ -97,13 +123,15 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     #[tokio::test]
     async fn whoever_accepts_hands_to_the_core_with_the_fewest() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut shares = over(2);
+        let counted = Metrics::new("0", "test").unwrap().connections("http");
+        let mut shares = over(2, 100, counted);
         let (mut other, mut first) = (shares.pop().unwrap(), shares.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<Open>; 2] = Default::default();

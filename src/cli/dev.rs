@@ -73,6 +73,7 @@ impl Dev {
             workers: workers(0),
             max_keys: machine::keys(true),
             max_pending: DEFAULTS.max_pending,
+            max_connections: DEFAULTS.max_connections,
             lease_us: DEFAULTS.lease_ms * 1000,
             deadline_us: DEFAULTS.deadline_ms * 1000,
             min_holders: DEFAULTS.min_holders,

@@ -14,6 +14,9 @@ use crate::node::listeners::Listeners;
 use crate::node::{Environment, Failure, NodeConfig, run};
 use crate::telemetry::metrics::Metrics;
 
+/// Files that a node has open beside its clients' connections, at most.
+const OTHER_FILES: u64 = 1000;
+
 /// Where a node listens, and how it behaves.
 pub struct Plan {
     pub http: SocketAddr,
@@ -54,6 +57,12 @@ pub fn serve(
         Ok(both) => both,
         Err(exit) => return exit,
     };
+    // A connection is a file, and there are others.
+    let files = 2 * plan.node.max_connections as u64 + OTHER_FILES;
+    let may = machine::files(files);
+    if may < files {
+        tracing::warn!(files = may, wanted = files, "fewer files may be open than there may be connections");
+    }
     let (stop, stopped) = watch::channel(false);
     if let Err(error) = signals(stop, file) {
         eprintln!("signals: {error}");

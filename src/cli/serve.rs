@@ -227,6 +227,7 @@ fn node(settings: &Settings) -> NodeConfig {
             keys => keys,
         },
         max_pending: settings.max_pending,
+        max_connections: settings.max_connections,
         lease_us: settings.store.lease_ms * 1000,
         deadline_us: settings.store.deadline_ms * 1000,
         min_holders: settings.store.min_holders,

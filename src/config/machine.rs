@@ -4,6 +4,8 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Memory that one resident key takes, in bytes, rounded up: what `benches/memory.rs` measures, and room for long names
 /// and checks that wait.
 const BYTES_PER_KEY: u64 = 1024;
@@ -24,6 +26,19 @@ pub fn keys(with_records: bool) -> usize {
     // Where neither can be read, as much as any machine has.
     let keys = memory.unwrap_or(1 << 30) / PART / each;
     usize::try_from(keys.max(1000)).unwrap_or(usize::MAX)
+}
+
+/// Lets this process have `wanted` files open, or as many as it may; says how many those are.
+pub fn files(wanted: u64) -> u64 {
+    let limits = getrlimit(Resource::Nofile);
+    let reach = limits.maximum.map_or(wanted, |most| wanted.min(most));
+    if limits.current.is_none_or(|current| current >= reach) {
+        return limits.current.unwrap_or(wanted);
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(reach), ..limits }) {
+        Ok(()) => reach,
+        Err(_) => limits.current.unwrap_or(wanted),
+    }
 }
 
 /// The name of this host, as the kernel has it.

@@ -30,6 +30,8 @@ pub struct Settings {
     /// 0: from the memory that the cgroup allows.
     pub max_keys: usize,
     pub max_pending: usize,
+    /// On each face.
+    pub max_connections: usize,
     pub drain_ms: u64,
     pub level: Level,
     pub format: logs::Format,
@@ -84,6 +86,7 @@ pub struct Defaults {
     pub min_holders: u32,
     pub tags: u16,
     pub max_pending: usize,
+    pub max_connections: usize,
     pub drain_ms: u64,
 }
 
@@ -98,6 +101,7 @@ pub const DEFAULTS: Defaults = Defaults {
     min_holders: 3,
     tags: 32,
     max_pending: 100_000,
+    max_connections: 10_000,
     drain_ms: 10_000,
 };
 
@@ -171,8 +175,9 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         let mut get = |field, range| fields.get(field).and_then(|n| within(n, &path.field(field), range, errors));
         let max_keys = get("max_keys", 0..=1 << 31).unwrap_or(0);
         let max_pending = get("max_pending", 1..=1 << 24).unwrap_or(DEFAULTS.max_pending as u64);
+        let connections = get("max_connections", 1..=1 << 20).unwrap_or(DEFAULTS.max_connections as u64);
         let drain = fields.get("drain").and_then(|n| length(n, &path.field("drain"), 0..=600_000, errors));
-        (max_keys, max_pending, drain.unwrap_or(DEFAULTS.drain_ms))
+        (max_keys, max_pending, connections, drain.unwrap_or(DEFAULTS.drain_ms))
     });
     let log = section(fields.get("log"), &top.field("log"), errors, |fields, path, errors| {
         const LEVELS: [(&str, Level); 5] = [
@@ -206,7 +211,8 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         rules,
         max_keys: size(limits.0),
         max_pending: size(limits.1),
-        drain_ms: limits.2,
+        max_connections: size(limits.2),
+        drain_ms: limits.3,
         level: log.0,
         format: log.1,
     }

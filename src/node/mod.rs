@@ -52,6 +52,8 @@ pub struct NodeConfig {
     pub max_keys: usize,
     /// Checks that wait for the store at most, over all cores.
     pub max_pending: usize,
+    /// Connections of clients at most, on each face.
+    pub max_connections: usize,
     pub lease_us: u64,
     pub deadline_us: u64,
     pub min_holders: u32,
@@ -182,8 +184,8 @@ pub fn run(
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
     let mut seats = Vec::new();
-    let shares = || spread::over(config.workers.get());
-    let (http, grpc) = (http.each.into_iter().zip(shares()), grpc.each.into_iter().zip(shares()));
+    let shares = |face| spread::over(config.workers.get(), config.max_connections, metrics.connections(face));
+    let (http, grpc) = (http.each.into_iter().zip(shares("http")), grpc.each.into_iter().zip(shares("grpc")));
     for ((core, http), grpc) in cores.into_iter().zip(http).zip(grpc) {
         let desk = Arc::new(Desk {
             limiter: Arc::clone(&core) as Arc<dyn crate::ports::Limiter>,

@@ -7,6 +7,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::connections::Connections;
 use super::names::{self, Name};
 use super::tally::{Counted, OUTCOMES, Tally};
 use crate::limiter::invariant::{self, Invariant};
@@ -17,7 +18,7 @@ const LATENCY_BUCKETS: [f64; 14] =
     [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
 
 /// Why load is shed.
-const SHED_REASONS: [&str; 3] = ["waiting", "keys", "restart"];
+const SHED_REASONS: [&str; 4] = ["waiting", "keys", "restart", "starting"];
 
 /// Figures of all cores together, as they stand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Metrics {
     items: IntCounter,
     failed_batches: IntCounter,
     failed_items: IntCounter,
+    connections: IntGaugeVec,
+    closed: IntCounterVec,
     redis_errors: IntCounter,
     holders: IntGauge,
     store_ok: IntGauge,
@@ -99,6 +102,8 @@ impl Metrics {
             items: register(&registry, IntCounter::with_opts(opts(&names::ITEMS))?)?,
             failed_batches: register(&registry, IntCounter::with_opts(opts(&names::FAILED_BATCHES))?)?,
             failed_items: register(&registry, IntCounter::with_opts(opts(&names::FAILED_ITEMS))?)?,
+            connections: register(&registry, IntGaugeVec::new(opts(&names::CONNECTIONS), names::CONNECTIONS.labels)?)?,
+            closed: counters(&registry, &names::CLOSED)?,
             redis_errors: register(&registry, IntCounter::with_opts(opts(&names::REDIS_ERRORS))?)?,
             holders: register(&registry, IntGauge::with_opts(opts(&names::HOLDERS))?)?,
             store_ok: register(&registry, IntGauge::with_opts(opts(&names::STORE_REACHED))?)?,
@@ -126,6 +131,11 @@ impl Metrics {
         if let Some(reason) = shed {
             self.shed.with_label_values(&[reason]).inc();
         }
+    }
+
+    /// What is counted of the connections of this face.
+    pub fn connections(&self, face: &'static str) -> Connections {
+        Connections::new(face, &self.connections, &self.closed)
     }
 
     /// A connection to Redis failed, or was lost.

@@ -1,5 +1,6 @@
 //! What a node tells of itself: metrics from one closed list, and logs.
 
+pub mod connections;
 pub mod logs;
 pub mod metrics;
 pub mod names;

@@ -33,6 +33,12 @@ pub const FAILED_ITEMS: Name = metric(
     "Keys that the store answered for and could not serve: a foreign type, or writes that it refuses.",
     &[],
 );
+pub const CONNECTIONS: Name = metric("tidegate_connections", "Connections of clients that are open.", &["face"]);
+pub const CLOSED: Name = metric(
+    "tidegate_connections_closed_total",
+    "Connections that were closed or not taken: full, slow, or against the protocol.",
+    &["face", "reason"],
+);
 pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
 pub const HOLDERS: Name = metric("tidegate_holders", "Cores of all nodes of the region, as far as is known.", &[]);
@@ -50,7 +56,7 @@ pub const RELOADS: Name =
 pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
 
 /// Every metric that a node shows, the process's own apart.
-pub const ALL: [&Name; 21] = [
+pub const ALL: [&Name; 23] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
@@ -63,6 +69,8 @@ pub const ALL: [&Name; 21] = [
     &ITEMS,
     &FAILED_BATCHES,
     &FAILED_ITEMS,
+    &CONNECTIONS,
+    &CLOSED,
     &REDIS_ERRORS,
     &HOLDERS,
     &STORE_REACHED,

@@ -1,0 +1,220 @@
+//! Clients that mean harm: what each can hold is bounded, what is cut off is counted, and others are served meanwhile.
+
+mod node;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use node::{Node, wait_for};
+
+const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
+/// More than any of this may cost in all, in bytes.
+const MEMORY: f64 = 64e6;
+
+/// A node with little room, and its figures.
+struct Victim {
+    node: Node,
+    memory: f64,
+}
+
+impl Victim {
+    fn new(settings: &[(&str, &str)]) -> Self {
+        let mut command = node::tidegate(&["serve", "--log-format", "json", "--region", "r", "--store", "memory:"]);
+        let folder = tempfile::tempdir().unwrap();
+        let rules = folder.path().join("rules.yaml");
+        let limit = "{ name: l, per: [user], limit: 1000000, window: 1d }";
+        std::fs::write(&rules, format!("version: 1\ndomains: [{{ domain: d, limits: [{limit}] }}]\n")).unwrap();
+        command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--rules"]).arg(&rules);
+        let node = Node::start({
+            command.envs(settings.iter().copied());
+            command
+        });
+        let memory = node.metric("process_resident_memory_bytes ");
+        Self { node, memory }
+    }
+
+    fn closed(&self, face: &str, reason: &str) -> f64 {
+        self.node.metric(&format!(r#"tidegate_connections_closed_total{{face="{face}",reason="{reason}"}} "#))
+    }
+
+    /// Others are served, and memory is bounded.
+    fn is_well(&self) {
+        assert_eq!(self.node.check(CHECK).status, 200);
+        let grown = self.node.metric("process_resident_memory_bytes ") - self.memory;
+        assert!(grown < MEMORY, "{grown} bytes more");
+    }
+
+    fn connect(&self, address: &str) -> TcpStream {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    fn http(&self) -> TcpStream {
+        self.connect(&self.node.http)
+    }
+
+    /// A connection of HTTP/2 that has begun.
+    fn http2(&self) -> TcpStream {
+        let mut stream = self.connect(&self.node.grpc);
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        stream.write_all(&frame(0x4, 0, 0, &[])).unwrap();
+        stream
+    }
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
+}
+
+const HEADERS: u8 = 0x1;
+const RESET: u8 = 0x3;
+const CONTINUATION: u8 = 0x9;
+const END_HEADERS: u8 = 0x4;
+
+/// The head of a check over gRPC, in HPACK's plainest form (RFC 7541, section 6.2.2).
+fn head() -> Vec<u8> {
+    let mut head = vec![0x83, 0x86];
+    let text = |head: &mut Vec<u8>, text: &str| {
+        head.push(u8::try_from(text.len()).unwrap());
+        head.extend(text.as_bytes());
+    };
+    head.push(0x04);
+    text(&mut head, "/tidegate.v1.RateLimitService/Check");
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+        head.push(0);
+        text(&mut head, name);
+        text(&mut head, value);
+    }
+    head
+}
+
+/// Writes as long as the other side takes it; says how many of `count` went out.
+fn flood(stream: &mut TcpStream, count: u32, each: impl Fn(u32) -> Vec<u8>) -> u32 {
+    // What is answered is read, so that nothing is held back for want of that.
+    let mut answers = stream.try_clone().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "it is waited for")]
+    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let sent = (0..count).take_while(|at| stream.write_all(&each(*at)).is_ok()).count();
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let _ = reader.join().unwrap();
+    u32::try_from(sent).unwrap()
+}
+
+#[test]
+fn connections_that_do_not_fit_are_not_taken() {
+    let victim = Victim::new(&[("TIDEGATE_LIMITS__MAX_CONNECTIONS", "20")]);
+    let idle: Vec<TcpStream> = (0..20).map(|_| victim.connect(&victim.node.grpc)).collect();
+    let open = || victim.node.metric(r#"tidegate_connections{face="grpc"} "#);
+    wait_for("all of them", || (open() == 20.0).then_some(()));
+    for _ in 0..10 {
+        assert_eq!(victim.connect(&victim.node.grpc).read(&mut [0; 100]).unwrap_or(0), 0, "it is closed at once");
+    }
+    assert_eq!(victim.closed("grpc", "full"), 10.0);
+    victim.is_well();
+    // Those that say nothing are closed in time.
+    wait_for("room", || (open() == 0.0).then_some(()));
+    assert_eq!(victim.closed("grpc", "slow"), 20.0);
+    drop(idle);
+}
+
+#[test]
+fn streams_that_are_reset_at_once_end_their_connection() {
+    let victim = Victim::new(&[]);
+    let head = head();
+    for round in 1..=3 {
+        let mut stream = victim.http2();
+        let sent = flood(&mut stream, 200_000, |at| {
+            let id = 2 * at + 1;
+            [frame(HEADERS, END_HEADERS, id, &head), frame(RESET, 0, id, &[0, 0, 0, 8])].concat()
+        });
+        assert!(sent < 200_000, "it was cut off");
+        wait_for("its end to be counted", || (victim.closed("grpc", "protocol") >= f64::from(round)).then_some(()));
+    }
+    victim.is_well();
+}
+
+#[test]
+fn heads_without_an_end_end_their_connection() {
+    let victim = Victim::new(&[]);
+    // A head that goes on and on (CONTINUATION flood).
+    let mut stream = victim.http2();
+    stream.write_all(&frame(HEADERS, 0, 1, &head())).unwrap();
+    // Each is a header that is named anew.
+    let more = [&[0, 100][..], &[b'x'; 100], &[120], &[b'y'; 120]].concat().repeat(60);
+    let sent = flood(&mut stream, 20_000, |_| frame(CONTINUATION, 0, 1, &more));
+    assert!(sent < 20_000, "it was cut off");
+    wait_for("its end to be counted", || (victim.closed("grpc", "protocol") >= 1.0).then_some(()));
+    // The same over HTTP/1.
+    let mut stream = victim.http();
+    stream.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    let sent = flood(&mut stream, 200_000, |at| format!("x-{at}: {}\r\n", "y".repeat(200)).into_bytes());
+    assert!(sent < 200_000, "it was cut off");
+    wait_for("its end to be counted", || (victim.closed("http", "protocol") >= 1.0).then_some(()));
+    victim.is_well();
+}
+
+#[test]
+fn pings_and_settings_without_end_hold_nothing() {
+    let victim = Victim::new(&[]);
+    for each in [frame(0x6, 0, 0, &[0; 8]), frame(0x4, 0, 0, &[])] {
+        // Answers are not read.
+        let mut stream = victim.http2();
+        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let many = each.repeat(1000);
+        let sent = (0..2000).take_while(|_| stream.write_all(&many).is_ok()).count();
+        assert!(sent < 2000, "it is read no further");
+        victim.is_well();
+    }
+}
+
+#[test]
+fn bodies_without_an_end_are_cut_off() {
+    let victim = Victim::new(&[]);
+    let begin =
+        "POST /v1/check HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    // Fast: too large. Slow: too late.
+    let mut fast = victim.http();
+    fast.write_all(begin.as_bytes()).unwrap();
+    let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
+    let mut slow: Vec<TcpStream> = (0..50).map(|_| victim.http()).collect();
+    slow.iter_mut().for_each(|stream| stream.write_all(begin.as_bytes()).unwrap());
+    while fast.write_all(chunk.as_bytes()).is_ok() {}
+    let errors = || victim.node.metric(r#"rate_limiter_requests_total{status="error"} "#);
+    wait_for("the fast one to be refused", || (errors() >= 1.0).then_some(()));
+    victim.is_well();
+    wait_for("the slow ones to be refused", || {
+        slow.iter_mut().for_each(|stream| drop(stream.write_all(b"1\r\n \r\n")));
+        (errors() >= 51.0).then_some(())
+    });
+    for stream in &mut slow {
+        let mut answer = [0; 12];
+        if stream.read_exact(&mut answer).is_ok() {
+            assert_eq!(&answer, b"HTTP/1.1 408");
+        }
+    }
+    victim.is_well();
+}
+
+#[test]
+fn heads_that_come_a_byte_at_a_time_are_cut_off() {
+    let victim = Victim::new(&[]);
+    let mut slow: Vec<TcpStream> = (0..100).map(|_| victim.http()).collect();
+    let head = b"GET /health HTTP/1.1\r\nx-slow: ";
+    slow.iter_mut().for_each(|stream| stream.write_all(head).unwrap());
+    let open = || victim.node.metric(r#"tidegate_connections{face="http"} "#);
+    wait_for("all of them", || (open() >= 100.0).then_some(()));
+    let (mut waited, mut seen) = (0, 0.0);
+    // Each attempt waits a minute at most; heads may take 75 seconds.
+    while waited < 3000 && seen < 100.0 {
+        slow.iter_mut().for_each(|stream| drop(stream.write_all(b"z")));
+        std::thread::park_timeout(Duration::from_millis(50));
+        victim.is_well();
+        (waited, seen) = (waited + 1, victim.closed("http", "slow"));
+    }
+    assert!(seen >= 100.0, "{seen} were cut off");
+}
