@@ -4,10 +4,10 @@
 mod authorize;
 mod check_json;
 pub mod desk;
-mod envoy;
+pub mod envoy;
 mod headers;
-mod http;
-mod native;
+pub mod http;
+pub mod native;
 mod native_stream;
 pub mod proto;
 mod questions;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -268,12 +269,15 @@ async fn connections<S, B>(
                     _ = ended.changed() => return,
                 }
             }
+            let asked = Arc::new(AtomicBool::new(false));
+            let service = Noting { service, asked: Arc::clone(&asked) };
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.
             tokio::select! {
                 done = connection.as_mut() => {
-                    return done.err().and_then(|error| why_closed(&*error)).into_iter().for_each(|why| open.closed(why));
+                    let why = done.err().and_then(|error| why_closed(&*error, asked.load(Ordering::Relaxed)));
+                    return why.into_iter().for_each(|why| open.closed(why));
                 }
                 _ = ended.changed() => {}
                 () = tokio::time::sleep(MAX_AGE) => {}
@@ -288,11 +292,29 @@ async fn connections<S, B>(
     ending.closed().await;
 }
 
-/// Why a connection ended, if it was this node that had to end it.
-fn why_closed(error: &(dyn Error + Send + Sync + 'static)) -> Option<Closed> {
+/// Notes that a connection was asked something.
+struct Noting<S> {
+    service: S,
+    asked: Arc<AtomicBool>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Noting<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        self.service.call(request)
+    }
+}
+
+/// Why a connection ended, if it was this node that had to end it. One that was `asked` something and then nothing more for
+/// long is idle, and its end no news.
+fn why_closed(error: &(dyn Error + Send + Sync + 'static), asked: bool) -> Option<Closed> {
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {
-        return Some(Closed::Slow);
+        return (!asked).then_some(Closed::Slow);
     }
     let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
     let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);

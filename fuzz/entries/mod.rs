@@ -1,0 +1,227 @@
+//! Where bytes of strangers come in, and what must hold of every one of them: no panic, and an answer that makes sense. The
+//! fuzz targets of this folder look for bytes for which it does not; `tests/fuzz_corpora.rs` tries those that they kept.
+
+#![allow(dead_code, reason = "each fuzz target uses its own part of it")]
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, Response};
+use http_body_util::BodyExt;
+use tidegate::api::desk::{Desk, Node, Readiness};
+use tidegate::api::envoy::Envoy;
+use tidegate::api::native::Native;
+use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
+use tidegate::api::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
+use tidegate::api::request_id::RequestIds;
+use tidegate::config::{cases, rules};
+use tidegate::limiter::batch::{BatchOutcome, StoreError};
+use tidegate::limiter::decision::{Check, Descriptor};
+use tidegate::limiter::rule_book::RuleBook;
+use tidegate::limiter::shard::{Shard, ShardConfig};
+use tidegate::limiter::time::{NodeTime, StoreTime};
+use tidegate::limiter::trial::Trial;
+use tidegate::ports::{Answer, Clock, Limiter, Refusal};
+use tidegate::store::redis::wire;
+use tidegate::telemetry::metrics::{Figures, Metrics};
+use tower_service::Service;
+
+/// An instant in the middle of many windows, in microseconds.
+const BEGIN: StoreTime = StoreTime(1_700_000_123_456_789);
+/// Rules of every kind, for requests to meet.
+const RULES: &str = include_str!("rules.yaml");
+
+fn book() -> Arc<RuleBook> {
+    static BOOK: LazyLock<Arc<RuleBook>> =
+        LazyLock::new(|| Arc::new(rules::compile("rules.yaml", RULES, 1).expect("rules of this folder")));
+    Arc::clone(&BOOK)
+}
+
+/// A limiter that decides at once, on a store of its own, and whose time goes on by a millisecond a check.
+struct Trying(Mutex<Trial>, AtomicU64);
+
+impl Trying {
+    fn new() -> Self {
+        Self(Mutex::new(Trial::new(book(), BEGIN)), AtomicU64::new(0))
+    }
+}
+
+impl Limiter for Trying {
+    fn check(&self, check: &Check<'_>, _: NodeTime, _: Option<Duration>) -> Answer {
+        let after = self.1.fetch_add(1000, Ordering::Relaxed);
+        let decision = self.0.lock().unwrap_or_else(PoisonError::into_inner).check(check, after);
+        Answer::Now(decision.map_err(Refusal::Overloaded))
+    }
+
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
+        checks.iter().map(|check| self.check(check, now, within)).collect()
+    }
+}
+
+struct Standing;
+
+impl Clock for Standing {
+    fn now(&self) -> NodeTime {
+        NodeTime(0)
+    }
+
+    fn wall(&self) -> StoreTime {
+        BEGIN
+    }
+}
+
+struct Fit;
+
+impl Node for Fit {
+    fn readiness(&self) -> Readiness {
+        Readiness { ready: true, revision: 1, store: "ok".to_owned(), advice: Vec::new(), draining: false }
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
+}
+
+fn desk() -> Arc<Desk> {
+    let metrics = Arc::new(Metrics::new("0", "fuzz").expect("metrics"));
+    Arc::new(Desk {
+        limiter: Arc::new(Trying::new()),
+        clock: Arc::new(Standing),
+        tally: metrics.tally(),
+        metrics,
+        node: Arc::new(Fit),
+        ids: RequestIds::new(1),
+        trusted_proxies: Vec::new(),
+    })
+}
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+fn wait_for<T>(work: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(work))
+}
+
+/// A rule file, with the cases beside its rules: it is refused with places, or its rules decide a check.
+pub fn rule_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match rules::compile("f.yaml", text, 1) {
+        Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
+        Ok(book) => {
+            let mut trial = Trial::new(Arc::new(book), BEGIN);
+            for (at, domain) in ["d", "api", "d"].into_iter().enumerate() {
+                let entries = [("user", "u"), ("path", "/a/b"), ("tier", "free"), ("ip", "10.0.0.1")];
+                let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+                let _ = trial.check(&Check { domain, descriptors: &descriptors }, at as u64 * 1000);
+            }
+        }
+    }
+    if let Err(errors) = cases::parse("f.yaml", text) {
+        assert!(!errors.is_empty());
+    }
+}
+
+/// The body of `POST /v1/check`: a decision, or what is wrong with it, in JSON.
+pub fn http_body(bytes: &[u8]) {
+    let request = Request::post("/v1/check").body(Body::from(bytes.to_vec())).expect("a request");
+    let answer = wait_for(async {
+        let mut routes = tidegate::api::http::routes(desk());
+        let answer: Result<Response<Body>, Infallible> = routes.call(request).await;
+        let (head, body) = answer.expect("an answer").into_parts();
+        (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))
+    });
+    let (status, body) = answer;
+    assert!([200, 400, 413, 429].contains(&status), "{status}");
+    assert!(body.starts_with(b"{") && body.ends_with(b"}"));
+}
+
+/// What a gRPC service answers to a body, messages and what frames them included: its `grpc-status`.
+fn grpc<S, B>(mut service: S, path: &str, bytes: &[u8]) -> i32
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+    B: axum::body::HttpBody<Data = bytes::Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let request = Request::post(path)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::from(bytes.to_vec()))
+        .expect("a request");
+    wait_for(async {
+        let answer = service.call(request).await.expect("an answer");
+        let (head, mut body) = answer.into_parts();
+        assert_eq!(head.status, 200);
+        let mut status = head.headers.get("grpc-status").cloned();
+        while let Some(frame) = body.frame().await {
+            if let Ok(trailers) = frame.expect("a frame").into_trailers() {
+                status = trailers.get("grpc-status").cloned();
+            }
+        }
+        let status = status.expect("a status");
+        status.to_str().expect("digits").parse().expect("a code")
+    })
+}
+
+/// No fault of a client's is told as one that this node does not know, or that lost something. INTERNAL is what the library
+/// says of a message that is none.
+fn is_fit(status: i32) {
+    const UNKNOWN: i32 = 2;
+    const DATA_LOSS: i32 = 15;
+    assert!((0..=16).contains(&status) && ![UNKNOWN, DATA_LOSS].contains(&status), "{status}");
+}
+
+/// Envoy's call, as it comes in.
+pub fn envoy_request(bytes: &[u8]) {
+    let service = EnvoyServer::new(Envoy(desk())).max_decoding_message_size(1 << 20);
+    is_fit(grpc(service, "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", bytes));
+}
+
+/// What a client sends on a stream of checks, in one call and as a batch.
+pub fn native_stream(bytes: &[u8]) {
+    let (_ended, ending) = tokio::sync::watch::channel(());
+    let service = NativeServer::new(Native { desk: desk(), ending }).max_decoding_message_size(1 << 20);
+    for call in ["CheckStream", "Check", "CheckBatch"] {
+        is_fit(grpc(service.clone(), &format!("/tidegate.v1.RateLimitService/{call}"), bytes));
+    }
+}
+
+/// What the script answers, by way of a Redis that may be anybody's: to a core that asked it, and goes on afterwards.
+pub fn store_reply(bytes: &[u8]) {
+    let config = ShardConfig {
+        max_keys: 100,
+        max_waiting: 10,
+        lease_us: 1_000_000,
+        deadline_us: 100_000,
+        holders: 2,
+        min_holders: 3,
+        lanes: 1,
+        max_items: 10,
+        seeds: [1, 2, 3, 4],
+    };
+    let mut shard = Shard::new(config, BEGIN, NodeTime(0));
+    shard.set_book(book());
+    let entries = [("user", "u"), ("tier", "free"), ("ip", "10.0.0.1"), ("path", "/a/b")];
+    let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+    for round in 0..3 {
+        let now = NodeTime(round * 200_000);
+        shard.tick(now);
+        let _ = shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| 0, now);
+        for out in shard.take_batches(now) {
+            let answer = wire::answer(bytes, out.batch.items.len()).map_err(|_| StoreError::Unknown);
+            shard.answer(out.lane, out.flight, answer, now);
+        }
+        let _ = shard.take_done();
+    }
+    for items in [0, 1, 3] {
+        if let Ok(answer) = wire::answer(bytes, items)
+            && let BatchOutcome::Ran(each) = answer.outcome
+        {
+            assert_eq!(each.len(), items, "an answer for every item");
+        }
+    }
+}
