@@ -8,12 +8,13 @@ use std::io;
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use ractor::Actor;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::actors::core::Core;
@@ -110,6 +111,8 @@ struct Whole {
     clock: Arc<dyn Clock>,
     begun: NodeTime,
     draining: AtomicBool,
+    /// Of every core that has begun.
+    runtimes: Mutex<Vec<Handle>>,
 }
 
 impl Whole {
@@ -138,7 +141,10 @@ impl desk::Node for Whole {
     fn figures(&self) -> Figures {
         let holders = (*self.region.holders().borrow()).into();
         let store_ok = self.region.state().store == "ok";
-        let mut all = Figures { revision: u64::MAX, holders, store_ok, ..Figures::default() };
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
+        drop(runtimes);
+        let mut all = Figures { revision: u64::MAX, holders, store_ok, tasks, ..Figures::default() };
         for core in &self.cores {
             let stats = core.stats();
             all.keys += stats.keys as u64;
@@ -180,6 +186,7 @@ pub fn run(
         clock: Arc::clone(clock),
         begun: clock.now(),
         draining: AtomicBool::new(false),
+        runtimes: Mutex::default(),
     });
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
@@ -307,6 +314,7 @@ impl Seat {
     #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, the others run to the end")]
     async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
         let Self { core, desk, http, grpc, rules, holders, drain } = self;
+        whole.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(Handle::current());
         let listen = |(socket, share)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, share));
         let ((http, of_http), (grpc, of_grpc)) = (listen(http)?, listen(grpc)?);
         let (supervisor, mut supervising) =

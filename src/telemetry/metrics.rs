@@ -25,6 +25,7 @@ const SHED_REASONS: [&str; 4] = ["waiting", "keys", "restart", "starting"];
 pub struct Figures {
     pub keys: u64,
     pub waiting: u64,
+    pub tasks: u64,
     pub batches: u64,
     pub items: u64,
     pub failed_batches: u64,
@@ -45,6 +46,7 @@ pub struct Metrics {
     shed: IntCounterVec,
     keys: IntGauge,
     waiting: IntGauge,
+    tasks: IntGauge,
     batches: IntCounter,
     items: IntCounter,
     failed_batches: IntCounter,
@@ -98,6 +100,7 @@ impl Metrics {
             shed,
             keys: register(&registry, IntGauge::with_opts(opts(&names::KEYS))?)?,
             waiting: register(&registry, IntGauge::with_opts(opts(&names::WAITING))?)?,
+            tasks: register(&registry, IntGauge::with_opts(opts(&names::TASKS))?)?,
             batches: register(&registry, IntCounter::with_opts(opts(&names::BATCHES))?)?,
             items: register(&registry, IntCounter::with_opts(opts(&names::ITEMS))?)?,
             failed_batches: register(&registry, IntCounter::with_opts(opts(&names::FAILED_BATCHES))?)?,
@@ -173,6 +176,7 @@ impl Metrics {
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge(&self.keys, figures.keys);
         gauge(&self.waiting, figures.waiting);
+        gauge(&self.tasks, figures.tasks);
         gauge(&self.revision, figures.revision);
         gauge(&self.holders, figures.holders);
         gauge(&self.store_ok, figures.store_ok.into());

@@ -24,6 +24,8 @@ pub const DEGRADED: Name = metric("tidegate_degraded_total", "Checks decided wit
 pub const SHED: Name = metric("tidegate_shed_total", "Checks not decided, to shed load.", &["reason"]);
 pub const KEYS: Name = metric("tidegate_keys", "Keys in memory.", &[]);
 pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
+pub const TASKS: Name =
+    metric("tidegate_tasks", "Tasks of all cores: connections, calls that wait, batches under way.", &[]);
 pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent to the store.", &[]);
 pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
 pub const FAILED_BATCHES: Name =
@@ -56,7 +58,7 @@ pub const RELOADS: Name =
 pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
 
 /// Every metric that a node shows, the process's own apart.
-pub const ALL: [&Name; 23] = [
+pub const ALL: [&Name; 24] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
@@ -65,6 +67,7 @@ pub const ALL: [&Name; 23] = [
     &SHED,
     &KEYS,
     &WAITING,
+    &TASKS,
     &BATCHES,
     &ITEMS,
     &FAILED_BATCHES,

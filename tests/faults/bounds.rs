@@ -2,8 +2,8 @@
 
 use crate::alone;
 use crate::crowd::LIMIT;
-use crate::drill::{CORES, NODES, Region};
 use crate::node::Node;
+use crate::region::{CORES, NODES, Region};
 use crate::servers::Single;
 
 /// What one core may admit of a limit of which it knows nothing.

@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::alone;
-use crate::drill::{Fault, Region};
+use crate::drill::Fault;
 use crate::proxy::Proxy;
+use crate::region::Region;
 use crate::servers::{Cluster, ask, free_ports, wait_for};
 
 /// Does something ten times a second until it is ended.
@@ -38,7 +39,7 @@ impl Again {
     }
 }
 
-fn configure(ports: impl IntoIterator<Item = u16>, name: &str, value: &str) {
+pub fn configure(ports: impl IntoIterator<Item = u16>, name: &str, value: &str) {
     for port in ports {
         assert_eq!(ask(port, &["config", "set", name, value]), "OK", "{name} {value}");
     }
@@ -50,12 +51,12 @@ fn cli(arguments: &[&str]) {
 }
 
 /// Primaries by their ports, as the server at `port` knows them, with the first of their slots.
-fn primaries(redis: &Cluster) -> Vec<u16> {
+pub fn primaries(redis: &Cluster) -> Vec<u16> {
     redis.ports().filter(|port| ask(*port, &["role"]).starts_with("master")).collect()
 }
 
 /// The replica of the primary at `port`.
-fn replica(redis: &Cluster, port: u16) -> u16 {
+pub fn replica(redis: &Cluster, port: u16) -> u16 {
     let follows = |at: &u16| ask(*at, &["info", "replication"]).contains(&format!("master_port:{port}\r"));
     wait_for("its replica", || redis.ports().find(follows))
 }
@@ -174,7 +175,7 @@ fn evictions<'a>(port: u16) -> Fault<'a> {
 }
 
 /// All servers want a password that nobody knows.
-fn passwords(redis: &Cluster) -> Fault<'_> {
+pub fn passwords(redis: &Cluster) -> Fault<'_> {
     let begin = |_: &mut Region| {
         for port in redis.ports() {
             configure([port], "masterauth", "secret");

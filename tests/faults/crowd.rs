@@ -69,6 +69,7 @@ pub struct User {
 /// One check, with what became of it; instants in microseconds since the epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
+    /// By its place in the crowd; those with new names come after all with old ones.
     pub user: usize,
     pub asked: u64,
     pub answered: u64,
@@ -76,6 +77,13 @@ pub struct Asked {
     pub answer: Option<Answer>,
     /// Nodes that were asked before.
     pub retries: usize,
+}
+
+impl Asked {
+    /// In milliseconds.
+    pub fn waited(&self) -> u64 {
+        (self.answered - self.asked) / 1000
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +107,14 @@ pub struct Crowd {
     turn: Arc<AtomicUsize>,
     noted: Arc<Mutex<Vec<Asked>>>,
     stop: Arc<AtomicBool>,
+    begun: u64,
+    /// How often users have new names, in microseconds.
+    renewed: Option<u64>,
 }
 
 impl Crowd {
     /// Users with names of their own, who ask the nodes at these addresses.
-    pub fn new(runtime: &Runtime, drill: &str, nodes: &[String]) -> Self {
+    pub fn new(runtime: &Runtime, drill: &str, nodes: &[String], renewed: Option<Duration>) -> Self {
         let _within = runtime.enter();
         let name = |mode: Mode, at: usize| User { mode, name: format!("{drill}-{}-{at}", mode.name()) };
         let users = MODES.iter().flat_map(|mode| (0..USERS).map(move |at| name(*mode, at))).collect();
@@ -119,6 +130,8 @@ impl Crowd {
             turn: Arc::default(),
             noted: Arc::default(),
             stop: Arc::default(),
+            begun: now(),
+            renewed: renewed.map(|renewed| u64::try_from(renewed.as_micros()).unwrap()),
         }
     }
 
@@ -167,6 +180,15 @@ impl Crowd {
         self.noted.lock().unwrap().clone()
     }
 
+    /// What is noted since then.
+    pub fn noted_since(&self, at: usize) -> Vec<Asked> {
+        self.noted.lock().unwrap().get(at..).unwrap_or_default().to_vec()
+    }
+
+    pub fn mode(&self, user: usize) -> Mode {
+        self.users[user % self.users.len()].mode
+    }
+
     fn another(&self) -> Self {
         Self {
             users: Arc::clone(&self.users),
@@ -174,6 +196,8 @@ impl Crowd {
             turn: Arc::clone(&self.turn),
             noted: Arc::clone(&self.noted),
             stop: Arc::clone(&self.stop),
+            begun: self.begun,
+            renewed: self.renewed,
         }
     }
 
@@ -182,12 +206,16 @@ impl Crowd {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let nodes = self.clients.len();
         let asked = now();
+        let User { mode, name } = &self.users[user];
+        // With a new name a user is another one.
+        let generation = self.renewed.map_or(0, |renewed| usize::try_from((asked - self.begun) / renewed).unwrap());
+        let user = user + generation * self.users.len();
+        let name = if generation > 0 { format!("{name}-{generation}") } else { name.clone() };
         let mut noted = Asked { user, asked, answered: asked, answer: None, retries: 0 };
         while noted.answer.is_none() && noted.retries <= nodes {
             let node = &self.clients[(turn + noted.retries) % nodes];
             let mut client = node[turn / nodes % node.len()].clone();
-            let User { mode, name } = &self.users[user];
-            let attributes = [("mode", mode.name()), ("user", name)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+            let attributes = [("mode", mode.name()), ("user", &name)].map(|(k, v)| (k.to_owned(), v.to_owned()));
             let request = CheckRequest { domain: "d".to_owned(), attributes: attributes.into(), ..Default::default() };
             if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, client.check(request)).await {
                 let answer = answer.into_inner();

@@ -1,15 +1,13 @@
 //! A drill: a crowd asks, something goes wrong, it is put right, and what the crowd saw is held against the promises.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
-use crate::crowd::{Asked, Crowd, LIMIT, MODES, Mode, now};
-use crate::node::{Node, wait_for};
-use crate::servers::{ask, free_ports};
-use crate::table::{Row, Table};
+use crate::crowd::{Asked, Crowd, LIMIT, Mode, now};
+use crate::node::wait_for;
+use crate::region::Region;
+use crate::servers::ask;
+use crate::table::Row;
+use crate::verdict::{admitted, odd, promised, share, slow};
 
 /// What a check may take, `store.deadline` included, on a machine that is shared: a check that waits for anything else takes
 /// far longer.
@@ -18,11 +16,6 @@ const ANSWERED_WITHIN_MS: u64 = 3000;
 const CALM: Duration = Duration::from_secs(1);
 /// How long it may take until it is.
 const NORMAL_WITHIN_MS: u64 = 30_000;
-
-/// Cores of a node.
-pub const CORES: usize = 2;
-/// Nodes of a region.
-pub const NODES: usize = 2;
 
 /// A fault, and what it may cost.
 pub struct Fault<'a> {
@@ -62,78 +55,11 @@ impl<'a> Fault<'a> {
     }
 }
 
-/// The nodes of a region; they live through all drills.
-pub struct Region {
-    pub nodes: Vec<Node>,
-    ports: u16,
-    rules: PathBuf,
-    url: String,
-    settings: Vec<(String, String)>,
-    rows: Table,
-    runtime: Runtime,
-    _folder: TempDir,
-}
-
 impl Region {
-    /// Nodes whose counters are in the Redis at `url`.
-    pub fn start(url: &str, settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let rules = folder.path().join("rules.yaml");
-        let limits: String = MODES.iter().map(|mode| format!("      - {{ {} }}\n", mode.rule())).collect();
-        std::fs::write(&rules, format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limits}")).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let mut region = Self {
-            nodes: Vec::new(),
-            ports: free_ports(2 * NODES as u16),
-            rules,
-            url: url.to_owned(),
-            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            rows: Table(Vec::new()),
-            runtime,
-            _folder: folder,
-        };
-        region.nodes = (0..NODES).map(|at| region.node(at)).collect();
-        for at in 0..NODES {
-            region.await_node(at);
-        }
-        region
-    }
-
-    /// Starts the node of this number, and waits until it is ready.
-    pub fn node(&self, at: usize) -> Node {
-        let port = |face: usize| self.ports + u16::try_from(2 * at + face).unwrap();
-        self.node_at(&format!("n{at}"), [port(0), port(1)])
-    }
-
-    /// Starts a node that listens at these ports, for HTTP and gRPC.
-    pub fn node_at(&self, name: &str, ports: [u16; 2]) -> Node {
-        let [http, grpc] = ports.map(|port| format!("127.0.0.1:{port}"));
-        let (cores, holders) = (CORES.to_string(), (CORES * NODES).to_string());
-        let mut all = vec![
-            ("TIDEGATE_NODE", name),
-            ("TIDEGATE_WORKERS", &cores),
-            ("TIDEGATE_STORE__LEASE", "200ms"),
-            ("TIDEGATE_STORE__MIN_HOLDERS", &holders),
-            ("TIDEGATE_LIMITS__DRAIN", "3s"),
-            ("TIDEGATE_LISTEN__HTTP", &http),
-            ("TIDEGATE_LISTEN__GRPC", &grpc),
-        ];
-        all.extend(self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        Node::serve(&self.rules, &self.url, &all)
-    }
-
-    /// Waits until it knows the others and reaches the store.
-    pub fn await_node(&self, at: usize) {
-        let (node, holders) = (&self.nodes[at], (CORES * NODES) as f64);
-        wait_for("nodes that know each other", || (node.metric("tidegate_holders ") >= holders).then_some(()));
-        wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
-    }
-
     /// Lets `fault` happen under load, and holds what clients saw against the promises.
     pub fn drill(&mut self, fault: Fault<'_>) {
         let Fault { name, forgets, by_itself, sick, begin, lasts, end } = fault;
-        let addresses: Vec<String> = self.nodes.iter().map(|node| node.grpc.clone()).collect();
-        let crowd = Crowd::new(&self.runtime, &format!("r{}", self.rows.0.len()), &addresses);
+        let crowd = self.crowd(None);
         crowd.begin(&self.runtime);
         pause(CALM);
         let elsewhere = sick.map(|sick| self.elsewhere(&crowd, sick));
@@ -156,35 +82,27 @@ impl Region {
         let meanwhile = |asked: &&Asked| asked.answered >= begun && asked.asked <= ended;
         let count = |asked: &mut dyn Iterator<Item = &Asked>| asked.count();
         let during = count(&mut noted.iter().filter(meanwhile)).max(1);
-        let of = |user: usize| noted.iter().filter(move |a| a.user == user);
-        let promised = |user: usize| {
-            let mode = crowd.users[user].mode;
-            let before = of(user).filter(|a| a.asked <= ended && allowed(a)).count();
-            // One further limit where nodes decided by themselves, and they say where they did.
-            let alone = matches!(mode, Mode::Local | Mode::Bucket) && of(user).any(odd);
-            let limits = if alone { 2 } else { 1 };
-            limits * LIMIT + if forgets { before } else { 0 }
-        };
-        let admitted = |user: usize| {
-            // With `allow` whatever the store did not decide passes.
-            let counts = |a: &&Asked| allowed(a) && (crowd.users[user].mode != Mode::Allow || !odd(a));
-            of(user).filter(counts).count()
-        };
-        let all = 0..crowd.users.len();
-        let strict: Vec<usize> =
-            all.clone().filter(|user| matches!(crowd.users[*user].mode, Mode::Exact | Mode::Leased)).collect();
-        let share = |part: usize, of: usize| part as f64 / of.max(1) as f64;
+        let forgotten = if forgets { vec![ended] } else { Vec::new() };
+        let users: Vec<(Mode, Vec<Asked>)> = crowd
+            .users
+            .iter()
+            .enumerate()
+            .map(|(user, mode)| (mode.mode, noted.iter().filter(|a| a.user == user).copied().collect()))
+            .collect();
+        let strict = users.iter().filter(|(mode, _)| matches!(mode, Mode::Exact | Mode::Leased));
+        let strict: Vec<usize> = strict.map(|(mode, asked)| admitted(*mode, asked)).collect();
+        let worst = users.iter().map(|(mode, asked)| share(admitted(*mode, asked), promised(*mode, asked, &forgotten)));
         let bystanders: Option<Vec<Asked>> =
             elsewhere.map(|users| noted.iter().filter(|a| users.contains(&a.user)).copied().collect());
         let row = Row {
             fault: name.to_owned(),
             checks: noted.len(),
-            longest: noted.iter().map(|a| (a.answered - a.asked) / 1000).max().unwrap_or(0),
+            longest: noted.iter().map(Asked::waited).max().unwrap_or(0),
             failed: noted.iter().filter(|a| a.answer.is_none()).count(),
             retried: noted.iter().filter(|a| a.answer.is_some() && a.retries > 0).count(),
             degraded: 100.0 * share(count(&mut noted.iter().filter(meanwhile).filter(|a| odd(a))), during),
-            worst: all.map(|user| share(admitted(user), promised(user))).fold(0.0, f64::max),
-            used: share(strict.iter().map(|user| admitted(*user)).sum(), strict.len() * LIMIT),
+            worst: worst.fold(0.0, f64::max),
+            used: share(strict.iter().sum(), strict.len() * LIMIT),
             normal,
             others: bystanders.as_ref().map(|asked| {
                 let (before, during): (Vec<Asked>, Vec<Asked>) =
@@ -212,27 +130,6 @@ impl Region {
         assert!(!users.is_empty() && users.len() < crowd.users.len(), "counters are on several primaries");
         users
     }
-
-    /// Ends the drills: the table is printed.
-    pub fn report(self, title: &str) {
-        println!("\n### {title}\n\n{}", self.rows);
-    }
-}
-
-/// Not decided as always.
-fn odd(asked: &Asked) -> bool {
-    asked.answer.is_none_or(|answer| answer.degraded)
-}
-
-fn allowed(asked: &Asked) -> bool {
-    asked.answer.is_some_and(|answer| answer.allowed)
-}
-
-/// The longest wait of 99 in a hundred, in milliseconds.
-fn slow(asked: &[Asked]) -> u64 {
-    let mut waits: Vec<u64> = asked.iter().map(|a| (a.answered - a.asked) / 1000).collect();
-    waits.sort_unstable();
-    waits.get(waits.len() * 99 / 100).copied().unwrap_or(0)
 }
 
 fn micros(time: Duration) -> u64 {

@@ -12,11 +12,14 @@ mod network;
 mod node;
 mod nodes;
 mod proxy;
+mod region;
 mod sentinels;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod single;
+mod soak;
 mod table;
+mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::alone;
-use crate::drill::{Fault, Region};
+use crate::drill::Fault;
+use crate::region::Region;
 use crate::servers::{Cluster, Server, ask, free_ports};
 
 const INSIDE: &str = "TIDEGATE_TEST_IN_NAMESPACES";

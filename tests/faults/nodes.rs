@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::alone;
-use crate::drill::{Fault, NODES, Region};
+use crate::drill::Fault;
 use crate::node::wait_for;
+use crate::region::{NODES, Region};
 use crate::servers::Cluster;
 
 /// Ends a node in order and starts it again.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::alone;
-use crate::drill::{Fault, Region};
+use crate::drill::Fault;
+use crate::region::Region;
 use crate::servers::{Sentinels, ask, wait_for};
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::alone;
-use crate::drill::{Fault, Region};
+use crate::drill::Fault;
+use crate::region::Region;
 use crate::servers::{Server, ask, free_ports, wait_for};
 
 const NOTHING_KEPT: [&str; 4] = ["--save", "", "--appendonly", "no"];
