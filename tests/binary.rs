@@ -2,6 +2,8 @@
 
 mod node;
 
+use std::process::Stdio;
+
 use node::{Node, output, tidegate, wait_for};
 
 #[test]
@@ -82,4 +84,16 @@ fn usage_version_and_completions() {
     let nobody = output(&["check", "--addr", "http://127.0.0.1:1", "--domain", "d"]);
     assert_eq!(nobody.status.code(), Some(1));
     assert_eq!(tidegate(&["check", "--addr", "ftp://x", "--domain", "d"]).output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error() {
+    for args in [&["rules", "schema"][..], &["completions", "bash"], &["simulate", "--seeds", "1"]] {
+        let mut child = tidegate(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Nobody reads.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), errors.contains("panicked")), (Some(0), false), "{args:?}: {errors}");
+    }
 }

@@ -173,7 +173,7 @@ impl Load {
             write(path, &serde_json::to_string(&report).map_err(|error| error.to_string())?)?;
         }
         match global.output {
-            Output::Json => println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
+            Output::Json => say!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
             Output::Table => show(&report),
         }
         let mut wrong = self.complaints(&report);
@@ -359,7 +359,7 @@ fn show(report: &Report) {
         Cell::new(thousands_of(report.refused)),
         output::verdict(thousands_of(failed), failed == 0),
     ]);
-    println!("{table}");
+    say!("{table}");
 }
 
 fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&Path>) -> Result<Exit, String> {
@@ -375,11 +375,11 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
         let difference = |d: &Difference| serde_json::json!({ "what": d.what, "before": d.before, "after": d.after });
         let lines: Vec<_> = lines.iter().map(line).collect();
         let differ: Vec<_> = differ.iter().map(difference).collect();
-        println!("{}", serde_json::json!({ "differ": differ, "lines": lines }));
+        say!("{}", serde_json::json!({ "differ": differ, "lines": lines }));
         return Ok(Exit::Ok);
     }
     for Difference { what, before, after } in &differ {
-        println!("{what} differs: {before} and {after}");
+        say!("{what} differs: {before} and {after}");
     }
     let mut table = output::table(&["", "before", "after", "ratio"]);
     for line in &lines {
@@ -392,6 +392,6 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
             ratio,
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(Exit::Ok)
 }

@@ -57,7 +57,7 @@ impl Check {
                         eprintln!("  {}: {}", text(error, "pointer"), text(error, "detail"));
                     }
                     if global.output == Output::Json {
-                        println!("{answer}");
+                        say!("{answer}");
                     }
                     Exit::Failed
                 }

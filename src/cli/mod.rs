@@ -1,5 +1,15 @@
 //! The command line: one file per subcommand.
 
+#![deny(clippy::print_stdout)]
+
+/// Prints a line. Whoever reads may have read enough: a pipe that is closed is no error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod bench;
 mod check;
 mod dev;
@@ -8,6 +18,8 @@ mod output;
 mod rules;
 mod serve;
 mod simulate;
+
+use std::io::Write;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -87,7 +99,9 @@ impl Cli {
             Command::Simulate(simulate) => simulate.run(global),
             Command::Rules(rules) => rules.run(global),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);
+                let _ = std::io::stdout().write_all(&script);
                 Exit::Ok
             }
         }

@@ -47,7 +47,7 @@ pub fn length(ms: u64) -> String {
 /// What is wrong, for programs; people are told on standard error.
 pub fn wrong(output: Output, errors: &[Value]) {
     if output == Output::Json {
-        println!("{}", serde_json::json!({ "ok": false, "errors": errors }));
+        say!("{}", serde_json::json!({ "ok": false, "errors": errors }));
     }
 }
 
@@ -59,7 +59,7 @@ pub fn count(number: usize, thing: &str) -> String {
 /// The answer to a check, in the JSON of `/v1/check`.
 pub fn decision(output: Output, answer: &Value) {
     if output == Output::Json {
-        println!("{answer}");
+        say!("{answer}");
         return;
     }
     let allowed = answer["allowed"] == true;
@@ -70,10 +70,10 @@ pub fn decision(output: Output, answer: &Value) {
     if answer["degraded"] == true {
         line += " (decided without the store)";
     }
-    println!("{line}");
+    say!("{line}");
     let limits = answer["limits"].as_array().map(Vec::as_slice).unwrap_or_default();
     if limits.is_empty() {
-        println!("no limit matches");
+        say!("no limit matches");
         return;
     }
     let mut table = table(&["limit", "algorithm", "left", "of", "window", "free again in", ""]);
@@ -96,7 +96,7 @@ pub fn decision(output: Output, answer: &Value) {
             verdict(said, !refused),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
 }
 
 /// What `serve --check` found good. Nothing secret is in it.
@@ -107,10 +107,10 @@ pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
         let report = serde_json::json!({
             "ok": true, "region": region, "node": node, "http": http, "grpc": grpc, "domains": domains, "limits": limits,
         });
-        println!("{report}");
+        say!("{report}");
     } else {
-        println!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
-        println!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
+        say!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
+        say!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
     }
 }
 

@@ -130,7 +130,7 @@ fn report(summary: &Summary, output: Output) {
             .iter()
             .map(|b| json!({ "scenario": b.scenario.name(), "seed": b.seed, "violations": b.violations.iter().map(ToString::to_string).collect::<Vec<_>>() }))
             .collect();
-        println!("{}", json!({ "scenarios": sums, "broken": broken }));
+        say!("{}", json!({ "scenarios": sums, "broken": broken }));
         return;
     }
     let mut table = output::table(&["scenario", "seeds", "faults", "checks", "allowed", "without the store", "broken"]);
@@ -141,15 +141,15 @@ fn report(summary: &Summary, output: Output) {
         row.push(output::verdict(sums.violations, sums.violations == 0));
         table.add_row(row);
     }
-    println!("{table}");
+    say!("{table}");
     for broken in summary.broken.iter().take(MOST_SHOWN) {
         if let Some(violation) = broken.violations.first() {
-            println!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
+            say!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
         }
     }
     let seeds: u64 = summary.by_scenario.values().map(|sums| sums.seeds).sum();
     let good = summary.broken.is_empty();
-    println!(
+    say!(
         "{}: {} of {seeds} seeds broke a promise",
         output::word(if good { "good" } else { "broken" }, good),
         summary.broken.len()

@@ -45,15 +45,15 @@ impl Explain {
         let others = others(&book, &self.domain, &rows);
         if output == Output::Json {
             let limits: Vec<_> = rows.iter().map(|(effective, per, key)| row(effective, per, key)).collect();
-            println!("{}", serde_json::json!({ "domain": self.domain, "limits": limits, "others": others }));
+            say!("{}", serde_json::json!({ "domain": self.domain, "limits": limits, "others": others }));
             return Exit::Ok;
         }
         if book.domain(&self.domain).is_none() {
-            println!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
+            say!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
             return Exit::Ok;
         }
         if rows.is_empty() {
-            println!("no limit applies");
+            say!("no limit applies");
         } else {
             let heads =
                 ["limit", "algorithm", "limit", "window", "per", "consistency", "without store", "mode", "counter"];
@@ -72,10 +72,10 @@ impl Explain {
                 ];
                 shown.add_row(cells.map(Cell::new));
             }
-            println!("{shown}");
+            say!("{shown}");
         }
         if !others.is_empty() {
-            println!("do not apply: {}", others.join(", "));
+            say!("do not apply: {}", others.join(", "));
         }
         Exit::Ok
     }

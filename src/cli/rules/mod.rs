@@ -33,7 +33,7 @@ impl Rules {
             Self::Explain(explain) => explain.run(global.output),
             Self::Test(test) => test.run(global.output),
             Self::Schema => {
-                print!("{SCHEMA}");
+                say!("{}", SCHEMA.trim_end());
                 Exit::Ok
             }
         }
@@ -59,10 +59,10 @@ fn validate(file: &Path, output: Output) -> Exit {
     };
     let (domains, limits) = output::size(&book);
     if output == Output::Json {
-        println!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
+        say!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
     } else {
         let (domains, limits) = (output::count(domains, "domain"), output::count(limits, "limit"));
-        println!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
+        say!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
     }
     Exit::Ok
 }

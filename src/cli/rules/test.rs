@@ -49,17 +49,13 @@ impl Test {
                 .iter()
                 .map(|(case, faults)| serde_json::json!({ "name": case.name, "ok": faults.is_empty(), "faults": faults }))
                 .collect();
-            println!("{}", serde_json::json!({ "ok": failed == 0, "cases": cases }));
+            say!("{}", serde_json::json!({ "ok": failed == 0, "cases": cases }));
         } else {
             for (case, faults) in &results {
-                println!(
-                    "{} {}",
-                    if faults.is_empty() { word("ok    ", true) } else { word("FAILED", false) },
-                    case.name
-                );
-                faults.iter().for_each(|fault| println!("       {}:{fault}", path.display()));
+                say!("{} {}", if faults.is_empty() { word("ok    ", true) } else { word("FAILED", false) }, case.name);
+                faults.iter().for_each(|fault| say!("       {}:{fault}", path.display()));
             }
-            println!("{} of {} cases pass", results.len() - failed, results.len());
+            say!("{} of {} cases pass", results.len() - failed, results.len());
         }
         if failed == 0 { Exit::Ok } else { Exit::Failed }
     }
