@@ -1,11 +1,14 @@
-//! A simulation as a picture for a terminal: what the busiest counters admitted over time against their limit, and when
+//! A simulation as a picture for a terminal: how full the busiest counters were over time, up to their limit, and when
 //! something was wrong.
 
 use std::fmt::Write;
 
+use super::gauge::{Level, levels, line};
+use super::ledger::Counter;
 use super::oracle::usages;
 use super::plan::describe;
-use super::run::{Run, most};
+use super::run::Run;
+use crate::limiter::rule::{Limit, Period};
 
 /// Columns of the picture.
 const WIDTH: u64 = 100;
@@ -13,37 +16,71 @@ const WIDTH: u64 = 100;
 const MOST: usize = 3;
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Draws the counters that admitted most; a column is a hundredth of the time, and as high as the most admitted in any.
-pub fn draw(run: &Run) -> String {
-    let mut out = String::new();
-    let end = run.ledger.asked.iter().filter_map(|asked| asked.answer.as_ref().map(|(at, _)| *at)).max().unwrap_or(0);
-    let column_us = end / WIDTH + 1;
-    let column = |at: u64| usize::try_from((at / column_us).min(WIDTH - 1)).unwrap_or(0);
+/// One of the busiest counters.
+pub struct Drawn<'a> {
+    pub counter: Counter,
+    /// As it was at first.
+    pub limit: &'a Limit,
+    pub levels: Vec<Level>,
+}
+
+impl Drawn<'_> {
+    pub fn title(&self) -> String {
+        let whose = self.counter.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"));
+        format!("{} - {whose}", describe(self.limit))
+    }
+}
+
+/// The counters that were asked for most.
+pub fn busiest(run: &Run) -> Vec<Drawn<'_>> {
     let mut usages = usages(&run.plan, &run.ledger);
     usages.sort_by_key(|usage| std::cmp::Reverse(usage.hits.len()));
-    for usage in usages.iter().take(MOST) {
-        let Some(limit) = run.plan.edits.first().and_then(|edit| edit.limits.get(usage.counter.limit)) else {
-            continue;
-        };
-        let mut sums = vec![(0u64, false); usize::try_from(WIDTH).unwrap_or(0)];
-        for hit in &usage.hits {
-            let sum = &mut sums[column(hit.answered)];
-            // What `allow` lets pass without the store may be any number.
-            *sum = (sum.0 + hit.hits.min(most(limit)), sum.1 || hit.degraded);
+    let drawn = usages.into_iter().take(MOST).filter_map(|usage| {
+        let limit = run.plan.edits.first()?.limits.get(usage.counter.limit)?;
+        let Period::Window { ms } = limit.period else { return None };
+        Some(Drawn { counter: usage.counter, limit, levels: levels(limit.algorithm, ms * 1000, &usage.hits) })
+    });
+    drawn.collect()
+}
+
+/// When the last check was answered.
+pub fn end(run: &Run) -> u64 {
+    run.ledger.asked.iter().filter_map(|asked| asked.answer.as_ref().map(|(at, _)| *at)).max().unwrap_or(0)
+}
+
+/// Draws the busiest counters: a column is a hundredth of the time, a full bar is the limit, and `▲` more than that.
+pub fn draw(run: &Run) -> String {
+    let mut out = String::new();
+    let column_us = end(run) / WIDTH + 1;
+    let column = |at: u64| usize::try_from((at / column_us).min(WIDTH - 1)).unwrap_or(0);
+    let width = usize::try_from(WIDTH).unwrap_or(0);
+    for drawn in busiest(run) {
+        // The highest level of each column, which begins with the last of the one before.
+        let (mut columns, mut last, mut at) = (vec![(0, 0); width], (0, 0), 0);
+        for level in &drawn.levels {
+            for passed in &mut columns[at..column(level.at)] {
+                *passed = (*passed).max(last);
+            }
+            at = column(level.at);
+            columns[at] = columns[at].max(last).max((level.hits, level.alone));
+            last = (level.hits, level.alone);
         }
-        let highest = sums.iter().map(|sum| sum.0).max().unwrap_or(0).max(1);
-        let bar = |hits: u64| BARS[usize::try_from((hits * 8).div_ceil(highest)).unwrap_or(8).min(8)];
-        let whose = usage.counter.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"));
+        columns[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
+        let full = line(drawn.limit).max(1);
+        let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
+            Ok(eighths @ 0..=8) => BARS[eighths],
+            _ => '▲',
+        };
+        let alone = |(_, alone): &(u64, u64)| if *alone > 0 { '!' } else { ' ' };
         // Writing to a text cannot fail.
-        let _ = writeln!(out, "\n{} - {whose}, a full bar is {highest} in {} ms", describe(limit), column_us / 1000);
-        let _ = writeln!(out, "admitted |{}|", sums.iter().map(|sum| bar(sum.0)).collect::<String>());
-        let alone = |sum: &(u64, bool)| if sum.1 { '!' } else { ' ' };
-        let _ = writeln!(out, "alone    |{}|", sums.iter().map(alone).collect::<String>());
+        let _ = writeln!(out, "\n{}", drawn.title());
+        let _ = writeln!(out, "used     |{}| a full bar is {full}", columns.iter().map(bar).collect::<String>());
+        let _ = writeln!(out, "alone    |{}|", columns.iter().map(alone).collect::<String>());
     }
     for fault in &run.plan.faults {
         let (first, last) = (column(fault.begin), column(fault.end));
         let shade = |at: usize| if (first..=last).contains(&at) { '▒' } else { ' ' };
-        let line: String = (0..usize::try_from(WIDTH).unwrap_or(0)).map(shade).collect();
+        let line: String = (0..width).map(shade).collect();
         let _ = writeln!(out, "fault    |{line}| {}", fault.kind);
     }
     out

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, ItemAnswer, Seen};
 use tidegate::limiter::shard::ShardConfig;
 use tidegate::limiter::time::StoreTime;
+use tidegate::simulations::drawing;
 use tidegate::simulations::ledger::{Asked, Decided};
 use tidegate::simulations::many::{Many, one};
 use tidegate::simulations::meddler::{Honest, Meddler};
 use tidegate::simulations::oracle::{PROMISES, Violation};
 use tidegate::simulations::plan::Plan;
+use tidegate::simulations::plot;
 use tidegate::simulations::run::run;
 use tidegate::simulations::scenario::Scenario;
 
@@ -277,4 +279,13 @@ fn planted_bugs_are_found() {
         let bugs = PLANTED.iter().filter(|(_, broken, _)| *broken == promise).count();
         assert!(bugs >= 2, "{promise} is put to the test by {bugs} bugs");
     }
+}
+
+#[test]
+fn a_simulation_is_drawn() {
+    let run = one(Scenario::Failover, 3, false).unwrap();
+    let picture = plot::svg(&run).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("the limit at first"));
+    let drawing = drawing::draw(&run);
+    assert!(drawing.contains("a full bar is") && drawing.contains('▒'));
 }

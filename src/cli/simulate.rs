@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -12,6 +13,7 @@ use serde_json::json;
 use super::{Exit, Global, Output, output};
 use crate::simulations::drawing;
 use crate::simulations::many::{Many, Summary, one};
+use crate::simulations::plot::svg;
 use crate::simulations::run::Run;
 use crate::simulations::scenario::Scenario;
 
@@ -33,6 +35,9 @@ pub struct Simulate {
     /// Leave out what happened line by line
     #[arg(long)]
     brief: bool,
+    /// Draw how full the busiest counters were, with their limits and the faults, into an SVG
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
+    plot: Option<PathBuf>,
 }
 
 fn scenarios() -> impl TypedValueParser<Value = Scenario> {
@@ -55,6 +60,11 @@ impl Simulate {
 
     fn one(&self, output: Output) -> Result<Exit, String> {
         let run = one(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
+        if let Some(path) = &self.plot {
+            svg(&run).and_then(|picture| {
+                std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))
+            })?;
+        }
         let text = if output == Output::Json { format!("{}\n", as_json(&run)) } else { as_text(&run) };
         // Whoever has read enough of a story, as `head` does, closes the pipe.
         let _ = io::stdout().write_all(text.as_bytes());

@@ -1,0 +1,103 @@
+//! A simulation as an SVG: how full the busiest counters were over time, their limits, and the faults as shades.
+
+use plotters::prelude::*;
+use plotters::style::full_palette::{BLUE_200, GREY_400, GREY_700, ORANGE_400, RED_700};
+
+use super::drawing::{Drawn, busiest, end};
+use super::gauge::line;
+use super::run::Run;
+
+const WIDTH: u32 = 1100;
+/// Of one counter's part, and of a line of the list of faults.
+const HEIGHT: u32 = 300;
+const LINE: u32 = 20;
+const FONT: &str = "sans-serif";
+
+/// The picture.
+///
+/// # Errors
+/// When it cannot be drawn.
+pub fn svg(run: &Run) -> Result<String, String> {
+    let counters = busiest(run);
+    let faults = u32::try_from(run.plan.faults.len()).unwrap_or(0);
+    let height = HEIGHT * u32::try_from(counters.len()).unwrap_or(0) + LINE * (faults + 2);
+    let mut out = String::new();
+    draw(run, &counters, SVGBackend::with_string(&mut out, (WIDTH, height)).into_drawing_area())
+        .map_err(|error| error.to_string())?;
+    Ok(out)
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Error<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
+
+#[expect(clippy::cast_precision_loss, reason = "places in a picture")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn draw<'a>(run: &Run, counters: &[Drawn<'_>], root: Area<'a>) -> Result<(), Error<'a>> {
+    root.fill(&WHITE)?;
+    let mut rest = root.clone();
+    for counter in counters {
+        let (area, below) = rest.split_vertically(HEIGHT);
+        one(run, counter, &area)?;
+        rest = below;
+    }
+    let text = (FONT, 14).into_font().color(&GREY_700);
+    for (at, fault) in run.plan.faults.iter().enumerate() {
+        let y = LINE * (u32::try_from(at).unwrap_or(0) + 1);
+        let line = format!("{:.2} to {:.2} s: {}", seconds(fault.begin), seconds(fault.end), fault.kind);
+        rest.draw_text(&line, &text, (70, i32::try_from(y).unwrap_or(0)))?;
+    }
+    root.present()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "hits in a picture")]
+fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<'a>> {
+    let limit = line(counter.limit) as f64;
+    // What `allow` lets pass without the store may be any number.
+    let highest =
+        counter.levels.iter().map(|level| level.hits as f64).fold(limit, f64::max).min(3.0 * limit) * 1.35 + 1.0;
+    let end = seconds(end(run));
+    let mut chart = ChartBuilder::on(area)
+        .caption(counter.title(), (FONT, 15))
+        .margin(12)
+        .x_label_area_size(34)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..end, 0.0..highest)?;
+    for fault in &run.plan.faults {
+        let corners = [(seconds(fault.begin), 0.0), (seconds(fault.end), highest)];
+        chart.draw_series([Rectangle::new(corners, GREY_400.mix(0.35).filled())])?;
+    }
+    chart.configure_mesh().disable_mesh().x_desc("seconds").y_desc("hits that count").y_labels(6).draw()?;
+    // A level lasts until the next one.
+    let steps = |of: fn(&super::gauge::Level) -> u64| {
+        let mut points = vec![(0.0, 0.0)];
+        for level in &counter.levels {
+            let (at, before) = (seconds(level.at).min(end), points.last().map_or(0.0, |(_, y)| *y));
+            points.extend([(at, before), (at, (of(level) as f64).min(highest))]);
+        }
+        points
+    };
+    let areas = [
+        ("admitted", steps(|level| level.hits), BLUE_200),
+        ("of that without the store", steps(|level| level.alone), ORANGE_400),
+    ];
+    for (name, points, colour) in areas {
+        let shape = AreaSeries::new(points, 0.0, colour.mix(0.8)).border_style(colour.stroke_width(1));
+        chart
+            .draw_series(shape)?
+            .label(name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], colour.filled()));
+    }
+    chart
+        .draw_series(LineSeries::new([(0.0, limit), (end, limit)], RED_700.stroke_width(2)))?
+        .label("the limit at first")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], RED_700.stroke_width(2)));
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.85))
+        .label_font((FONT, 13))
+        .draw()
+}
