@@ -54,7 +54,13 @@ fn draw<'a>(run: &Run, counters: &[Drawn<'_>], root: Area<'a>) -> Result<(), Err
 
 #[expect(clippy::cast_precision_loss, reason = "hits in a picture")]
 fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<'a>> {
-    let limit = line(counter.limit) as f64;
+    let edits: Vec<(f64, f64)> = run
+        .plan
+        .edits
+        .iter()
+        .filter_map(|edit| Some((seconds(edit.at), line(edit.limits.get(counter.counter.limit)?) as f64)))
+        .collect();
+    let limit = edits.iter().map(|(_, limit)| *limit).fold(0.0, f64::max);
     // What `allow` lets pass without the store may be any number.
     let highest =
         counter.levels.iter().map(|level| level.hits as f64).fold(limit, f64::max).min(3.0 * limit) * 1.35 + 1.0;
@@ -90,9 +96,16 @@ fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], colour.filled()));
     }
+    // Each edit holds until the next one.
+    let mut edges: Vec<(f64, f64)> = Vec::new();
+    for (at, limit) in edits {
+        edges.extend(edges.last().map(|(_, before)| (at, *before)));
+        edges.push((at, limit));
+    }
+    edges.extend(edges.last().map(|(_, last)| (end, *last)));
     chart
-        .draw_series(LineSeries::new([(0.0, limit), (end, limit)], RED_700.stroke_width(2)))?
-        .label("the limit at first")
+        .draw_series(LineSeries::new(edges, RED_700.stroke_width(2)))?
+        .label("the limit")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], RED_700.stroke_width(2)));
     chart
         .configure_series_labels()
