@@ -11,7 +11,7 @@ use crate::limiter::batch::{
 };
 use crate::limiter::time::StoreTime;
 use crate::limiter::token_bucket::Ticks;
-use crate::limiter::window::{Cell, Entry, Grid};
+use crate::limiter::window::{Cell, Entry, FOLDED, Grid};
 
 /// Of the batches, the answers and the records; the script has the same.
 pub const VERSION: u8 = 1;
@@ -230,13 +230,18 @@ impl In<'_> {
         iter::repeat_with(|| one(self)).take(usize::try_from(count).map_err(|_| Malformed)?).collect()
     }
 
+    /// Who charged: never [`FOLDED`], which stands for many.
+    fn incarnation(&mut self) -> Result<u64, Malformed> {
+        self.get::<6>().and_then(|named| if named == FOLDED { Err(Malformed) } else { Ok(named) })
+    }
+
     /// The answer to a brief item all of whose asks, if it has any, were granted.
     fn brief(&mut self, asks: bool) -> Result<ItemAnswer, Malformed> {
         let count = self.small::<4>()?;
         let granted = if asks { vec![Granted { count, fits_at: None }] } else { Vec::new() };
         let lease = self.small::<4>()?;
         let (available, reset_at) = (self.get::<7>()?, StoreTime(self.get::<7>()?));
-        let incarnation = self.get::<6>()?;
+        let incarnation = self.incarnation()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
         let cells = vec![Cell { start_ms: cell_ms, entries: vec![Entry { source: incarnation, charged, returned }] }];
@@ -261,7 +266,7 @@ impl In<'_> {
         let lease = if status == 2 { self.small::<4>()? } else { 0 };
         let available = self.get::<7>()?;
         let reset_at = StoreTime(self.get::<7>()?);
-        let incarnation = self.get::<6>()?;
+        let incarnation = self.incarnation()?;
         let seen = if status == 2 {
             let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
             let cells = self.list::<1, _>(|text| {
