@@ -11,7 +11,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().btree_map(".tidegate").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .btree_map(".tidegate")
+        .codec_path("crate::api::codec::Lean")
+        .compile_fds(descriptors)?;
 
     let commit = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     let commit =

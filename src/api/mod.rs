@@ -3,6 +3,7 @@
 
 mod authorize;
 mod check_json;
+pub mod codec;
 pub mod desk;
 pub mod envoy;
 mod headers;

@@ -192,7 +192,8 @@ impl Calls {
                 Call::Stream(self.native.clone().call(request), Arc::clone(&self.streams).try_acquire_owned())
             }
             Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Ours(self.native.clone().call(request)),
-            _ => Call::Other(self.others.clone().call(request)),
+            // Seldom, and large: every call's future would be as large.
+            _ => Call::Other(Box::pin(self.others.clone().call(request))),
         };
         async {
             let answer = within(CALL_TIME, async {
