@@ -6,7 +6,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use bytes::Bytes;
 use node::{Node, wait_for};
+use tonic::codegen::http;
 
 const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
 /// More than any of this may cost in all, in bytes.
@@ -217,4 +219,36 @@ fn heads_that_come_a_byte_at_a_time_are_cut_off() {
         (waited, seen) = (waited + 1, victim.closed("http", "slow"));
     }
     assert!(seen >= 100.0, "{seen} were cut off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_never_come_in_whole_are_bounded_together() {
+    let victim = Victim::new(&[]);
+    // Each a mebibyte without its last byte, 200 of them on each connection.
+    let message = Bytes::from([&[0][..], &0xf_ffffu32.to_be_bytes(), &vec![0; 0xf_fff0]].concat());
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let stream = tokio::net::TcpStream::connect(&victim.node.grpc).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(connection);
+        for _ in 0..200 {
+            client = client.ready().await.unwrap();
+            let request = http::Request::post("http://x/tidegate.v1.RateLimitService/Check")
+                .header("content-type", "application/grpc")
+                .body(())
+                .unwrap();
+            let (answer, mut body) = client.send_request(request, false).unwrap();
+            body.send_data(message.clone(), false).unwrap();
+            held.push((answer, body));
+        }
+    }
+    let shed = || victim.node.metric(r#"tidegate_shed_total{reason="reading"} "#);
+    tokio::task::block_in_place(|| wait_for("load to be shed", || (shed() >= 1.0).then_some(())));
+    for _ in 0..20 {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    let grown = victim.node.metric("process_resident_memory_bytes ") - victim.memory;
+    assert!(grown < 64e6 + 2.0 * MEMORY, "{grown} bytes more");
+    assert_eq!(victim.node.check(CHECK).status, 200, "others are served");
 }

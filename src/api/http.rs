@@ -13,6 +13,7 @@ use axum::routing::{any, get, post};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use tonic::{Code, Status};
 
 use super::check_json::{self, Answer};
 use super::desk::Desk;
@@ -20,6 +21,8 @@ use super::request_id::RequestId;
 use super::status::{Fault, Rejection, fault};
 use super::{authorize, headers, request_id};
 use crate::limiter::decision::{Check, Decision, Descriptor};
+use crate::limiter::shard::Shed;
+use crate::ports::Refusal;
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -126,7 +129,12 @@ async fn answer_check(
 /// All of a body. Pieces are copied together as they come: each of them would keep the buffer alive that it was read into,
 /// so that a body in pieces of one byte would hold thousands of times its size.
 async fn whole(mut body: Body) -> Result<Bytes, Rejection> {
-    let torn = |_| Rejection::Invalid(vec![fault("", "expected a whole body")]);
+    let torn = |error: axum::Error| match error.into_inner().downcast::<Status>() {
+        Ok(status) if status.code() == Code::Unavailable => {
+            Rejection::Undecided(Refusal::Overloaded(Shed::TooManyWaiting))
+        }
+        _ => Rejection::Invalid(vec![fault("", "expected a whole body")]),
+    };
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(piece) = frame.map_err(torn)?.into_data() else { continue };

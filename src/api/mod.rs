@@ -8,6 +8,7 @@ pub mod desk;
 pub mod envoy;
 mod headers;
 pub mod http;
+pub mod metered;
 pub mod native;
 mod native_stream;
 pub mod proto;

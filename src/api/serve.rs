@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::Extension;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_TYPE;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -30,6 +31,7 @@ use tonic_health::ServingStatus;
 use super::desk::Desk;
 use super::envoy::Envoy;
 use super::http;
+use super::metered::{Kind, MAX_MESSAGE, Metered, Reading};
 use super::native::Native;
 use super::proto::DESCRIPTORS;
 use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
@@ -48,15 +50,16 @@ const LAST_CALLS: Duration = Duration::from_secs(30);
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long HTTP/2's preface may take.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
-/// Calls under way on one gRPC connection.
-const MAX_STREAMS: u32 = 1000;
+/// Calls under way on one connection of HTTP/2. More need more memory than caches have: a thousand on each of sixteen
+/// connections cost twice as much each.
+const MAX_STREAMS: u32 = 250;
 /// What one gRPC call, and all of a connection, may have sent that is not read yet, in bytes. Half of the latter is what
 /// the HTTP/2 library lets small frames waste before it closes the connection: enough for a stream of small messages that is
 /// read slowly.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// The largest gRPC message that is read, in bytes.
-const MAX_MESSAGE: usize = 1024 * 1024;
+/// The largest message of a stream of checks that is read, in bytes: one check, as over HTTP.
+const MAX_CHECK: usize = 64 * 1024;
 /// How long a gRPC call may take, its message's coming in included.
 const CALL_TIME: Duration = Duration::from_secs(10);
 /// Batches of one connection that are under way, or whose answers were not fetched; further ones wait. An answer to a batch
@@ -173,7 +176,7 @@ impl Calls {
     /// A call whose message does not come in, or that is not answered, ends in time: what it holds is given back.
     fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<Metered>,
     ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
         enum Call<G, O> {
             Ours(G),
@@ -188,9 +191,10 @@ impl Calls {
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
                 Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
             }
-            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => {
-                Call::Stream(self.native.clone().call(request), Arc::clone(&self.streams).try_acquire_owned())
-            }
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => Call::Stream(
+                self.native.clone().max_decoding_message_size(MAX_CHECK).call(request),
+                Arc::clone(&self.streams).try_acquire_owned(),
+            ),
             Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Ours(self.native.clone().call(request)),
             // Seldom, and large: every call's future would be as large.
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
@@ -241,7 +245,7 @@ async fn connections<S, B>(
     preface: Option<&'static [u8]>,
     stop: impl Future<Output = ()>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
+    S: Service<Request<Metered>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -271,7 +275,7 @@ async fn connections<S, B>(
                 }
             }
             let asked = Arc::new(AtomicBool::new(false));
-            let service = Noting { service, asked: Arc::clone(&asked) };
+            let service = Noting { service, asked: Arc::clone(&asked), reading: open.reading() };
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             // A client that goes away in the middle is no news, here and below.
@@ -293,20 +297,26 @@ async fn connections<S, B>(
     ending.closed().await;
 }
 
-/// Notes that a connection was asked something.
+/// Notes that a connection was asked something, and meters what it is asked.
 struct Noting<S> {
     service: S,
     asked: Arc<AtomicBool>,
+    reading: Arc<Reading>,
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Noting<S> {
+impl<S: Service<Request<Metered>>> Service<Request<Incoming>> for Noting<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
     fn call(&self, request: Request<Incoming>) -> S::Future {
         self.asked.store(true, Ordering::Relaxed);
-        self.service.call(request)
+        let kind = match request.headers().get(CONTENT_TYPE) {
+            _ if request.uri().path().ends_with("/CheckStream") => Kind::Messages,
+            Some(of) if of.as_bytes().starts_with(b"application/grpc") => Kind::Message,
+            _ => Kind::Plain,
+        };
+        self.service.call(request.map(|body| Metered::new(body, kind, Arc::clone(&self.reading))))
     }
 }
 

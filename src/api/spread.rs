@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::metered::Reading;
 use crate::telemetry::connections::{Closed, Connections};
 
 /// Connections under way from one core to another at most; those that do not fit stay where they came in.
@@ -29,6 +30,7 @@ struct Face {
     /// Connections that may be open at once.
     most: usize,
     counted: Connections,
+    reading: Arc<Reading>,
 }
 
 struct Core {
@@ -44,6 +46,11 @@ pub struct Open {
 }
 
 impl Open {
+    /// What its face is reading.
+    pub fn reading(&self) -> Arc<Reading> {
+        Arc::clone(&self.face.reading)
+    }
+
     /// Counts why it is closed before its time.
     pub fn closed(&self, why: Closed) {
         self.face.counted.closed(why);
@@ -58,10 +65,10 @@ impl Drop for Open {
 }
 
 /// A share for each of `count` cores of a face that has `most` connections at once.
-pub fn over(count: usize, most: usize, counted: Connections) -> Vec<Share> {
+pub fn over(count: usize, most: usize, counted: Connections, reading: Reading) -> Vec<Share> {
     let (hands, received): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(HANDED)).unzip();
     let cores = hands.into_iter().map(|hand| Core { open: AtomicUsize::new(0), hand }).collect();
-    let face = Arc::new(Face { cores, most, counted });
+    let face = Arc::new(Face { cores, most, counted, reading: Arc::new(reading) });
     let share = |(own, handed)| Share { own, face: Arc::clone(&face), handed };
     received.into_iter().enumerate().map(share).collect()
 }
@@ -95,7 +102,7 @@ impl Share {
 
     /// The connection, where this core is to have it: not where there are as many as may be, or another core has fewer.
     fn keep_or_hand(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, Open)> {
-        let Face { cores, most, counted } = &*self.face;
+        let Face { cores, most, counted, .. } = &*self.face;
         let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);
         if (0..cores.len()).map(|core| count(&core)).sum::<usize>() >= *most {
             counted.closed(Closed::Full);
@@ -130,8 +137,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let counted = Metrics::new("0", "test").unwrap().connections("http");
-        let mut shares = over(2, 100, counted);
+        let metrics = Arc::new(Metrics::new("0", "test").unwrap());
+        let mut shares = over(2, 100, metrics.connections("http"), Reading::new(metrics));
         let (mut other, mut first) = (shares.pop().unwrap(), shares.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<Open>; 2] = Default::default();

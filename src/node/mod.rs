@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use crate::actors::core::Core;
 use crate::actors::supervisor::Supervisor;
 use crate::api::desk::{self, Desk, Readiness};
+use crate::api::metered::Reading;
 use crate::api::request_id::RequestIds;
 use crate::api::serve;
 use crate::api::spread::{self, Share};
@@ -191,7 +192,10 @@ pub fn run(
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
     let mut seats = Vec::new();
-    let shares = |face| spread::over(config.workers.get(), config.max_connections, metrics.connections(face));
+    let shares = |face| {
+        let reading = Reading::new(Arc::clone(metrics));
+        spread::over(config.workers.get(), config.max_connections, metrics.connections(face), reading)
+    };
     let (http, grpc) = (http.each.into_iter().zip(shares("http")), grpc.each.into_iter().zip(shares("grpc")));
     for ((core, http), grpc) in cores.into_iter().zip(http).zip(grpc) {
         let desk = Arc::new(Desk {

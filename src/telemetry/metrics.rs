@@ -18,7 +18,7 @@ const LATENCY_BUCKETS: [f64; 14] =
     [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
 
 /// Why load is shed.
-const SHED_REASONS: [&str; 4] = ["waiting", "keys", "restart", "starting"];
+const SHED_REASONS: [&str; 5] = ["waiting", "keys", "restart", "starting", "reading"];
 
 /// Figures of all cores together, as they stand.
 #[derive(Clone, Copy, Debug, Default)]
