@@ -50,9 +50,10 @@ const LAST_CALLS: Duration = Duration::from_secs(30);
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long HTTP/2's preface may take.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
-/// Calls under way on one connection of HTTP/2. More need more memory than caches have: a thousand on each of sixteen
-/// connections cost twice as much each.
-const MAX_STREAMS: u32 = 250;
+/// Calls under way that the connections of a core share, each as many as its part when it came, at least and at most: as much
+/// memory as caches have. A thousand calls on each of sixteen connections cost twice as much each, just when there are many.
+const STREAMS: usize = 512;
+const LEAST_STREAMS: usize = 32;
 /// What one gRPC call, and all of a connection, may have sent that is not read yet, in bytes. Half of the latter is what
 /// the HTTP/2 library lets small frames waste before it closes the connection: enough for a stream of small messages that is
 /// read slowly.
@@ -151,7 +152,7 @@ pub async fn grpc(
 /// What both faces ask of a connection.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(MAX_STREAMS);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE);
     builder
 }
 
@@ -249,7 +250,6 @@ async fn connections<S, B>(
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let builder = Arc::new(builder);
     // Every connection holds a receiver: none is left once the last has ended.
     let (ending, ended) = watch::channel(());
     let mut stop = pin!(stop);
@@ -259,7 +259,9 @@ async fn connections<S, B>(
             () = &mut stop => break,
         };
         let service = service(open.peer);
-        let (builder, mut ended) = (Arc::clone(&builder), ended.clone());
+        let (mut builder, mut ended) = (builder.clone(), ended.clone());
+        let streams = (STREAMS / open.neighbours()).max(LEAST_STREAMS);
+        builder.http2().max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
             if let Some(preface) = preface {

@@ -46,6 +46,11 @@ pub struct Open {
 }
 
 impl Open {
+    /// How many connections its core has, this one among them.
+    pub fn neighbours(&self) -> usize {
+        self.face.cores[self.core].open.load(Ordering::Relaxed).max(1)
+    }
+
     /// What its face is reading.
     pub fn reading(&self) -> Arc<Reading> {
         Arc::clone(&self.face.reading)

@@ -2,7 +2,7 @@
 
 use crate::alone;
 use crate::crowd::LIMIT;
-use crate::node::Node;
+use crate::node::{Node, wait_for};
 use crate::region::{CORES, NODES, Region};
 use crate::servers::Single;
 
@@ -82,4 +82,30 @@ fn keys_that_memory_pressure_forgets_in_an_outage_add_a_share_each() {
         all += ask(node, "u");
         told(&format!("its keys rotated {} times, {shed} checks shed", 4 * round), all, CORES * SHARE * (1 + round));
     }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "every thread is waited for")]
+fn checks_beyond_the_bound_are_refused_at_once() {
+    let _alone = alone();
+    // Those that wait, wait for long.
+    let (redis, region) = lost(&[("TIDEGATE_LIMITS__MAX_PENDING", "8"), ("TIDEGATE_STORE__DEADLINE", "5s")]);
+    let node = &region.nodes[0];
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = |at: usize| {
+            let body = format!(r#"{{"domain":"d","attributes":{{"mode":"exact","user":"{at}"}}}}"#);
+            scope.spawn(move || node.check(&body))
+        };
+        let asked: Vec<_> = (0..40).map(ask).collect();
+        let shed = || node.metric(r#"tidegate_shed_total{reason="waiting"} "#);
+        wait_for("the rest to be refused", || (shed() >= 32.0).then_some(()));
+        assert!(node.metric("tidegate_waiting_checks ") <= 8.0, "no more wait than may");
+        redis.server.signal("CONT");
+        asked.into_iter().map(|one| one.join().unwrap().status).collect()
+    });
+    let of = |status: u16| statuses.iter().filter(|s| **s == status).count();
+    println!("40 checks where 8 may wait: {} were allowed, {} told to come back", of(200), of(503));
+    assert_eq!((of(200), of(503)), (8, 32), "those that waited are answered when the store is back");
+    let body = r#"{"domain":"d","attributes":{"mode":"exact","user":"after"}}"#;
+    wait_for("normal service", || (node.check(body).status == 200).then_some(()));
 }
