@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::gauge::{Level, levels, line};
 use super::ledger::Counter;
 use super::oracle::usages;
-use super::plan::describe;
+use super::plan::{Edit, describe};
 use super::run::Run;
 use crate::limiter::rule::{Limit, Period};
 
@@ -21,6 +21,8 @@ pub struct Drawn<'a> {
     pub counter: Counter,
     /// As it was at first.
     pub limit: &'a Limit,
+    /// From an instant on so many hits may count.
+    pub edits: Vec<(u64, u64)>,
     pub levels: Vec<Level>,
 }
 
@@ -38,7 +40,9 @@ pub fn busiest(run: &Run) -> Vec<Drawn<'_>> {
     let drawn = usages.into_iter().take(MOST).filter_map(|usage| {
         let limit = run.plan.edits.first()?.limits.get(usage.counter.limit)?;
         let Period::Window { ms } = limit.period else { return None };
-        Some(Drawn { counter: usage.counter, limit, levels: levels(limit.algorithm, ms * 1000, &usage.hits) })
+        let edit = |edit: &Edit| Some((edit.at, line(edit.limits.get(usage.counter.limit)?)));
+        let edits = run.plan.edits.iter().filter_map(edit).collect();
+        Some(Drawn { counter: usage.counter, limit, edits, levels: levels(limit.algorithm, ms * 1000, &usage.hits) })
     });
     drawn.collect()
 }
@@ -48,7 +52,8 @@ pub fn end(run: &Run) -> u64 {
     run.ledger.asked.iter().filter_map(|asked| asked.answer.as_ref().map(|(at, _)| *at)).max().unwrap_or(0)
 }
 
-/// Draws the busiest counters: a column is a hundredth of the time, a full bar is the limit, and `▲` more than that.
+/// Draws the busiest counters: a column is a hundredth of the time, a full bar is the limit (the largest of them, where
+/// edits change it), and `▲` more than that.
 pub fn draw(run: &Run) -> String {
     let mut out = String::new();
     let column_us = end(run) / WIDTH + 1;
@@ -66,7 +71,7 @@ pub fn draw(run: &Run) -> String {
             last = (level.hits, level.alone);
         }
         columns[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
-        let full = line(drawn.limit).max(1);
+        let full = drawn.edits.iter().map(|(_, limit)| *limit).max().unwrap_or(0).max(1);
         let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
             Ok(eighths @ 0..=8) => BARS[eighths],
             _ => '▲',

@@ -52,7 +52,7 @@ impl Many {
     /// The scenario of a seed.
     pub fn scenario(&self, seed: u64) -> Scenario {
         let count = self.scenarios.len().max(1) as u64;
-        let at = usize::try_from((seed - self.first) % count).unwrap_or(0);
+        let at = usize::try_from(seed.wrapping_sub(self.first) % count).unwrap_or(0);
         self.scenarios.get(at).copied().unwrap_or(Scenario::Everything)
     }
 
@@ -69,7 +69,7 @@ impl Many {
                 scope.spawn(|| {
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= self.first + self.seeds {
+                        if seed.wrapping_sub(self.first) >= self.seeds {
                             break;
                         }
                         let ran = one(self.scenario(seed), seed, false);

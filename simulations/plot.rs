@@ -4,7 +4,6 @@ use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_200, GREY_400, GREY_700, ORANGE_400, RED_700};
 
 use super::drawing::{Drawn, busiest, end};
-use super::gauge::line;
 use super::run::Run;
 
 const WIDTH: u32 = 1100;
@@ -54,12 +53,7 @@ fn draw<'a>(run: &Run, counters: &[Drawn<'_>], root: Area<'a>) -> Result<(), Err
 
 #[expect(clippy::cast_precision_loss, reason = "hits in a picture")]
 fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<'a>> {
-    let edits: Vec<(f64, f64)> = run
-        .plan
-        .edits
-        .iter()
-        .filter_map(|edit| Some((seconds(edit.at), line(edit.limits.get(counter.counter.limit)?) as f64)))
-        .collect();
+    let edits: Vec<(f64, f64)> = counter.edits.iter().map(|(at, limit)| (seconds(*at), *limit as f64)).collect();
     let limit = edits.iter().map(|(_, limit)| *limit).fold(0.0, f64::max);
     // What `allow` lets pass without the store may be any number.
     let highest =

@@ -164,6 +164,8 @@ impl Guarded {
             Err(_) => {
                 state.shard = state.shard.successor(self.clock.wall(), self.clock.now());
                 state.waiting.clear();
+                // What the flusher was to look at again is gone with the shard.
+                state.turns = Turns::default();
                 state.restarts += 1;
                 tracing::error!(restarts = state.restarts, "a decision panicked: the shard forgot its keys");
                 None

@@ -4,6 +4,7 @@
 mod authorize;
 mod check_json;
 pub mod codec;
+mod connections;
 pub mod desk;
 pub mod envoy;
 mod headers;

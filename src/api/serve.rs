@@ -1,26 +1,22 @@
 //! Listening: one core's HTTP and gRPC faces, each on a listener of its own.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Extension;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_TYPE;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tonic::Status;
 use tonic::codegen::Service as _;
@@ -28,32 +24,19 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
+use super::connections::{Face, HEAD_TIME, connections};
 use super::desk::Desk;
 use super::envoy::Envoy;
 use super::http;
-use super::metered::{Kind, MAX_MESSAGE, Metered, Reading};
+use super::metered::{MAX_MESSAGE, Metered};
 use super::native::Native;
 use super::proto::DESCRIPTORS;
 use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use super::spread::Share;
-use crate::telemetry::connections::Closed;
 
 /// Idle connections are asked for a sign of life so often.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// A connection is asked to end after so long, so that few long ones still spread over cores and nodes.
-const MAX_AGE: Duration = Duration::from_secs(300);
-/// How long what is under way on it may take then: a stream that nobody reads does not last.
-const LAST_CALLS: Duration = Duration::from_secs(30);
-/// How long the head of a request may take to come in, and an idle connection of HTTP/1 lasts: longer than proxies keep
-/// theirs (nginx 60 s), so that none sends a request into a connection that is just being closed.
-const HEAD_TIME: Duration = Duration::from_secs(75);
-/// How long HTTP/2's preface may take.
-const PREFACE_TIME: Duration = Duration::from_secs(10);
-/// Calls under way that the connections of a core share, each as many as its part when it came, at least and at most: as much
-/// memory as caches have. A thousand calls on each of sixteen connections cost twice as much each, just when there are many.
-const STREAMS: usize = 512;
-const LEAST_STREAMS: usize = 32;
 /// What one gRPC call, and all of a connection, may have sent that is not read yet, in bytes. Half of the latter is what
 /// the HTTP/2 library lets small frames waste before it closes the connection: enough for a stream of small messages that is
 /// read slowly.
@@ -68,10 +51,6 @@ const CALL_TIME: Duration = Duration::from_secs(10);
 const MAX_BATCHES: usize = 64;
 /// Streams of checks on one connection: each reads ahead, and holds what its client did not fetch.
 const MAX_CHECK_STREAMS: usize = 64;
-/// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long to wait for the rest of it.
-const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +63,7 @@ pub async fn http(listener: TcpListener, share: Share, desk: Arc<Desk>, stop: im
     let routes = http::routes(desk);
     let service =
         |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
-    connections(listener, share, service, builder, None, stop).await;
+    connections(listener, share, service, builder, Face::Http, stop).await;
 }
 
 /// Serves the gRPC calls until the last of three stages, then until the calls under way are answered. Health says SERVING
@@ -127,11 +106,18 @@ pub async fn grpc(
         service_fn(move |request| calls.answer(request))
     };
     let stop = async move {
-        ready.await;
-        for service in all {
-            reporter.set_service_status(service, ServingStatus::Serving).await;
+        let mut leaving = pin!(leaving);
+        tokio::select! {
+            // One that is told to leave while it starts is never ready.
+            biased;
+            () = &mut leaving => {}
+            () = ready => {
+                for service in all {
+                    reporter.set_service_status(service, ServingStatus::Serving).await;
+                }
+                leaving.await;
+            }
         }
-        leaving.await;
         for service in all {
             reporter.set_service_status(service, ServingStatus::NotServing).await;
         }
@@ -145,7 +131,7 @@ pub async fn grpc(
     };
     let mut builder = builder();
     builder.http2().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-    connections(listener, share, service, builder.http2_only(), Some(PREFACE), stop).await;
+    connections(listener, share, service, builder.http2_only(), Face::Grpc, stop).await;
     Ok(())
 }
 
@@ -231,119 +217,4 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
         return Some(done);
     }
     tokio::time::timeout(time, work).await.ok()
-}
-
-/// Serves every connection that `listener` accepts until `stop`, then until what is under way is answered. Those that do
-/// not begin with `preface` in time, where one is asked for, are closed.
-///
-/// Not tonic's server, which obeys `grpc-timeout` with status 200 (behind forward-auth a client could let itself pass),
-/// and waits for a connection that says nothing for as long as that likes.
-async fn connections<S, B>(
-    listener: TcpListener,
-    mut share: Share,
-    service: impl Fn(SocketAddr) -> S,
-    builder: Builder<TokioExecutor>,
-    preface: Option<&'static [u8]>,
-    stop: impl Future<Output = ()>,
-) where
-    S: Service<Request<Metered>, Response = Response<B>, Future: Send> + Send + 'static,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
-{
-    // Every connection holds a receiver: none is left once the last has ended.
-    let (ending, ended) = watch::channel(());
-    let mut stop = pin!(stop);
-    loop {
-        let (stream, open) = tokio::select! {
-            next = share.next(&listener) => next,
-            () = &mut stop => break,
-        };
-        let service = service(open.peer);
-        let (mut builder, mut ended) = (builder.clone(), ended.clone());
-        let streams = (STREAMS / open.neighbours()).max(LEAST_STREAMS);
-        builder.http2().max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
-        #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
-        tokio::spawn(async move {
-            if let Some(preface) = preface {
-                tokio::select! {
-                    begins = tokio::time::timeout(PREFACE_TIME, begins(&stream, preface)) => {
-                        match begins {
-                            Ok(true) => {}
-                            Ok(false) => return,
-                            Err(_) => return open.closed(Closed::Slow),
-                        }
-                    }
-                    _ = ended.changed() => return,
-                }
-            }
-            let asked = Arc::new(AtomicBool::new(false));
-            let service = Noting { service, asked: Arc::clone(&asked), reading: open.reading() };
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            let mut connection = pin!(connection);
-            // A client that goes away in the middle is no news, here and below.
-            tokio::select! {
-                done = connection.as_mut() => {
-                    let why = done.err().and_then(|error| why_closed(&*error, asked.load(Ordering::Relaxed)));
-                    return why.into_iter().for_each(|why| open.closed(why));
-                }
-                _ = ended.changed() => {}
-                () = tokio::time::sleep(MAX_AGE) => {}
-            }
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(LAST_CALLS, connection).await;
-        });
-    }
-    // Other cores hand over no more.
-    drop((listener, share, ended));
-    ending.send_replace(());
-    ending.closed().await;
-}
-
-/// Notes that a connection was asked something, and meters what it is asked.
-struct Noting<S> {
-    service: S,
-    asked: Arc<AtomicBool>,
-    reading: Arc<Reading>,
-}
-
-impl<S: Service<Request<Metered>>> Service<Request<Incoming>> for Noting<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.asked.store(true, Ordering::Relaxed);
-        let kind = match request.headers().get(CONTENT_TYPE) {
-            _ if request.uri().path().ends_with("/CheckStream") => Kind::Messages,
-            Some(of) if of.as_bytes().starts_with(b"application/grpc") => Kind::Message,
-            _ => Kind::Plain,
-        };
-        self.service.call(request.map(|body| Metered::new(body, kind, Arc::clone(&self.reading))))
-    }
-}
-
-/// Why a connection ended, if it was this node that had to end it. One that was `asked` something and then nothing more for
-/// long is idle, and its end no news.
-fn why_closed(error: &(dyn Error + Send + Sync + 'static), asked: bool) -> Option<Closed> {
-    let error = error.downcast_ref::<hyper::Error>()?;
-    if error.is_timeout() {
-        return (!asked).then_some(Closed::Slow);
-    }
-    let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
-    let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);
-    protocol.then_some(Closed::Protocol)
-}
-
-/// Whether what comes in begins with `preface`; nothing of it is taken.
-async fn begins(stream: &TcpStream, preface: &[u8]) -> bool {
-    let mut seen = vec![0; preface.len()];
-    loop {
-        match stream.peek(&mut seen).await {
-            Ok(0) | Err(_) => return false,
-            Ok(count) if !preface.starts_with(&seen[..count]) => return false,
-            Ok(count) if count == preface.len() => return true,
-            // A peek answers at once while anything is there.
-            Ok(_) => tokio::time::sleep(PREFACE_PAUSE).await,
-        }
-    }
 }

@@ -291,7 +291,7 @@ fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>
     })
 }
 
-/// How far a core is on its way out.
+/// How far a core is on its way in and out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     /// Rules or the store are still to come: nothing is decided.

@@ -26,7 +26,7 @@ pub enum Mode {
 
 pub const MODES: [Mode; 5] = [Mode::Exact, Mode::Leased, Mode::Local, Mode::Bucket, Mode::Allow];
 
-/// The hits of every user's limit. Its window is a day.
+/// The hits of every user's limit. Its window is the longest there is, so that it does not end within a drill.
 pub const LIMIT: usize = 60;
 /// Users of each mode.
 const USERS: usize = 6;
@@ -45,7 +45,7 @@ impl Mode {
             Self::Allow => "algorithm: fixed_window, consistency: exact, on_store_failure: allow",
         };
         let name = self.name();
-        format!("name: {name}, match: {{ mode: [{name}] }}, per: [user], limit: {LIMIT}, window: 1d, {rest}")
+        format!("name: {name}, match: {{ mode: [{name}] }}, per: [user], limit: {LIMIT}, window: 400d, {rest}")
     }
 
     fn name(self) -> &'static str {

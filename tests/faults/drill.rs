@@ -11,9 +11,11 @@ use crate::verdict::{admitted, odd, promised, share, slow};
 
 /// What a check may take, `store.deadline` included, on a machine that is shared: a check that waits for anything else takes
 /// far longer.
-const ANSWERED_WITHIN_MS: u64 = 3000;
+pub const ANSWERED_WITHIN_MS: u64 = 3000;
 /// So long nothing may have been out of the ordinary for service to be normal.
 const CALM: Duration = Duration::from_secs(1);
+/// So much of their limits users can use after any fault: what batches without an answer had asked for is lost to them.
+const USED: f64 = 0.9;
 /// How long it may take until it is.
 const NORMAL_WITHIN_MS: u64 = 30_000;
 
@@ -24,6 +26,8 @@ pub struct Fault<'a> {
     pub forgets: bool,
     /// Whether the region is to find a way around it: the time to normal service begins with the fault, not with its end.
     pub by_itself: bool,
+    /// Whether it ends nodes: clients have to ask another then.
+    pub ends_nodes: bool,
     /// The one primary that it hits, if it is one.
     pub sick: Option<u16>,
     pub begin: Box<dyn FnOnce(&mut Region) + 'a>,
@@ -35,7 +39,16 @@ impl<'a> Fault<'a> {
     /// A fault that lasts two seconds and makes nothing forgotten.
     pub fn new(name: &'a str, begin: impl FnOnce(&mut Region) + 'a, end: impl FnOnce(&mut Region) + 'a) -> Self {
         let (begin, end) = (Box::new(begin), Box::new(end));
-        Self { name, forgets: false, by_itself: false, sick: None, begin, lasts: Duration::from_secs(2), end }
+        Self {
+            name,
+            forgets: false,
+            by_itself: false,
+            ends_nodes: false,
+            sick: None,
+            begin,
+            lasts: Duration::from_secs(2),
+            end,
+        }
     }
 
     pub fn forgets(self) -> Self {
@@ -44,6 +57,10 @@ impl<'a> Fault<'a> {
 
     pub fn overcome(self) -> Self {
         Self { by_itself: true, ..self }
+    }
+
+    pub fn of_nodes(self) -> Self {
+        Self { ends_nodes: true, by_itself: true, ..self }
     }
 
     pub fn at(self, sick: u16) -> Self {
@@ -58,7 +75,7 @@ impl<'a> Fault<'a> {
 impl Region {
     /// Lets `fault` happen under load, and holds what clients saw against the promises.
     pub fn drill(&mut self, fault: Fault<'_>) {
-        let Fault { name, forgets, by_itself, sick, begin, lasts, end } = fault;
+        let Fault { name, forgets, by_itself, ends_nodes, sick, begin, lasts, end } = fault;
         let crowd = self.crowd(None);
         crowd.begin(&self.runtime);
         pause(CALM);
@@ -112,6 +129,8 @@ impl Region {
         };
         println!("{row:?}");
         assert_eq!(row.failed, 0, "{name}: every check is answered");
+        assert!(ends_nodes || row.retried == 0, "{name}: every check is answered by the node that it came to");
+        assert!(row.used >= USED, "{name}: no more than {:.2} of limits can be used", row.used);
         assert!(row.longest < ANSWERED_WITHIN_MS, "{name}: a check waited {} ms", row.longest);
         assert!(row.worst <= 1.0, "{name}: a user was admitted more than was promised");
         assert!(row.normal < NORMAL_WITHIN_MS, "{name}: {} ms to normal service", row.normal);

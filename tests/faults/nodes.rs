@@ -33,9 +33,9 @@ fn nodes_under_fire() {
         region.nodes[0] = region.node(0);
         region.await_node(0);
     };
-    region.drill(Fault::new("a node is killed, and started again", kill, back).overcome());
+    region.drill(Fault::new("a node is killed, and started again", kill, back).of_nodes());
     let roll = |region: &mut Region| (0..NODES).for_each(|at| renew(region, at));
-    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).overcome());
+    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).of_nodes());
     wait_for("no fault of ours", || {
         region.nodes.iter().all(|node| node.metric("tidegate_shard_restarts_total ") == 0.0).then_some(())
     });
