@@ -117,10 +117,16 @@ impl Sentinels {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_ports(5);
-        let conf = root().join("deploy/redis/server.conf").display().to_string();
+        // Failovers rewrite it: each has a copy.
+        let conf = |name: &str| {
+            let own = folder.path().join(name);
+            std::fs::create_dir_all(&own).unwrap();
+            std::fs::copy(root().join("deploy/redis/server.conf"), own.join("server.conf")).unwrap();
+            own
+        };
         let replica = format!("127.0.0.1 {port}");
-        let primary = Server::start(port, folder.path().join("primary"), &[&conf]);
-        let second = Server::start(port + 1, folder.path().join("replica"), &[&conf, "--replicaof", &replica]);
+        let primary = Server::start(port, conf("primary"), &["server.conf"]);
+        let second = Server::start(port + 1, conf("replica"), &["server.conf", "--replicaof", &replica]);
         let conf = std::fs::read_to_string(root().join("deploy/redis/sentinel.conf")).unwrap();
         let conf = conf.replace("127.0.0.1 6379", &replica);
         let sentinel = |at: u16| {
