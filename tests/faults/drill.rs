@@ -16,8 +16,8 @@ pub const ANSWERED_WITHIN_MS: u64 = 3000;
 const CALM: Duration = Duration::from_secs(1);
 /// So much of their limits users can use after any fault: what batches without an answer had asked for is lost to them.
 const USED: f64 = 0.9;
-/// How long it may take until it is.
-const NORMAL_WITHIN_MS: u64 = 30_000;
+/// How long it may take until it is: Sentinels take twenty seconds before they replace a primary again.
+const NORMAL_WITHIN_MS: u64 = 90_000;
 
 /// A fault, and what it may cost.
 pub struct Fault<'a> {
