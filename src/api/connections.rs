@@ -142,13 +142,17 @@ enum Begun {
 /// How what comes in begins; nothing of it is taken.
 async fn begins(stream: &TcpStream) -> Begun {
     let mut seen = [0; PREFACE.len()];
+    let mut pause = PREFACE_PAUSE;
     loop {
         match stream.peek(&mut seen).await {
             Ok(0) | Err(_) => return Begun::Gone,
             Ok(count) if !PREFACE.starts_with(&seen[..count]) => return Begun::Otherwise,
             Ok(count) if count == PREFACE.len() => return Begun::Http2,
             // A peek answers at once while anything is there.
-            Ok(_) => tokio::time::sleep(PREFACE_PAUSE).await,
+            Ok(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(Duration::from_secs(1));
+            }
         }
     }
 }
@@ -168,8 +172,7 @@ impl<S: Service<Request<Metered>>> Service<Request<Incoming>> for Noting<S> {
     fn call(&self, request: Request<Incoming>) -> S::Future {
         self.asked.store(true, Ordering::Relaxed);
         let kind = match request.headers().get(CONTENT_TYPE) {
-            _ if request.uri().path().ends_with("/CheckStream") => Kind::Messages,
-            Some(of) if of.as_bytes().starts_with(b"application/grpc") => Kind::Message,
+            Some(of) if of.as_bytes().starts_with(b"application/grpc") => Kind::Messages,
             _ => Kind::Plain,
         };
         self.service.call(request.map(|body| Metered::new(body, kind, Arc::clone(&self.reading))))

@@ -34,39 +34,77 @@ impl Reading {
 pub enum Kind {
     /// What its reader keeps as it comes.
     Plain,
-    /// A message of gRPC, for which its reader takes as much as it says that it will be.
-    Message,
-    /// Messages without end, none of which is kept.
+    /// Messages of gRPC, one or many: for each its reader takes as much as its head says, as soon as it has that.
     Messages,
+}
+
+/// Where in its messages a body of gRPC is.
+#[derive(Default)]
+struct Framing {
+    /// A flag, and the length of what follows.
+    head: [u8; 5],
+    /// So much of the head has come.
+    come: usize,
+    /// So much of the message is to come.
+    left: usize,
+    /// What its reader has taken for the message, in bytes.
+    held: usize,
+}
+
+impl Framing {
+    /// What the reader holds after this piece, for a message that has not come in whole.
+    fn read(&mut self, mut piece: &[u8]) -> usize {
+        while !piece.is_empty() {
+            if self.come < self.head.len() {
+                let (part, rest) = piece.split_at(piece.len().min(self.head.len() - self.come));
+                self.head[self.come..self.come + part.len()].copy_from_slice(part);
+                (self.come, piece) = (self.come + part.len(), rest);
+                if self.come == self.head.len() {
+                    let [_, length @ ..] = self.head;
+                    self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                    // One that says more than a message may have is refused by its reader.
+                    self.held = self.left.min(MAX_MESSAGE);
+                }
+            } else {
+                let part = piece.len().min(self.left);
+                (self.left, piece) = (self.left - part, &piece[part..]);
+            }
+            if self.come == self.head.len() && self.left == 0 {
+                (self.come, self.held) = (0, 0);
+            }
+        }
+        self.held
+    }
 }
 
 /// A request's body, metered.
 pub struct Metered {
     body: Incoming,
     kind: Kind,
+    framing: Framing,
     /// What it takes of what may be read, in bytes: nothing where it comes in one piece.
     taken: usize,
     reading: Arc<Reading>,
 }
 
 impl Metered {
-    pub const fn new(body: Incoming, kind: Kind, reading: Arc<Reading>) -> Self {
-        Self { body, kind, taken: 0, reading }
+    pub fn new(body: Incoming, kind: Kind, reading: Arc<Reading>) -> Self {
+        Self { body, kind, framing: Framing::default(), taken: 0, reading }
     }
 
     /// A piece came that is not the last.
     fn take(&mut self, piece: &[u8]) -> Result<(), Status> {
-        let count = match (self.kind, piece) {
-            (Kind::Messages, _) => 0,
-            // A flag, and the length of what follows; one that says more than a message may have is refused by its reader.
-            (Kind::Message, [_, a, b, c, d, ..]) if self.taken == 0 => {
-                usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(MOST).min(MAX_MESSAGE)
-            }
-            (Kind::Message, _) if self.taken > 0 => 0,
-            _ => piece.len(),
+        let before = self.taken;
+        self.taken = match self.kind {
+            Kind::Plain => before + piece.len(),
+            Kind::Messages => self.framing.read(piece),
         };
-        self.taken += count;
-        if self.reading.bytes.fetch_add(count, Ordering::Relaxed) + count > MOST {
+        if self.taken <= before {
+            self.reading.bytes.fetch_sub(before - self.taken, Ordering::Relaxed);
+            return Ok(());
+        }
+        let more = self.taken - before;
+        if self.reading.bytes.fetch_add(more, Ordering::Relaxed) + more > MOST {
             self.reading.metrics.failed(Some("reading"));
             return Err(Status::unavailable("overloaded: too much is being read"));
         }
@@ -104,5 +142,27 @@ impl Drop for Metered {
         if self.taken > 0 {
             self.reading.bytes.fetch_sub(self.taken, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_held_from_its_head_to_its_end_however_it_comes() {
+        let message = [&[0, 0, 0, 0, 3][..], b"abc"].concat();
+        let two = [&message[..], &[0, 0, 16, 0, 0], b"x"].concat();
+        for size in 1..=two.len() {
+            let mut framing = Framing::default();
+            let held: Vec<usize> = two.chunks(size).map(|piece| framing.read(piece)).collect();
+            assert_eq!(held.last(), Some(&MAX_MESSAGE), "the second has begun");
+            let whole = framing.read(&vec![0; MAX_MESSAGE - 1]);
+            assert_eq!(whole, 0, "and has come");
+        }
+        let mut framing = Framing::default();
+        assert_eq!(framing.read(&message), 0, "one that comes in whole is not held");
+        assert_eq!(framing.read(&[0, 255, 255, 255, 255]), MAX_MESSAGE);
+        assert_eq!(Framing::default().read(&[0, 0, 0, 0, 0]), 0);
     }
 }
