@@ -6,11 +6,8 @@ use super::primary::Health;
 use super::world::{Event, Parcel, World};
 use crate::limiter::batch::{self, BatchAnswer, BatchOutcome, Item, ItemAnswer, StoreError};
 use crate::limiter::time::StoreTime;
+use crate::store::redis::{LOOK, SILENT_AFTER};
 
-/// So many batches without an answer, and the server is taken for silent, as `store::redis` does.
-const SILENT_AFTER: u32 = 3;
-/// How often silent servers are looked after, in microseconds.
-const LOOK_US: u64 = 100_000;
 /// What is not sent fails within so many microseconds.
 const AT_ONCE_US: u64 = 200;
 
@@ -218,7 +215,8 @@ impl World<'_> {
         if self.holders[holder].boot != boot || !self.holders[holder].alive {
             return;
         }
-        self.at(self.now + LOOK_US, Event::Look(holder, boot));
+        let look = u64::try_from(LOOK.as_micros()).unwrap_or(u64::MAX);
+        self.at(self.now + look, Event::Look(holder, boot));
         for primary in 0..self.primaries.len() {
             if self.holders[holder].silences[primary] >= SILENT_AFTER
                 && (self.primaries[primary].health == Health::Up || self.asks_the_old(holder, primary))

@@ -216,6 +216,12 @@ fn heads_that_come_a_byte_at_a_time_are_cut_off() {
     let mut silent: Vec<TcpStream> = (0..50).map(|_| victim.http()).collect();
     silent.iter_mut().take(25).for_each(|stream| stream.write_all(b"PRI * H").unwrap());
     let open = || victim.node.metric(r#"tidegate_connections{face="http"} "#);
+    // Those who go away are not waited for.
+    let gone: Vec<TcpStream> = (0..20).map(|_| victim.http()).collect();
+    gone.iter().for_each(|mut stream| stream.write_all(b"P").unwrap());
+    wait_for("all of them", || (open() >= 170.0).then_some(()));
+    drop(gone);
+    wait_for("the end of those who went", || (open() < 152.0).then_some(()));
     wait_for("all of them", || (open() >= 150.0).then_some(()));
     let (mut waited, mut seen) = (0, 0.0);
     while waited < 3000 && seen < 150.0 {

@@ -282,6 +282,24 @@ fn the_cause_of_a_store_that_does_not_work_is_told() {
 }
 
 #[test]
+fn a_cause_that_is_over_explains_nothing_that_comes_later() {
+    let (folder, redis) = (Folder::new(), Single::start(&[]));
+    let node = folder.node(&redis.url(), &[]);
+    let port = redis.server.port;
+    let store = || node.get("/ready").json()["store"].as_str().unwrap().to_owned();
+    assert_eq!(ask(port, &["config", "set", "requirepass", "secret"]), "OK");
+    let with = |words: &[&str]| ask(port, &[&["-a", "secret", "--no-auth-warning"], words].concat());
+    with(&["client", "kill", "type", "normal"]);
+    wait_for("the cause", || store().contains("NOAUTH").then_some(()));
+    with(&["config", "set", "requirepass", ""]);
+    wait_for("its end", || (store() == "ok").then_some(()));
+    redis.server.signal("STOP");
+    wait_for("another trouble", || (store() != "ok").then_some(()));
+    assert!(!store().contains("NOAUTH"), "{}", store());
+    redis.server.signal("CONT");
+}
+
+#[test]
 fn what_is_left_without_the_store_is_what_this_node_may_still_admit() {
     let folder = Folder::new();
     let url = format!("redis://127.0.0.1:{}", free_ports(1));

@@ -1,6 +1,7 @@
 //! The life of a connection: it begins in time, is asked, ends in time, and what ended it is counted.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_TYPE;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -35,8 +36,9 @@ const STREAMS: usize = 512;
 const LEAST_STREAMS: usize = 32;
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long to wait for the rest of it.
+/// How long to wait for the rest of it at first, and at most before the next look.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,8 @@ pub async fn connections<S, B>(
         #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
         tokio::spawn(async move {
             let asked = Arc::new(AtomicBool::new(false));
-            let service = Noting { service, asked: Arc::clone(&asked), reading: open.reading() };
+            let kind = if face == Face::Grpc { Kind::Messages } else { Kind::Plain };
+            let service = Noting { service, asked: Arc::clone(&asked), kind, reading: open.reading() };
             if let Err(why) = live(stream, face, &builder, service, &asked, &mut ended).await {
                 open.closed(why);
             }
@@ -107,7 +110,7 @@ where
 {
     let time = if face == Face::Grpc { PREFACE_TIME } else { HEAD_TIME };
     let begun = tokio::select! {
-        begun = tokio::time::timeout(time, begins(&stream)) => begun.map_err(|_| Closed::Slow)?,
+        begun = tokio::time::timeout(time, begins(&stream)) => begun.map_err(|_| Closed::Slow)?.unwrap_or(Begun::Gone),
         _ = ended.changed() => return Ok(()),
     };
     match begun {
@@ -140,20 +143,19 @@ enum Begun {
 }
 
 /// How what comes in begins; nothing of it is taken.
-async fn begins(stream: &TcpStream) -> Begun {
+async fn begins(stream: &TcpStream) -> io::Result<Begun> {
     let mut seen = [0; PREFACE.len()];
     let mut pause = PREFACE_PAUSE;
     loop {
-        match stream.peek(&mut seen).await {
-            Ok(0) | Err(_) => return Begun::Gone,
-            Ok(count) if !PREFACE.starts_with(&seen[..count]) => return Begun::Otherwise,
-            Ok(count) if count == PREFACE.len() => return Begun::Http2,
-            // A peek answers at once while anything is there.
-            Ok(_) => {
-                tokio::time::sleep(pause).await;
-                pause = (2 * pause).min(Duration::from_secs(1));
-            }
+        match stream.peek(&mut seen).await? {
+            0 => return Ok(Begun::Gone),
+            count if !PREFACE.starts_with(&seen[..count]) => return Ok(Begun::Otherwise),
+            count if count == PREFACE.len() => return Ok(Begun::Http2),
+            // A peek answers at once while anything is there, and does not tell that nothing more will come.
+            _ if stream.ready(Interest::READABLE).await?.is_read_closed() => return Ok(Begun::Gone),
+            _ => tokio::time::sleep(pause).await,
         }
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
 }
 
@@ -161,6 +163,7 @@ async fn begins(stream: &TcpStream) -> Begun {
 struct Noting<S> {
     service: S,
     asked: Arc<AtomicBool>,
+    kind: Kind,
     reading: Arc<Reading>,
 }
 
@@ -171,11 +174,7 @@ impl<S: Service<Request<Metered>>> Service<Request<Incoming>> for Noting<S> {
 
     fn call(&self, request: Request<Incoming>) -> S::Future {
         self.asked.store(true, Ordering::Relaxed);
-        let kind = match request.headers().get(CONTENT_TYPE) {
-            Some(of) if of.as_bytes().starts_with(b"application/grpc") => Kind::Messages,
-            _ => Kind::Plain,
-        };
-        self.service.call(request.map(|body| Metered::new(body, kind, Arc::clone(&self.reading))))
+        self.service.call(request.map(|body| Metered::new(body, self.kind, Arc::clone(&self.reading))))
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Simulate {
     /// Leave out what happened line by line
     #[arg(long)]
     brief: bool,
-    /// Draw how full the busiest counters were, with their limits and the faults, into an SVG
+    /// Draw how full the busiest counters of one seed were, with their limits and the faults, into an SVG
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     plot: Option<PathBuf>,
 }

@@ -3,9 +3,10 @@
 
 pub mod clock;
 pub mod listeners;
+mod seat;
 
+use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,18 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ractor::Actor;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::actors::core::Core;
-use crate::actors::supervisor::Supervisor;
 use crate::api::desk::{self, Desk, Readiness};
 use crate::api::metered::Reading;
 use crate::api::request_id::RequestIds;
-use crate::api::serve;
-use crate::api::spread::{self, Share};
-use crate::limiter::rule_book::RuleBook;
+use crate::api::spread;
 use crate::limiter::shard::{MAX_ITEMS, ShardConfig};
 use crate::limiter::time::NodeTime;
 use crate::ports::{Clock, Region, RuleSource, Unfit};
@@ -33,15 +30,12 @@ pub use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
 use listeners::Listeners;
+use seat::Seat;
 
-/// How often a core that starts looks whether it may serve.
+/// How often a node that starts looks whether it may decide.
 const STARTING: Duration = Duration::from_millis(2);
-/// How often a core that leaves looks whether its tokens are back.
-const LEAVING: Duration = Duration::from_millis(2);
 /// A node serves without a store that it has not reached for so long, in microseconds.
 const GRACE_US: u64 = 10_000_000;
-/// Longest that a node that leaves goes on serving, a tenth of its time to leave at most, so that others notice.
-const NOTICE: Duration = Duration::from_secs(1);
 /// Longest that saying goodbye to the region takes.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -112,7 +106,7 @@ struct Whole {
     clock: Arc<dyn Clock>,
     begun: NodeTime,
     draining: AtomicBool,
-    /// Of every core that has begun.
+    /// Of every core that has begun, and of what no check waits for.
     runtimes: Mutex<Vec<Handle>>,
 }
 
@@ -127,6 +121,20 @@ impl Whole {
     fn may_begin(&self) -> bool {
         let over = self.clock.now().since(self.begun) >= GRACE_US;
         self.revision() > 0 && (over || self.region.state().reached)
+    }
+
+    /// Lets all cores decide as soon as they may.
+    async fn open(&self, opening: &watch::Sender<bool>) -> Infallible {
+        while !self.may_begin() {
+            tokio::time::sleep(STARTING).await;
+        }
+        self.cores.iter().for_each(|core| core.set_starting(false));
+        opening.send_replace(true);
+        std::future::pending().await
+    }
+
+    fn has(&self, runtime: &Handle) {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.clone());
     }
 }
 
@@ -191,6 +199,7 @@ pub fn run(
     });
     // A core that fails stops the others: half a node is worse than none.
     let (failing, failed) = watch::channel(false);
+    let (opening, opened) = watch::channel(false);
     let mut seats = Vec::new();
     let shares = |face| {
         let reading = Reading::new(Arc::clone(metrics));
@@ -214,10 +223,12 @@ pub fn run(
             grpc,
             rules: rules.follow(),
             holders: region.holders(),
+            opened: opened.clone(),
             drain: config.drain,
         });
     }
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    whole.has(control.handle());
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         // Every core holds a sender until it ends.
@@ -245,6 +256,7 @@ pub fn run(
             let unfit = tokio::select! {
                 unfit = region.keep() => Some(unfit),
                 _ = served.recv() => None,
+                never = whole.open(&opening) => match never {},
             };
             if unfit.is_some() {
                 failing.send_replace(true);
@@ -289,111 +301,4 @@ fn shard_config(config: &NodeConfig, lanes: u16, random: fn() -> io::Result<u64>
         max_items: MAX_ITEMS,
         seeds,
     })
-}
-
-/// How far a core is on its way in and out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    /// Rules or the store are still to come: nothing is decided.
-    Starting,
-    Serving,
-    /// Still serving, and telling probes that it leaves.
-    Leaving,
-    /// No new connections.
-    Closed,
-}
-
-/// What one core serves with.
-struct Seat {
-    core: Arc<Core>,
-    desk: Arc<Desk>,
-    http: (TcpListener, Share),
-    grpc: (TcpListener, Share),
-    rules: watch::Receiver<Arc<RuleBook>>,
-    holders: watch::Receiver<u32>,
-    drain: Duration,
-}
-
-impl Seat {
-    #[expect(clippy::disallowed_methods, reason = "the faces are waited for below, the others run to the end")]
-    async fn serve(self, whole: Arc<Whole>, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { core, desk, http, grpc, rules, holders, drain } = self;
-        whole.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(Handle::current());
-        let listen = |(socket, share)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, share));
-        let ((http, of_http), (grpc, of_grpc)) = (listen(http)?, listen(grpc)?);
-        let (supervisor, mut supervising) =
-            Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
-        let with = Arc::clone(&core);
-        tokio::spawn(follow(rules, move |book| with.set_book(Arc::clone(book))));
-        let with = Arc::clone(&core);
-        tokio::spawn(follow(holders, move |holders| with.set_holders(*holders)));
-        let store = Arc::clone(core.store());
-        tokio::spawn(async move { store.keep().await });
-        let (stage, staged) = watch::channel(Stage::Starting);
-        let until = |at_least: Stage| {
-            let mut staged = staged.clone();
-            async move {
-                // A sender that is gone closes, too.
-                let _ = staged.wait_for(|stage| *stage >= at_least).await;
-            }
-        };
-        let mut http = tokio::spawn(serve::http(http, of_http, Arc::clone(&desk), until(Stage::Closed)));
-        let stages = [Stage::Serving, Stage::Leaving, Stage::Closed].map(until);
-        let mut grpc = tokio::spawn(serve::grpc(grpc, of_grpc, desk, stages));
-        let (awaited, with) = (Arc::clone(&whole), Arc::clone(&core));
-        let opening = stage.clone();
-        tokio::spawn(async move {
-            while !awaited.may_begin() {
-                tokio::time::sleep(STARTING).await;
-            }
-            with.set_starting(false);
-            opening.send_if_modified(|stage| {
-                *stage == Stage::Starting && {
-                    *stage = Stage::Serving;
-                    true
-                }
-            });
-        });
-        let ended = tokio::select! {
-            () = stop => Ok(()),
-            _ = &mut supervising => Err(io::Error::other("the core's supervisor ended")),
-            _ = &mut http => Err(io::Error::other("the HTTP face ended")),
-            ended = &mut grpc => Err(ended.map_err(io::Error::other).flatten().err().unwrap_or_else(|| io::Error::other("the gRPC face ended"))),
-        };
-        whole.draining.store(true, Ordering::Relaxed);
-        stage.send_replace(Stage::Leaving);
-        let leave = async {
-            if ended.is_ok() {
-                // Probes and balancers see it before connections are refused.
-                tokio::time::sleep((drain / 10).min(NOTICE)).await;
-                stage.send_replace(Stage::Closed);
-                // A connection that does not end must not keep the tokens from going back.
-                let _ = tokio::time::timeout(drain / 2, async { tokio::join!(http, grpc) }).await;
-            }
-            stage.send_replace(Stage::Closed);
-            // A lease that was on its way may come in after the first time.
-            loop {
-                core.release();
-                if core.is_quiet() {
-                    break;
-                }
-                tokio::time::sleep(LEAVING).await;
-            }
-        };
-        if tokio::time::timeout(drain, leave).await.is_err() {
-            tracing::warn!(?drain, "left before everything was answered and given back");
-        }
-        supervisor.stop(None);
-        ended
-    }
-}
-
-/// Passes on what is known, and everything newer.
-async fn follow<T>(mut news: watch::Receiver<T>, pass_on: impl Fn(&T)) {
-    loop {
-        pass_on(&news.borrow_and_update());
-        if news.changed().await.is_err() {
-            break;
-        }
-    }
 }

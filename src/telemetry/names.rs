@@ -25,7 +25,7 @@ pub const SHED: Name = metric("tidegate_shed_total", "Checks not decided, to she
 pub const KEYS: Name = metric("tidegate_keys", "Keys in memory.", &[]);
 pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
 pub const TASKS: Name =
-    metric("tidegate_tasks", "Tasks of all cores: connections, calls that wait, batches under way.", &[]);
+    metric("tidegate_tasks", "Tasks of this process: connections, calls that wait, batches under way.", &[]);
 pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent to the store.", &[]);
 pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
 pub const FAILED_BATCHES: Name =

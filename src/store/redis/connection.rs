@@ -21,7 +21,7 @@ use crate::ports::location::Address;
 use crate::telemetry::metrics::Metrics;
 
 /// So many calls without an answer, one after another, and the server is taken for silent: it is sent nothing but pings.
-const SILENT_AFTER: u32 = 3;
+pub const SILENT_AFTER: u32 = 3;
 /// How long a connection may leave anything unanswered before it is made anew.
 const DEAF: Duration = Duration::from_secs(2);
 /// Waits between attempts to connect, in milliseconds: the first, the longest, and what is random of them.
@@ -145,6 +145,10 @@ impl Connection {
         if self.client.is_connected() {
             let silence = Silence { of: self, answered: false };
             let answer = self.command("PING", &[]).await;
+            if answer.is_ok() {
+                // Whatever was the matter is over: it must not explain what comes next.
+                self.cause.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
             silence.over(!matches!(answer, Err(CallError::Unknown)));
         }
     }

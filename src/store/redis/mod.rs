@@ -28,6 +28,7 @@ use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreE
 use crate::ports::location::Redis;
 use crate::ports::{BoxFuture, CounterStore};
 use crate::telemetry::metrics::Metrics;
+pub use connection::SILENT_AFTER;
 use connection::{CallError, Connection};
 use links::Links;
 pub use region::RedisRegion;
@@ -36,7 +37,7 @@ pub use tls::TlsError;
 use topology::Topology;
 
 /// How often servers that fell silent are looked after.
-const LOOK: Duration = Duration::from_millis(100);
+pub const LOOK: Duration = Duration::from_millis(100);
 /// So often a batch is sent elsewhere while slots move.
 const MAX_HOPS: usize = 3;
 /// So many quick looks are waited at first for those that are not there.
