@@ -117,8 +117,8 @@ pub struct Ledger {
     pub rested: Instant,
     /// That took no longer than is stated.
     pub rested_in_time: bool,
-    /// What was left of the windows without end was taken.
-    pub drained: bool,
+    /// From this check on what was left of the windows without end was taken.
+    pub drained_from: usize,
     pub fresh: Vec<Fresh>,
 }
 

@@ -11,6 +11,8 @@ use crate::limiter::rule::{Algorithm, DEFAULT_CELLS, Limit, Period, Quota};
 
 /// Users that only probes ask for.
 pub(super) const FRESH_USERS: u32 = 80;
+/// Of so many users at most the windows without end are used up.
+pub(super) const DRAINED: u32 = 3;
 /// Leases are looked after so often, and silent servers, and news are known after so long; all of it, in microseconds.
 const UPKEEP_US: u64 = 400_000;
 /// After so much more time than is stated a region that has not come to rest never will.
@@ -87,21 +89,22 @@ impl World<'_> {
         self.tell(|_| "-- all has come to rest".to_owned());
     }
 
-    /// Takes what is left of the windows without end, where not a token may have been lost.
+    /// Takes what is left of the windows without end. Those that users share are left alone where tokens may have been lost:
+    /// they say nothing then.
     fn drain(&mut self) {
+        let core = self.some_core();
+        self.ledger.drained_from = self.ledger.asked.len();
+        for user in 0..self.plan.users.min(DRAINED) {
+            self.take_all(core, Family::Solo, || user);
+        }
         if !self.plan.is_certain() {
             return;
-        }
-        let core = self.some_core();
-        for user in 0..self.plan.users.min(3) {
-            self.take_all(core, Family::Solo, || user);
         }
         let mut fresh = self.plan.users;
         self.take_all(core, Family::Pair, || {
             fresh += 1;
             fresh - 1
         });
-        self.ledger.drained = true;
     }
 
     /// Asks until it is refused; never more often than any limit of these allows.

@@ -100,6 +100,9 @@ impl Scenario {
                 faults::repeat,
                 faults::crash,
                 faults::pause,
+                faults::leap,
+                faults::amnesia,
+                faults::relocation,
             ],
         }
     }

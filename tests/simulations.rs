@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, ItemAnswer, Seen};
 use tidegate::limiter::shard::ShardConfig;
 use tidegate::limiter::time::StoreTime;
+use tidegate::limiter::window::{Cell, Entry};
 use tidegate::simulations::drawing;
 use tidegate::simulations::ledger::{Asked, Decided};
 use tidegate::simulations::many::{Many, one};
@@ -34,8 +35,13 @@ fn every_promise_is_kept_in_every_scenario() {
         .map(|b| format!("--scenario {} --seed {}: {}", b.scenario.name(), b.seed, b.violations[0]))
         .collect();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    for (scenario, sums) in &summary.by_scenario {
-        assert!(sums.allowed > 0 && sums.allowed < sums.checks, "{scenario}: nothing was put to the test: {sums:?}");
+    for scenario in Scenario::ALL {
+        let sums = &summary.by_scenario[scenario.name()];
+        assert!(sums.allowed > 0 && sums.allowed < sums.checks, "{scenario:?}: nothing was put to the test: {sums:?}");
+        let quiet = matches!(scenario, Scenario::Calm | Scenario::Edits | Scenario::Memory);
+        assert_eq!(sums.faults == 0, quiet, "{scenario:?}: {sums:?}");
+        let alone = matches!(scenario, Scenario::Stall | Scenario::Outage | Scenario::Failover | Scenario::Everything);
+        assert!(!alone || sums.degraded > 0, "{scenario:?}: the store was never away: {sums:?}");
     }
 }
 
@@ -74,6 +80,10 @@ enum Bug {
     WaitsAsLongAsTheStoreMay,
     NeverLooksAfterSilentServers,
     TakesEveryBatchForLate,
+    ChargesBucketsOneLess,
+    DividesByOne,
+    NeverTellsItsDebts,
+    TellsHalfOfItsDebts,
 }
 
 struct Planted {
@@ -93,6 +103,11 @@ impl Planted {
 /// Names of debts are random; those of incarnations end with the mark of a simulated server, which are small.
 fn is_debt(source: u64) -> bool {
     source % (1 << 24) > 100_000
+}
+
+/// The debts among what a batch tells of cells.
+fn debts(seen: &mut [Cell]) -> impl Iterator<Item = &mut Entry> {
+    seen.iter_mut().flat_map(|cell| &mut cell.entries).filter(|entry| is_debt(entry.source))
 }
 
 fn patch(script: String, changes: &[(&str, &str)]) -> String {
@@ -120,6 +135,9 @@ impl Meddler for Planted {
                     "local function weighted(used, overlap, width) do return 0 end",
                 )],
             ),
+            Bug::ChargesBucketsOneLess => {
+                patch(text, &[("b.tu, b.tf = charge(tokens)", "b.tu, b.tf = charge(tokens - 1)")])
+            }
             _ => text,
         }
     }
@@ -128,6 +146,7 @@ impl Meddler for Planted {
         match self.bug {
             Bug::HoldsTwiceAsManyKeys => config.max_keys *= 2,
             Bug::HoldsTwiceAsManyChecks => config.max_waiting *= 2,
+            Bug::DividesByOne => (config.holders, config.min_holders) = (1, 1),
             _ => {}
         }
     }
@@ -146,12 +165,14 @@ impl Meddler for Planted {
                     Bug::KeepsWhatItReserved if !alone => returns.clear(),
                     Bug::KeepsItsLeases if alone => returns.clear(),
                     Bug::RemembersNothing => seen.clear(),
+                    Bug::NeverTellsItsDebts => {
+                        seen.iter_mut().for_each(|cell| cell.entries.retain(|entry| !is_debt(entry.source)));
+                    }
+                    Bug::TellsHalfOfItsDebts => debts(seen).for_each(|debt| debt.charged /= 2),
                     Bug::ChargesDebtsTwice => {
-                        for entry in seen.iter_mut().flat_map(|cell| &mut cell.entries) {
-                            if is_debt(entry.source) {
-                                self.names += 1 << 24;
-                                entry.source = (entry.source + self.names) % (1 << 48);
-                            }
+                        for debt in debts(seen) {
+                            self.names += 1 << 24;
+                            debt.source = (debt.source + self.names) % (1 << 48);
                         }
                     }
                     _ => {}
@@ -220,13 +241,17 @@ impl Meddler for Planted {
 }
 
 /// Each bug, the promise that it breaks, and a scenario that finds it.
-const PLANTED: [(Bug, &str, Scenario); 20] = [
+const PLANTED: [(Bug, &str, Scenario); 24] = [
     (Bug::RefundsTwice, "I5", Scenario::Calm),
     (Bug::ResendsWhatIsUnknown, "I1", Scenario::Network),
     (Bug::IgnoresIncarnations, "I1", Scenario::Failover),
     (Bug::RemembersNothing, "I1", Scenario::Forgetting),
     (Bug::LeasesOutliveTheirCell, "I1", Scenario::Calm),
     (Bug::TheOlderCellWeighsNothing, "I1", Scenario::Calm),
+    (Bug::ChargesBucketsOneLess, "I1", Scenario::Buckets),
+    (Bug::DividesByOne, "I1", Scenario::Outage),
+    (Bug::NeverTellsItsDebts, "debts", Scenario::Outage),
+    (Bug::TellsHalfOfItsDebts, "debts", Scenario::Outage),
     (Bug::IgnoresNotAfter, "refusal", Scenario::Stall),
     (Bug::ChargesDebtsTwice, "refusal", Scenario::Outage),
     (Bug::RemembersRefusalsPastAnEdit, "refusal", Scenario::Edits),

@@ -16,7 +16,7 @@ pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
             found.push(Violation { promise: "I4", at: *at, text });
         }
     }
-    if ledger.drained {
+    if plan.is_certain() {
         found.extend(all_is_used(plan, ledger, Family::Pair, 1, None).map(|text| Violation {
             promise: "I4",
             at: ledger.rested,

@@ -4,12 +4,13 @@ use super::Violation;
 use super::i4_all_or_nothing::all_is_used;
 use crate::simulations::ledger::Ledger;
 use crate::simulations::plan::{Family, Plan};
+use crate::simulations::run::DRAINED;
 
 pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
-    if !ledger.drained {
+    if !plan.is_certain() {
         return;
     }
-    for user in 0..plan.users.min(3) {
+    for user in 0..plan.users.min(DRAINED) {
         found.extend(all_is_used(plan, ledger, Family::Solo, 0, Some(user)).map(|text| Violation {
             promise: "I5",
             at: ledger.rested,

@@ -2,6 +2,7 @@
 
 mod allowance;
 mod deadline;
+mod debts;
 mod hits;
 mod i10_bounded_memory;
 mod i1_region_limit;
@@ -22,7 +23,7 @@ use super::plan::Plan;
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` and so on, `deadline`, `liveness` or `refusal`.
+    /// `I1` and so on, `deadline`, `debts`, `liveness` or `refusal`.
     pub promise: &'static str,
     pub at: Instant,
     pub text: String,
@@ -35,7 +36,7 @@ impl fmt::Display for Violation {
 }
 
 /// The names of all promises that are looked at.
-pub const PROMISES: [&str; 8] = ["I1", "I4", "I5", "I6", "I10", "deadline", "liveness", "refusal"];
+pub const PROMISES: [&str; 9] = ["I1", "I4", "I5", "I6", "I10", "deadline", "debts", "liveness", "refusal"];
 
 /// Everything that was broken.
 pub fn judge(plan: &Plan, ledger: &Ledger) -> Vec<Violation> {
@@ -47,6 +48,7 @@ pub fn judge(plan: &Plan, ledger: &Ledger) -> Vec<Violation> {
     i6_revision::judge(plan, ledger, &mut found);
     i10_bounded_memory::judge(plan, ledger, &mut found);
     deadline::judge(plan, ledger, &mut found);
+    debts::judge(plan, ledger, &mut found);
     liveness::judge(ledger, &mut found);
     refusals::judge(plan, ledger, &mut found);
     found

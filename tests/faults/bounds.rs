@@ -11,7 +11,11 @@ const SHARE: usize = LIMIT / (CORES * NODES);
 
 /// Asks for one user until a node has refused so often that every core of it has.
 fn ask(node: &Node, user: &str) -> usize {
-    let body = format!(r#"{{"domain":"d","attributes":{{"mode":"local","user":"{user}"}}}}"#);
+    ask_of(node, "local", user)
+}
+
+fn ask_of(node: &Node, mode: &str, user: &str) -> usize {
+    let body = format!(r#"{{"domain":"d","attributes":{{"mode":"{mode}","user":"{user}"}}}}"#);
     let (mut passed, mut refused) = (0, 0);
     while refused < 10 * CORES {
         let answer = node.check(&body);
@@ -82,6 +86,28 @@ fn keys_that_memory_pressure_forgets_in_an_outage_add_a_share_each() {
         assert!(node.metric("tidegate_keys ") <= KEYS as f64, "memory is bounded");
         all += ask(node, "u");
         told(&format!("its keys rotated {} times, {shed} checks shed", 4 * round), all, CORES * SHARE * (1 + round));
+    }
+}
+
+#[test]
+fn what_nodes_admit_by_themselves_is_charged_when_the_store_is_back() {
+    let _alone = alone();
+    let (redis, region) = lost(&[]);
+    let [first, second] = &region.nodes[..] else { panic!("two nodes") };
+    println!(
+        "| a limit of {LIMIT}, of which one node admits its share without the store | admitted | bound |\n|---|---|---|"
+    );
+    for mode in ["local", "bucket"] {
+        redis.server.signal("STOP");
+        let alone = ask_of(first, mode, "u");
+        assert!(alone >= CORES * SHARE - CORES, "{mode}: the share is used: {alone}");
+        redis.server.signal("CONT");
+        let peek = format!(r#"{{"domain":"d","attributes":{{"mode":"{mode}","user":"u"}},"hits":0}}"#);
+        let left = || second.check(&peek).json()["limits"][0]["remaining"].as_u64().unwrap();
+        wait_for("the debts", || (left() <= (LIMIT - alone) as u64).then_some(()));
+        let all = alone + ask_of(second, mode, "u");
+        told(&format!("{mode}: {alone} of them alone, the rest with it"), all, LIMIT);
+        assert!(all >= LIMIT * 9 / 10, "{mode}: no more is charged than was admitted: {all}");
     }
 }
 
