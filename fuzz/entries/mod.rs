@@ -4,15 +4,21 @@
 #![allow(dead_code, reason = "each fuzz target uses its own part of it")]
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::HttpBody;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tidegate::api::desk::{Desk, Node, Readiness};
 use tidegate::api::envoy::Envoy;
+use tidegate::api::metered::{Kind, Metered, Reading};
 use tidegate::api::native::Native;
 use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use tidegate::api::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
@@ -126,31 +132,66 @@ pub fn rule_file(bytes: &[u8]) {
     }
 }
 
+/// A body that comes in pieces.
+struct Pieces(Vec<Bytes>);
+
+impl Pieces {
+    /// The first comes first.
+    fn of(bytes: &[u8], size: usize) -> Self {
+        Self(bytes.chunks(size).rev().map(Bytes::copy_from_slice).collect())
+    }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// What `call` answers to a body, which is the same however it comes in; nothing of it is held afterwards.
+fn however<T: PartialEq + std::fmt::Debug>(bytes: &[u8], kind: Kind, call: impl Fn(Metered<Pieces>) -> T) -> T {
+    let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
+        let reading = Arc::new(Reading::new(Arc::new(Metrics::new("0", "fuzz").expect("metrics"))));
+        let answer = call(Metered::new(Pieces::of(bytes, size), kind, Arc::clone(&reading)));
+        assert_eq!(reading.bytes(), 0, "what was read is given back");
+        answer
+    });
+    let [whole, in_pieces] = answers;
+    assert_eq!(whole, in_pieces, "an answer that depends on how its question comes in");
+    whole
+}
+
 /// The body of `POST /v1/check`: a decision, or what is wrong with it, in JSON.
 pub fn http_body(bytes: &[u8]) {
-    let request = Request::post("/v1/check").body(Body::from(bytes.to_vec())).expect("a request");
-    let answer = wait_for(async {
-        let mut routes = tidegate::api::http::routes(desk());
-        let answer: Result<Response<Body>, Infallible> = routes.call(request).await;
-        let (head, body) = answer.expect("an answer").into_parts();
-        (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))
-    });
-    let (status, body) = answer;
+    let (status, body) = however(bytes, Kind::Plain, check);
     assert!([200, 400, 413, 429].contains(&status), "{status}");
     assert!(body.starts_with(b"{") && body.ends_with(b"}"));
 }
 
+fn check(body: Metered<Pieces>) -> (u16, Bytes) {
+    let request = Request::post("/v1/check").body(body).expect("a request");
+    wait_for(async {
+        let mut routes = tidegate::api::http::routes(desk());
+        let answer: Result<Response<Body>, Infallible> = routes.call(request).await;
+        let (head, body) = answer.expect("an answer").into_parts();
+        (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))
+    })
+}
+
 /// What a gRPC service answers to a body, messages and what frames them included: its `grpc-status`.
-fn grpc<S, B>(mut service: S, path: &str, bytes: &[u8]) -> i32
+fn grpc<S, B>(mut service: S, path: &str, body: Metered<Pieces>) -> i32
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
-    B: axum::body::HttpBody<Data = bytes::Bytes> + Unpin,
+    S: Service<Request<Metered<Pieces>>, Response = Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Debug,
 {
     let request = Request::post(path)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Body::from(bytes.to_vec()))
+        .body(body)
         .expect("a request");
     wait_for(async {
         let answer = service.call(request).await.expect("an answer");
@@ -177,16 +218,20 @@ fn is_fit(status: i32) {
 
 /// Envoy's call, as it comes in.
 pub fn envoy_request(bytes: &[u8]) {
-    let service = EnvoyServer::new(Envoy(desk())).max_decoding_message_size(1 << 20);
-    is_fit(grpc(service, "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", bytes));
+    let path = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+    is_fit(however(bytes, Kind::Messages, |body| {
+        grpc(EnvoyServer::new(Envoy(desk())).max_decoding_message_size(1 << 20), path, body)
+    }));
 }
 
 /// What a client sends on a stream of checks, in one call and as a batch.
 pub fn native_stream(bytes: &[u8]) {
-    let (_ended, ending) = tokio::sync::watch::channel(());
-    let service = NativeServer::new(Native { desk: desk(), ending }).max_decoding_message_size(1 << 20);
     for call in ["CheckStream", "Check", "CheckBatch"] {
-        is_fit(grpc(service.clone(), &format!("/tidegate.v1.RateLimitService/{call}"), bytes));
+        is_fit(however(bytes, Kind::Messages, |body| {
+            let (_ended, ending) = tokio::sync::watch::channel(());
+            let service = NativeServer::new(Native { desk: desk(), ending }).max_decoding_message_size(1 << 20);
+            grpc(service, &format!("/tidegate.v1.RateLimitService/{call}"), body)
+        }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is read of requests that have not come in whole. Each may be as large as a message may, and many may come at once and
 //! never end: together they are bounded.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,11 @@ pub struct Reading {
 impl Reading {
     pub const fn new(metrics: Arc<Metrics>) -> Self {
         Self { bytes: AtomicUsize::new(0), metrics }
+    }
+
+    /// What requests hold now that have not come in whole, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -78,8 +84,8 @@ impl Framing {
 }
 
 /// A request's body, metered.
-pub struct Metered {
-    body: Incoming,
+pub struct Metered<B = Incoming> {
+    body: B,
     kind: Kind,
     framing: Framing,
     /// What it takes of what may be read, in bytes: nothing where it comes in one piece.
@@ -87,8 +93,8 @@ pub struct Metered {
     reading: Arc<Reading>,
 }
 
-impl Metered {
-    pub fn new(body: Incoming, kind: Kind, reading: Arc<Reading>) -> Self {
+impl<B> Metered<B> {
+    pub fn new(body: B, kind: Kind, reading: Arc<Reading>) -> Self {
         Self { body, kind, framing: Framing::default(), taken: 0, reading }
     }
 
@@ -112,7 +118,7 @@ impl Metered {
     }
 }
 
-impl Body for Metered {
+impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Body for Metered<B> {
     type Data = Bytes;
     type Error = Status;
 
@@ -137,7 +143,7 @@ impl Body for Metered {
     }
 }
 
-impl Drop for Metered {
+impl<B> Drop for Metered<B> {
     fn drop(&mut self) {
         if self.taken > 0 {
             self.reading.bytes.fetch_sub(self.taken, Ordering::Relaxed);

@@ -87,7 +87,7 @@ impl Region {
         let ended = now();
         let since = if by_itself { begun } else { ended };
         let last_odd = || crowd.noted().iter().filter(|a| odd(a)).map(|a| a.answered).max().unwrap_or(0).max(since);
-        wait_for("normal service", || (now() - last_odd().max(ended) > micros(CALM)).then_some(()));
+        wait_for("normal service", || (now().saturating_sub(last_odd().max(ended)) > micros(CALM)).then_some(()));
         let normal = (last_odd() - since) / 1000;
         crowd.end();
         crowd.drain(&self.runtime);
