@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node::{Node, wait_for};
+use tidegate::api::proto::tidegate::v1::CheckRequest;
+use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tonic::codegen::http;
 
 const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
@@ -263,4 +265,7 @@ async fn messages_that_never_come_in_whole_are_bounded_together() {
     let grown = victim.node.metric("process_resident_memory_bytes ") - victim.memory;
     assert!(grown < 64e6 + 2.0 * MEMORY, "{grown} bytes more");
     assert_eq!(victim.node.check(CHECK).status, 200, "others are served");
+    let mut other = RateLimitServiceClient::connect(format!("http://{}", victim.node.grpc)).await.unwrap();
+    let check = CheckRequest { domain: "d".to_owned(), ..CheckRequest::default() };
+    assert!(other.check(check).await.unwrap().into_inner().allowed, "over gRPC, too");
 }

@@ -282,6 +282,31 @@ fn the_cause_of_a_store_that_does_not_work_is_told() {
 }
 
 #[test]
+fn a_server_that_takes_no_writes_is_told() {
+    let (folder, redis) = (Folder::new(), Cluster::patient());
+    let node = folder.node(&redis.url(), &[]);
+    // Not the one that hears of members: its own troubles show in heartbeats.
+    let heard = |port: &u16| !ask(*port, &["--scan", "--pattern", "*constants"]).is_empty();
+    let full = redis.ports().take(3).find(|port| !heard(port)).unwrap();
+    assert_eq!(ask(full, &["config", "set", "maxmemory", "1mb"]), "OK");
+    let ask_all = || {
+        let users = 0..20;
+        users.for_each(|user| drop(node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"u{user}"}}}}"#))));
+    };
+    let store = || node.get("/ready").json()["store"].as_str().unwrap().to_owned();
+    wait_for("the cause", || {
+        ask_all();
+        (store().starts_with(&format!("127.0.0.1:{full}: OOM")) && node.log().contains("OOM")).then_some(())
+    });
+    assert_eq!(node.metric("tidegate_store_ok "), 0.0);
+    assert_eq!(ask(full, &["config", "set", "maxmemory", "0"]), "OK");
+    wait_for("its end", || {
+        ask_all();
+        (store() == "ok").then_some(())
+    });
+}
+
+#[test]
 fn a_cause_that_is_over_explains_nothing_that_comes_later() {
     let (folder, redis) = (Folder::new(), Single::start(&[]));
     let node = folder.node(&redis.url(), &[]);

@@ -103,7 +103,7 @@ impl Connection {
         let (metrics, shown, noted) = (Arc::clone(&manner.metrics), address.clone(), Arc::clone(&cause));
         client.on_error(move |(error, _)| {
             let details = error.details();
-            *noted.lock().unwrap_or_else(PoisonError::into_inner) = details.to_owned();
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = plain(details).to_owned();
             metrics.redis_connection_error();
             tracing::debug!(server = %shown, %error, "a connection to Redis failed");
             std::future::ready(Ok(()))
@@ -240,6 +240,12 @@ impl Drop for Silence<'_> {
     }
 }
 
+/// What the system says went wrong, of an error that the client library tells as Rust's own structure.
+fn plain(details: &str) -> &str {
+    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    message.map_or(details, |(message, _)| message)
+}
+
 /// What an error says of the call. Whatever a server answers before it runs a script, nothing was done; what nobody
 /// knows may have been done.
 fn what_happened(error: &Error, from: &Address) -> CallError {
@@ -281,6 +287,14 @@ fn what_happened(error: &Error, from: &Address) -> CallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_in_plain_words() {
+        let refused = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
+        assert_eq!(plain(refused), "Connection refused");
+        assert_eq!(plain("WRONGPASS invalid password"), "WRONGPASS invalid password");
+        assert_eq!(plain("message: \""), "message: \"");
+    }
 
     #[test]
     fn only_what_a_server_said_did_nothing_did_nothing() {

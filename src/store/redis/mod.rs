@@ -6,6 +6,7 @@
 //! up nobody else. Replicas are never read.
 
 mod advice;
+mod complaints;
 mod connection;
 mod links;
 mod region;
@@ -28,6 +29,7 @@ use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreE
 use crate::ports::location::Redis;
 use crate::ports::{BoxFuture, CounterStore};
 use crate::telemetry::metrics::Metrics;
+use complaints::Complaints;
 pub use connection::SILENT_AFTER;
 use connection::{CallError, Connection};
 use links::Links;
@@ -74,8 +76,7 @@ pub struct RedisStore {
     topology: watch::Receiver<Option<Arc<Topology>>>,
     /// Told when the topology seems to be another.
     stale: Arc<Notify>,
-    /// The last refusal that was logged.
-    refusal: Mutex<String>,
+    complaints: Arc<Complaints>,
     /// It has been connected.
     reached: AtomicBool,
 }
@@ -125,10 +126,11 @@ impl RedisStore {
                 let each = keys.iter().zip(&batch.items);
                 let each =
                     each.map(|(key, item)| (std::slice::from_ref(key), wire::batch(&batch, std::iter::once(item))));
-                let each = each.map(async |(key, batch)| self.call(lane, key, batch.into()).await);
+                let each =
+                    each.map(async |(key, batch)| self.understood(lane, self.call(lane, key, batch.into()).await, 1));
                 together(join_all(each).await)
             }
-            answer => understood(answer, keys.len()),
+            answer => self.understood(lane, answer, keys.len()),
         }
     }
 
@@ -154,32 +156,32 @@ impl RedisStore {
             Err(CallError::NotSent | CallError::Moved(_)) => self.stale.notify_one(),
             Err(CallError::Refused(why)) => {
                 self.stale.notify_one();
-                let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-                if *last != *why {
-                    tracing::warn!(server = %server.address, why, "Redis refuses batches");
-                    last.clone_from(why);
-                }
+                self.complaints.note(&server.address, why);
             }
             _ => {}
         }
         answer
     }
-}
 
-fn understood(answer: Result<Value, CallError>, items: usize) -> Result<BatchAnswer, StoreError> {
-    match answer {
-        Ok(answer) => {
-            let answer = answer.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::answer(text, items));
-            answer.map_err(|_| StoreError::Unknown)
+    fn understood(&self, lane: u16, answer: Result<Value, CallError>, items: usize) -> Result<BatchAnswer, StoreError> {
+        match answer {
+            Ok(answer) => {
+                let answer =
+                    answer.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::complete_answer(text, items));
+                let (answer, complaint) = answer.map_err(|_| StoreError::Unknown)?;
+                if let (Some(why), Some(server)) = (complaint, self.primary(lane)) {
+                    self.complaints.note(&server.address, &why);
+                }
+                Ok(answer)
+            }
+            Err(CallError::Unknown) => Err(StoreError::Unknown),
+            Err(_) => Err(StoreError::NotApplied),
         }
-        Err(CallError::Unknown) => Err(StoreError::Unknown),
-        Err(_) => Err(StoreError::NotApplied),
     }
 }
 
 /// The answer to a batch whose items were sent one by one.
-fn together(each: Vec<Result<Value, CallError>>) -> Result<BatchAnswer, StoreError> {
-    let each: Vec<_> = each.into_iter().map(|answer| understood(answer, 1)).collect();
+fn together(each: Vec<Result<BatchAnswer, StoreError>>) -> Result<BatchAnswer, StoreError> {
     let now = each.iter().flatten().map(|answer| answer.now).max();
     let nothing =
         || if each.contains(&Err(StoreError::Unknown)) { StoreError::Unknown } else { StoreError::NotApplied };

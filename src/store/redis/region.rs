@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::advice::{self, Advice};
+use super::complaints::Complaints;
 use super::connection::{CallError, Connection, Manner};
 use super::links::Links;
 use super::tags::Tags;
@@ -50,6 +51,7 @@ pub struct RedisRegion {
     stale: Arc<Notify>,
     holders: watch::Sender<u32>,
     stores: Mutex<Vec<Weak<RedisStore>>>,
+    complaints: Arc<Complaints>,
     state: Mutex<State>,
 }
 
@@ -88,6 +90,7 @@ impl RedisRegion {
             stale: Arc::new(Notify::new()),
             holders: watch::Sender::new(config.cores),
             stores: Mutex::default(),
+            complaints: Arc::default(),
             state: Mutex::default(),
             manner,
             config,
@@ -143,6 +146,7 @@ impl RedisRegion {
             }
             if on_beat {
                 beats = beats.wrapping_add(1);
+                self.complaints.age();
             } else {
                 tokio::time::sleep(PAUSE).await;
             }
@@ -215,7 +219,8 @@ impl RedisRegion {
         let trouble = match refusal {
             Some(refusal) => refusal,
             None if !found => "no answer".to_owned(),
-            None if down.is_empty() => String::new(),
+            // What cores of this node were told by servers that answer.
+            None if down.is_empty() => self.complaints.standing().unwrap_or_default(),
             None => format!("no answer from {}", down.join(", ")),
         };
         let mut state = self.state();
@@ -290,7 +295,7 @@ impl Region for RedisRegion {
             routes: Mutex::default(),
             topology: self.topology.subscribe(),
             stale: Arc::clone(&self.stale),
-            refusal: Mutex::default(),
+            complaints: Arc::clone(&self.complaints),
             reached: AtomicBool::new(false),
         });
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&store));

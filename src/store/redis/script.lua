@@ -739,11 +739,17 @@ local function serve(key, kind, at)
   return serve_whole(key, kind, at)
 end
 
+-- Redis 7 fails with a table, those before with a text.
+local function failed(why)
+  why = string.sub(type(why) == 'table' and why.err or tostring(why), 1, 80)
+  return pack('>BB', FAILED, #why) .. why
+end
+
 local answer = { pack('>BBI7', VERSION, 1, now) }
 for i, key in ipairs(KEYS) do
   local size, kind, from = unpack('>I3B', batch, at)
   local ok, done = pcall(serve, key, kind, from)
-  answer[i + 1] = ok and done or pack('>B', FAILED)
+  answer[i + 1] = ok and done or failed(done)
   at = from + size
 end
 return table.concat(answer)

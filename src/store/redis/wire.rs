@@ -53,7 +53,15 @@ pub fn batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8
 /// # Errors
 /// When it is not of this version, or not of so many items.
 pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
-    let mut text = In(text);
+    complete_answer(text, items).map(|(answer, _)| answer)
+}
+
+/// The same, with what Redis said of the last item that it could not serve.
+///
+/// # Errors
+/// As those of [`answer`].
+pub fn complete_answer(text: &[u8], items: usize) -> Result<(BatchAnswer, Option<String>), Malformed> {
+    let mut text = In { text, complaint: None };
     if text.get::<1>()? != u64::from(VERSION) {
         return Err(Malformed);
     }
@@ -64,7 +72,11 @@ pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
     } else {
         BatchOutcome::Late
     };
-    if text.0.is_empty() { Ok(BatchAnswer { now, outcome }) } else { Err(Malformed) }
+    if !text.text.is_empty() {
+        return Err(Malformed);
+    }
+    let complaint = text.complaint.map(|complaint| String::from_utf8_lossy(complaint).into_owned());
+    Ok((BatchAnswer { now, outcome }, complaint))
 }
 
 struct Out(Vec<u8>);
@@ -208,13 +220,21 @@ const fn kind(grid: &Grid) -> u64 {
     }
 }
 
-struct In<'a>(&'a [u8]);
+struct In<'a> {
+    text: &'a [u8],
+    complaint: Option<&'a [u8]>,
+}
 
-impl In<'_> {
+impl<'a> In<'a> {
     fn get<const N: usize>(&mut self) -> Result<u64, Malformed> {
-        let (bytes, rest) = self.0.split_at_checked(N).ok_or(Malformed)?;
-        self.0 = rest;
+        let bytes = self.bytes(N)?;
         Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (bytes, rest) = self.text.split_at_checked(count).ok_or(Malformed)?;
+        self.text = rest;
+        Ok(bytes)
     }
 
     fn small<const N: usize>(&mut self) -> Result<u32, Malformed> {
@@ -252,7 +272,11 @@ impl In<'_> {
     fn item(&mut self) -> Result<ItemAnswer, Malformed> {
         let status = self.get::<1>()?;
         match status {
-            0 => return Ok(ItemAnswer::Failed),
+            0 => {
+                let length = self.get::<1>()?;
+                self.complaint = Some(self.bytes(usize::try_from(length).map_err(|_| Malformed)?)?);
+                return Ok(ItemAnswer::Failed);
+            }
             1 => return Ok(ItemAnswer::OutOfBounds),
             2 | 3 => (),
             4 | 5 => return self.brief(status == 4),
@@ -294,14 +318,15 @@ mod tests {
     fn an_answer_that_is_cut_or_too_long_is_malformed() {
         let mut out = Out(vec![VERSION, 1]);
         out.put::<7>(1_700_000_000_000_000);
-        out.0.extend([0, 1]);
-        let whole = answer(&out.0, 2).unwrap();
+        out.0.extend([0, 3, b'O', b'O', b'M', 1]);
+        let (whole, complaint) = complete_answer(&out.0, 2).unwrap();
+        assert_eq!(complaint.as_deref(), Some("OOM"));
         assert_eq!(whole.outcome, BatchOutcome::Ran(vec![ItemAnswer::Failed, ItemAnswer::OutOfBounds]));
         for cut in 0..out.0.len() {
             assert_eq!(answer(&out.0[..cut], 2), Err(Malformed));
         }
         assert_eq!(answer(&out.0, 1), Err(Malformed));
-        out.0[10] = 9;
+        out.0[14] = 9;
         assert_eq!(answer(&out.0, 2), Err(Malformed));
         // As many runs as it claims are not there.
         out.0.splice(9.., [2, 0xff, 0xff]);
