@@ -115,6 +115,30 @@ fn what_nodes_admit_by_themselves_is_charged_when_the_store_is_back() {
 }
 
 #[test]
+fn tokens_of_a_node_that_leaves_go_back_and_of_one_that_is_killed_are_lost() {
+    let _alone = alone();
+    let redis = Single::start(&[]);
+    // Of what is left a core takes no more than that in advance, and again when it runs low, and holds it for long.
+    const LEASE: usize = LIMIT / (2 * CORES * NODES);
+    println!(
+        "| a limit of {LIMIT}, a third of it used, and then the rest at another node | admitted | bound |\n|---|---|---|"
+    );
+    for (signal, user) in [("TERM", "left"), ("KILL", "killed")] {
+        let mut region = Region::start(&redis.url(), &[("TIDEGATE_STORE__LEASE", "5s")]);
+        let body = format!(r#"{{"domain":"d","attributes":{{"mode":"leased","user":"{user}"}}}}"#);
+        let before = (0..LIMIT / 3).filter(|_| region.nodes[0].check(&body).status == 200).count();
+        region.nodes[0].signal(signal);
+        region.nodes[0].child.wait().unwrap();
+        let all = before + ask_of(&region.nodes[1], "leased", user);
+        told(&format!("SIG{signal} to the first"), all, LIMIT);
+        match signal {
+            "TERM" => assert_eq!(all, LIMIT, "what it held went back"),
+            _ => assert!((LIMIT - 2 * CORES * LEASE..LIMIT).contains(&all), "it held something, and no more: {all}"),
+        }
+    }
+}
+
+#[test]
 fn checks_beyond_the_bound_are_refused_at_once() {
     let _alone = alone();
     // Those that wait, wait for long.

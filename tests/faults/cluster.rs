@@ -45,9 +45,8 @@ pub fn configure(ports: impl IntoIterator<Item = u16>, name: &str, value: &str) 
     }
 }
 
-fn cli(arguments: &[&str]) {
-    let done = std::process::Command::new("redis-cli").arg("--cluster").args(arguments).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+fn cli(arguments: &[&str]) -> bool {
+    std::process::Command::new("redis-cli").arg("--cluster").args(arguments).output().unwrap().status.success()
 }
 
 /// Primaries by their ports, as the server at `port` knows them, with the first of their slots.
@@ -127,9 +126,11 @@ fn a_cluster_under_fire() {
     let find = |_: &mut Region| drop(ask(third, &[&["cluster", "addslotsrange"][..], &slots].concat()));
     region.drill(Fault::new("a third of the slots is nobody's (CLUSTERDOWN)", lose, find).at(third));
     let move_slots = |_: &mut Region| {
+        // Servers learn of each other's slots by gossip.
+        wait_for("a cluster that agrees", || cli(&["check", &format!("127.0.0.1:{third}")]).then_some(()));
         let id = |port: u16| ask(port, &["cluster", "myid"]);
         let (from, to, known) = (id(sick), id(third), format!("127.0.0.1:{third}"));
-        cli(&[
+        let moved = cli(&[
             "reshard",
             &known,
             "--cluster-from",
@@ -140,6 +141,7 @@ fn a_cluster_under_fire() {
             "2000",
             "--cluster-yes",
         ]);
+        assert!(moved, "slots that move");
     };
     region.drill(Fault::new("2,000 slots move (MOVED, ASK, TRYAGAIN)", move_slots, |_| ()));
     let take_over = replica(&redis, third);
