@@ -123,6 +123,28 @@ async fn eviction_and_restarts_from_an_old_file_are_made_good() {
     assert!((LIMIT..=LIMIT + LIMIT / 10).contains(&all), "{all}");
 }
 
+#[test]
+fn what_is_charged_after_a_restart_is_not_taken_for_what_was_charged_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_ports(1);
+    let start = || Server::start(port, folder.path().join("redis"), &["--save", "", "--dbfilename", "old.rdb"]);
+    let mut redis = start();
+    let nodes = rules("exact").nodes(2, &format!("redis://127.0.0.1:{port}"), &[("TIDEGATE_WORKERS", "1")]);
+    // What is left after these hits, once the store decides.
+    let left = |node: &Node, hits: usize| {
+        let body = format!(r#"{{"domain":"d","attributes":{{"user":"u"}},"hits":{hits}}}"#);
+        let decided = || Some(node.check(&body).json()).filter(|answer| answer["degraded"] == false);
+        wait_for("the store", decided)["limits"][0]["remaining"].as_u64().unwrap() as usize
+    };
+    assert_eq!(left(&nodes[0], 300), LIMIT - 300);
+    assert_eq!(ask(port, &["save"]), "OK");
+    assert_eq!(left(&nodes[0], 200), LIMIT - 500);
+    redis.kill();
+    let _redis = start();
+    assert_eq!(left(&nodes[1], 100), LIMIT - 400, "only the first node knows of the two hundred");
+    assert_eq!(left(&nodes[0], 1), LIMIT - 601, "which it brings back, beside the hundred");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_to_a_fourth_primary_without_a_failed_check() {
     let redis = Cluster::patient();
