@@ -1,5 +1,6 @@
 //! `tidegate rules test`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +36,10 @@ impl Test {
         };
         let path = self.cases.unwrap_or_else(|| beside(&self.file));
         let cases = match read(&path) {
+            Err(Refused::Unreadable { file, error }) if error.kind() == io::ErrorKind::NotFound => {
+                let error = io::Error::other("no such file: write cases into it, or name another by --cases");
+                return bad(output, &Refused::Unreadable { file, error });
+            }
             Ok(text) => parse(&path.display().to_string(), &text),
             Err(refused) => return bad(output, &refused),
         };
