@@ -79,8 +79,13 @@ pub fn draw(run: &Run) -> String {
         let alone = |(_, alone): &(u64, u64)| if *alone > 0 { '!' } else { ' ' };
         // Writing to a text cannot fail.
         let _ = writeln!(out, "\n{}", drawn.title());
-        let _ = writeln!(out, "used     |{}| a full bar is {full}, ▲ more", columns.iter().map(bar).collect::<String>());
-        let _ = writeln!(out, "alone    |{}| ! some of it without the store", columns.iter().map(alone).collect::<String>());
+        let _ =
+            writeln!(out, "used     |{}| a full bar is {full}, ▲ more", columns.iter().map(bar).collect::<String>());
+        let _ = writeln!(
+            out,
+            "alone    |{}| ! some of it without the store",
+            columns.iter().map(alone).collect::<String>()
+        );
     }
     for fault in &run.plan.faults {
         let (first, last) = (column(fault.begin), column(fault.end));

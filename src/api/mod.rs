@@ -18,4 +18,5 @@ pub mod request_id;
 pub mod serve;
 pub mod spread;
 mod status;
+mod timer;
 mod wait;

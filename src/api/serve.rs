@@ -13,7 +13,7 @@ use axum::Extension;
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -34,6 +34,7 @@ use super::proto::DESCRIPTORS;
 use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use super::spread::Share;
+use super::timer::CoarseTimer;
 
 /// Idle connections are asked for a sign of life so often.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -59,7 +60,7 @@ pub struct Peer(pub IpAddr);
 /// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests under way are answered.
 pub async fn http(listener: TcpListener, share: Share, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
     let mut builder = builder();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIME);
     let routes = http::routes(desk);
     let service =
         |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
@@ -138,7 +139,7 @@ pub async fn grpc(
 /// What both faces ask of a connection.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE);
+    builder.http2().timer(CoarseTimer::new()).keep_alive_interval(KEEPALIVE);
     builder
 }
 
