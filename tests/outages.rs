@@ -273,6 +273,27 @@ fn a_store_that_is_gone_is_tried_with_one_key_however_many_owe() {
 }
 
 #[test]
+fn a_store_that_serves_none_of_its_keys_is_tried_with_one_however_many_owe() {
+    let mut world = world(1, vec![local("l", Algorithm::FixedWindow, 30, MONTH)]);
+    for user in 2..200 {
+        world.check(0, user, 1);
+        world.serve_none(0);
+    }
+    let items = |world: &World| world.holders[0].shard.stats().items;
+    let before = items(&world);
+    for _ in 0..10 {
+        world.advance(50_000);
+        world.serve_none(0);
+    }
+    assert!((5..=10).contains(&(items(&world) - before)), "{} items in ten ticks", items(&world) - before);
+    for _ in 0..10 {
+        world.advance(50_000);
+        world.settle();
+    }
+    assert_eq!(world.charged_to(|_| true), 198, "it serves them again: everything is told");
+}
+
+#[test]
 fn a_wall_clock_that_is_years_off_says_nothing_about_when_a_debt_was_made() {
     for algorithm in
         [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::RollingWindow, Algorithm::TokenBucket]

@@ -163,6 +163,14 @@ fn every_way_of_changing_the_file_is_seen() {
     folder.write("b/rules.yaml", &rules("50"));
     node.signal("HUP");
     becomes(50);
+    // A pipe in its place, which nobody writes to, is told and holds up nothing.
+    let pipe = folder.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::rename(pipe, folder.path("b/rules.yaml")).unwrap();
+    wait_for("the pipe to be refused", || node.log().contains("expected a regular file").then_some(()));
+    folder.write("b/new.yaml", &rules("60"));
+    fs::rename(folder.path("b/new.yaml"), folder.path("b/rules.yaml")).unwrap();
+    becomes(60);
 }
 
 #[test]

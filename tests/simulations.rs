@@ -21,8 +21,10 @@ use tidegate::simulations::scenario::Scenario;
 /// 300 seeds, or as many as `TIDEGATE_CASES` says, from `TIDEGATE_SEED` on.
 fn many() -> Many {
     let of = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let (first, seeds) = (of("TIDEGATE_SEED").unwrap_or(0), of("TIDEGATE_CASES").unwrap_or(300));
+    let (first, seeds) = (of("TIDEGATE_SEED").unwrap_or(0), of("TIDEGATE_CASES").unwrap_or(300u64));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    // Each scenario has its turn.
+    let seeds = seeds.next_multiple_of(Scenario::ALL.len() as u64);
     Many { scenarios: Scenario::ALL.to_vec(), first, seeds, threads }
 }
 

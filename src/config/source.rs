@@ -67,6 +67,15 @@ pub fn read(path: &Path) -> Result<String, Refused> {
     read.map(|()| text).map_err(|error| Refused::Unreadable { file: path.display().to_string(), error })
 }
 
+/// Whether it can be read again and again without waiting for somebody to write, as a pipe cannot.
+fn regular(path: &Path) -> Result<(), Refused> {
+    let regular = std::fs::metadata(path).and_then(|file| match file.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("expected a regular file")),
+    });
+    regular.map_err(|error| Refused::Unreadable { file: path.display().to_string(), error })
+}
+
 /// Reads and compiles a rule file.
 pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
     let text = read(path)?;
@@ -137,7 +146,7 @@ struct Watcher {
 
 impl Watcher {
     fn look(&mut self, at_once: bool) {
-        let text = match read(&self.path) {
+        let text = match regular(&self.path).and_then(|()| read(&self.path)) {
             Ok(text) => text,
             Err(refused) => {
                 if !self.unreadable || at_once {

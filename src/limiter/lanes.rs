@@ -30,7 +30,7 @@ struct Lane {
     flying: Option<Flying>,
     /// It is among those that can send.
     ready: bool,
-    /// Its last batch got no answer.
+    /// Its last batch got no answer, or did nothing.
     failing: bool,
     /// Of the server that has it.
     clock: StoreClock,
@@ -133,7 +133,14 @@ impl Lanes {
         Some(flying)
     }
 
-    /// Whether its last batch got no answer.
+    /// The store answered, and served none of the batch's keys.
+    pub fn fail(&mut self, at: u16) {
+        if let Some(lane) = self.each.get_mut(usize::from(at)) {
+            lane.failing = true;
+        }
+    }
+
+    /// Whether its last batch got no answer, or did nothing.
     pub fn is_failing(&self, at: u16) -> bool {
         self.each.get(usize::from(at)).is_some_and(|lane| lane.failing)
     }

@@ -297,6 +297,9 @@ impl Shard {
                     BatchOutcome::Ran(answers) => answers.into_iter(),
                     BatchOutcome::Late => vec![ItemAnswer::OutOfBounds; flying.slots.len()].into_iter(),
                 };
+                if answers.len() > 0 && answers.as_slice().iter().all(|one| *one == ItemAnswer::Failed) {
+                    self.lanes.fail(at);
+                }
                 let flight = Flight { sent: flying.sent, store_now: ran };
                 for slot in flying.slots {
                     let Some(key) = self.keys.get_mut(slot) else { continue };

@@ -229,6 +229,18 @@ impl World {
         }
     }
 
+    /// The store answers, and serves none of the keys.
+    pub fn serve_none(&mut self, holder: usize) {
+        let (now, store_now) = (self.node_now(holder), StoreTime(self.store_now()));
+        let it = &mut self.holders[holder];
+        for out in it.shard.take_batches(now) {
+            let items = vec![ItemAnswer::Failed; out.batch.items.len()];
+            let answer = BatchAnswer { now: store_now, outcome: BatchOutcome::Ran(items) };
+            it.shard.answer(out.lane, out.flight, Ok(answer), now);
+        }
+        it.shard.take_done();
+    }
+
     fn fail(&mut self, holder: usize, charged: bool, error: StoreError) {
         if charged {
             self.deliver(holder, false);

@@ -65,6 +65,9 @@ pub struct RedisConfig {
     pub metrics: Arc<Metrics>,
 }
 
+/// Who was called at last, and what came of it.
+type Called = (Option<Arc<Connection>>, Result<Value, CallError>);
+
 /// One core's door to the region's counters.
 pub struct RedisStore {
     tags: Arc<Tags>,
@@ -122,22 +125,21 @@ impl RedisStore {
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
         let whole = wire::batch(&batch, batch.items.iter()).into();
         match self.call(lane, &keys, whole).await {
-            Err(CallError::TryAgain) => {
+            (_, Err(CallError::TryAgain)) => {
                 let each = keys.iter().zip(&batch.items);
                 let each =
                     each.map(|(key, item)| (std::slice::from_ref(key), wire::batch(&batch, std::iter::once(item))));
-                let each =
-                    each.map(async |(key, batch)| self.understood(lane, self.call(lane, key, batch.into()).await, 1));
+                let each = each.map(async |(key, batch)| self.understood(self.call(lane, key, batch.into()).await, 1));
                 together(join_all(each).await)
             }
-            answer => self.understood(lane, answer, keys.len()),
+            answer => self.understood(answer, keys.len()),
         }
     }
 
-    /// Calls the counter script where the keys are, wherever that is.
-    async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Result<Value, CallError> {
+    /// Calls the counter script where the keys are, wherever that is, and says where that was.
+    async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Called {
         let arguments = [batch];
-        let mut server = self.primary(lane).ok_or(CallError::NotSent)?;
+        let Some(mut server) = self.primary(lane) else { return (None, Err(CallError::NotSent)) };
         let mut answer = server.script(&script::COUNTERS, keys, &arguments, false).await;
         for _ in 0..MAX_HOPS {
             let (elsewhere, asking) = match &answer {
@@ -160,16 +162,16 @@ impl RedisStore {
             }
             _ => {}
         }
-        answer
+        (Some(server), answer)
     }
 
-    fn understood(&self, lane: u16, answer: Result<Value, CallError>, items: usize) -> Result<BatchAnswer, StoreError> {
+    fn understood(&self, (server, answer): Called, items: usize) -> Result<BatchAnswer, StoreError> {
         match answer {
             Ok(answer) => {
                 let answer =
                     answer.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::complete_answer(text, items));
                 let (answer, complaint) = answer.map_err(|_| StoreError::Unknown)?;
-                if let (Some(why), Some(server)) = (complaint, self.primary(lane)) {
+                if let (Some(why), Some(server)) = (complaint, server) {
                     self.complaints.note(&server.address, &why);
                 }
                 Ok(answer)

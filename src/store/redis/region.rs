@@ -179,7 +179,7 @@ impl RedisRegion {
         let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string(), senior].map(Bytes::from);
         let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
             Trouble::Store(match error {
-                CallError::Refused(why) => Some(why),
+                CallError::Refused(why) => Some(format!("{address}: {why}")),
                 CallError::Moved(_) if self.config.redis.kind != Kind::Cluster => {
                     Some(format!("{address} is of a cluster: use redis-cluster://"))
                 }
