@@ -68,8 +68,9 @@ impl Test {
 
 /// `rules.test.yaml` beside `rules.yaml`.
 fn beside(file: &Path) -> PathBuf {
-    let ending = file.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-    file.with_extension(format!("test.{ending}"))
+    file.with_extension(
+        file.extension().map_or("test".to_owned(), |ending| format!("test.{}", ending.to_string_lossy())),
+    )
 }
 
 /// What is not as the case says, each with its line.
