@@ -35,6 +35,7 @@ for (case, server), of in runs.items():
         broken.append(f"{case} on {server}: {failed} failed, the first with {reports[0]['failed']['first']}")
     if server == "cluster-tight":
         most = max(r["most_admitted_of_a_key"] for r in reports)
+        sys.stdout.flush()
         print(f"\nOf a limit of 5,000, {most} were admitted of one key at most.", file=sys.stderr)
         if most > 5000:
             broken.append(f"{most} of 5,000 were admitted")
