@@ -104,9 +104,9 @@ fn batch_encode(bencher: Bencher<'_, '_>) {
 fn batch_decode(bencher: Bencher<'_, '_>) {
     let mut answer = vec![wire::VERSION, 1, 0, 6, 0x48, 0, 0, 0, 0];
     for _ in 0..100 {
-        // A brief answer: its status, and nine figures.
+        // A brief answer: its status, and nine figures, of which the incarnation is not 0.
         answer.push(4);
-        answer.extend([0; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
+        answer.extend([1; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
     }
     assert!(wire::answer(&answer, 100).is_ok());
     bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::answer(black_box(&answer), 100));
