@@ -183,6 +183,32 @@ fn a_server_that_says_nothing_and_one_that_goes_are_told_apart() {
 }
 
 #[test]
+fn a_server_that_hangs_looks_no_better_for_what_it_never_answered() {
+    let (mut node, _folder) = node();
+    let runs = ["envoy", "stream", "http"].map(|call| {
+        let addr = if call == "http" { format!("http://{}", node.http) } else { format!("grpc://{}", node.grpc) };
+        let arguments = ["--call", call, "--rate", "200", "--duration", "2s", "--warm-up", "0s", "--in-flight", "10"];
+        #[expect(clippy::disallowed_methods, reason = "it is joined below")]
+        let run = std::thread::spawn(move || bench(&addr, &arguments));
+        (call, run)
+    });
+    let served = || node.metric("rate_limiter_requests_total{status=\"allowed\"} ");
+    node::wait_for("some calls", || (served() > 0.0).then_some(()));
+    node.signal("STOP");
+    for (call, run) in runs {
+        let (code, report) = run.join().unwrap();
+        let failed = &report["failed"];
+        let counts = ["unanswered", "unsent"].map(|kind| failed[kind].as_u64().unwrap());
+        assert!(code == 1 && counts.iter().all(|count| *count > 0), "{call}: {report}");
+        // Most of what was due never came back, and was waited for to the end and beyond.
+        let p90 = report["latency_us"]["p90"].as_f64().unwrap();
+        assert!(p90 > 1e6, "{call}: {report}");
+        assert_eq!(report["each_second"].as_array().unwrap().len(), 2, "empty seconds are told: {call}: {report}");
+    }
+    node.child.kill().unwrap();
+}
+
+#[test]
 fn an_interrupted_run_shows_what_it_measured() {
     let (node, folder) = node();
     let save = folder.path().join("a.json");

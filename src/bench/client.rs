@@ -61,6 +61,21 @@ impl Load {
     }
 }
 
+/// A call under way: dropped before it is over, it was never answered.
+struct UnderWay<'a> {
+    load: &'a Load,
+    turn: Turn,
+    over: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.load.recorder.borrow_mut().never(self.turn.intended);
+        }
+    }
+}
+
 /// A connection to the target.
 pub enum Connection {
     Http1(Http1),
@@ -113,6 +128,7 @@ pub async fn load(
     let unsent = load.gate.pace().await?;
     if unsent > 0 {
         let mut recorder = load.recorder.borrow_mut();
+        load.gate.left(unsent).for_each(|intended| recorder.never(intended));
         recorder.failures.unsent += unsent;
         recorder
             .failures
@@ -193,6 +209,7 @@ async fn calls_in_turn(load: Rc<Load>, line: Rc<tokio::sync::Mutex<Line>>) {
     while let Some(turn) = load.gate.next().await {
         let keys = load.keys(turn);
         let question = load.plan.question.body(call, &keys);
+        let mut under_way = UnderWay { load: &load, turn, over: false };
         body.clear();
         let mut status = unary(&mut sender, &head, question.clone(), &mut body).await;
         if status.as_ref().is_err_and(|(sent, _)| !sent) {
@@ -200,6 +217,7 @@ async fn calls_in_turn(load: Rc<Load>, line: Rc<tokio::sync::Mutex<Line>>) {
             renew(&load.plan, &line, &mut sender).await;
             status = unary(&mut sender, &head, question, &mut body).await;
         }
+        under_way.over = true;
         match status {
             Ok(status) => {
                 let (outcomes, error) = match call {
@@ -319,7 +337,10 @@ async fn one_by_one(load: Rc<Load>, mut sender: Http1) {
             let status = answer.status();
             Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
         };
-        match answer.await {
+        let mut under_way = UnderWay { load: &load, turn, over: false };
+        let answer = answer.await;
+        under_way.over = true;
+        match answer {
             Ok((StatusCode::OK, _)) => load.back(turn, &keys, &[Outcome::Admitted], String::new),
             Ok((StatusCode::TOO_MANY_REQUESTS, _)) => load.back(turn, &keys, &[Outcome::Refused], String::new),
             Ok((status, body)) => load.back(turn, &keys, &[], || problem(status, &body)),

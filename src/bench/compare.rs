@@ -1,27 +1,28 @@
 //! Two runs side by side.
 
-use super::report::Report;
+use super::report::{Latency, Report};
 
 /// One line of a comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     pub what: &'static str,
-    pub before: f64,
-    pub after: f64,
+    /// `None` where nothing was measured.
+    pub before: Option<f64>,
+    pub after: Option<f64>,
     /// Whether more is better.
     pub more: bool,
 }
 
 impl Line {
-    /// The second run's part of the first's; `None` where that is 0.
+    /// The second run's part of the first's; `None` where that is 0, or nothing was measured.
     pub fn ratio(&self) -> Option<f64> {
-        (self.before > 0.0).then(|| self.after / self.before)
+        self.before.zip(self.after).filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before)
     }
 
     /// Whether the second run is better by more than a twentieth, or worse.
     pub fn is_better(&self) -> Option<bool> {
-        let ratio = self.ratio().filter(|ratio| (ratio - 1.0).abs() > 0.05)?;
-        Some((ratio > 1.0) == self.more)
+        let (before, after) = self.before.zip(self.after)?;
+        ((after - before).abs() > 0.05 * before).then_some((after > before) == self.more)
     }
 }
 
@@ -59,16 +60,21 @@ pub fn differences(before: &Report, after: &Report) -> Vec<Difference> {
 /// The figures of two runs.
 #[expect(clippy::cast_precision_loss, reason = "counts that are shown")]
 pub fn compare(before: &Report, after: &Report) -> Vec<Line> {
-    let line = |what, more, of: fn(&Report) -> f64| Line { what, before: of(before), after: of(after), more };
+    let line =
+        |what, more, of: fn(&Report) -> f64| Line { what, before: Some(of(before)), after: Some(of(after)), more };
+    let wait = |what, of: fn(&Latency) -> f64| {
+        let of = |run: &Report| (run.latency_us.max > 0.0).then(|| of(&run.latency_us));
+        Line { what, before: of(before), after: of(after), more: false }
+    };
     vec![
         line("checks/s", true, |r| r.per_second),
-        line("p50 (us)", false, |r| r.latency_us.p50),
-        line("p90 (us)", false, |r| r.latency_us.p90),
-        line("p99 (us)", false, |r| r.latency_us.p99),
-        line("p99.9 (us)", false, |r| r.latency_us.p999),
-        line("p99.99 (us)", false, |r| r.latency_us.p9999),
-        line("max (us)", false, |r| r.latency_us.max),
-        line("failed", false, |r| r.failed.count() as f64),
+        wait("p50 (us)", |l| l.p50),
+        wait("p90 (us)", |l| l.p90),
+        wait("p99 (us)", |l| l.p99),
+        wait("p99.9 (us)", |l| l.p999),
+        wait("p99.99 (us)", |l| l.p9999),
+        wait("max (us)", |l| l.max),
+        line("failed", false, |r| r.failed.checks(r.batch) as f64),
     ]
 }
 
@@ -78,10 +84,16 @@ mod tests {
 
     #[test]
     fn faster_is_better_and_slower_is_not() {
-        let line = |before, after, more| Line { what: "", before, after, more }.is_better();
+        let line = |before, after, more| Line { what: "", before: Some(before), after: Some(after), more }.is_better();
         assert_eq!(line(100.0, 120.0, true), Some(true));
         assert_eq!(line(100.0, 120.0, false), Some(false));
         assert_eq!(line(100.0, 103.0, true), None, "that is noise");
-        assert_eq!(line(0.0, 3.0, false), None);
+        assert_eq!(
+            (line(0.0, 3.0, false), line(0.0, 0.0, false)),
+            (Some(false), None),
+            "failures, where there were none"
+        );
+        let silent = Line { what: "", before: Some(100.0), after: None, more: false };
+        assert_eq!((silent.is_better(), silent.ratio()), (None, None), "what was not measured is no better");
     }
 }

@@ -123,6 +123,11 @@ impl Gate {
         self.begin + Duration::from_nanos(after)
     }
 
+    /// When the `count` turns that nobody took were due.
+    pub fn left(&self, count: u64) -> impl Iterator<Item = Instant> {
+        (self.taken.get()..self.taken.get().saturating_add(count)).map(|number| self.intended(number))
+    }
+
     /// Lets turns be taken as they fall due, until all are. Returns how many never were taken, for want of a free call.
     #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
     pub async fn pace(&self) -> std::io::Result<u64> {

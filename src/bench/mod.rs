@@ -144,6 +144,8 @@ fn one_thread(
         let Some(begin) = begin else { return Ok(None) };
         let gate = Gate::new(plan, thread, threads, begin, Arc::clone(stop));
         let recorder = Recorder::new(plan, begin, seconds)?;
-        client::load(plan, thread, gate, recorder, connections).await.map(|recorder| Some(recorder.end()))
+        client::load(plan, thread, gate, recorder, connections)
+            .await
+            .map(|recorder| Some(recorder.end(plan, stop.load(Ordering::Relaxed))))
     })
 }

@@ -88,7 +88,7 @@ fn by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dy
 }
 
 fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Error>> {
-    let seconds = runs.iter().flat_map(|(_, run)| without_leftovers(&run.each_second));
+    let seconds = runs.iter().flat_map(|(_, run)| whole_seconds(run));
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
     let longest = seconds.clone().map(|second| second.second as f64 + 1.0).fold(1.0, f64::max);
     let latencies = seconds.flat_map(|second| [second.p50_us, second.max_us]).flatten().map(|us| us / 1000.0);
@@ -123,7 +123,7 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
             let style = colour.mix(if what == "longest" { 0.45 } else { 1.0 }).stroke_width(width);
             let mut name = Some(format!("{name}: {what}"));
             // Where nothing was answered there is a gap.
-            for together in without_leftovers(&run.each_second).chunk_by(|a, b| of(a).is_some() == of(b).is_some()) {
+            for together in whole_seconds(run).chunk_by(|a, b| of(a).is_some() == of(b).is_some()) {
                 #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
                 let point = |s: &Second| Some((s.second as f64 + 0.5, of(s)? / 1000.0));
                 let points: Vec<(f64, f64)> = together.iter().filter_map(point).collect();
@@ -140,11 +140,12 @@ fn over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Er
     legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-/// All but a last second that has less than a tenth of the answers of the one before: the few calls that were under way when the
-/// run ended, whose percentiles say nothing of a second.
-fn without_leftovers(seconds: &[Second]) -> &[Second] {
-    match seconds {
-        [whole @ .., last] if whole.last().is_some_and(|before| last.checks < before.checks / 10) => whole,
+/// All but a last second of which there was less than a tenth: the few calls that were under way when the run ended, whose
+/// percentiles say nothing of a second.
+fn whole_seconds(run: &Report) -> &[Second] {
+    match run.each_second.as_slice() {
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
+        [whole @ .., last] if run.seconds - (last.second as f64) < 0.1 => whole,
         all => all,
     }
 }
@@ -217,16 +218,5 @@ mod tests {
     fn percentiles_are_as_far_apart_as_their_nines() {
         assert!((nines(99.0) - 2.0).abs() < 1e-9 && (nines(99.99) - 4.0).abs() < 1e-9);
         assert_eq!([thousands(999.0), thousands(1_234_567.0)], ["999", "1 234 567"]);
-    }
-
-    #[test]
-    fn what_came_after_the_end_of_a_run_is_no_second_of_it() {
-        let second = |second, checks| Second { second, checks, failed: 0, p50_us: None, p99_us: None, max_us: None };
-        let run = [second(0, 3500), second(1, 3498), second(2, 2)];
-        assert_eq!(without_leftovers(&run).len(), 2);
-        let overloaded = [second(0, 3500), second(1, 3500), second(2, 900)];
-        assert_eq!(without_leftovers(&overloaded).len(), 3, "a second of late answers is told");
-        assert_eq!(without_leftovers(&run[..1]).len(), 1);
-        assert!(without_leftovers(&[]).is_empty());
     }
 }

@@ -32,6 +32,8 @@ pub struct Recorder {
     latency: Histogram<u64>,
     calls: u64,
     checks: u64,
+    /// Checks answered in the time that is measured, whenever they were due.
+    answered: u64,
     admitted: u64,
     refused: u64,
     pub failures: Failures,
@@ -63,6 +65,7 @@ impl Recorder {
             latency: histogram()?,
             calls: 0,
             checks: 0,
+            answered: 0,
             admitted: 0,
             refused: 0,
             failures: Failures::default(),
@@ -106,6 +109,9 @@ impl Recorder {
         self.failures.errors += errors;
         self.failed_of_second += errors;
         self.checks_of_second += count - errors;
+        if self.second >= 0 {
+            self.answered += count - errors;
+        }
         // What failed at once would make a server look fast.
         let latency = u64::try_from(now.saturating_duration_since(turn.intended).as_nanos()).unwrap_or(u64::MAX);
         if count > errors && (measured || self.second < 0) {
@@ -115,6 +121,16 @@ impl Recorder {
             self.latency.saturating_record(latency);
             self.calls += 1;
             self.checks += count - errors;
+        }
+    }
+
+    /// A call that was due at `intended` was not answered by now: it waited for so long, at least. Left out, a server that hangs
+    /// would look as good as before.
+    #[expect(clippy::disallowed_methods, reason = "a load tool measures the clock of this machine")]
+    pub fn never(&mut self, intended: Instant) {
+        if intended >= self.measured_from {
+            let waited = Instant::now().saturating_duration_since(intended).as_nanos();
+            self.latency.saturating_record(u64::try_from(waited).unwrap_or(u64::MAX));
         }
     }
 
@@ -159,11 +175,19 @@ impl Recorder {
         }
     }
 
-    /// Nothing comes any more.
+    /// Nothing comes any more. Seconds of the plan in which nothing came back are told as such, unless it was `interrupted`.
     #[must_use]
-    pub fn end(mut self) -> Self {
+    pub fn end(mut self, plan: &Plan, interrupted: bool) -> Self {
         self.seconds = None;
-        if self.checks_of_second + self.failed_of_second > 0 {
+        let planned = match plan.length {
+            Length::Time(time) if !interrupted => i64::try_from(time.as_secs_f64().ceil() as u64).unwrap_or(0),
+            _ => 0,
+        };
+        while self.second + 1 < planned {
+            self.tell();
+            self.second += 1;
+        }
+        if self.second + 1 == planned || self.checks_of_second + self.failed_of_second > 0 {
             self.tell();
         }
         self
@@ -176,6 +200,7 @@ impl Recorder {
         let _ = self.latency.add(&other.latency);
         self.calls += other.calls;
         self.checks += other.checks;
+        self.answered += other.answered;
         self.admitted += other.admitted;
         self.refused += other.refused;
         self.sent += other.sent;
@@ -204,7 +229,7 @@ impl Recorder {
         };
         let seconds = seconds.max(Duration::from_nanos(1)).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
-        let per_second = (self.checks as f64 / seconds).round();
+        let per_second = (self.answered as f64 / seconds).round();
         Report {
             target: plan.target.to_string(),
             call: plan.call.name().to_owned(),

@@ -31,8 +31,9 @@ pub struct Report {
     /// Checks sent and answered in all, the warm-up's too.
     pub sent: u64,
     pub calls: u64,
-    /// Checks that were answered.
+    /// Checks that were answered, of those that were due in that time.
     pub checks: u64,
+    /// Checks that were answered in that time, whenever they were due, by its seconds.
     pub per_second: f64,
     pub admitted: u64,
     pub refused: u64,
@@ -50,9 +51,10 @@ pub struct Failures {
     pub errors: u64,
     /// Calls whose connection was lost.
     pub connection: u64,
-    /// Calls that were under way at the end, and did not come back.
+    /// Calls that were under way at the end, and did not come back. They are among the latencies, as though they had come back when
+    /// they were given up.
     pub unanswered: u64,
-    /// Calls that were due, and not sent because too many were under way.
+    /// Calls that were due, and not sent because too many were under way; among the latencies, too.
     pub unsent: u64,
     /// The first of them.
     pub first: Option<String>,
@@ -67,8 +69,9 @@ impl Failures {
         self.first = self.first.take().or_else(|| other.first.clone());
     }
 
-    pub const fn count(&self) -> u64 {
-        self.errors + self.connection + self.unanswered + self.unsent
+    /// All of them in checks, of which a call has `batch`.
+    pub const fn checks(&self, batch: u32) -> u64 {
+        self.errors.saturating_add((self.connection + self.unanswered + self.unsent).saturating_mul(batch as u64))
     }
 }
 

@@ -153,3 +153,11 @@ impl<'a> Window<'a> {
         std::mem::take(&mut self.out).into()
     }
 }
+
+impl Drop for Window<'_> {
+    /// What is under way then was never answered.
+    fn drop(&mut self) {
+        let mut recorder = self.load.recorder.borrow_mut();
+        self.asked.iter().flatten().for_each(|(turn, _)| recorder.never(turn.intended));
+    }
+}

@@ -198,7 +198,7 @@ impl Load {
         {
             wrong.push(format!("{most} checks of one key were admitted, more than {limit}"));
         }
-        let failed = report.failed.count();
+        let failed = report.failed.checks(report.batch);
         if failed > 0 {
             let first = report.failed.first.as_deref().unwrap_or("an unknown cause");
             wrong.push(format!("{failed} failed, the first with: {first}"));
@@ -345,8 +345,8 @@ fn show(report: &Report) {
         "checks/s", "p50", "p90", "p99", "p99.9", "p99.99", "longest", "admitted", "refused", "failed",
     ]);
     let l = &report.latency_us;
-    let failed = report.failed.count();
-    let time = |us: f64| Cell::new(if report.calls == 0 { "-".to_owned() } else { latency(us) });
+    let failed = report.failed.checks(report.batch);
+    let time = |us: f64| Cell::new(if us == 0.0 { "-".to_owned() } else { latency(us) });
     table.add_row(vec![
         Cell::new(thousands(report.per_second)),
         time(l.p50),
@@ -384,13 +384,9 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
     let mut table = output::table(&["", "before", "after", "ratio"]);
     for line in &lines {
         let ratio = line.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
+        let figure = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), thousands);
         let ratio = line.is_better().map_or_else(|| Cell::new(&ratio), |better| output::verdict(&ratio, better));
-        table.add_row(vec![
-            Cell::new(line.what),
-            Cell::new(thousands(line.before)),
-            Cell::new(thousands(line.after)),
-            ratio,
-        ]);
+        table.add_row(vec![Cell::new(line.what), Cell::new(figure(line.before)), Cell::new(figure(line.after)), ratio]);
     }
     say!("{table}");
     Ok(Exit::Ok)
