@@ -75,10 +75,12 @@ fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
 }
 
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RESET: u8 = 0x3;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
+const END_STREAM: u8 = 0x1;
 
 /// The head of a check over gRPC, in HPACK's plainest form (RFC 7541, section 6.2.2).
 fn head() -> Vec<u8> {
@@ -233,6 +235,37 @@ fn heads_that_come_a_byte_at_a_time_are_cut_off() {
         (waited, seen) = (waited + 1, victim.closed("http", "slow"));
     }
     assert!(seen >= 150.0, "{seen} were cut off");
+}
+
+/// As tonic and hyper do: before the server says how many calls may be under way, a hundred are sent.
+#[test]
+fn what_a_client_sends_before_it_is_told_how_much_it_may_is_answered() {
+    let victim = Victim::new(&[("TIDEGATE_WORKERS", "1")]);
+    let neighbours: Vec<TcpStream> = (0..20).map(|_| victim.http2()).collect();
+    let open = || victim.node.metric(r#"tidegate_connections{face="grpc"} "#);
+    wait_for("the neighbours", || (open() == 20.0).then_some(()));
+    let check = [&[0, 0, 0, 0, 3][..], b"\x0a\x01d"].concat();
+    let calls = (0..100).flat_map(|call| {
+        let stream = 2 * call + 1;
+        [frame(HEADERS, END_HEADERS, stream, &head()), frame(DATA, END_STREAM, stream, &check)].concat()
+    });
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(0x4, 0, 0, &[])].concat();
+    let mut stream = victim.connect(&victim.node.grpc);
+    stream.write_all(&begin.into_iter().chain(calls).collect::<Vec<u8>>()).unwrap();
+    let (mut ended, mut reset) = (0, 0);
+    while ended + reset < 100 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        std::io::copy(&mut (&mut stream).take(length.into()), &mut std::io::sink()).unwrap();
+        match head[3] {
+            RESET => reset += 1,
+            HEADERS | DATA if head[4] & END_STREAM != 0 => ended += 1,
+            _ => {}
+        }
+    }
+    assert_eq!((ended, reset), (100, 0));
+    drop(neighbours);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,9 +31,11 @@ pub const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long HTTP/2's preface may take.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// Calls under way that the connections of a core share, each as many as its part when it came, at least and at most: as much
-/// memory as caches have. A thousand calls on each of sixteen connections cost twice as much each, just when there are many.
+/// memory as caches have. A thousand calls on each of sixteen connections cost twice as much each, just when there are many. A
+/// client may send a hundred before it is told how many it may (RFC 9113, section 6.5.2, recommends no less): fewer would be
+/// reset, and a gateway lets such requests pass.
 const STREAMS: usize = 512;
-const LEAST_STREAMS: usize = 32;
+const LEAST_STREAMS: usize = 128;
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait for the rest of it at first, and at most before the next look.

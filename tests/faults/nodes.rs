@@ -24,7 +24,7 @@ fn nodes_under_fire() {
     let mut region = Region::start(&redis.url(), &[]);
     let signal = |name: &'static str| move |region: &mut Region| region.nodes[0].signal(name);
     let fault = Fault::new("a node stops (SIGSTOP)", signal("STOP"), signal("CONT"));
-    region.drill(fault.lasts(Duration::from_secs(1)));
+    region.drill(fault.lasts(Duration::from_secs(1)).stands());
     let kill = |region: &mut Region| {
         region.nodes[0].child.kill().unwrap();
         region.nodes[0].child.wait().unwrap();
