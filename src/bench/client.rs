@@ -26,6 +26,9 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 /// How long to wait before a connection that was lost is made anew.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long idle calls are kept from ending while answers are still to come.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+
 /// One thread's load.
 pub struct Load {
     pub plan: Plan,
@@ -135,6 +138,14 @@ pub async fn load(
             .first
             .get_or_insert_with(|| "too many calls were under way, or none could be sent".to_owned());
     }
+    // Thousands of idle calls that are told to end are not in the way of the last answers.
+    let answered = async {
+        while load.under_way() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_ANSWERS, answered).await;
+    load.gate.close();
     let (mut ended, mut over) = (load.recorder.borrow().ended(), false);
     loop {
         let all = async { while workers.join_next().await.is_some() {} };

@@ -123,6 +123,11 @@ impl Gate {
         self.begin + Duration::from_nanos(after)
     }
 
+    /// No turn comes any more.
+    pub fn close(&self) {
+        self.due.close();
+    }
+
     /// When the `count` turns that nobody took were due.
     pub fn left(&self, count: u64) -> impl Iterator<Item = Instant> {
         (self.taken.get()..self.taken.get().saturating_add(count)).map(|number| self.intended(number))
@@ -144,7 +149,11 @@ impl Gate {
                 clippy::cast_sign_loss,
                 reason = "a run is far shorter than 2^53 ns"
             )]
-            let of_all = ((until - self.begin).as_nanos() as f64 / pause_ns) as u64 + 1;
+            let of_all = {
+                let pauses = (until - self.begin).as_nanos() as f64 / pause_ns;
+                // What would be due at the end itself is not of this time.
+                if end { pauses.ceil() as u64 } else { pauses as u64 + 1 }
+            };
             let due = of_all.saturating_sub(self.thread).div_ceil(self.threads).min(self.most);
             self.due.add_permits(usize::try_from(due.saturating_sub(let_in)).unwrap_or(0));
             let_in = due.max(let_in);
@@ -154,7 +163,7 @@ impl Gate {
                 while self.taken.get() < let_in && !self.is_stopped() && Instant::now() < late {
                     timer.wait(TICK).await?;
                 }
-                self.due.close();
+                self.due.forget_permits(usize::MAX);
                 return Ok(if self.is_stopped() { 0 } else { let_in.saturating_sub(self.taken.get()) });
             }
             if let_in >= self.most {

@@ -84,13 +84,12 @@ pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
 }
 
 /// A revision above `last`: the instant at which the file came to be as it is here, in milliseconds since the epoch, so that
-/// revisions grow across restarts and deploys. The later of the times of its content and of its inode: a file of an older
-/// or of a fixed date that is put in place today, as by a rollback, is of today.
+/// revisions grow across restarts and deploys. The time of its inode, which this machine's clock sets, and not the one of its
+/// content, which may be of any date: a file that is put in place today, as by a rollback, is of today, and none is of tomorrow.
 fn revision(path: &Path, last: u64) -> u64 {
     let changed = std::fs::metadata(path).map_or(0, |file| {
         let inode = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
-        let content = file.mtime().saturating_mul(1000).saturating_add(file.mtime_nsec() / 1_000_000);
-        u64::try_from(inode.max(content)).unwrap_or(0)
+        u64::try_from(inode).unwrap_or(0)
     });
     changed.max(last + 1)
 }
@@ -105,7 +104,7 @@ impl FileRules {
         metrics.rules_read(true);
         let (publish, books) = watch::channel(Arc::new(book));
         let (again, told) = mpsc::sync_channel(1);
-        let mut watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: false };
+        let mut watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: None };
         #[expect(clippy::disallowed_methods, reason = "it ends when the source is dropped")]
         std::thread::spawn(move || {
             loop {
@@ -140,8 +139,8 @@ struct Watcher {
     tried: String,
     /// Another text that was read once.
     seen: Option<String>,
-    /// The file could not be read, which was told.
-    unreadable: bool,
+    /// Why the file could not be read, which was told.
+    unreadable: Option<String>,
 }
 
 impl Watcher {
@@ -149,15 +148,16 @@ impl Watcher {
         let text = match regular(&self.path).and_then(|()| read(&self.path)) {
             Ok(text) => text,
             Err(refused) => {
-                if !self.unreadable || at_once {
-                    tracing::error!(error = %refused, "the rule file cannot be read: the rules stay as they are");
+                let why = refused.to_string();
+                if self.unreadable.as_ref() != Some(&why) || at_once {
+                    tracing::error!(error = why, "the rule file cannot be read: the rules stay as they are");
                     self.metrics.rules_read(false);
                 }
-                self.unreadable = true;
+                self.unreadable = Some(why);
                 return;
             }
         };
-        self.unreadable = false;
+        self.unreadable = None;
         if !at_once {
             if text == self.tried {
                 self.seen = None;
@@ -193,5 +193,31 @@ impl Watcher {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::FileTimes;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the file system's clock is this machine's")]
+    fn a_file_of_any_date_is_of_the_day_on_which_it_was_put_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules.yaml");
+        let hour = Duration::from_secs(3600);
+        for date in [SystemTime::UNIX_EPOCH, SystemTime::now() + hour] {
+            std::fs::write(&path, "version: 1").unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_times(FileTimes::new().set_modified(date)).unwrap();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+            let off = u128::from(revision(&path, 0)).abs_diff(now);
+            assert!(off < hour.as_millis() / 2, "{off} ms");
+        }
+        let next = revision(&path, u64::MAX - 1);
+        assert_eq!(next, u64::MAX, "revisions grow, whatever a clock says");
     }
 }
