@@ -3,7 +3,10 @@
 use super::faults::{Fault, Kind};
 use super::ledger::{Forgot, Leap};
 use super::primary::Health;
-use super::world::World;
+use super::world::{Event, World};
+
+/// A node notices within so many microseconds that a primary was replaced: with its next heartbeat.
+const NOTICES_WITHIN_US: u64 = 1_000_000;
 
 impl World<'_> {
     pub(super) fn begins(&mut self, at: usize) {
@@ -22,7 +25,28 @@ impl World<'_> {
                 // The script was read once, so it can be read again.
                 if self.primaries[primary].split(since).is_ok() {
                     self.forgot(primary, since, |_| true);
+                    // Nodes of odd number cannot learn of it, nor can anybody reach the old primary.
+                    self.unaware.extend((0..self.plan.nodes).filter(|node| node % 2 == 1).map(|node| (node, primary)));
                 }
+            }
+            Kind::Switch { primary, stops } => {
+                if self.primaries[primary].split(self.now).is_ok() {
+                    self.primaries[primary].replaced_stops = stops;
+                    self.noticed.remove(&primary);
+                    for node in 0..self.plan.nodes {
+                        self.unaware.insert((node, primary));
+                        let after = self.chaos.between(0, NOTICES_WITHIN_US);
+                        self.at(self.now + after, Event::Notices { node, primary });
+                    }
+                }
+            }
+            Kind::Suspend { node } => {
+                self.cores_of(node).for_each(|holder| {
+                    let it = &mut self.holders[holder];
+                    // Suspended twice at a time, it sleeps until the later end.
+                    it.suspended_us += end.saturating_sub(it.stopped_until.max(self.now));
+                    it.stopped_until = it.stopped_until.max(end);
+                });
             }
             Kind::Flush { primary } => {
                 self.primaries[primary].forget(|_| false);
@@ -65,7 +89,12 @@ impl World<'_> {
                 self.takes_over(primary, since);
             }
             Kind::Failover { primary } => self.takes_over(primary, self.behind[at]),
-            Kind::Split { primary } if !self.goes_on(kind) => self.primaries[primary].heal_split(),
+            Kind::Split { primary } | Kind::Switch { primary, .. } if !self.is_replaced(primary) => {
+                self.primaries[primary].replaced_stops = false;
+                self.release(primary);
+                self.primaries[primary].heal_split();
+                self.unaware.retain(|(_, of)| *of != primary);
+            }
             Kind::Full { primary } if !self.goes_on(kind) => self.primaries[primary].set_full(false),
             Kind::Crash { node } if !self.goes_on(kind) => self.cores_of(node).for_each(|holder| self.starts(holder)),
             _ => {}
@@ -75,6 +104,13 @@ impl World<'_> {
     /// Whether another fault of the kind has not ended yet.
     fn goes_on(&self, ended: Kind) -> bool {
         self.is_faulty(|kind| *kind == ended)
+    }
+
+    /// Whether some replaced server goes on beside this primary.
+    fn is_replaced(&self, of: usize) -> bool {
+        let split =
+            |kind: &Kind| matches!(kind, Kind::Split { primary } | Kind::Switch { primary, .. } if *primary == of);
+        self.is_faulty(split)
     }
 
     fn takes_over(&mut self, primary: usize, since: u64) {

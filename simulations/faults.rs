@@ -46,6 +46,11 @@ pub enum Kind {
     Crash { node: usize },
     /// The node is stopped: it does nothing, and then all at once.
     Pause { node: usize },
+    /// The machine of the node is suspended: it does nothing, and its monotonic clock stands still.
+    Suspend { node: usize },
+    /// A replica takes over in order while the old primary goes on serving the nodes that have not noticed. The old
+    /// primary becomes a replica at the end; `stops` says that it is stopped until then.
+    Switch { primary: usize, stops: bool },
     /// Keys of one lane move to another primary, at once.
     Move { lane: u16, to: usize },
 }
@@ -75,6 +80,13 @@ impl fmt::Display for Kind {
             Self::Repeat { percent } => write!(f, "{percent} % of the batches come twice"),
             Self::Crash { node } => write!(f, "node {node} is killed"),
             Self::Pause { node } => write!(f, "node {node} is stopped"),
+            Self::Suspend { node } => write!(f, "node {node} is suspended, and its monotonic clock stands still"),
+            Self::Switch { primary, stops: false } => {
+                write!(f, "primary {primary} is replaced in order, and goes on beside the new one")
+            }
+            Self::Switch { primary, stops: true } => {
+                write!(f, "primary {primary} is stopped and replaced, and wakes at the end")
+            }
             Self::Move { lane, to } => write!(f, "lane {lane} moves to primary {to}"),
         }
     }
@@ -98,6 +110,7 @@ impl Kind {
             Self::Down { forgets: true, .. }
                 | Self::Failover { .. }
                 | Self::Split { .. }
+                | Self::Switch { .. }
                 | Self::Flush { .. }
                 | Self::Evict { .. }
         )
@@ -188,6 +201,14 @@ pub fn crash(dice: &mut Dice, place: &Place) -> Kind {
 
 pub fn pause(dice: &mut Dice, place: &Place) -> Kind {
     Kind::Pause { node: some(dice, place.nodes) }
+}
+
+pub fn suspend(dice: &mut Dice, place: &Place) -> Kind {
+    Kind::Suspend { node: some(dice, place.nodes) }
+}
+
+pub fn switch(dice: &mut Dice, place: &Place) -> Kind {
+    Kind::Switch { primary: some(dice, place.primaries), stops: dice.chance(30) }
 }
 
 pub fn relocation(dice: &mut Dice, place: &Place) -> Kind {

@@ -14,6 +14,16 @@ pub trait Meddler {
     /// What a core's shard is built with.
     fn config(&mut self, _config: &mut ShardConfig) {}
 
+    /// Whether nodes notice that their machine was suspended.
+    fn notices_suspension(&mut self) -> bool {
+        true
+    }
+
+    /// Whether a node that notices that a primary was replaced tells the old one so.
+    fn fences(&mut self, _node: usize) -> bool {
+        true
+    }
+
     /// A batch that leaves.
     fn batch(&mut self, _holder: usize, _batch: &mut Batch) {}
 

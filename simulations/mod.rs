@@ -1,6 +1,6 @@
 //! A simulator of the project's own code: real shards, the real flusher's part and the real script, on virtual time.
 //!
-//! A seed decides a [`plan`]; [`run`] lets it happen in a [`world`] and has the [`oracle`] judge what clients saw. One seed,
+//! A seed decides a [`plan`]; [`run`] lets it happen in a world and has the [`oracle`] judge what clients saw. One seed,
 //! one history, byte for byte.
 
 mod chaos;

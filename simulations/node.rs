@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::dice::Dice;
 use super::faults::Instant;
 use super::plan::Plan;
+use crate::limiter::node_clock::NodeClock;
 use crate::limiter::shard::{MAX_ITEMS, Shard, ShardConfig};
 use crate::limiter::time::{NodeTime, StoreTime};
 use crate::limiter::turns::Turns;
@@ -27,14 +28,21 @@ pub struct Holder {
     pub stopped_until: Instant,
     /// Batches without an answer, one after another, by primary.
     pub silences: Vec<u32>,
-    /// Its clock is ahead of the world's by so much, in microseconds.
+    /// Its monotonic clock is ahead of the world's by so much, in microseconds.
     skew_us: u64,
+    /// Its monotonic clock stood still for so long, in microseconds.
+    pub suspended_us: u64,
+    /// What it makes of that.
+    node_clock: NodeClock,
+    /// Whether it compares its monotonic clock with the wall clock.
+    notices: bool,
     config: ShardConfig,
 }
 
 impl Holder {
-    pub fn new(plan: &Plan, at: usize, config: ShardConfig, dice: &mut Dice, now: Instant) -> Self {
-        let skew_us = dice.between(0, 1 << 40);
+    /// `notices` says whether it compares its monotonic clock with the wall clock.
+    pub fn new(plan: &Plan, at: usize, config: ShardConfig, notices: bool, dice: &mut Dice) -> Self {
+        let (skew_us, now) = (dice.between(1 << 30, 1 << 40), 0);
         let (shard, turns) = (Shard::new(config, wall(dice), NodeTime(now + skew_us)), Turns::default());
         Self {
             node: at / plan.cores,
@@ -47,6 +55,9 @@ impl Holder {
             stopped_until: 0,
             silences: vec![0; plan.primaries],
             skew_us,
+            suspended_us: 0,
+            node_clock: NodeClock::new(0),
+            notices,
             config,
         }
     }
@@ -67,8 +78,10 @@ impl Holder {
     }
 
     /// Its clock.
-    pub const fn clock(&self, now: Instant) -> NodeTime {
-        NodeTime(now + self.skew_us)
+    pub fn clock(&self, now: Instant) -> NodeTime {
+        // Its wall clock gains on the monotonic one while that stands still.
+        let ahead_us = if self.notices { i64::try_from(self.suspended_us).unwrap_or(i64::MAX) } else { 0 };
+        self.node_clock.at(now + self.skew_us - self.suspended_us, ahead_us, || Some(ahead_us))
     }
 
     /// It is killed: whoever waits gets no answer.
@@ -81,7 +94,8 @@ impl Holder {
     /// It starts again, and remembers nothing.
     pub fn start(&mut self, dice: &mut Dice, now: Instant) {
         self.config.seeds = std::array::from_fn(|_| dice.any());
-        self.skew_us = dice.between(0, 1 << 40);
+        (self.skew_us, self.suspended_us) = (dice.between(1 << 30, 1 << 40), 0);
+        self.node_clock = NodeClock::new(0);
         self.shard = Shard::new(self.config, wall(dice), self.clock(now));
         (self.turns, self.told, self.alive) = (Turns::default(), false, true);
         self.silences.fill(0);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::dice::{Dice, Stream};
-use super::faults::{Fault, Instant, Place};
+use super::faults::{self, Draw, Fault, Instant, Place};
 use super::scenario::Scenario;
 use crate::limiter::rule::{
     Algorithm, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Period, Quota, Rules, Scope,
@@ -106,10 +106,14 @@ impl Plan {
         let heals_at = dice.between(1500, 4000) * MS;
         let memory = scenario == Scenario::Memory;
         let buckets = scenario == Scenario::Buckets;
+        let suspended = scenario == Scenario::Suspended;
+        let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && dice.chance(20);
+        // A store that forgets more often than a cell keeps sources apart.
+        let storm = crowded && dice.chance(20);
         let forgets = matches!(scenario, Scenario::Failover | Scenario::Forgetting);
-        let mut limits = draw_limits(&mut dice, scenario);
+        let mut limits = draw_limits(&mut dice, scenario, crowded);
         let mut edits = vec![Edit { at: 0, book: book(&limits, 1)?, limits: limits.clone() }];
-        if matches!(scenario, Scenario::Edits | Scenario::Everything) {
+        if matches!(scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
             let mut at = 0;
             for revision in 2..=dice.between(2, 5) {
                 at += dice.between(100, heals_at / MS / 4) * MS;
@@ -120,24 +124,41 @@ impl Plan {
             }
         }
         let deadline_us = dice.pick(100, &[50]) * MS;
-        let (nodes, cores) = (dice.pick(2, &[1, 2, 3, 4]), dice.pick(1, &[1, 2]));
+        let (mut nodes, mut cores) = (dice.pick(2, &[1, 2, 3, 4]), dice.pick(1, &[1, 2]));
         let (mut primaries, mut lanes) = (dice.pick(1, &[2, 3]), dice.pick(4, &[1, 2, 8]));
         if buckets {
             (primaries, lanes) = (2, 8);
         }
+        if crowded {
+            (nodes, cores, lanes) = (dice.pick(3, &[4, 6]), dice.pick(8, &[12]), lanes.min(2));
+        }
         let mut faults = Vec::new();
         let place = Place { nodes, primaries, lanes };
         if let [first, others @ ..] = scenario.faults() {
-            for _ in 0..dice.between(1, 4) {
-                let kind = dice.pick(*first, others)(&mut dice, &place);
+            for _ in 0..if storm { 100 } else { dice.between(1, if crowded || suspended { 10 } else { 4 }) } {
+                let draw: Draw = if storm { faults::flush } else { dice.pick(*first, others) };
+                let kind = draw(&mut dice, &place);
                 let begin = dice.between(50, heals_at / MS - 400) * MS;
-                let longest = (heals_at - begin).min(1500 * MS);
+                let longest = (heals_at - begin).min(if crowded { 300 * MS } else { 1500 * MS });
                 let end = if kind.is_sudden() { begin } else { begin + dice.between(20 * MS, longest) };
                 faults.push(Fault { begin, end, kind });
             }
             faults.sort_by_key(|fault| fault.begin);
         }
-        let (fewest, most) = if memory { (20, 60) } else { (1, if buckets { 2 } else { 6 }) };
+        let (fewest, most) = if memory {
+            (20, 60)
+        } else {
+            (
+                1,
+                if storm {
+                    1
+                } else if buckets || crowded || suspended {
+                    2
+                } else {
+                    6
+                },
+            )
+        };
         let mut traffic = Traffic {
             longest_gap_us: dice.pick(20, &[5, 50]) * MS,
             bursts: dice.pick(5, &[0, 20]),
@@ -151,6 +172,14 @@ impl Plan {
         if buckets {
             // Whatever goes back to a bucket is asked for at once.
             traffic = Traffic { longest_gap_us: 5 * MS, bursts: 20, retry: 80, lone: dice.pick(50, &[80]), ..traffic };
+        }
+        if suspended {
+            // Cores have tokens in hand when their machine is suspended, and much to spend when it wakes.
+            traffic = Traffic { longest_gap_us: 5 * MS, sticky: false, lone: 80, ..traffic };
+        }
+        if crowded {
+            // Every core has its part of the same few counters.
+            traffic = Traffic { longest_gap_us: 5 * MS, bursts: if storm { 0 } else { 20 }, sticky: false, ..traffic };
         }
         Ok(Self {
             scenario,
@@ -259,13 +288,24 @@ fn book(limits: &[Limit], revision: u64) -> Result<Arc<RuleBook>, Vec<Problem>> 
     RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).map(Arc::new)
 }
 
-fn draw_limits(dice: &mut Dice, scenario: Scenario) -> Vec<Limit> {
+fn draw_limits(dice: &mut Dice, scenario: Scenario, crowded: bool) -> Vec<Limit> {
     use Algorithm::{FixedWindow, RollingWindow, SlidingWindow, TokenBucket};
     let buckets = scenario == Scenario::Buckets;
-    let hits = if buckets { dice.pick(20, &[40, 100]) } else { dice.pick(5, &[1, 2, 3, 8, 12, 20, 40, 100]) };
+    let hits = if crowded {
+        dice.pick(200, &[100, 1000])
+    } else if scenario == Scenario::Suspended {
+        dice.pick(100, &[200, 400, 1000])
+    } else if buckets {
+        dice.pick(20, &[40, 100])
+    } else {
+        dice.pick(5, &[1, 2, 3, 8, 12, 20, 40, 100])
+    };
     let mut algorithm = dice.pick(SlidingWindow, &[FixedWindow, RollingWindow, TokenBucket]);
     if buckets {
         algorithm = TokenBucket;
+    }
+    if scenario == Scenario::Suspended {
+        algorithm = dice.pick(FixedWindow, &[FixedWindow, RollingWindow]);
     }
     let mut limits = vec![rule(dice, "brief", algorithm, hits, None)];
     if buckets || dice.chance(35) {
@@ -280,16 +320,23 @@ fn draw_limits(dice: &mut Dice, scenario: Scenario) -> Vec<Limit> {
     }
     let mut long = |name, few, many| {
         let algorithm = dice.pick(FixedWindow, &[SlidingWindow, RollingWindow]);
-        let hits = dice.between(few, many);
+        let hits = dice.between(few, many) * if crowded && name == "solo" { 10 } else { 1 };
         rule(dice, name, algorithm, hits, Some(LONG_MS))
     };
     limits.push(long("pair-small", 2, 8));
     limits.push(Limit { per: Vec::new(), ..long("pair-shared", 10, 60) });
     limits.push(long("solo", 5, 60));
     let on_store_failure = match scenario {
-        Scenario::Outage | Scenario::Buckets => OnStoreFailure::Local,
+        Scenario::Outage | Scenario::Buckets | Scenario::Crowded => OnStoreFailure::Local,
+        Scenario::Suspended | Scenario::Replaced => OnStoreFailure::Deny,
         _ => dice.pick(OnStoreFailure::Deny, &[OnStoreFailure::Local, OnStoreFailure::Allow]),
     };
+    if scenario == Scenario::Suspended {
+        limits
+            .iter_mut()
+            .filter(|limit| limit.consistency.is_some())
+            .for_each(|limit| limit.consistency = Some(Consistency::Leased));
+    }
     limits.iter_mut().for_each(|limit| limit.on_store_failure = on_store_failure);
     limits
 }

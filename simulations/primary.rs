@@ -27,8 +27,10 @@ struct Written {
 
 pub struct Primary {
     server: Redis,
-    /// During a split the one that was replaced, which some still ask.
+    /// The server that was replaced, which some nodes still ask.
     replaced: Option<Redis>,
+    /// The replaced server is stopped.
+    pub replaced_stops: bool,
     pub health: Health,
     /// Its clock less the world's, in microseconds.
     pub clock_us: i64,
@@ -46,7 +48,17 @@ impl Primary {
     pub fn new(script: String, replication: u32, lag_us: u64) -> mlua::Result<Self> {
         let server = Redis::running(&script, replication)?;
         let journal = VecDeque::new();
-        Ok(Self { server, replaced: None, health: Health::Up, clock_us: 0, journal, lag_us, script, replication })
+        Ok(Self {
+            server,
+            replaced: None,
+            replaced_stops: false,
+            health: Health::Up,
+            clock_us: 0,
+            journal,
+            lag_us,
+            script,
+            replication,
+        })
     }
 
     /// Its clock, in microseconds since the epoch.
@@ -54,14 +66,15 @@ impl Primary {
         BEGIN.saturating_add(now).saturating_add_signed(self.clock_us)
     }
 
-    /// Runs a batch now; `old` asks the one that was replaced, if there is one.
+    /// Runs a batch now; `old` asks the server that was replaced.
     ///
     /// # Errors
     /// As a store does.
     pub fn run(&mut self, batch: &Batch, now: Instant, old: bool) -> Result<BatchAnswer, StoreError> {
         let clock = self.clock(now);
-        if let Some(replaced) = self.replaced.as_ref().filter(|_| old) {
-            return replaced.run(batch, clock);
+        if old {
+            // Without a replaced server, that server has become a replica since.
+            return self.replaced.as_ref().map_or(Err(StoreError::NotApplied), |server| server.run(batch, clock));
         }
         let answer = self.server.run(batch, clock);
         let written = self.server.take_journal();
@@ -70,11 +83,6 @@ impl Primary {
             self.journal.pop_front();
         }
         answer
-    }
-
-    /// Whether one that was replaced is still asked.
-    pub const fn is_split(&self) -> bool {
-        self.replaced.is_some()
     }
 
     /// A replica takes over that has what was written until `since`.
@@ -98,9 +106,16 @@ impl Primary {
         Ok(())
     }
 
+    /// The replaced server is told that it was, if it runs.
+    pub fn fence(&self, now: Instant) {
+        if let Some(replaced) = self.replaced.as_ref().filter(|_| !self.replaced_stops) {
+            replaced.fence(self.replication, self.clock(now));
+        }
+    }
+
     /// The one that was replaced is gone.
     pub fn heal_split(&mut self) {
-        self.replaced = None;
+        (self.replaced, self.replaced_stops) = (None, false);
     }
 
     /// It starts again with another replication id.

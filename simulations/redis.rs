@@ -9,7 +9,7 @@ use mlua::{Function, Lua, Table, Value, Variadic};
 
 use super::structs;
 use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
-use crate::store::redis::script::COUNTERS;
+use crate::store::redis::script::{COUNTERS, FENCE};
 use crate::store::redis::wire;
 
 /// A value, and the millisecond at which it expires.
@@ -36,10 +36,14 @@ struct Inside {
     journal: Vec<(Vec<u8>, Option<Stored>)>,
 }
 
+/// The key that says that a server was replaced.
+const FENCE_KEY: &[u8] = b"fence";
+
 /// One server.
 pub struct Redis {
     inside: Rc<RefCell<Inside>>,
     script: Function,
+    fence: Function,
     lua: Lua,
 }
 
@@ -87,7 +91,8 @@ impl Redis {
         redis.set("error_reply", lua.create_function(error)?)?;
         globals.set("redis", redis)?;
         let script = lua.load(script).set_name("script.lua").into_function()?;
-        Ok(Self { inside, script, lua })
+        let fence = lua.load(FENCE.text).set_name("fence.lua").into_function()?;
+        Ok(Self { inside, script, fence, lua })
     }
 
     /// From now on it is another incarnation: a replica that took over, or one that was started again.
@@ -134,17 +139,25 @@ impl Redis {
     pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchAnswer, StoreError> {
         let text = wire::batch(batch, batch.items.iter());
         let keys = batch.items.iter().map(|item| &*item.key);
-        match self.call(keys, &text, now_us) {
+        match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
             Ok(Ok(answer)) => wire::answer(&answer, batch.items.len()).map_err(|_| StoreError::Unknown),
             Ok(Err(Refused(_))) => Err(StoreError::NotApplied),
             Err(_) => Err(StoreError::Unknown),
         }
     }
 
-    fn call<'a>(
+    /// Tells it that a server of this replication id replaced it. Returns whether it counts no more.
+    pub fn fence(&self, successor: u32, now_us: u64) -> bool {
+        let id = replication_id(successor);
+        let told = self.call(&self.fence, std::iter::once(FENCE_KEY), [id.as_bytes(), b"30000"], now_us);
+        matches!(told, Ok(Ok(said)) if said == b"fenced")
+    }
+
+    fn call<'a, const N: usize>(
         &self,
+        script: &Function,
         keys: impl Iterator<Item = &'a [u8]>,
-        batch: &[u8],
+        arguments: [&[u8]; N],
         now_us: u64,
     ) -> mlua::Result<Result<Vec<u8>, Refused>> {
         {
@@ -155,8 +168,9 @@ impl Redis {
         let globals = self.lua.globals();
         let keys = keys.map(|key| self.lua.create_string(key)).collect::<mlua::Result<Vec<_>>>()?;
         globals.set("KEYS", keys)?;
-        globals.set("ARGV", vec![self.lua.create_string(batch)?])?;
-        match self.script.call::<Value>(())? {
+        let arguments = arguments.map(|argument| self.lua.create_string(argument));
+        globals.set("ARGV", arguments.into_iter().collect::<mlua::Result<Vec<_>>>()?)?;
+        match script.call::<Value>(())? {
             Value::String(answer) => Ok(Ok(answer.as_bytes().to_vec())),
             Value::Table(reply) => Ok(Err(Refused(reply.get("err")?))),
             other => Ok(Err(Refused(format!("the script answered {}", other.type_name())))),
@@ -226,6 +240,12 @@ impl Inside {
                 done.set("ok", "OK")?;
                 Ok(Value::Table(done))
             }
+            [b"SET", key, value, b"PX", _] => {
+                // Simulations end before a fence does.
+                let was = self.put(key, Some((value.to_vec(), u64::MAX)));
+                self.journal.push((key.to_vec(), was));
+                Ok(Value::Boolean(true))
+            }
             [b"DEL", key] => {
                 let was = self.put(key, None);
                 let count = i64::from(was.is_some());
@@ -240,14 +260,21 @@ impl Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limiter::batch::{Ask, BatchOutcome, Counter, Item, ItemAnswer};
+    use crate::limiter::batch::{Ask, BatchOutcome, Counter, Debts, Item, ItemAnswer};
     use crate::limiter::window::Grid;
 
     const NOW: u64 = 1_767_225_600_000_000;
 
     fn run(redis: &Redis, now_us: u64) -> Result<Vec<ItemAnswer>, StoreError> {
         let grid = Grid::Fixed { width_ms: 1000 };
-        let counter = Counter::Window { grid, limit: 5, seen: Vec::new(), returns: Vec::new(), lease: None };
+        let counter = Counter::Window {
+            grid,
+            limit: 5,
+            seen: Vec::new(),
+            returns: Vec::new(),
+            debts: Debts::default(),
+            lease: None,
+        };
         let item = Item { key: b"k".as_slice().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
         match redis.run(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }, now_us)?.outcome {
             BatchOutcome::Ran(answers) => Ok(answers),

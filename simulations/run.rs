@@ -13,6 +13,8 @@ use crate::limiter::rule::{Algorithm, DEFAULT_CELLS, Limit, Period, Quota};
 pub(super) const FRESH_USERS: u32 = 80;
 /// Of so many users at most the windows without end are used up.
 pub(super) const DRAINED: u32 = 3;
+/// More than any user's window without end allows.
+const MOST_DRAINED: u32 = 700;
 /// Leases are looked after so often, and silent servers, and news are known after so long; all of it, in microseconds.
 const UPKEEP_US: u64 = 400_000;
 /// After so much more time than is stated a region that has not come to rest never will.
@@ -95,21 +97,21 @@ impl World<'_> {
         let core = self.some_core();
         self.ledger.drained_from = self.ledger.asked.len();
         for user in 0..self.plan.users.min(DRAINED) {
-            self.take_all(core, Family::Solo, || user);
+            self.take_all(core, Family::Solo, MOST_DRAINED, || user);
         }
         if !self.plan.is_certain() {
             return;
         }
         let mut fresh = self.plan.users;
-        self.take_all(core, Family::Pair, || {
+        self.take_all(core, Family::Pair, FRESH_USERS, || {
             fresh += 1;
             fresh - 1
         });
     }
 
     /// Asks until it is refused; never more often than any limit of these allows.
-    fn take_all(&mut self, core: usize, family: Family, mut user: impl FnMut() -> u32) {
-        for _ in 0..FRESH_USERS {
+    fn take_all(&mut self, core: usize, family: Family, most: u32, mut user: impl FnMut() -> u32) {
+        for _ in 0..most {
             let user = user();
             if !self.probe(core, family, user) {
                 break;

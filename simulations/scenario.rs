@@ -17,11 +17,14 @@ pub enum Scenario {
     Memory,
     Migration,
     Buckets,
+    Crowded,
+    Suspended,
+    Replaced,
     Everything,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -34,6 +37,9 @@ impl Scenario {
         Self::Memory,
         Self::Migration,
         Self::Buckets,
+        Self::Crowded,
+        Self::Suspended,
+        Self::Replaced,
         Self::Everything,
     ];
 
@@ -51,6 +57,9 @@ impl Scenario {
             Self::Memory => "memory",
             Self::Migration => "migration",
             Self::Buckets => "buckets",
+            Self::Crowded => "crowded",
+            Self::Suspended => "suspended",
+            Self::Replaced => "replaced",
             Self::Everything => "everything",
         }
     }
@@ -69,6 +78,9 @@ impl Scenario {
             Self::Memory => "there are more keys than nodes have room for",
             Self::Migration => "keys move from one primary to another",
             Self::Buckets => "two large buckets in a check, far from their primaries, which come and go",
+            Self::Crowded => "tens of cores, and many outages and failovers in one window",
+            Self::Suspended => "machines of nodes are suspended: their monotonic clocks stand still",
+            Self::Replaced => "primaries are replaced, and go on or wake beside the new ones, while rules change",
             Self::Everything => "all of it",
         }
     }
@@ -86,6 +98,9 @@ impl Scenario {
             Self::Clock => &[faults::leap],
             Self::Migration => &[faults::relocation],
             Self::Buckets => &[faults::far, faults::far, faults::down],
+            Self::Crowded => &[faults::down, faults::stall, faults::failover, faults::flush, faults::loss],
+            Self::Suspended => &[faults::suspend, faults::suspend, faults::pause],
+            Self::Replaced => &[faults::switch, faults::switch, faults::switch, faults::suspend],
             Self::Everything => &[
                 faults::stall,
                 faults::down,
@@ -103,6 +118,8 @@ impl Scenario {
                 faults::leap,
                 faults::amnesia,
                 faults::relocation,
+                faults::suspend,
+                faults::switch,
             ],
         }
     }

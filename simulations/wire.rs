@@ -15,9 +15,9 @@ impl World<'_> {
     /// A batch leaves its core.
     pub(super) fn send(&mut self, mut parcel: Parcel) {
         self.meddler.batch(parcel.holder, &mut parcel.batch);
-        let Parcel { holder, boot, lane, flight, primary, .. } = parcel;
+        let Parcel { holder, boot, lane, flight, primary, old, .. } = parcel;
         let silent = self.holders[holder].silences[primary] >= SILENT_AFTER;
-        if silent || self.is_dead(holder, primary) {
+        if silent || self.primaries[primary].health == Health::Dead && !old {
             let soon = self.network.between(0, AT_ONCE_US);
             self.at(self.now + soon, Event::Answered(holder, boot, lane, flight, Err(StoreError::NotApplied)));
             return;
@@ -33,14 +33,9 @@ impl World<'_> {
         }
     }
 
-    /// Whether what is sent to the primary is known not to arrive.
-    fn is_dead(&self, holder: usize, primary: usize) -> bool {
-        self.primaries[primary].health == Health::Dead && !self.asks_the_old(holder, primary)
-    }
-
-    /// Nodes of odd number go on asking a primary that was replaced.
-    fn asks_the_old(&self, holder: usize, primary: usize) -> bool {
-        self.primaries[primary].is_split() && self.holders[holder].node % 2 == 1
+    /// Whether the core's node still asks a server that was replaced.
+    pub(super) fn asks_the_old(&self, holder: usize, primary: usize) -> bool {
+        self.unaware.contains(&(self.holders[holder].node, primary))
     }
 
     fn delay(&mut self, of: usize) -> u64 {
@@ -74,16 +69,20 @@ impl World<'_> {
 
     /// A batch comes to a primary.
     pub(super) fn arrives(&mut self, parcel: Parcel) {
-        let Parcel { holder, boot, lane, flight, primary, again, .. } = parcel;
+        let Parcel { holder, boot, lane, flight, primary, old, again, .. } = parcel;
         let owner = self.lanes[usize::from(lane)];
         if owner != primary {
             // It is sent on.
             let delay = self.delay(owner);
-            self.at(self.now + delay, Event::Arrives(Parcel { primary: owner, ..parcel }));
+            self.at(self.now + delay, Event::Arrives(Parcel { primary: owner, old: false, ..parcel }));
             return;
         }
-        let old = self.asks_the_old(holder, primary);
+        let held = old && self.primaries[primary].replaced_stops;
         let answer = match self.primaries[primary].health {
+            _ if held => {
+                self.held[primary].push(parcel);
+                return;
+            }
             Health::Stopped if !old => {
                 self.held[primary].push(parcel);
                 return;
@@ -113,7 +112,8 @@ impl World<'_> {
                 let granted = Granted { at: now, tokens, holder: parcel.holder, boot: parcel.boot };
                 self.ledger.granted.entry(*counter).or_default().push(granted);
                 self.ledger.primary.insert(*counter, primary);
-                if old {
+                let fenced = self.noticed.get(&primary).is_some_and(|at| at + self.round_trip_us() < now);
+                if old && !fenced {
                     let forgot = Forgot { at: now, since: now.saturating_sub(1) };
                     self.ledger.forgot.entry(*counter).or_default().push(forgot);
                 }
@@ -219,7 +219,7 @@ impl World<'_> {
         self.at(self.now + look, Event::Look(holder, boot));
         for primary in 0..self.primaries.len() {
             if self.holders[holder].silences[primary] >= SILENT_AFTER
-                && (self.primaries[primary].health == Health::Up || self.asks_the_old(holder, primary))
+                && self.answers(holder, primary)
                 && !self.is_lost(holder, primary)
                 && self.meddler.looks(holder)
             {
@@ -228,11 +228,34 @@ impl World<'_> {
         }
     }
 
-    /// A primary that was stopped goes on: what came meanwhile runs.
+    /// Whether the server that the core asks answers.
+    fn answers(&self, holder: usize, primary: usize) -> bool {
+        let of = &self.primaries[primary];
+        if self.asks_the_old(holder, primary) { !of.replaced_stops } else { of.health == Health::Up }
+    }
+
+    /// A primary that was stopped, or the one that it replaced, goes on: what came meanwhile runs.
     pub(super) fn release(&mut self, primary: usize) {
         for parcel in std::mem::take(&mut self.held[primary]) {
             self.arrives(parcel);
         }
+    }
+
+    /// A node notices that the primary was replaced, and asks the new one from then on.
+    pub(super) fn notices(&mut self, node: usize, primary: usize) {
+        if self.unaware.contains(&(node, primary)) {
+            self.noticed.entry(primary).or_insert(self.now);
+            if self.meddler.fences(node) {
+                self.primaries[primary].fence(self.now);
+            }
+            let delay = self.delay(primary);
+            self.at(self.now + delay, Event::Follows { node, primary });
+        }
+    }
+
+    pub(super) fn follows(&mut self, node: usize, primary: usize) {
+        self.unaware.remove(&(node, primary));
+        self.tell(|_| format!("node {node} asks the new primary {primary}"));
     }
 
     /// Clients of a core get no answer any more.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows a clock or randomness but what the seed began: one seed, one history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::dice::{Dice, Stream};
@@ -38,6 +38,16 @@ pub(super) enum Event {
     Answered(usize, u32, u16, u64, Result<BatchAnswer, StoreError>),
     /// A batch got no answer in time.
     Overdue(Parcel),
+    /// A node notices that a primary was replaced.
+    Notices {
+        node: usize,
+        primary: usize,
+    },
+    /// From here on the node asks the new primary.
+    Follows {
+        node: usize,
+        primary: usize,
+    },
     Begins(usize),
     Ends(usize),
     Rules(usize, usize),
@@ -52,6 +62,8 @@ pub(super) struct Parcel {
     pub flight: u64,
     pub batch: crate::limiter::batch::Batch,
     pub primary: usize,
+    /// It goes to the server that was replaced.
+    pub old: bool,
     /// It comes a second time, and nobody waits for its answer.
     pub again: bool,
 }
@@ -69,6 +81,10 @@ pub struct World<'m> {
     pub(super) held: Vec<Vec<Parcel>>,
     /// Which faults are under way.
     pub(super) active: Vec<bool>,
+    /// Nodes that still ask a replaced server, each with the primary.
+    pub(super) unaware: BTreeSet<(usize, usize)>,
+    /// When the first node noticed that a primary was replaced, by primary.
+    pub(super) noticed: BTreeMap<usize, Instant>,
     /// Drawn when a fault began: since when a replica does not know.
     pub(super) behind: Vec<Instant>,
     pub(super) traffic: Dice,
@@ -96,7 +112,8 @@ impl<'m> World<'m> {
         let holders = (0..plan.holders()).map(|at| {
             let mut config = Holder::config(&plan, &mut names);
             meddler.config(&mut config);
-            Holder::new(&plan, at, config, &mut names, 0)
+            let notices = meddler.notices_suspension();
+            Holder::new(&plan, at, config, notices, &mut names)
         });
         let mut world = Self {
             now: 0,
@@ -108,6 +125,8 @@ impl<'m> World<'m> {
             primaries,
             active: vec![false; plan.faults.len()],
             behind: vec![0; plan.faults.len()],
+            unaware: BTreeSet::new(),
+            noticed: BTreeMap::new(),
             traffic: stream(Stream::Traffic),
             network: stream(Stream::Network),
             chaos: stream(Stream::Faults),
@@ -194,6 +213,8 @@ impl<'m> World<'m> {
             Event::Arrives(parcel) => self.arrives(parcel),
             Event::Answered(holder, boot, lane, flight, answer) => self.answered(holder, boot, lane, flight, answer),
             Event::Overdue(parcel) => self.overdue(parcel),
+            Event::Notices { node, primary } => self.notices(node, primary),
+            Event::Follows { node, primary } => self.follows(node, primary),
             Event::Begins(fault) => self.begins(fault),
             Event::Ends(fault) => self.ends(fault),
             Event::Rules(holder, edit) => self.hear(holder, edit),
@@ -209,6 +230,7 @@ impl<'m> World<'m> {
             | Event::Answered(holder, ..)
             | Event::Rules(holder, _) => *holder,
             Event::Overdue(parcel) => parcel.holder,
+            Event::Notices { node, .. } | Event::Follows { node, .. } => node * self.plan.cores,
             Event::Client | Event::Arrives(_) | Event::Begins(_) | Event::Ends(_) => return None,
         };
         Some(self.holders.get(holder)?.stopped_until).filter(|until| *until > self.now)
@@ -268,7 +290,8 @@ impl<'m> World<'m> {
         }
         for Outgoing { lane, flight, batch } in batches {
             let primary = self.lanes[usize::from(lane)];
-            self.send(Parcel { holder, boot, lane, flight, batch, primary, again: false });
+            let old = self.asks_the_old(holder, primary);
+            self.send(Parcel { holder, boot, lane, flight, batch, primary, old, again: false });
         }
         self.after(holder);
     }

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 
 use batches::{Case, Random};
 use servers::{Single, ask, open, region};
-use tidegate::limiter::batch::{Ask, Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Seen, WindowReturn};
+use tidegate::limiter::batch::{
+    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Debts, Item, ItemAnswer, Seen, WindowReturn,
+};
 use tidegate::limiter::counter::{At, Record, apply, expires_at};
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::window::Grid;
@@ -71,6 +73,7 @@ impl Real {
                 limit: 1,
                 seen: Vec::new(),
                 returns: Vec::new(),
+                debts: Debts::default(),
                 lease: None,
             },
         };
@@ -236,7 +239,8 @@ fn a_lease_s_end_is_known_again_after_another_holder_s() {
     let redis = Redis::new(0x00ab_cdef).unwrap();
     let run = |holder, number, asks: u64, returns: Vec<WindowReturn>| {
         let grid = Grid::Fixed { width_ms: 60_000 };
-        let counter = Counter::Window { grid, limit: 100, seen: Vec::new(), returns, lease: None };
+        let counter =
+            Counter::Window { grid, limit: 100, seen: Vec::new(), returns, debts: Debts::default(), lease: None };
         let asks = (asks > 0).then_some(Ask { hits: asks, count: 1 }).into_iter().collect();
         let item = Item { key: b"{lane}k".as_slice().into(), asks, counter };
         let batch = Batch { not_after: Some(StoreTime(now + 100_000)), holder, number, items: vec![item] };

@@ -57,6 +57,36 @@ fn a_holder_admits_its_share_and_reports_it() {
 }
 
 #[test]
+fn a_confirmed_debt_is_not_brought_back_by_who_saw_it_before() {
+    let mut world = world(2, vec![local("l", Algorithm::FixedWindow, 1000, MONTH)]);
+    assert_eq!(ask_alone(&mut world, 0, 5), 5);
+    world.advance(1000);
+    // It is reported, and the other holder sees it before it is confirmed.
+    world.deliver(0, false);
+    world.answer(0);
+    world.check(1, 0, 1);
+    world.deliver(1, false);
+    world.answer(1);
+    assert_eq!(world.unconfirmed(), 1);
+    world.deliver(0, false);
+    world.answer(0);
+    assert_eq!((world.charged(0), world.unconfirmed()), (6, 0));
+    assert_eq!(ask(&mut world, 1, 3), 3);
+    assert_eq!((world.charged(0), world.unconfirmed()), (9, 0));
+}
+
+#[test]
+fn a_holder_whose_clock_leaps_forward_still_owes() {
+    let mut world = world(2, vec![local("l", Algorithm::FixedWindow, 30, MONTH)]);
+    assert_eq!(ask_alone(&mut world, 0, 5), 5);
+    world.leap_holder(0, 2 * MONTH * 1000);
+    (0..5).for_each(|_| world.advance(1000));
+    world.settle();
+    assert_eq!(world.charged(0), 5);
+    assert_eq!(ask(&mut world, 1, 40), 25);
+}
+
+#[test]
 fn an_outage_that_comes_and_goes_adds_no_further_share() {
     for algorithm in [Algorithm::FixedWindow, Algorithm::RollingWindow, Algorithm::TokenBucket] {
         let mut world = world(1, vec![local("l", algorithm, 30, MONTH)]);
@@ -280,8 +310,15 @@ fn a_wall_clock_that_is_years_off_says_nothing_about_when_a_debt_was_made() {
         [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::RollingWindow, Algorithm::TokenBucket]
     {
         // The second holder's wall clock is ahead of the store's, and it has never heard from it.
-        let mut world = World::new(2, vec![local("l", algorithm, 30, 1_000_000)]);
-        assert_eq!(ask(&mut world, 0, 6), 6);
+        let mut world = World::without_clock(2, vec![local("l", algorithm, 30, 1_000_000)], 1000);
+        world.deliver(0, false);
+        world.answer(0);
+        for _ in 0..6 {
+            world.check(0, 0, 1);
+            world.deliver(0, false);
+            world.answer(0);
+        }
+        assert_eq!(world.granted(0), 6);
         assert_eq!(ask_alone(&mut world, 1, 20), 10);
         world.advance(1000);
         world.settle();

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, ItemAnswer, Seen};
+use tidegate::limiter::debts::Hits;
 use tidegate::limiter::shard::ShardConfig;
 use tidegate::limiter::time::StoreTime;
-use tidegate::limiter::window::{Cell, Entry};
 use tidegate::simulations::drawing;
 use tidegate::simulations::ledger::{Asked, Decided};
 use tidegate::simulations::many::{Many, one};
@@ -86,6 +86,14 @@ enum Bug {
     DividesByOne,
     NeverTellsItsDebts,
     TellsHalfOfItsDebts,
+    /// A record charges all that a report says, whatever it has charged of that.
+    ForgetsWhichDebtsItCharged,
+    /// What a cell has dropped counts beside what it hears of again.
+    CountsDroppedSourcesAgain,
+    /// A replaced primary goes on granting.
+    NeverFences,
+    /// A suspended machine does not notice.
+    ClockStandsStill,
 }
 
 struct Planted {
@@ -100,16 +108,6 @@ impl Planted {
     fn new(bug: Bug) -> Self {
         Self { bug, names: 0, refused: HashMap::new(), newest: 0 }
     }
-}
-
-/// Names of debts are random; those of incarnations end with the mark of a simulated server, which are small.
-fn is_debt(source: u64) -> bool {
-    source % (1 << 24) > 100_000
-}
-
-/// The debts among what a batch tells of cells.
-fn debts(seen: &mut [Cell]) -> impl Iterator<Item = &mut Entry> {
-    seen.iter_mut().flat_map(|cell| &mut cell.entries).filter(|entry| is_debt(entry.source))
 }
 
 fn patch(script: String, changes: &[(&str, &str)]) -> String {
@@ -140,8 +138,26 @@ impl Meddler for Planted {
             Bug::ChargesBucketsOneLess => {
                 patch(text, &[("b.tu, b.tf = charge(tokens)", "b.tu, b.tf = charge(tokens - 1)")])
             }
+            Bug::ForgetsWhichDebtsItCharged => patch(
+                text,
+                &[
+                    ("if at then had_charged, had_returned", "if false then had_charged, had_returned"),
+                    ("had_returned = known_charged, known_returned", "had_returned = 0, 0"),
+                ],
+            ),
+            Bug::CountsDroppedSourcesAgain => {
+                patch(text, &[("return max(apart(cell))", "local sum, floor = apart(cell) return sum + floor")])
+            }
             _ => text,
         }
+    }
+
+    fn fences(&mut self, _: usize) -> bool {
+        self.bug != Bug::NeverFences
+    }
+
+    fn notices_suspension(&mut self) -> bool {
+        self.bug != Bug::ClockStandsStill
     }
 
     fn config(&mut self, config: &mut ShardConfig) {
@@ -162,19 +178,20 @@ impl Meddler for Planted {
         for item in &mut batch.items {
             let alone = item.asks.is_empty();
             match &mut item.counter {
-                Counter::Window { seen, returns, .. } => match self.bug {
+                Counter::Window { seen, returns, debts, .. } => match self.bug {
                     Bug::RefundsTwice => returns.iter_mut().for_each(|back| back.tokens *= 2),
                     Bug::KeepsWhatItReserved if !alone => returns.clear(),
                     Bug::KeepsItsLeases if alone => returns.clear(),
-                    Bug::RemembersNothing => seen.clear(),
-                    Bug::NeverTellsItsDebts => {
-                        seen.iter_mut().for_each(|cell| cell.entries.retain(|entry| !is_debt(entry.source)));
+                    Bug::RemembersNothing => (*seen, debts.seen) = (Vec::new(), Vec::new()),
+                    Bug::NeverTellsItsDebts => debts.reports.clear(),
+                    Bug::TellsHalfOfItsDebts => {
+                        debts.reports.iter_mut().for_each(|report| report.debt.hits.charged /= 2);
                     }
-                    Bug::TellsHalfOfItsDebts => debts(seen).for_each(|debt| debt.charged /= 2),
                     Bug::ChargesDebtsTwice => {
-                        for debt in debts(seen) {
+                        for report in &mut debts.reports {
                             self.names += 1 << 24;
-                            debt.source = (debt.source + self.names) % (1 << 48);
+                            report.debt.id = (report.debt.id + self.names) % (1 << 48);
+                            report.known = Hits::default();
                         }
                     }
                     _ => {}
@@ -243,7 +260,7 @@ impl Meddler for Planted {
 }
 
 /// Each bug, the promise that it breaks, and a scenario that finds it.
-const PLANTED: [(Bug, &str, Scenario); 24] = [
+const PLANTED: [(Bug, &str, Scenario); 28] = [
     (Bug::RefundsTwice, "I5", Scenario::Calm),
     (Bug::ResendsWhatIsUnknown, "I1", Scenario::Network),
     (Bug::IgnoresIncarnations, "I1", Scenario::Failover),
@@ -256,6 +273,10 @@ const PLANTED: [(Bug, &str, Scenario); 24] = [
     (Bug::TellsHalfOfItsDebts, "debts", Scenario::Outage),
     (Bug::IgnoresNotAfter, "refusal", Scenario::Stall),
     (Bug::ChargesDebtsTwice, "refusal", Scenario::Outage),
+    (Bug::ForgetsWhichDebtsItCharged, "refusal", Scenario::Crowded),
+    (Bug::CountsDroppedSourcesAgain, "refusal", Scenario::Crowded),
+    (Bug::NeverFences, "I1", Scenario::Replaced),
+    (Bug::ClockStandsStill, "I1", Scenario::Suspended),
     (Bug::RemembersRefusalsPastAnEdit, "refusal", Scenario::Edits),
     (Bug::AllowsWhatALimitRefused, "I4", Scenario::Calm),
     (Bug::KeepsWhatItReserved, "I4", Scenario::Calm),

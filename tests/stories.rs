@@ -303,6 +303,73 @@ fn who_leaves_a_bucket_s_queue_is_not_sent_whatever_stands_around_it() {
 }
 
 #[test]
+fn a_check_that_left_while_its_batch_was_late_is_not_sent_again() {
+    let mut world = World::new(1, vec![limit("bucket", Algorithm::TokenBucket, 5, HOUR, Consistency::Exact)]);
+    assert_eq!(ask(&mut world, 0, 1), 1);
+    world.check(0, 0, 4);
+    world.depart(0);
+    world.expire(0);
+    world.advance(150_000);
+    world.deliver(0, false);
+    world.answer(0);
+    world.check(0, 0, 3);
+    world.settle();
+    assert_eq!(world.granted(0), 4, "4 tokens are free, and nobody waits for the others");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Check(u8, u32),
+    Depart,
+    Deliver,
+    Answer,
+    Expire(usize),
+    Advance(u64),
+}
+
+fn any_move() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        6 => (0u8..2, 1u32..4).prop_map(|(user, hits)| Move::Check(user, hits)),
+        4 => Just(Move::Depart),
+        4 => Just(Move::Deliver),
+        4 => Just(Move::Answer),
+        3 => (0usize..8).prop_map(Move::Expire),
+        2 => prop_oneof![0u64..20_000, Just(150_000)].prop_map(Move::Advance),
+    ]
+}
+
+proptest! {
+    #![proptest_config(world::cases())]
+
+    /// Batches come late, and callers leave one by one: the world holds that nothing is asked for on behalf of who has left.
+    #[test]
+    fn nothing_is_asked_for_on_behalf_of_who_has_left(
+        knows_the_clock in any::<bool>(),
+        moves in prop::collection::vec(any_move(), 1..60),
+    ) {
+        // Only one user's checks ask a window first, so that they come to the bucket behind checks that were asked later.
+        let mut window = limit("window", Algorithm::FixedWindow, 1000, HOUR, Consistency::Exact);
+        window.matches = user_is("0");
+        let mut bucket = limit("bucket", Algorithm::TokenBucket, 1000, HOUR, Consistency::Exact);
+        bucket.per = Vec::new();
+        let rules = vec![bucket, window];
+        let mut world =
+            if knows_the_clock { World::new(1, rules) } else { World::without_clock(1, rules, 1000) };
+        for one in moves {
+            match one {
+                Move::Check(user, hits) => world.check(0, user, hits),
+                Move::Depart => world.depart(0),
+                Move::Deliver => world.deliver(0, false),
+                Move::Answer => world.answer(0),
+                Move::Expire(nth) => world.expire_one(0, nth),
+                Move::Advance(micros) => world.advance(micros),
+            }
+        }
+        world.rest();
+    }
+}
+
+#[test]
 fn a_window_without_its_store_speaks_before_the_bucket_is_asked() {
     let bucket = limit("bucket", Algorithm::TokenBucket, 1000, 1000, Consistency::Exact);
     let window = limit("window", Algorithm::FixedWindow, 9, HOUR, Consistency::Exact);

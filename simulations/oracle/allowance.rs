@@ -17,6 +17,8 @@ pub struct Allowance<'a> {
     /// Whoever granted anything knew all of it, so nothing of it can be forgotten.
     lone: bool,
     reach_us: u64,
+    /// What had been granted by each instant at which anything was, in order.
+    granted: Vec<(Instant, u64)>,
 }
 
 impl<'a> Allowance<'a> {
@@ -28,7 +30,11 @@ impl<'a> Allowance<'a> {
         let rolls = versions().any(|limit| limit.algorithm == Algorithm::RollingWindow);
         let lone = holders.len() == 1 && !rolls && plan.scenario != Scenario::Memory;
         let reach_us = versions().map(reach_us).max().unwrap_or(0);
-        Self { plan, ledger, counter, lone, reach_us }
+        let sums = granted.iter().scan(0, |sum, granted| {
+            *sum += granted.tokens;
+            Some((granted.at, *sum))
+        });
+        Self { plan, ledger, counter, lone, reach_us, granted: sums.collect() }
     }
 
     /// The limits that were in force at some core between two instants.
@@ -58,12 +64,12 @@ impl<'a> Allowance<'a> {
         if self.lone {
             return leaps;
         }
-        let granted = self.ledger.granted.get(&self.counter).map(Vec::as_slice).unwrap_or_default();
         let forgot = self.ledger.forgot.get(&self.counter).map(Vec::as_slice).unwrap_or_default();
-        let of = |since: Instant, at: Instant| {
-            let lost = granted.iter().filter(|g| g.at > since.max(earliest.saturating_sub(1)) && g.at <= at);
-            lost.map(|granted| granted.tokens).sum::<u64>()
+        let by = |instant: Instant| {
+            let later = self.granted.partition_point(|(at, _)| *at <= instant);
+            later.checked_sub(1).map_or(0, |last| self.granted[last].1)
         };
+        let of = |since: Instant, at: Instant| by(at).saturating_sub(by(since.max(earliest.saturating_sub(1))));
         let forgot = forgot.iter().filter(|forgot| (earliest..=to).contains(&forgot.at));
         leaps + forgot.map(|forgot| of(forgot.since, forgot.at)).sum::<u64>()
     }

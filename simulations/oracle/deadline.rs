@@ -25,7 +25,8 @@ pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
 fn latest(plan: &Plan, asked: &Asked) -> Instant {
     let mut last = asked.came + asked.within_us;
     let node = asked.holder / plan.cores;
-    let stops = plan.faults.iter().filter(|fault| fault.kind == Kind::Pause { node });
+    let stands = [Kind::Pause { node }, Kind::Suspend { node }];
+    let stops = plan.faults.iter().filter(|fault| stands.contains(&fault.kind));
     for stop in stops {
         if stop.begin <= last && stop.end > asked.at {
             last = last.max(stop.end);

@@ -84,7 +84,9 @@ fn possible<'a>(
     let rate = super::allowance::hits(limit);
     let mut charges: Vec<(Instant, u64)> = Vec::new();
     for other in others {
-        charges.push((other.end.min(remembered), other.kept));
+        // What another limit refused went back, but for what the refill had absorbed by then.
+        let absorbed = other.absorbed(plan, rate, ms * 1000);
+        charges.push((other.end.min(remembered), other.kept + absorbed));
         // Nobody knows when; and a part of a hit that is owed counts as a whole one.
         charges.push((remembered, other.in_passing(remembered) + u64::from(other.asked.is_degraded())));
     }
@@ -133,6 +135,17 @@ impl<'a> Charges<'a> {
         Self { asked, end, counted_by: counted_by(plan, asked, end), kept, unknown, reserved: (reserved, back) }
     }
 
+    /// Hits of what was reserved that a bucket of this rate may have had back by itself before they went back.
+    fn absorbed(&self, plan: &Plan, rate: u64, window_us: u64) -> u64 {
+        if !plan.is_certain() {
+            return self.reserved.0;
+        }
+        // It is asked, answered, asked to take back, and may be busy each time.
+        let meanwhile = self.end.saturating_sub(self.asked.at).saturating_add(6 * plan.delay_us + 1000);
+        let refill = (u128::from(meanwhile) * u128::from(rate)).div_ceil(u128::from(window_us));
+        self.reserved.0.min(u64::try_from(refill).unwrap_or(u64::MAX))
+    }
+
     const fn in_passing(&self, then: Instant) -> u64 {
         self.unknown + if self.reserved.1 >= then { self.reserved.0 } else { 0 }
     }
@@ -157,17 +170,7 @@ fn sent_in_vain(plan: &Plan, ledger: &Ledger, other: &Asked, end: Instant) -> bo
     }
     let counters = plan.limits_of(other.family).map(|limit| counter(plan, limit, other.user));
     let primaries: Vec<usize> = counters.filter_map(|counter| ledger.primary.get(&counter).copied()).collect();
-    // Its core knew the primary's clock: it had an answer for the same user before.
-    let knew = ledger.asked.iter().any(|earlier| {
-        let same = (earlier.holder, earlier.boot, earlier.family, earlier.user)
-            == (other.holder, other.boot, other.family, other.user);
-        let answered = earlier
-            .answer
-            .as_ref()
-            .is_some_and(|(at, said)| *at < other.at && matches!(said, Said::Decided(decided) if !decided.degraded));
-        same && answered
-    });
-    knew && primaries.len() == 1
+    primaries.len() == 1
         && plan.faults.iter().any(|fault| {
             let stalled = matches!(fault.kind, Kind::Stall { primary } if primaries == [primary]);
             stalled && fault.begin + plan.delay_us < other.at && end + 3 * plan.deadline_us < fault.end

@@ -94,8 +94,11 @@ struct Load {
     /// How long to load before measuring
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = time)]
     warm_up: Duration,
-    /// hot, uniform:COUNT, zipf:COUNT[:EXPONENT] or cycle:COUNT (one after the other)
-    #[arg(long, default_value = "hot")]
+    #[arg(
+        long,
+        default_value = "hot",
+        help = "hot, uniform:COUNT, zipf:COUNT[:EXPONENT] or cycle:COUNT (one after the other)"
+    )]
     keys: Keys,
     /// The domain that is asked
     #[arg(long, default_value = "api")]

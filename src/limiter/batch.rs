@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::debts::{Debt, Report};
 use super::time::StoreTime;
 use super::token_bucket::{Rate, Ticks};
 use super::window::{Cell, Grid};
@@ -46,6 +47,7 @@ pub enum Counter {
         /// What the node last saw of the newest cells.
         seen: Vec<Cell>,
         returns: Vec<WindowReturn>,
+        debts: Debts,
         lease: Option<Prefetch>,
     },
     Bucket {
@@ -56,6 +58,17 @@ pub enum Counter {
         owed: u64,
         returns: Vec<BucketReturn>,
     },
+}
+
+/// What an item says of debts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debts {
+    /// The incarnation that the node last saw them in.
+    pub seen_in: u64,
+    /// Which the node last saw charged and not confirmed, whoever owed them.
+    pub seen: Vec<Debt>,
+    /// Its own.
+    pub reports: Vec<Report>,
 }
 
 /// Tokens wanted in advance.
@@ -131,6 +144,8 @@ pub struct Grant {
     pub available: u64,
     /// When the whole limit is free again if nothing more is asked.
     pub reset_at: StoreTime,
+    /// Every debt that the item reported is charged.
+    pub reported: bool,
     pub seen: Seen,
 }
 
@@ -153,6 +168,8 @@ pub enum Seen {
         cell_end_ms: u64,
         /// The newest two that count.
         cells: Vec<Cell>,
+        /// Debts that were charged and not confirmed.
+        debts: Vec<Debt>,
     },
     /// `at` is the instant that was charged at.
     Bucket { incarnation: u64, tat: Ticks, at: StoreTime },

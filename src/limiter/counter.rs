@@ -1,17 +1,19 @@
 //! What a counter store does with one item. Pure: the memory store calls it, and every other store must equal it.
 //!
-//! In this order: merge what the node saw, take back, charge the asks, charge the lease.
+//! In this order: merge what the node saw, take back, charge debts, charge the asks, charge the lease.
 
 use serde::{Deserialize, Serialize};
 
 use super::batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
+    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Debts, Grant, Granted, Item, ItemAnswer, Prefetch, Seen,
+    WindowReturn,
 };
+use super::debts::{self, Debt};
 use super::invariant::{self, Invariant};
 use super::repeats::Repeats;
 use super::time::StoreTime;
 use super::token_bucket::Bucket;
-use super::window::{Cell, Grid, MAX_COUNT, Place, cell_at};
+use super::window::{Cell, FLOOR, Grid, MAX_COUNT, Place, cell_at};
 
 /// What a store keeps under one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +26,18 @@ pub enum Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     pub incarnation: u64,
-    pub taken: Repeats,
+    /// Most records have none.
+    pub received: Option<Box<Received>>,
     /// The newest first.
     pub cells: Vec<Cell>,
+}
+
+/// What a record remembers so that nothing is taken twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    pub batches: Repeats,
+    /// Debts that were charged and not confirmed.
+    pub debts: Vec<Debt>,
 }
 
 /// What the store knows when an item runs.
@@ -50,7 +61,7 @@ impl At {
     /// The name of an incarnation that begins here. Two of one key that begin under one replication id are told apart
     /// by 24 bits of who begins them, and when.
     pub fn begins(&self) -> u64 {
-        ((self.holder + self.number) % MARKS * MARKS + self.replication % MARKS).max(1)
+        ((self.holder + self.number) % MARKS * MARKS + self.replication % MARKS).clamp(1, FLOOR - 1)
     }
 
     /// `incarnation`, or a new one where another server has taken over since it began.
@@ -77,12 +88,12 @@ pub fn run(
 /// Runs `item` on what is stored under its key.
 pub fn apply(record: &mut Option<Record>, item: &Item, at: At) -> ItemAnswer {
     match (&item.counter, record.take()) {
-        (Counter::Window { grid, limit, seen, returns, lease }, stored @ (None | Some(Record::Window(_)))) => {
+        (Counter::Window { grid, limit, seen, returns, debts, lease }, stored @ (None | Some(Record::Window(_)))) => {
             let stored = match stored {
                 Some(Record::Window(window)) => Some(window),
                 _ => None,
             };
-            let ask = WindowAsk { grid, limit: *limit, seen, returns, lease: *lease, asks: &item.asks };
+            let ask = WindowAsk { grid, limit: *limit, seen, returns, debts, lease: *lease, asks: &item.asks };
             let Some((now, place)) = ask.place(stored.as_ref(), at.now) else {
                 *record = stored.map(Record::Window);
                 return ItemAnswer::OutOfBounds;
@@ -144,6 +155,7 @@ struct WindowAsk<'a> {
     limit: u64,
     seen: &'a [Cell],
     returns: &'a [WindowReturn],
+    debts: &'a Debts,
     lease: Option<Prefetch>,
     asks: &'a [Ask],
 }
@@ -152,26 +164,19 @@ impl WindowAsk<'_> {
     /// The instant that counts and its cell; `None` where the item's bounds do not hold it.
     fn place(&self, stored: Option<&Window>, now: StoreTime) -> Option<(StoreTime, Place)> {
         // Time never goes back while the key lives, nor behind what a node has seen of it.
-        let cells = stored.into_iter().flat_map(|window| &window.cells).chain(self.seen);
-        let newest = cells.map(|c| c.start_ms).max().unwrap_or(0);
+        let cells = stored.into_iter().flat_map(|window| &window.cells).chain(self.seen).map(|c| c.start_ms);
+        let newest = cells.chain(self.debts.reports.iter().map(|report| report.debt.cell_ms)).max().unwrap_or(0);
         let now = now.max(StoreTime::from_millis(newest));
         Some((now, self.grid.place(now)?))
     }
 
     fn run(&self, stored: Option<Window>, now: StoreTime, place: &Place, at: At) -> (Window, Grant) {
-        let mut window =
-            stored.unwrap_or(Window { incarnation: at.begins(), taken: Repeats::default(), cells: Vec::new() });
+        let mut window = stored.unwrap_or(Window { incarnation: at.begins(), received: None, cells: Vec::new() });
         window.incarnation = at.goes_on(window.incarnation);
-        window.taken.prune(at.now);
         for seen in self.seen.iter().filter(|c| c.start_ms >= place.oldest_ms) {
-            cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries);
+            cell_at(&mut window.cells, seen.start_ms).merge(&seen.entries, window.incarnation);
         }
-        let first = !self.returns.is_empty() && window.taken.is_first(at.holder, at.number, at.not_after);
-        for back in self.returns.iter().filter(|_| first) {
-            if let Some(cell) = window.cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
-                cell.give_back(back.source, back.tokens);
-            }
-        }
+        let reported = self.receive(&mut window, place, at);
 
         // What has no limit refuses nothing, however much is counted.
         let used = if self.limit >= MAX_COUNT { 0 } else { self.grid.used(&window.cells, place, now) };
@@ -196,14 +201,46 @@ impl WindowAsk<'_> {
             lease,
             available: available - tokens,
             reset_at: self.grid.empty_at(cells, place, now),
+            reported,
             seen: Seen::Window {
                 incarnation: window.incarnation,
                 cell_ms: place.start_ms,
                 cell_end_ms: place.end_ms,
                 cells: cells.iter().take(2).cloned().collect(),
+                debts: window.received.as_ref().map(|received| received.debts.clone()).unwrap_or_default(),
             },
         };
         (window, grant)
+    }
+
+    /// Takes back what returns, and charges debts. Returns whether the debts were taken: a repeat of a batch is not.
+    fn receive(&self, window: &mut Window, place: &Place, at: At) -> bool {
+        let Window { incarnation, received, cells } = window;
+        let brings = !self.returns.is_empty() || !self.debts.reports.is_empty();
+        if received.is_none() && !brings && self.debts.seen.is_empty() {
+            return true;
+        }
+        let Received { batches, debts } = &mut **received.get_or_insert_default();
+        batches.prune(at.now);
+        debts.retain(|debt| debt.cell_ms >= place.oldest_ms);
+        // What is of a cell that is over counts no more.
+        let counts = |debt: &Debt| debt.cell_ms >= place.oldest_ms;
+        // Where no other incarnation has begun since, the record knows all that the node saw, and what was confirmed since.
+        if self.debts.seen_in != *incarnation {
+            let seen: Vec<Debt> = self.debts.seen.iter().filter(|debt| counts(debt)).copied().collect();
+            debts::merge(debts, &seen);
+        }
+        let first = brings && batches.is_first(at.holder, at.number, at.not_after);
+        for back in self.returns.iter().filter(|_| first) {
+            if let Some(cell) = cells.iter_mut().find(|c| c.start_ms == back.cell_ms) {
+                cell.give_back(back.source, back.tokens);
+            }
+        }
+        for report in self.debts.reports.iter().filter(|report| first && counts(&report.debt)) {
+            debts::take(debts, cells, report, *incarnation);
+        }
+        received.take_if(|received| received.batches.is_empty() && received.debts.is_empty());
+        first || self.debts.reports.is_empty()
     }
 }
 
@@ -218,6 +255,7 @@ fn charge_bucket(bucket: &mut Bucket, asks: &[Ask]) -> Grant {
         lease: 0,
         available: bucket.available(),
         reset_at: bucket.full_at(),
+        reported: true,
         seen: Seen::Bucket { incarnation: bucket.incarnation, tat: bucket.tat, at: bucket.last },
     }
 }
@@ -268,7 +306,14 @@ mod tests {
         Item {
             key: b"k".as_slice().into(),
             asks: asks.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect(),
-            counter: Counter::Window { grid, limit, seen: Vec::new(), returns: Vec::new(), lease: None },
+            counter: Counter::Window {
+                grid,
+                limit,
+                seen: Vec::new(),
+                returns: Vec::new(),
+                debts: Debts::default(),
+                lease: None,
+            },
         }
     }
 

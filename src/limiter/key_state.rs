@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::batch::{BucketReturn, Counter, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
+use super::batch::{BucketReturn, Counter, Debts, Grant, Granted, Item, Prefetch, Seen, WindowReturn};
 use super::effective::Effective;
 use super::invariant::{self, Invariant};
 use super::lease::Demand;
@@ -177,7 +177,7 @@ impl KeyState {
             0
         };
         let traffic = self.traffic.get_or_insert_default();
-        traffic.outage.take_if(|outage| outage.is_over(around.now));
+        traffic.outage.take_if(|outage| outage.is_settled(around.now));
         if let Some(outage) = &mut traffic.outage {
             outage.place(&self.effective, around);
         }
@@ -194,14 +194,14 @@ impl KeyState {
             // Time never goes back behind what was seen of the key. Where no calendar reaches, no store can be either.
             let at = around.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
             let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
-            let mut seen = self.seen.cells();
-            if let Some(outage) = &mut traffic.outage {
-                outage.report_in(&mut seen);
-            }
+            let seen = self.seen.cells();
+            let reports = traffic.outage.as_mut().map(Outage::report).unwrap_or_default();
+            let (seen_in, debts_seen) = self.seen.debts();
+            let debts = Debts { seen_in, seen: debts_seen, reports };
             let lease = Prefetch { want, holders: around.holders, min_left: around.lease_us / 16 };
             let same_rules = effective.revision == self.effective.revision;
             let lease = Some(lease).filter(|_| same_rules && want > 0);
-            Counter::Window { grid, limit: effective.limit, seen, returns: traffic.send_to_window(), lease }
+            Counter::Window { grid, limit: effective.limit, seen, returns: traffic.send_to_window(), debts, lease }
         };
         let nothing = match &counter {
             Counter::Window { returns, lease, .. } => returns.is_empty() && lease.is_none(),
@@ -224,7 +224,7 @@ impl KeyState {
         out: &mut Vec<(Waiting, Outcome)>,
     ) -> bool {
         let Some(traffic) = self.traffic.as_mut() else { return false };
-        let (flying, revision) = traffic.answered();
+        let (flying, revision) = traffic.answered(grant.reported);
         let same_rules = revision == self.effective.revision;
         // A wait is told from now on, and remembered from the sending on: neither is too short for the one who waits.
         let waits = |at: StoreTime| at.since(flight.store_now);
@@ -266,6 +266,11 @@ impl KeyState {
         {
             let ends_us = waits(StoreTime::from_millis(*cell_end_ms));
             self.lease(grant.lease, lot, flight.sent.plus(around.lease_us.min(ends_us)), same_rules, around.now);
+        }
+        if let (Seen::Window { debts, .. }, Some(outage)) =
+            (&grant.seen, self.traffic.as_mut().and_then(|traffic| traffic.outage.as_mut()))
+        {
+            outage.heard(debts);
         }
         self.seen = grant.seen.into();
         self.pay_waiting(around.now, out);
@@ -319,6 +324,14 @@ impl KeyState {
         self.tidy();
     }
 
+    /// Nothing can be sent: the store does not decide for those who wait.
+    pub fn fail_waiting(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.fail_waiting(out);
+        }
+        self.tidy();
+    }
+
     /// Decides `hits` without the store, as the limit's `on_store_failure` says. `debtor` is random: a name for what is
     /// admitted on this node's own account.
     pub fn decide_alone(
@@ -368,7 +381,7 @@ impl KeyState {
 
     /// Whether nothing that it remembers matters any more.
     pub fn is_idle(&self, now: NodeTime) -> bool {
-        let owes = self.traffic.as_ref().and_then(|t| t.outage.as_ref()).is_some_and(|outage| !outage.is_over(now));
+        let owes = self.traffic.as_ref().and_then(|t| t.outage.as_ref()).is_some_and(|outage| !outage.is_settled(now));
         self.is_evictable() && !owes && self.known.is_none_or(|k| k.reset_at <= now)
     }
 

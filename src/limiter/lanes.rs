@@ -15,6 +15,8 @@ pub struct Lanes {
     flying: usize,
     /// So many are in flight at once, so that what others have to send gathers meanwhile and goes together.
     turns: usize,
+    /// Where the search for clocks that are unknown goes on.
+    sought: u16,
 }
 
 /// A part of the lanes takes turns: a call to the store costs as much as several keys in it.
@@ -56,7 +58,10 @@ impl Lanes {
         };
         let each: Vec<Lane> = (0..count.max(1)).map(|_| lane()).collect();
         let turns = each.len().div_ceil(TURNS_OF_LANES);
-        Self { each, ready: VecDeque::new(), flying: 0, turns }
+        // Each asks for its store's clock first.
+        let ready: VecDeque<u16> = (0..count.max(1)).collect();
+        let each = each.into_iter().map(|lane| Lane { ready: true, ..lane }).collect();
+        Self { each, ready, flying: 0, turns, sought: 0 }
     }
 
     /// Whether nothing is queued and nothing in flight.
@@ -101,6 +106,24 @@ impl Lanes {
             lane.ready = false;
         }
         Some(at)
+    }
+
+    /// Time passes: asks for clocks that are still unknown, of lanes whose store answers, and of one whose does not.
+    pub fn seek_clocks(&mut self) {
+        let count = u16::try_from(self.each.len()).unwrap_or(u16::MAX);
+        let (first, mut failing) = (self.sought, None);
+        for at in (0..count).map(|at| (first + at) % count) {
+            let Some(lane) = self.each.get(usize::from(at)).filter(|lane| !lane.clock.is_known()) else { continue };
+            if !lane.failing {
+                self.make_ready(at);
+            } else if failing.is_none() {
+                failing = Some(at);
+            }
+        }
+        if let Some(at) = failing {
+            self.sought = (at + 1) % count;
+            self.make_ready(at);
+        }
     }
 
     /// The key whose turn it is.
@@ -162,8 +185,14 @@ impl Lanes {
 
     /// Puts a lane among those that can send, if it can.
     fn may_send(&mut self, at: u16) {
+        if self.each.get(usize::from(at)).is_some_and(|lane| !lane.queue.is_empty()) {
+            self.make_ready(at);
+        }
+    }
+
+    fn make_ready(&mut self, at: u16) {
         let Some(lane) = self.each.get_mut(usize::from(at)) else { return };
-        if lane.flying.is_none() && !lane.queue.is_empty() && !std::mem::replace(&mut lane.ready, true) {
+        if lane.flying.is_none() && !std::mem::replace(&mut lane.ready, true) {
             self.ready.push_back(at);
         }
     }

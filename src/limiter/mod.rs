@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod calendar;
 pub mod counter;
+pub mod debts;
 pub mod decision;
 pub mod effective;
 pub mod invariant;
@@ -15,6 +16,7 @@ mod key_table;
 mod lanes;
 pub mod lease;
 pub mod matcher;
+pub mod node_clock;
 pub mod open_hash;
 mod outage;
 pub mod parts;

@@ -4,23 +4,24 @@
 //! burst. What is owed counts against the share for as long as it counts at all, so a store that answers now and then
 //! adds no further share.
 
+use super::debts::{Debt, Hits, Report};
 use super::effective::Effective;
 use super::parts::{Receipt, Surroundings};
 use super::remembered::Remembered;
 use super::time::{NodeTime, StoreTime};
 use super::token_bucket::{Bucket, Rate, Ticks};
-use super::window::{Cell, cell_at};
+use super::window::{Cell, Entry};
 
 /// What this holder admitted of one key on its own account.
 #[derive(Debug)]
 pub struct Outage {
-    /// Names these debts in a cell's map. Never used again: a key that was forgotten meanwhile owes under a new name.
+    /// Names these debts. Never used again: a key that was forgotten meanwhile owes under a new name.
     debtor: u64,
     owed: Owed,
     /// The store's clock was known when it was charged to its cells. Before that they are those of the node's wall clock,
     /// which may be years off, and the store is told nothing of them.
     placed: bool,
-    /// Something is owed that the store may not know.
+    /// A bucket's debt is to be reported.
     unreported: bool,
     /// From then on nothing of it counts.
     until: NodeTime,
@@ -31,8 +32,42 @@ pub struct Outage {
 #[derive(Debug)]
 enum Owed {
     /// The newest cell first.
-    Window(Vec<Cell>),
+    Window(Vec<OwedInCell>),
     Bucket(Box<OwedToBucket>),
+}
+
+/// What is owed in one cell.
+#[derive(Clone, Copy, Debug)]
+struct OwedInCell {
+    start_ms: u64,
+    hits: Hits,
+    /// What the store has said that it charged.
+    known: Hits,
+    /// What the report in flight says.
+    sent: Option<Hits>,
+    /// The store was told that this holder knows.
+    confirmed: bool,
+}
+
+impl OwedInCell {
+    const fn new(start_ms: u64) -> Self {
+        let nothing = Hits { charged: 0, returned: 0 };
+        Self { start_ms, hits: nothing, known: nothing, sent: None, confirmed: true }
+    }
+
+    fn is_unreported(&self) -> bool {
+        self.hits != self.known || !self.confirmed
+    }
+}
+
+/// What is owed, as cells that a grid can weigh.
+fn as_cells(owed: &[OwedInCell]) -> Vec<Cell> {
+    owed.iter().map(|cell| one(cell.start_ms, cell.hits.net())).collect()
+}
+
+/// A cell of so many hits.
+fn one(start_ms: u64, used: u64) -> Cell {
+    Cell { start_ms, entries: vec![Entry { source: 1, charged: used, returned: 0 }] }
 }
 
 #[derive(Debug)]
@@ -67,23 +102,23 @@ impl Outage {
     ) -> Option<Receipt> {
         self.place(effective, around);
         let (receipt, over_at) = match &mut self.owed {
-            Owed::Window(cells) => {
-                let newest_ms = cells.first().map_or(0, |c| c.start_ms).max(seen.newest_ms());
+            Owed::Window(owed) => {
+                let newest_ms = owed.first().map_or(0, |c| c.start_ms).max(seen.newest_ms());
                 let now = around.store_now.max(StoreTime::from_millis(newest_ms));
                 let grid = effective.grid(now)?;
                 let place = grid.place(now)?;
-                cells.retain(|c| c.start_ms >= place.oldest_ms);
-                let others = without(&seen.cells(), self.debtor);
+                owed.retain(|c| c.start_ms >= place.oldest_ms);
+                let others = without(&seen.cells(), owed);
                 let share = effective.limit.saturating_sub(grid.used(&others, &place, now)) / divisor(around);
-                self.left = share.saturating_sub(grid.used(cells, &place, now));
+                self.left = share.saturating_sub(grid.used(&as_cells(owed), &place, now));
                 if hits.max(1) > self.left {
                     return None;
                 }
                 if hits == 0 {
                     return Some(Receipt::Free);
                 }
-                cell_at(cells, place.start_ms).charge(self.debtor, hits);
-                (Receipt::Local { cell_ms: place.start_ms }, grid.empty_at(cells, &place, now))
+                owed_in(owed, place.start_ms).hits.charged += hits;
+                (Receipt::Local { cell_ms: place.start_ms }, grid.empty_at(&as_cells(owed), &place, now))
             }
             Owed::Bucket(owed) => {
                 let OwedToBucket { part, whole, .. } = &mut **owed;
@@ -123,15 +158,15 @@ impl Outage {
         }
         let now = around.store_now;
         let over_at = match &mut self.owed {
-            Owed::Window(cells) => {
-                let owed = cells.iter().map(Cell::used).fold(0, u64::saturating_add);
+            Owed::Window(owed) => {
+                let charged = owed.iter().map(|cell| cell.hits.net()).fold(0, u64::saturating_add);
                 let placed = effective.grid(now).and_then(|grid| Some((grid, grid.place(now)?)));
                 let Some((grid, place)) = placed else { return };
-                cells.clear();
-                if owed > 0 {
-                    cell_at(cells, place.start_ms).charge(self.debtor, owed);
+                owed.clear();
+                if charged > 0 {
+                    owed_in(owed, place.start_ms).hits.charged = charged;
                 }
-                grid.empty_at(cells, &place, now)
+                grid.empty_at(&as_cells(owed), &place, now)
             }
             Owed::Bucket(owed) => {
                 let OwedToBucket { part, whole, .. } = &mut **owed;
@@ -152,9 +187,9 @@ impl Outage {
     /// Hits that were admitted and not used.
     pub fn give_back(&mut self, cell_ms: u64, unused: u64) {
         match &mut self.owed {
-            Owed::Window(cells) => {
-                if let Some(cell) = cells.iter_mut().find(|c| c.start_ms == cell_ms) {
-                    cell.give_back(self.debtor, unused);
+            Owed::Window(owed) => {
+                if let Some(cell) = owed.iter_mut().find(|c| c.start_ms == cell_ms) {
+                    cell.hits.returned = cell.hits.returned.saturating_add(unused).min(cell.hits.charged);
                 }
             }
             Owed::Bucket(owed) => {
@@ -165,15 +200,19 @@ impl Outage {
         }
     }
 
-    /// Adds what is owed to the `seen` cells of an item: one more entry of a cell's map, cumulative, so that repeating
-    /// it is harmless.
-    pub fn report_in(&mut self, seen: &mut Vec<Cell>) {
-        if let Owed::Window(cells) = &self.owed
-            && self.placed
-        {
-            cells.iter().for_each(|cell| cell_at(seen, cell.start_ms).merge(&cell.entries));
-            self.unreported = false;
+    /// What the next item tells of a window's debts.
+    pub fn report(&mut self) -> Vec<Report> {
+        let Owed::Window(owed) = &mut self.owed else { return Vec::new() };
+        if !self.placed {
+            return Vec::new();
         }
+        let id = self.debtor;
+        let unreported = owed.iter_mut().filter(|cell| cell.is_unreported());
+        let report = |cell: &mut OwedInCell| {
+            cell.sent = Some(cell.hits);
+            Report { debt: Debt { cell_ms: cell.start_ms, id, hits: cell.hits }, known: cell.known }
+        };
+        unreported.map(report).collect()
     }
 
     /// Hits owed to a bucket, for an item; what the refill has absorbed since is not among them. What several holders owe is
@@ -191,25 +230,47 @@ impl Outage {
         missing
     }
 
-    /// The item that carried the report is back, or lost. A bucket that is told twice is emptied, never driven below.
-    pub fn reported(&mut self, arrived: bool) {
-        self.unreported |= !arrived;
-        if let Owed::Bucket(owed) = &mut self.owed
-            && let Some(tat) = owed.sent.take()
-            && !arrived
-        {
-            owed.whole.owe_also(tat);
+    /// The item that carried the report is back, or lost; `taken` says that the store has charged it. A bucket that is told
+    /// twice is emptied, never driven below.
+    pub fn reported(&mut self, taken: bool) {
+        match &mut self.owed {
+            Owed::Window(owed) => {
+                for cell in owed {
+                    if let Some(sent) = cell.sent.take().filter(|_| taken) {
+                        (cell.confirmed, cell.known) = (sent == cell.known, sent);
+                    }
+                }
+            }
+            Owed::Bucket(owed) => {
+                self.unreported |= !taken;
+                if let Some(tat) = owed.sent.take().filter(|_| !taken) {
+                    owed.whole.owe_also(tat);
+                }
+            }
+        }
+    }
+
+    /// What a store keeps of debts that are not confirmed. One of this holder's that was confirmed came back with what a
+    /// server had forgotten: it is confirmed again.
+    pub fn heard(&mut self, kept: &[Debt]) {
+        let Owed::Window(owed) = &mut self.owed else { return };
+        for debt in kept.iter().filter(|debt| debt.id == self.debtor) {
+            owed.iter_mut().filter(|cell| cell.start_ms == debt.cell_ms).for_each(|cell| cell.confirmed = false);
         }
     }
 
     /// Whether the store is still to be told.
-    pub const fn is_unreported(&self) -> bool {
-        self.unreported
+    pub fn is_unreported(&self) -> bool {
+        match &self.owed {
+            Owed::Window(owed) => owed.iter().any(OwedInCell::is_unreported),
+            Owed::Bucket(_) => self.unreported,
+        }
     }
 
-    /// Whether nothing of it counts any more.
-    pub fn is_over(&self, now: NodeTime) -> bool {
-        self.until <= now
+    /// Whether nothing of it counts any more, as far as this node's clock says, and the store knows of all. A node's clock may
+    /// leap, so the store says whether the cell of a debt is over.
+    pub fn is_settled(&self, now: NodeTime) -> bool {
+        self.until <= now && !self.is_unreported()
     }
 }
 
@@ -223,9 +284,17 @@ fn part_of(rate: Rate, divisor: u32) -> Rate {
     Rate { step: Ticks(rate.step.0.saturating_mul(divisor.into())), burst: rate.burst / u64::from(divisor) }
 }
 
-/// What others used.
-fn without(seen: &[Cell], debtor: u64) -> Vec<Cell> {
-    let mut others = seen.to_vec();
-    others.iter_mut().for_each(|cell| cell.entries.retain(|entry| entry.source != debtor));
-    others
+/// The cell that begins at `start_ms`, made where it is missing.
+fn owed_in(owed: &mut Vec<OwedInCell>, start_ms: u64) -> &mut OwedInCell {
+    let at = owed.iter().position(|c| c.start_ms <= start_ms).unwrap_or(owed.len());
+    if owed.get(at).is_none_or(|c| c.start_ms != start_ms) {
+        owed.insert(at, OwedInCell::new(start_ms));
+    }
+    &mut owed[at]
+}
+
+/// What others used: what was seen, less what the store has said that it charged of this holder's debts.
+fn without(seen: &[Cell], owed: &[OwedInCell]) -> Vec<Cell> {
+    let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.known.net());
+    seen.iter().map(|cell| one(cell.start_ms, cell.used().saturating_sub(own(cell.start_ms)))).collect()
 }

@@ -1,6 +1,7 @@
 //! What a node last saw of a counter: small, for every resident key has it.
 
 use super::batch::{BucketSeen, Seen};
+use super::debts::Debt;
 use super::window::{Cell, Entry};
 
 /// What the node last saw of the counter.
@@ -13,9 +14,18 @@ pub enum Remembered {
         start_ms: u64,
         entry: Entry,
     },
-    /// The newest cell first.
-    Window(Box<[Cell]>),
+    Window(Box<SeenWindow>),
     Bucket(Box<BucketSeen>),
+}
+
+/// What was seen of a window.
+#[derive(Debug)]
+pub struct SeenWindow {
+    /// The newest first.
+    pub cells: Vec<Cell>,
+    pub incarnation: u64,
+    /// Debts that were charged to these cells and not confirmed.
+    pub debts: Vec<Debt>,
 }
 
 impl Remembered {
@@ -23,7 +33,7 @@ impl Remembered {
     pub fn newest_ms(&self) -> u64 {
         match self {
             Self::One { start_ms, .. } => *start_ms,
-            Self::Window(cells) => cells.first().map_or(0, |cell| cell.start_ms),
+            Self::Window(seen) => seen.cells.first().map_or(0, |cell| cell.start_ms),
             Self::Nothing | Self::Bucket(_) => 0,
         }
     }
@@ -32,9 +42,14 @@ impl Remembered {
     pub fn cells(&self) -> Vec<Cell> {
         match self {
             Self::One { start_ms, entry } => vec![Cell { start_ms: *start_ms, entries: vec![*entry] }],
-            Self::Window(cells) => cells.to_vec(),
+            Self::Window(seen) => seen.cells.clone(),
             Self::Nothing | Self::Bucket(_) => Vec::new(),
         }
+    }
+
+    /// Debts that were charged and not confirmed, and the incarnation that they were seen in.
+    pub fn debts(&self) -> (u64, Vec<Debt>) {
+        if let Self::Window(seen) = self { (seen.incarnation, seen.debts.clone()) } else { (0, Vec::new()) }
     }
 
     pub fn bucket(&self) -> Option<BucketSeen> {
@@ -46,12 +61,17 @@ impl From<Seen> for Remembered {
     fn from(seen: Seen) -> Self {
         match seen {
             Seen::Bucket { incarnation, tat, .. } => Self::Bucket(Box::new(BucketSeen { incarnation, tat })),
-            Seen::Window { cells, .. } => match &*cells {
+            Seen::Window { incarnation, cells, debts, .. } => match &*cells {
                 [] => Self::Nothing,
-                [Cell { start_ms, entries }] if entries.len() == 1 => {
+                [Cell { start_ms, entries }] if entries.len() == 1 && debts.is_empty() => {
                     Self::One { start_ms: *start_ms, entry: entries[0] }
                 }
-                _ => Self::Window(cells.into()),
+                _ => {
+                    // Without its cell a debt would look charged to a store that forgot both.
+                    let of_these = |debt: &Debt| cells.iter().any(|cell| cell.start_ms == debt.cell_ms);
+                    let debts = debts.into_iter().filter(of_these).collect();
+                    Self::Window(Box::new(SeenWindow { cells, incarnation, debts }))
+                }
             },
         }
     }
@@ -67,7 +87,8 @@ mod tests {
         let cell = |start_ms, sources: &[u64]| Cell { start_ms, entries: sources.iter().map(|s| entry(*s)).collect() };
         for cells in [vec![], vec![cell(7, &[1])], vec![cell(7, &[1, 2])], vec![cell(8, &[1]), cell(7, &[1])]] {
             let newest = cells.first().map_or(0, |cell| cell.start_ms);
-            let seen = Seen::Window { incarnation: 1, cell_ms: 7, cell_end_ms: 8, cells: cells.clone() };
+            let seen =
+                Seen::Window { incarnation: 1, cell_ms: 7, cell_end_ms: 8, cells: cells.clone(), debts: Vec::new() };
             let remembered = Remembered::from(seen);
             assert_eq!((remembered.newest_ms(), remembered.cells()), (newest, cells));
         }

@@ -1,4 +1,4 @@
-//! Which batches a record has taken returns of: the repeat of one gives nothing back a second time.
+//! Which batches a record has taken returns and debts of: the repeat of one has no effect a second time.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,11 @@ impl Repeats {
     /// Forgets the batches that can run no more.
     pub fn prune(&mut self, now: StoreTime) {
         self.0.retain(|taken| taken.end >= now);
+    }
+
+    /// Whether it remembers nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether the returns of this batch may be taken. A batch that has no end could run again at any time, so its

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
+use super::batch::{Batch, BatchAnswer, BatchOutcome, Item, ItemAnswer, StoreError};
 use super::decision::{Check, Decision};
 use super::invariant::{self, Invariant};
 use super::key_table::KeyTable;
@@ -259,6 +259,10 @@ impl Shard {
     }
 
     fn take_batch(&mut self, at: u16, now: NodeTime) -> Option<Outgoing> {
+        let Some(not_after) = self.lanes.known_at(at, now.plus(self.config.deadline_us)) else {
+            // No item is sent without an end: an empty batch asks for the store's clock first, and all keys wait for it.
+            return Some(self.depart(at, now, None, Vec::new(), Vec::new()));
+        };
         let around = self.surroundings(at, now);
         let (mut items, mut slots) = (Vec::new(), Vec::new());
         while items.len() < self.config.max_items {
@@ -270,17 +274,23 @@ impl Shard {
                 slots.push(slot);
             }
         }
-        if items.is_empty() {
-            return None;
-        }
+        (!items.is_empty()).then(|| self.depart(at, now, Some(not_after), items, slots))
+    }
+
+    fn depart(
+        &mut self,
+        at: u16,
+        now: NodeTime,
+        not_after: Option<StoreTime>,
+        items: Vec<Item>,
+        slots: Vec<u32>,
+    ) -> Outgoing {
         self.flights += 1;
         self.stats.batches += 1;
         self.stats.items += items.len() as u64;
         let flight = self.flights;
         self.lanes.depart(at, Flying { flight, sent: now, slots });
-        let not_after = self.lanes.known_at(at, now.plus(self.config.deadline_us));
-        let batch = Batch { not_after, holder: self.holder, number: flight, items };
-        Some(Outgoing { lane: at, flight, batch })
+        Outgoing { lane: at, flight, batch: Batch { not_after, holder: self.holder, number: flight, items } }
     }
 
     /// Takes the answer to a batch; one to a flight that is not under way (before a restart) is ignored.
@@ -305,8 +315,13 @@ impl Shard {
                     let Some(key) = self.keys.get_mut(slot) else { continue };
                     match answers.next() {
                         Some(ItemAnswer::Done(grant)) => {
-                            if key.state.answer(grant, &flight, &around, &mut outcomes) {
+                            let reported = grant.reported;
+                            let more = key.state.answer(grant, &flight, &around, &mut outcomes);
+                            if more && reported {
                                 self.queue(slot);
+                            } else if more {
+                                // A debt that was not taken is reported again later.
+                                self.after_failure(slot);
                             }
                         }
                         Some(ItemAnswer::OutOfBounds) => {
@@ -328,6 +343,15 @@ impl Shard {
                 for slot in flying.slots {
                     let Some(key) = self.keys.get_mut(slot) else { continue };
                     key.state.fail(applied, &mut outcomes);
+                    self.after_failure(slot);
+                }
+                while !self.lanes.is_known(at)
+                    && let Some(slot) = self.lanes.next(at)
+                {
+                    // It waited for the store's clock.
+                    let Some(key) = self.keys.get_mut(slot) else { continue };
+                    key.queued = false;
+                    key.state.fail_waiting(&mut outcomes);
                     self.after_failure(slot);
                 }
             }
@@ -362,6 +386,7 @@ impl Shard {
             self.list(slot);
         }
         self.try_stalled();
+        self.lanes.seek_clocks();
         self.keys.sweep(now);
     }
 

@@ -18,6 +18,8 @@ pub struct Traffic {
     /// Whether that is not the order of their tickets, as a bucket's need not be, which is asked last.
     mixed: bool,
     flying: Vec<Waiting>,
+    /// Tickets of checks that left while the item was in flight.
+    left: Vec<u64>,
     in_flight: bool,
     /// Revision of the rules that the item in flight was made under.
     sent_revision: u64,
@@ -59,6 +61,9 @@ impl Traffic {
 
     /// A check waits no more. Where thousands wait for a store that does not answer all of them leave, one by one.
     pub fn withdraw(&mut self, ticket: u64) {
+        if self.in_flight {
+            self.left.push(ticket);
+        }
         if self.mixed {
             self.waiting.retain(|waiting| waiting.ticket != ticket);
             return;
@@ -150,17 +155,24 @@ impl Traffic {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
-    /// The item is answered: who flew with it, and the revision that it was made under.
-    pub fn answered(&mut self) -> (Vec<Waiting>, u64) {
-        self.land(true);
+    /// The item is answered: who flew with it, and the revision that it was made under. `reported` says that the store has
+    /// charged the debts that it brought.
+    pub fn answered(&mut self, reported: bool) -> (Vec<Waiting>, u64) {
+        self.land(reported);
         (std::mem::take(&mut self.flying), self.sent_revision)
     }
 
-    /// The store did nothing with the item: what was sent is to be sent once more, but for asks that were already.
+    /// The store did nothing with the item: what was sent is to be sent once more, but for asks that were already, and for
+    /// checks that have left.
     pub fn resend(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
         self.keep_returns();
+        let mut left = std::mem::take(&mut self.left);
+        left.sort_unstable();
         self.land(false);
         for mut waiting in std::mem::take(&mut self.flying).into_iter().rev() {
+            if left.binary_search(&waiting.ticket).is_ok() {
+                continue;
+            }
             if waiting.resent {
                 out.push((waiting, Outcome::Failed));
             } else {
@@ -168,6 +180,7 @@ impl Traffic {
                 self.waiting.push_front(waiting);
             }
         }
+        self.mixed = !self.waiting.iter().is_sorted_by_key(|waiting| waiting.ticket);
     }
 
     /// No answer came. What was sent is not sent again when the store may have run it; debts are, which is harmless.
@@ -179,17 +192,24 @@ impl Traffic {
         out.extend(self.flying.drain(..).map(|w| (w, Outcome::Failed)));
     }
 
+    /// Nothing can be sent: those who wait are not decided by the store.
+    pub fn fail_waiting(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
+        out.extend(self.waiting.drain(..).map(|w| (w, Outcome::Failed)));
+        self.mixed = false;
+    }
+
     fn keep_returns(&mut self) {
         self.window_returns.next.append(&mut self.window_returns.sent);
         self.bucket_returns.next.append(&mut self.bucket_returns.sent);
     }
 
-    fn land(&mut self, answered: bool) {
+    fn land(&mut self, reported: bool) {
         self.in_flight = false;
+        self.left.clear();
         self.window_returns.sent.clear();
         self.bucket_returns.sent.clear();
         if let Some(outage) = &mut self.outage {
-            outage.reported(answered);
+            outage.reported(reported);
         }
     }
 }

@@ -13,12 +13,13 @@ use super::time::StoreTime;
 
 /// A weight of 1; the weight of the older cell is a multiple of its inverse, rounded up.
 const WEIGHT_ONE: u64 = 1 << 16;
-/// How many sources a cell keeps apart before the oldest is folded away.
+/// Sources that a cell keeps apart; what was charged beyond that is kept as a sum, [`FLOOR`].
 pub const MAX_ENTRIES: usize = 32;
 /// No count grows past this: sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
-/// The source that folded entries are added to.
-pub const FOLDED: u64 = 0;
+/// The name of an entry that says how much all sources of a cell charged together, at the least. Only a cell that has
+/// dropped entries has it.
+pub const FLOOR: u64 = (1 << 48) - 1;
 
 /// The grid of a window counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,13 +43,25 @@ pub enum Grid {
 /// What one source charged to a cell and gave back; both only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The incarnation of the key that charged, a debt's name, or [`FOLDED`]; below 2^48.
+    /// The incarnation of the key that charged, or [`FLOOR`]; below 2^48.
     pub source: u64,
     pub charged: u64,
     pub returned: u64,
 }
 
+impl Entry {
+    /// Hits that count.
+    pub const fn used(&self) -> u64 {
+        self.charged.saturating_sub(self.returned)
+    }
+}
+
 /// One cell of a window: a map from source to what it charged, merged by max and counted as the sum.
+///
+/// A cell that has no room for all its sources drops the oldest ones, and keeps the sum that it had as a floor. The sum
+/// over the sources that it still has, and the floor, are each at most what was charged; the larger one counts. So no
+/// source counts twice, however often it is dropped and heard of again. The floor grows with every charge and shrinks with
+/// every return. What may be missing: of a source that was dropped, what others bring that this cell never knew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// Milliseconds since the epoch; names the cell.
@@ -64,31 +77,49 @@ impl Cell {
 
     /// Hits that count in this cell.
     pub fn used(&self) -> u64 {
-        self.entries.iter().map(|e| e.charged.saturating_sub(e.returned)).sum()
+        let floor = self.find(FLOOR).map_or(0, Entry::used);
+        self.apart().max(floor)
     }
 
-    /// Takes in what somebody saw of this cell: per source the larger of both figures.
-    pub fn merge(&mut self, seen: &[Entry]) {
+    /// Hits that the sources charged which the cell keeps apart.
+    fn apart(&self) -> u64 {
+        self.entries.iter().filter(|e| e.source != FLOOR).map(Entry::used).sum()
+    }
+
+    /// Takes in what somebody saw of this cell: per source the larger of both figures. `current` is not dropped.
+    pub fn merge(&mut self, seen: &[Entry], current: u64) {
         for entry in seen {
             let mine = self.entry(entry.source);
             mine.charged = mine.charged.max(entry.charged);
             mine.returned = mine.returned.max(entry.returned);
         }
-        self.fold();
+        self.fold(current);
     }
 
     /// Charges `tokens` in the name of `source`.
     pub fn charge(&mut self, source: u64, tokens: u64) {
-        let entry = self.entry(source);
-        entry.charged = entry.charged.saturating_add(tokens).min(MAX_COUNT);
-        self.fold();
+        let add = |entry: &mut Entry| entry.charged = entry.charged.saturating_add(tokens).min(MAX_COUNT);
+        add(self.entry(source));
+        self.find_mut(FLOOR).into_iter().for_each(add);
+        self.fold(source);
     }
 
     /// Takes back what `source` had charged; never more than it had.
     pub fn give_back(&mut self, source: u64, tokens: u64) {
-        if let Some(entry) = self.entries.iter_mut().find(|e| e.source == source) {
-            entry.returned = entry.returned.saturating_add(tokens).min(entry.charged);
+        let Some(entry) = self.find_mut(source).filter(|entry| entry.source != FLOOR) else { return };
+        let back = tokens.min(entry.used());
+        entry.returned += back;
+        if let Some(floor) = self.find_mut(FLOOR) {
+            floor.returned = floor.returned.saturating_add(back).min(floor.charged);
         }
+    }
+
+    fn find(&self, source: u64) -> Option<&Entry> {
+        self.entries.iter().find(|e| e.source == source)
+    }
+
+    fn find_mut(&mut self, source: u64) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|e| e.source == source)
     }
 
     fn entry(&mut self, source: u64) -> &mut Entry {
@@ -99,18 +130,18 @@ impl Cell {
         &mut self.entries[at]
     }
 
-    /// Adds the oldest entries together. Should a folded source come back in a merge it counts twice: too strict
-    /// until the cell ends, never too lax.
-    fn fold(&mut self) {
-        while self.entries.len() > MAX_ENTRIES {
-            let oldest = usize::from(self.entries[0].source == FOLDED);
-            let old = self.entries.remove(oldest);
-            if oldest == 0 {
-                self.entries.insert(0, Entry { source: FOLDED, charged: 0, returned: 0 });
-            }
-            let folded = &mut self.entries[0];
-            folded.charged = folded.charged.saturating_add(old.charged).min(MAX_COUNT);
-            folded.returned = folded.returned.saturating_add(old.returned).min(folded.charged);
+    /// Drops the oldest entries, but not that of `current`, and keeps what they came to with the others as the floor.
+    fn fold(&mut self, current: u64) {
+        if self.entries.len() <= MAX_ENTRIES {
+            return;
+        }
+        let all = self.apart();
+        let floor = self.entry(FLOOR);
+        floor.charged = floor.charged.saturating_add(all.saturating_sub(floor.used())).min(MAX_COUNT);
+        while self.entries.len() > MAX_ENTRIES
+            && let Some(oldest) = self.entries.iter().position(|e| e.source != FLOOR && e.source != current)
+        {
+            self.entries.remove(oldest);
         }
     }
 }
@@ -288,14 +319,14 @@ mod tests {
     fn merging_is_by_source_and_repeats_change_nothing() {
         let mut cell = cell(0, 5);
         let seen = [Entry { source: 7, charged: 9, returned: 2 }, Entry { source: 8, charged: 4, returned: 4 }];
-        cell.merge(&seen);
+        cell.merge(&seen, 7);
         assert_eq!(cell.used(), 7);
-        cell.merge(&seen);
+        cell.merge(&seen, 7);
         assert_eq!(cell.used(), 7);
     }
 
     #[test]
-    fn folding_keeps_the_sum_and_the_bound() {
+    fn a_cell_of_many_sources_keeps_the_sum_and_its_bound() {
         let mut cell = Cell::new(0);
         for source in 1..=100 {
             cell.charge(source, source);
@@ -303,6 +334,23 @@ mod tests {
         }
         assert_eq!(cell.entries.len(), MAX_ENTRIES);
         assert_eq!(cell.used(), (1..=100u64).sum::<u64>() - 100);
+    }
+
+    #[test]
+    fn a_source_that_was_dropped_and_is_heard_of_again_counts_once() {
+        let mut cell = Cell::new(0);
+        (1..=40).for_each(|source| cell.charge(source, 3));
+        let old: Vec<Entry> = (1..=40).map(|source| Entry { source, charged: 3, returned: 0 }).collect();
+        for _ in 0..100 {
+            for seen in old.chunks(7) {
+                cell.merge(seen, 40);
+            }
+            assert_eq!(cell.used(), 120);
+        }
+        cell.charge(40, 5);
+        cell.give_back(40, 2);
+        assert_eq!(cell.used(), 123);
+        assert!(cell.entries.iter().any(|entry| entry.source == 40), "who charges now is not dropped");
     }
 
     #[test]

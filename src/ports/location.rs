@@ -1,6 +1,7 @@
 //! Where a region's counters are: what `store.url` says.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use url::{Host, Url};
@@ -10,16 +11,24 @@ const REDIS_PORT: u16 = 6379;
 /// The same for Sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
-/// A host, or its address, and a port.
+/// A host, or its address, and a port; and where the host was found, if it was looked up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     pub host: String,
     pub port: u16,
+    pub ip: Option<IpAddr>,
+}
+
+impl Address {
+    /// A server that is not looked up yet.
+    pub const fn new(host: String, port: u16) -> Self {
+        Self { host, port, ip: None }
+    }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
@@ -146,7 +155,7 @@ fn seed(url: &Url, default: u16) -> Option<Address> {
         Host::Ipv4(address) => address.to_string(),
         Host::Ipv6(address) => address.to_string(),
     };
-    Some(Address { host, port: url.port().unwrap_or(default) })
+    Some(Address::new(host, url.port().unwrap_or(default)))
 }
 
 /// A part of a URL without its percent encoding; `None` when it is empty.

@@ -171,7 +171,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::limiter::batch::{Ask, BatchOutcome, Counter};
+    use crate::limiter::batch::{Ask, BatchOutcome, Counter, Debts};
     use crate::limiter::time::NodeTime;
     use crate::limiter::window::Grid;
 
@@ -189,7 +189,14 @@ mod tests {
 
     fn ask(store: &MemoryStore, key: &str) -> ItemAnswer {
         let grid = Grid::Fixed { width_ms: 1000 };
-        let counter = Counter::Window { grid, limit: 5, seen: Vec::new(), returns: Vec::new(), lease: None };
+        let counter = Counter::Window {
+            grid,
+            limit: 5,
+            seen: Vec::new(),
+            returns: Vec::new(),
+            debts: Debts::default(),
+            lease: None,
+        };
         let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
         match store.run_now(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }).outcome {
             BatchOutcome::Ran(mut answers) => answers.pop().unwrap(),

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use tidegate::limiter::batch::{Ask, Batch, BucketReturn, BucketSeen, Counter, Item, Prefetch, Seen, WindowReturn};
+use tidegate::limiter::batch::{
+    Ask, Batch, BucketReturn, BucketSeen, Counter, Debts, Item, Prefetch, Seen, WindowReturn,
+};
+use tidegate::limiter::debts::{Debt, Hits, Report};
 use tidegate::limiter::rule::MAX_LIMIT;
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::token_bucket::{Rate, Ticks};
-use tidegate::limiter::window::{Cell, Entry, Grid, MAX_COUNT};
+use tidegate::limiter::window::{Cell, Entry, FLOOR, Grid, MAX_COUNT};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
@@ -121,8 +124,11 @@ impl Case {
         };
         // What most keys are: charged by their own incarnation alone.
         let calm = kind > 9 && !self.random.one_in(50);
-        let (mut seen, mut returns) = (Vec::new(), Vec::new());
-        if let Some(Seen::Window { incarnation, cell_ms, cells, .. }) = told {
+        let (mut seen, mut returns, mut debts) = (Vec::new(), Vec::new(), Debts::default());
+        if let Some(Seen::Window { incarnation, cell_ms, cells, debts: kept, .. }) = told {
+            if !self.random.one_in(4) {
+                (debts.seen_in, debts.seen) = (self.random.pick(&[incarnation, incarnation, 1]), kept);
+            }
             if !self.random.one_in(4) {
                 seen = cells;
             }
@@ -147,7 +153,8 @@ impl Case {
             let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
             let entries = (0..1 + self.random.size(40)).map(|_| {
                 let charged = self.random.size(most);
-                Entry { source: self.random.size(1 << 48), charged, returned: self.random.below(charged + 1) }
+                let source = if self.random.one_in(20) { FLOOR } else { self.random.size(1 << 48) };
+                Entry { source, charged, returned: self.random.below(charged + 1) }
             });
             let cell = Cell { start_ms, entries: entries.collect() };
             if seen.iter().all(|other| other.start_ms != start_ms) {
@@ -158,13 +165,27 @@ impl Case {
             let source = self.random.size(1 << 48);
             returns.push(WindowReturn { cell_ms: ms - ms % width_ms, source, tokens: self.random.size(9) });
         }
+        if !calm && self.random.one_in(4) {
+            let start_ms = ms - ms % width_ms;
+            debts.reports = (0..1 + self.random.below(3)).map(|_| self.report(start_ms, width_ms)).collect();
+        }
         let lease = self.random.one_in(2).then(|| Prefetch {
             want: u32::try_from(self.random.size(u64::from(u32::MAX))).unwrap(),
             holders: self.small(9),
             min_left: self.random.size(300_000),
         });
         let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(most + 10) };
-        Counter::Window { grid, limit, seen, returns, lease }
+        Counter::Window { grid, limit, seen, returns, debts, lease }
+    }
+
+    /// A debt of the current cell or an older one, which the store was told of before or not.
+    fn report(&mut self, start_ms: u64, width_ms: u64) -> Report {
+        let cell_ms = start_ms.saturating_sub(self.random.pick(&[0, 0, 0, 1, 3]) * width_ms);
+        let charged = self.random.size(1000);
+        let hits = Hits { charged, returned: self.random.below(charged + 1) };
+        let known = Hits { charged: self.random.below(charged + 1), returned: self.random.below(hits.returned + 1) };
+        let known = self.random.pick(&[Hits::default(), Hits::default(), known, hits]);
+        Report { debt: Debt { cell_ms, id: 1 + self.random.size(120), hits }, known }
     }
 
     fn bucket(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidegate::limiter::batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen,
-    WindowReturn,
+    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Counter, Debts, Grant, Granted, Item, ItemAnswer, Prefetch,
+    Seen, WindowReturn,
 };
+use tidegate::limiter::debts::{Debt, Hits, Report};
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::token_bucket::Rate;
 use tidegate::limiter::window::{Cell, Entry, Grid};
@@ -37,6 +38,8 @@ impl<'s> Suite<'s> {
         self.a_key_of_another_kind_fails_alone().await;
         self.tokens_go_back_once().await;
         self.what_a_node_saw_is_restored().await;
+        self.a_debt_is_charged_once().await;
+        self.more_sources_than_a_cell_keeps_apart_count_once().await;
         self.an_instant_out_of_bounds_does_nothing().await;
         self.a_bucket_holds_its_burst_and_takes_back().await;
         self.a_bucket_is_emptied_by_what_is_owed().await;
@@ -139,6 +142,37 @@ impl<'s> Suite<'s> {
         }
     }
 
+    async fn a_debt_is_charged_once(&self) {
+        let (_, cell_ms) = place(&self.one(window(self.key("owes"), &[(1, 1)], 20)).await);
+        let hits = |charged| Hits { charged, returned: 0 };
+        // Reported, repeated as after a lost answer, reported with more, confirmed, and reported with more again.
+        for (charged, known, left) in [(5, 0, 14), (5, 0, 14), (7, 0, 12), (7, 7, 12), (8, 7, 11)] {
+            let report = Report { debt: Debt { cell_ms, id: 77, hits: hits(charged) }, known: hits(known) };
+            let mut item = window(self.key("owes"), &[], 20);
+            if let Counter::Window { debts, .. } = &mut item.counter {
+                debts.reports = vec![report];
+            }
+            let grant = self.one(item).await;
+            assert_eq!((grant.available, grant.reported), (left, true));
+            let Seen::Window { debts, .. } = grant.seen else { panic!("it is a window") };
+            assert_eq!(debts.len(), usize::from(charged != known), "a confirmed debt is not kept");
+        }
+    }
+
+    async fn more_sources_than_a_cell_keeps_apart_count_once(&self) {
+        let (_, cell_ms) = place(&self.one(window(self.key("crowd"), &[(1, 1)], 1000)).await);
+        for _ in 0..3 {
+            for node in 0..5 {
+                let sources = (0..20).map(|source| 10_000 + 20 * node + source);
+                let entries = sources.map(|source| Entry { source, charged: 2, returned: 0 }).collect();
+                let seen = vec![Cell { start_ms: cell_ms, entries }];
+                self.one(with(window(self.key("crowd"), &[], 1000), Vec::new(), seen, None)).await;
+            }
+        }
+        let left = self.one(window(self.key("crowd"), &[], 1000)).await.available;
+        assert!((1000 - 201..1000 - 64).contains(&left), "{left}: none counts twice, and no node's are lost");
+    }
+
     async fn an_instant_out_of_bounds_does_nothing(&self) {
         let grid = Grid::Calendar { bounds: [1, 2, 3, 4] };
         let answers = self.all(vec![on_grid(window(self.key("bounds"), &[(5, 1)], 5), grid)]).await;
@@ -209,18 +243,25 @@ fn asks(of: &[(u64, u32)]) -> Vec<Ask> {
 }
 
 fn window(key: Box<[u8]>, of: &[(u64, u32)], limit: u64) -> Item {
-    let counter = Counter::Window { grid: LONG, limit, seen: Vec::new(), returns: Vec::new(), lease: None };
+    let counter = Counter::Window {
+        grid: LONG,
+        limit,
+        seen: Vec::new(),
+        returns: Vec::new(),
+        debts: Debts::default(),
+        lease: None,
+    };
     Item { key, asks: asks(of), counter }
 }
 
 fn with(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: Option<Prefetch>) -> Item {
     let Counter::Window { grid, limit, .. } = item.counter else { return item };
-    Item { counter: Counter::Window { grid, limit, seen, returns, lease }, ..item }
+    Item { counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease }, ..item }
 }
 
 fn on_grid(item: Item, grid: Grid) -> Item {
     let Counter::Window { limit, seen, returns, lease, .. } = item.counter else { return item };
-    Item { counter: Counter::Window { grid, limit, seen, returns, lease }, ..item }
+    Item { counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease }, ..item }
 }
 
 fn bucket(key: Box<[u8]>, of: &[(u64, u32)], returns: Vec<BucketReturn>) -> Item {

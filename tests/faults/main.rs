@@ -7,10 +7,14 @@ mod bounds;
 mod cluster;
 mod crowd;
 mod drill;
+#[path = "../load/mod.rs"]
+mod load;
+mod many_cores;
 mod network;
 #[path = "../node/mod.rs"]
 mod node;
 mod nodes;
+mod planned_failover;
 mod proxy;
 mod region;
 mod sentinels;
@@ -19,6 +23,7 @@ mod servers;
 mod single;
 mod soak;
 mod table;
+mod timeline;
 mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::alone;
 use crate::drill::Fault;
 use crate::region::Region;
-use crate::servers::{Cluster, Server, ask, free_ports};
+use crate::servers::{Cluster, Server, ask, free_ports, wait_for};
 
 const INSIDE: &str = "TIDEGATE_TEST_IN_NAMESPACES";
 /// With an own loopback, and an own copy of the file that names hosts.
@@ -87,4 +87,53 @@ fn names_are_not_found() {
     };
     region.drill(Fault::new("its name is not found (DNS)", lose, |_| name(&known)));
     region.report("One server that is known by its name, two nodes of two cores");
+}
+
+#[test]
+fn a_name_leads_to_another_server() {
+    let Some(hosts) = inside("network::a_name_leads_to_another_server") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_ports(2);
+    let start = |port: u16, arguments: &[&str]| Server::start(port, folder.path().join(port.to_string()), arguments);
+    let old = start(port, &["--save", ""]);
+    let new = start(port + 1, &["--save", "", "--replicaof", "127.0.0.1", &port.to_string()]);
+    wait_for("a replica", || ask(new.port, &["info", "replication"]).contains("master_link_status:up").then_some(()));
+    // The second server has the same port at another address, as one that a managed service puts in place.
+    nft(&["add", "table", "ip", "names"]);
+    nft(&["add", "chain", "ip", "names", "out", "{ type nat hook output priority -100; }"]);
+    let (shown, real) = (port.to_string(), format!(":{}", new.port));
+    let there = ["ip", "daddr", "127.0.0.2", "tcp", "dport", &shown, "redirect", "to", &real];
+    nft(&[&["add", "rule", "ip", "names", "out"][..], &there].concat());
+    let others = std::fs::read_to_string(&hosts).unwrap();
+    let name = |address: &str| std::fs::write(&hosts, format!("{others}{address} redis.test\n")).unwrap();
+    name("127.0.0.1");
+    let mut region = Region::start(&format!("redis://redis.test:{port}"), &[]);
+    let replace = |_: &mut Region| {
+        assert_eq!(ask(new.port, &["replicaof", "no", "one"]), "OK");
+        name("127.0.0.2");
+        let fenced = || ask(old.port, &["--scan", "--pattern", "*{region}fence"]);
+        wait_for("the old server to be told", || fenced().contains("fence").then_some(()));
+    };
+    let id = |port: u16| {
+        let info = ask(port, &["info", "replication"]);
+        info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().trim().to_owned()
+    };
+    let fault = Fault::new("its name leads to another server, and the old one goes on", replace, |_| ());
+    region.drill(fault.forgets().overcome());
+    let fence = ask(old.port, &["--scan", "--pattern", "*{region}fence"]);
+    assert_eq!(ask(old.port, &["get", &fence]), id(old.port), "the old server knows that it was replaced");
+    assert_eq!(ask(new.port, &["exists", &fence]), "0", "and the new one counts");
+    // A key that only the new server has: what is asked from now on goes there.
+    let body = r#"{"domain":"d","attributes":{"mode":"exact","user":"later"}}"#;
+    region.nodes.iter().for_each(|node| assert_eq!(node.check(body).status, 200));
+    let has = |port: u16| ask(port, &["--scan", "--pattern", "*/later"]).contains("later");
+    assert_eq!((has(old.port), has(new.port)), (false, true));
+    // Nobody made the old server a replica: it is fenced when the name leads back to it.
+    let again = |_: &mut Region| {
+        name("127.0.0.1");
+        let fenced = |port: u16| ask(port, &["exists", &fence]) == "1";
+        wait_for("the new server to be told", || (fenced(new.port) && !fenced(old.port)).then_some(()));
+    };
+    region.drill(Fault::new("its name leads back", again, |_| ()).forgets().overcome());
+    region.report("One server that is known by its name, which leads elsewhere, two nodes of two cores");
 }

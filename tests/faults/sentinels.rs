@@ -34,3 +34,28 @@ fn sentinels_under_fire() {
     region.drill(Fault::new("the primary is killed", kill, |_| ()).forgets().overcome().lasts(Duration::from_secs(1)));
     region.report("A primary, a replica and three Sentinels, two nodes of two cores");
 }
+
+#[test]
+fn a_primary_that_is_named_again_before_it_was_a_replica_counts_again() {
+    let _alone = alone();
+    let redis = Sentinels::start();
+    let mut region = Region::start(&redis.url(), &[]);
+    let sentinel = redis.sentinels[0].port;
+    let failover = |to: usize| {
+        let ask_for_it = || (ask(sentinel, &["sentinel", "failover", "tidegate"]) == "OK").then_some(());
+        wait_for("a failover that begins", ask_for_it);
+        let port = redis.servers[to].port.to_string();
+        let named = || ask(sentinel, &["sentinel", "get-master-addr-by-name", "tidegate"]).contains(&port);
+        wait_for("its end", || named().then_some(()));
+    };
+    let twice = |_: &mut Region| {
+        failover(1);
+        // The first server has not been made a replica yet: it keeps its replication id, and the fence names that.
+        assert!(ask(redis.servers[0].port, &["role"]).starts_with("master"));
+        failover(0);
+    };
+    region.drill(Fault::new("two failovers in order, at once one after the other", twice, |_| ()).forgets().overcome());
+    let fence = || ask(redis.servers[0].port, &["--scan", "--pattern", "*{region}fence"]);
+    wait_for("the primary to be without a fence", || fence().is_empty().then_some(()));
+    region.report("Two planned failovers, a primary, a replica and three Sentinels, two nodes of two cores");
+}

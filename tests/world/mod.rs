@@ -94,8 +94,18 @@ impl World {
         Self::with_keys(holders, limits, 1000)
     }
 
-    /// A world whose holders have room for so many keys.
+    /// A world whose holders have room for so many keys, and know the store's clock.
     pub fn with_keys(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
+        let mut world = Self::without_clock(holders, limits, max_keys);
+        for holder in 0..holders {
+            world.deliver(holder, false);
+            world.answer(holder);
+        }
+        world
+    }
+
+    /// A world whose holders have not heard from the store yet.
+    pub fn without_clock(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
         let make = |at: usize| {
             let skew = at as u64 * 7_777_777;
             let seed = at as u64 + 1;
@@ -170,13 +180,26 @@ impl World {
         }
     }
 
-    /// The holder's next batch reaches the store and runs; `twice` runs it once more.
-    pub fn deliver(&mut self, holder: usize, twice: bool) {
+    /// The holder's next batch leaves, if none is on its way. It has an end, and nothing in it asks for who has left.
+    pub fn depart(&mut self, holder: usize) {
         let now = self.node_now(holder);
         let it = &mut self.holders[holder];
-        if it.out.is_none() && it.answer.is_none() {
-            it.out = it.shard.take_batches(now).pop();
+        if it.out.is_some() || it.answer.is_some() {
+            return;
         }
+        it.out = it.shard.take_batches(now).pop();
+        let waits: u64 = it.tickets.values().map(|(_, hits)| hits).sum();
+        let endless = it.out.as_ref().is_some_and(|out| out.batch.not_after.is_none() && !out.batch.items.is_empty());
+        assert!(!endless, "a batch that carries items has an end");
+        for item in it.out.iter().flat_map(|out| &out.batch.items) {
+            let asked: u64 = item.asks.iter().map(|ask| ask.hits * u64::from(ask.count)).sum();
+            assert!(asked <= waits, "{asked} hits are asked for, and checks for {waits} wait");
+        }
+    }
+
+    /// The holder's next batch reaches the store and runs; `twice` runs it once more.
+    pub fn deliver(&mut self, holder: usize, twice: bool) {
+        self.depart(holder);
         let Some(out) = self.holders[holder].out.take() else { return };
         let answer = self.run(&out.batch);
         if twice {
@@ -245,11 +268,7 @@ impl World {
         if charged {
             self.deliver(holder, false);
         } else {
-            let now = self.node_now(holder);
-            let it = &mut self.holders[holder];
-            if it.out.is_none() && it.answer.is_none() {
-                it.out = it.shard.take_batches(now).pop();
-            }
+            self.depart(holder);
         }
         let now = self.node_now(holder);
         let it = &mut self.holders[holder];
@@ -269,11 +288,8 @@ impl World {
 
     /// The holder gives up on its batch, which is still on its way: [`Self::run_late`] runs it.
     pub fn strand(&mut self, holder: usize) -> Option<Batch> {
-        let now = self.node_now(holder);
-        let it = &mut self.holders[holder];
-        let out = it.out.take().or_else(|| it.shard.take_batches(now).pop())?;
-        let batch = out.batch.clone();
-        it.out = Some(out);
+        self.depart(holder);
+        let batch = self.holders[holder].out.as_ref()?.batch.clone();
         self.lose(holder, false);
         Some(batch)
     }
@@ -315,8 +331,20 @@ impl World {
 
     /// Every check of the holder runs into its deadline.
     pub fn expire(&mut self, holder: usize) {
+        let tickets = self.holders[holder].tickets.keys().copied().collect();
+        self.expire_these(holder, tickets);
+    }
+
+    /// One of the holder's checks runs into its deadline, the `nth` of those that wait.
+    pub fn expire_one(&mut self, holder: usize, nth: usize) {
+        let mut tickets: Vec<u64> = self.holders[holder].tickets.keys().copied().collect();
+        tickets.sort_unstable();
+        let one = nth.checked_rem(tickets.len()).map(|nth| tickets[nth]);
+        self.expire_these(holder, one.into_iter().collect());
+    }
+
+    fn expire_these(&mut self, holder: usize, tickets: Vec<u64>) {
         let (now, at) = (self.node_now(holder), self.store_now());
-        let tickets: Vec<u64> = self.holders[holder].tickets.keys().copied().collect();
         for ticket in tickets {
             let decision = self.holders[holder].shard.expire(ticket, now).unwrap();
             let (user, hits) = self.holders[holder].tickets.remove(&ticket).unwrap();
@@ -337,6 +365,20 @@ impl World {
         self.revision += 1;
         let book = book(limits, self.revision);
         self.holders.iter_mut().for_each(|h| h.shard.set_book(Arc::clone(&book)));
+    }
+
+    /// The holder's clock leaps forward.
+    pub fn leap_holder(&mut self, holder: usize, micros: u64) {
+        self.holders[holder].skew += micros;
+    }
+
+    /// Debts that the store keeps until they are confirmed.
+    pub fn unconfirmed(&self) -> usize {
+        let of = |record: &Option<Record>| match record {
+            Some(Record::Window(window)) => window.received.as_ref().map_or(0, |received| received.debts.len()),
+            _ => 0,
+        };
+        self.store.values().map(of).sum()
     }
 
     /// The store loses everything (`all`), or what came since the replica was last in step.

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_complaint_stands_until_it_was_not_heard_for_a_while() {
         let complaints = Complaints::default();
-        let [first, second] = [1, 2].map(|port| Address { host: "h".to_owned(), port });
+        let [first, second] = [1, 2].map(|port| Address::new("h".to_owned(), port));
         assert_eq!(complaints.standing(), None);
         complaints.note(&second, "LOADING");
         for _ in 0..3 {

@@ -41,6 +41,43 @@ pub struct Manner {
     pub metrics: Arc<Metrics>,
 }
 
+impl Manner {
+    /// What the client library is told about a connection to a server.
+    pub fn settings(&self, address: &Address) -> (Config, PerformanceConfig, ConnectionConfig, ReconnectPolicy) {
+        let mut server = Server::new(address.host.clone(), address.port);
+        if let Some(ip) = address.ip {
+            // Where the name was found; certificates are for the name.
+            server = Server::new(ip.to_string(), address.port);
+            server.tls_server_name = Some(address.host.clone().into());
+        }
+        let config = Config {
+            server: ServerConfig::Centralized { server },
+            username: self.username.clone(),
+            password: self.password.clone(),
+            database: (self.database > 0).then_some(self.database),
+            tls: self.tls.clone().map(Into::into),
+            fail_fast: false,
+            ..Config::default()
+        };
+        let patience = self.deadline.max(Duration::from_millis(500));
+        let connection = ConnectionConfig {
+            connection_timeout: patience,
+            internal_command_timeout: patience,
+            max_command_attempts: 1,
+            max_redirections: 0,
+            max_command_buffer_len: MAX_QUEUE,
+            unresponsive: UnresponsiveConfig { max_timeout: Some(DEAF), interval: DEAF / 4 },
+            tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(DEAF), ..TcpConfig::default() },
+            ..ConnectionConfig::default()
+        };
+        let performance = PerformanceConfig { default_command_timeout: self.deadline, ..PerformanceConfig::default() };
+        let [first, longest, jitter] = RECONNECT;
+        let mut policy = ReconnectPolicy::new_exponential(0, first, longest, 2);
+        policy.set_jitter(jitter);
+        (config, performance, connection, policy)
+    }
+}
+
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallError {
@@ -72,32 +109,7 @@ pub struct Connection {
 impl Connection {
     /// Begins to connect, and never stops trying. To be called within the runtime that it lives in.
     pub fn open(manner: &Manner, address: &Address) -> Self {
-        let server = Server::new(address.host.clone(), address.port);
-        let config = Config {
-            server: ServerConfig::Centralized { server },
-            username: manner.username.clone(),
-            password: manner.password.clone(),
-            database: (manner.database > 0).then_some(manner.database),
-            tls: manner.tls.clone().map(Into::into),
-            fail_fast: false,
-            ..Config::default()
-        };
-        let patience = manner.deadline.max(Duration::from_millis(500));
-        let connection = ConnectionConfig {
-            connection_timeout: patience,
-            internal_command_timeout: patience,
-            max_command_attempts: 1,
-            max_redirections: 0,
-            max_command_buffer_len: MAX_QUEUE,
-            unresponsive: UnresponsiveConfig { max_timeout: Some(DEAF), interval: DEAF / 4 },
-            tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(DEAF), ..TcpConfig::default() },
-            ..ConnectionConfig::default()
-        };
-        let performance =
-            PerformanceConfig { default_command_timeout: manner.deadline, ..PerformanceConfig::default() };
-        let [first, longest, jitter] = RECONNECT;
-        let mut policy = ReconnectPolicy::new_exponential(0, first, longest, 2);
-        policy.set_jitter(jitter);
+        let (config, performance, connection, policy) = manner.settings(address);
         let client = Client::new(config, Some(performance), Some(connection), Some(policy));
         let cause = Arc::new(Mutex::new(String::new()));
         let (metrics, shown, noted) = (Arc::clone(&manner.metrics), address.clone(), Arc::clone(&cause));
@@ -272,7 +284,7 @@ fn what_happened(error: &Error, from: &Address) -> CallError {
     let elsewhere = || {
         let (host, port) = details.rsplit(' ').next()?.rsplit_once(':')?;
         let host = if host.is_empty() { &from.host } else { host };
-        Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+        Some(Address::new(host.to_owned(), port.parse().ok()?))
     };
     match first {
         "MOVED" => elsewhere().map_or(CallError::Unknown, CallError::Moved),
@@ -298,9 +310,9 @@ mod tests {
 
     #[test]
     fn only_what_a_server_said_did_nothing_did_nothing() {
-        let from = Address { host: "a".to_owned(), port: 1 };
+        let from = Address::new("a".to_owned(), 1);
         let of = |text: &'static str| what_happened(&Error::new(ErrorKind::Unknown, text), &from);
-        let at = |host: &str, port| Address { host: host.to_owned(), port };
+        let at = |host: &str, port| Address::new(host.to_owned(), port);
         assert_eq!(of("MOVED 3999 127.0.0.1:6381"), CallError::Moved(at("127.0.0.1", 6381)));
         assert_eq!(of("ASK 3999 ::1:6381"), CallError::Ask(at("::1", 6381)));
         assert_eq!(of("MOVED 3999 :6381"), CallError::Moved(at("a", 6381)));

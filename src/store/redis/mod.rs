@@ -8,9 +8,11 @@
 mod advice;
 mod complaints;
 mod connection;
+mod fence;
 mod links;
 mod region;
 pub mod script;
+mod sentinels;
 pub mod tags;
 mod tls;
 mod topology;
@@ -73,6 +75,8 @@ pub struct RedisStore {
     tags: Arc<Tags>,
     /// What the keys of each tag begin with.
     begin: Vec<Vec<u8>>,
+    /// The key that says that a server was replaced; a cluster has its own way.
+    fence: Option<Bytes>,
     links: Links,
     /// The primary of each tag.
     routes: Mutex<Vec<Option<Arc<Connection>>>>,
@@ -119,7 +123,10 @@ impl RedisStore {
             None => false,
         };
         if !reached {
-            self.stale.notify_one();
+            // An empty batch only asks for a clock.
+            if !batch.items.is_empty() {
+                self.stale.notify_one();
+            }
             return Err(StoreError::NotApplied);
         }
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
@@ -138,7 +145,7 @@ impl RedisStore {
 
     /// Calls the counter script where the keys are, wherever that is, and says where that was.
     async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Called {
-        let arguments = [batch];
+        let arguments: Vec<Bytes> = [Some(batch), self.fence.clone()].into_iter().flatten().collect();
         let Some(mut server) = self.primary(lane) else { return (None, Err(CallError::NotSent)) };
         let mut answer = server.script(&script::COUNTERS, keys, &arguments, false).await;
         for _ in 0..MAX_HOPS {

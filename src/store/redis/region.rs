@@ -16,10 +16,11 @@ use tokio::time::MissedTickBehavior;
 use super::advice::{self, Advice};
 use super::complaints::Complaints;
 use super::connection::{CallError, Connection, Manner};
+use super::fence::{Fence, Handover};
 use super::links::Links;
 use super::tags::Tags;
 use super::topology::{Lookout, Topology};
-use super::{RedisConfig, RedisStore, TlsError, script, tls};
+use super::{RedisConfig, RedisStore, TlsError, fence, script, tls};
 use crate::ports::location::Kind;
 use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
 
@@ -37,6 +38,8 @@ const SENIOR: u32 = 10;
 const LOOK_EVERY: u32 = 5;
 /// Settings are judged with every so-many-th heartbeat.
 const JUDGE_EVERY: u32 = 15;
+/// With so many heartbeats it is tried to tell an old primary that it was replaced.
+const TELLS: u32 = 60;
 /// What these keys are under, so that one script reaches both.
 const TAG: &str = "{region}";
 
@@ -104,6 +107,8 @@ impl RedisRegion {
         let mut beats = 0u32;
         let mut found: Option<Arc<Topology>> = None;
         let mut judged: Vec<Arc<Connection>> = Vec::new();
+        // Old primaries that could not be told that they were replaced, and how often it is still tried.
+        let mut fences: Vec<(Fence, u32)> = Vec::new();
         // Why no topology was found.
         let mut unknown = String::new();
         loop {
@@ -114,13 +119,23 @@ impl RedisRegion {
             };
             let up = self.links.all().iter().all(|connection| connection.is_up());
             let whole = found.as_ref().is_some_and(|topology| topology.is_whole());
-            if !on_beat || !up || !whole || beats.is_multiple_of(LOOK_EVERY) {
+            if !on_beat || !up || !whole || self.lookout.is_cheap() || beats.is_multiple_of(LOOK_EVERY) {
                 match self.lookout.find(&self.links.all()).await {
                     Ok(topology) => found = Some(Arc::new(topology)),
                     Err(why) => unknown = why,
                 }
             }
             let mut refusal = (found.is_none() && !unknown.is_empty()).then(|| unknown.clone());
+            if let Some(topology) = &found
+                && let Some(held_up) = self.hand_over(topology, &mut fences).await
+            {
+                // What was known is asked until then, and this is tried again soon.
+                if let Some(why) = held_up {
+                    refusal = Some(why);
+                    self.stale.notify_one();
+                }
+                found = self.topology.borrow().clone();
+            }
             if let Some(topology) = &found {
                 // Those that are new have their time before they are missed.
                 let new = self.links.keep(&topology.primaries());
@@ -135,6 +150,14 @@ impl RedisRegion {
                     }
                 }
             }
+            // Old primaries that could not be told yet, as long as somebody may still ask them.
+            let mut still = Vec::new();
+            for (fence, times) in fences.drain(..) {
+                if fence.set().await.is_none() && times > 0 {
+                    still.push((fence, times - u32::from(on_beat)));
+                }
+            }
+            fences = still;
             self.links.look().await;
             let connections: Vec<_> = self.links.all();
             join_all(connections.iter().map(|connection| connection.ping())).await;
@@ -151,6 +174,29 @@ impl RedisRegion {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Before stores are told of another primary than they know, the old one is told that it was replaced. Answers nothing where
+    /// they may be told, else why they may not yet, if that is a trouble. A cluster has its own way.
+    async fn hand_over(&self, topology: &Topology, fences: &mut Vec<(Fence, u32)>) -> Option<Option<String>> {
+        let known = self.topology.borrow().clone();
+        let (Some(known), Some(key), [new]) = (known, self.fence(), &*topology.primaries()) else { return None };
+        if *known == *topology {
+            return None;
+        }
+        match fence::hand_over(&self.links, &known.primaries(), new, &key).await {
+            Ok(Handover::Done(to_tell)) => {
+                *fences = to_tell.into_iter().map(|fence| (fence, TELLS)).collect();
+                None
+            }
+            Ok(Handover::SameServer) => Some(None),
+            Err(why) => Some(Some(why)),
+        }
+    }
+
+    /// The key that says that a server was replaced.
+    fn fence(&self) -> Option<Bytes> {
+        (self.config.redis.kind != Kind::Cluster).then(|| self.key("fence"))
     }
 
     /// Tells stores of a topology that is new to them; of the first only when the constants were `compared`.
@@ -290,6 +336,7 @@ impl Region for RedisRegion {
         let begin = |(tag, _)| format!("{}:{}:{{{tag}}}", self.config.key_prefix, self.config.region).into_bytes();
         let store = Arc::new(RedisStore {
             begin: self.tags.each().map(begin).collect(),
+            fence: self.fence(),
             tags: Arc::clone(&self.tags),
             links: Links::new(self.manner.clone()),
             routes: Mutex::default(),
@@ -321,7 +368,12 @@ impl Region for RedisRegion {
     }
 
     fn keep(&self) -> BoxFuture<'_, Unfit> {
-        Box::pin(self.follow())
+        Box::pin(async {
+            tokio::select! {
+                unfit = self.follow() => unfit,
+                () = self.lookout.watch(&self.stale) => std::future::pending().await,
+            }
+        })
     }
 
     fn leave(&self) -> BoxFuture<'_, ()> {
@@ -349,7 +401,7 @@ mod tests {
         let redis = Redis {
             kind: Kind::Single,
             tls: false,
-            seeds: vec![Address { host: "127.0.0.1".to_owned(), port: 1 }],
+            seeds: vec![Address::new("127.0.0.1".to_owned(), 1)],
             username: None,
             password: None,
             sentinel_username: None,

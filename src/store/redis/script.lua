@@ -1,7 +1,7 @@
 -- Tidegate's counters, version 1: what limiter/counter.rs does with a batch, on the server's own clock.
 --
--- KEYS are the counters' keys, all of one slot, ARGV[1] is the batch; the answer is one string. store/wire.rs says how they
--- are written. A key takes one GET and one SET at most; whatever goes wrong with it hurts no other. All figures are
+-- KEYS are the counters' keys, all of one slot, ARGV[1] is the batch, and ARGV[2], where there is one, the key of the
+-- server's fence; the answer is one string. wire.rs beside this file says how they are written. A key takes one GET and one SET at most; whatever goes wrong with it hurts no other. All figures are
 -- integers below 2^53, which Lua's numbers hold exactly.
 --
 -- A record begins with a byte: version in the high half, shape in the low. 1 to 3 and 5 are windows: `tiny` (one cell of
@@ -14,9 +14,9 @@
 -- a third of the cost of most batches.
 local VERSION = 1
 local TINY, PLAIN, FULL, BUCKET, SINGLE = VERSION * 16 + 1, VERSION * 16 + 2, VERSION * 16 + 3, VERSION * 16 + 4, VERSION * 16 + 5
--- Those of window.rs, counter.rs, repeats.rs and token_bucket.rs.
-local WEIGHT_ONE, MAX_LIMIT, MAX_COUNT, MAX_ENTRIES, FOLDED = 65536, 68719476736, 4503599627370496, 32, 0
-local MARKS, MAX_REPEATS, TICKS = 16777216, 64, 1048576
+-- Those of window.rs, counter.rs, debts.rs, repeats.rs and token_bucket.rs.
+local WEIGHT_ONE, MAX_LIMIT, MAX_COUNT, MAX_ENTRIES, FLOOR = 65536, 68719476736, 4503599627370496, 32, 281474976710655
+local MARKS, MAX_REPEATS, MAX_DEBTS, TICKS = 16777216, 64, 128, 1048576
 -- What a brief item adds to the kind of its window, and what says that it has seen a cell, gives back to one, and asks.
 local BRIEF, SEEN, BACK, ASKS = 16, 32, 64, 128
 local FAILED, OUT_OF_BOUNDS, WINDOW_DONE, BUCKET_DONE, BRIEF_DONE, BRIEF_TAKEN = 0, 1, 2, 3, 4, 5
@@ -42,10 +42,14 @@ if not string.find(replication, 'role:master', 1, true) then
 end
 local _, id = string.find(replication, 'master_replid:', 1, true)
 local mark = tonumber(string.sub(replication, id + 1, id + 6), 16)
+-- fence.lua
+if ARGV[2] and call('GET', ARGV[2]) == string.sub(replication, id + 1, id + 40) then
+  return redis.error_reply('TIDEGATE another server replaced this one as the primary')
+end
 
 -- At::begins, At::goes_on
 local begins = (holder + number) % MARKS * MARKS + mark
-if begins == 0 then begins = 1 end
+if begins == 0 then begins = 1 elseif begins == FLOOR then begins = FLOOR - 1 end
 
 -- An instant in milliseconds as Redis reads it; most keys of a batch expire together, and to write a number is dear.
 local written, as_text
@@ -233,10 +237,18 @@ local function write_granted(out, asks, counts, fits_at)
 end
 
 -- window.rs: cells are a list, the newest first, of { start_ms, entries }; entries of { source, charged, returned }.
+-- What the sources come to that the cell keeps apart, and its floor.
+local function apart(cell)
+  local sum, floor_of_all = 0, 0
+  for _, entry in ipairs(cell[2]) do
+    local used = max(entry[2] - entry[3], 0)
+    if entry[1] == FLOOR then floor_of_all = used else sum = sum + used end
+  end
+  return sum, floor_of_all
+end
+
 local function used_in(cell)
-  local sum = 0
-  for _, entry in ipairs(cell[2]) do sum = sum + max(entry[2] - entry[3], 0) end
-  return sum
+  return max(apart(cell))
 end
 
 local function entry_of(cell, source)
@@ -254,14 +266,33 @@ local function entry_in(cell, source)
   return entry
 end
 
-local function fold(cell)
+-- Drops the oldest entries, but not that of `current`, and keeps what all came to as the floor.
+local function fold(cell, current)
   local entries = cell[2]
-  while #entries > MAX_ENTRIES do
-    if entries[1][1] ~= FOLDED then table.insert(entries, 1, { FOLDED, 0, 0 }) end
-    local old, folded = table.remove(entries, 2), entries[1]
-    folded[2] = min(folded[2] + old[2], MAX_COUNT)
-    folded[3] = min(folded[3] + old[3], folded[2])
+  if #entries <= MAX_ENTRIES then return end
+  local all, floor_of_all = apart(cell)
+  local sum = entry_in(cell, FLOOR)
+  sum[2] = min(sum[2] + max(all - floor_of_all, 0), MAX_COUNT)
+  local at = 1
+  while #entries > MAX_ENTRIES and at <= #entries do
+    local source = entries[at][1]
+    if source ~= FLOOR and source ~= current then table.remove(entries, at) else at = at + 1 end
   end
+end
+
+local function charge_in(cell, source, tokens)
+  local entry, sum = entry_in(cell, source), entry_of(cell, FLOOR)
+  entry[2] = min(entry[2] + tokens, MAX_COUNT)
+  if sum then sum[2] = min(sum[2] + tokens, MAX_COUNT) end
+  fold(cell, source)
+end
+
+local function give_back(cell, source, tokens)
+  local entry, sum = entry_of(cell, source), entry_of(cell, FLOOR)
+  if not entry or entry == sum then return end
+  local back = min(tokens, max(entry[2] - entry[3], 0))
+  entry[3] = entry[3] + back
+  if sum then sum[3] = min(sum[3] + back, sum[2]) end
 end
 
 local function cell_at(cells, start)
@@ -378,15 +409,88 @@ local function write_cells(out, cells, count)
   end
 end
 
+-- debts.rs: a debt is { cell_ms, id, charged, returned }; a report has what is known of it behind that.
+local function read_debt(text, at)
+  local start, id, charged, returned
+  start, id, charged, returned, at = unpack('>I6I6I7I7', text, at)
+  return { start, id, charged, returned }, at
+end
+
+local function read_debts(text, at)
+  local debts, count = {}
+  count, at = unpack('>B', text, at)
+  for i = 1, count do debts[i], at = read_debt(text, at) end
+  return debts, at
+end
+
+local function read_reports(text, at)
+  local reports, count = {}
+  count, at = unpack('>B', text, at)
+  for i = 1, count do
+    local debt
+    debt, at = read_debt(text, at)
+    debt[5], debt[6], at = unpack('>I7I7', text, at)
+    reports[i] = debt
+  end
+  return reports, at
+end
+
+local function write_debts(out, debts)
+  out[#out + 1] = pack('>B', #debts)
+  for _, debt in ipairs(debts) do out[#out + 1] = pack('>I6I6I7I7', debt[1], debt[2], debt[3], debt[4]) end
+end
+
+local function debt_at(kept, debt)
+  for i, one in ipairs(kept) do
+    if one[1] == debt[1] and one[2] == debt[2] then return i end
+  end
+end
+
+local function merge_debts(kept, seen)
+  for _, debt in ipairs(seen) do
+    local at = debt_at(kept, debt)
+    if at then
+      kept[at][3], kept[at][4] = max(kept[at][3], debt[3]), max(kept[at][4], debt[4])
+    elseif #kept < MAX_DEBTS then
+      kept[#kept + 1] = debt
+    end
+  end
+end
+
+-- Charges what a report brings that was not charged yet.
+local function take_debt(kept, cells, report, incarnation)
+  local start, id, charged, returned = report[1], report[2], report[3], report[4]
+  local known_charged, known_returned = report[5], report[6]
+  local at = debt_at(kept, report)
+  local confirms = charged == known_charged and returned == known_returned
+  local had_charged, had_returned = known_charged, known_returned
+  if at then had_charged, had_returned = max(kept[at][3], had_charged), max(kept[at][4], had_returned) end
+  local now_kept = { start, id, max(had_charged, charged), max(had_returned, returned) }
+  if at and confirms then
+    table.remove(kept, at)
+  elseif at then
+    kept[at] = now_kept
+  elseif not confirms then
+    if #kept >= MAX_DEBTS then table.remove(kept, 1) end
+    kept[#kept + 1] = now_kept
+  end
+  local more, back = max(charged - had_charged, 0), max(returned - had_returned, 0)
+  if more > 0 then charge_in(cell_at(cells, start), incarnation, more) end
+  for _, cell in ipairs(cells) do
+    if cell[1] == start then give_back(cell, incarnation, back) end
+  end
+end
+
 local function read_window(text)
   local shape, incarnation, at = unpack('>BI6', text)
   if shape == TINY then
     local second, charged = unpack('>I4B', text, at)
-    return { incarnation = incarnation, taken = {}, cells = { { second * 1000, { { incarnation, charged, 0 } } } } }
+    return { incarnation = incarnation, taken = {}, debts = {}, cells = { { second * 1000, { { incarnation, charged, 0 } } } } }
   elseif shape == SINGLE then
     local second, charged, returned
     second, charged, returned, at = unpack('>I4I4I4', text, at)
-    local window = { incarnation = incarnation, taken = {}, cells = { { second * 1000, { { incarnation, charged, returned } } } } }
+    local cell = { second * 1000, { { incarnation, charged, returned } } }
+    local window = { incarnation = incarnation, taken = {}, debts = {}, cells = { cell } }
     while at <= #text do
       local who, which, last
       who, which, last, at = unpack('>I6I6I7', text, at)
@@ -401,17 +505,20 @@ local function read_window(text)
       second, charged, at = unpack('>I4I4', text, at)
       cells[i] = { second * 1000, { { incarnation, charged, 0 } } }
     end
-    return { incarnation = incarnation, taken = {}, cells = cells }
+    return { incarnation = incarnation, taken = {}, debts = {}, cells = cells }
   elseif shape == FULL then
     local window = { incarnation = incarnation }
     window.cells, at = read_cells(text, at)
-    window.taken = read_taken(text, at)
+    window.taken, at = read_taken(text, at)
+    -- A record of an earlier script ends here.
+    window.debts = at <= #text and read_debts(text, at) or {}
     return window
   end
   error('no window')
 end
 
 local function is_simple(window)
+  if #window.debts > 0 then return false end
   for _, cell in ipairs(window.cells) do
     local only = #cell[2] == 1 and cell[2][1]
     local fits = only and only[1] == window.incarnation and only[2] < 4294967296 and only[3] < 4294967296
@@ -442,6 +549,7 @@ local function write_window(window)
   local out = { pack('>BI6', FULL, window.incarnation) }
   write_cells(out, cells, #cells)
   write_taken(out, window.taken)
+  write_debts(out, window.debts)
   return table.concat(out)
 end
 
@@ -465,7 +573,7 @@ end
 
 -- A brief item in the form of every other; `at` is where its returns are.
 local function read_brief(kind, at)
-  local grid, item = { sliding = kind % BRIEF == 2 }, { asks = {}, seen = {}, returns = 0 }
+  local grid, item = { sliding = kind % BRIEF == 2 }, { asks = {}, seen = {}, debts_in = 0, debts = {}, reports = {}, returns = 0 }
   grid.width, grid.older, item.limit, item.want, item.holders, item.min_left, at = unpack('>I6BI7I4I4I7', batch, at)
   if kind >= ASKS then
     local hits, count
@@ -495,6 +603,9 @@ local function read_item(kind, at)
   item.limit, item.want, item.holders, item.min_left, at = unpack('>I7I4I4I7', batch, at)
   item.asks, at = read_asks(batch, at)
   item.seen, at = read_cells(batch, at)
+  item.debts_in, at = unpack('>I6', batch, at)
+  item.debts, at = read_debts(batch, at)
+  item.reports, at = read_reports(batch, at)
   item.returns, at = unpack('>I4', batch, at)
   return grid, item, at
 end
@@ -509,11 +620,12 @@ local function serve_window(key, kind, at)
   local newest = 0
   for _, cell in ipairs(window and window.cells or {}) do newest = max(newest, cell[1]) end
   for _, cell in ipairs(seen) do newest = max(newest, cell[1]) end
+  for _, report in ipairs(item.reports) do newest = max(newest, report[1]) end
   local instant = max(now, newest * 1000)
   local here = place(grid, floor(instant / 1000))
   if not here then return pack('>B', OUT_OF_BOUNDS) end
 
-  window = window or { incarnation = begins, taken = {}, cells = {} }
+  window = window or { incarnation = begins, taken = {}, debts = {}, cells = {} }
   window.incarnation, window.taken = goes_on(window.incarnation), prune(window.taken)
   local cells = window.cells
   for _, cell in ipairs(seen) do
@@ -523,18 +635,34 @@ local function serve_window(key, kind, at)
         local own = entry_in(mine, entry[1])
         own[2], own[3] = max(own[2], entry[2]), max(own[3], entry[3])
       end
-      fold(mine)
+      fold(mine, window.incarnation)
     end
   end
-  if returns > 0 and is_first(window.taken) then
+  -- What is of a cell that is over counts no more.
+  local function that_count(debts)
+    local kept = {}
+    for _, debt in ipairs(debts) do
+      if debt[1] >= here.oldest then kept[#kept + 1] = debt end
+    end
+    return kept
+  end
+  window.debts = that_count(window.debts)
+  -- Where no other incarnation has begun since, the record knows all that the node saw, and what was confirmed since.
+  if item.debts_in ~= window.incarnation then merge_debts(window.debts, that_count(item.debts)) end
+  local reports = that_count(item.reports)
+  local first = (returns > 0 or #item.reports > 0) and is_first(window.taken)
+  if returns > 0 and first then
     for _ = 1, returns do
       local start, source, tokens
       start, source, tokens, at = unpack('>I6I6I7', batch, at)
       for _, cell in ipairs(cells) do
-        local entry = cell[1] == start and entry_of(cell, source)
-        if entry then entry[3] = min(entry[3] + tokens, entry[2]) end
+        if cell[1] == start then give_back(cell, source, tokens) end
       end
     end
+  end
+
+  for _, report in ipairs(first and reports or {}) do
+    take_debt(window.debts, cells, report, window.incarnation)
   end
 
   -- What has no limit refuses nothing, however much is counted.
@@ -547,10 +675,7 @@ local function serve_window(key, kind, at)
   end
   tokens = tokens + lease
   if tokens > 0 then
-    local cell = cell_at(cells, here.from)
-    local entry = entry_in(cell, window.incarnation)
-    entry[2] = min(entry[2] + tokens, MAX_COUNT)
-    fold(cell)
+    charge_in(cell_at(cells, here.from), window.incarnation, tokens)
   end
   if cells[1] then
     local ring = place(grid, cells[1][1])
@@ -565,6 +690,8 @@ local function serve_window(key, kind, at)
   local reset = empty_at(grid, cells, here, instant)
   out[#out + 1] = pack('>I4I7I7I6I6I6', lease, available - tokens, reset, window.incarnation, here.from, here.to)
   write_cells(out, cells, min(#cells, 2))
+  out[#out + 1] = pack('>B', (first or #item.reports == 0) and 1 or 0)
+  write_debts(out, window.debts)
   -- A key that holds nothing need not exist.
   if cells[1] then
     keep(key, stored, write_window(window), window_expires(grid, cells))

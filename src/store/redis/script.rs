@@ -17,9 +17,12 @@ impl Script {
 }
 
 const COUNTERS_TEXT: &str = include_str!("script.lua");
+const FENCE_TEXT: &str = include_str!("fence.lua");
 const MEMBERS_TEXT: &str = include_str!("members.lua");
 
 /// What a batch does: `limiter/counter.rs` in Lua.
 pub static COUNTERS: Script = Script { text: COUNTERS_TEXT, hash: LazyLock::new(|| sha1_hash(COUNTERS_TEXT)) };
+/// What tells a primary that it was replaced.
+pub static FENCE: Script = Script { text: FENCE_TEXT, hash: LazyLock::new(|| sha1_hash(FENCE_TEXT)) };
 /// A node's heartbeat.
 pub static MEMBERS: Script = Script { text: MEMBERS_TEXT, hash: LazyLock::new(|| sha1_hash(MEMBERS_TEXT)) };

@@ -1,13 +1,20 @@
 //! Who the primaries are, and how that is found out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fred::types::Value;
+use tokio::sync::Notify;
 
 use super::connection::{Connection, Manner};
 use super::links::Links;
+use super::sentinels::Sentinels;
 use super::tags::SLOTS;
 use crate::ports::location::{Address, Kind, Redis};
+
+/// Longest that the lookup of a name takes.
+const NAMES: Duration = Duration::from_secs(1);
 
 /// Which primary serves which slots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +36,7 @@ impl Topology {
             let Value::Array(range) = range else { return None };
             let [first, last, Value::Array(primary), ..] = range.as_slice() else { return None };
             let host = primary.first()?.as_string().filter(|host| !host.is_empty() && host != "?");
-            let address = Address { host: host.unwrap_or_else(|| asked.host.clone()), port: number(primary.get(1)?)? };
+            let address = Address::new(host.unwrap_or_else(|| asked.host.clone()), number(primary.get(1)?)?);
             Some((number(first)?, number(last)?, address))
         };
         let Value::Array(slots) = slots else { return None };
@@ -59,22 +66,42 @@ impl Topology {
 }
 
 /// Asks those who know.
-pub struct Lookout {
-    kind: Kind,
-    seeds: Vec<Address>,
-    /// To seeds and Sentinels.
-    links: Links,
+pub enum Lookout {
+    /// One server, by its name: a managed service gives the name another address when it replaces the server.
+    Single(Option<Address>),
+    Sentinels(Sentinels),
+    Cluster {
+        seeds: Vec<Address>,
+        links: Links,
+    },
 }
 
 impl Lookout {
     pub fn new(redis: &Redis, manner: &Manner) -> Self {
-        let mut manner = manner.clone();
-        if let Kind::Sentinel { .. } = redis.kind {
-            // Sentinels have users and no databases of their own.
-            (manner.username, manner.password) = (redis.sentinel_username.clone(), redis.sentinel_password.clone());
-            manner.database = 0;
+        let (seeds, mut manner) = (redis.seeds.clone(), manner.clone());
+        match &redis.kind {
+            Kind::Single => Self::Single(seeds.first().cloned()),
+            Kind::Sentinel { service } => {
+                // Sentinels have users and no databases of their own.
+                (manner.username, manner.password) = (redis.sentinel_username.clone(), redis.sentinel_password.clone());
+                manner.database = 0;
+                Self::Sentinels(Sentinels::new(service.clone(), seeds, manner))
+            }
+            Kind::Cluster => Self::Cluster { seeds, links: Links::new(manner) },
         }
-        Self { kind: redis.kind.clone(), seeds: redis.seeds.clone(), links: Links::new(manner) }
+    }
+
+    /// Tells `changed` at once when there may be another primary, as far as somebody announces it; never ends.
+    pub async fn watch(&self, changed: &Notify) {
+        match self {
+            Self::Sentinels(sentinels) => sentinels.watch(changed).await,
+            Self::Single(_) | Self::Cluster { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Whether it costs little to ask with every heartbeat.
+    pub const fn is_cheap(&self) -> bool {
+        !matches!(self, Self::Cluster { .. })
     }
 
     /// What the first says that answers: `known` primaries before seeds.
@@ -82,30 +109,14 @@ impl Lookout {
     /// # Errors
     /// What they say instead.
     pub async fn find(&self, known: &[Arc<Connection>]) -> Result<Topology, String> {
-        match &self.kind {
-            Kind::Single => {
-                self.seeds.first().cloned().map(Topology::of_one).ok_or_else(|| "no server is named".to_owned())
+        match self {
+            Self::Single(None) => Err("no server is named".to_owned()),
+            Self::Single(Some(seed)) => {
+                let known = known.iter().find(|known| known.address.host == seed.host);
+                resolve(seed, known.map(|known| &**known)).await.map(Topology::of_one)
             }
-            Kind::Sentinel { service } => {
-                let mut why = Vec::new();
-                for seed in &self.seeds {
-                    let sentinel = self.links.get_or_open(seed);
-                    if !sentinel.connected().await {
-                        why.push(format!("no answer from {}", sentinel.trouble()));
-                        continue;
-                    }
-                    let found = sentinel.command("SENTINEL", &["GET-MASTER-ADDR-BY-NAME", service]).await;
-                    if let Ok(Value::Array(address)) = found
-                        && let [host, port] = address.as_slice()
-                        && let Some((host, Ok(port))) = host.as_string().zip(port.as_string().map(|p| p.parse()))
-                    {
-                        return Ok(Topology::of_one(Address { host, port }));
-                    }
-                    why.push(format!("{seed} knows no primary of {service}"));
-                }
-                Err(why.join(", "))
-            }
-            Kind::Cluster => {
+            Self::Sentinels(sentinels) => sentinels.primary().await.map(Topology::of_one),
+            Self::Cluster { seeds, links } => {
                 let known: Vec<_> = known.iter().filter(|connection| connection.is_up()).cloned().collect();
                 // One that is cut off from the others does not know that it was replaced.
                 let (mut outdated, mut why) = (None, Vec::new());
@@ -113,14 +124,14 @@ impl Lookout {
                     match slots(connection).await {
                         Some((found, true)) => {
                             // They are asked from now on: seeds may be long gone.
-                            self.links.keep(&[]);
+                            links.keep(&[]);
                             return Ok(found);
                         }
                         found => outdated = outdated.or(found),
                     }
                 }
-                for seed in self.seeds.iter().filter(|seed| known.iter().all(|k| k.address != **seed)) {
-                    let connection = self.links.get_or_open(seed);
+                for seed in seeds.iter().filter(|seed| known.iter().all(|k| k.address != **seed)) {
+                    let connection = links.get_or_open(seed);
                     if !connection.connected().await {
                         why.push(format!("no answer from {}", connection.trouble()));
                         continue;
@@ -134,6 +145,32 @@ impl Lookout {
                 outdated.map(|(found, _)| found).ok_or_else(|| why.join(", "))
             }
         }
+    }
+}
+
+/// Where a server is: where it was `known` to be as long as it answers there and its name still says so, or says nothing; else
+/// at the next of the addresses that the name has.
+async fn resolve(seed: &Address, known: Option<&Connection>) -> Result<Address, String> {
+    if seed.host.parse::<IpAddr>().is_ok() {
+        return Ok(seed.clone());
+    }
+    let looked_up = tokio::time::timeout(NAMES, tokio::net::lookup_host((seed.host.as_str(), seed.port))).await;
+    let found: Vec<IpAddr> = looked_up.ok().and_then(Result::ok).into_iter().flatten().map(|at| at.ip()).collect();
+    // One that was just found has its time to be connected.
+    let answers = known.is_some_and(|known| known.is_up() || known.is_coming());
+    let known = known.map(|known| &known.address);
+    next_address(&found, known.and_then(|known| known.ip), answers)
+        .map(|ip| Address { ip: Some(ip), ..seed.clone() })
+        .or_else(|| known.cloned())
+        .ok_or_else(|| format!("the name {} is not found", seed.host))
+}
+
+fn next_address(found: &[IpAddr], known: Option<IpAddr>, answers: bool) -> Option<IpAddr> {
+    let at = known.and_then(|known| found.iter().position(|ip| *ip == known));
+    match at {
+        Some(at) if !answers => found.get((at + 1) % found.len()).copied(),
+        Some(_) => known,
+        None => found.first().copied(),
     }
 }
 
@@ -152,11 +189,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_is_followed_and_each_of_its_addresses_is_tried() {
+        let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));
+        assert_eq!(next_address(&[a, b], None, false), Some(a));
+        assert_eq!(next_address(&[b, a], Some(a), true), Some(a), "their order means nothing");
+        assert_eq!(next_address(&[a, b], Some(a), false), Some(b), "nobody answers there");
+        assert_eq!(next_address(&[a, b], Some(b), false), Some(a));
+        assert_eq!(next_address(&[c], Some(a), true), Some(c), "the name leads elsewhere");
+        assert_eq!(next_address(&[], Some(a), true), None);
+    }
+
+    #[test]
     fn a_cluster_says_who_serves_what() {
         let text = |text: &str| Value::from(text);
         let node = |host: Value, port: i64| Value::Array(vec![host, Value::from(port), text("id")]);
         let range = |from: i64, to: i64, node| Value::Array(vec![Value::from(from), Value::from(to), node]);
-        let asked = Address { host: "seed".to_owned(), port: 1 };
+        let asked = Address::new("seed".to_owned(), 1);
         let slots = Value::Array(vec![
             range(8192, 16_383, node(text("10.0.0.2"), 7002)),
             range(0, 8191, node(Value::Null, 7001)),

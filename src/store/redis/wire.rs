@@ -9,9 +9,10 @@ use std::iter;
 use crate::limiter::batch::{
     Ask, Batch, BatchAnswer, BatchOutcome, Counter, Grant, Granted, Item, ItemAnswer, Prefetch, Seen, WindowReturn,
 };
+use crate::limiter::debts::{Debt, Hits};
 use crate::limiter::time::StoreTime;
 use crate::limiter::token_bucket::Ticks;
-use crate::limiter::window::{Cell, Entry, FOLDED, Grid};
+use crate::limiter::window::{Cell, Entry, FLOOR, Grid};
 
 /// Of the batches, the answers and the records; the script has the same.
 pub const VERSION: u8 = 1;
@@ -84,13 +85,14 @@ struct Out(Vec<u8>);
 impl Out {
     /// An item that is as short as most are; false, and nothing, where it is not.
     fn brief(&mut self, item: &Item) -> bool {
-        let Counter::Window { grid, limit, seen, returns, lease } = &item.counter else { return false };
+        let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
         let only = match &**seen {
             [] => None,
             [Cell { start_ms, entries }] if entries.len() == 1 => entries.first().map(|entry| (*start_ms, *entry)),
             _ => return false,
         };
-        if item.asks.len() > 1 || returns.len() > 1 || matches!(grid, Grid::Calendar { .. }) {
+        let owes = !debts.seen.is_empty() || !debts.reports.is_empty();
+        if item.asks.len() > 1 || returns.len() > 1 || owes || matches!(grid, Grid::Calendar { .. }) {
             return false;
         }
         let flag = |is: bool, flag: u64| if is { flag } else { 0 };
@@ -109,12 +111,20 @@ impl Out {
 
     fn item(&mut self, item: &Item) {
         match &item.counter {
-            Counter::Window { grid, limit, seen, returns, lease } => {
+            Counter::Window { grid, limit, seen, returns, debts, lease } => {
                 self.put::<1>(kind(grid));
                 self.grid(grid);
                 self.lease(*limit, *lease);
                 self.asks(&item.asks);
                 self.cells(seen);
+                self.put::<6>(debts.seen_in);
+                self.count::<1>(debts.seen.len());
+                debts.seen.iter().for_each(|debt| self.debt(debt));
+                self.count::<1>(debts.reports.len());
+                for report in &debts.reports {
+                    self.debt(&report.debt);
+                    self.hits(report.known);
+                }
                 self.count::<4>(returns.len());
                 returns.iter().for_each(|back| self.back(back));
             }
@@ -200,6 +210,17 @@ impl Out {
         self.put::<7>(entry.returned);
     }
 
+    fn debt(&mut self, debt: &Debt) {
+        self.put::<6>(debt.cell_ms);
+        self.put::<6>(debt.id);
+        self.hits(debt.hits);
+    }
+
+    fn hits(&mut self, hits: Hits) {
+        self.put::<7>(hits.charged);
+        self.put::<7>(hits.returned);
+    }
+
     fn cells(&mut self, cells: &[Cell]) {
         self.count::<1>(cells.len());
         for cell in cells {
@@ -250,9 +271,9 @@ impl<'a> In<'a> {
         iter::repeat_with(|| one(self)).take(usize::try_from(count).map_err(|_| Malformed)?).collect()
     }
 
-    /// Who charged: never [`FOLDED`], which stands for many.
+    /// Who charged: never 0, which nobody is, nor [`FLOOR`], which stands for all.
     fn incarnation(&mut self) -> Result<u64, Malformed> {
-        self.get::<6>().and_then(|named| if named == FOLDED { Err(Malformed) } else { Ok(named) })
+        self.get::<6>().and_then(|named| if named == 0 || named == FLOOR { Err(Malformed) } else { Ok(named) })
     }
 
     /// The answer to a brief item all of whose asks, if it has any, were granted.
@@ -265,8 +286,8 @@ impl<'a> In<'a> {
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
         let cells = vec![Cell { start_ms: cell_ms, entries: vec![Entry { source: incarnation, charged, returned }] }];
-        let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells };
-        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, seen }))
+        let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts: Vec::new() };
+        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, reported: true, seen }))
     }
 
     fn item(&mut self) -> Result<ItemAnswer, Malformed> {
@@ -291,6 +312,7 @@ impl<'a> In<'a> {
         let available = self.get::<7>()?;
         let reset_at = StoreTime(self.get::<7>()?);
         let incarnation = self.incarnation()?;
+        let mut reported = true;
         let seen = if status == 2 {
             let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
             let cells = self.list::<1, _>(|text| {
@@ -301,12 +323,17 @@ impl<'a> In<'a> {
                 })?;
                 Ok(Cell { start_ms, entries })
             })?;
-            Seen::Window { incarnation, cell_ms, cell_end_ms, cells }
+            reported = self.get::<1>()? == 1;
+            let debts = self.list::<1, _>(|text| {
+                let (cell_ms, id) = (text.get::<6>()?, text.get::<6>()?);
+                Ok(Debt { cell_ms, id, hits: Hits { charged: text.get::<7>()?, returned: text.get::<7>()? } })
+            })?;
+            Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts }
         } else {
             let tat = Ticks::from_parts(self.get::<7>()?, self.get::<3>()?);
             Seen::Bucket { incarnation, tat, at: StoreTime(self.get::<7>()?) }
         };
-        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, seen }))
+        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, reported, seen }))
     }
 }
 
