@@ -106,7 +106,7 @@ impl World<'_> {
         self.is_faulty(|kind| *kind == ended)
     }
 
-    /// Whether some replaced server goes on beside this primary.
+    /// Returns whether a replaced server still runs beside this primary.
     fn is_replaced(&self, of: usize) -> bool {
         let split =
             |kind: &Kind| matches!(kind, Kind::Split { primary } | Kind::Switch { primary, .. } if *primary == of);

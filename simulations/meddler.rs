@@ -14,12 +14,12 @@ pub trait Meddler {
     /// What a core's shard is built with.
     fn config(&mut self, _config: &mut ShardConfig) {}
 
-    /// Whether nodes notice that their machine was suspended.
+    /// Returns whether nodes detect a suspension of their machine.
     fn notices_suspension(&mut self) -> bool {
         true
     }
 
-    /// Whether a node that notices that a primary was replaced tells the old one so.
+    /// Returns whether a node fences the old primary when it detects a replacement.
     fn fences(&mut self, _node: usize) -> bool {
         true
     }

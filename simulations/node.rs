@@ -32,9 +32,9 @@ pub struct Holder {
     skew_us: u64,
     /// Its monotonic clock stood still for so long, in microseconds.
     pub suspended_us: u64,
-    /// What it makes of that.
+    /// Corrects its monotonic clock for suspensions.
     node_clock: NodeClock,
-    /// Whether it compares its monotonic clock with the wall clock.
+    /// True if it compares its monotonic clock with the wall clock.
     notices: bool,
     config: ShardConfig,
 }

@@ -106,7 +106,7 @@ impl Primary {
         Ok(())
     }
 
-    /// The replaced server is told that it was, if it runs.
+    /// Fences the replaced server, if it runs.
     pub fn fence(&self, now: Instant) {
         if let Some(replaced) = self.replaced.as_ref().filter(|_| !self.replaced_stops) {
             replaced.fence(self.replication, self.clock(now));

@@ -17,7 +17,7 @@ pub struct Allowance<'a> {
     /// Whoever granted anything knew all of it, so nothing of it can be forgotten.
     lone: bool,
     reach_us: u64,
-    /// What had been granted by each instant at which anything was, in order.
+    /// The instant of each grant, and the sum of all grants up to it.
     granted: Vec<(Instant, u64)>,
 }
 

@@ -84,7 +84,7 @@ fn possible<'a>(
     let rate = super::allowance::hits(limit);
     let mut charges: Vec<(Instant, u64)> = Vec::new();
     for other in others {
-        // What another limit refused went back, but for what the refill had absorbed by then.
+        // When another limit denies a check, the bucket gets its hits back, less those that its refill has absorbed.
         let absorbed = other.absorbed(plan, rate, ms * 1000);
         charges.push((other.end.min(remembered), other.kept + absorbed));
         // Nobody knows when; and a part of a hit that is owed counts as a whole one.
