@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tidegate::limiter::batch::{Batch, BatchAnswer};
 use tidegate::limiter::counter;
 use tidegate::limiter::decision::{Check, Descriptor};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::Rules;
 use tidegate::limiter::rule_book::RuleBook;
 use tidegate::limiter::shard::{Shard, Verdict};
@@ -107,11 +108,11 @@ fn forget(batch: &Batch, now: NodeTime) -> BatchAnswer {
 #[expect(clippy::disallowed_methods, reason = "it measures what the process holds while real time passes")]
 fn main() {
     let rules: Rules = {
-        let book = tidegate::config::rules::compile("rules.yaml", RULES, 1).expect("good rules");
+        let book = tidegate::config::rules::compile("rules.yaml", RULES, Revision(1)).expect("good rules");
         Rules::clone(book.rules())
     };
     let mut shard = Shard::new(CONFIG, StoreTime(WALL), NodeTime(0));
-    shard.set_book(Arc::new(RuleBook::compile(Arc::new(rules), 1).expect("good rules")));
+    shard.set_book(Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).expect("good rules")));
     let before = resident();
     let mut now = NodeTime(1);
     let pauses = Pauses::default();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::faults::Instant;
 use super::plan::Family;
+use crate::limiter::revision::Revision;
 
 /// A check, as its client saw it.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub enum Said {
 pub struct Decided {
     pub allowed: bool,
     pub degraded: bool,
-    pub revision: u64,
+    pub revision: Revision,
     pub limits: Vec<Limited>,
 }
 
@@ -109,7 +110,7 @@ pub struct Ledger {
     /// The primary of each counter that had one.
     pub primary: BTreeMap<Counter, usize>,
     /// When each core came to know each revision: holder, life, revision, instant.
-    pub told: Vec<(usize, u32, u64, Instant)>,
+    pub told: Vec<(usize, u32, Revision, Instant)>,
     /// The most keys that a core had, and the most checks that waited at one.
     pub most_keys: usize,
     pub most_waiting: usize,

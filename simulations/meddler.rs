@@ -2,6 +2,7 @@
 
 use super::ledger::{Asked, Decided};
 use crate::limiter::batch::{Batch, BatchAnswer};
+use crate::limiter::revision::Revision;
 use crate::limiter::shard::ShardConfig;
 
 /// Changes what passes between the parts of a simulation. `holder` is a core's place among all.
@@ -36,7 +37,7 @@ pub trait Meddler {
     }
 
     /// Whether a core hears of new rules.
-    fn hears(&mut self, _holder: usize, _revision: u64) -> bool {
+    fn hears(&mut self, _holder: usize, _revision: Revision) -> bool {
         true
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::dice::{Dice, Stream};
 use super::faults::{self, Draw, Fault, Instant, Place};
 use super::scenario::Scenario;
+use crate::limiter::revision::Revision;
 use crate::limiter::rule::{
     Algorithm, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Period, Quota, Rules, Scope,
 };
@@ -112,7 +113,7 @@ impl Plan {
         let storm = crowded && dice.chance(20);
         let forgets = matches!(scenario, Scenario::Failover | Scenario::Forgetting);
         let mut limits = draw_limits(&mut dice, scenario, crowded);
-        let mut edits = vec![Edit { at: 0, book: book(&limits, 1)?, limits: limits.clone() }];
+        let mut edits = vec![Edit { at: 0, book: book(&limits, Revision(1))?, limits: limits.clone() }];
         if matches!(scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
             let mut at = 0;
             for revision in 2..=dice.between(2, 5) {
@@ -120,7 +121,7 @@ impl Plan {
                 for limit in limits.iter_mut().filter(|limit| limit.name.starts_with("brief")) {
                     edit(&mut dice, limit);
                 }
-                edits.push(Edit { at, book: book(&limits, revision)?, limits: limits.clone() });
+                edits.push(Edit { at, book: book(&limits, Revision(revision))?, limits: limits.clone() });
             }
         }
         let deadline_us = dice.pick(100, &[50]) * MS;
@@ -283,7 +284,7 @@ pub fn describe(limit: &Limit) -> String {
     format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, without the store {failure})")
 }
 
-fn book(limits: &[Limit], revision: u64) -> Result<Arc<RuleBook>, Vec<Problem>> {
+fn book(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Problem>> {
     let domain = Domain { domain: DOMAIN.to_owned(), charge: Charge::AllOrNothing, limits: limits.to_vec() };
     RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).map(Arc::new)
 }

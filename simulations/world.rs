@@ -15,6 +15,7 @@ use super::primary::Primary;
 use crate::actors::flusher::TICK;
 use crate::limiter::batch::{BatchAnswer, StoreError};
 use crate::limiter::effective::Effective;
+use crate::limiter::revision::Revision;
 use crate::limiter::rule::Limit;
 use crate::limiter::shard::Outgoing;
 use crate::limiter::turns::{Cause, Due};
@@ -317,7 +318,7 @@ fn counters(plan: &Plan) -> BTreeMap<Vec<u8>, Counter> {
     let mut counters = BTreeMap::new();
     let all: &[Limit] = plan.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default();
     for (at, limit) in all.iter().enumerate() {
-        let effective = Effective::new(&DOMAIN.into(), limit, None, 1);
+        let effective = Effective::new(&DOMAIN.into(), limit, None, Revision(1));
         // Probes bring users of their own.
         for user in 0..plan.users + super::run::FRESH_USERS {
             let (name, mut key) = (user.to_string(), Vec::new());

@@ -12,6 +12,7 @@ use tidegate::actors::flusher::Flusher;
 use tidegate::actors::supervisor::Supervisor;
 use tidegate::limiter::batch::{Batch, BatchAnswer, StoreError};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::{Algorithm, Consistency};
 use tidegate::limiter::shard::{ShardConfig, Shed};
 use tidegate::limiter::time::{NodeTime, StoreTime};
@@ -48,7 +49,7 @@ async fn core(store: Arc<dyn CounterStore>, limit: u64, consistency: Consistency
     let core = Arc::new(Core::new(CONFIG, Arc::new(Standing), store));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     let rule = world::limit("l", Algorithm::SlidingWindow, limit, 60_000, consistency);
-    core.set_book(world::book(vec![rule], 1));
+    core.set_book(world::book(vec![rule], Revision(1)));
     core
 }
 
@@ -190,7 +191,10 @@ async fn a_lane_gets_its_turn_though_those_that_have_it_are_silent_and_nothing_e
     let store = Arc::new(HalfDead(MemoryStore::new(Arc::<Paused>::clone(&clock), 100)));
     let core = Arc::new(Core::new(ShardConfig { lanes: 8, ..CONFIG }, Arc::<Paused>::clone(&clock), store));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
-    core.set_book(world::book(vec![world::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)], 1));
+    core.set_book(world::book(
+        vec![world::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)],
+        Revision(1),
+    ));
     let ask = |user| {
         let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
         core.check(&Check { domain: "d", descriptors: &descriptors }, clock.now(), None)
@@ -249,7 +253,7 @@ async fn two_limits_of_one_check_never_share_a_slot() {
     let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
     let core = Arc::new(Core::new(ShardConfig { max_keys: 1, ..CONFIG }, Arc::new(Standing), store));
     let rule = |name, hits| world::limit(name, Algorithm::FixedWindow, hits, 60_000, Consistency::Exact);
-    core.set_book(world::book(vec![rule("a", 1), rule("b", 2)], 1));
+    core.set_book(world::book(vec![rule("a", 1), rule("b", 2)], Revision(1)));
     for _ in 0..2 {
         assert_eq!(ask(&core).await.unwrap_err(), Refusal::Overloaded(Shed::TooManyKeys));
     }
@@ -284,7 +288,10 @@ async fn a_flusher_that_ends_is_started_again() {
     let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(Standing), 100));
     let core = Arc::new(Core::new(CONFIG, Arc::new(Standing), store));
     let (supervisor, _) = Actor::spawn(None, Supervisor, Arc::clone(&core)).await.unwrap();
-    core.set_book(world::book(vec![world::limit("l", Algorithm::SlidingWindow, 5, 60_000, Consistency::Exact)], 1));
+    core.set_book(world::book(
+        vec![world::limit("l", Algorithm::SlidingWindow, 5, 60_000, Consistency::Exact)],
+        Revision(1),
+    ));
     assert!(ask(&core).await.unwrap().allowed);
     for flusher in supervisor.get_children() {
         flusher.kill();

@@ -5,6 +5,7 @@ mod world;
 
 use proptest::prelude::*;
 use tidegate::limiter::effective::Effective;
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::{Algorithm, Consistency};
 use world::{Admitted, World, limit};
 
@@ -272,7 +273,7 @@ proptest! {
             limit("small", Algorithm::SlidingWindow, small, window_ms, consistency),
             limit("large", Algorithm::FixedWindow, large, window_ms, Consistency::Exact),
         ];
-        let names = [0, 1].map(|at: usize| Effective::new(&"d".into(), &rules[at], None, 1).key_prefix);
+        let names = [0, 1].map(|at: usize| Effective::new(&"d".into(), &rules[at], None, Revision(1)).key_prefix);
         let mut world = World::with_keys(holders, rules, keys);
         for step in steps {
             match step {

@@ -2,6 +2,7 @@
 
 use tidegate::config::rules::compile;
 use tidegate::limiter::matcher::Subject;
+use tidegate::limiter::revision::Revision;
 
 const BOOK: &str = r#"
 version: 1
@@ -27,7 +28,7 @@ domains:
 "#;
 
 fn applying(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
-    let book = compile("rules.yaml", text, 1).unwrap();
+    let book = compile("rules.yaml", text, Revision(1)).unwrap();
     let mut out = Vec::new();
     book.applying("api", &[Subject { domain: "api", entries, ordered: true, hits }], &mut out);
     out.iter().map(|a| format!("{}={}", a.effective.name, a.effective.limit)).collect()
@@ -57,7 +58,8 @@ domains:
         algoritm: sliding_window
       - { name: a, per: [], limit: 1, window: 1s, calendar: day, replaces: [a, nobody] }
 "#;
-    let errors: Vec<String> = compile("r.yaml", text, 1).unwrap_err().iter().map(ToString::to_string).collect();
+    let errors: Vec<String> =
+        compile("r.yaml", text, Revision(1)).unwrap_err().iter().map(ToString::to_string).collect();
     let starts = [
         "r.yaml:1:10: version: expected 1",
         "r.yaml:5:15: domains[0].limits[0].name: expected 1 to 64 of a-z, 0-9, _ and -",
@@ -78,7 +80,7 @@ domains:
 
 #[test]
 fn an_error_of_syntax_comes_alone_with_its_place() {
-    let errors = compile("r.yaml", "version: 1\ndomains: [1, }\nx: 1", 1).unwrap_err();
+    let errors = compile("r.yaml", "version: 1\ndomains: [1, }\nx: 1", Revision(1)).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].place.line, 2, "{}", errors[0]);
 }

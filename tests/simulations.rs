@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, ItemAnswer, Seen};
 use tidegate::limiter::debts::Hits;
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::shard::ShardConfig;
 use tidegate::limiter::time::StoreTime;
 use tidegate::simulations::drawing;
@@ -101,12 +102,12 @@ struct Planted {
     /// The debts that were reported, and how many names they had.
     names: u64,
     refused: HashMap<(usize, u32), Decided>,
-    newest: u64,
+    newest: Revision,
 }
 
 impl Planted {
     fn new(bug: Bug) -> Self {
-        Self { bug, names: 0, refused: HashMap::new(), newest: 0 }
+        Self { bug, names: 0, refused: HashMap::new(), newest: Revision::NONE }
     }
 }
 
@@ -218,10 +219,10 @@ impl Meddler for Planted {
         self.bug == Bug::ResendsWhatIsUnknown
     }
 
-    fn hears(&mut self, holder: usize, revision: u64) -> bool {
+    fn hears(&mut self, holder: usize, revision: Revision) -> bool {
         self.newest = self.newest.max(revision);
         let stale = matches!(self.bug, Bug::DecidesByAStaleBook | Bug::SaysANewerRevision);
-        !(stale && holder == 0 && revision > 1)
+        !(stale && holder == 0 && revision > Revision(1))
     }
 
     fn keeps_deadline(&mut self, asked: &Asked) -> bool {

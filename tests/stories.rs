@@ -4,6 +4,7 @@ mod world;
 
 use proptest::prelude::*;
 use tidegate::limiter::counter::Record;
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::{Algorithm, Condition, Consistency, Match};
 use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::limiter::token_bucket::{Bucket, Rate};
@@ -53,7 +54,7 @@ fn who_waits_behind_an_item_that_failed_is_sent_for() {
     // Something else lies under the key for a while.
     let kept = std::mem::take(&mut world.store);
     for name in kept.keys() {
-        let bucket = Bucket::new(1, StoreTime(0), Rate::default(), 1);
+        let bucket = Bucket::new(1, StoreTime(0), Rate::default(), Revision(1));
         world.store.insert(name.clone(), Some(Record::Bucket(bucket)));
     }
     world.check(0, 0, 1);

@@ -26,6 +26,7 @@ use tidegate::api::request_id::RequestIds;
 use tidegate::config::{cases, rules};
 use tidegate::limiter::batch::{BatchOutcome, StoreError};
 use tidegate::limiter::decision::{Check, Descriptor};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule_book::RuleBook;
 use tidegate::limiter::shard::{Shard, ShardConfig};
 use tidegate::limiter::time::{NodeTime, StoreTime};
@@ -42,7 +43,7 @@ const RULES: &str = include_str!("rules.yaml");
 
 fn book() -> Arc<RuleBook> {
     static BOOK: LazyLock<Arc<RuleBook>> =
-        LazyLock::new(|| Arc::new(rules::compile("rules.yaml", RULES, 1).expect("rules of this folder")));
+        LazyLock::new(|| Arc::new(rules::compile("rules.yaml", RULES, Revision(1)).expect("rules of this folder")));
     Arc::clone(&BOOK)
 }
 
@@ -83,7 +84,7 @@ struct Fit;
 
 impl Node for Fit {
     fn readiness(&self) -> Readiness {
-        Readiness { ready: true, revision: 1, store: "ok".to_owned(), advice: Vec::new(), draining: false }
+        Readiness { ready: true, revision: Revision(1), store: "ok".to_owned(), advice: Vec::new(), draining: false }
     }
 
     fn figures(&self) -> Figures {
@@ -116,7 +117,7 @@ fn wait_for<T>(work: impl Future<Output = T>) -> T {
 /// A rule file, with the cases beside its rules: it is refused with places, or its rules decide a check.
 pub fn rule_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match rules::compile("f.yaml", text, 1) {
+    match rules::compile("f.yaml", text, Revision(1)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
         Ok(book) => {
             let mut trial = Trial::new(Arc::new(book), BEGIN);

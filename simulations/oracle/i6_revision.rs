@@ -2,6 +2,7 @@
 
 use super::Violation;
 use super::allowance::hits;
+use crate::limiter::revision::Revision;
 use crate::simulations::ledger::{Asked, Ledger, Said};
 use crate::simulations::plan::Plan;
 
@@ -25,9 +26,9 @@ pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
 }
 
 /// The revisions that the core may have known at the instant when the check came, which may be the one of an edit.
-fn known(ledger: &Ledger, asked: &Asked) -> (u64, u64) {
+fn known(ledger: &Ledger, asked: &Asked) -> (Revision, Revision) {
     let told = ledger.told.iter().filter(|told| (told.0, told.1) == (asked.holder, asked.boot));
     let before = told.clone().filter(|told| told.3 < asked.came).map(|told| told.2).max();
     let until = told.filter(|told| told.3 <= asked.came).map(|told| told.2).max();
-    (before.or(until).unwrap_or(0), until.unwrap_or(0))
+    (before.or(until).unwrap_or_default(), until.unwrap_or_default())
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::limiter::decision::{Check, Decision};
 use crate::limiter::open_hash::OpenMap;
+use crate::limiter::revision::Revision;
 use crate::limiter::rule_book::RuleBook;
 use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
 use crate::limiter::time::NodeTime;
@@ -76,7 +77,7 @@ impl Core {
         self.shard.state().shard.stats()
     }
 
-    pub fn revision(&self) -> u64 {
+    pub fn revision(&self) -> Revision {
         self.shard.state().shard.book().revision
     }
 

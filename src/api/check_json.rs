@@ -128,7 +128,7 @@ impl<'d> Answer<'d> {
         Self {
             allowed: decision.allowed,
             degraded: decision.degraded,
-            revision: decision.revision,
+            revision: decision.revision.0,
             request_id,
             retry_after_ms: decision.retry_after.map(millis_up),
             limits: limits.collect(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
 use crate::limiter::decision::{Check, Decision};
+use crate::limiter::revision::Revision;
 use crate::limiter::time::NodeTime;
 use crate::ports::{Answer, Clock, Limiter, Refusal};
 use crate::telemetry::metrics::{Figures, Metrics};
@@ -26,7 +27,7 @@ pub const MAX_ENTRIES: usize = 100;
 pub struct Readiness {
     pub ready: bool,
     /// Of the rules in force; 0 before there are any.
-    pub revision: u64,
+    pub revision: Revision,
     /// `ok`, or what is the matter.
     pub store: String,
     /// What about the store weakens the promises, and what to do.
@@ -84,7 +85,7 @@ impl Desk {
                 self.tally.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
                 let domain = decision.domain.as_deref();
-                tracing::debug!(request_id = %id, domain, allowed, degraded, revision, "check");
+                tracing::debug!(request_id = %id, domain, allowed, degraded, %revision, "check");
                 Ok(decision)
             }
             Err(refusal) => Err(self.reject(Rejection::Undecided(refusal), id)),

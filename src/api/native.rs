@@ -105,7 +105,7 @@ fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
     CheckResponse {
         allowed: decision.allowed,
         degraded: decision.degraded,
-        revision: decision.revision,
+        revision: decision.revision.0,
         request_id: id.to_text(),
         retry_after_ms: decision.retry_after.map(millis_up),
         limits: limits.collect(),

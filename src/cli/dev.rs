@@ -14,6 +14,7 @@ use crate::config::machine;
 use crate::config::rules::compile;
 use crate::config::settings::DEFAULTS;
 use crate::config::source::FileRules;
+use crate::limiter::revision::Revision;
 use crate::limiter::rule_book::RuleBook;
 use crate::node::{Environment, NodeConfig};
 use crate::ports::RuleSource;
@@ -61,7 +62,7 @@ impl Dev {
                     return Exit::BadConfiguration;
                 }
             },
-            None => match compile("sample.yaml", SAMPLE, 1) {
+            None => match compile("sample.yaml", SAMPLE, Revision(1)) {
                 Ok(book) => (Arc::new(Sample(watch::Sender::new(Arc::new(book)))), None),
                 Err(errors) => {
                     errors.iter().for_each(|error| eprintln!("{error}"));

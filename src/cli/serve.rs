@@ -13,6 +13,7 @@ use crate::config::overlay::Setting;
 use crate::config::settings::{ConfigError, Settings};
 use crate::config::source::{FileRules, load};
 use crate::config::{machine, source};
+use crate::limiter::revision::Revision;
 use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
 use crate::ports::RuleSource;
 use crate::ports::location::{Location, Redis};
@@ -59,7 +60,7 @@ impl Serve {
             {
                 return exit;
             }
-            return match load(&settings.rules, 1) {
+            return match load(&settings.rules, Revision(1)) {
                 Ok((_, book)) => {
                     output::checked(global.output, &settings, &book);
                     Exit::Ok
@@ -158,7 +159,7 @@ impl Serve {
                     rules = wrong.rules;
                 }
                 // What is wrong with the rules is told at the same time.
-                if let Some(refused) = load(&rules, 1).err().filter(|_| !rules.as_os_str().is_empty()) {
+                if let Some(refused) = load(&rules, Revision(1)).err().filter(|_| !rules.as_os_str().is_empty()) {
                     eprintln!("{refused}");
                     told.extend(refused.errors());
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
 use super::tree::{Node, Place, Value};
+use crate::limiter::revision::Revision;
 use crate::limiter::rule::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Override,
     Period, Quota, Rules, Scope,
@@ -32,7 +33,7 @@ impl fmt::Display for FileError {
 }
 
 /// Reads a rule file as a book of this revision; or every error of syntax, else of meaning.
-pub fn compile(file: &str, text: &str, revision: u64) -> Result<RuleBook, Vec<FileError>> {
+pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, Vec<FileError>> {
     let root = Node::parse(text).map_err(|e| {
         vec![FileError { file: file.to_owned(), place: e.place, field: String::new(), message: e.message }]
     })?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::rules::{FileError, compile};
+use crate::limiter::revision::Revision;
 use crate::limiter::rule_book::{Diff, RuleBook};
 use crate::ports::RuleSource;
 use crate::telemetry::metrics::Metrics;
@@ -77,21 +78,20 @@ fn regular(path: &Path) -> Result<(), Refused> {
 }
 
 /// Reads and compiles a rule file.
-pub fn load(path: &Path, revision: u64) -> Result<(String, RuleBook), Refused> {
+pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), Refused> {
     let text = read(path)?;
     let book = compile(&path.display().to_string(), &text, revision).map_err(Refused::Wrong)?;
     Ok((text, book))
 }
 
-/// A revision above `last`: the instant at which the file came to be as it is here, in milliseconds since the epoch, so that
-/// revisions grow across restarts and deploys. The time of its inode, which this machine's clock sets, and not the one of its
-/// content, which may be of any date: a file that is put in place today, as by a rollback, is of today, and none is of tomorrow.
-fn revision(path: &Path, last: u64) -> u64 {
-    let changed = std::fs::metadata(path).map_or(0, |file| {
-        let inode = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
-        u64::try_from(inode).unwrap_or(0)
-    });
-    changed.max(last + 1)
+/// When the file came to be as it is here, in milliseconds since the epoch.
+///
+/// Uses ctime, not mtime: a rollback installs an old file and must still get a newer revision.
+fn committed_at_ms(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| {
+        let changed = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
+        u64::try_from(changed).unwrap_or(0)
+    })
 }
 
 impl FileRules {
@@ -100,7 +100,7 @@ impl FileRules {
     /// # Errors
     /// When the file is not good to begin with.
     pub fn watch(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, Refused> {
-        let (text, book) = load(&path, revision(&path, 0))?;
+        let (text, book) = load(&path, Revision::NONE.next(committed_at_ms(&path)))?;
         metrics.rules_read(true);
         let (publish, books) = watch::channel(Arc::new(book));
         let (again, told) = mpsc::sync_channel(1);
@@ -173,17 +173,17 @@ impl Watcher {
 
     fn take(&mut self, text: String) {
         let old = Arc::clone(&self.publish.borrow());
-        let compiled = compile(&self.path.display().to_string(), &text, revision(&self.path, old.revision));
+        let compiled = compile(&self.path.display().to_string(), &text, old.revision.next(committed_at_ms(&self.path)));
         (self.tried, self.seen) = (text, None);
         match compiled {
-            Ok(book) if book.hash == old.hash => tracing::info!(revision = old.revision, "the rules say the same"),
+            Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules say the same"),
             Ok(book) => {
                 let diff = old.diff(&book);
                 self.metrics.rules_read(true);
                 self.metrics.rules_changed(&diff);
                 let Diff { added, removed, changed } = &diff;
                 let [added, removed, changed] = [added, removed, changed].map(|names| names.join(" "));
-                tracing::info!(revision = book.revision, added, removed, changed, "new rules are in force");
+                tracing::info!(revision = %book.revision, added, removed, changed, "new rules are in force");
                 self.publish.send_replace(Arc::new(book));
             }
             Err(errors) => {
@@ -214,10 +214,8 @@ mod tests {
             let file = File::options().write(true).open(&path).unwrap();
             file.set_times(FileTimes::new().set_modified(date)).unwrap();
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-            let off = u128::from(revision(&path, 0)).abs_diff(now);
+            let off = u128::from(committed_at_ms(&path)).abs_diff(now);
             assert!(off < hour.as_millis() / 2, "{off} ms");
         }
-        let next = revision(&path, u64::MAX - 1);
-        assert_eq!(next, u64::MAX, "revisions grow, whatever a clock says");
     }
 }

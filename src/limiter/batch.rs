@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debt, Report};
+use super::revision::Revision;
 use super::time::StoreTime;
 use super::token_bucket::{Rate, Ticks};
 use super::window::{Cell, Grid};
@@ -52,7 +53,7 @@ pub enum Counter {
     },
     Bucket {
         rate: Rate,
-        revision: u64,
+        revision: Revision,
         seen: Option<BucketSeen>,
         /// Hits that were admitted while the store did not answer: the bucket is emptied by them, never driven below.
         owed: u64,

@@ -301,6 +301,7 @@ fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::revision::Revision;
 
     fn item(grid: Grid, limit: u64, asks: &[(u64, u32)]) -> Item {
         Item {
@@ -400,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_record_of_another_kind_hurts_its_key_alone() {
-        let bucket = Bucket::new(1, StoreTime(0), Default::default(), 1);
+        let bucket = Bucket::new(1, StoreTime(0), Default::default(), Revision(1));
         let mut record = Some(Record::Bucket(bucket));
         let at = At { now: StoreTime(0), replication: 1, holder: 1, number: 0, not_after: None };
         assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemAnswer::Failed);

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::effective::Effective;
+use super::revision::Revision;
 use super::rule::Period;
 
 /// One descriptor of a check.
@@ -33,7 +34,7 @@ pub struct Decision {
     /// Some limit was decided without the store.
     pub degraded: bool,
     /// The revision of the rules that decided.
-    pub revision: u64,
+    pub revision: Revision,
     /// The domain, when a rule has it.
     pub domain: Option<Arc<str>>,
     /// Microseconds after which to ask again; `None` when allowed or when waiting cannot help.

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::calendar;
 use super::key_name::{push_short, push_values};
+use super::revision::Revision;
 use super::rule::{
     Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, Limit, Mode, OnStoreFailure, Override, Period, Quota,
 };
@@ -30,7 +31,7 @@ pub struct Effective {
     pub mode: Mode,
     pub on_store_failure: OnStoreFailure,
     pub response_headers: BTreeMap<String, String>,
-    pub revision: u64,
+    pub revision: Revision,
     /// A request brought it; no rule has it.
     pub brought: bool,
     /// First part of every counter's name.
@@ -50,7 +51,7 @@ pub enum Shape {
 
 impl Effective {
     /// Compiles `limit`, or its `change` (an override) where that is what applies.
-    pub fn new(domain: &Arc<str>, limit: &Limit, change: Option<&Override>, revision: u64) -> Self {
+    pub fn new(domain: &Arc<str>, limit: &Limit, change: Option<&Override>, revision: Revision) -> Self {
         let quota = change.and_then(|c| c.limit).unwrap_or(limit.limit);
         let hits = match quota {
             Quota::Hits(hits) => hits,

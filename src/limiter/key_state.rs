@@ -11,6 +11,7 @@ use super::lease::Demand;
 use super::outage::Outage;
 use super::parts::{Applied, Flight, Lot, Outcome, Receipt, Surroundings, Waiting};
 use super::remembered::Remembered;
+use super::revision::Revision;
 use super::rule::OnStoreFailure;
 use super::time::{NodeTime, StoreTime};
 use super::traffic::Traffic;
@@ -77,7 +78,7 @@ impl KeyState {
 
     /// The remembered refusal of `hits` under `revision`, if it still stands: when they would fit. More than were refused
     /// are told of the instant when all is free again, which is never too early.
-    pub fn refuses(&self, hits: u64, revision: u64, now: NodeTime) -> Option<Option<NodeTime>> {
+    pub fn refuses(&self, hits: u64, revision: Revision, now: NodeTime) -> Option<Option<NodeTime>> {
         let stands = |r: &&Refusal| now < r.until && hits.max(1) >= r.hits && revision == self.effective.revision;
         let refusal = self.refusal.as_deref().filter(stands)?;
         Some(match self.known {
@@ -88,7 +89,7 @@ impl KeyState {
     }
 
     /// Pays `hits` from the tokens in hand.
-    pub fn spend(&mut self, hits: u64, revision: u64, now: NodeTime) -> Option<Receipt> {
+    pub fn spend(&mut self, hits: u64, revision: Revision, now: NodeTime) -> Option<Receipt> {
         let hits = u32::try_from(hits).ok()?;
         if self.waits() || self.held < hits.max(1) || now >= self.held_until || revision != self.effective.revision {
             return None;

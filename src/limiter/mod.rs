@@ -23,6 +23,7 @@ pub mod parts;
 mod remembered;
 mod repeats;
 mod reserve;
+pub mod revision;
 pub mod rule;
 pub mod rule_book;
 pub mod shard;

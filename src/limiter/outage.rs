@@ -8,6 +8,7 @@ use super::debts::{Debt, Hits, Report};
 use super::effective::Effective;
 use super::parts::{Receipt, Surroundings};
 use super::remembered::Remembered;
+use super::revision::Revision;
 use super::time::{NodeTime, StoreTime};
 use super::token_bucket::{Bucket, Rate, Ticks};
 use super::window::{Cell, Entry};
@@ -83,7 +84,7 @@ struct OwedToBucket {
 impl Outage {
     pub fn new(effective: &Effective, debtor: u64, around: &Surroundings) -> Self {
         let owed = if effective.is_bucket() {
-            let of = |rate| Bucket::new(1, around.store_now, rate, 0);
+            let of = |rate| Bucket::new(1, around.store_now, rate, Revision::NONE);
             let part = of(part_of(effective.rate, around.divisor));
             Owed::Bucket(Box::new(OwedToBucket { part, whole: of(effective.rate), sent: None }))
         } else {
@@ -126,7 +127,7 @@ impl Outage {
                 for (bucket, rate) in [&mut *part, &mut *whole].into_iter().zip(rates) {
                     bucket.last = bucket.last.max(around.store_now);
                     if bucket.rate != rate {
-                        bucket.adopt(rate, bucket.revision + 1);
+                        bucket.adopt(rate, bucket.revision.next(0));
                     }
                 }
                 if let Some(seen) = seen.bucket() {

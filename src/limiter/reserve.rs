@@ -14,6 +14,7 @@ use super::key_state::KeyState;
 use super::key_table::Key;
 use super::matcher::Subject;
 use super::parts::{Outcome, Receipt, Waiting};
+use super::revision::Revision;
 use super::rule::{Charge, Mode};
 use super::rule_book::{RuleBook, descriptor_limit};
 use super::shard::Shard;
@@ -22,7 +23,7 @@ use super::time::NodeTime;
 /// A check that has its limits, and waits for what it lacks.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    pub revision: u64,
+    pub revision: Revision,
     pub domain: Option<Arc<str>>,
     pub parts: SmallVec<[Part; 1]>,
     /// What to report: a part and the descriptor that it matched.

@@ -8,13 +8,14 @@ use sha2::{Digest, Sha256};
 use super::effective::Effective;
 use super::matcher::{MatchTable, Matcher, Subject};
 use super::open_hash::OpenMap;
+use super::revision::Revision;
 use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
 use super::validate::{Path, Problem, validate};
 
 /// Compiled rules. Immutable: an edit makes a new book with a higher revision.
 #[derive(Debug)]
 pub struct RuleBook {
-    pub revision: u64,
+    pub revision: Revision,
     /// SHA-256 of the rules: equal hashes mean equal rules (I6).
     pub hash: [u8; 32],
     rules: Arc<Rules>,
@@ -59,7 +60,7 @@ pub struct Diff {
 
 impl RuleBook {
     /// Compiles all of `rules` or nothing.
-    pub fn compile(rules: Arc<Rules>, revision: u64) -> Result<Self, Vec<Problem>> {
+    pub fn compile(rules: Arc<Rules>, revision: Revision) -> Result<Self, Vec<Problem>> {
         let problems = validate(&rules);
         if !problems.is_empty() {
             return Err(problems);
@@ -94,7 +95,7 @@ impl RuleBook {
 
     /// A book without rules, revision 0.
     pub fn empty() -> Self {
-        Self { revision: 0, hash: [0; 32], rules: Arc::default(), domains: OpenMap::default() }
+        Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: OpenMap::default() }
     }
 
     pub fn rules(&self) -> &Arc<Rules> {
@@ -159,7 +160,7 @@ fn applies_ever(limit: &Limit) -> bool {
 }
 
 /// The effective limit that a descriptor brings itself (Envoy's `limit` field): a `fixed_window` that counts apart.
-pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Period, revision: u64) -> Effective {
+pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Period, revision: Revision) -> Effective {
     let rule = Limit {
         name: format!("descriptor-{limit}"),
         matches: Default::default(),

@@ -76,6 +76,7 @@ mod tests {
 
     use super::*;
     use crate::limiter::effective::Effective;
+    use crate::limiter::revision::Revision;
     use crate::limiter::rule::Period;
     use crate::limiter::rule_book::descriptor_limit;
 
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_falls_free_is_used_again_before_there_are_more() {
-        let effective = Arc::new(descriptor_limit(&"d".into(), 5, Period::Window { ms: 1000 }, 1));
+        let effective = Arc::new(descriptor_limit(&"d".into(), 5, Period::Window { ms: 1000 }, Revision(1)));
         let mut slots = Slots::default();
         let count = 2 * CHUNK + 1;
         for number in 0..count {

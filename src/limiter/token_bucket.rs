@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{BucketReturn, BucketSeen};
 use super::repeats::Repeats;
+use super::revision::Revision;
 use super::time::StoreTime;
 
 /// A span or an instant in 2^-20 microseconds, so that rounding costs a fast bucket less than a millionth.
@@ -90,11 +91,11 @@ pub struct Bucket {
     pub last: StoreTime,
     pub rate: Rate,
     /// Revision of the rules that `rate` is of.
-    pub revision: u64,
+    pub revision: Revision,
 }
 
 impl Bucket {
-    pub fn new(incarnation: u64, now: StoreTime, rate: Rate, revision: u64) -> Self {
+    pub fn new(incarnation: u64, now: StoreTime, rate: Rate, revision: Revision) -> Self {
         let (taken, nothing) = (Repeats::default(), Ticks(0));
         Self { incarnation, taken, tat: nothing, charged: nothing, last: now, rate, revision }
     }
@@ -116,7 +117,7 @@ impl Bucket {
     /// Takes over a newer revision's rate. As many hits are missing afterwards as before, and it is as long until it is full,
     /// whichever is more, but never more than all of the new size: a drained slow bucket made fast is not blocked for the
     /// old bucket's time, and a drained fast one made slow is not full.
-    pub fn adopt(&mut self, rate: Rate, revision: u64) {
+    pub fn adopt(&mut self, rate: Rate, revision: Revision) {
         if revision > self.revision {
             if rate.step != self.rate.step {
                 let now = Ticks::from_micros(self.last.0);
@@ -223,7 +224,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     fn bucket(limit: u64, window_ms: u64, burst: u64) -> Bucket {
-        Bucket::new(1, StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), 1)
+        Bucket::new(1, StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), Revision(1))
     }
 
     fn take(bucket: &mut Bucket, at: u64, hits: u64) -> bool {
@@ -273,22 +274,22 @@ mod tests {
     fn a_faster_rate_frees_a_drained_slow_bucket() {
         let mut b = bucket(10, 86_400_000, 10);
         assert!(take(&mut b, 100 * SECOND, 10));
-        b.adopt(Rate::new(1000, 1000, 1000), 2);
+        b.adopt(Rate::new(1000, 1000, 1000), Revision(2));
         assert_eq!(b.available(), 0);
         assert!(take(&mut b, 101 * SECOND, 1000));
-        b.adopt(Rate::new(10, 86_400_000, 10), 1);
-        assert_eq!(b.revision, 2, "an older revision changes nothing");
+        b.adopt(Rate::new(10, 86_400_000, 10), Revision(1));
+        assert_eq!(b.revision, Revision(2), "an older revision changes nothing");
     }
 
     #[test]
     fn a_slower_rate_does_not_fill_a_drained_fast_bucket() {
         let mut b = bucket(40, 1000, 15);
         assert!(take(&mut b, 100 * SECOND, 15));
-        b.adopt(Rate::new(3, 1000, 5), 2);
+        b.adopt(Rate::new(3, 1000, 5), Revision(2));
         assert_eq!(b.available(), 0, "15 were taken, and nobody ever allowed more at once");
         let mut b = bucket(100, 1000, 10);
         assert!(take(&mut b, 100 * SECOND, 8));
-        b.adopt(Rate::new(1, 1000, 10), 2);
+        b.adopt(Rate::new(1, 1000, 10), Revision(2));
         assert_eq!(b.available(), 2);
     }
 

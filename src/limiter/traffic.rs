@@ -7,6 +7,7 @@ use super::batch::{Ask, BucketReturn, WindowReturn};
 use super::effective::Effective;
 use super::outage::Outage;
 use super::parts::{Applied, Outcome, Waiting};
+use super::revision::Revision;
 
 /// At most so many waiting asks go into one item.
 const MAX_ASKS: usize = 4096;
@@ -22,7 +23,7 @@ pub struct Traffic {
     left: Vec<u64>,
     in_flight: bool,
     /// Revision of the rules that the item in flight was made under.
-    sent_revision: u64,
+    sent_revision: Revision,
     window_returns: Returns<WindowReturn>,
     bucket_returns: Returns<BucketReturn>,
     pub outage: Option<Outage>,
@@ -75,7 +76,7 @@ impl Traffic {
     }
 
     /// The check that waits longest, if it is of this revision and so many tokens cover it.
-    pub fn next_within(&mut self, tokens: u64, revision: u64) -> Option<Waiting> {
+    pub fn next_within(&mut self, tokens: u64, revision: Revision) -> Option<Waiting> {
         self.waiting.pop_front_if(|next| next.effective.revision == revision && next.hits.max(1) <= tokens)
     }
 
@@ -151,13 +152,13 @@ impl Traffic {
     }
 
     /// The item takes off.
-    pub const fn take_off(&mut self, revision: u64) {
+    pub const fn take_off(&mut self, revision: Revision) {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
     /// The item is answered: who flew with it, and the revision that it was made under. `reported` says that the store has
     /// charged the debts that it brought.
-    pub fn answered(&mut self, reported: bool) -> (Vec<Waiting>, u64) {
+    pub fn answered(&mut self, reported: bool) -> (Vec<Waiting>, Revision) {
         self.land(reported);
         (std::mem::take(&mut self.flying), self.sent_revision)
     }

@@ -22,6 +22,7 @@ use crate::api::desk::{self, Desk, Readiness};
 use crate::api::metered::Reading;
 use crate::api::request_id::RequestIds;
 use crate::api::spread;
+use crate::limiter::revision::Revision;
 use crate::limiter::shard::{MAX_ITEMS, ShardConfig};
 use crate::limiter::time::NodeTime;
 use crate::ports::{Clock, Region, RuleSource, Unfit};
@@ -112,15 +113,15 @@ struct Whole {
 
 impl Whole {
     /// The rules that every core has, at least.
-    fn revision(&self) -> u64 {
-        self.cores.iter().map(|core| core.revision()).min().unwrap_or(0)
+    fn revision(&self) -> Revision {
+        self.cores.iter().map(|core| core.revision()).min().unwrap_or_default()
     }
 
     /// Whether there is all that it takes to decide. A store that is lost later is no reason to leave: all nodes would, at
     /// once.
     fn may_begin(&self) -> bool {
         let over = self.clock.now().since(self.begun) >= GRACE_US;
-        self.revision() > 0 && (over || self.region.state().reached)
+        self.revision() > Revision::NONE && (over || self.region.state().reached)
     }
 
     /// Lets all cores decide as soon as they may.
@@ -153,7 +154,7 @@ impl desk::Node for Whole {
         let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
         drop(runtimes);
-        let mut all = Figures { revision: u64::MAX, holders, store_ok, tasks, ..Figures::default() };
+        let mut all = Figures { revision: Revision::MAX, holders, store_ok, tasks, ..Figures::default() };
         for core in &self.cores {
             let stats = core.stats();
             all.keys += stats.keys as u64;

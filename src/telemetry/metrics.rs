@@ -11,6 +11,7 @@ use super::connections::Connections;
 use super::names::{self, Name};
 use super::tally::{Counted, OUTCOMES, Tally};
 use crate::limiter::invariant::{self, Invariant};
+use crate::limiter::revision::Revision;
 use crate::limiter::rule_book::Diff;
 
 /// Upper bounds of the latency buckets, in seconds: from a decision in place to a store that is lost.
@@ -31,7 +32,7 @@ pub struct Figures {
     pub failed_batches: u64,
     pub failed_items: u64,
     pub restarts: u64,
-    pub revision: u64,
+    pub revision: Revision,
     pub holders: u64,
     pub store_ok: bool,
 }
@@ -177,7 +178,7 @@ impl Metrics {
         gauge(&self.keys, figures.keys);
         gauge(&self.waiting, figures.waiting);
         gauge(&self.tasks, figures.tasks);
-        gauge(&self.revision, figures.revision);
+        gauge(&self.revision, figures.revision.0);
         gauge(&self.holders, figures.holders);
         gauge(&self.store_ok, figures.store_ok.into());
         let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));

@@ -9,6 +9,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use crate::limiter::decision::Decision;
 use crate::limiter::effective::Effective;
+use crate::limiter::revision::Revision;
 
 /// What is counted of every decision.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ struct Local {
     latency: LocalHistogram,
     degraded: LocalIntCounter,
     /// The rules that the following are of.
-    revision: u64,
+    revision: Revision,
     /// By the address of the domain's name, which is held so that it stays this one's.
     domains: BTreeMap<usize, (Option<Arc<str>>, [LocalIntCounter; 2])>,
     /// By the address of the limit.
@@ -47,7 +48,7 @@ impl Tally {
             requests: [of.requests[0].local(), of.requests[1].local()],
             latency: of.latency.local(),
             degraded: of.degraded.local(),
-            revision: 0,
+            revision: Revision::NONE,
             domains: BTreeMap::new(),
             limits: BTreeMap::new(),
         };
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::{Figures, Metrics};
 
-    fn decision(revision: u64, domain: &Arc<str>, allowed: bool) -> Decision {
+    fn decision(revision: Revision, domain: &Arc<str>, allowed: bool) -> Decision {
         let domain = Some(Arc::clone(domain));
         Decision { allowed, degraded: false, revision, domain, retry_after: None, limits: Vec::new() }
     }
@@ -128,11 +129,11 @@ mod tests {
         let metrics = Metrics::new("1", "abc").unwrap();
         let (one, other) = (metrics.tally(), metrics.tally());
         let api: Arc<str> = "api".into();
-        one.decided(&decision(1, &api, true), 3);
-        one.decided(&decision(2, &api, true), 3);
-        one.decided(&decision(2, &"web".into(), true), 3);
-        other.decided(&decision(1, &"api".into(), true), 3);
-        other.decided(&decision(1, &api, false), 3);
+        one.decided(&decision(Revision(1), &api, true), 3);
+        one.decided(&decision(Revision(2), &api, true), 3);
+        one.decided(&decision(Revision(2), &"web".into(), true), 3);
+        other.decided(&decision(Revision(1), &"api".into(), true), 3);
+        other.decided(&decision(Revision(1), &api, false), 3);
         for _ in 0..2 {
             let text = metrics.render(&Figures::default()).unwrap();
             for line in [

@@ -6,6 +6,7 @@ use tidegate::limiter::batch::{
     Ask, Batch, BucketReturn, BucketSeen, Counter, Debts, Item, Prefetch, Seen, WindowReturn,
 };
 use tidegate::limiter::debts::{Debt, Hits, Report};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::MAX_LIMIT;
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::token_bucket::{Rate, Ticks};
@@ -220,6 +221,6 @@ impl Case {
             }
         }
         let owed = if self.random.one_in(6) { self.random.size(rate.burst * 2) } else { 0 };
-        Counter::Bucket { rate, revision, seen, owed, returns }
+        Counter::Bucket { rate, revision: Revision(revision), seen, owed, returns }
     }
 }

@@ -7,6 +7,7 @@ use tidegate::limiter::batch::{
     Seen, WindowReturn,
 };
 use tidegate::limiter::debts::{Debt, Hits, Report};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::time::StoreTime;
 use tidegate::limiter::token_bucket::Rate;
 use tidegate::limiter::window::{Cell, Entry, Grid};
@@ -265,5 +266,9 @@ fn on_grid(item: Item, grid: Grid) -> Item {
 }
 
 fn bucket(key: Box<[u8]>, of: &[(u64, u32)], returns: Vec<BucketReturn>) -> Item {
-    Item { key, asks: asks(of), counter: Counter::Bucket { rate: RATE, revision: 1, seen: None, owed: 0, returns } }
+    Item {
+        key,
+        asks: asks(of),
+        counter: Counter::Bucket { rate: RATE, revision: Revision(1), seen: None, owed: 0, returns },
+    }
 }

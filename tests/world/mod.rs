@@ -11,6 +11,7 @@ use proptest::test_runner::Config as ProptestConfig;
 use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Seen, StoreError};
 use tidegate::limiter::counter::{Record, apply, run};
 use tidegate::limiter::decision::{Check, Decision, Descriptor};
+use tidegate::limiter::revision::Revision;
 use tidegate::limiter::rule::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, Rules,
 };
@@ -50,7 +51,7 @@ pub struct World {
     pub refused: u64,
     /// Hits of batches that may have been charged without an answer.
     pub lost: u64,
-    pub revision: u64,
+    pub revision: Revision,
 }
 
 pub struct Holder {
@@ -84,7 +85,7 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
     }
 }
 
-pub fn book(limits: Vec<Limit>, revision: u64) -> Arc<RuleBook> {
+pub fn book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
     let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
 }
@@ -123,7 +124,7 @@ impl World {
             // A node's wall clock may be far off.
             let wall = StoreTime(BEGIN + skew * 1000);
             let mut shard = Shard::new(config, wall, NodeTime(skew));
-            shard.set_book(book(limits.clone(), 1));
+            shard.set_book(book(limits.clone(), Revision(1)));
             Holder {
                 shard,
                 skew,
@@ -144,7 +145,7 @@ impl World {
             admitted: Vec::new(),
             refused: 0,
             lost: 0,
-            revision: 1,
+            revision: Revision(1),
         }
     }
 
@@ -362,7 +363,7 @@ impl World {
     }
 
     pub fn edit(&mut self, limits: Vec<Limit>) {
-        self.revision += 1;
+        self.revision = self.revision.next(0);
         let book = book(limits, self.revision);
         self.holders.iter_mut().for_each(|h| h.shard.set_book(Arc::clone(&book)));
     }

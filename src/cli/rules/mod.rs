@@ -9,6 +9,7 @@ use clap::Subcommand;
 
 use super::{Exit, Global, Output, output};
 use crate::config::source::{Refused, load};
+use crate::limiter::revision::Revision;
 use crate::limiter::rule_book::RuleBook;
 
 /// The JSON Schema of a rule file.
@@ -42,7 +43,7 @@ impl Rules {
 
 /// The book of a rule file; its errors are printed.
 fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
-    load(file, 1).map(|(_, book)| book).map_err(|refused| bad(output, &refused))
+    load(file, Revision(1)).map(|(_, book)| book).map_err(|refused| bad(output, &refused))
 }
 
 /// Tells what is wrong with a file.

@@ -132,7 +132,7 @@ impl Out {
                 self.put::<1>(5);
                 self.ticks(rate.step);
                 self.put::<5>(rate.burst);
-                self.put::<6>(*revision);
+                self.put::<6>(revision.0);
                 self.put::<7>(*owed);
                 self.put::<1>(seen.is_some().into());
                 if let Some(seen) = seen {
