@@ -9,10 +9,8 @@ use std::sync::Arc;
 use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard, waiting_shard};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
-use tidegate::limiter::matcher::Subject;
-use tidegate::limiter::rule::Consistency;
-use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::{Shard, Verdict};
+use limiter::rules::{Consistency, RuleBook, Subject};
+use limiter::{Shard, Verdict};
 
 /// Checks in one count.
 const CHECKS: usize = 100;

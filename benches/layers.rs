@@ -5,15 +5,14 @@ mod fixtures;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use counter_script::wire;
 use divan::counter::ItemsCount;
 use divan::{Bencher, bench};
 use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, carry, hot_shard, shard};
+use limiter::rules::{Consistency, Subject};
 use prost::Message;
-use tidegate::api::proto::envoy::config::core::v3::HeaderValue;
-use tidegate::api::proto::envoy::service::ratelimit::v3::RateLimitResponse;
-use tidegate::limiter::matcher::Subject;
-use tidegate::limiter::rule::Consistency;
-use tidegate::store::redis::wire;
+use proto::envoy::config::core::v3::HeaderValue;
+use proto::envoy::service::ratelimit::v3::RateLimitResponse;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -13,15 +13,10 @@ use std::time::{Duration, Instant};
 
 use fixtures::{CONFIG, WALL};
 use futures_util::FutureExt;
+use limiter::counter::{Batch, BatchAnswer};
+use limiter::rules::{RuleBook, Rules};
+use limiter::{Check, Descriptor, NodeTime, Revision, Shard, StoreTime, Verdict, counter};
 use rustix::time::{ClockId, clock_gettime};
-use tidegate::limiter::batch::{Batch, BatchAnswer};
-use tidegate::limiter::counter;
-use tidegate::limiter::decision::{Check, Descriptor};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::Rules;
-use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::{Shard, Verdict};
-use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::ports::{Clock, CounterStore};
 use tidegate::store::memory::MemoryStore;
 

@@ -14,13 +14,9 @@
 
 pub mod actors;
 pub mod api;
-pub mod bench;
 pub mod cli;
 pub mod config;
-pub mod limiter;
 pub mod node;
 pub mod ports;
-#[path = "../simulations/mod.rs"]
-pub mod simulations;
 pub mod store;
 pub mod telemetry;

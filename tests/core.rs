@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::rules::{Algorithm, Consistency};
+use limiter::{Check, Decision, Descriptor, NodeTime, Revision, ShardConfig, Shed, StoreTime};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
 use tidegate::actors::supervisor::Supervisor;
-use tidegate::limiter::batch::{Batch, BatchAnswer, StoreError};
-use tidegate::limiter::decision::{Check, Decision, Descriptor};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::{Algorithm, Consistency};
-use tidegate::limiter::shard::{ShardConfig, Shed};
-use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Refusal};
 use tidegate::store::memory::MemoryStore;
 

@@ -9,15 +9,14 @@ mod servers;
 use std::collections::HashMap;
 
 use batches::{Case, Random};
-use servers::{Single, ask, open, region};
-use tidegate::limiter::batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, Counter, Debts, Item, ItemAnswer, Seen, WindowReturn,
+use limiter::StoreTime;
+use limiter::counter::{
+    Ask, At, Batch, BatchAnswer, BatchOutcome, Counter, Debts, Grid, Item, ItemAnswer, Record, Seen, WindowReturn,
+    apply, expires_at,
 };
-use tidegate::limiter::counter::{At, Record, apply, expires_at};
-use tidegate::limiter::time::StoreTime;
-use tidegate::limiter::window::Grid;
+use servers::{Single, ask, open, region};
+use simulations::redis::{Data, Redis};
 use tidegate::ports::CounterStore;
-use tidegate::simulations::redis::{Data, Redis};
 
 /// What is stored under a key, and until when (ms).
 type Stored = HashMap<Box<[u8]>, (Record, u64)>;

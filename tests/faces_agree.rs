@@ -3,12 +3,12 @@
 mod node;
 
 use node::{Node, tidegate};
+use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use serde_json::{Map, Value, json};
-use tidegate::api::proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
-use tidegate::api::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
-use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
-use tidegate::api::proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use tidegate::api::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
 const REQUESTS: usize = 1000;
 

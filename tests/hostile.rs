@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node::{Node, wait_for};
-use tidegate::api::proto::tidegate::v1::CheckRequest;
-use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::CheckRequest;
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tonic::codegen::http;
 
 const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;

@@ -2,8 +2,8 @@
 
 mod world;
 
+use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure};
 use proptest::prelude::*;
-use tidegate::limiter::rule::{Algorithm, Consistency, Limit, OnStoreFailure};
 use world::{LEASE_US, World, limit};
 
 /// Longer than any test.

@@ -3,10 +3,9 @@
 
 mod world;
 
+use limiter::Revision;
+use limiter::rules::{Algorithm, Consistency, Effective};
 use proptest::prelude::*;
-use tidegate::limiter::effective::Effective;
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::{Algorithm, Consistency};
 use world::{Admitted, World, limit};
 
 const WINDOW_MS: u64 = 1000;

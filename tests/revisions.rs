@@ -5,16 +5,13 @@ mod world;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use limiter::rules::RuleBook;
+use limiter::{Check, Descriptor, NodeTime, Revision, ShardConfig, StoreTime};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
 use tidegate::config::rules::compile;
 use tidegate::config::source::FileRules;
-use tidegate::limiter::decision::{Check, Descriptor};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::ShardConfig;
-use tidegate::limiter::time::{NodeTime, StoreTime};
 use tidegate::ports::{Clock, CounterStore, Limiter, RuleSource};
 use tidegate::store::memory::MemoryStore;
 use tidegate::telemetry::metrics::Metrics;

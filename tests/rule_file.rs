@@ -1,8 +1,8 @@
 //! The rule file as a user writes it: what is taken, and how everything that is wrong is told.
 
+use limiter::Revision;
+use limiter::rules::Subject;
 use tidegate::config::rules::compile;
-use tidegate::limiter::matcher::Subject;
-use tidegate::limiter::revision::Revision;
 
 const BOOK: &str = r#"
 version: 1

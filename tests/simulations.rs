@@ -4,20 +4,16 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, ItemAnswer, Seen};
-use tidegate::limiter::debts::Hits;
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::shard::ShardConfig;
-use tidegate::limiter::time::StoreTime;
-use tidegate::simulations::drawing;
-use tidegate::simulations::ledger::{Asked, Decided};
-use tidegate::simulations::many::{Many, one};
-use tidegate::simulations::meddler::{Honest, Meddler};
-use tidegate::simulations::oracle::{PROMISES, Violation};
-use tidegate::simulations::plan::Plan;
-use tidegate::simulations::plot;
-use tidegate::simulations::run::run;
-use tidegate::simulations::scenario::Scenario;
+use limiter::counter::{Batch, BatchAnswer, BatchOutcome, Counter, Hits, ItemAnswer, Seen};
+use limiter::{Revision, ShardConfig, StoreTime};
+use simulations::ledger::{Asked, Decided};
+use simulations::many::{Many, one};
+use simulations::meddler::{Honest, Meddler};
+use simulations::oracle::{PROMISES, Violation};
+use simulations::plan::Plan;
+use simulations::run::run;
+use simulations::scenario::Scenario;
+use simulations::{drawing, plot};
 
 /// 300 seeds, or as many as `TIDEGATE_CASES` says, from `TIDEGATE_SEED` on.
 fn many() -> Many {

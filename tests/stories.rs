@@ -2,12 +2,10 @@
 
 mod world;
 
+use limiter::counter::{Bucket, Rate, Record};
+use limiter::rules::{Algorithm, Condition, Consistency, Match};
+use limiter::{NodeTime, Revision, StoreTime};
 use proptest::prelude::*;
-use tidegate::limiter::counter::Record;
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::{Algorithm, Condition, Consistency, Match};
-use tidegate::limiter::time::{NodeTime, StoreTime};
-use tidegate::limiter::token_bucket::{Bucket, Rate};
 use world::{LEASE_US, World, limit};
 
 const HOUR: u64 = 3_600_000;

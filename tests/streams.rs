@@ -6,9 +6,9 @@ mod servers;
 use std::time::Duration;
 
 use node::{Node, wait_for};
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::{CheckRequest, CheckResponse};
 use servers::{Single, ask};
-use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
-use tidegate::api::proto::tidegate::v1::{CheckRequest, CheckResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};

@@ -8,14 +8,9 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use crate::limiter::decision::{Check, Decision};
-use crate::limiter::open_hash::OpenMap;
-use crate::limiter::revision::Revision;
-use crate::limiter::rule_book::RuleBook;
-use crate::limiter::shard::{Shard, ShardConfig, ShardStats, Verdict};
-use crate::limiter::time::NodeTime;
-use crate::limiter::turns::{Cause, Turns};
 use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
+use limiter::rules::{OpenMap, RuleBook};
+use limiter::{Cause, Check, Decision, NodeTime, Revision, Shard, ShardConfig, ShardStats, Turns, Verdict};
 
 /// A core's shard with those who wait for it.
 pub struct Core {

@@ -8,12 +8,8 @@ use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::Core;
-use crate::limiter::batch::StoreError;
-use crate::limiter::shard::Outgoing;
-use crate::limiter::turns::{Cause, Due, Turns};
-
-/// How often leases and idle keys are looked at. No check waits for it.
-pub const TICK: Duration = Duration::from_millis(50);
+use limiter::counter::StoreError;
+use limiter::{Cause, Due, Outgoing, TICK, Turns};
 
 /// The actor; its state is the core that it serves.
 pub struct Flusher;

@@ -16,7 +16,7 @@ use super::http::{decided, parameters, take_id, unknown_parameter, with_id};
 use super::request_id::RequestId;
 use super::serve::Peer;
 use super::status::{Rejection, fault};
-use crate::limiter::decision::{Check, Decision, Descriptor};
+use limiter::{Check, Decision, Descriptor};
 
 /// Attributes that a trusted proxy sets itself.
 const OWN_PREFIX: &str = "x-tidegate-attr-";

@@ -5,8 +5,7 @@ use serde_json::{Map, Value};
 
 use super::desk::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_VALUE};
 use super::status::{Fault, fault};
-use crate::limiter::decision::Decision;
-use crate::limiter::time::millis_up;
+use limiter::{Decision, millis_up};
 
 /// A request that was read and makes sense.
 #[derive(Debug)]

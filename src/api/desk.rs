@@ -8,12 +8,10 @@ use serde::Serialize;
 
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
-use crate::limiter::decision::{Check, Decision};
-use crate::limiter::revision::Revision;
-use crate::limiter::time::NodeTime;
 use crate::ports::{Answer, Clock, Limiter, Refusal};
 use crate::telemetry::metrics::{Figures, Metrics};
 use crate::telemetry::tally::Tally;
+use limiter::{Check, Decision, NodeTime, Revision};
 
 /// The longest value of an attribute, and the longest of its name, in bytes.
 pub const MAX_VALUE: usize = 4096;

@@ -6,17 +6,17 @@ use tonic::{Request, Response, Status};
 
 use super::desk::{Desk, MAX_DESCRIPTORS, MAX_ENTRIES, MAX_VALUE};
 use super::headers;
-use super::proto::envoy::config::core::v3::HeaderValue;
-use super::proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
-use super::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
-use super::proto::envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
-use super::proto::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
-use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
-use super::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use super::status::{Fault, Rejection, fault};
 use super::wait::{Waits, with_id};
-use crate::limiter::decision::{Check, Decision, Descriptor, LimitStatus, tightest};
-use crate::limiter::rule::{CalendarUnit, Period};
+use limiter::rules::{CalendarUnit, Period};
+use limiter::{Check, Decision, Descriptor, LimitStatus, tightest};
+use proto::envoy::config::core::v3::HeaderValue;
+use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
+use proto::envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
+use proto::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
+use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
+use proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
 /// The service of one core.
 pub struct Envoy(pub Arc<Desk>);

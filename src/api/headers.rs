@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limiter::decision::{Decision, LimitStatus, by_part_left};
+use limiter::{Decision, LimitStatus, by_part_left};
 
 /// The most limits that are named in headers: those that refuse, then the tightest.
 const MAX_SHOWN: usize = 10;

@@ -20,9 +20,8 @@ use super::desk::Desk;
 use super::request_id::RequestId;
 use super::status::{Fault, Rejection, fault};
 use super::{authorize, headers, request_id};
-use crate::limiter::decision::{Check, Decision, Descriptor};
-use crate::limiter::shard::Shed;
 use crate::ports::Refusal;
+use limiter::{Check, Decision, Descriptor, Shed};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;

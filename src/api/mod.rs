@@ -3,7 +3,6 @@
 
 mod authorize;
 mod check_json;
-pub mod codec;
 mod connections;
 pub mod desk;
 pub mod envoy;
@@ -12,7 +11,6 @@ pub mod http;
 pub mod metered;
 pub mod native;
 mod native_stream;
-pub mod proto;
 mod questions;
 pub mod request_id;
 pub mod serve;

@@ -9,18 +9,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::desk::Desk;
 use super::native_stream::{Answers, answers};
-use super::proto::tidegate::v1::rate_limit_service_server::RateLimitService;
-use super::proto::tidegate::v1::{
-    CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, Error, LimitStatus, ReserveRequest,
-    ReserveResponse, ResetRequest, ResetResponse, SettleRequest, SettleResponse,
-};
 use super::questions::{self, MAX_CHECKS, MAX_DESCRIPTORS_IN_ALL};
 use super::request_id::{RequestId, RequestIds};
 use super::status::{Rejection, fault};
 use super::wait::{Waits, with_id};
-use crate::limiter::decision::Decision;
-use crate::limiter::time::{NodeTime, millis_up};
 use crate::ports::{Answer, Refusal};
+use limiter::{Decision, NodeTime, millis_up};
+use proto::tidegate::v1::rate_limit_service_server::RateLimitService;
+use proto::tidegate::v1::{
+    CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, Error, LimitStatus, ReserveRequest,
+    ReserveResponse, ResetRequest, ResetResponse, SettleRequest, SettleResponse,
+};
 
 /// The service of one core.
 pub struct Native {

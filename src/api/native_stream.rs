@@ -17,9 +17,9 @@ use tonic::{Status, Streaming};
 
 use super::desk::Desk;
 use super::native::{Asked, answer, ask};
-use super::proto::tidegate::v1::{CheckRequest, CheckResponse};
 use super::questions::weight;
 use crate::ports::{Answer, BoxFuture};
+use proto::tidegate::v1::{CheckRequest, CheckResponse};
 
 /// Descriptors that are asked together, and answered ahead of a client, or a few more.
 const TOGETHER: usize = 256;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::desk::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_VALUE};
-use super::proto::tidegate::v1::CheckRequest;
 use super::request_id;
 use super::status::{Fault, fault};
-use crate::limiter::decision::{Check, Descriptor};
+use limiter::{Check, Descriptor};
+use proto::tidegate::v1::CheckRequest;
 
 /// The most checks in one message.
 pub const MAX_CHECKS: usize = 1000;
@@ -86,7 +86,7 @@ pub fn with_checks<'a, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::proto::tidegate::v1::Descriptor as Brought;
+    use proto::tidegate::v1::Descriptor as Brought;
 
     #[test]
     fn every_check_has_its_own_entries() {

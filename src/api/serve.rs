@@ -30,11 +30,11 @@ use super::envoy::Envoy;
 use super::http;
 use super::metered::{MAX_MESSAGE, Metered};
 use super::native::Native;
-use super::proto::DESCRIPTORS;
-use super::proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
-use super::proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use super::spread::Share;
 use super::timer::CoarseTimer;
+use proto::DESCRIPTORS;
+use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
+use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 
 /// Idle connections are asked for a sign of life so often.
 const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::request_id::RequestId;
-use crate::limiter::shard::Shed;
 use crate::ports::Refusal;
+use limiter::Shed;
 
 /// How long a client should leave a node alone that sheds load.
 const RETRY: Duration = Duration::from_secs(1);

@@ -14,14 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Exit, Global, Output, output};
-use crate::bench::calls::{Call, Question};
-use crate::bench::compare::{Difference, Line, compare, differences};
-use crate::bench::keys::Keys;
-use crate::bench::plot::{self, thousands};
-use crate::bench::record::MAX_COUNTED;
-use crate::bench::report::Report;
-use crate::bench::{Length, Plan, run};
 use crate::config::parse_duration;
+use loadgen::calls::{Call, Question};
+use loadgen::compare::{Difference, Line, compare, differences};
+use loadgen::keys::Keys;
+use loadgen::plot::{self, thousands};
+use loadgen::record::MAX_COUNTED;
+use loadgen::report::Report;
+use loadgen::{Length, Plan, run};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -11,8 +11,8 @@ use serde_json::Value;
 use tonic::transport::Endpoint;
 
 use super::{Exit, Global, Output, output};
-use crate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
-use crate::api::proto::tidegate::v1::{CheckRequest, CheckResponse};
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::{CheckRequest, CheckResponse};
 
 /// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -14,11 +14,11 @@ use crate::config::machine;
 use crate::config::rules::compile;
 use crate::config::settings::DEFAULTS;
 use crate::config::source::FileRules;
-use crate::limiter::revision::Revision;
-use crate::limiter::rule_book::RuleBook;
 use crate::node::{Environment, NodeConfig};
 use crate::ports::RuleSource;
 use crate::telemetry::logs;
+use limiter::Revision;
+use limiter::rules::RuleBook;
 
 const SAMPLE: &str = include_str!("sample.yaml");
 

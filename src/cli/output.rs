@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Output;
 use crate::config::settings::Settings;
-use crate::limiter::rule_book::RuleBook;
+use limiter::rules::RuleBook;
 
 /// An empty table with these heads.
 pub fn table(heads: &[&str]) -> Table {

@@ -13,12 +13,12 @@ use crate::config::overlay::Setting;
 use crate::config::settings::{ConfigError, Settings};
 use crate::config::source::{FileRules, load};
 use crate::config::{machine, source};
-use crate::limiter::revision::Revision;
 use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
 use crate::ports::RuleSource;
 use crate::ports::location::{Location, Redis};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use limiter::Revision;
 
 #[derive(Args)]
 pub struct Serve {

@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::{Exit, Global, Output, output};
-use crate::simulations::drawing;
-use crate::simulations::many::{Many, Summary, one};
-use crate::simulations::plot::svg;
-use crate::simulations::run::Run;
-use crate::simulations::scenario::Scenario;
+use simulations::drawing;
+use simulations::many::{Many, Summary, one};
+use simulations::plot::svg;
+use simulations::run::Run;
+use simulations::scenario::Scenario;
 
 /// So many seeds that broke a promise are shown.
 const MOST_SHOWN: usize = 20;

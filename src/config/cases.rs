@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::decode::{Errors, Fields, duration_ms, entries, list, number, string, word};
 use super::rules::FileError;
 use super::tree::Node;
-use crate::limiter::validate::Path;
+use limiter::rules::Path;
 
 /// One case; its counters begin empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

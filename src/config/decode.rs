@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::tree::{Node, Style, Value};
-use crate::limiter::validate::{Path, Problem};
+use limiter::rules::{Path, Problem};
 
 /// Where errors are collected.
 #[derive(Debug, Default)]

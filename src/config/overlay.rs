@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::tree::{Node, Place, Style, SyntaxError, Value};
-use crate::limiter::validate::Path;
+use limiter::rules::Path;
 
 /// Environment variables with this prefix are configuration.
 pub const PREFIX: &str = "TIDEGATE_";

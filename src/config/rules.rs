@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use super::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
 use super::tree::{Node, Place, Value};
-use crate::limiter::revision::Revision;
-use crate::limiter::rule::{
+use limiter::Revision;
+use limiter::rules::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Override,
-    Period, Quota, Rules, Scope,
+    Path, Period, Problem, Quota, RuleBook, Rules, Scope,
 };
-use crate::limiter::rule_book::RuleBook;
-use crate::limiter::validate::{Path, Problem};
 
 /// One error of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

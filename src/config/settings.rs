@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use super::decode::{Errors, Fields, duration_ms, list, number, string, word};
 use super::overlay::{Overlay, Setting};
 use super::tree::Node;
-use crate::limiter::validate::Path;
 use crate::ports::location::{Location, LocationError};
 use crate::telemetry::logs;
+use limiter::rules::Path;
 
 /// What a node is configured with. Lengths of time are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::rules::{FileError, compile};
-use crate::limiter::revision::Revision;
-use crate::limiter::rule_book::{Diff, RuleBook};
 use crate::ports::RuleSource;
 use crate::telemetry::metrics::Metrics;
+use limiter::Revision;
+use limiter::rules::{Diff, RuleBook};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(250);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::limiter::validate::{Path, Step};
+use limiter::rules::{Path, Step};
 
 /// Nodes that one document may have, aliases counted in full: a small file cannot unfold into a large one.
 const MAX_NODES: usize = 1_000_000;

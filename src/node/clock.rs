@@ -5,9 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::limiter::node_clock::NodeClock;
-use crate::limiter::time::{NodeTime, StoreTime};
 use crate::ports::Clock;
+use limiter::{NodeClock, NodeTime, StoreTime};
 
 /// Reads that take longer than this, in microseconds, are not of one instant.
 const AT_ONCE_US: i64 = 1000;

@@ -22,14 +22,12 @@ use crate::api::desk::{self, Desk, Readiness};
 use crate::api::metered::Reading;
 use crate::api::request_id::RequestIds;
 use crate::api::spread;
-use crate::limiter::revision::Revision;
-use crate::limiter::shard::{MAX_ITEMS, ShardConfig};
-use crate::limiter::time::NodeTime;
 use crate::ports::{Clock, Region, RuleSource, Unfit};
 use crate::store::memory::{Alone, MemoryStore};
 pub use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
+use limiter::{MAX_ITEMS, NodeTime, Revision, ShardConfig};
 use listeners::Listeners;
 use seat::Seat;
 

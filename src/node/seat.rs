@@ -16,7 +16,7 @@ use crate::actors::supervisor::Supervisor;
 use crate::api::desk::Desk;
 use crate::api::serve;
 use crate::api::spread::Share;
-use crate::limiter::rule_book::RuleBook;
+use limiter::rules::RuleBook;
 
 /// How often a core that leaves looks whether its tokens are back.
 const LEAVING: Duration = Duration::from_millis(2);

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::limiter::batch::{Batch, BatchAnswer, StoreError};
-use crate::limiter::decision::{Check, Decision};
-use crate::limiter::rule_book::RuleBook;
-use crate::limiter::shard::Shed;
-use crate::limiter::time::{NodeTime, StoreTime};
+use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::rules::RuleBook;
+use limiter::{Check, Decision, NodeTime, Shed, StoreTime};
 
 /// A boxed future that an adapter returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,7 +24,7 @@ pub trait Clock: Send + Sync + 'static {
     fn wall(&self) -> StoreTime;
 }
 
-/// Where a region's counters live. It runs batches as [`crate::limiter::counter::apply`] says.
+/// Where a region's counters live. It runs batches as [`limiter::counter::apply`] says.
 pub trait CounterStore: Send + Sync + 'static {
     /// Independent parts of the store, each with its own clock and its own batch in flight.
     fn lanes(&self) -> u16;

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indexmap::IndexMap;
 use tokio::sync::watch;
 
-use crate::limiter::batch::{Batch, BatchAnswer, Item, ItemAnswer, StoreError};
-use crate::limiter::counter::{self, At, Record};
-use crate::limiter::time::StoreTime;
 use crate::ports::{BoxFuture, Clock, CounterStore, Region, RegionState, Unfit};
+use limiter::StoreTime;
+use limiter::counter::{self, At, Batch, BatchAnswer, Item, ItemAnswer, Record, StoreError};
 
 /// So many records are looked at per item that runs, whether they have expired.
 const SWEEP: usize = 2;
@@ -171,9 +170,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::limiter::batch::{Ask, BatchOutcome, Counter, Debts};
-    use crate::limiter::time::NodeTime;
-    use crate::limiter::window::Grid;
+    use limiter::NodeTime;
+    use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid};
 
     struct Hand(AtomicU64);
 

@@ -10,9 +10,9 @@ use prometheus::{
 use super::connections::Connections;
 use super::names::{self, Name};
 use super::tally::{Counted, OUTCOMES, Tally};
-use crate::limiter::invariant::{self, Invariant};
-use crate::limiter::revision::Revision;
-use crate::limiter::rule_book::Diff;
+use limiter::Revision;
+use limiter::invariant::{self, Invariant};
+use limiter::rules::Diff;
 
 /// Upper bounds of the latency buckets, in seconds: from a decision in place to a store that is lost.
 const LATENCY_BUCKETS: [f64; 14] =

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
-use crate::limiter::decision::Decision;
-use crate::limiter::effective::Effective;
-use crate::limiter::revision::Revision;
+use limiter::rules::Effective;
+use limiter::{Decision, Revision};
 
 /// What is counted of every decision.
 #[derive(Clone)]

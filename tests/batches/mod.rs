@@ -2,15 +2,12 @@
 
 use std::collections::HashMap;
 
-use tidegate::limiter::batch::{
-    Ask, Batch, BucketReturn, BucketSeen, Counter, Debts, Item, Prefetch, Seen, WindowReturn,
+use limiter::counter::{
+    Ask, Batch, BucketReturn, BucketSeen, Cell, Counter, Debt, Debts, Entry, FLOOR, Grid, Hits, Item, MAX_COUNT,
+    Prefetch, Rate, Report, Seen, Ticks, WindowReturn,
 };
-use tidegate::limiter::debts::{Debt, Hits, Report};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::MAX_LIMIT;
-use tidegate::limiter::time::StoreTime;
-use tidegate::limiter::token_bucket::{Rate, Ticks};
-use tidegate::limiter::window::{Cell, Entry, FLOOR, Grid, MAX_COUNT};
+use limiter::rules::MAX_LIMIT;
+use limiter::{Revision, StoreTime};
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);

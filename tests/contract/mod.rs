@@ -2,15 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidegate::limiter::batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Counter, Debts, Grant, Granted, Item, ItemAnswer, Prefetch,
-    Seen, WindowReturn,
+use limiter::counter::{
+    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Cell, Counter, Debt, Debts, Entry, Grant, Granted, Grid, Hits,
+    Item, ItemAnswer, Prefetch, Rate, Report, Seen, WindowReturn,
 };
-use tidegate::limiter::debts::{Debt, Hits, Report};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::time::StoreTime;
-use tidegate::limiter::token_bucket::Rate;
-use tidegate::limiter::window::{Cell, Entry, Grid};
+use limiter::{Revision, StoreTime};
 use tidegate::ports::CounterStore;
 
 const YEAR_MS: u64 = 31_536_000_000;

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidegate::api::proto::tidegate::v1::CheckRequest;
-use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::CheckRequest;
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 

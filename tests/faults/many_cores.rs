@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use proto::tidegate::v1::CheckRequest;
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tempfile::TempDir;
-use tidegate::api::proto::tidegate::v1::CheckRequest;
-use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 

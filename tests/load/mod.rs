@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidegate::api::proto::tidegate::v1::CheckRequest;
-use tidegate::api::proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::CheckRequest;
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::node::{Node, wait_for};

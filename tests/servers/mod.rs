@@ -251,7 +251,7 @@ pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
     }
     // Every lane's connection must be there, too.
     for lane in 0..store.lanes() {
-        let batch = || tidegate::limiter::batch::Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
+        let batch = || limiter::counter::Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
         while store.run(lane, batch()).await.is_err() {
             assert!(elapsed() - begun < PATIENCE, "lane {lane} does not come");
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -8,16 +8,15 @@ use std::sync::Arc;
 
 use proptest::test_runner::Config as ProptestConfig;
 
-use tidegate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Seen, StoreError};
-use tidegate::limiter::counter::{Record, apply, run};
-use tidegate::limiter::decision::{Check, Decision, Descriptor};
-use tidegate::limiter::revision::Revision;
-use tidegate::limiter::rule::{
-    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, Rules,
+use limiter::counter::{
+    Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Record, Seen, StoreError, apply, run,
 };
-use tidegate::limiter::rule_book::RuleBook;
-use tidegate::limiter::shard::{Outgoing, Shard, ShardConfig, Shed, Verdict};
-use tidegate::limiter::time::{NodeTime, StoreTime};
+use limiter::rules::{
+    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
+};
+use limiter::{
+    Check, Decision, Descriptor, NodeTime, Outgoing, Revision, Shard, ShardConfig, Shed, StoreTime, Verdict,
+};
 
 /// The world begins here, in microseconds since the epoch; a full second.
 pub const BEGIN: u64 = 1_700_000_000_000_000;

@@ -9,10 +9,7 @@ use super::super::check::attribute;
 use super::super::output::{length, table, word};
 use super::super::{Exit, Output};
 use super::book;
-use crate::limiter::effective::{Effective, Shape};
-use crate::limiter::matcher::Subject;
-use crate::limiter::rule::{Mode, OnStoreFailure};
-use crate::limiter::rule_book::RuleBook;
+use limiter::rules::{Effective, Mode, OnStoreFailure, RuleBook, Shape, Subject};
 
 #[derive(Args)]
 pub struct Explain {

@@ -9,8 +9,8 @@ use clap::Subcommand;
 
 use super::{Exit, Global, Output, output};
 use crate::config::source::{Refused, load};
-use crate::limiter::revision::Revision;
-use crate::limiter::rule_book::RuleBook;
+use limiter::Revision;
+use limiter::rules::RuleBook;
 
 /// The JSON Schema of a rule file.
 const SCHEMA: &str = include_str!("../../config/rules.schema.json");

@@ -11,11 +11,8 @@ use super::super::{Exit, Output};
 use super::{bad, book};
 use crate::config::cases::{Ask, Case, Step, parse};
 use crate::config::source::{Refused, read};
-use crate::limiter::decision::{Check, Decision, Descriptor};
-use crate::limiter::matcher::Subject;
-use crate::limiter::rule_book::RuleBook;
-use crate::limiter::time::StoreTime;
-use crate::limiter::trial::Trial;
+use limiter::rules::{RuleBook, Subject};
+use limiter::{Check, Decision, Descriptor, StoreTime, Trial};
 
 /// Every case begins here: the first instant of 2026, UTC, which begins every kind of window.
 const BEGIN: StoreTime = StoreTime(1_767_225_600_000_000);

@@ -1,7 +1,7 @@
 //! A connection to one primary: it connects by itself, again and again, and one that does not answer is left alone
 //! until it does.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,12 +16,11 @@ use fred::types::config::{
 use fred::types::{ClusterHash, CustomCommand, Value};
 use tokio::task::AbortHandle;
 
-use super::script::Script;
 use crate::ports::location::Address;
 use crate::telemetry::metrics::Metrics;
+use counter_script::Script;
+use limiter::Breaker;
 
-/// So many calls without an answer, one after another, and the server is taken for silent: it is sent nothing but pings.
-pub const SILENT_AFTER: u32 = 3;
 /// How long a connection may leave anything unanswered before it is made anew.
 const DEAF: Duration = Duration::from_secs(2);
 /// Waits between attempts to connect, in milliseconds: the first, the longest, and what is random of them.
@@ -100,7 +99,7 @@ pub struct Connection {
     client: Client,
     task: AbortHandle,
     deadline: Duration,
-    silences: AtomicU32,
+    breaker: Breaker,
     pinging: AtomicBool,
     /// Why it was last lost, or did not come.
     cause: Arc<Mutex<String>>,
@@ -121,13 +120,13 @@ impl Connection {
             std::future::ready(Ok(()))
         });
         let task = client.connect().abort_handle();
-        let (silences, pinging) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { address: address.clone(), client, task, deadline: manner.deadline, silences, pinging, cause }
+        let (breaker, pinging) = (Breaker::default(), AtomicBool::new(false));
+        Self { address: address.clone(), client, task, deadline: manner.deadline, breaker, pinging, cause }
     }
 
     /// Whether calls are sent: it is connected, and answers.
     pub fn is_up(&self) -> bool {
-        self.client.is_connected() && self.silences.load(Ordering::Relaxed) < SILENT_AFTER
+        self.client.is_connected() && !self.breaker.is_open()
     }
 
     /// Whether it has never been connected, and nothing speaks against it yet.
@@ -143,10 +142,9 @@ impl Connection {
 
     /// Sees whether a server that was silent answers again.
     pub async fn look(&self) {
-        let silent = self.silences.load(Ordering::Relaxed) >= SILENT_AFTER;
-        if silent && self.client.is_connected() && !self.pinging.swap(true, Ordering::Relaxed) {
+        if self.breaker.is_open() && self.client.is_connected() && !self.pinging.swap(true, Ordering::Relaxed) {
             if self.command("PING", &[]).await.is_ok() {
-                self.silences.store(0, Ordering::Relaxed);
+                self.breaker.record_answer();
             }
             self.pinging.store(false, Ordering::Relaxed);
         }
@@ -239,7 +237,7 @@ impl Silence<'_> {
     fn over(mut self, answered: bool) {
         self.answered = answered;
         if answered {
-            self.of.silences.store(0, Ordering::Relaxed);
+            self.of.breaker.record_answer();
         }
     }
 }
@@ -247,7 +245,7 @@ impl Silence<'_> {
 impl Drop for Silence<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.of.silences.fetch_add(1, Ordering::Relaxed);
+            self.of.breaker.record_timeout();
         }
     }
 }

@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::connection::{CallError, Connection};
 use super::links::Links;
-use super::script;
 use crate::ports::location::Address;
 
 /// How long a fence holds, in milliseconds. Nodes ask who the primary is once a second, and a Sentinel makes the old one a
@@ -76,7 +75,7 @@ pub async fn hand_over(links: &Links, old: &[Address], new: &Address, key: &Byte
 
 async fn tell(server: &Connection, key: &Bytes, successor: &Bytes) -> Result<String, CallError> {
     let arguments = [successor.clone(), HOLDS_MS.to_string().into()];
-    let said = server.script(&script::FENCE, std::slice::from_ref(key), &arguments, false).await?;
+    let said = server.script(&counter_script::FENCE, std::slice::from_ref(key), &arguments, false).await?;
     Ok(said.into_string().unwrap_or_default())
 }
 

@@ -11,12 +11,9 @@ mod connection;
 mod fence;
 mod links;
 mod region;
-pub mod script;
 mod sentinels;
-pub mod tags;
 mod tls;
 mod topology;
-pub mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,21 +24,19 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 
-use crate::limiter::batch::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
 use crate::ports::location::Redis;
 use crate::ports::{BoxFuture, CounterStore};
 use crate::telemetry::metrics::Metrics;
 use complaints::Complaints;
-pub use connection::SILENT_AFTER;
 use connection::{CallError, Connection};
+use counter_script::{Tags, wire};
+use limiter::PROBE_INTERVAL;
+use limiter::counter::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
 use links::Links;
 pub use region::RedisRegion;
-use tags::Tags;
 pub use tls::TlsError;
 use topology::Topology;
 
-/// How often servers that fell silent are looked after.
-pub const LOOK: Duration = Duration::from_millis(100);
 /// So often a batch is sent elsewhere while slots move.
 const MAX_HOPS: usize = 3;
 /// So many quick looks are waited at first for those that are not there.
@@ -147,7 +142,7 @@ impl RedisStore {
     async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Called {
         let arguments: Vec<Bytes> = [Some(batch), self.fence.clone()].into_iter().flatten().collect();
         let Some(mut server) = self.primary(lane) else { return (None, Err(CallError::NotSent)) };
-        let mut answer = server.script(&script::COUNTERS, keys, &arguments, false).await;
+        let mut answer = server.script(&counter_script::COUNTERS, keys, &arguments, false).await;
         for _ in 0..MAX_HOPS {
             let (elsewhere, asking) = match &answer {
                 Err(CallError::Ask(elsewhere)) => (elsewhere, true),
@@ -159,7 +154,7 @@ impl RedisStore {
             }
             server = self.links.get_or_open(elsewhere);
             server.connected().await;
-            answer = server.script(&script::COUNTERS, keys, &arguments, asking).await;
+            answer = server.script(&counter_script::COUNTERS, keys, &arguments, asking).await;
         }
         match &answer {
             Err(CallError::NotSent | CallError::Moved(_)) => self.stale.notify_one(),
@@ -223,7 +218,7 @@ impl CounterStore for RedisStore {
             topology.mark_changed();
             let mut looks = 0u32;
             loop {
-                let pause = if self.is_reached() { LOOK } else { LOOK / 20 };
+                let pause = if self.is_reached() { PROBE_INTERVAL } else { PROBE_INTERVAL / 20 };
                 tokio::select! {
                     changed = topology.changed() => {
                         if changed.is_err() {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use counter_script::{Script, Tags, slot};
 use fred::types::Value;
-use fred::util::redis_keyslot;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
@@ -18,11 +18,13 @@ use super::complaints::Complaints;
 use super::connection::{CallError, Connection, Manner};
 use super::fence::{Fence, Handover};
 use super::links::Links;
-use super::tags::Tags;
 use super::topology::{Lookout, Topology};
-use super::{RedisConfig, RedisStore, TlsError, fence, script, tls};
+use super::{RedisConfig, RedisStore, TlsError, fence, tls};
 use crate::ports::location::Kind;
 use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
+
+/// A node's heartbeat.
+static MEMBERS: Script = Script::new(include_str!("members.lua"));
 
 /// How often a node says that it is there.
 const BEAT: Duration = Duration::from_secs(1);
@@ -215,7 +217,7 @@ impl RedisRegion {
     async fn beat(&self, topology: &Topology, counts: bool) -> Result<(), Trouble> {
         const SILENT: Trouble = Trouble::Store(None);
         let keys = [self.key("constants"), self.key("members")];
-        let address = topology.primary(redis_keyslot(&keys[0])).ok_or(SILENT)?;
+        let address = topology.primary(slot(&keys[0])).ok_or(SILENT)?;
         let connection = self.links.get_or_open(address);
         if !connection.connected().await {
             return Err(SILENT);
@@ -223,7 +225,7 @@ impl RedisRegion {
         let constants = self.constants();
         let senior = u32::from(self.state().beats >= SENIOR).to_string();
         let arguments = [constants.clone(), self.name(), MEMBER_MS.to_string(), senior].map(Bytes::from);
-        let answer = connection.script(&script::MEMBERS, &keys, &arguments, false).await.map_err(|error| {
+        let answer = connection.script(&MEMBERS, &keys, &arguments, false).await.map_err(|error| {
             Trouble::Store(match error {
                 CallError::Refused(why) => Some(format!("{address}: {why}")),
                 CallError::Moved(_) if self.config.redis.kind != Kind::Cluster => {
@@ -380,7 +382,7 @@ impl Region for RedisRegion {
         Box::pin(async {
             let key = self.key("members");
             let topology = self.topology.borrow().clone();
-            let address = topology.as_ref().and_then(|topology| topology.primary(redis_keyslot(&key)));
+            let address = topology.as_ref().and_then(|topology| topology.primary(slot(&key)));
             if let Some(address) = address {
                 let member = self.name();
                 let key = String::from_utf8_lossy(&key).into_owned();

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::connection::{Connection, Manner};
 use super::links::Links;
 use super::sentinels::Sentinels;
-use super::tags::SLOTS;
 use crate::ports::location::{Address, Kind, Redis};
+use counter_script::SLOTS;
 
 /// Longest that the lookup of a name takes.
 const NAMES: Duration = Duration::from_secs(1);

@@ -1,0 +1,11 @@
+//! The state of one key: tokens in hand, checks that wait, the item in flight, and what was last seen of its counter.
+
+mod key_queue;
+mod key_state;
+mod last_seen;
+mod messages;
+mod outage;
+mod prefetch;
+
+pub(crate) use key_state::KeyState;
+pub(crate) use messages::{Applied, Flight, Outcome, Receipt, Surroundings, Waiting};

@@ -1,0 +1,118 @@
+//! How many tokens to take in advance: what the key will spend within one lease, learnt from what it spent.
+//!
+//! A key starts at none, so one that is hit once costs one call and leaves nothing behind; a busy one grows at most
+//! fourfold a call until one call lasts for a lease.
+
+use crate::time::NodeTime;
+
+/// Leases below this are not refilled ahead of need.
+const WORTH_REFILLING: u32 = 8;
+
+/// What a key spends, and what it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Tokens wanted last.
+    want: u32,
+    /// Tokens spent since `since`.
+    spent: u32,
+    since: NodeTime,
+    refill: Refill,
+}
+
+/// A refill ahead of need: at most one for each lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refill {
+    Unneeded,
+    /// To go with the next item.
+    Wanted,
+    /// It was asked for, and has brought nothing yet.
+    Asked,
+}
+
+impl Demand {
+    /// Nothing was spent yet.
+    pub const NEW: Self = Self { want: 0, spent: 0, since: NodeTime(0), refill: Refill::Unneeded };
+
+    /// Whether a refill ahead of need should go with the next item.
+    pub fn wants_refill(&self) -> bool {
+        self.refill == Refill::Wanted
+    }
+
+    pub const fn spend(&mut self, hits: u32) {
+        self.spent = self.spent.saturating_add(hits);
+    }
+
+    /// Tokens to ask for now, with `held` still in hand, for a lease of `lease_us`.
+    pub fn want(&mut self, held: u32, lease_us: u64, now: NodeTime) -> u32 {
+        let elapsed = now.since(self.since).max(1);
+        let grown = self.want.max(1).saturating_mul(4);
+        let expected = u128::from(self.spent) * u128::from(lease_us) / u128::from(elapsed);
+        self.want = u32::try_from(expected).unwrap_or(u32::MAX).min(grown);
+        if elapsed > lease_us {
+            (self.spent, self.since) = (0, now);
+        }
+        if self.refill == Refill::Wanted {
+            self.refill = Refill::Asked;
+        }
+        self.want.saturating_sub(held)
+    }
+
+    /// A lease was granted: from here on spending is measured anew.
+    pub const fn granted(&mut self, now: NodeTime) {
+        (self.spent, self.since, self.refill) = (0, now, Refill::Unneeded);
+    }
+
+    /// Whether to ask for more while `held` lasts; true once a lease.
+    pub fn refill(&mut self, held: u32) -> bool {
+        let low = self.want >= WORTH_REFILLING && held < self.want / 4 && self.refill == Refill::Unneeded;
+        if low {
+            self.refill = Refill::Wanted;
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: u64 = 1_000_000;
+
+    #[test]
+    fn a_key_hit_once_takes_nothing() {
+        let mut demand = Demand::NEW;
+        assert_eq!(demand.want(0, LEASE, NodeTime(50 * LEASE)), 0);
+    }
+
+    #[test]
+    fn a_busy_key_grows_to_what_it_spends_in_one_lease() {
+        let mut demand = Demand::NEW;
+        let (mut now, mut wants) = (NodeTime(50 * LEASE), Vec::new());
+        for _ in 0..10 {
+            wants.push(demand.want(0, LEASE, now));
+            demand.granted(now);
+            let lease = *wants.last().unwrap();
+            // 1,000 hits a second: one each millisecond until the lease is gone.
+            (0..=lease).for_each(|_| demand.spend(1));
+            now = now.plus(1000 * u64::from(lease + 1));
+        }
+        assert_eq!(wants[..6], [0, 4, 16, 64, 256, 1000]);
+        assert_eq!(wants[9], 1000);
+    }
+
+    #[test]
+    fn a_key_that_falls_quiet_takes_less() {
+        let mut demand = Demand { want: 1000, ..Demand::NEW };
+        demand.granted(NodeTime(0));
+        demand.spend(10);
+        assert_eq!(demand.want(0, LEASE, NodeTime(2 * LEASE)), 5);
+    }
+
+    #[test]
+    fn a_refill_is_asked_for_once() {
+        let mut demand = Demand { want: 100, ..Demand::NEW };
+        assert!(!demand.refill(25));
+        assert!(demand.refill(24));
+        assert!(!demand.refill(23));
+    }
+}

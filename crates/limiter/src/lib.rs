@@ -1,0 +1,42 @@
+//! The decision core of Tidegate. It is pure: time and randomness are arguments, and effects are return values.
+//!
+//! A [`Check`] goes through three layers:
+//!
+//! - [`rules`]: the [`rules::RuleBook`] finds the limits that apply to the check.
+//! - [`Shard`]: hosts the keys of one core and decides the check from the tokens that they hold.
+//! - [`counter`]: a key that lacks tokens asks the region's counter store, in a [`counter::Batch`]. Every store does with
+//!   a batch what [`counter::apply`] does.
+//!
+//! [`Shard::check`] decides in place where it can. [`Shard::handle`] takes every other event and returns what must be done.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::dbg_macro
+    )
+)]
+
+mod breaker;
+pub mod counter;
+mod decision;
+mod dry_run;
+pub mod invariant;
+mod key;
+mod node_clock;
+mod revision;
+pub mod rules;
+mod shard;
+mod time;
+
+pub use breaker::{Breaker, PROBE_INTERVAL};
+pub use decision::{Check, Decision, Descriptor, LimitStatus, by_part_left, tightest};
+pub use dry_run::Trial;
+pub use node_clock::NodeClock;
+pub use revision::Revision;
+pub use shard::{Cause, Due, MAX_ITEMS, Outgoing, Shard, ShardConfig, ShardStats, Shed, TICK, Turns, Verdict};
+pub use time::{NodeTime, StoreTime, millis_up};

@@ -1,0 +1,94 @@
+//! The node's clock: monotonic time, with the time for which the machine was suspended.
+//!
+//! The monotonic clock of a suspended machine stands still, so a lease would outlive the window that it is of. The wall
+//! clock goes on, or is set when the machine wakes: where it gains on the monotonic clock, the node's clock goes forward by
+//! as much. A wall clock that is set forward for another reason looks the same: leases and waiting checks then end early, and
+//! nothing that is owed to the store is lost. A machine whose two clocks both stand still does not notice.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::time::NodeTime;
+
+/// A gain below this, in microseconds, is not noticed.
+const NOTICED_US: i64 = 50_000;
+
+/// What is known of the two clocks of a machine.
+#[derive(Debug)]
+pub struct NodeClock {
+    /// Wall clock less monotonic clock, in microseconds, when they were last compared.
+    ahead_us: AtomicI64,
+    /// For how long the machine was suspended, in microseconds.
+    suspended_us: AtomicU64,
+    /// Whoever compares the clocks has it.
+    comparing: Mutex<()>,
+}
+
+impl NodeClock {
+    /// `ahead_us` is the wall clock less the monotonic clock, in microseconds.
+    pub const fn new(ahead_us: i64) -> Self {
+        Self { ahead_us: AtomicI64::new(ahead_us), suspended_us: AtomicU64::new(0), comparing: Mutex::new(()) }
+    }
+
+    /// The node's instant at which the monotonic clock says `monotonic_us`, and the wall clock is about `ahead_us` ahead of
+    /// it: that may be out of date, or of two instants. `measure` says it exactly, or nothing where it cannot now; it is
+    /// called where the clocks seem to have parted.
+    #[inline]
+    pub fn at(&self, monotonic_us: u64, ahead_us: i64, measure: impl FnOnce() -> Option<i64>) -> NodeTime {
+        if (ahead_us - self.ahead_us.load(Ordering::Relaxed)).abs() >= NOTICED_US {
+            self.compare(measure);
+        }
+        NodeTime(monotonic_us.saturating_add(self.suspended_us.load(Ordering::Relaxed)))
+    }
+
+    #[cold]
+    fn compare(&self, measure: impl FnOnce() -> Option<i64>) {
+        let _one_at_a_time = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ahead_us) = measure() else { return };
+        let gain = ahead_us - self.ahead_us.load(Ordering::Relaxed);
+        if gain.abs() < NOTICED_US {
+            return;
+        }
+        self.ahead_us.store(ahead_us, Ordering::Relaxed);
+        if let Ok(gain) = u64::try_from(gain) {
+            self.suspended_us.fetch_add(gain, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(clock: &NodeClock, monotonic_us: u64, ahead_us: i64) -> NodeTime {
+        clock.at(monotonic_us, ahead_us, || Some(ahead_us))
+    }
+
+    #[test]
+    fn the_time_of_a_suspension_is_added_once() {
+        let clock = NodeClock::new(5_000_000);
+        assert_eq!(at(&clock, 1000, 5_000_000), NodeTime(1000));
+        assert_eq!(at(&clock, 2000, 5_010_000), NodeTime(2000), "a tick between two reads is no suspension");
+        for monotonic in [3000, 4000] {
+            assert_eq!(at(&clock, monotonic, 35_000_000), NodeTime(monotonic + 30_000_000));
+        }
+    }
+
+    #[test]
+    fn a_sample_that_is_stale_or_of_two_instants_changes_nothing() {
+        let clock = NodeClock::new(0);
+        at(&clock, 1000, 30_000_000);
+        // A core that read the clocks before the suspension compares them after it, and one was stopped between its reads.
+        for sample in [0, -90_000, 30_090_000] {
+            assert_eq!(clock.at(2000, sample, || Some(30_000_000)), NodeTime(30_002_000));
+        }
+        assert_eq!(clock.at(2000, 0, || None), NodeTime(30_002_000), "the clocks could not be compared");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_takes_nothing_and_hides_no_suspension() {
+        let clock = NodeClock::new(0);
+        assert_eq!(at(&clock, 1000, -60_000_000), NodeTime(1000));
+        assert_eq!(at(&clock, 2000, -59_000_000), NodeTime(1_002_000));
+    }
+}

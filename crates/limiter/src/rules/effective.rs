@@ -1,0 +1,174 @@
+//! An effective limit: what one limit, or one of its overrides, means for a counter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::calendar;
+use super::key_name::{push_short, push_values};
+use super::rule::{
+    Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, Limit, Mode, OnStoreFailure, Override, Period, Quota,
+};
+use crate::counter::{Grid, MAX_COUNT, Rate};
+use crate::revision::Revision;
+use crate::time::StoreTime;
+
+/// What counts and decides for one counter under one revision of the rules.
+#[derive(Debug)]
+pub struct Effective {
+    pub domain: Arc<str>,
+    pub name: Arc<str>,
+    pub algorithm: Algorithm,
+    pub shape: Shape,
+    /// Hits granted per window; [`UNLIMITED`] never refuses.
+    pub limit: u64,
+    pub rate: Rate,
+    /// Nominal length of the window; months count 30 days and years 365.
+    pub window_ms: u64,
+    pub leased: bool,
+    pub mode: Mode,
+    pub on_store_failure: OnStoreFailure,
+    pub response_headers: BTreeMap<String, String>,
+    pub revision: Revision,
+    /// A request brought it; no rule has it.
+    pub brought: bool,
+    /// First part of every counter's name.
+    pub key_prefix: Box<[u8]>,
+}
+
+/// The limit of a counter that never refuses.
+pub const UNLIMITED: u64 = MAX_COUNT;
+
+/// The grid of a counter, or that it is a bucket.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    Grid(Grid),
+    Calendar { unit: CalendarUnit, zone: TimeZone },
+    Bucket,
+}
+
+impl Effective {
+    /// Compiles `limit`, or its `change` (an override) where that is what applies.
+    pub fn new(domain: &Arc<str>, limit: &Limit, change: Option<&Override>, revision: Revision) -> Self {
+        let quota = change.and_then(|c| c.limit).unwrap_or(limit.limit);
+        let hits = match quota {
+            Quota::Hits(hits) => hits,
+            Quota::Unlimited => UNLIMITED,
+        };
+        // An override that names a limit and no burst has its limit as burst, as every limit does.
+        let inherited = if change.is_some_and(|c| c.limit.is_some()) { None } else { limit.burst };
+        let burst = change.and_then(|c| c.burst).or(inherited).unwrap_or(hits);
+        let window_ms = nominal_ms(&limit.period);
+        let headers = change.and_then(|c| c.response_headers.as_ref()).unwrap_or(&limit.response_headers);
+        Self {
+            domain: Arc::clone(domain),
+            name: limit.name.as_str().into(),
+            algorithm: limit.algorithm,
+            shape: shape(limit),
+            limit: hits,
+            rate: if hits == UNLIMITED { Rate::default() } else { Rate::new(hits, window_ms, burst) },
+            window_ms,
+            leased: limit.algorithm != Algorithm::TokenBucket && limit.consistency != Some(Consistency::Exact),
+            mode: change.and_then(|c| c.mode).unwrap_or(limit.mode),
+            on_store_failure: change.and_then(|c| c.on_store_failure).unwrap_or(limit.on_store_failure),
+            response_headers: headers.clone(),
+            revision,
+            brought: false,
+            key_prefix: key_prefix(domain, limit, change).into(),
+        }
+    }
+
+    pub const fn is_bucket(&self) -> bool {
+        matches!(self.shape, Shape::Bucket)
+    }
+
+    pub const fn is_unlimited(&self) -> bool {
+        self.limit == UNLIMITED
+    }
+
+    /// Whether it needs no store to decide: it counts nothing that could refuse, or refuses everything.
+    pub const fn decides_alone(&self) -> bool {
+        self.limit == 0 || (self.is_unlimited() && self.is_bucket())
+    }
+
+    /// The most that is ever granted at once.
+    pub const fn most(&self) -> u64 {
+        if self.is_bucket() && !self.is_unlimited() { self.rate.burst } else { self.limit }
+    }
+
+    /// The grid around `at`; `None` for a bucket, or where no calendar reaches.
+    pub fn grid(&self, at: StoreTime) -> Option<Grid> {
+        match &self.shape {
+            Shape::Grid(grid) => Some(*grid),
+            Shape::Calendar { unit, zone } => {
+                calendar::bounds(*unit, zone, at.millis()).map(|bounds| Grid::Calendar { bounds })
+            }
+            Shape::Bucket => None,
+        }
+    }
+
+    /// Writes the name of the counter that has these `per` values.
+    pub fn key<'v>(&self, values: impl Iterator<Item = &'v str> + Clone, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.key_prefix);
+        push_values(out, values);
+    }
+}
+
+fn shape(limit: &Limit) -> Shape {
+    let ms = match &limit.period {
+        Period::Window { ms } => *ms,
+        Period::Calendar { unit, time_zone } => {
+            let zone = calendar::zone(time_zone).unwrap_or(TimeZone::UTC);
+            return Shape::Calendar { unit: *unit, zone };
+        }
+    };
+    match limit.algorithm {
+        Algorithm::FixedWindow => Shape::Grid(Grid::Fixed { width_ms: ms }),
+        Algorithm::SlidingWindow => Shape::Grid(Grid::Sliding { width_ms: ms }),
+        Algorithm::RollingWindow => {
+            let cells = limit.cells.unwrap_or(DEFAULT_CELLS);
+            Shape::Grid(Grid::Rolling { width_ms: ms.div_ceil(u64::from(cells)), cells })
+        }
+        Algorithm::TokenBucket => Shape::Bucket,
+    }
+}
+
+const fn nominal_ms(period: &Period) -> u64 {
+    const HOUR: u64 = 3_600_000;
+    match period {
+        Period::Window { ms } => *ms,
+        Period::Calendar { unit, .. } => match unit {
+            CalendarUnit::Hour => HOUR,
+            CalendarUnit::Day => 24 * HOUR,
+            CalendarUnit::Week => 7 * 24 * HOUR,
+            CalendarUnit::Month => 30 * 24 * HOUR,
+            CalendarUnit::Year => 365 * 24 * HOUR,
+        },
+    }
+}
+
+/// Stands for the domain, the limit, what starts a counter anew when it changes (window, algorithm, cells, `per`), and an
+/// override that tests more than `per`, which counts apart.
+fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
+    let per = serde_json::to_string(&limit.per).unwrap_or_default();
+    let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();
+    let cells = if limit.algorithm == Algorithm::RollingWindow { cells.as_str() } else { "" };
+    let period = match &limit.period {
+        Period::Window { ms } => ms.to_string(),
+        Period::Calendar { unit, time_zone } => format!("{unit:?} {time_zone}"),
+    };
+    let apart = change.filter(|c| counts_apart(c, limit));
+    let apart = apart.map(|c| serde_json::to_string(&c.matches).unwrap_or_default()).unwrap_or_default();
+    let mut out = Vec::new();
+    let parts = [domain, &limit.name, limit.algorithm.as_str(), &period, cells, &per, &apart];
+    push_short(&mut out, parts.into_iter());
+    out
+}
+
+/// Whether an override's match looks at anything but the attributes that tell counters apart.
+fn counts_apart(change: &Override, limit: &Limit) -> bool {
+    let Override { matches, .. } = change;
+    matches.when.is_some() || matches.exact_keys.is_some() || matches.conditions.keys().any(|k| !limit.per.contains(k))
+}

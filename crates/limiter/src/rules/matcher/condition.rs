@@ -1,0 +1,169 @@
+//! One condition of the contract, compiled.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use regex::Regex;
+
+use super::route::Route;
+use crate::rules::Condition;
+
+/// A bound on a compiled regular expression, in bytes: a rule cannot take the node's memory.
+const REGEX_BYTES: usize = 1 << 20;
+
+/// A condition ready to be tested. `None` is an absent attribute.
+#[derive(Debug)]
+pub enum Compiled {
+    Equal(Box<str>),
+    AnyOf(BTreeSet<Box<str>>),
+    Prefix(Box<str>),
+    Suffix(Box<str>),
+    Pattern(Regex),
+    Route(Route),
+    Cidr(Vec<IpNet>),
+    Present(bool),
+    Not(Box<Compiled>),
+}
+
+impl Compiled {
+    /// Compiles, or says what was expected instead.
+    pub fn new(condition: &Condition) -> Result<Self, String> {
+        Ok(match condition {
+            Condition::Equal(s) => Self::Equal(s.as_str().into()),
+            Condition::AnyOf(list) if list.is_empty() => return Err("expected at least one value".into()),
+            Condition::AnyOf(list) => Self::AnyOf(list.iter().map(|s| s.as_str().into()).collect()),
+            Condition::Prefix(s) => Self::Prefix(s.as_str().into()),
+            Condition::Suffix(s) => Self::Suffix(s.as_str().into()),
+            Condition::Glob(s) => Self::Pattern(regex(&glob_to_regex(s))?),
+            Condition::Route(s) => Self::Route(Route::parse(s)?),
+            Condition::Cidr(list) if list.is_empty() => return Err("expected at least one network".into()),
+            Condition::Cidr(list) => Self::Cidr(list.iter().map(|s| network(s)).collect::<Result<_, _>>()?),
+            Condition::Regex(s) => Self::Pattern(regex(s)?),
+            Condition::Present(present) => Self::Present(*present),
+            Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
+        })
+    }
+
+    pub fn holds(&self, value: Option<&str>) -> bool {
+        match (self, value) {
+            (Self::Not(inner), _) => !inner.holds(value),
+            (Self::Present(present), _) => value.is_some() == *present,
+            (_, None) => false,
+            (Self::Equal(s), Some(v)) => &**s == v,
+            (Self::AnyOf(set), Some(v)) => set.contains(v),
+            (Self::Prefix(s), Some(v)) => v.starts_with(&**s),
+            (Self::Suffix(s), Some(v)) => v.ends_with(&**s),
+            (Self::Pattern(regex), Some(v)) => regex.is_match(v),
+            (Self::Route(route), Some(v)) => route.matches(v),
+            (Self::Cidr(nets), Some(v)) => address(v).is_some_and(|ip| nets.iter().any(|net| net.contains(&ip))),
+        }
+    }
+}
+
+/// An address as conditions see it: IPv4 mapped into IPv6 is IPv4.
+pub fn address(value: &str) -> Option<IpAddr> {
+    value.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let host = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>()
+        .or_else(|_| host())
+        .map(|net| canonical(net.trunc()))
+        .map_err(|_| format!("expected an IP network such as 10.0.0.0/8, not {text:?}"))
+}
+
+/// A network of IPv4 addresses that are mapped into IPv6 is the network of those.
+fn canonical(net: IpNet) -> IpNet {
+    let mapped = match net {
+        IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.network().to_ipv4_mapped()),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(prefix, address)| IpNet::new(address.into(), prefix).ok()).unwrap_or(net)
+}
+
+fn regex(text: &str) -> Result<Regex, String> {
+    regex::RegexBuilder::new(text)
+        .size_limit(REGEX_BYTES)
+        .build()
+        .map_err(|e| format!("expected a regular expression: {}", e.to_string().replace('\n', " ")))
+}
+
+/// `?` is one character and `*` any number within a segment, `**` any number across `/`.
+fn glob_to_regex(glob: &str) -> String {
+    let mut out = String::from("^(?s)");
+    let mut rest = glob;
+    while let Some(c) = rest.chars().next() {
+        let (pattern, used) = match c {
+            '*' if rest.starts_with("**") => (".*".to_owned(), 2),
+            '*' => ("[^/]*".to_owned(), 1),
+            '?' => ("[^/]".to_owned(), 1),
+            _ => (regex::escape(c.encode_utf8(&mut [0; 4])), c.len_utf8()),
+        };
+        out.push_str(&pattern);
+        rest = &rest[used..];
+    }
+    out + "$"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(condition: Condition, value: &str) -> bool {
+        Compiled::new(&condition).unwrap().holds(Some(value))
+    }
+
+    fn s(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn every_condition_of_the_contract() {
+        use Condition::*;
+        let table = [
+            (Equal(s("a")), "a", "b"),
+            (AnyOf(vec![s("a"), s("b")]), "b", "c"),
+            (Prefix(s("/api")), "/api/x", "/ap"),
+            (Suffix(s(".png")), "x.png", "x.jpg"),
+            (Glob(s("/api/*/x")), "/api/v1/x", "/api/v1/y/x"),
+            (Glob(s("/**/x?")), "/a/b/xy", "/a/b/x"),
+            (Glob(s("a.c(")), "a.c(", "abc("),
+            (Route(s("/a/{b}")), "/a/1", "/a/1/2"),
+            (Cidr(vec![s("10.0.0.0/8"), s("2001:db8::/32")]), "::ffff:10.1.2.3", "11.0.0.1"),
+            (Cidr(vec![s("192.0.2.7")]), "192.0.2.7", "192.0.2.8"),
+            (Cidr(vec![s("::ffff:10.0.0.0/104")]), "10.1.2.3", "11.0.0.1"),
+            (Regex(s("^v[0-9]+$")), "v12", "v"),
+            (Present(true), "", "-"),
+            (Not(Box::new(Equal(s("a")))), "b", "a"),
+        ];
+        for (condition, yes, no) in table {
+            assert!(holds(condition.clone(), yes), "{condition:?} {yes}");
+            if condition != Present(true) {
+                assert!(!holds(condition.clone(), no), "{condition:?} {no}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_absent_attribute_makes_all_false_but_not_and_present_false() {
+        use Condition::*;
+        let absent = |c: Condition| Compiled::new(&c).unwrap().holds(None);
+        assert!(!absent(Prefix(s(""))));
+        assert!(!absent(Glob(s("**"))));
+        assert!(!absent(Present(true)));
+        assert!(absent(Present(false)));
+        assert!(absent(Not(Box::new(Equal(s("a"))))));
+        assert!(!absent(Not(Box::new(Present(false)))));
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_says_what_was_expected() {
+        use Condition::*;
+        let bad = [Regex(s("(")), Cidr(vec![s("10/8")]), Route(s("a")), Route(s("/{}")), AnyOf(vec![])];
+        for condition in bad {
+            assert!(Compiled::new(&condition).unwrap_err().starts_with("expected"), "{condition:?}");
+        }
+    }
+}

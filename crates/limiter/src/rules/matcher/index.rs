@@ -1,0 +1,179 @@
+//! Finds the limits that could match a descriptor without scanning the book.
+//!
+//! Every limit is filed once, under its **anchor**: the positive condition (or `per` attribute) that the fewest
+//! other limits share. A look-up gathers the limits filed under what the descriptor has; each is then tested in
+//! full, so the index may offer too much and must never offer too little.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::rule_map::OpenMap;
+use super::condition::{Compiled, address};
+use super::route::Segment;
+
+type Ids = Vec<u32>;
+
+/// Where a limit may be filed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Token {
+    Equal(Box<str>),
+    Prefix(Box<str>),
+    Suffix(Box<str>),
+    Net(IpNet),
+    /// A route's literal segments by place, `None` for any.
+    Route(Vec<Option<Box<str>>>),
+    /// The attribute is there.
+    Present,
+}
+
+/// The tokens under one of which any match of `condition` is found; empty when it promises nothing.
+pub fn tokens(condition: &Compiled) -> Vec<Token> {
+    match condition {
+        Compiled::Equal(s) => vec![Token::Equal(s.clone())],
+        Compiled::AnyOf(set) => set.iter().cloned().map(Token::Equal).collect(),
+        Compiled::Prefix(s) => vec![Token::Prefix(s.clone())],
+        Compiled::Suffix(s) => vec![Token::Suffix(s.clone())],
+        Compiled::Cidr(nets) => nets.iter().copied().map(Token::Net).collect(),
+        Compiled::Route(route) => vec![Token::Route(
+            route
+                .segments()
+                .iter()
+                .map(|segment| match segment {
+                    Segment::Literal(literal) => Some(literal.clone()),
+                    Segment::Any => None,
+                })
+                .collect(),
+        )],
+        Compiled::Pattern(_) | Compiled::Present(true) => vec![Token::Present],
+        Compiled::Present(false) | Compiled::Not(_) => Vec::new(),
+    }
+}
+
+/// The index of one domain.
+#[derive(Debug, Default)]
+pub struct Index {
+    keys: OpenMap<Box<str>, KeyIndex>,
+    always: Ids,
+}
+
+#[derive(Debug, Default)]
+struct KeyIndex {
+    equal: OpenMap<Box<str>, Ids>,
+    /// By length, then text.
+    prefixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
+    suffixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
+    /// By prefix length, then network address.
+    nets: BTreeMap<(bool, u8), OpenMap<IpAddr, Ids>>,
+    routes: RouteNode,
+    present: Ids,
+}
+
+#[derive(Debug, Default)]
+struct RouteNode {
+    literal: OpenMap<Box<str>, RouteNode>,
+    any: Option<Box<RouteNode>>,
+    ids: Ids,
+}
+
+impl Index {
+    /// Files each limit, given as its possible anchors: (attribute, the tokens that cover it).
+    pub fn build(limits: &[Vec<(&str, Vec<Token>)>]) -> Self {
+        let mut shared: OpenMap<(&str, &Token), usize> = OpenMap::default();
+        for (key, tokens) in limits.iter().flatten() {
+            for token in tokens {
+                *shared.entry((key, token)).or_default() += 1;
+            }
+        }
+        let mut index = Self::default();
+        for (id, anchors) in (0u32..).zip(limits) {
+            let crowd = |(key, tokens): &&(&str, Vec<Token>)| -> usize {
+                tokens.iter().map(|t| shared.get(&(*key, t)).copied().unwrap_or(0)).sum()
+            };
+            match anchors.iter().min_by_key(crowd) {
+                Some((key, tokens)) => {
+                    let slot = index.keys.entry((*key).into()).or_default();
+                    tokens.iter().for_each(|token| slot.file(token, id));
+                }
+                None => index.always.push(id),
+            }
+        }
+        index
+    }
+
+    /// Adds to `out` every limit that could match; sorted, each once.
+    pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Vec<u32>) {
+        out.clear();
+        out.extend_from_slice(&self.always);
+        for (key, value) in entries {
+            if let Some(slot) = self.keys.get(*key) {
+                slot.candidates(value, out);
+            }
+        }
+        out.sort_unstable();
+        out.dedup();
+    }
+}
+
+impl KeyIndex {
+    fn file(&mut self, token: &Token, id: u32) {
+        let ids = match token {
+            Token::Equal(s) => self.equal.entry(s.clone()).or_default(),
+            Token::Prefix(s) => self.prefixes.entry(s.len()).or_default().entry(s.clone()).or_default(),
+            Token::Suffix(s) => self.suffixes.entry(s.len()).or_default().entry(s.clone()).or_default(),
+            Token::Net(net) => {
+                let by_length = self.nets.entry((net.addr().is_ipv4(), net.prefix_len())).or_default();
+                by_length.entry(net.network()).or_default()
+            }
+            Token::Route(segments) => self.routes.file(segments),
+            Token::Present => &mut self.present,
+        };
+        ids.push(id);
+    }
+
+    fn candidates(&self, value: &str, out: &mut Vec<u32>) {
+        out.extend_from_slice(&self.present);
+        out.extend(self.equal.get(value).into_iter().flatten());
+        for (length, by_text) in &self.prefixes {
+            out.extend(value.get(..*length).and_then(|s| by_text.get(s)).into_iter().flatten());
+        }
+        for (length, by_text) in &self.suffixes {
+            let start = value.len().checked_sub(*length);
+            out.extend(start.and_then(|at| value.get(at..)).and_then(|s| by_text.get(s)).into_iter().flatten());
+        }
+        if !self.nets.is_empty()
+            && let Some(ip) = address(value)
+        {
+            for ((ipv4, length), by_network) in &self.nets {
+                let net = IpNet::new(ip, *length).ok().filter(|_| ip.is_ipv4() == *ipv4);
+                out.extend(net.and_then(|net| by_network.get(&net.network())).into_iter().flatten());
+            }
+        }
+        if let Some(path) = value.strip_prefix('/') {
+            self.routes.candidates(path, out);
+        }
+    }
+}
+
+impl RouteNode {
+    fn file(&mut self, segments: &[Option<Box<str>>]) -> &mut Ids {
+        match segments {
+            [] => &mut self.ids,
+            [Some(literal), rest @ ..] => self.literal.entry(literal.clone()).or_default().file(rest),
+            [None, rest @ ..] => self.any.get_or_insert_default().file(rest),
+        }
+    }
+
+    /// Every pattern that is a prefix of `path`, segment by segment.
+    fn candidates(&self, path: &str, out: &mut Vec<u32>) {
+        out.extend_from_slice(&self.ids);
+        let (part, rest) = path.split_once('/').map_or((path, None), |(part, rest)| (part, Some(rest)));
+        for node in self.literal.get(part).into_iter().chain(self.any.as_deref()) {
+            match rest {
+                Some(rest) => node.candidates(rest, out),
+                None => out.extend_from_slice(&node.ids),
+            }
+        }
+    }
+}

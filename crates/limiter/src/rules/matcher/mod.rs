@@ -1,0 +1,169 @@
+//! The compiled `match` of every limit of a domain.
+
+mod condition;
+mod expression;
+mod index;
+mod route;
+
+use index::{Index, Token};
+
+use self::condition::Compiled;
+use self::expression::Expression;
+use crate::rules::{Condition, Match};
+
+/// Checks that a condition compiles; the error says what was expected.
+pub fn check_condition(condition: &Condition) -> Result<(), String> {
+    Compiled::new(condition).map(drop)
+}
+
+/// Checks that a `when` expression compiles; the error says what was expected.
+pub fn check_expression(source: &str) -> Result<(), String> {
+    Expression::compile(source).map(drop)
+}
+
+/// One `match`, compiled.
+#[derive(Debug)]
+pub struct Matcher {
+    conditions: Vec<(Box<str>, Compiled)>,
+    exact_keys: Option<Vec<Box<str>>>,
+    when: Option<Expression>,
+}
+
+/// What a descriptor looks like to a matcher. Of entries with one key the first counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub domain: &'a str,
+    pub entries: &'a [(&'a str, &'a str)],
+    /// Whether the order of the entries means something; of a map it does not.
+    pub ordered: bool,
+    pub hits: u32,
+}
+
+impl<'a> Subject<'a> {
+    pub fn value(&self, key: &str) -> Option<&'a str> {
+        self.entries.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
+    }
+
+    fn has_exactly(&self, keys: &[Box<str>]) -> bool {
+        let in_order = || keys.iter().zip(self.entries).all(|(wanted, (key, _))| **wanted == **key);
+        // The keys of a map are distinct, so as many that are all there are the same.
+        let all_there = || keys.iter().all(|wanted| self.value(wanted).is_some());
+        keys.len() == self.entries.len() && if self.ordered { in_order() } else { all_there() }
+    }
+}
+
+impl Matcher {
+    pub fn new(matches: &Match) -> Result<Self, String> {
+        let compile = |(key, condition): (&String, &Condition)| Ok((key.as_str().into(), Compiled::new(condition)?));
+        Ok(Self {
+            conditions: matches.conditions.iter().map(compile).collect::<Result<_, String>>()?,
+            exact_keys: matches.exact_keys.as_ref().map(|keys| keys.iter().map(|k| k.as_str().into()).collect()),
+            when: matches.when.as_deref().map(Expression::compile).transpose()?,
+        })
+    }
+
+    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.conditions.iter().all(|(key, condition)| condition.holds(subject.value(key)))
+            && self.exact_keys.as_ref().is_none_or(|keys| subject.has_exactly(keys))
+            && self.when.as_ref().is_none_or(|when| when.holds(subject.domain, subject.entries, subject.hits))
+    }
+}
+
+/// All matchers of a domain, and the index over them.
+#[derive(Debug)]
+pub struct MatchTable {
+    index: Index,
+    matchers: Vec<(Matcher, Vec<String>)>,
+}
+
+impl MatchTable {
+    /// Takes each limit's matcher with the `per` attributes that must be there.
+    pub fn new(matchers: Vec<(Matcher, Vec<String>)>) -> Self {
+        let anchors: Vec<_> = matchers.iter().map(|(matcher, per)| anchors(matcher, per)).collect();
+        Self { index: Index::build(&anchors), matchers }
+    }
+
+    /// Puts the places of all limits that match into `out`, in book order.
+    pub fn matching(&self, subject: &Subject<'_>, out: &mut Vec<u32>) {
+        self.index.candidates(subject.entries, out);
+        out.retain(|id| {
+            let (matcher, per) = &self.matchers[*id as usize];
+            per.iter().all(|key| subject.value(key).is_some()) && matcher.matches(subject)
+        });
+    }
+}
+
+/// The places where a limit may be filed in the index.
+fn anchors<'m>(matcher: &'m Matcher, per: &'m [String]) -> Vec<(&'m str, Vec<Token>)> {
+    let conditions = matcher.conditions.iter().map(|(key, condition)| (&**key, index::tokens(condition)));
+    let keys = matcher.exact_keys.iter().flatten().map(|key| &**key);
+    let present = per.iter().map(String::as_str).chain(keys).map(|key| (key, vec![Token::Present]));
+    conditions.chain(present).filter(|(_, tokens)| !tokens.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn condition() -> impl Strategy<Value = Condition> {
+        let text = || "[ab/]{0,3}".prop_map(|s| format!("/{s}"));
+        let nets = prop::sample::select(vec!["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "0.0.0.0/0"]);
+        let leaf = prop_oneof![
+            text().prop_map(Condition::Equal),
+            prop::collection::vec(text(), 1..3).prop_map(Condition::AnyOf),
+            text().prop_map(Condition::Prefix),
+            "[ab/]{0,2}".prop_map(Condition::Suffix),
+            "/[ab*?]{0,3}".prop_map(Condition::Glob),
+            prop::sample::select(vec!["/a", "/{x}", "/a/{x}", "/{x}/b", "/a/{*r}", "/{*r}"])
+                .prop_map(|s| Condition::Route(s.to_owned())),
+            nets.prop_map(|s| Condition::Cidr(vec![s.to_owned()])),
+            any::<bool>().prop_map(Condition::Present),
+        ];
+        leaf.prop_recursive(2, 4, 1, |inner| inner.prop_map(|c| Condition::Not(Box::new(c))))
+    }
+
+    fn matches() -> impl Strategy<Value = Match> {
+        prop::collection::btree_map("[xyz]", condition(), 0..3)
+            .prop_map(|conditions| Match { conditions, ..Match::default() })
+    }
+
+    proptest! {
+        /// The index offers every limit that a scan of the whole book would find, in the same order.
+        #[test]
+        fn the_index_loses_no_match(
+            book in prop::collection::vec((matches(), prop::collection::vec("[xyz]", 0..2)), 0..12),
+            entries in prop::collection::vec(("[xyz]", prop_oneof![
+                "/[ab/]{0,4}", Just("10.1.2.3".to_owned()), Just("2001:db8::1".to_owned())
+            ]), 0..4),
+        ) {
+            let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            let subject = Subject { domain: "d", entries: &entries, ordered: true, hits: 1 };
+            let compile = |(m, per): &(Match, Vec<String>)| (Matcher::new(m).unwrap(), per.clone());
+            let scan: Vec<u32> = (0u32..)
+                .zip(book.iter().map(compile))
+                .filter(|(_, (m, per))| per.iter().all(|k| subject.value(k).is_some()) && m.matches(&subject))
+                .map(|(id, _)| id)
+                .collect();
+            let mut found = Vec::new();
+            MatchTable::new(book.iter().map(compile).collect()).matching(&subject, &mut found);
+            prop_assert_eq!(found, scan);
+        }
+    }
+
+    #[test]
+    fn exact_keys_are_envoys_tree_semantics() {
+        let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
+        let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
+        let with =
+            |ordered, entries: &[(&str, &str)]| matcher.matches(&Subject { domain: "d", entries, ordered, hits: 1 });
+        assert!(with(true, &[("a", "1"), ("b", "2")]));
+        assert!(!with(true, &[("b", "2"), ("a", "1")]));
+        assert!(with(false, &[("b", "2"), ("a", "1")]), "the keys of a map have no order");
+        for ordered in [true, false] {
+            assert!(!with(ordered, &[("a", "1"), ("b", "2"), ("c", "3")]));
+            assert!(!with(ordered, &[("a", "1")]));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Rules: what users write, whether it is valid, and the compiled book that finds the limits of a check.
+
+mod calendar;
+mod effective;
+mod key_name;
+mod matcher;
+mod rule;
+mod rule_book;
+mod rule_map;
+mod validate;
+
+pub use calendar::Bounds;
+pub use effective::{Effective, Shape, UNLIMITED};
+pub(crate) use key_name::push_values;
+pub use matcher::Subject;
+pub use rule::{
+    Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_LIMIT, MAX_WINDOW_MS,
+    MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope,
+};
+pub(crate) use rule_book::descriptor_limit;
+pub use rule_book::{Applied, Diff, RuleBook};
+pub use rule_map::OpenMap;
+pub use validate::{Path, Problem, Step};

@@ -1,0 +1,182 @@
+//! The rule book: rules compiled under one revision. A check is decided entirely by one book.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::effective::Effective;
+use super::matcher::{MatchTable, Matcher, Subject};
+use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
+use super::rule_map::OpenMap;
+use super::validate::{Path, Problem, validate};
+use crate::revision::Revision;
+
+/// Compiled rules. Immutable: an edit makes a new book with a higher revision.
+#[derive(Debug)]
+pub struct RuleBook {
+    pub revision: Revision,
+    /// SHA-256 of the rules: equal hashes mean equal rules (I6).
+    pub hash: [u8; 32],
+    rules: Arc<Rules>,
+    domains: OpenMap<Box<str>, DomainBook>,
+}
+
+#[derive(Debug)]
+struct DomainBook {
+    name: Arc<str>,
+    charge: Charge,
+    table: MatchTable,
+    limits: Vec<LimitBook>,
+}
+
+#[derive(Debug)]
+struct LimitBook {
+    per: Vec<String>,
+    base: Arc<Effective>,
+    overrides: Vec<(Matcher, Arc<Effective>)>,
+    /// Places of the limits that this one replaces.
+    replaces: Vec<u32>,
+}
+
+/// A limit that applies to a descriptor of a check.
+#[derive(Clone, Debug)]
+pub struct Applied<'b> {
+    /// Place of the descriptor in the check.
+    pub descriptor: usize,
+    pub effective: &'b Arc<Effective>,
+    /// Attributes whose values name the counter.
+    pub per: &'b [String],
+    place: u32,
+}
+
+/// What changed between two books, by `domain/limit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff {
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    pub changed: Vec<String>,
+}
+
+impl RuleBook {
+    /// Compiles all of `rules` or nothing.
+    pub fn compile(rules: Arc<Rules>, revision: Revision) -> Result<Self, Vec<Problem>> {
+        let problems = validate(&rules);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut domains = OpenMap::default();
+        for domain in &rules.domains {
+            let name: Arc<str> = domain.domain.as_str().into();
+            let uncompiled = |message| vec![Problem { path: Path::default().field("domains"), message }];
+            let live: Vec<&Limit> = domain.limits.iter().filter(|l| applies_ever(l)).collect();
+            let places: OpenMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
+            let mut matchers = Vec::with_capacity(live.len());
+            let mut limits = Vec::with_capacity(live.len());
+            for limit in live {
+                matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, limit.per.clone()));
+                let overrides = limit.overrides.iter().map(|change| {
+                    let effective = Effective::new(&name, limit, Some(change), revision);
+                    Ok((Matcher::new(&change.matches)?, Arc::new(effective)))
+                });
+                limits.push(LimitBook {
+                    per: limit.per.clone(),
+                    base: Arc::new(Effective::new(&name, limit, None, revision)),
+                    overrides: overrides.collect::<Result<_, String>>().map_err(uncompiled)?,
+                    replaces: limit.replaces.iter().filter_map(|n| places.get(n.as_str()).copied()).collect(),
+                });
+            }
+            let table = MatchTable::new(matchers);
+            domains.insert(domain.domain.as_str().into(), DomainBook { name, charge: domain.charge, table, limits });
+        }
+        let hash = Sha256::digest(serde_json::to_vec(&*rules).unwrap_or_default()).into();
+        Ok(Self { revision, hash, rules, domains })
+    }
+
+    /// A book without rules, revision 0.
+    pub fn empty() -> Self {
+        Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: OpenMap::default() }
+    }
+
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// The domain's shared name, or `None` when no rule has it.
+    pub fn domain(&self, name: &str) -> Option<&Arc<str>> {
+        self.domains.get(name).map(|d| &d.name)
+    }
+
+    /// Every limit that applies to the check, descriptor by descriptor, in book order; after `replaces`. Returns the domain's
+    /// shared name and how it charges, or `None` when no rule has it.
+    pub fn applying<'b>(
+        &'b self,
+        domain: &str,
+        descriptors: &[Subject<'_>],
+        out: &mut Vec<Applied<'b>>,
+    ) -> Option<(&'b Arc<str>, Charge)> {
+        out.clear();
+        let book = self.domains.get(domain)?;
+        let mut found = Vec::new();
+        for (descriptor, subject) in descriptors.iter().enumerate() {
+            book.table.matching(subject, &mut found);
+            for place in &found {
+                let limit = &book.limits[*place as usize];
+                let changed = limit.overrides.iter().find(|(matcher, _)| matcher.matches(subject));
+                let effective = changed.map_or(&limit.base, |(_, effective)| effective);
+                if effective.mode != Mode::Off {
+                    out.push(Applied { descriptor, effective, per: &limit.per, place: *place });
+                }
+            }
+        }
+        let replaces = |applied: &Applied<'_>| &book.limits[applied.place as usize].replaces;
+        let enforced = || out.iter().filter(|a| a.effective.mode == Mode::Enforce);
+        if enforced().any(|a| !replaces(a).is_empty()) {
+            let replaced: BTreeSet<u32> = enforced().flat_map(|a| replaces(a).iter().copied()).collect();
+            out.retain(|a| !replaced.contains(&a.place));
+        }
+        Some((&book.name, book.charge))
+    }
+
+    /// What an edit from `self` to `next` changes.
+    pub fn diff(&self, next: &Self) -> Diff {
+        let (old, new) = (self.by_name(), next.by_name());
+        Diff {
+            added: new.keys().filter(|name| !old.contains_key(*name)).cloned().collect(),
+            removed: old.keys().filter(|name| !new.contains_key(*name)).cloned().collect(),
+            changed: new.iter().filter(|(n, l)| old.get(*n).is_some_and(|o| o != *l)).map(|(n, _)| n.clone()).collect(),
+        }
+    }
+
+    fn by_name(&self) -> BTreeMap<String, &Limit> {
+        let domains = self.rules.domains.iter();
+        domains.flat_map(|d| d.limits.iter().map(move |l| (format!("{}/{}", d.domain, l.name), l))).collect()
+    }
+}
+
+/// Whether a limit can ever apply: one that is off may be switched on by an override.
+fn applies_ever(limit: &Limit) -> bool {
+    limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
+}
+
+/// The effective limit that a descriptor brings itself (Envoy's `limit` field): a `fixed_window` that counts apart.
+pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Period, revision: Revision) -> Effective {
+    let rule = Limit {
+        name: format!("descriptor-{limit}"),
+        matches: Default::default(),
+        per: Vec::new(),
+        limit: Quota::Hits(limit),
+        period,
+        algorithm: Algorithm::FixedWindow,
+        cells: None,
+        burst: None,
+        consistency: None,
+        scope: Default::default(),
+        on_store_failure: Default::default(),
+        mode: Mode::Enforce,
+        overrides: Vec::new(),
+        replaces: Vec::new(),
+        response_headers: BTreeMap::new(),
+    };
+    Effective { brought: true, ..Effective::new(domain, &rule, None, revision) }
+}
