@@ -3,23 +3,20 @@
 //!
 //! `scripts/test --test faults -- --nocapture` shows the tables.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod bounds;
 mod cluster;
 mod crowd;
 mod drill;
-#[path = "../load/mod.rs"]
-mod load;
 mod many_cores;
 mod network;
-#[path = "../node/mod.rs"]
-mod node;
 mod nodes;
 mod planned_failover;
 mod proxy;
 mod region;
 mod sentinels;
-#[path = "../servers/mod.rs"]
-mod servers;
 mod single;
 mod soak;
 mod table;
@@ -33,3 +30,5 @@ fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+use support::{load, node, servers};

@@ -1,0 +1,211 @@
+//! The gRPC faces of a running node: Tidegate's own calls, Envoy's, health and reflection.
+
+use std::time::Duration;
+
+use crate::node::Node;
+use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry, RateLimitOverride};
+use proto::envoy::service::ratelimit::v3::RateLimitRequest;
+use proto::envoy::service::ratelimit::v3::rate_limit_response::{Code as Verdict, rate_limit::Unit};
+use proto::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient as EnvoyClient;
+use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
+use proto::tidegate::v1::{CheckBatchRequest, CheckRequest, Descriptor, ReserveRequest};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tonic_types::StatusExt;
+
+const RULES: &str = "
+version: 1
+domains:
+  - domain: edge
+    limits:
+      - { name: per-ip, match: { remote_address: { present: true } }, per: [remote_address], limit: 3, window: 1m,
+          algorithm: fixed_window, response_headers: { x-plan: free } }
+      - { name: watched, match: { path: /shadow }, per: [], limit: 0, window: 1s, mode: shadow }
+      - { name: free, match: { path: /free }, per: [], limit: unlimited, window: 1s }
+      - { name: tree, exact_keys: [b, a], per: [], limit: 1, window: 1d }
+";
+
+fn node() -> (Node, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.yaml");
+    std::fs::write(&rules, RULES).unwrap();
+    (Node::dev(&["--rules", rules.to_str().unwrap()]), folder)
+}
+
+async fn connect(node: &Node) -> Channel {
+    Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap()
+}
+
+fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
+    let entries = entries.iter().map(|(k, v)| Entry { key: (*k).to_owned(), value: (*v).to_owned() }).collect();
+    RateLimitDescriptor { entries, limit: None, hits_addend: None }
+}
+
+fn request(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest {
+    RateLimitRequest { domain: "edge".to_owned(), descriptors, hits_addend: 0 }
+}
+
+fn check(user: &str, hits: Option<u32>) -> CheckRequest {
+    let attributes = [("remote_address".to_owned(), user.to_owned())].into();
+    CheckRequest { domain: "edge".to_owned(), attributes, hits, ..CheckRequest::default() }
+}
+
+#[tokio::test]
+async fn own_calls_admit_what_the_limit_allows() {
+    let (node, _folder) = node();
+    let mut client = RateLimitServiceClient::new(connect(&node).await);
+    let mut allowed = Vec::new();
+    for _ in 0..4 {
+        allowed.push(client.check(check("a", None)).await.unwrap().into_inner().allowed);
+    }
+    assert_eq!(allowed, [true, true, true, false]);
+    let refused = client.check(check("a", None)).await.unwrap().into_inner();
+    assert!(refused.retry_after_ms.is_some() && refused.limits[0].refused && refused.request_id.len() == 32);
+    let peek = client.check(check("b", Some(0))).await.unwrap().into_inner();
+    assert_eq!((peek.allowed, peek.limits[0].remaining), (true, Some(3)));
+
+    let batch = CheckBatchRequest {
+        checks: vec![check("c", Some(2)), check("", None), check("c", Some(2)), CheckRequest::default()],
+    };
+    let results = client.check_batch(batch).await.unwrap().into_inner().results;
+    let outcomes: Vec<_> = results.iter().map(|r| (r.allowed, r.error.as_ref().map(|e| e.code))).collect();
+    assert_eq!(outcomes, [(true, None), (true, None), (false, None), (false, Some(Code::InvalidArgument as i32))]);
+}
+
+#[tokio::test]
+async fn wrong_calls_say_what_was_expected() {
+    let (node, _folder) = node();
+    let mut client = RateLimitServiceClient::new(connect(&node).await);
+    let wrong = CheckRequest { descriptors: vec![Descriptor::default()], domain: String::new(), ..check("x", None) };
+    let status = client.check(wrong).await.unwrap_err();
+    let fields: Vec<String> =
+        status.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
+    assert_eq!((status.code(), fields), (Code::InvalidArgument, vec!["domain".to_owned(), "descriptors".to_owned()]));
+    let long = client.check(check(&"x".repeat(4097), None)).await.unwrap_err();
+    assert!(long.message().contains("remote_address") && long.message().contains("4096"), "{long:?}");
+    let many = CheckBatchRequest { checks: vec![CheckRequest::default(); 1001] };
+    assert_eq!(client.check_batch(many).await.unwrap_err().code(), Code::InvalidArgument);
+    let wide = CheckRequest { domain: "d".to_owned(), descriptors: vec![Descriptor::default(); 100], ..<_>::default() };
+    let wide = CheckBatchRequest { checks: vec![wide; 41] };
+    let status = client.check_batch(wide).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("4000 descriptors"), "{status:?}");
+    assert_eq!(client.reserve(ReserveRequest::default()).await.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn the_caller_names_its_request_and_how_long_it_waits() {
+    let (node, _folder) = node();
+    let mut client = RateLimitServiceClient::new(connect(&node).await);
+    let mut request = Request::new(check("t", None));
+    request.set_timeout(Duration::from_secs(5));
+    request.metadata_mut().insert("x-request-id", "from-metadata".parse().unwrap());
+    let answer = client.check(request).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "from-metadata");
+    assert_eq!(answer.into_inner().request_id, "from-metadata");
+    let own = CheckRequest { request_id: "own".to_owned(), ..check("t", None) };
+    let mut batch = Request::new(CheckBatchRequest { checks: vec![own, check("t", None)] });
+    batch.metadata_mut().insert("x-request-id", "of-the-batch".parse().unwrap());
+    let answer = client.check_batch(batch).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "of-the-batch");
+    let ids: Vec<String> = answer.into_inner().results.into_iter().map(|r| r.request_id).collect();
+    assert_eq!(ids, ["own", "of-the-batch"]);
+}
+
+#[tokio::test]
+async fn envoys_call_has_a_status_for_each_descriptor() {
+    let (node, _folder) = node();
+    let mut client = EnvoyClient::new(connect(&node).await);
+    let asked = request(vec![
+        descriptor(&[("remote_address", "1.1.1.1")]),
+        descriptor(&[("path", "/free")]),
+        descriptor(&[("path", "/nowhere")]),
+        descriptor(&[("path", "/shadow")]),
+        descriptor(&[("b", "1"), ("a", "2")]),
+        descriptor(&[("a", "1"), ("b", "2")]),
+    ]);
+    let first = client.should_rate_limit(asked.clone()).await.unwrap().into_inner();
+    assert_eq!(first.overall_code(), Verdict::Ok);
+    let codes: Vec<_> = first.statuses.iter().map(|s| s.code()).collect();
+    assert_eq!(codes, [Verdict::Ok; 6], "a shadow limit of 0 refuses nothing");
+    let limit = first.statuses[0].current_limit.as_ref().unwrap();
+    assert_eq!((limit.name.as_str(), limit.requests_per_unit, limit.unit()), ("per-ip", 3, Unit::Minute));
+    assert_eq!(first.statuses[0].limit_remaining, 2);
+    assert!(first.statuses[0].duration_until_reset.is_some());
+    assert_eq!((first.statuses[1].limit_remaining, &first.statuses[1].current_limit), (u32::MAX, &None));
+    assert_eq!((first.statuses[2].limit_remaining, &first.statuses[2].current_limit), (0, &None));
+    assert_eq!(first.statuses[4].current_limit.as_ref().unwrap().unit(), Unit::Day, "keys in the tree's order");
+    assert_eq!(first.statuses[5].current_limit, None, "not in the tree's order");
+
+    let second = client.should_rate_limit(asked).await.unwrap().into_inner();
+    let codes: Vec<_> = second.statuses.iter().map(|s| s.code()).collect();
+    assert_eq!((second.overall_code(), codes[0], codes[4]), (Verdict::OverLimit, Verdict::Ok, Verdict::OverLimit));
+    assert_eq!(second.statuses[0].limit_remaining, 2, "refused together, so charged nowhere");
+    assert!(second.response_headers_to_add.iter().any(|h| h.key == "retry-after"));
+
+    let mut three = request(vec![descriptor(&[("remote_address", "2.2.2.2")])]);
+    three.hits_addend = 4;
+    let over = client.should_rate_limit(three).await.unwrap().into_inner();
+    assert_eq!(over.overall_code(), Verdict::OverLimit);
+    assert!(over.response_headers_to_add.iter().any(|h| h.key == "x-plan" && h.value == "free"));
+}
+
+#[tokio::test]
+async fn envoys_descriptors_bring_hits_and_limits_of_their_own() {
+    let (node, _folder) = node();
+    let mut client = EnvoyClient::new(connect(&node).await);
+    let own = |hits: Option<u64>, limit: Option<(u32, Unit)>| RateLimitDescriptor {
+        hits_addend: hits,
+        limit: limit.map(|(requests_per_unit, unit)| RateLimitOverride { requests_per_unit, unit: unit.into() }),
+        ..descriptor(&[("remote_address", "3.3.3.3")])
+    };
+    for _ in 0..5 {
+        let peek = client.should_rate_limit(request(vec![own(Some(0), None)])).await.unwrap().into_inner();
+        assert_eq!((peek.overall_code(), peek.statuses[0].limit_remaining), (Verdict::Ok, 3));
+    }
+    let two = client.should_rate_limit(request(vec![own(Some(2), None)])).await.unwrap().into_inner();
+    assert_eq!(two.statuses[0].limit_remaining, 1);
+    let brought =
+        client.should_rate_limit(request(vec![own(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
+    let limit = brought.statuses[0].current_limit.as_ref().unwrap();
+    assert_eq!((limit.requests_per_unit, limit.unit(), brought.statuses[0].limit_remaining), (7, Unit::Hour, 2));
+    for wrong in
+        [request(vec![own(Some(1 << 32), None)]), request(vec![own(None, Some((1, Unit::Unknown)))]), request(vec![])]
+    {
+        assert_eq!(client.should_rate_limit(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let nameless = RateLimitRequest { domain: String::new(), ..request(vec![own(None, None)]) };
+    let status = client.should_rate_limit(nameless).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("domain"), "{status:?}");
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    let (node, _folder) = node();
+    let channel = connect(&node).await;
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService"] {
+        let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(list))
+        .await
+        .unwrap()
+        .into_inner();
+    let services = format!("{:?}", answers.message().await.unwrap().unwrap());
+    for service in
+        ["tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService", "grpc.health.v1.Health"]
+    {
+        assert!(services.contains(service), "{service} is missing in {services}");
+    }
+}

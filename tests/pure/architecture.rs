@@ -1,0 +1,134 @@
+//! The layers, read from the imports and the manifests: what each module may use of ours, and what the core may do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module of `src/` and the modules that it may import, itself apart.
+const MAY_IMPORT: [(&str, &[&str]); 8] = [
+    ("ports", &[]),
+    ("telemetry", &[]),
+    ("actors", &["ports"]),
+    ("store", &["ports", "telemetry"]),
+    ("api", &["ports", "telemetry"]),
+    ("config", &["ports", "telemetry"]),
+    ("node", &["ports", "telemetry", "actors", "store", "api"]),
+    ("cli", &["ports", "telemetry", "config", "api", "node"]),
+];
+
+/// A crate of the workspace and those of ours that it may depend on.
+const MAY_DEPEND: [(&str, &[&str]); 5] = [
+    ("crates/limiter", &[]),
+    ("crates/proto", &[]),
+    ("crates/counter-script", &["limiter"]),
+    ("crates/loadgen", &["proto"]),
+    ("simulations", &["limiter", "counter-script"]),
+];
+
+/// What the pure crates must not name: clocks, randomness, threads, files, sockets. Their manifests exclude the rest.
+const IMPURE: [&str; 8] = [
+    "Instant::now",
+    "SystemTime",
+    "getrandom",
+    "std::thread",
+    "std::fs",
+    "std::net::Tcp",
+    "std::env",
+    "RandomState::new",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every source file below `folder`, or of the module that is one file, without its comments.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut todo = vec![folder.to_owned(), folder.with_extension("rs")];
+    let mut found = Vec::new();
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|e| e == "rs")
+            && let Ok(text) = fs::read_to_string(&path)
+        {
+            let code: Vec<&str> = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+            found.push((path, code.join("\n")));
+        }
+    }
+    assert!(!found.is_empty(), "{} has no sources", folder.display());
+    found
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let known = ["main", "lib"].contains(&name) || MAY_IMPORT.iter().any(|(known, _)| *known == name);
+        // Git keeps no empty folder.
+        let empty = path.is_dir() && fs::read_dir(&path).unwrap().next().is_none();
+        assert!(known || empty, "{name} has no layer: add it to MAY_IMPORT");
+    }
+}
+
+#[test]
+fn no_module_imports_what_its_layer_does_not_allow() {
+    for (module, allowed) in MAY_IMPORT {
+        for (path, code) in sources(&root().join("src").join(module)) {
+            for (at, _) in code.match_indices("crate::") {
+                let target: String = code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let fits = target == module || allowed.contains(&target.as_str());
+                assert!(fits, "{} imports {target}, which {module} may not", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_crate_depends_on_what_its_layer_does_not_allow() {
+    for (folder, allowed) in MAY_DEPEND {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+        for line in dependencies.lines() {
+            let name = line.split(['.', ' ']).next().unwrap();
+            let ours =
+                name == "tidegate" || MAY_DEPEND.iter().any(|(folder, _)| folder.rsplit('/').next() == Some(name));
+            assert!(!ours || allowed.contains(&name), "{folder} depends on {name}, which it may not");
+        }
+    }
+}
+
+#[test]
+fn the_core_and_the_simulator_are_pure() {
+    for folder in ["crates/limiter/src", "crates/counter-script/src", "simulations/src"] {
+        for (path, code) in sources(&root().join(folder)) {
+            for name in IMPURE {
+                // The simulator runs its seeds on threads, which decide nothing.
+                let campaign = path.ends_with("many.rs") && name == "std::thread";
+                assert!(campaign || !code.contains(name), "{} names {name}", path.display());
+            }
+        }
+    }
+}
+
+/// Files by the files of other folders that they import, in one crate.
+#[test]
+fn no_two_folders_of_the_core_import_each_other() {
+    let source = root().join("crates/limiter/src");
+    let mut imports: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for folder in ["rules", "counter", "key", "shard"] {
+        for (_, code) in sources(&source.join(folder)) {
+            let code = code.split("#[cfg(test)]").next().unwrap().to_owned();
+            for (at, _) in code.match_indices("crate::") {
+                let target: String = code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                imports.entry(folder.to_owned()).or_default().push(target);
+            }
+        }
+    }
+    for (folder, targets) in &imports {
+        for target in targets.iter().filter(|target| *target != folder) {
+            let back = imports.get(target).is_some_and(|back| back.contains(folder));
+            assert!(!back, "{folder} and {target} import each other");
+        }
+    }
+}

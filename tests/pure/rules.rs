@@ -1,0 +1,37 @@
+//! Rules for tests of a core.
+
+use std::sync::Arc;
+
+use limiter::Revision;
+use limiter::rules::{
+    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
+};
+
+/// The store's clock when a test begins, in microseconds since the epoch.
+pub const BEGIN: u64 = 1_700_000_000_000_000;
+
+pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
+    let bucket = algorithm == Algorithm::TokenBucket;
+    Limit {
+        name: name.to_owned(),
+        matches: Match::default(),
+        per: vec!["user".to_owned()],
+        limit: Quota::Hits(hits),
+        period: Period::Window { ms: window_ms },
+        algorithm,
+        cells: (algorithm == Algorithm::RollingWindow).then_some(4),
+        burst: None,
+        consistency: (!bucket).then_some(consistency),
+        scope: Default::default(),
+        on_store_failure: OnStoreFailure::Deny,
+        mode: Default::default(),
+        overrides: Vec::new(),
+        replaces: Vec::new(),
+        response_headers: Default::default(),
+    }
+}
+
+pub fn book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
+    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
+    Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
+}

@@ -1,0 +1,15 @@
+//! Tests against real Redis servers: the counter script, the store adapter, and nodes that count together.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod batches;
+mod contract;
+mod counter_store;
+mod differential;
+mod forgetting;
+mod operate;
+mod region;
+mod streams;
+
+use support::{load, node, servers};

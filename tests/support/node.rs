@@ -1,0 +1,156 @@
+//! A running `tidegate`, as a user starts it, ended with the test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+#[allow(clippy::duplicate_mod, reason = "some test binaries use both this and the other")]
+use super::wait::PATIENCE;
+pub use super::wait::wait_for;
+
+pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
+
+pub struct Node {
+    pub child: Child,
+    pub http: String,
+    pub grpc: String,
+    log: Arc<Mutex<String>>,
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
+/// The program with these arguments and nothing of ours in its environment.
+pub fn tidegate(args: &[&str]) -> Command {
+    let mut command = Command::new(TIDEGATE);
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+pub fn output(args: &[&str]) -> Output {
+    tidegate(args).output().unwrap()
+}
+
+/// `tidegate serve` on ports of its own, configured by its environment.
+pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Command {
+    let mut command = tidegate(&["serve", "--log-format", "json"]);
+    command
+        .env("TIDEGATE_REGION", "us-east")
+        .env("TIDEGATE_STORE__URL", url)
+        .env("TIDEGATE_RULES__FILE", rules)
+        .env("TIDEGATE_LISTEN__HTTP", "127.0.0.1:0")
+        .env("TIDEGATE_LISTEN__GRPC", "127.0.0.1:0")
+        .envs(settings.iter().copied());
+    command
+}
+
+impl Node {
+    /// `tidegate dev` with these further arguments, on ports of its own.
+    pub fn dev(args: &[&str]) -> Self {
+        let mut all = vec!["dev", "--log-format", "json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+        all.extend(args);
+        Self::start(tidegate(&all))
+    }
+
+    /// `tidegate serve` on ports of its own, configured by its environment.
+    pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start(serve(rules, url, settings))
+    }
+
+    /// Starts a node that says in its log where it listens, and waits until it is ready.
+    pub fn start(command: Command) -> Self {
+        let node = Self::begin(command);
+        wait_for("readiness", || (node.get("/ready").status == 200).then_some(()));
+        node
+    }
+
+    /// Starts a node that says in its log where it listens.
+    pub fn begin(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut http, mut grpc) = (String::new(), String::new());
+        while http.is_empty() {
+            let line = lines.next().unwrap_or_else(|| panic!("the node ended: {}", log.lock().unwrap())).unwrap();
+            *log.lock().unwrap() += &format!("{line}\n");
+            if let Ok(event) = serde_json::from_str::<serde_json::Value>(&line)
+                && event["message"] == "serving"
+            {
+                http = event["http"].as_str().unwrap().to_owned();
+                grpc = event["grpc"].as_str().unwrap().to_owned();
+            }
+        }
+        let kept = Arc::clone(&log);
+        #[expect(clippy::disallowed_methods, reason = "it ends with the process whose log it reads")]
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                *kept.lock().unwrap() += &format!("{line}\n");
+            }
+        });
+        Self { child, http, grpc, log }
+    }
+
+    /// A figure of `/metrics`, 0 where it is not shown.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or(0.0)
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends `head` (request line and headers, without the end) and `body`.
+    pub fn send(&self, head: &str, body: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        // A node that answers before the body is read may reset what follows.
+        let _ = stream.read_to_string(&mut answer);
+        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1"), "")
+    }
+
+    pub fn check(&self, body: &str) -> Answer {
+        self.send("POST /v1/check HTTP/1.1\r\ncontent-type: application/json", body)
+    }
+
+    /// Sends a signal to it, and to nothing else.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
