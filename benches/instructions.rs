@@ -3,13 +3,14 @@
 
 mod fixtures;
 
+use limiter::{Check, Descriptor, Event, Ticket};
 use std::hint::black_box;
 use std::sync::Arc;
 
 use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard, waiting_shard};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
-use limiter::rules::{Consistency, RuleBook, Subject};
+use limiter::rules::{Consistency, RuleBook};
 use limiter::{Shard, Verdict};
 
 /// Checks in one count.
@@ -31,10 +32,11 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 #[bench::thousand(book_of(1000))]
 #[bench::ten_thousand(book_of(10_000))]
 fn matching(book: Arc<RuleBook>) -> Arc<RuleBook> {
-    let subject = Subject { domain: "api", entries: &ENTRIES, ordered: true, hits: 1 };
+    let descriptors = [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, limit: None }];
+    let check = Check { domain: "api", descriptors: &descriptors };
     for _ in 0..CHECKS {
         let mut applied = Vec::new();
-        book.applying("api", black_box(&[subject]), &mut applied);
+        book.applicable(black_box(&check), &mut applied);
         assert_eq!(black_box(applied).len(), 1);
     }
     book
@@ -43,7 +45,7 @@ fn matching(book: Arc<RuleBook>) -> Arc<RuleBook> {
 // A hundred checks of a key that has tokens in hand.
 #[library_benchmark(config = at_most(350_000))]
 #[bench::in_hand(hot_shard())]
-fn hot_key(mut shard: Shard) -> Shard {
+fn hot_key(mut shard: Shard<()>) -> Shard<()> {
     for _ in 0..CHECKS {
         assert!(matches!(ask(&mut shard, black_box(&ENTRIES), HOT), Verdict::Decided(_)));
     }
@@ -53,7 +55,7 @@ fn hot_key(mut shard: Shard) -> Shard {
 // A hundred checks that queue for the store, each of a key of its own.
 #[library_benchmark(config = at_most(470_000))]
 #[bench::queued(shard(Consistency::Exact), (0..CHECKS).map(|at| format!("u{at}")).collect())]
-fn cold_keys(mut shard: Shard, users: Vec<String>) -> (Shard, Vec<String>) {
+fn cold_keys(mut shard: Shard<()>, users: Vec<String>) -> (Shard<()>, Vec<String>) {
     for user in &users {
         let entries = [("route", "r7"), ("user", user.as_str())];
         assert!(matches!(ask(&mut shard, black_box(&entries), NOW), Verdict::Waits(_)));
@@ -64,9 +66,9 @@ fn cold_keys(mut shard: Shard, users: Vec<String>) -> (Shard, Vec<String>) {
 // A thousand checks that wait for one key, half of them in flight, and leave one by one, as when a store stands still.
 #[library_benchmark(config = at_most(9_000_000))]
 #[bench::expire(waiting_shard())]
-fn leaving((mut shard, tickets): (Shard, Vec<u64>)) -> Shard {
+fn leaving((mut shard, tickets): (Shard<()>, Vec<Ticket>)) -> Shard<()> {
     for ticket in tickets {
-        assert!(shard.expire(black_box(ticket), NOW).is_some());
+        assert_eq!(shard.handle(Event::Expire(black_box(ticket)), NOW).decided.len(), 1);
     }
     shard
 }

@@ -2,6 +2,7 @@
 
 mod fixtures;
 
+use limiter::{Check, Descriptor};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use counter_script::wire;
 use divan::counter::ItemsCount;
 use divan::{Bencher, bench};
 use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, carry, hot_shard, shard};
-use limiter::rules::{Consistency, Subject};
+use limiter::rules::Consistency;
 use prost::Message;
 use proto::envoy::config::core::v3::HeaderValue;
 use proto::envoy::service::ratelimit::v3::RateLimitResponse;
@@ -25,10 +26,11 @@ fn main() {
 #[bench(args = [10, 1000, 10_000])]
 fn matching(bencher: Bencher<'_, '_>, limits: usize) {
     let book = book(limits, Consistency::Leased);
-    let subject = Subject { domain: "api", entries: &ENTRIES, ordered: true, hits: 1 };
+    let descriptors = [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, limit: None }];
+    let check = Check { domain: "api", descriptors: &descriptors };
     bencher.bench_local(|| {
         let mut applied = Vec::new();
-        book.applying("api", black_box(&[subject]), &mut applied);
+        book.applicable(black_box(&check), &mut applied);
         applied.len()
     });
 }

@@ -1,10 +1,11 @@
-//! At ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory store, and for how
+//! BatchContext ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory store, and for how
 //! long the longest check and the longest tick on the way there held up a core.
 //!
 //! Prints one line of JSON for each; bytes are the process's resident memory before and after.
 
 mod fixtures;
 
+use limiter::{Decision, Event, LaneId, Reply, WallTime};
 use std::cell::Cell;
 use std::fs;
 use std::hint::black_box;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fixtures::{CONFIG, WALL};
 use futures_util::FutureExt;
-use limiter::counter::{Batch, BatchAnswer};
+use limiter::counter::{Batch, BatchReply};
 use limiter::rules::{RuleBook, Rules};
 use limiter::{Check, Descriptor, NodeTime, Revision, Shard, StoreTime, Verdict, counter};
 use rustix::time::{ClockId, clock_gettime};
@@ -83,20 +84,24 @@ impl Clock for Standing {
         self.0
     }
 
-    fn wall(&self) -> StoreTime {
-        StoreTime(WALL + self.0.0)
+    fn wall(&self) -> WallTime {
+        WallTime(WALL + self.0.0)
     }
 }
 
 /// Sends what is queued, and has it answered by `run`.
-fn carry(shard: &mut Shard, now: NodeTime, run: impl Fn(Batch) -> BatchAnswer) {
-    for out in shard.take_batches(now) {
-        shard.answer(out.lane, out.flight, Ok(run(out.batch)), now);
+fn carry(shard: &mut Shard<()>, now: NodeTime, run: impl Fn(Batch) -> BatchReply) -> Vec<Decision> {
+    let mut decided = Vec::new();
+    for out in shard.handle(Event::Flush, now).send {
+        let (lane, batch) = (out.lane, out.batch.id);
+        let reply = Event::Reply(Reply { lane, batch, result: Ok(run(out.batch)) });
+        decided.extend(shard.handle(reply, now).decided.into_iter().map(|((), decision)| decision));
     }
+    decided
 }
 
 /// A store that keeps nothing.
-fn forget(batch: &Batch, now: NodeTime) -> BatchAnswer {
+fn forget(batch: &Batch, now: NodeTime) -> BatchReply {
     counter::run(batch, StoreTime(WALL + now.0), 1, |item, at| counter::apply(&mut None, item, at))
 }
 
@@ -106,8 +111,9 @@ fn main() {
         let book = tidegate::config::rules::compile("rules.yaml", RULES, Revision(1)).expect("good rules");
         Rules::clone(book.rules())
     };
-    let mut shard = Shard::new(CONFIG, StoreTime(WALL), NodeTime(0));
-    shard.set_book(Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).expect("good rules")));
+    let mut shard = Shard::new(CONFIG, WallTime(WALL), NodeTime(0));
+    let book = Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).expect("good rules"));
+    let _ = shard.handle(Event::Rules(book), NodeTime(0));
     let before = resident();
     let mut now = NodeTime(1);
     let pauses = Pauses::default();
@@ -116,13 +122,12 @@ fn main() {
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
         let check = Check { domain: "api", descriptors: &descriptors };
-        let verdict = timed(&pauses.check, || shard.check(&check, |_| 0, now));
+        let verdict = timed(&pauses.check, || shard.check(&check, |_| LaneId(0), now, || ()));
         assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
         if user % 1000 == 999 {
-            carry(&mut shard, now, |batch| forget(&batch, now));
-            let done = shard.take_done();
-            assert!(done.len() == 1000 && done.iter().all(|(_, decision)| decision.allowed));
-            timed(&pauses.tick, || shard.tick(now));
+            let decided = carry(&mut shard, now, |batch| forget(&batch, now));
+            assert!(decided.len() == 1000 && decided.iter().all(|decision| decision.allowed));
+            let _ = timed(&pauses.tick, || shard.handle(Event::Tick, now));
         }
     }
     assert_eq!(shard.stats().keys as u64, KEYS);
@@ -133,7 +138,7 @@ fn main() {
         now = now.plus(50_000);
         let before = shard.stats().keys;
         let tick = Cell::default();
-        timed(&tick, || shard.tick(now));
+        let _ = timed(&tick, || shard.handle(Event::Tick, now));
         let longest = if before > 0 && shard.stats().keys == 0 { &pauses.last_tick } else { &pauses.tick };
         longest.set(longest.get().max(tick.get()));
     }
@@ -142,7 +147,7 @@ fn main() {
     let freed = Instant::now();
     while freed.elapsed() < Duration::from_secs(3) {
         now = now.plus(50_000);
-        shard.tick(now);
+        let _ = shard.handle(Event::Tick, now);
         drop(black_box(vec![0_u8; 1 << 20]));
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -154,14 +159,13 @@ fn main() {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
-        shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| 0, now);
+        shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| LaneId(0), now, || ());
         if user % 1000 == 999 {
             carry(&mut shard, now, |batch| {
                 timed(&pauses.batch, || {
-                    store.run(0, batch).now_or_never().expect("it never waits").expect("it never fails")
+                    store.run(LaneId(0), batch).now_or_never().expect("it never waits").expect("it never fails")
                 })
             });
-            shard.take_done();
         }
     }
     assert_eq!(store.len() as u64, KEYS);

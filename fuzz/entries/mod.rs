@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each fuzz target uses its own part of it")]
 
+use limiter::{Event, LaneId, Reply, WallTime};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 use limiter::counter::{BatchOutcome, StoreError};
 use limiter::rules::RuleBook;
-use limiter::{Check, Descriptor, NodeTime, Revision, Shard, ShardConfig, StoreTime, Trial};
+use limiter::{Check, Descriptor, DryRun, NodeTime, Revision, Shard, ShardConfig, StoreTime};
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use tidegate::api::desk::{Desk, Node, Readiness};
@@ -27,7 +28,7 @@ use tidegate::api::metered::{Kind, Metered, Reading};
 use tidegate::api::native::Native;
 use tidegate::api::request_id::RequestIds;
 use tidegate::config::{cases, rules};
-use tidegate::ports::{Answer, Clock, Limiter, Refusal};
+use tidegate::ports::{Answer, Clock, Limiter, Unavailable};
 use tidegate::telemetry::metrics::{Figures, Metrics};
 use tower_service::Service;
 
@@ -43,11 +44,11 @@ fn book() -> Arc<RuleBook> {
 }
 
 /// A limiter that decides at once, on a store of its own, and whose time goes on by a millisecond a check.
-struct Trying(Mutex<Trial>, AtomicU64);
+struct Trying(Mutex<DryRun>, AtomicU64);
 
 impl Trying {
     fn new() -> Self {
-        Self(Mutex::new(Trial::new(book(), BEGIN)), AtomicU64::new(0))
+        Self(Mutex::new(DryRun::new(book(), BEGIN)), AtomicU64::new(0))
     }
 }
 
@@ -55,7 +56,7 @@ impl Limiter for Trying {
     fn check(&self, check: &Check<'_>, _: NodeTime, _: Option<Duration>) -> Answer {
         let after = self.1.fetch_add(1000, Ordering::Relaxed);
         let decision = self.0.lock().unwrap_or_else(PoisonError::into_inner).check(check, after);
-        Answer::Now(decision.map_err(Refusal::Overloaded))
+        Answer::Now(decision.map_err(Unavailable::Overloaded))
     }
 
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
@@ -70,8 +71,8 @@ impl Clock for Standing {
         NodeTime(0)
     }
 
-    fn wall(&self) -> StoreTime {
-        BEGIN
+    fn wall(&self) -> WallTime {
+        WallTime(BEGIN.0)
     }
 }
 
@@ -115,7 +116,7 @@ pub fn rule_file(bytes: &[u8]) {
     match rules::compile("f.yaml", text, Revision(1)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
         Ok(book) => {
-            let mut trial = Trial::new(Arc::new(book), BEGIN);
+            let mut trial = DryRun::new(Arc::new(book), BEGIN);
             for (at, domain) in ["d", "api", "d"].into_iter().enumerate() {
                 let entries = [("user", "u"), ("path", "/a/b"), ("tier", "free"), ("ip", "10.0.0.1")];
                 let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
@@ -244,19 +245,18 @@ pub fn store_reply(bytes: &[u8]) {
         max_items: 10,
         seeds: [1, 2, 3, 4],
     };
-    let mut shard = Shard::new(config, BEGIN, NodeTime(0));
-    shard.set_book(book());
+    let mut shard = Shard::new(config, WallTime(BEGIN.0), NodeTime(0));
+    let _ = shard.handle(Event::Rules(book()), NodeTime(0));
     let entries = [("user", "u"), ("tier", "free"), ("ip", "10.0.0.1"), ("path", "/a/b")];
     let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
     for round in 0..3 {
         let now = NodeTime(round * 200_000);
-        shard.tick(now);
-        let _ = shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| 0, now);
-        for out in shard.take_batches(now) {
-            let answer = wire::answer(bytes, out.batch.items.len()).map_err(|_| StoreError::Unknown);
-            shard.answer(out.lane, out.flight, answer, now);
+        let _ = shard.handle(Event::Tick, now);
+        let _ = shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| LaneId(0), now, || ());
+        for out in shard.handle(Event::Flush, now).send {
+            let result = wire::answer(bytes, out.batch.items.len()).map_err(|_| StoreError::Unknown);
+            let _ = shard.handle(Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result }), now);
         }
-        let _ = shard.take_done();
     }
     for items in [0, 1, 3] {
         if let Ok(answer) = wire::answer(bytes, items)

@@ -166,7 +166,7 @@ impl World<'_> {
         if from == to {
             return;
         }
-        let mine: Vec<Vec<u8>> = self.counters.keys().filter(|key| self.lane_of(key) == lane).cloned().collect();
+        let mine: Vec<Vec<u8>> = self.counters.keys().filter(|key| self.lane_of(key).0 == lane).cloned().collect();
         let is_mine = |key: &[u8]| mine.iter().any(|mine| **mine == *key);
         let mut target = self.primaries.swap_remove(to);
         // `swap_remove` has put the last one in its place.

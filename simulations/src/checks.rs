@@ -3,7 +3,7 @@
 use super::ledger::{Asked, Decided, Limited, Said};
 use super::plan::DOMAIN;
 use super::world::{Event, World};
-use limiter::{Check, Decision, Descriptor, Verdict};
+use limiter::{Check, Decision, Descriptor, Effects, Event as ShardEvent, Ticket, Verdict};
 
 impl World<'_> {
     /// A check comes to its core.
@@ -22,11 +22,12 @@ impl World<'_> {
         let it = &mut self.holders[holder];
         let now = it.clock(self.now);
         let tags = &self.tags;
-        match it.shard.check(&check, |key| tags.of(key), now) {
+        let verdict = it.shard.check(&check, |key| tags.of(key), now, || at);
+        match verdict {
             Verdict::Decided(decision) => self.decided(at, &decision),
-            Verdict::Shed(_) => self.answer(at, Said::Shed),
+            Verdict::Overloaded(_) => self.answer(at, Said::Overload),
             Verdict::Waits(ticket) => {
-                it.waiting.insert(ticket, at);
+                it.waiting.insert(at, ticket);
                 self.at(self.now + within_us, Event::Deadline(at));
                 if self.traffic.chance(self.plan.traffic.hang_up) && !self.ledger.asked[at].probe {
                     let after = self.traffic.between(0, within_us);
@@ -34,14 +35,15 @@ impl World<'_> {
                 }
             }
         }
-        self.after(holder);
+        let it = &self.holders[holder];
+        let flush = it.shard.needs_flush(it.clock(self.now));
+        self.carry_out(holder, Effects { flush, ..Effects::default() });
     }
 
-    fn ticket(&self, at: usize) -> Option<(usize, u64)> {
+    fn ticket(&self, at: usize) -> Option<(usize, Ticket)> {
         let Asked { holder, boot, .. } = *self.ledger.asked.get(at)?;
         let it = self.holders.get(holder).filter(|it| it.boot == boot)?;
-        let ticket = it.waiting.iter().find(|(_, asked)| **asked == at).map(|(ticket, _)| *ticket)?;
-        Some((holder, ticket))
+        Some((holder, *it.waiting.get(&at)?))
     }
 
     pub(super) fn deadline(&mut self, at: usize) {
@@ -49,23 +51,14 @@ impl World<'_> {
         if !self.meddler.keeps_deadline(&self.ledger.asked[at]) {
             return;
         }
-        let it = &mut self.holders[holder];
-        let now = it.clock(self.now);
-        it.waiting.remove(&ticket);
-        if let Some(decision) = it.shard.expire(ticket, now) {
-            self.decided(at, &decision);
-        }
-        self.after(holder);
+        self.handle(holder, ShardEvent::Expire(ticket));
     }
 
     pub(super) fn hang_up(&mut self, at: usize) {
         let Some((holder, ticket)) = self.ticket(at) else { return };
-        let it = &mut self.holders[holder];
-        let now = it.clock(self.now);
-        it.waiting.remove(&ticket);
-        it.shard.withdraw(ticket, now);
+        self.holders[holder].waiting.remove(&at);
         self.answer(at, Said::Gone);
-        self.after(holder);
+        self.handle(holder, ShardEvent::Cancel(ticket));
     }
 
     pub(super) fn decided(&mut self, at: usize, decision: &Decision) {
@@ -75,7 +68,7 @@ impl World<'_> {
         let limits = decision.limits.iter().map(|status| Limited {
             limit: place(&status.effective.name),
             of: status.limit(),
-            refused: status.refused,
+            refused: status.denied,
         });
         let mut decided = Decided { allowed, degraded, revision, limits: limits.collect() };
         self.meddler.decided(&self.ledger.asked[at], &mut decided);
@@ -97,7 +90,7 @@ impl World<'_> {
         let Asked { at: then, holder, family, user, hits, .. } = self.ledger.asked[at];
         let waited = self.now - then;
         let said = match said {
-            Said::Shed => "shed".to_owned(),
+            Said::Overload => "shed".to_owned(),
             Said::Gone => "gone".to_owned(),
             Said::Decided(decided) => {
                 let all = &self.plan.edits[0].limits;

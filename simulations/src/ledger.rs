@@ -44,7 +44,7 @@ impl Asked {
 pub enum Said {
     Decided(Decided),
     /// The node was overloaded.
-    Shed,
+    Overload,
     /// The client hung up, or its node was killed.
     Gone,
 }

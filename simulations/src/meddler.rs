@@ -1,7 +1,7 @@
 //! Where a test may plant a bug, to see that it is found. Whoever plants none changes nothing.
 
 use super::ledger::{Asked, Decided};
-use limiter::counter::{Batch, BatchAnswer};
+use limiter::counter::{Batch, BatchReply};
 use limiter::{Revision, ShardConfig};
 
 /// Changes what passes between the parts of a simulation. `holder` is a core's place among all.
@@ -28,7 +28,7 @@ pub trait Meddler {
     fn batch(&mut self, _holder: usize, _batch: &mut Batch) {}
 
     /// An answer that arrives.
-    fn answer(&mut self, _holder: usize, _answer: &mut BatchAnswer) {}
+    fn answer(&mut self, _holder: usize, _answer: &mut BatchReply) {}
 
     /// Whether a batch that got no answer is sent again.
     fn resends(&mut self, _holder: usize) -> bool {

@@ -5,19 +5,18 @@ use std::collections::BTreeMap;
 use super::dice::Dice;
 use super::faults::Instant;
 use super::plan::Plan;
-use limiter::{Breaker, MAX_ITEMS, NodeClock, NodeTime, Shard, ShardConfig, StoreTime, Turns};
+use limiter::{Breaker, MAX_ITEMS, NodeClock, NodeTime, Shard, ShardConfig, Ticket, WallTime};
 
 /// Checks that wait at one core at most.
 pub const MAX_WAITING: usize = 200;
 
 pub struct Holder {
     pub node: usize,
-    pub shard: Shard,
-    pub turns: Turns,
-    /// Its flusher was told, and has not looked yet.
-    pub told: bool,
-    /// Checks that wait, by ticket.
-    pub waiting: BTreeMap<u64, usize>,
+    pub shard: Shard<usize>,
+    /// Its flusher is about to run.
+    pub flush_pending: bool,
+    /// Checks that wait, by their index in the ledger.
+    pub waiting: BTreeMap<usize, Ticket>,
     /// A crash begins another life.
     pub boot: u32,
     pub alive: bool,
@@ -40,12 +39,11 @@ impl Holder {
     /// `notices` says whether it compares its monotonic clock with the wall clock.
     pub fn new(plan: &Plan, at: usize, config: ShardConfig, notices: bool, dice: &mut Dice) -> Self {
         let (skew_us, now) = (dice.between(1 << 30, 1 << 40), 0);
-        let (shard, turns) = (Shard::new(config, wall(dice), NodeTime(now + skew_us)), Turns::default());
+        let shard = Shard::new(config, wall(dice), NodeTime(now + skew_us));
         Self {
             node: at / plan.cores,
             shard,
-            turns,
-            told: false,
+            flush_pending: false,
             waiting: BTreeMap::new(),
             boot: 0,
             alive: true,
@@ -85,7 +83,7 @@ impl Holder {
     pub fn die(&mut self) -> Vec<usize> {
         self.alive = false;
         self.boot += 1;
-        std::mem::take(&mut self.waiting).into_values().collect()
+        std::mem::take(&mut self.waiting).into_keys().collect()
     }
 
     /// It starts again, and remembers nothing.
@@ -94,12 +92,12 @@ impl Holder {
         (self.skew_us, self.suspended_us) = (dice.between(1 << 30, 1 << 40), 0);
         self.node_clock = NodeClock::new(0);
         self.shard = Shard::new(self.config, wall(dice), self.clock(now));
-        (self.turns, self.told, self.alive) = (Turns::default(), false, true);
+        (self.flush_pending, self.alive) = (false, true);
         self.breakers.iter().for_each(Breaker::record_answer);
     }
 }
 
 /// A node's wall clock may be far off.
-fn wall(dice: &mut Dice) -> StoreTime {
-    StoreTime(dice.between(1_600_000_000_000_000, 1_800_000_000_000_000))
+fn wall(dice: &mut Dice) -> WallTime {
+    WallTime(dice.between(1_600_000_000_000_000, 1_800_000_000_000_000))
 }

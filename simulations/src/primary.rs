@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::faults::Instant;
 use super::redis::{Redis, Stored};
-use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::counter::{Batch, BatchReply, StoreError};
 
 /// Store time at which simulations begin, in microseconds since the epoch.
 pub const BEGIN: u64 = 1_700_000_000_000_000;
@@ -70,7 +70,7 @@ impl Primary {
     ///
     /// # Errors
     /// As a store does.
-    pub fn run(&mut self, batch: &Batch, now: Instant, old: bool) -> Result<BatchAnswer, StoreError> {
+    pub fn run(&mut self, batch: &Batch, now: Instant, old: bool) -> Result<BatchReply, StoreError> {
         let clock = self.clock(now);
         if old {
             // Without a replaced server, that server has become a replica since.

@@ -9,7 +9,7 @@ use mlua::{Function, Lua, Table, Value, Variadic};
 
 use super::structs;
 use counter_script::{COUNTERS, FENCE, wire};
-use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::counter::{Batch, BatchReply, StoreError};
 
 /// A value, and the millisecond at which it expires.
 pub type Stored = (Vec<u8>, u64);
@@ -135,7 +135,7 @@ impl Redis {
     ///
     /// # Errors
     /// When nothing was applied, or it is not known.
-    pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchAnswer, StoreError> {
+    pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchReply, StoreError> {
         let text = wire::batch(batch, batch.items.iter());
         let keys = batch.items.iter().map(|item| &*item.key);
         match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
@@ -259,22 +259,26 @@ impl Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid, Item, ItemAnswer};
+    use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid, Item, ItemReply, SeenCells};
+    use limiter::{BatchId, HolderId};
 
     const NOW: u64 = 1_767_225_600_000_000;
 
-    fn run(redis: &Redis, now_us: u64) -> Result<Vec<ItemAnswer>, StoreError> {
+    fn run(redis: &Redis, now_us: u64) -> Result<Vec<ItemReply>, StoreError> {
         let grid = Grid::Fixed { width_ms: 1000 };
         let counter = Counter::Window {
             grid,
             limit: 5,
-            seen: Vec::new(),
+            seen: SeenCells::None,
             returns: Vec::new(),
             debts: Debts::default(),
             lease: None,
         };
         let item = Item { key: b"k".as_slice().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
-        match redis.run(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }, now_us)?.outcome {
+        match redis
+            .run(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }, now_us)?
+            .outcome
+        {
             BatchOutcome::Ran(answers) => Ok(answers),
             BatchOutcome::Late => panic!("it has no end"),
         }
@@ -287,10 +291,10 @@ mod tests {
         assert_eq!(run(&redis, NOW), Err(StoreError::NotApplied));
         redis.set_primary(true);
         redis.set_full(true);
-        assert_eq!(run(&redis, NOW), Ok(vec![ItemAnswer::Failed]));
+        assert_eq!(run(&redis, NOW), Ok(vec![ItemReply::Failed]));
         assert_eq!(redis.data(), Data::default());
         redis.set_full(false);
-        assert!(matches!(run(&redis, NOW).as_deref(), Ok([ItemAnswer::Done(_)])));
+        assert!(matches!(run(&redis, NOW).as_deref(), Ok([ItemReply::Done(_)])));
     }
 
     #[test]
@@ -298,7 +302,7 @@ mod tests {
         let redis = Redis::new(7).unwrap();
         run(&redis, NOW).unwrap();
         assert_eq!(redis.data().keys.len(), 1);
-        let empty = Batch { not_after: None, holder: 1, number: 2, items: Vec::new() };
+        let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(2), items: Vec::new() };
         redis.run(&empty, NOW + 5_000_000).unwrap();
         assert_eq!(redis.data(), Data::default());
     }

@@ -4,21 +4,28 @@ use super::faults::{Instant, Kind};
 use super::ledger::{Forgot, Granted, Said};
 use super::primary::Health;
 use super::world::{Event, Parcel, World};
-use limiter::counter::{BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, StoreError};
-use limiter::{PROBE_INTERVAL, StoreTime};
+use limiter::counter::{BatchOutcome, BatchReply, Counter, Item, ItemReply, StoreError};
+use limiter::{Event as ShardEvent, PROBE_INTERVAL, Reply, StoreTime};
 
 /// What is not sent fails within so many microseconds.
 const AT_ONCE_US: u64 = 200;
+
+impl Parcel {
+    fn reply(&self, result: Result<BatchReply, StoreError>) -> Reply {
+        Reply { lane: self.lane, batch: self.batch.id, result }
+    }
+}
 
 impl World<'_> {
     /// A batch leaves its core.
     pub(super) fn send(&mut self, mut parcel: Parcel) {
         self.meddler.batch(parcel.holder, &mut parcel.batch);
-        let Parcel { holder, boot, lane, flight, primary, old, .. } = parcel;
+        let Parcel { holder, boot, primary, old, .. } = parcel;
         let silent = self.holders[holder].breakers[primary].is_open();
         if silent || self.primaries[primary].health == Health::Dead && !old {
             let soon = self.network.between(0, AT_ONCE_US);
-            self.at(self.now + soon, Event::Answered(holder, boot, lane, flight, Err(StoreError::NotApplied)));
+            let reply = parcel.reply(Err(StoreError::NotApplied));
+            self.at(self.now + soon, Event::Replied { holder, boot, reply });
             return;
         }
         self.at(self.now + self.plan.deadline_us, Event::Overdue(parcel.clone()));
@@ -68,8 +75,8 @@ impl World<'_> {
 
     /// A batch comes to a primary.
     pub(super) fn arrives(&mut self, parcel: Parcel) {
-        let Parcel { holder, boot, lane, flight, primary, old, again, .. } = parcel;
-        let owner = self.lanes[usize::from(lane)];
+        let Parcel { holder, boot, lane, primary, old, again, .. } = parcel;
+        let owner = self.lanes[usize::from(lane.0)];
         if owner != primary {
             // It is sent on.
             let delay = self.delay(owner);
@@ -77,9 +84,9 @@ impl World<'_> {
             return;
         }
         let held = old && self.primaries[primary].replaced_stops;
-        let answer = match self.primaries[primary].health {
+        let result = match self.primaries[primary].health {
             _ if held => {
-                self.held[primary].push(parcel);
+                self.held[primary].push(Parcel { held: true, ..parcel });
                 return;
             }
             Health::Stopped if !old => {
@@ -90,19 +97,20 @@ impl World<'_> {
             Health::Dead if !old => Err(StoreError::Unknown),
             _ => self.run(&parcel, old),
         };
+        let reply = parcel.reply(result);
         if !again && !self.is_lost(holder, primary) {
             let delay = self.delay(primary);
-            self.at(self.now + delay, Event::Answered(holder, boot, lane, flight, answer));
+            self.at(self.now + delay, Event::Replied { holder, boot, reply });
         }
     }
 
-    fn run(&mut self, parcel: &Parcel, old: bool) -> Result<BatchAnswer, StoreError> {
+    fn run(&mut self, parcel: &Parcel, old: bool) -> Result<BatchReply, StoreError> {
         let (now, primary) = (self.now, parcel.primary);
         let answer = self.primaries[primary].run(&parcel.batch, now, old);
         let outcome = answer.as_ref().map(|answer| &answer.outcome);
         if let Ok(BatchOutcome::Ran(answers)) = outcome {
             for (item, answer) in parcel.batch.items.iter().zip(answers) {
-                let (ItemAnswer::Done(grant), Some(counter)) = (answer, self.counters.get(&*item.key)) else {
+                let (ItemReply::Done(grant), Some(counter)) = (answer, self.counters.get(&*item.key)) else {
                     continue;
                 };
                 let asked =
@@ -112,7 +120,8 @@ impl World<'_> {
                 self.ledger.granted.entry(*counter).or_default().push(granted);
                 self.ledger.primary.insert(*counter, primary);
                 let fenced = self.noticed.get(&primary).is_some_and(|at| at + self.round_trip_us() < now);
-                if old && !fenced {
+                // A server that wakes runs what its sockets hold before anybody can fence it.
+                if old && (!fenced || parcel.held) {
                     let forgot = Forgot { at: now, since: now.saturating_sub(1) };
                     self.ledger.forgot.entry(*counter).or_default().push(forgot);
                 }
@@ -122,10 +131,10 @@ impl World<'_> {
         answer
     }
 
-    fn describe_batch(&self, parcel: &Parcel, answer: &Result<BatchAnswer, StoreError>) -> String {
-        let Parcel { holder, primary, flight, batch, again, .. } = parcel;
+    fn describe_batch(&self, parcel: &Parcel, answer: &Result<BatchReply, StoreError>) -> String {
+        let Parcel { holder, primary, batch, again, .. } = parcel;
         let twice = if *again { " again" } else { "" };
-        let mut text = format!("primary {primary}: batch {flight} of core {holder}{twice}");
+        let mut text = format!("primary {primary}: batch {} of core {holder}{twice}", batch.id);
         match answer.as_ref().map(|answer| &answer.outcome) {
             Err(error) => text += &format!(": {error}"),
             Ok(BatchOutcome::Late) => text += " comes too late",
@@ -137,7 +146,7 @@ impl World<'_> {
         text
     }
 
-    fn describe_item(&self, item: &Item, answer: &ItemAnswer) -> String {
+    fn describe_item(&self, item: &Item, answer: &ItemReply) -> String {
         let counter = self.counters.get(&*item.key);
         let limits = self.plan.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default();
         let name = counter.and_then(|counter| limits.get(counter.limit)).map_or("?", |limit| limit.name.as_str());
@@ -146,7 +155,7 @@ impl World<'_> {
             Counter::Window { returns, .. } => returns.iter().map(|back| back.tokens).sum(),
             Counter::Bucket { returns, .. } => returns.iter().map(|back| back.hits).sum(),
         };
-        let ItemAnswer::Done(grant) = answer else { return format!("; {name}{user}: {answer:?}") };
+        let ItemReply::Done(grant) = answer else { return format!("; {name}{user}: {answer:?}") };
         let asked = item.asks.iter().zip(&grant.granted);
         let asked: Vec<String> =
             asked.map(|(ask, granted)| format!("{} of {} x {}", granted.count, ask.count, ask.hits)).collect();
@@ -161,61 +170,52 @@ impl World<'_> {
         text + &format!(", {} left", grant.available)
     }
 
-    /// An answer comes to a core.
-    pub(super) fn answered(
-        &mut self,
-        holder: usize,
-        boot: u32,
-        lane: u16,
-        flight: u64,
-        mut answer: Result<BatchAnswer, StoreError>,
-    ) {
-        if let Ok(answer) = &mut answer {
+    /// The result of a batch reaches its core.
+    pub(super) fn replied(&mut self, holder: usize, boot: u32, mut reply: Reply) {
+        if let Ok(answer) = &mut reply.result {
             self.meddler.answer(holder, answer);
         }
         let it = &mut self.holders[holder];
         if it.boot != boot || !it.alive {
             return;
         }
-        if answer.is_ok() {
-            it.breakers[self.lanes[usize::from(lane)]].record_answer();
+        if reply.result.is_ok() {
+            it.breakers[self.lanes[usize::from(reply.lane.0)]].record_answer();
         }
-        let now = it.clock(self.now);
-        it.shard.answer(lane, flight, answer, now);
-        self.after(holder);
+        self.handle(holder, ShardEvent::Reply(reply));
     }
 
-    /// A batch got no answer in time: its outcome is unknown.
+    /// A batch got no reply in time: its outcome is unknown.
     pub(super) fn overdue(&mut self, parcel: Parcel) {
-        let Parcel { holder, boot, lane, flight, primary, .. } = parcel;
+        let Parcel { holder, boot, lane, primary, .. } = parcel;
         let it = &mut self.holders[holder];
         if it.boot != boot || !it.alive {
             return;
         }
         let failed = it.shard.stats().failed_batches;
-        let now = it.clock(self.now);
-        it.shard.answer(lane, flight, Err(StoreError::Unknown), now);
+        self.handle(holder, ShardEvent::Reply(parcel.reply(Err(StoreError::Unknown))));
+        let it = &mut self.holders[holder];
         if it.shard.stats().failed_batches > failed {
             it.breakers[primary].record_timeout();
-            self.tell(|_| format!("core {holder}: batch {flight}, lane {lane}, got no answer"));
+            let id = parcel.batch.id;
+            self.tell(|_| format!("core {holder}: batch {id}, lane {lane}, got no answer"));
             if self.meddler.resends(holder) {
                 let mut batch = parcel.batch;
-                batch.number += 1 << 40;
+                batch.id.0 += 1 << 40;
                 batch.not_after = batch.not_after.map(|end| StoreTime(end.0 + 4 * self.plan.deadline_us));
                 let delay = self.delay(primary);
                 self.at(self.now + delay, Event::Arrives(Parcel { again: true, batch, ..parcel }));
             }
         }
-        self.after(holder);
     }
 
-    /// Silent servers are asked for a sign of life.
-    pub(super) fn look(&mut self, holder: usize, boot: u32) {
+    /// A core probes the primaries that its breakers are open for.
+    pub(super) fn probe_primaries(&mut self, holder: usize, boot: u32) {
         if self.holders[holder].boot != boot || !self.holders[holder].alive {
             return;
         }
-        let look = u64::try_from(PROBE_INTERVAL.as_micros()).unwrap_or(u64::MAX);
-        self.at(self.now + look, Event::Look(holder, boot));
+        let pause = u64::try_from(PROBE_INTERVAL.as_micros()).unwrap_or(u64::MAX);
+        self.at(self.now + pause, Event::Probe { holder, boot });
         for primary in 0..self.primaries.len() {
             if self.holders[holder].breakers[primary].is_open()
                 && self.answers(holder, primary)

@@ -13,9 +13,8 @@ use super::node::Holder;
 use super::plan::{DOMAIN, Plan};
 use super::primary::Primary;
 use counter_script::{COUNTERS, Tags};
-use limiter::counter::{BatchAnswer, StoreError};
-use limiter::rules::{Effective, Limit};
-use limiter::{Cause, Due, Outgoing, Revision, TICK};
+use limiter::rules::{EffectiveLimit, Limit};
+use limiter::{Effects, Event as ShardEvent, LaneId, Outgoing, Reply, Revision, TICK};
 
 /// What happens at an instant.
 pub(super) enum Event {
@@ -27,11 +26,24 @@ pub(super) enum Event {
     HangUp(usize),
     /// The next client comes.
     Client,
-    Flusher(usize, u32, Cause),
-    /// A silent server is asked for a sign of life.
-    Look(usize, u32),
+    /// The flusher of a core runs.
+    Flusher {
+        holder: usize,
+        boot: u32,
+        wake: Wake,
+    },
+    /// A core probes the primaries that its breakers are open for.
+    Probe {
+        holder: usize,
+        boot: u32,
+    },
     Arrives(Parcel),
-    Answered(usize, u32, u16, u64, Result<BatchAnswer, StoreError>),
+    /// The result of a batch reaches its core.
+    Replied {
+        holder: usize,
+        boot: u32,
+        reply: Reply,
+    },
     /// A batch got no answer in time.
     Overdue(Parcel),
     /// A node notices that a primary was replaced.
@@ -44,9 +56,22 @@ pub(super) enum Event {
         node: usize,
         primary: usize,
     },
+    /// A fault begins or ends.
     Begins(usize),
     Ends(usize),
-    Rules(usize, usize),
+    /// The rules of an edit reach a core.
+    Rules {
+        holder: usize,
+        edit: usize,
+    },
+}
+
+/// Why a flusher runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    Flush,
+    DelayOver,
+    Tick,
 }
 
 /// A batch on its way.
@@ -54,12 +79,13 @@ pub(super) enum Event {
 pub(super) struct Parcel {
     pub holder: usize,
     pub boot: u32,
-    pub lane: u16,
-    pub flight: u64,
+    pub lane: LaneId,
     pub batch: limiter::counter::Batch,
     pub primary: usize,
     /// It goes to the server that was replaced.
     pub old: bool,
+    /// It came to a server that stood still, and runs when that wakes.
+    pub held: bool,
     /// It comes a second time, and nobody waits for its answer.
     pub again: bool,
 }
@@ -149,7 +175,7 @@ impl<'m> World<'m> {
             self.hear(holder, 0);
             for edit in 1..self.plan.edits.len() {
                 let at = self.plan.edits[edit].at + self.chaos.between(0, 50_000);
-                self.at(at, Event::Rules(holder, edit));
+                self.at(at, Event::Rules { holder, edit });
             }
             self.keep(holder);
         }
@@ -160,8 +186,8 @@ impl<'m> World<'m> {
     pub(super) fn keep(&mut self, holder: usize) {
         let boot = self.holders[holder].boot;
         let jitter = self.names.between(0, 50_000);
-        self.at(self.now + jitter, Event::Flusher(holder, boot, Cause::Tick));
-        self.at(self.now + jitter, Event::Look(holder, boot));
+        self.at(self.now + jitter, Event::Flusher { holder, boot, wake: Wake::Tick });
+        self.at(self.now + jitter, Event::Probe { holder, boot });
     }
 
     pub(super) fn at(&mut self, at: Instant, event: Event) {
@@ -204,16 +230,16 @@ impl<'m> World<'m> {
             Event::Deadline(asked) => self.deadline(asked),
             Event::HangUp(asked) => self.hang_up(asked),
             Event::Client => self.client(),
-            Event::Flusher(holder, boot, cause) => self.flush(holder, boot, cause),
-            Event::Look(holder, boot) => self.look(holder, boot),
+            Event::Flusher { holder, boot, wake } => self.flush(holder, boot, wake),
+            Event::Probe { holder, boot } => self.probe_primaries(holder, boot),
             Event::Arrives(parcel) => self.arrives(parcel),
-            Event::Answered(holder, boot, lane, flight, answer) => self.answered(holder, boot, lane, flight, answer),
+            Event::Replied { holder, boot, reply } => self.replied(holder, boot, reply),
             Event::Overdue(parcel) => self.overdue(parcel),
             Event::Notices { node, primary } => self.notices(node, primary),
             Event::Follows { node, primary } => self.follows(node, primary),
             Event::Begins(fault) => self.begins(fault),
             Event::Ends(fault) => self.ends(fault),
-            Event::Rules(holder, edit) => self.hear(holder, edit),
+            Event::Rules { holder, edit } => self.hear(holder, edit),
         }
     }
 
@@ -221,10 +247,10 @@ impl<'m> World<'m> {
     fn stopped(&self, event: &Event) -> Option<Instant> {
         let holder = match event {
             Event::Ask(asked) | Event::Deadline(asked) | Event::HangUp(asked) => self.ledger.asked.get(*asked)?.holder,
-            Event::Flusher(holder, ..)
-            | Event::Look(holder, _)
-            | Event::Answered(holder, ..)
-            | Event::Rules(holder, _) => *holder,
+            Event::Flusher { holder, .. }
+            | Event::Probe { holder, .. }
+            | Event::Replied { holder, .. }
+            | Event::Rules { holder, .. } => *holder,
             Event::Overdue(parcel) => parcel.holder,
             Event::Notices { node, .. } | Event::Follows { node, .. } => node * self.plan.cores,
             Event::Client | Event::Arrives(_) | Event::Begins(_) | Event::Ends(_) => return None,
@@ -243,60 +269,68 @@ impl<'m> World<'m> {
             return;
         }
         if self.meddler.hears(holder, revision) {
-            self.holders[holder].shard.set_book(book);
-            self.after(holder);
+            self.handle(holder, ShardEvent::Rules(book));
         }
         self.ledger.told.push((holder, boot, revision, self.now));
         self.tell(|_| format!("core {holder} hears of revision {revision}"));
     }
 
-    /// After whatever was done to a core: decisions go out, and its flusher is told if there is something to do.
-    pub(super) fn after(&mut self, holder: usize) {
+    /// Something happens to a core's shard, and what must be done then is done.
+    pub(super) fn handle(&mut self, holder: usize, event: ShardEvent) {
         let it = &mut self.holders[holder];
-        for (ticket, decision) in it.shard.take_done() {
-            if let Some(at) = self.holders[holder].waiting.remove(&ticket) {
-                self.decided(at, &decision);
-            }
+        let effects = it.shard.handle(event, it.clock(self.now));
+        self.carry_out(holder, effects);
+    }
+
+    pub(super) fn carry_out(&mut self, holder: usize, effects: Effects<usize>) {
+        let Effects { send, decided, flush, flush_in } = effects;
+        for (check, decision) in decided {
+            self.holders[holder].waiting.remove(&check);
+            self.decided(check, &decision);
         }
         let it = &mut self.holders[holder];
-        let stats = it.shard.stats();
+        let (boot, stats) = (it.boot, it.shard.stats());
         self.ledger.most_keys = self.ledger.most_keys.max(stats.keys);
         self.ledger.most_waiting = self.ledger.most_waiting.max(stats.waiting);
-        if !it.told && it.turns.are_due(&it.shard, it.clock(self.now)) {
-            it.told = true;
-            let (boot, soon) = (it.boot, self.network.between(0, 20));
-            self.at(self.now + soon, Event::Flusher(holder, boot, Cause::Queued));
+        if flush && !std::mem::replace(&mut it.flush_pending, true) {
+            let soon = self.network.between(0, 20);
+            self.at(self.now + soon, Event::Flusher { holder, boot, wake: Wake::Flush });
+        }
+        if let Some(delay) = flush_in {
+            self.at(self.now + delay, Event::Flusher { holder, boot, wake: Wake::DelayOver });
+        }
+        for Outgoing { lane, batch } in send {
+            let primary = self.lanes[usize::from(lane.0)];
+            let old = self.asks_the_old(holder, primary);
+            self.send(Parcel { holder, boot, lane, batch, primary, old, held: false, again: false });
         }
     }
 
-    fn flush(&mut self, holder: usize, boot: u32, cause: Cause) {
+    fn flush(&mut self, holder: usize, boot: u32, wake: Wake) {
         let it = &mut self.holders[holder];
         if it.boot != boot || !it.alive {
             return;
         }
-        it.told = false;
-        let now = it.clock(self.now);
-        let Due { batches, turn_in } = it.turns.take(&mut it.shard, cause, now);
-        if let Some(pause) = turn_in {
-            self.at(self.now + pause, Event::Flusher(holder, boot, Cause::Turn));
-        }
-        if cause == Cause::Tick {
+        it.flush_pending = false;
+        if wake == Wake::Tick {
             let tick = u64::try_from(TICK.as_micros()).unwrap_or(u64::MAX);
-            self.at(self.now + tick, Event::Flusher(holder, boot, Cause::Tick));
+            self.at(self.now + tick, Event::Flusher { holder, boot, wake });
         }
-        for Outgoing { lane, flight, batch } in batches {
-            let primary = self.lanes[usize::from(lane)];
-            let old = self.asks_the_old(holder, primary);
-            self.send(Parcel { holder, boot, lane, flight, batch, primary, old, again: false });
-        }
-        self.after(holder);
+        self.handle(
+            holder,
+            match wake {
+                Wake::Flush => ShardEvent::Flush,
+                Wake::DelayOver => ShardEvent::FlushDelayOver,
+                Wake::Tick => ShardEvent::Tick,
+            },
+        );
     }
 
     pub(super) fn is_faulty(&self, is: impl Fn(&Kind) -> bool) -> bool {
         self.plan.faults.iter().zip(&self.active).any(|(fault, active)| *active && is(&fault.kind))
     }
 
-    pub(super) fn lane_of(&self, key: &[u8]) -> u16 {
+    pub(super) fn lane_of(&self, key: &[u8]) -> LaneId {
         self.tags.of(key)
     }
 }
@@ -313,7 +347,7 @@ fn counters(plan: &Plan) -> BTreeMap<Vec<u8>, Counter> {
     let mut counters = BTreeMap::new();
     let all: &[Limit] = plan.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default();
     for (at, limit) in all.iter().enumerate() {
-        let effective = Effective::new(&DOMAIN.into(), limit, None, Revision(1));
+        let effective = EffectiveLimit::new(&DOMAIN.into(), limit, None, Revision(1));
         // Probes bring users of their own.
         for user in 0..plan.users + super::run::FRESH_USERS {
             let (name, mut key) = (user.to_string(), Vec::new());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use limiter::counter::{Batch, BatchAnswer, BatchOutcome, Counter, Hits, ItemAnswer, Seen};
+use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, Seen, SeenCells};
 use limiter::{Revision, ShardConfig, StoreTime};
 use simulations::ledger::{Asked, Decided};
 use simulations::many::{Many, one};
@@ -179,7 +179,7 @@ impl Meddler for Planted {
                     Bug::RefundsTwice => returns.iter_mut().for_each(|back| back.tokens *= 2),
                     Bug::KeepsWhatItReserved if !alone => returns.clear(),
                     Bug::KeepsItsLeases if alone => returns.clear(),
-                    Bug::RemembersNothing => (*seen, debts.seen) = (Vec::new(), Vec::new()),
+                    Bug::RemembersNothing => (*seen, debts.seen) = (SeenCells::None, Vec::new()),
                     Bug::NeverTellsItsDebts => debts.reports.clear(),
                     Bug::TellsHalfOfItsDebts => {
                         debts.reports.iter_mut().for_each(|report| report.debt.hits.charged /= 2);
@@ -187,7 +187,7 @@ impl Meddler for Planted {
                     Bug::ChargesDebtsTwice => {
                         for report in &mut debts.reports {
                             self.names += 1 << 24;
-                            report.debt.id = (report.debt.id + self.names) % (1 << 48);
+                            report.debt.id.0 = (report.debt.id.0 + self.names) % (1 << 48);
                             report.known = Hits::default();
                         }
                     }
@@ -199,10 +199,10 @@ impl Meddler for Planted {
         }
     }
 
-    fn answer(&mut self, _: usize, answer: &mut BatchAnswer) {
+    fn answer(&mut self, _: usize, answer: &mut BatchReply) {
         let BatchOutcome::Ran(items) = &mut answer.outcome else { return };
         for item in items {
-            if let ItemAnswer::Done(grant) = item
+            if let ItemReply::Done(grant) = item
                 && let Seen::Window { cell_end_ms, .. } = &mut grant.seen
                 && self.bug == Bug::LeasesOutliveTheirCell
             {

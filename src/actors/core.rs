@@ -1,65 +1,71 @@
-//! One core's door to its shard. Only this core's thread takes the lock, a reader of figures now and then apart.
+//! One core's shard, shared by the tasks of that core. Only this core's thread takes the lock, apart from a reader of
+//! statistics now and then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use limiter::rules::RuleBook;
+use limiter::{
+    Check, Decision, Effects, Event, NodeTime, Outgoing, Revision, Shard, ShardConfig, ShardStats, Ticket, Verdict,
+};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use crate::ports::{Answer, Clock, CounterStore, Limiter, Refusal};
-use limiter::rules::{OpenMap, RuleBook};
-use limiter::{Cause, Check, Decision, NodeTime, Revision, Shard, ShardConfig, ShardStats, Turns, Verdict};
+use super::flusher::FlusherMessage;
+use crate::ports::{Answer, Clock, CounterStore, Limiter, Unavailable};
 
-/// A core's shard with those who wait for it.
+/// A core's shard, its store, and its flusher.
 pub struct Core {
-    shard: Arc<Guarded>,
+    shard: Arc<ShardCell>,
     store: Arc<dyn CounterStore>,
-    flusher: Mutex<Option<ActorRef<Cause>>>,
-    /// The flusher has been told, and has not looked yet.
-    told: AtomicBool,
-    /// Nothing is decided yet.
+    flusher: Mutex<Option<ActorRef<FlusherMessage>>>,
+    /// The flusher has a message that it has not handled yet.
+    wake_pending: AtomicBool,
+    /// No check is decided yet.
     starting: AtomicBool,
 }
 
-/// The shard, as those who wait for it know it.
-struct Guarded {
+/// The shard under its lock. Checks that wait hold it, too.
+struct ShardCell {
     config: ShardConfig,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
-pub(super) struct State {
-    pub shard: Shard,
-    waiting: OpenMap<u64, oneshot::Sender<Decision>>,
-    pub turns: Turns,
-    /// Counts the shards that a panic ended.
-    pub restarts: u64,
+type Waiter = oneshot::Sender<Decision>;
+
+struct State {
+    shard: Shard<Waiter>,
+    /// Shards that a panic has ended.
+    restarts: u64,
 }
 
-impl State {
-    /// Whether the flusher has something to do.
-    pub fn wants_flusher(&self, now: NodeTime) -> bool {
-        self.turns.are_due(&self.shard, now)
-    }
+/// What the flusher must do after an event.
+#[derive(Default)]
+pub(super) struct ToSend {
+    pub batches: Vec<Outgoing>,
+    /// [`Event::FlushDelayOver`] must follow in this many microseconds.
+    pub flush_in: Option<u64>,
 }
 
 impl Core {
+    /// A core without rules. Its flusher must be started for it.
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
-        let state = Mutex::new(State { shard, waiting: OpenMap::default(), turns: Turns::default(), restarts: 0 });
-        let shard = Arc::new(Guarded { config, clock, state });
-        let (told, starting) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { shard, store, flusher: Mutex::new(None), told, starting }
+        let state = Mutex::new(State { shard, restarts: 0 });
+        let shard = Arc::new(ShardCell { config, clock, state });
+        let (wake_pending, starting) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { shard, store, flusher: Mutex::new(None), wake_pending, starting }
     }
 
-    /// Tells which actor sends this core's batches.
-    pub(super) fn attach(&self, flusher: ActorRef<Cause>) {
+    /// Sets the actor that sends this core's batches.
+    pub(super) fn attach(&self, flusher: ActorRef<FlusherMessage>) {
         *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
     }
 
-    /// While a core is starting it decides nothing: whoever asks is to ask another node.
+    /// A core that is starting decides no check.
     pub fn set_starting(&self, starting: bool) {
         self.starting.store(starting, Ordering::Relaxed);
     }
@@ -69,202 +75,192 @@ impl Core {
     }
 
     pub fn stats(&self) -> ShardStats {
-        self.shard.state().shard.stats()
+        self.shard.lock().shard.stats()
     }
 
+    /// The revision of the rules in force.
     pub fn revision(&self) -> Revision {
-        self.shard.state().shard.book().revision
+        self.shard.lock().shard.book().revision
     }
 
-    /// Shards that a panic ended.
+    /// Shards that a panic has ended.
     pub fn restarts(&self) -> u64 {
-        self.shard.state().restarts
+        self.shard.lock().restarts
     }
 
-    /// Decides from now on under `book`, unless it is older than the one in force.
+    /// Decides the next checks under `book`, unless it is older than the book in force.
     pub fn set_book(&self, book: Arc<RuleBook>) {
-        self.with(|state| state.shard.set_book(book));
-        self.wake();
+        self.handle(Event::Rules(book));
     }
 
-    /// From now on so many cores of the region may hold tokens of a key.
+    /// Sets how many shards of the region may hold tokens of a key.
     pub fn set_holders(&self, holders: u32) {
-        self.with(|state| state.shard.set_holders(holders));
+        self.handle(Event::Holders(holders));
     }
 
-    /// Gives back all tokens in hand, as before leaving.
+    /// Gives back every token in hand, as before the node leaves.
     pub fn release(&self) {
-        self.with(|state| state.shard.release_all());
-        self.wake();
+        self.handle(Event::ReleaseTokens);
     }
 
-    /// Whether nothing waits, and nothing is under way to the store or to be sent again.
+    /// True if no check waits, and nothing is in flight to the store or to be sent to it.
     pub fn is_quiet(&self) -> bool {
-        let state = self.shard.state();
+        let state = self.shard.lock();
         state.shard.is_quiet() && !state.shard.has_stalled()
-    }
-
-    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.shard.clock
     }
 
     pub fn store(&self) -> &Arc<dyn CounterStore> {
         &self.store
     }
 
-    /// Does `work` on the shard. A panic ends the shard, not the node: it forgets its keys, which costs the tokens
-    /// that they held, and goes on; those who wait are told.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
-        self.shard.with(work)
+    /// Passes an event to the shard, delivers the decisions, and wakes the flusher if it must run.
+    pub(super) fn handle(&self, event: Event) -> ToSend {
+        // After a panic the flusher may have to run for the new shard.
+        let (to_send, flush) = self.shard.handle(event).unwrap_or((ToSend::default(), true));
+        if flush {
+            self.wake();
+        }
+        to_send
     }
 
-    /// Lets the flusher send what is queued, if anything can be.
-    pub(super) fn wake(&self) {
-        if self.told.swap(true, Ordering::Relaxed) {
+    /// Lets the flusher run, unless it is about to.
+    fn wake(&self) {
+        if self.wake_pending.swap(true, Ordering::Relaxed) {
             return;
         }
         if let Some(flusher) = &*self.flusher.lock().unwrap_or_else(PoisonError::into_inner) {
-            // A flusher that is gone is being restarted, and begins with a look at the queues.
-            let _ = flusher.cast(Cause::Queued);
+            // A flusher that has ended is started again, and begins with a flush.
+            let _ = flusher.cast(FlusherMessage::Flush);
         }
     }
 
-    /// The flusher looks now: whoever queues something from here on tells it again.
-    pub(super) fn looks(&self) {
-        self.told.store(false, Ordering::Relaxed);
+    /// The flusher runs now. What is queued from here on wakes it again.
+    pub(super) fn clear_wake(&self) {
+        self.wake_pending.store(false, Ordering::Relaxed);
     }
 
-    /// How long a batch may take, and a check may wait for it.
+    /// How long a batch may take, and how long a check may wait for it.
     pub(super) fn deadline(&self) -> Duration {
-        Duration::from_micros(self.shard.config.deadline_us)
+        self.shard.deadline()
     }
 }
 
-impl Guarded {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ShardCell {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
-        let mut state = self.state();
-        match catch_unwind(AssertUnwindSafe(|| work(&mut state))) {
-            Ok(value) => {
-                for (ticket, decision) in state.shard.take_done() {
-                    if let Some(waiting) = state.waiting.remove(&ticket) {
-                        // Whoever stopped waiting has expired the ticket.
-                        let _ = waiting.send(decision);
-                    }
-                }
-                Some(value)
-            }
-            Err(_) => {
-                state.shard = state.shard.successor(self.clock.wall(), self.clock.now());
-                state.waiting.clear();
-                // What the flusher was to look at again is gone with the shard.
-                state.turns = Turns::default();
-                state.restarts += 1;
-                tracing::error!(restarts = state.restarts, "a decision panicked: the shard forgot its keys");
-                None
-            }
+    const fn deadline(&self) -> Duration {
+        Duration::from_micros(self.config.deadline_us)
+    }
+
+    /// Calls `work` on the shard. A panic ends the shard, not the node: a new one goes on without keys, which costs the tokens
+    /// that they held. Checks that waited get no decision.
+    fn with<T>(&self, work: impl FnOnce(&mut Shard<Waiter>) -> T) -> Option<T> {
+        let mut state = self.lock();
+        if let Ok(value) = catch_unwind(AssertUnwindSafe(|| work(&mut state.shard))) {
+            return Some(value);
         }
+        state.shard = state.shard.successor(self.clock.wall(), self.clock.now());
+        state.restarts += 1;
+        tracing::error!(restarts = state.restarts, "a decision panicked: the shard lost its keys");
+        None
+    }
+
+    /// Passes an event to the shard and delivers the decisions. Returns what to send, and whether the flusher must run.
+    fn handle(&self, event: Event) -> Option<(ToSend, bool)> {
+        let now = self.clock.now();
+        let Effects { send, decided, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
+        for (waiter, decision) in decided {
+            // A caller that is gone has cancelled its check.
+            let _ = waiter.send(decision);
+        }
+        Some((ToSend { batches: send, flush_in }, flush))
     }
 }
 
-/// A check that waits for the store. Who drops it unanswered waits no more, and is charged nothing.
-struct Waiter {
-    shard: Arc<Guarded>,
-    ticket: u64,
+/// A check that waits for the store. If it is dropped before it has an answer, it is cancelled and charged nothing.
+struct WaitingCheck {
+    shard: Arc<ShardCell>,
+    ticket: Ticket,
     decision: oneshot::Receiver<Decision>,
     over: bool,
 }
 
-impl Waiter {
-    async fn wait(mut self, within: Option<Duration>) -> Result<Decision, Refusal> {
-        let deadline = Duration::from_micros(self.shard.config.deadline_us);
-        let decision = tokio::time::timeout(within.map_or(deadline, |w| w.min(deadline)), &mut self.decision).await;
+impl WaitingCheck {
+    async fn wait(mut self, timeout: Option<Duration>) -> Result<Decision, Unavailable> {
+        let deadline = self.shard.deadline();
+        let timeout = timeout.map_or(deadline, |timeout| timeout.min(deadline));
+        let decision = tokio::time::timeout(timeout, &mut self.decision).await;
         self.over = true;
-        match decision {
-            Ok(decision) => decision.map_err(|_| Refusal::Restarted),
-            Err(_) => self.leave(Shard::expire).flatten().ok_or(Refusal::Restarted),
+        if decision.is_err() {
+            self.shard.handle(Event::Expire(self.ticket));
         }
-    }
-
-    fn leave<T>(&self, by: impl FnOnce(&mut Shard, u64, NodeTime) -> T) -> Option<T> {
-        let now = self.shard.clock.now();
-        self.shard.with(|state| {
-            state.waiting.remove(&self.ticket);
-            by(&mut state.shard, self.ticket, now)
-        })
+        let decision = decision.map_or_else(|_| self.decision.try_recv().ok(), Result::ok);
+        decision.ok_or(Unavailable::Restarted)
     }
 }
 
-impl Drop for Waiter {
+impl Drop for WaitingCheck {
     fn drop(&mut self) {
         if !self.over {
-            self.leave(Shard::withdraw);
+            self.shard.handle(Event::Cancel(self.ticket));
         }
     }
-}
-
-/// What a shard says at once.
-enum Said {
-    Decided(Result<Decision, Refusal>),
-    /// It waits under this ticket.
-    Waits(u64, oneshot::Receiver<Decision>),
 }
 
 impl Core {
-    fn begin(&self, state: &mut State, check: &Check<'_>, now: NodeTime) -> Said {
-        match state.shard.check(check, |key| self.store.lane(key), now) {
-            Verdict::Decided(decision) => Said::Decided(Ok(decision)),
-            Verdict::Shed(shed) => Said::Decided(Err(Refusal::Overloaded(shed))),
-            Verdict::Waits(ticket) => {
-                let (sender, receiver) = oneshot::channel();
-                state.waiting.insert(ticket, sender);
-                Said::Waits(ticket, receiver)
-            }
-        }
-    }
-
-    fn answer(&self, said: Said, within: Option<Duration>) -> Answer {
-        match said {
-            Said::Decided(decision) => Answer::Now(decision),
-            Said::Waits(ticket, decision) => {
-                let waiter = Waiter { shard: Arc::clone(&self.shard), ticket, decision, over: false };
-                Answer::Later(Box::pin(waiter.wait(within)))
-            }
+    fn begin(&self, shard: &mut Shard<Waiter>, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer {
+        let mut waiting = None;
+        let waiter = || {
+            let (sender, receiver) = oneshot::channel();
+            waiting = Some(receiver);
+            sender
+        };
+        match shard.check(check, |key| self.store.lane(key), now, waiter) {
+            Verdict::Decided(decision) => Answer::Now(Ok(decision)),
+            Verdict::Overloaded(overload) => Answer::Now(Err(Unavailable::Overloaded(overload))),
+            Verdict::Waits(ticket) => match waiting {
+                Some(decision) => {
+                    let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, over: false };
+                    Answer::Later(Box::pin(check.wait(timeout)))
+                }
+                None => Answer::Now(Err(Unavailable::Restarted)),
+            },
         }
     }
 }
 
 impl Limiter for Core {
-    fn check(&self, check: &Check<'_>, now: NodeTime, within: Option<Duration>) -> Answer {
+    fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer {
         if self.is_starting() {
-            return Answer::Now(Err(Refusal::Starting));
+            return Answer::Now(Err(Unavailable::Starting));
         }
-        let outcome = self.with(|state| (self.begin(state, check, now), state.wants_flusher(now)));
-        let Some((said, to_send)) = outcome else { return Answer::Now(Err(Refusal::Restarted)) };
-        if to_send {
+        let checked = self.shard.with(|shard| {
+            let answer = self.begin(shard, check, now, timeout);
+            (answer, shard.needs_flush(now))
+        });
+        let Some((answer, flush)) = checked else { return Answer::Now(Err(Unavailable::Restarted)) };
+        if flush {
             self.wake();
         }
-        self.answer(said, within)
+        answer
     }
 
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer> {
         if self.is_starting() {
-            return checks.iter().map(|_| Answer::Now(Err(Refusal::Starting))).collect();
+            return checks.iter().map(|_| Answer::Now(Err(Unavailable::Starting))).collect();
         }
-        let mut said = Vec::with_capacity(checks.len());
-        let to_send = self.with(|state| {
-            said.extend(checks.iter().map(|check| self.begin(state, check, now)));
-            state.wants_flusher(now)
+        let mut answers = Vec::with_capacity(checks.len());
+        let flush = self.shard.with(|shard| {
+            answers.extend(checks.iter().map(|check| self.begin(shard, check, now, timeout)));
+            shard.needs_flush(now)
         });
-        if to_send == Some(true) {
+        if flush == Some(true) {
             self.wake();
         }
-        let mut answers: Vec<Answer> = said.into_iter().map(|said| self.answer(said, within)).collect();
-        // After a panic those that came before it are told, too, and the rest were not asked.
-        answers.resize_with(checks.len(), || Answer::Now(Err(Refusal::Restarted)));
+        // A panic leaves the rest of the checks undecided.
+        answers.resize_with(checks.len(), || Answer::Now(Err(Unavailable::Restarted)));
         answers
     }
 }

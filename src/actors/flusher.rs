@@ -1,63 +1,73 @@
-//! The flusher: sends a shard's batches as soon as their lane is free.
+//! The flusher: the actor that sends a shard's batches as soon as their lane is free.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use limiter::counter::StoreError;
+use limiter::{Event, Outgoing, Reply, TICK};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::Core;
-use limiter::counter::StoreError;
-use limiter::{Cause, Due, Outgoing, TICK, Turns};
 
-/// The actor; its state is the core that it serves.
+/// What wakes a flusher.
+#[derive(Clone, Copy, Debug)]
+pub enum FlusherMessage {
+    Flush,
+    /// The delay that the shard asked for is over.
+    DelayOver,
+    Tick,
+}
+
+/// The actor. Its state is the core that it serves.
 pub struct Flusher;
 
 impl Actor for Flusher {
-    type Msg = Cause;
+    type Msg = FlusherMessage;
     type State = Arc<Core>;
     type Arguments = Arc<Core>;
 
-    async fn pre_start(&self, me: ActorRef<Cause>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<Self::Msg>, core: Arc<Core>) -> Result<Arc<Core>, ActorProcessingErr> {
         core.attach(me.clone());
-        core.looks();
-        // What the one before was to look at again.
-        core.with(|state| state.turns = Turns::default());
-        me.send_interval(TICK, || Cause::Tick);
-        me.cast(Cause::Queued)?;
+        core.clear_wake();
+        me.send_interval(TICK, || FlusherMessage::Tick);
+        // The flusher before may have ended while it waited for a delay.
+        me.cast(FlusherMessage::DelayOver)?;
         Ok(core)
     }
 
-    async fn handle(&self, me: ActorRef<Cause>, cause: Cause, core: &mut Arc<Core>) -> Result<(), ActorProcessingErr> {
-        core.looks();
-        let now = core.clock().now();
-        let due = core.with(|state| state.turns.take(&mut state.shard, cause, now));
-        let Some(Due { batches, turn_in }) = due else { return Ok(()) };
-        if let Some(pause) = turn_in {
-            me.send_after(Duration::from_micros(pause), || Cause::Turn);
+    async fn handle(
+        &self,
+        me: ActorRef<Self::Msg>,
+        message: FlusherMessage,
+        core: &mut Arc<Core>,
+    ) -> Result<(), ActorProcessingErr> {
+        core.clear_wake();
+        let event = match message {
+            FlusherMessage::Flush => Event::Flush,
+            FlusherMessage::DelayOver => Event::FlushDelayOver,
+            FlusherMessage::Tick => Event::Tick,
+        };
+        let to_send = core.handle(event);
+        if let Some(delay) = to_send.flush_in {
+            me.send_after(Duration::from_micros(delay), || FlusherMessage::DelayOver);
         }
-        for batch in batches {
-            #[expect(clippy::disallowed_methods, reason = "the lane stays taken until the batch is answered")]
-            tokio::spawn(carry(Arc::clone(core), batch));
+        for batch in to_send.batches {
+            #[expect(clippy::disallowed_methods, reason = "the lane stays in flight until the batch has its reply")]
+            tokio::spawn(send_batch(Arc::clone(core), batch));
         }
         Ok(())
     }
 }
 
-/// Carries a batch to the store and its answer back. It needs no actor: an answer is taken even where the flusher that
-/// sent the batch is gone, and a store that panics or is past its deadline has given an unknown one, so no lane stays
-/// taken for ever.
-async fn carry(core: Arc<Core>, out: Outgoing) {
-    let run = async { tokio::time::timeout(core.deadline(), core.store().run(out.lane, out.batch)).await };
+/// Sends a batch to the store and passes the reply to the shard. Replies need no flusher: its restart loses none. A store that
+/// panics or exceeds the deadline has an unknown outcome, so no lane stays in flight for ever.
+async fn send_batch(core: Arc<Core>, out: Outgoing) {
+    let Outgoing { lane, batch } = out;
+    let id = batch.id;
+    let run = async { tokio::time::timeout(core.deadline(), core.store().run(lane, batch)).await };
     let run = AssertUnwindSafe(run).catch_unwind().await;
-    let answer = if let Ok(Ok(answer)) = run { answer } else { Err(StoreError::Unknown) };
-    let now = core.clock().now();
-    let more = core.with(|state| {
-        state.shard.answer(out.lane, out.flight, answer, now);
-        state.wants_flusher(now)
-    });
-    if more.unwrap_or(true) {
-        core.wake();
-    }
+    let result = if let Ok(Ok(result)) = run { result } else { Err(StoreError::Unknown) };
+    core.handle(Event::Reply(Reply { lane, batch: id, result }));
 }

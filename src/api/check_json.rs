@@ -121,7 +121,7 @@ impl<'d> Answer<'d> {
             remaining: limit.remaining,
             window_ms: limit.effective.window_ms,
             reset_ms: millis_up(limit.reset),
-            refused: limit.refused,
+            refused: limit.denied,
             shadow: limit.shadow,
         });
         Self {

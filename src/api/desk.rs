@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
-use crate::ports::{Answer, Clock, Limiter, Refusal};
+use crate::ports::{Answer, Clock, Limiter, Unavailable};
 use crate::telemetry::metrics::{Figures, Metrics};
 use crate::telemetry::tally::Tally;
 use limiter::{Check, Decision, NodeTime, Revision};
@@ -74,7 +74,7 @@ impl Desk {
     /// Counts and logs what became of a check that arrived then.
     pub fn decided(
         &self,
-        outcome: Result<Decision, Refusal>,
+        outcome: Result<Decision, Unavailable>,
         arrived: NodeTime,
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {

@@ -112,7 +112,7 @@ fn answer(decision: &Decision, descriptors: usize) -> RateLimitResponse {
     let code = |allowed| i32::from(if allowed { Code::Ok } else { Code::OverLimit });
     let statuses = (0..descriptors).map(|at| {
         let limits = decision.limits.iter().filter(move |l| l.descriptor == at);
-        let allowed = !limits.clone().any(|l| l.refused && !l.shadow);
+        let allowed = !limits.clone().any(|l| l.denied && !l.shadow);
         // Where none is limited, an unlimited one stands for all.
         let shown = tightest(limits.clone()).or_else(|| limits.clone().find(|l| !l.shadow));
         match shown {

@@ -20,7 +20,7 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     let mut shown = enforced(decision);
     // Proxies bound what they read of headers.
     if shown.len() > MAX_SHOWN {
-        shown.sort_by(|a, b| b.refused.cmp(&a.refused).then_with(|| by_part_left(a, b)));
+        shown.sort_by(|a, b| b.denied.cmp(&a.denied).then_with(|| by_part_left(a, b)));
     }
     shown.truncate(MAX_SHOWN);
     if !shown.is_empty() {
@@ -51,7 +51,7 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
 
 /// What the limits that refuse add.
 pub fn added<'d>(limits: impl Iterator<Item = &'d LimitStatus>) -> impl Iterator<Item = (&'d str, &'d str)> {
-    let refusing = limits.filter(|l| l.refused && !l.shadow);
+    let refusing = limits.filter(|l| l.denied && !l.shadow);
     refusing.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 

@@ -20,8 +20,8 @@ use super::desk::Desk;
 use super::request_id::RequestId;
 use super::status::{Fault, Rejection, fault};
 use super::{authorize, headers, request_id};
-use crate::ports::Refusal;
-use limiter::{Check, Decision, Descriptor, Shed};
+use crate::ports::Unavailable;
+use limiter::{Check, Decision, Descriptor, Overload};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -130,7 +130,7 @@ async fn answer_check(
 async fn whole(mut body: Body) -> Result<Bytes, Rejection> {
     let torn = |error: axum::Error| match error.into_inner().downcast::<Status>() {
         Ok(status) if status.code() == Code::Unavailable => {
-            Rejection::Undecided(Refusal::Overloaded(Shed::TooManyWaiting))
+            Rejection::Undecided(Unavailable::Overloaded(Overload::TooManyWaiting))
         }
         _ => Rejection::Invalid(vec![fault("", "expected a whole body")]),
     };

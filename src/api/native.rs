@@ -13,7 +13,7 @@ use super::questions::{self, MAX_CHECKS, MAX_DESCRIPTORS_IN_ALL};
 use super::request_id::{RequestId, RequestIds};
 use super::status::{Rejection, fault};
 use super::wait::{Waits, with_id};
-use crate::ports::{Answer, Refusal};
+use crate::ports::{Answer, Unavailable};
 use limiter::{Decision, NodeTime, millis_up};
 use proto::tidegate::v1::rate_limit_service_server::RateLimitService;
 use proto::tidegate::v1::{
@@ -98,7 +98,7 @@ fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
         remaining: limit.remaining,
         window_ms: limit.effective.window_ms,
         reset_ms: millis_up(limit.reset),
-        refused: limit.refused,
+        refused: limit.denied,
         shadow: limit.shadow,
     });
     CheckResponse {
@@ -122,7 +122,7 @@ impl RateLimitService for Native {
         let decision = if faults.is_empty() {
             let (arrived, begun) =
                 questions::with_checks(std::iter::once(request), |checks| desk.begin(checks, waits.within));
-            let answer = begun.into_iter().next().unwrap_or(Answer::Now(Err(Refusal::Restarted)));
+            let answer = begun.into_iter().next().unwrap_or(Answer::Now(Err(Unavailable::Restarted)));
             desk.decided(answer.get().await, arrived, &id)
         } else {
             Err(desk.reject(Rejection::Invalid(faults), &id))

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::request_id::RequestId;
-use crate::ports::Refusal;
-use limiter::Shed;
+use crate::ports::Unavailable;
+use limiter::Overload;
 
 /// How long a client should leave a node alone that sheds load.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub enum Rejection {
     NotBuilt,
     /// A fault of this node.
     Internal,
-    Undecided(Refusal),
+    Undecided(Unavailable),
 }
 
 impl Rejection {
@@ -79,10 +79,10 @@ impl Rejection {
     /// Why load is shed, when that is the reason; a metric's label.
     pub const fn shed(&self) -> Option<&'static str> {
         match self {
-            Self::Undecided(Refusal::Starting) => Some("starting"),
-            Self::Undecided(Refusal::Overloaded(Shed::TooManyWaiting)) => Some("waiting"),
-            Self::Undecided(Refusal::Overloaded(Shed::TooManyKeys)) => Some("keys"),
-            Self::Undecided(Refusal::Restarted) => Some("restart"),
+            Self::Undecided(Unavailable::Starting) => Some("starting"),
+            Self::Undecided(Unavailable::Overloaded(Overload::TooManyWaiting)) => Some("waiting"),
+            Self::Undecided(Unavailable::Overloaded(Overload::TooManyKeys)) => Some("keys"),
+            Self::Undecided(Unavailable::Restarted) => Some("restart"),
             _ => None,
         }
     }

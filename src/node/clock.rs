@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::ports::Clock;
-use limiter::{NodeClock, NodeTime, StoreTime};
+use limiter::{NodeClock, NodeTime, WallTime};
 
 /// Reads that take longer than this, in microseconds, are not of one instant.
 const AT_ONCE_US: i64 = 1000;
@@ -34,9 +34,9 @@ impl Clock for SystemClock {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-    fn wall(&self) -> StoreTime {
+    fn wall(&self) -> WallTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        StoreTime(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        WallTime(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::counter::{Batch, BatchReply, StoreError};
 use limiter::rules::RuleBook;
-use limiter::{Check, Decision, NodeTime, Shed, StoreTime};
+use limiter::{Check, Decision, LaneId, NodeTime, Overload, WallTime};
 
 /// A boxed future that an adapter returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -21,7 +21,7 @@ pub trait Clock: Send + Sync + 'static {
     /// Monotonic, in microseconds since an arbitrary start.
     fn now(&self) -> NodeTime;
     /// The wall clock, in microseconds since the Unix epoch; only a first estimate of the store's.
-    fn wall(&self) -> StoreTime;
+    fn wall(&self) -> WallTime;
 }
 
 /// Where a region's counters live. It runs batches as [`limiter::counter::apply`] says.
@@ -29,9 +29,9 @@ pub trait CounterStore: Send + Sync + 'static {
     /// Independent parts of the store, each with its own clock and its own batch in flight.
     fn lanes(&self) -> u16;
     /// The lane that owns `key`.
-    fn lane(&self, key: &[u8]) -> u16;
+    fn lane(&self, key: &[u8]) -> LaneId;
     /// Runs a batch. Answers within its own deadline; an error says whether it may have been applied.
-    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>>;
+    fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>>;
     /// Looks after what it needs, such as connections, as long as it is waited for: the core that uses it does.
     fn keep(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
@@ -85,13 +85,13 @@ pub trait Limiter: Send + Sync + 'static {
 
 /// A decision made at once, or one that waits for the store.
 pub enum Answer {
-    Now(Result<Decision, Refusal>),
-    Later(BoxFuture<'static, Result<Decision, Refusal>>),
+    Now(Result<Decision, Unavailable>),
+    Later(BoxFuture<'static, Result<Decision, Unavailable>>),
 }
 
 impl Answer {
     /// The decision, waited for where it must be.
-    pub async fn get(self) -> Result<Decision, Refusal> {
+    pub async fn get(self) -> Result<Decision, Unavailable> {
         match self {
             Self::Now(decision) => decision,
             Self::Later(decision) => decision.await,
@@ -101,11 +101,11 @@ impl Answer {
 
 /// Why a check got no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Unavailable {
     #[error("the node is starting")]
     Starting,
     #[error("overloaded: {0}")]
-    Overloaded(#[from] Shed),
+    Overloaded(#[from] Overload),
     #[error("the shard was restarted while the check was under way")]
     Restarted,
 }

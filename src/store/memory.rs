@@ -6,8 +6,8 @@ use indexmap::IndexMap;
 use tokio::sync::watch;
 
 use crate::ports::{BoxFuture, Clock, CounterStore, Region, RegionState, Unfit};
-use limiter::StoreTime;
-use limiter::counter::{self, At, Batch, BatchAnswer, Item, ItemAnswer, Record, StoreError};
+use limiter::counter::{self, Batch, BatchContext, BatchReply, Item, ItemReply, Record, StoreError};
+use limiter::{LaneId, StoreTime};
 
 /// So many records are looked at per item that runs, whether they have expired.
 const SWEEP: usize = 2;
@@ -51,8 +51,8 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    fn run_now(&self, batch: &Batch) -> BatchAnswer {
-        let now = self.clock.wall();
+    fn run_now(&self, batch: &Batch) -> BatchReply {
+        let now = StoreTime(self.clock.wall().0);
         // A panic loses the record of its own item and no other.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = counter::run(batch, now, 1, |item, at| state.serve(item, at, self.max_keys));
@@ -68,12 +68,12 @@ impl State {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "it is below the number of parts")]
-    fn serve(&mut self, item: &Item, at: At, max_keys: usize) -> ItemAnswer {
+    fn serve(&mut self, item: &Item, at: BatchContext, max_keys: usize) -> ItemReply {
         let part = (self.hasher.hash_one(&item.key) % PARTS as u64) as usize;
         let records = &mut self.parts[part];
         let Some(kept) = records.get_mut(&item.key) else {
             if self.len >= max_keys {
-                return ItemAnswer::Failed;
+                return ItemReply::Failed;
             }
             let mut record = None;
             let answer = counter::apply(&mut record, item, at);
@@ -119,11 +119,11 @@ impl CounterStore for MemoryStore {
         1
     }
 
-    fn lane(&self, _key: &[u8]) -> u16 {
-        0
+    fn lane(&self, _key: &[u8]) -> LaneId {
+        LaneId(0)
     }
 
-    fn run(&self, _lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+    fn run(&self, _lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
         let answer = self.run_now(&batch);
         Box::pin(std::future::ready(Ok(answer)))
     }
@@ -170,8 +170,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use limiter::NodeTime;
-    use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid};
+    use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid, SeenCells};
+    use limiter::{BatchId, HolderId, NodeTime, WallTime};
 
     struct Hand(AtomicU64);
 
@@ -180,23 +180,24 @@ mod tests {
             NodeTime(self.0.load(Ordering::Relaxed))
         }
 
-        fn wall(&self) -> StoreTime {
-            StoreTime(self.0.load(Ordering::Relaxed))
+        fn wall(&self) -> WallTime {
+            WallTime(self.0.load(Ordering::Relaxed))
         }
     }
 
-    fn ask(store: &MemoryStore, key: &str) -> ItemAnswer {
+    fn ask(store: &MemoryStore, key: &str) -> ItemReply {
         let grid = Grid::Fixed { width_ms: 1000 };
         let counter = Counter::Window {
             grid,
             limit: 5,
-            seen: Vec::new(),
+            seen: SeenCells::None,
             returns: Vec::new(),
             debts: Debts::default(),
             lease: None,
         };
         let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
-        match store.run_now(&Batch { not_after: None, holder: 1, number: 1, items: vec![item] }).outcome {
+        match store.run_now(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }).outcome
+        {
             BatchOutcome::Ran(mut answers) => answers.pop().unwrap(),
             BatchOutcome::Late => panic!("it has no end"),
         }
@@ -207,14 +208,14 @@ mod tests {
         let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
         let store = MemoryStore::new(Arc::<Hand>::clone(&clock), 3);
         for key in ["a", "b", "c", "a"] {
-            assert!(matches!(ask(&store, key), ItemAnswer::Done(_)));
+            assert!(matches!(ask(&store, key), ItemReply::Done(_)));
         }
-        assert_eq!(ask(&store, "d"), ItemAnswer::Failed);
+        assert_eq!(ask(&store, "d"), ItemReply::Failed);
         clock.0.store(2_000_001, Ordering::Relaxed);
         for _ in 0..PARTS {
             ask(&store, "a");
         }
         assert_eq!(store.len(), 1, "what expired is swept away, what is used stays");
-        assert!(matches!(ask(&store, "d"), ItemAnswer::Done(_)));
+        assert!(matches!(ask(&store, "d"), ItemReply::Done(_)));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
-use limiter::rules::Effective;
+use limiter::rules::EffectiveLimit;
 use limiter::{Decision, Revision};
 
 /// What is counted of every decision.
@@ -38,7 +38,7 @@ struct Local {
     /// By the address of the domain's name, which is held so that it stays this one's.
     domains: BTreeMap<usize, (Option<Arc<str>>, [LocalIntCounter; 2])>,
     /// By the address of the limit.
-    limits: BTreeMap<usize, (Arc<Effective>, [LocalIntCounter; 3])>,
+    limits: BTreeMap<usize, (Arc<EffectiveLimit>, [LocalIntCounter; 3])>,
 }
 
 impl Tally {
@@ -76,12 +76,12 @@ impl Tally {
         });
         checks[usize::from(!decision.allowed)].inc();
         for limit in &decision.limits {
-            let outcome = match (limit.refused, limit.shadow) {
+            let outcome = match (limit.denied, limit.shadow) {
                 (false, _) => 0,
                 (true, false) => 1,
                 (true, true) => 2,
             };
-            if limit.effective.brought {
+            if limit.effective.from_request {
                 // It has no name in the rules, and goes with its request.
                 self.of.decisions.with_label_values(&[text(), "other", OUTCOMES[outcome]]).inc();
                 continue;

@@ -1,17 +1,18 @@
 //! A core with its flusher on the memory store: what a gateway sees of it.
 
+use limiter::{LaneId, WallTime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use limiter::counter::{Batch, BatchAnswer, StoreError};
+use limiter::counter::{Batch, BatchReply, StoreError};
 use limiter::rules::{Algorithm, Consistency};
-use limiter::{Check, Decision, Descriptor, NodeTime, Revision, ShardConfig, Shed, StoreTime};
+use limiter::{Check, Decision, Descriptor, NodeTime, Overload, Revision, ShardConfig};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
 use tidegate::actors::supervisor::Supervisor;
-use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Refusal};
+use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Unavailable};
 use tidegate::store::memory::MemoryStore;
 
 const NOW: NodeTime = NodeTime(1_000_000);
@@ -23,8 +24,8 @@ impl Clock for Standing {
         NOW
     }
 
-    fn wall(&self) -> StoreTime {
-        StoreTime(crate::rules::BEGIN)
+    fn wall(&self) -> WallTime {
+        WallTime(crate::rules::BEGIN)
     }
 }
 
@@ -48,7 +49,7 @@ async fn core(store: Arc<dyn CounterStore>, limit: u64, consistency: Consistency
     core
 }
 
-async fn ask(core: &Core) -> Result<Decision, Refusal> {
+async fn ask(core: &Core) -> Result<Decision, Unavailable> {
     let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
     core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await
 }
@@ -74,13 +75,13 @@ impl CounterStore for Tripwire {
         1
     }
 
-    fn lane(&self, _: &[u8]) -> u16 {
+    fn lane(&self, _: &[u8]) -> LaneId {
         assert!(!self.1.swap(false, Ordering::Relaxed), "planted");
-        0
+        LaneId(0)
     }
 
-    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
-        self.0.run(lane, batch)
+    fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
+        self.0.run(LaneId(lane.0), batch)
     }
 }
 
@@ -94,7 +95,7 @@ async fn a_decision_that_panics_ends_its_shard_not_the_node_and_admits_nothing_m
     store.1.store(true, Ordering::Relaxed);
     let descriptors = [Descriptor { entries: &[("user", "another")], ordered: true, hits: 1, limit: None }];
     let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await;
-    assert_eq!(answer.unwrap_err(), Refusal::Restarted);
+    assert_eq!(answer.unwrap_err(), Unavailable::Restarted);
     assert_eq!((core.stats().keys, core.restarts()), (0, 1), "what it held may be half changed: it is forgotten");
     let mut allowed = 2;
     for _ in 0..10 {
@@ -111,11 +112,11 @@ impl CounterStore for Lost {
         1
     }
 
-    fn lane(&self, _: &[u8]) -> u16 {
-        0
+    fn lane(&self, _: &[u8]) -> LaneId {
+        LaneId(0)
     }
 
-    fn run(&self, _: u16, _: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+    fn run(&self, _: LaneId, _: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
         Box::pin(async {
             assert!(!self.0.load(Ordering::Relaxed), "planted");
             std::future::pending().await
@@ -156,8 +157,8 @@ impl Clock for Paused {
         NodeTime(u64::try_from(self.0.elapsed().as_micros()).unwrap())
     }
 
-    fn wall(&self) -> StoreTime {
-        StoreTime(crate::rules::BEGIN + self.now().0)
+    fn wall(&self) -> WallTime {
+        WallTime(crate::rules::BEGIN + self.now().0)
     }
 }
 
@@ -169,12 +170,12 @@ impl CounterStore for HalfDead {
         8
     }
 
-    fn lane(&self, key: &[u8]) -> u16 {
-        u16::from(key.last().unwrap() - b'0')
+    fn lane(&self, key: &[u8]) -> LaneId {
+        LaneId(u16::from(key.last().unwrap() - b'0'))
     }
 
-    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
-        if lane < 2 { Box::pin(std::future::pending()) } else { self.0.run(lane, batch) }
+    fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
+        if lane < LaneId(2) { Box::pin(std::future::pending()) } else { self.0.run(LaneId(lane.0), batch) }
     }
 }
 
@@ -222,7 +223,7 @@ async fn more_checks_than_may_wait_are_shed() {
     let check = Check { domain: "d", descriptors: &descriptors };
     let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, NOW, None)).collect();
     let shed = core.check(&check, NOW, None).get().await.unwrap_err();
-    assert_eq!(shed, Refusal::Overloaded(Shed::TooManyWaiting));
+    assert_eq!(shed, Unavailable::Overloaded(Overload::TooManyWaiting));
     drop(waiting);
     assert!(matches!(core.check(&check, NOW, None), Answer::Later(_)), "there is room again");
 }
@@ -250,7 +251,7 @@ async fn two_limits_of_one_check_never_share_a_slot() {
     let rule = |name, hits| crate::rules::limit(name, Algorithm::FixedWindow, hits, 60_000, Consistency::Exact);
     core.set_book(crate::rules::book(vec![rule("a", 1), rule("b", 2)], Revision(1)));
     for _ in 0..2 {
-        assert_eq!(ask(&core).await.unwrap_err(), Refusal::Overloaded(Shed::TooManyKeys));
+        assert_eq!(ask(&core).await.unwrap_err(), Unavailable::Overloaded(Overload::TooManyKeys));
     }
 }
 

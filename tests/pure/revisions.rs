@@ -1,10 +1,11 @@
 //! A region moves from one source of rules to another and back: its token buckets follow the rules in force.
 
+use limiter::WallTime;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use limiter::rules::RuleBook;
-use limiter::{Check, Descriptor, NodeTime, Revision, ShardConfig, StoreTime};
+use limiter::{Check, Descriptor, NodeTime, Revision, ShardConfig};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
@@ -22,8 +23,8 @@ impl Clock for StoppedClock {
         NodeTime(1_000_000)
     }
 
-    fn wall(&self) -> StoreTime {
-        StoreTime(crate::rules::BEGIN)
+    fn wall(&self) -> WallTime {
+        WallTime(crate::rules::BEGIN)
     }
 }
 

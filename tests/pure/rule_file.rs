@@ -1,7 +1,6 @@
 //! The rule file as a user writes it: what is taken, and how everything that is wrong is told.
 
-use limiter::Revision;
-use limiter::rules::Subject;
+use limiter::{Check, Descriptor, Revision};
 use tidegate::config::rules::compile;
 
 const BOOK: &str = r#"
@@ -27,21 +26,22 @@ domains:
       - { name: resting, per: [], limit: 1, window: 1s, mode: "off" }
 "#;
 
-fn applying(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
+fn applicable(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
     let book = compile("rules.yaml", text, Revision(1)).unwrap();
     let mut out = Vec::new();
-    book.applying("api", &[Subject { domain: "api", entries, ordered: true, hits }], &mut out);
+    let descriptors = [Descriptor { entries, ordered: true, hits, limit: None }];
+    book.applicable(&Check { domain: "api", descriptors: &descriptors }, &mut out);
     out.iter().map(|a| format!("{}={}", a.effective.name, a.effective.limit)).collect()
 }
 
 #[test]
 fn limits_overrides_and_replaces_apply_as_written() {
     let free = [("user", "u1"), ("tier", "free"), ("method", "GET"), ("path", "/v1/posts/7")];
-    assert_eq!(applying(BOOK, &free, 1), ["free-per-minute=100", "monthly=1000000", "bucket=5"]);
+    assert_eq!(applicable(BOOK, &free, 1), ["free-per-minute=100", "monthly=1000000", "bucket=5"]);
     let acme = [("user", "acme"), ("tier", "free"), ("method", "GET"), ("path", "/v1/posts/7")];
-    assert_eq!(applying(BOOK, &acme, 1)[0], "free-per-minute=5000");
-    assert_eq!(applying(BOOK, &[("user", "t-1")], 101), ["per-user=10", "monthly=1000000", "cel=0"]);
-    assert_eq!(applying(BOOK, &[], 1), ["monthly=1000000", "bucket=5"][..1]);
+    assert_eq!(applicable(BOOK, &acme, 1)[0], "free-per-minute=5000");
+    assert_eq!(applicable(BOOK, &[("user", "t-1")], 101), ["per-user=10", "monthly=1000000", "cel=0"]);
+    assert_eq!(applicable(BOOK, &[], 1), ["monthly=1000000", "bucket=5"][..1]);
 }
 
 #[test]
@@ -93,5 +93,5 @@ fn a_book_of_ten_thousand_limits_is_not_scanned() {
             "      - {{ name: l{at}, match: {{ tier: free, path: {{ route: \"/r{at}/{{x}}\" }} }}, per: [], limit: {at}, window: 1s }}\n"
         );
     }
-    assert_eq!(applying(&text, &[("tier", "free"), ("path", "/r77/a")], 1), ["l77=77"]);
+    assert_eq!(applicable(&text, &[("tier", "free"), ("path", "/r77/a")], 1), ["l77=77"]);
 }

@@ -1,5 +1,6 @@
 //! Random batches for the counters of a few keys: what is asked, seen, given back, repeated and late.
 
+use limiter::{BatchId, DebtId, HolderId, Incarnation};
 use std::collections::HashMap;
 
 use limiter::counter::{
@@ -67,7 +68,7 @@ impl Case {
             2 => Some(StoreTime(self.now.0 + self.random.below(20_000))),
             _ => Some(StoreTime(self.now.0 + 100_000)),
         };
-        Batch { not_after, holder, number, items }
+        Batch { not_after, holder: HolderId(holder), id: BatchId(number), items }
     }
 
     fn item(&mut self) -> Item {
@@ -122,13 +123,14 @@ impl Case {
         };
         // What most keys are: charged by their own incarnation alone.
         let calm = kind > 9 && !self.random.one_in(50);
-        let (mut seen, mut returns, mut debts) = (Vec::new(), Vec::new(), Debts::default());
+        let (mut seen, mut returns, mut debts) = (Vec::<Cell>::new(), Vec::new(), Debts::default());
         if let Some(Seen::Window { incarnation, cell_ms, cells, debts: kept, .. }) = told {
             if !self.random.one_in(4) {
-                (debts.seen_in, debts.seen) = (self.random.pick(&[incarnation, incarnation, 1]), kept);
+                (debts.seen_in, debts.seen) = (self.random.pick(&[incarnation, incarnation, Incarnation(1)]), kept);
             }
             if !self.random.one_in(4) {
-                seen = cells;
+                let cell = |(start_ms, entries): (u64, &[Entry])| Cell { start_ms, entries: entries.to_vec() };
+                seen = cells.iter().map(cell).collect();
             }
             // More than the store knows of, as after a failover.
             if calm && self.random.one_in(4) {
@@ -141,7 +143,7 @@ impl Case {
                 // Now and then to the cell before.
                 let back = if self.random.one_in(8) { width_ms } else { 0 };
                 let cell_ms = cell_ms.saturating_sub(back);
-                returns.push(WindowReturn { cell_ms, source: incarnation, tokens: self.random.size(50) });
+                returns.push(WindowReturn { cell_ms, incarnation, tokens: self.random.size(50) });
             }
         }
         // What others forgot, debts, and cells of the past and of a clock that leapt.
@@ -151,8 +153,8 @@ impl Case {
             let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
             let entries = (0..1 + self.random.size(40)).map(|_| {
                 let charged = self.random.size(most);
-                let source = if self.random.one_in(20) { FLOOR } else { self.random.size(1 << 48) };
-                Entry { source, charged, returned: self.random.below(charged + 1) }
+                let incarnation = if self.random.one_in(20) { FLOOR } else { Incarnation(self.random.size(1 << 48)) };
+                Entry { incarnation, charged, returned: self.random.below(charged + 1) }
             });
             let cell = Cell { start_ms, entries: entries.collect() };
             if seen.iter().all(|other| other.start_ms != start_ms) {
@@ -160,8 +162,8 @@ impl Case {
             }
         }
         if !calm && self.random.one_in(10) {
-            let source = self.random.size(1 << 48);
-            returns.push(WindowReturn { cell_ms: ms - ms % width_ms, source, tokens: self.random.size(9) });
+            let incarnation = Incarnation(self.random.size(1 << 48));
+            returns.push(WindowReturn { cell_ms: ms - ms % width_ms, incarnation, tokens: self.random.size(9) });
         }
         if !calm && self.random.one_in(4) {
             let start_ms = ms - ms % width_ms;
@@ -173,7 +175,7 @@ impl Case {
             min_left: self.random.size(300_000),
         });
         let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(most + 10) };
-        Counter::Window { grid, limit, seen, returns, debts, lease }
+        Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease }
     }
 
     /// A debt of the current cell or an older one, which the store was told of before or not.
@@ -183,7 +185,7 @@ impl Case {
         let hits = Hits { charged, returned: self.random.below(charged + 1) };
         let known = Hits { charged: self.random.below(charged + 1), returned: self.random.below(hits.returned + 1) };
         let known = self.random.pick(&[Hits::default(), Hits::default(), known, hits]);
-        Report { debt: Debt { cell_ms, id: 1 + self.random.size(120), hits }, known }
+        Report { debt: Debt { cell_ms, id: DebtId(1 + self.random.size(120)), hits }, known }
     }
 
     fn bucket(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
@@ -209,7 +211,7 @@ impl Case {
             seen = self.random.pick(&[
                 None,
                 Some(BucketSeen { incarnation, tat }),
-                Some(BucketSeen { incarnation: incarnation + 1, tat: other }),
+                Some(BucketSeen { incarnation: Incarnation(incarnation.0 + 1), tat: other }),
             ]);
             while self.random.one_in(3) {
                 let hits = self.random.size(rate.burst);

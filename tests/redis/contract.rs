@@ -1,10 +1,12 @@
 //! What every counter store promises, whatever it is made of and whatever its clock says.
 
+use limiter::counter::SeenCells;
+use limiter::{BatchId, DebtId, HolderId, Incarnation, LaneId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use limiter::counter::{
-    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, Cell, Counter, Debt, Debts, Entry, Grant, Granted, Grid, Hits,
-    Item, ItemAnswer, Prefetch, Rate, Report, Seen, WindowReturn,
+    Ask, Batch, BatchOutcome, BatchReply, BucketReturn, Cell, Counter, Debt, Debts, Entry, Grant, Granted, Grid, Hits,
+    Item, ItemReply, Prefetch, Rate, Report, Seen, WindowReturn,
 };
 use limiter::{Revision, StoreTime};
 use tidegate::ports::CounterStore;
@@ -47,12 +49,13 @@ impl<'s> Suite<'s> {
         format!("{}{name}", self.prefix).into_bytes().into()
     }
 
-    async fn send(&self, not_after: Option<StoreTime>, number: u64, items: Vec<Item>) -> BatchAnswer {
-        let lane = items.first().map_or(0, |item| self.store.lane(&item.key));
-        self.store.run(lane, Batch { not_after, holder: 4711, number, items }).await.expect("a store that is well")
+    async fn send(&self, not_after: Option<StoreTime>, id: u64, items: Vec<Item>) -> BatchReply {
+        let lane = items.first().map_or(LaneId(0), |item| self.store.lane(&item.key));
+        let batch = Batch { not_after, holder: HolderId(4711), id: BatchId(id), items };
+        self.store.run(lane, batch).await.expect("a store that is well")
     }
 
-    async fn all(&self, items: Vec<Item>) -> Vec<ItemAnswer> {
+    async fn all(&self, items: Vec<Item>) -> Vec<ItemReply> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         ran(self.send(Some(self.soon().await), number, items).await)
     }
@@ -72,7 +75,7 @@ impl<'s> Suite<'s> {
 
     async fn lanes_are_stable(&self) {
         let key = self.key("lane");
-        assert!(self.store.lane(&key) < self.store.lanes());
+        assert!(self.store.lane(&key) < LaneId(self.store.lanes()));
         assert_eq!(self.store.lane(&key), self.store.lane(&key));
     }
 
@@ -107,14 +110,14 @@ impl<'s> Suite<'s> {
         let items = vec![window(self.key("{kind}a"), &[(1, 1)], 5), window(self.key("{kind}b"), &[(1, 1)], 5)];
         let answers = self.all(items).await;
         assert_eq!(answers.len(), 2);
-        assert_eq!(answers[0], ItemAnswer::Failed);
+        assert_eq!(answers[0], ItemReply::Failed);
         assert_eq!(counts(&done(answers.into_iter().nth(1))), [1]);
     }
 
     async fn tokens_go_back_once(&self) {
         let grant = self.one(window(self.key("back"), &[(4, 1)], 5)).await;
-        let (source, cell_ms) = place(&grant);
-        let returns = || vec![WindowReturn { cell_ms, source, tokens: 1 }];
+        let (incarnation, cell_ms) = place(&grant);
+        let returns = || vec![WindowReturn { cell_ms, incarnation, tokens: 1 }];
         let item = || vec![with(window(self.key("back"), &[], 5), returns(), Vec::new(), None)];
         let soon = Some(self.soon().await);
         for (number, available) in [(777, 2), (777, 2), (778, 3), (777, 3)] {
@@ -124,14 +127,14 @@ impl<'s> Suite<'s> {
         let endless = done(ran(self.send(None, 779, item()).await).pop());
         assert_eq!(endless.available, 3, "it could be repeated at any time");
         self.numbers.store(1000, Ordering::Relaxed);
-        let foreign = vec![WindowReturn { cell_ms, source: source + 1, tokens: 2 }];
+        let foreign = vec![WindowReturn { cell_ms, incarnation: Incarnation(incarnation.0 + 1), tokens: 2 }];
         let grant = self.one(with(window(self.key("back"), &[], 5), foreign, Vec::new(), None)).await;
         assert_eq!(grant.available, 3, "nobody charged under that name");
     }
 
     async fn what_a_node_saw_is_restored(&self) {
         let (_, cell_ms) = place(&self.one(window(self.key("probe"), &[(1, 1)], 5)).await);
-        let entries = vec![Entry { source: 4242, charged: 4, returned: 1 }];
+        let entries = vec![Entry { incarnation: Incarnation(4242), charged: 4, returned: 1 }];
         let seen = || vec![Cell { start_ms: cell_ms, entries: entries.clone() }];
         for left in [2, 1] {
             let item = with(window(self.key("seen"), &[(1, 1)], 5), Vec::new(), seen(), None);
@@ -144,7 +147,7 @@ impl<'s> Suite<'s> {
         let hits = |charged| Hits { charged, returned: 0 };
         // Reported, repeated as after a lost answer, reported with more, confirmed, and reported with more again.
         for (charged, known, left) in [(5, 0, 14), (5, 0, 14), (7, 0, 12), (7, 7, 12), (8, 7, 11)] {
-            let report = Report { debt: Debt { cell_ms, id: 77, hits: hits(charged) }, known: hits(known) };
+            let report = Report { debt: Debt { cell_ms, id: DebtId(77), hits: hits(charged) }, known: hits(known) };
             let mut item = window(self.key("owes"), &[], 20);
             if let Counter::Window { debts, .. } = &mut item.counter {
                 debts.reports = vec![report];
@@ -161,7 +164,7 @@ impl<'s> Suite<'s> {
         for _ in 0..3 {
             for node in 0..5 {
                 let sources = (0..20).map(|source| 10_000 + 20 * node + source);
-                let entries = sources.map(|source| Entry { source, charged: 2, returned: 0 }).collect();
+                let entries = sources.map(|n| Entry { incarnation: Incarnation(n), charged: 2, returned: 0 }).collect();
                 let seen = vec![Cell { start_ms: cell_ms, entries }];
                 self.one(with(window(self.key("crowd"), &[], 1000), Vec::new(), seen, None)).await;
             }
@@ -173,7 +176,7 @@ impl<'s> Suite<'s> {
     async fn an_instant_out_of_bounds_does_nothing(&self) {
         let grid = Grid::Calendar { bounds: [1, 2, 3, 4] };
         let answers = self.all(vec![on_grid(window(self.key("bounds"), &[(5, 1)], 5), grid)]).await;
-        assert_eq!(answers, [ItemAnswer::OutOfBounds]);
+        assert_eq!(answers, [ItemReply::OutOfBounds]);
         assert_eq!(counts(&self.one(window(self.key("bounds"), &[(5, 1)], 5)).await), [1]);
     }
 
@@ -210,16 +213,16 @@ impl<'s> Suite<'s> {
 /// Ten hits, one more each year.
 const RATE: Rate = Rate::new(1, YEAR_MS, 10);
 
-fn ran(answer: BatchAnswer) -> Vec<ItemAnswer> {
+fn ran(answer: BatchReply) -> Vec<ItemReply> {
     match answer.outcome {
         BatchOutcome::Ran(answers) => answers,
         BatchOutcome::Late => panic!("the store calls a batch late that has no end"),
     }
 }
 
-fn done(answer: Option<ItemAnswer>) -> Grant {
+fn done(answer: Option<ItemReply>) -> Grant {
     match answer {
-        Some(ItemAnswer::Done(grant)) => grant,
+        Some(ItemReply::Done(grant)) => grant,
         other => panic!("{other:?}"),
     }
 }
@@ -228,7 +231,7 @@ fn counts(grant: &Grant) -> Vec<u32> {
     grant.granted.iter().map(|run| run.count).collect()
 }
 
-fn place(grant: &Grant) -> (u64, u64) {
+fn place(grant: &Grant) -> (Incarnation, u64) {
     match &grant.seen {
         Seen::Window { incarnation, cell_ms, .. } => (*incarnation, *cell_ms),
         Seen::Bucket { .. } => panic!("{grant:?}"),
@@ -243,7 +246,7 @@ fn window(key: Box<[u8]>, of: &[(u64, u32)], limit: u64) -> Item {
     let counter = Counter::Window {
         grid: LONG,
         limit,
-        seen: Vec::new(),
+        seen: SeenCells::None,
         returns: Vec::new(),
         debts: Debts::default(),
         lease: None,
@@ -253,7 +256,10 @@ fn window(key: Box<[u8]>, of: &[(u64, u32)], limit: u64) -> Item {
 
 fn with(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: Option<Prefetch>) -> Item {
     let Counter::Window { grid, limit, .. } = item.counter else { return item };
-    Item { counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease }, ..item }
+    Item {
+        counter: Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts: Debts::default(), lease },
+        ..item
+    }
 }
 
 fn on_grid(item: Item, grid: Grid) -> Item {

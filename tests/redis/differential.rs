@@ -3,14 +3,16 @@
 //!
 //! 10,000 random batches, or as many as `TIDEGATE_CASES` says.
 
+use limiter::counter::SeenCells;
+use limiter::{BatchId, HolderId, LaneId};
 use std::collections::HashMap;
 
 use crate::batches::{Case, Random};
 use crate::servers::{Single, ask, open, region};
 use limiter::StoreTime;
 use limiter::counter::{
-    Ask, At, Batch, BatchAnswer, BatchOutcome, Counter, Debts, Grid, Item, ItemAnswer, Record, Seen, WindowReturn,
-    apply, expires_at,
+    Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, Record, Seen,
+    WindowReturn, apply, expires_at,
 };
 use simulations::redis::{Data, Redis};
 use tidegate::ports::CounterStore;
@@ -19,10 +21,15 @@ use tidegate::ports::CounterStore;
 type Stored = HashMap<Box<[u8]>, (Record, u64)>;
 
 /// What the core's store function makes of an item; `gone` says that what is stored has expired.
-fn expect(stored: Option<&(Record, u64)>, item: &Item, at: At, gone: bool) -> (Option<(Record, u64)>, ItemAnswer) {
+fn expect(
+    stored: Option<&(Record, u64)>,
+    item: &Item,
+    at: BatchContext,
+    gone: bool,
+) -> (Option<(Record, u64)>, ItemReply) {
     let mut record = stored.filter(|_| !gone).map(|(record, _)| record.clone());
     let answer = apply(&mut record, item, at);
-    if !matches!(answer, ItemAnswer::Done(_)) {
+    if !matches!(answer, ItemReply::Done(_)) {
         return (stored.filter(|_| !gone).cloned(), answer);
     }
     let kept = record.map(|record| {
@@ -36,7 +43,7 @@ fn expect(stored: Option<&(Record, u64)>, item: &Item, at: At, gone: bool) -> (O
 
 /// A server that runs the script.
 trait Server {
-    async fn run(&mut self, batch: Batch) -> BatchAnswer;
+    async fn run(&mut self, batch: Batch) -> BatchReply;
     /// The replication id, as far as the script looks at it.
     fn replication(&self) -> u64;
     /// Another replication id, as after a failover.
@@ -51,7 +58,7 @@ trait Server {
 struct Real {
     redis: Single,
     store: std::sync::Arc<dyn CounterStore>,
-    lane: u16,
+    lane: LaneId,
     /// What the names of its keys begin with.
     begin: String,
 }
@@ -67,13 +74,16 @@ impl Real {
             counter: Counter::Window {
                 grid: Grid::Fixed { width_ms: 60_000 },
                 limit: 1,
-                seen: Vec::new(),
+                seen: SeenCells::None,
                 returns: Vec::new(),
                 debts: Debts::default(),
                 lease: None,
             },
         };
-        store.run(lane, Batch { not_after: None, holder: 1, number: 1, items: vec![first] }).await.unwrap();
+        store
+            .run(lane, Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![first] })
+            .await
+            .unwrap();
         let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
         let begin = key.strip_suffix("{lane}first").unwrap().to_owned();
         Self { redis, store, lane, begin }
@@ -83,7 +93,7 @@ impl Real {
 impl Server for Real {
     const SLACK: u64 = 20;
 
-    async fn run(&mut self, batch: Batch) -> BatchAnswer {
+    async fn run(&mut self, batch: Batch) -> BatchReply {
         self.store.run(self.lane, batch).await.unwrap()
     }
 
@@ -118,7 +128,7 @@ struct Embedded {
 impl Server for Embedded {
     const SLACK: u64 = 0;
 
-    async fn run(&mut self, batch: Batch) -> BatchAnswer {
+    async fn run(&mut self, batch: Batch) -> BatchReply {
         self.now_us = match self.random.below(1000) {
             0 => self.now_us - self.random.below(3_000_000),
             1..10 => self.now_us + self.random.below(3_000_000),
@@ -167,7 +177,7 @@ async fn compare<S: Server>(mut server: S) {
     let (batches, seed) = (setting("TIDEGATE_CASES", 10_000), setting("TIDEGATE_SEED", 1));
     let mut replication = server.replication();
     let mut case = Case { random: Random(seed), told: HashMap::new(), number: 0, now: StoreTime(0) };
-    let empty = Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
+    let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
     case.now = server.run(empty).await.now;
     let mut stored = Stored::new();
     let mut seen = [0u64; 5];
@@ -191,8 +201,8 @@ async fn compare<S: Server>(mut server: S) {
             continue;
         };
         assert!(!late, "batch {number} of seed {seed} ran late");
-        let Batch { holder, number: own, not_after, .. } = batch;
-        let at = At { now: answer.now, replication, holder, number: own, not_after };
+        let Batch { holder, id, not_after, .. } = batch;
+        let at = BatchContext { now: answer.now, replication, holder, batch: id, not_after };
         // Redis takes what expires by the clock of the script's beginning: what expires just then may be there or not.
         let mut unclear = Vec::new();
         for (item, answer) in batch.items.iter().zip(answers) {
@@ -205,13 +215,13 @@ async fn compare<S: Server>(mut server: S) {
             let (kept, expected) = expect(known, item, at, known.is_some_and(|(_, ends)| ms > *ends));
             assert_eq!(answer, expected, "batch {number} of seed {seed}: {item:?} on {known:?} at {at:?}");
             let kind = match &answer {
-                ItemAnswer::Failed => 1,
-                ItemAnswer::OutOfBounds => 2,
-                ItemAnswer::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
-                ItemAnswer::Done(_) => 4,
+                ItemReply::Failed => 1,
+                ItemReply::OutOfBounds => 2,
+                ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
+                ItemReply::Done(_) => 4,
             };
             seen[kind] += 1;
-            if let ItemAnswer::Done(grant) = answer {
+            if let ItemReply::Done(grant) = answer {
                 case.told.insert(item.key.clone(), grant.seen);
             }
             match kept {
@@ -233,22 +243,27 @@ async fn compare<S: Server>(mut server: S) {
 fn a_lease_s_end_is_known_again_after_another_holder_s() {
     let now = 1_767_225_600_000_000;
     let redis = Redis::new(0x00ab_cdef).unwrap();
-    let run = |holder, number, asks: u64, returns: Vec<WindowReturn>| {
+    let run = |holder, id, asks: u64, returns: Vec<WindowReturn>| {
         let grid = Grid::Fixed { width_ms: 60_000 };
         let counter =
-            Counter::Window { grid, limit: 100, seen: Vec::new(), returns, debts: Debts::default(), lease: None };
+            Counter::Window { grid, limit: 100, seen: SeenCells::None, returns, debts: Debts::default(), lease: None };
         let asks = (asks > 0).then_some(Ask { hits: asks, count: 1 }).into_iter().collect();
         let item = Item { key: b"{lane}k".as_slice().into(), asks, counter };
-        let batch = Batch { not_after: Some(StoreTime(now + 100_000)), holder, number, items: vec![item] };
+        let batch = Batch {
+            not_after: Some(StoreTime(now + 100_000)),
+            holder: HolderId(holder),
+            id: BatchId(id),
+            items: vec![item],
+        };
         let BatchOutcome::Ran(answers) = redis.run(&batch, now).unwrap().outcome else { panic!("it has time") };
         match &answers[..] {
-            [ItemAnswer::Done(grant)] => grant.clone(),
+            [ItemReply::Done(grant)] => grant.clone(),
             other => panic!("{other:?}"),
         }
     };
     let granted = run(1, 9, 20, Vec::new());
     let Seen::Window { incarnation, cell_ms, .. } = granted.seen else { panic!("a window") };
-    let back = |tokens| vec![WindowReturn { cell_ms, source: incarnation, tokens }];
+    let back = |tokens| vec![WindowReturn { cell_ms, incarnation, tokens }];
     assert_eq!(run(2, 3, 20, Vec::new()).available, 60);
     assert_eq!(run(1, 10, 0, back(5)).available, 65);
     assert_eq!(run(2, 4, 0, back(5)).available, 70);

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-#[allow(clippy::duplicate_mod, reason = "some test binaries use both this and the other")]
 use super::wait::PATIENCE;
 pub use super::wait::wait_for;
 

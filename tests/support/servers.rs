@@ -10,7 +10,8 @@ use std::time::Duration;
 
 pub use super::wait::wait_for;
 use super::wait::{PATIENCE, elapsed};
-#[allow(clippy::duplicate_mod, reason = "some test binaries use both this and the other")]
+use limiter::counter::Batch;
+use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
 use tidegate::node::{RedisConfig, RedisRegion};
 use tidegate::ports::location::Location;
@@ -246,8 +247,8 @@ pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
     }
     // Every lane's connection must be there, too.
     for lane in 0..store.lanes() {
-        let batch = || limiter::counter::Batch { not_after: None, holder: 1, number: 1, items: Vec::new() };
-        while store.run(lane, batch()).await.is_err() {
+        let batch = || Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
+        while store.run(LaneId(lane), batch()).await.is_err() {
             assert!(elapsed() - begun < PATIENCE, "lane {lane} does not come");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -4,6 +4,8 @@
 //! equal parts of all slots, and is itself a text whose slot is in the middle of that part: so counters lie over the
 //! primaries much as they would without tags.
 
+use limiter::LaneId;
+
 /// Slots of a Redis Cluster.
 pub const SLOTS: u16 = 16_384;
 /// The slot of a key without braces: CRC-16/XMODEM of all of it, as Redis Cluster has it. A key with a hash tag has the slot of
@@ -59,9 +61,9 @@ impl Tags {
     }
 
     /// The tag that holds the counter of this name.
-    pub fn of(&self, name: &[u8]) -> u16 {
+    pub fn of(&self, name: &[u8]) -> LaneId {
         let tag = u32::from(slot(name)) * u32::from(self.count()) / u32::from(SLOTS);
-        u16::try_from(tag).unwrap_or(0)
+        LaneId(u16::try_from(tag).unwrap_or(0))
     }
 
     /// Text and slot of every tag, in order.
@@ -105,7 +107,7 @@ mod tests {
         for primaries in [2, 3, 4, 5] {
             let mut counters = vec![0u32; primaries];
             for user in 0..1_000_000 {
-                let slot = slots[usize::from(tags.of(format!("dR3_x9Zq/u{user}").as_bytes()))];
+                let slot = slots[usize::from(tags.of(format!("dR3_x9Zq/u{user}").as_bytes()).0)];
                 counters[usize::from(slot) * primaries / usize::from(SLOTS)] += 1;
             }
             let fair = 1_000_000.0 / primaries as f64;

@@ -6,11 +6,11 @@
 
 use std::iter;
 
-use limiter::StoreTime;
 use limiter::counter::{
-    Ask, Batch, BatchAnswer, BatchOutcome, Cell, Counter, Debt, Entry, FLOOR, Grant, Granted, Grid, Hits, Item,
-    ItemAnswer, Prefetch, Seen, Ticks, WindowReturn,
+    Ask, Batch, BatchOutcome, BatchReply, Cell, Counter, Debt, Entry, FLOOR, Grant, Granted, Grid, Hits, Item,
+    ItemReply, Prefetch, Seen, SeenCells, Ticks, WindowReturn,
 };
+use limiter::{DebtId, Incarnation, StoreTime};
 
 /// Of the batches, the answers and the records; the script has the same.
 pub const VERSION: u8 = 1;
@@ -31,8 +31,8 @@ const ASKS: u64 = 128;
 pub fn batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8> {
     let mut out = Out(Vec::with_capacity(20 + 64 * items.size_hint().0));
     out.put::<1>(VERSION.into());
-    out.put::<6>(batch.holder);
-    out.put::<6>(batch.number);
+    out.put::<6>(batch.holder.0);
+    out.put::<6>(batch.id.0);
     out.put::<7>(batch.not_after.map_or(0, |end| end.0.saturating_add(1)));
     for item in items {
         let begin = out.0.len();
@@ -51,7 +51,7 @@ pub fn batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8
 ///
 /// # Errors
 /// When it is not of this version, or not of so many items.
-pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
+pub fn answer(text: &[u8], items: usize) -> Result<BatchReply, Malformed> {
     complete_answer(text, items).map(|(answer, _)| answer)
 }
 
@@ -59,7 +59,7 @@ pub fn answer(text: &[u8], items: usize) -> Result<BatchAnswer, Malformed> {
 ///
 /// # Errors
 /// As those of [`answer`].
-pub fn complete_answer(text: &[u8], items: usize) -> Result<(BatchAnswer, Option<String>), Malformed> {
+pub fn complete_answer(text: &[u8], items: usize) -> Result<(BatchReply, Option<String>), Malformed> {
     let mut text = In { text, complaint: None };
     if text.get::<1>()? != u64::from(VERSION) {
         return Err(Malformed);
@@ -75,7 +75,7 @@ pub fn complete_answer(text: &[u8], items: usize) -> Result<(BatchAnswer, Option
         return Err(Malformed);
     }
     let complaint = text.complaint.map(|complaint| String::from_utf8_lossy(complaint).into_owned());
-    Ok((BatchAnswer { now, outcome }, complaint))
+    Ok((BatchReply { now, outcome }, complaint))
 }
 
 struct Out(Vec<u8>);
@@ -84,10 +84,10 @@ impl Out {
     /// An item that is as short as most are; false, and nothing, where it is not.
     fn brief(&mut self, item: &Item) -> bool {
         let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
-        let only = match &**seen {
-            [] => None,
-            [Cell { start_ms, entries }] if entries.len() == 1 => entries.first().map(|entry| (*start_ms, *entry)),
-            _ => return false,
+        let only = match seen {
+            SeenCells::None => None,
+            SeenCells::One { start_ms, entry } => Some((*start_ms, *entry)),
+            SeenCells::Many(_) => return false,
         };
         let owes = !debts.seen.is_empty() || !debts.reports.is_empty();
         if item.asks.len() > 1 || returns.len() > 1 || owes || matches!(grid, Grid::Calendar { .. }) {
@@ -115,7 +115,7 @@ impl Out {
                 self.lease(*limit, *lease);
                 self.asks(&item.asks);
                 self.cells(seen);
-                self.put::<6>(debts.seen_in);
+                self.put::<6>(debts.seen_in.0);
                 self.count::<1>(debts.seen.len());
                 debts.seen.iter().for_each(|debt| self.debt(debt));
                 self.count::<1>(debts.reports.len());
@@ -134,13 +134,13 @@ impl Out {
                 self.put::<7>(*owed);
                 self.put::<1>(seen.is_some().into());
                 if let Some(seen) = seen {
-                    self.put::<6>(seen.incarnation);
+                    self.put::<6>(seen.incarnation.0);
                     self.ticks(seen.tat);
                 }
                 self.asks(&item.asks);
                 self.count::<4>(returns.len());
                 for back in returns {
-                    self.put::<6>(back.incarnation);
+                    self.put::<6>(back.incarnation.0);
                     self.ticks(back.step);
                     self.put::<6>(back.hits);
                     self.put::<7>(back.charged_at.0);
@@ -198,19 +198,19 @@ impl Out {
 
     fn back(&mut self, back: &WindowReturn) {
         self.put::<6>(back.cell_ms);
-        self.put::<6>(back.source);
+        self.put::<6>(back.incarnation.0);
         self.put::<7>(back.tokens);
     }
 
     fn entry(&mut self, entry: &Entry) {
-        self.put::<6>(entry.source);
+        self.put::<6>(entry.incarnation.0);
         self.put::<7>(entry.charged);
         self.put::<7>(entry.returned);
     }
 
     fn debt(&mut self, debt: &Debt) {
         self.put::<6>(debt.cell_ms);
-        self.put::<6>(debt.id);
+        self.put::<6>(debt.id.0);
         self.hits(debt.hits);
     }
 
@@ -219,12 +219,12 @@ impl Out {
         self.put::<7>(hits.returned);
     }
 
-    fn cells(&mut self, cells: &[Cell]) {
-        self.count::<1>(cells.len());
-        for cell in cells {
-            self.put::<6>(cell.start_ms);
-            self.count::<1>(cell.entries.len());
-            cell.entries.iter().for_each(|entry| self.entry(entry));
+    fn cells(&mut self, cells: &SeenCells) {
+        self.count::<1>(cells.iter().count());
+        for (start_ms, entries) in cells.iter() {
+            self.put::<6>(start_ms);
+            self.count::<1>(entries.len());
+            entries.iter().for_each(|entry| self.entry(entry));
         }
     }
 }
@@ -270,12 +270,14 @@ impl<'a> In<'a> {
     }
 
     /// Who charged: never 0, which nobody is, nor [`FLOOR`], which stands for all.
-    fn incarnation(&mut self) -> Result<u64, Malformed> {
-        self.get::<6>().and_then(|named| if named == 0 || named == FLOOR { Err(Malformed) } else { Ok(named) })
+    fn incarnation(&mut self) -> Result<Incarnation, Malformed> {
+        self.get::<6>()
+            .map(Incarnation)
+            .and_then(|named| if named.0 == 0 || named == FLOOR { Err(Malformed) } else { Ok(named) })
     }
 
     /// The answer to a brief item all of whose asks, if it has any, were granted.
-    fn brief(&mut self, asks: bool) -> Result<ItemAnswer, Malformed> {
+    fn brief(&mut self, asks: bool) -> Result<ItemReply, Malformed> {
         let count = self.small::<4>()?;
         let granted = if asks { vec![Granted { count, fits_at: None }] } else { Vec::new() };
         let lease = self.small::<4>()?;
@@ -283,20 +285,20 @@ impl<'a> In<'a> {
         let incarnation = self.incarnation()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
-        let cells = vec![Cell { start_ms: cell_ms, entries: vec![Entry { source: incarnation, charged, returned }] }];
+        let cells = SeenCells::One { start_ms: cell_ms, entry: Entry { incarnation, charged, returned } };
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts: Vec::new() };
-        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, reported: true, seen }))
+        Ok(ItemReply::Done(Grant { granted, lease, available, reset_at, reported: true, seen }))
     }
 
-    fn item(&mut self) -> Result<ItemAnswer, Malformed> {
+    fn item(&mut self) -> Result<ItemReply, Malformed> {
         let status = self.get::<1>()?;
         match status {
             0 => {
                 let length = self.get::<1>()?;
                 self.complaint = Some(self.bytes(usize::try_from(length).map_err(|_| Malformed)?)?);
-                return Ok(ItemAnswer::Failed);
+                return Ok(ItemReply::Failed);
             }
-            1 => return Ok(ItemAnswer::OutOfBounds),
+            1 => return Ok(ItemReply::OutOfBounds),
             2 | 3 => (),
             4 | 5 => return self.brief(status == 4),
             _ => return Err(Malformed),
@@ -316,14 +318,16 @@ impl<'a> In<'a> {
             let cells = self.list::<1, _>(|text| {
                 let start_ms = text.get::<6>()?;
                 let entries = text.list::<1, _>(|text| {
-                    let (source, charged, returned) = (text.get::<6>()?, text.get::<7>()?, text.get::<7>()?);
-                    Ok(Entry { source, charged, returned })
+                    let (incarnation, charged, returned) =
+                        (Incarnation(text.get::<6>()?), text.get::<7>()?, text.get::<7>()?);
+                    Ok(Entry { incarnation, charged, returned })
                 })?;
                 Ok(Cell { start_ms, entries })
             })?;
+            let cells = SeenCells::from(cells.as_slice());
             reported = self.get::<1>()? == 1;
             let debts = self.list::<1, _>(|text| {
-                let (cell_ms, id) = (text.get::<6>()?, text.get::<6>()?);
+                let (cell_ms, id) = (text.get::<6>()?, DebtId(text.get::<6>()?));
                 Ok(Debt { cell_ms, id, hits: Hits { charged: text.get::<7>()?, returned: text.get::<7>()? } })
             })?;
             Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts }
@@ -331,7 +335,7 @@ impl<'a> In<'a> {
             let tat = Ticks::from_parts(self.get::<7>()?, self.get::<3>()?);
             Seen::Bucket { incarnation, tat, at: StoreTime(self.get::<7>()?) }
         };
-        Ok(ItemAnswer::Done(Grant { granted, lease, available, reset_at, reported, seen }))
+        Ok(ItemReply::Done(Grant { granted, lease, available, reset_at, reported, seen }))
     }
 }
 
@@ -346,7 +350,7 @@ mod tests {
         out.0.extend([0, 3, b'O', b'O', b'M', 1]);
         let (whole, complaint) = complete_answer(&out.0, 2).unwrap();
         assert_eq!(complaint.as_deref(), Some("OOM"));
-        assert_eq!(whole.outcome, BatchOutcome::Ran(vec![ItemAnswer::Failed, ItemAnswer::OutOfBounds]));
+        assert_eq!(whole.outcome, BatchOutcome::Ran(vec![ItemReply::Failed, ItemReply::OutOfBounds]));
         for cut in 0..out.0.len() {
             assert_eq!(answer(&out.0[..cut], 2), Err(Malformed));
         }

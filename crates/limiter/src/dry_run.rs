@@ -1,13 +1,15 @@
-//! A limiter on trial: one shard on a store of its own, at instants that the caller chooses. For trying rules out.
+//! A dry run of rules: one shard on a store of its own, at instants that the caller chooses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::counter::{Batch, BatchAnswer, Record, apply, run};
-use crate::decision::{Check, Decision};
+use crate::check::Check;
+use crate::counter::{Record, apply, run};
+use crate::decision::Decision;
+use crate::ids::LaneId;
 use crate::rules::RuleBook;
-use crate::shard::{Shard, ShardConfig, Shed, Verdict};
-use crate::time::{NodeTime, StoreTime};
+use crate::shard::{Effects, Event, Overload, Reply, Shard, ShardConfig, Verdict};
+use crate::time::{NodeTime, StoreTime, WallTime};
 
 const CONFIG: ShardConfig = ShardConfig {
     max_keys: 100_000,
@@ -21,58 +23,60 @@ const CONFIG: ShardConfig = ShardConfig {
     seeds: [1, 2, 3, 4],
 };
 
-/// Batches that one check may take before it is given up: it asks, and gives back.
+/// The most rounds of batches that one event may need: a check asks, and gives back.
 const MAX_ROUNDS: usize = 100;
 
 /// A shard and its store.
 #[derive(Debug)]
-pub struct Trial {
-    shard: Shard,
+pub struct DryRun {
+    shard: Shard<()>,
     store: BTreeMap<Box<[u8]>, Option<Record>>,
     begin: StoreTime,
 }
 
-impl Trial {
-    /// Counters are empty at `begin`.
+impl DryRun {
+    /// All counters are empty at `begin`.
     pub fn new(book: Arc<RuleBook>, begin: StoreTime) -> Self {
-        let mut shard = Shard::new(CONFIG, begin, NodeTime(0));
-        shard.set_book(book);
-        Self { shard, store: BTreeMap::new(), begin }
+        let shard = Shard::new(CONFIG, WallTime(begin.0), NodeTime(0));
+        let mut dry_run = Self { shard, store: BTreeMap::new(), begin };
+        dry_run.handle(Event::Rules(book), NodeTime(0));
+        dry_run
     }
 
-    /// Decides a check `after` microseconds; instants must not go back.
+    /// Decides a check `after` microseconds since the beginning. Instants must not go back.
     ///
     /// # Errors
-    /// When more keys are asked for than a trial holds.
-    pub fn check(&mut self, check: &Check<'_>, after: u64) -> Result<Decision, Shed> {
+    /// When the checks need more keys than a dry run holds.
+    pub fn check(&mut self, check: &Check<'_>, after: u64) -> Result<Decision, Overload> {
         let now = NodeTime(after);
-        self.shard.tick(now);
-        self.run(now);
-        let ticket = match self.shard.check(check, |_| 0, now) {
+        self.handle(Event::Tick, now);
+        let ticket = match self.shard.check(check, |_| LaneId(0), now, || ()) {
             Verdict::Decided(decision) => return Ok(decision),
-            Verdict::Shed(shed) => return Err(shed),
+            Verdict::Overloaded(overload) => return Err(overload),
             Verdict::Waits(ticket) => ticket,
         };
-        self.run(now);
-        let done = self.shard.take_done().into_iter().find(|(t, _)| *t == ticket).map(|(_, decision)| decision);
-        done.or_else(|| self.shard.expire(ticket, now)).ok_or(Shed::TooManyWaiting)
+        let decided = self.handle(Event::Flush, now).or_else(|| self.handle(Event::Expire(ticket), now));
+        decided.ok_or(Overload::TooManyWaiting)
     }
 
-    fn run(&mut self, now: NodeTime) {
+    /// Handles an event and all that follows from it. Returns the decision of the check that waited.
+    fn handle(&mut self, event: Event, now: NodeTime) -> Option<Decision> {
+        let (mut decided, mut events) = (None, vec![event]);
         for _ in 0..MAX_ROUNDS {
-            let batches = self.shard.take_batches(now);
-            if batches.is_empty() {
-                break;
+            let Some(event) = events.pop() else { break };
+            let Effects { send, decided: decisions, flush, .. } = self.shard.handle(event, now);
+            decided = decided.or_else(|| decisions.into_iter().next().map(|((), decision)| decision));
+            if flush {
+                events.push(Event::Flush);
             }
-            for out in batches {
-                let answer = self.answer(&out.batch, now);
-                self.shard.answer(out.lane, out.flight, Ok(answer), now);
+            for out in send {
+                let store_now = StoreTime(self.begin.0.saturating_add(now.0));
+                let reply = run(&out.batch, store_now, 1, |item, cx| {
+                    apply(self.store.entry(item.key.clone()).or_default(), item, cx)
+                });
+                events.push(Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result: Ok(reply) }));
             }
         }
-    }
-
-    fn answer(&mut self, batch: &Batch, now: NodeTime) -> BatchAnswer {
-        let now = StoreTime(self.begin.0.saturating_add(now.0));
-        run(batch, now, 1, |item, at| apply(self.store.entry(item.key.clone()).or_default(), item, at))
+        decided
     }
 }

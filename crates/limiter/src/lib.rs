@@ -22,9 +22,11 @@
 )]
 
 mod breaker;
+mod check;
 pub mod counter;
 mod decision;
 mod dry_run;
+mod ids;
 pub mod invariant;
 mod key;
 mod node_clock;
@@ -34,9 +36,11 @@ mod shard;
 mod time;
 
 pub use breaker::{Breaker, PROBE_INTERVAL};
-pub use decision::{Check, Decision, Descriptor, LimitStatus, by_part_left, tightest};
-pub use dry_run::Trial;
+pub use check::{Check, Descriptor};
+pub use decision::{Decision, LimitStatus, by_part_left, tightest};
+pub use dry_run::DryRun;
+pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, SlotId, Ticket};
 pub use node_clock::NodeClock;
 pub use revision::Revision;
-pub use shard::{Cause, Due, MAX_ITEMS, Outgoing, Shard, ShardConfig, ShardStats, Shed, TICK, Turns, Verdict};
-pub use time::{NodeTime, StoreTime, millis_up};
+pub use shard::{Effects, Event, MAX_ITEMS, Outgoing, Overload, Reply, Shard, ShardConfig, ShardStats, TICK, Verdict};
+pub use time::{NodeTime, StoreTime, WallTime, millis_up};

@@ -1,26 +1,26 @@
-//! The node's clock: monotonic time, with the time for which the machine was suspended.
+//! The clock of the node: monotonic time, plus the time for which the machine was suspended.
 //!
-//! The monotonic clock of a suspended machine stands still, so a lease would outlive the window that it is of. The wall
-//! clock goes on, or is set when the machine wakes: where it gains on the monotonic clock, the node's clock goes forward by
-//! as much. A wall clock that is set forward for another reason looks the same: leases and waiting checks then end early, and
-//! nothing that is owed to the store is lost. A machine whose two clocks both stand still does not notice.
+//! The monotonic clock of a suspended machine stands still, so a lease would outlive its window. The wall clock goes on, or is
+//! set when the machine wakes. If the wall clock gains on the monotonic clock, the node's clock goes forward by the same time.
+//! A wall clock that is set forward for another reason looks the same: leases and waiting checks then end early, and no debt
+//! is lost. A machine whose two clocks both stand still does not notice.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::time::NodeTime;
 
-/// A gain below this, in microseconds, is not noticed.
-const NOTICED_US: i64 = 50_000;
+/// The smallest gain that counts as a suspension, in microseconds.
+const SUSPENSION_US: i64 = 50_000;
 
-/// What is known of the two clocks of a machine.
+/// Compares the two clocks of a machine.
 #[derive(Debug)]
 pub struct NodeClock {
-    /// Wall clock less monotonic clock, in microseconds, when they were last compared.
+    /// The wall clock less the monotonic clock in microseconds, at the last comparison.
     ahead_us: AtomicI64,
-    /// For how long the machine was suspended, in microseconds.
+    /// The time for which the machine was suspended, in microseconds.
     suspended_us: AtomicU64,
-    /// Whoever compares the clocks has it.
+    /// One thread compares the clocks at a time.
     comparing: Mutex<()>,
 }
 
@@ -30,12 +30,12 @@ impl NodeClock {
         Self { ahead_us: AtomicI64::new(ahead_us), suspended_us: AtomicU64::new(0), comparing: Mutex::new(()) }
     }
 
-    /// The node's instant at which the monotonic clock says `monotonic_us`, and the wall clock is about `ahead_us` ahead of
-    /// it: that may be out of date, or of two instants. `measure` says it exactly, or nothing where it cannot now; it is
-    /// called where the clocks seem to have parted.
+    /// The node's time when the monotonic clock says `monotonic_us` and the wall clock is about `ahead_us` ahead of it. The
+    /// latter may be out of date, or taken from two instants. If the clocks seem to have parted, `measure` is called: it
+    /// returns the exact value, or `None` if it cannot measure now.
     #[inline]
     pub fn at(&self, monotonic_us: u64, ahead_us: i64, measure: impl FnOnce() -> Option<i64>) -> NodeTime {
-        if (ahead_us - self.ahead_us.load(Ordering::Relaxed)).abs() >= NOTICED_US {
+        if (ahead_us - self.ahead_us.load(Ordering::Relaxed)).abs() >= SUSPENSION_US {
             self.compare(measure);
         }
         NodeTime(monotonic_us.saturating_add(self.suspended_us.load(Ordering::Relaxed)))
@@ -46,7 +46,7 @@ impl NodeClock {
         let _one_at_a_time = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(ahead_us) = measure() else { return };
         let gain = ahead_us - self.ahead_us.load(Ordering::Relaxed);
-        if gain.abs() < NOTICED_US {
+        if gain.abs() < SUSPENSION_US {
             return;
         }
         self.ahead_us.store(ahead_us, Ordering::Relaxed);

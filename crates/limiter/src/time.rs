@@ -1,18 +1,24 @@
-//! The two clocks of a decision. Neither is ever read here: both come in as arguments.
+//! The clocks of a decision. None is read here: every instant is an argument.
 
 use serde::{Deserialize, Serialize};
 
 /// An instant of the **store's** clock, in microseconds since the Unix epoch.
 ///
-/// Windows and buckets live on this clock, so the skew of node clocks changes no decision.
+/// Windows and buckets are measured by this clock, so the skew of node clocks changes no decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StoreTime(pub u64);
 
 /// An instant of this **node's** monotonic clock, in microseconds since an arbitrary start.
 ///
-/// Lease ends, remembered refusals and deadlines live on this clock.
+/// Leases, remembered denials and deadlines end by this clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeTime(pub u64);
+
+/// An instant of this node's wall clock, in microseconds since the Unix epoch.
+///
+/// It is only a first estimate of the store's clock, and may be far off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(pub u64);
 
 impl StoreTime {
     /// The instant in whole milliseconds, rounded down.
@@ -43,7 +49,7 @@ impl NodeTime {
     }
 }
 
-/// Microseconds to whole milliseconds, rounded up: a wait that is told is never too short.
+/// Microseconds in whole milliseconds, rounded up: a wait that is shown is never too short.
 pub const fn millis_up(micros: u64) -> u64 {
     micros.div_ceil(1000)
 }

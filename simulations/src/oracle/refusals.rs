@@ -127,7 +127,7 @@ impl<'a> Charges<'a> {
                 let unknown = end >= asked.came + asked.within_us && !sent_in_vain(plan, ledger, asked, end);
                 (some(decided.allowed), some(unknown), some(!decided.allowed && !alone && !unknown))
             }
-            Some((_, Said::Shed)) if alone => (0, 0, 0),
+            Some((_, Said::Overload)) if alone => (0, 0, 0),
             _ => (0, hits, 0),
         };
         // What another limit refused goes back, in time, unless that is lost.

@@ -9,7 +9,8 @@ use super::super::check::attribute;
 use super::super::output::{length, table, word};
 use super::super::{Exit, Output};
 use super::book;
-use limiter::rules::{Effective, Mode, OnStoreFailure, RuleBook, Shape, Subject};
+use limiter::rules::{EffectiveLimit, Mode, OnStoreFailure, RuleBook, Shape};
+use limiter::{Check, Descriptor};
 
 #[derive(Args)]
 pub struct Explain {
@@ -30,13 +31,14 @@ impl Explain {
             Err(exit) => return exit,
         };
         let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let subject = Subject { domain: &self.domain, entries: &entries, ordered: false, hits: self.hits };
+        let descriptors = [Descriptor { entries: &entries, ordered: false, hits: self.hits, limit: None }];
+        let check = Check { domain: &self.domain, descriptors: &descriptors };
         let mut applied = Vec::new();
-        book.applying(&self.domain, &[subject], &mut applied);
+        book.applicable(&check, &mut applied);
         let mut name = Vec::new();
         let mut rows = Vec::new();
         for limit in &applied {
-            limit.effective.key(limit.per.iter().map(|key| subject.value(key).unwrap_or_default()), &mut name);
+            limit.effective.key(limit.per.iter().map(|key| descriptors[0].value(key).unwrap_or_default()), &mut name);
             rows.push((limit.effective, limit.per, String::from_utf8_lossy(&name).into_owned()));
         }
         let others = others(&book, &self.domain, &rows);
@@ -79,13 +81,13 @@ impl Explain {
 }
 
 /// Names of the domain's limits that do not apply: they do not match, are off, or are replaced.
-fn others(book: &RuleBook, domain: &str, rows: &[(&std::sync::Arc<Effective>, &[String], String)]) -> Vec<String> {
+fn others(book: &RuleBook, domain: &str, rows: &[(&std::sync::Arc<EffectiveLimit>, &[String], String)]) -> Vec<String> {
     let limits = book.rules().domains.iter().filter(|d| d.domain == domain).flat_map(|d| &d.limits);
     let applies = |name: &str| rows.iter().any(|(effective, ..)| *effective.name == *name);
     limits.map(|l| l.name.clone()).filter(|name| !applies(name)).collect()
 }
 
-fn row(effective: &Effective, per: &[String], key: &str) -> serde_json::Value {
+fn row(effective: &EffectiveLimit, per: &[String], key: &str) -> serde_json::Value {
     serde_json::json!({
         "name": &*effective.name,
         "algorithm": effective.algorithm.as_str(),
@@ -101,7 +103,7 @@ fn row(effective: &Effective, per: &[String], key: &str) -> serde_json::Value {
     })
 }
 
-fn quota(effective: &Effective) -> String {
+fn quota(effective: &EffectiveLimit) -> String {
     match effective.limit {
         _ if effective.is_unlimited() => "unlimited".to_owned(),
         limit if effective.is_bucket() && effective.rate.burst != limit => {
@@ -111,7 +113,7 @@ fn quota(effective: &Effective) -> String {
     }
 }
 
-fn window(effective: &Effective) -> String {
+fn window(effective: &EffectiveLimit) -> String {
     match &effective.shape {
         Shape::Calendar { unit, zone } => {
             let zone = zone.iana_name().unwrap_or("UTC");
@@ -121,11 +123,11 @@ fn window(effective: &Effective) -> String {
     }
 }
 
-const fn consistency(effective: &Effective) -> &'static str {
+const fn consistency(effective: &EffectiveLimit) -> &'static str {
     if effective.leased { "leased" } else { "exact" }
 }
 
-const fn on_store_failure(effective: &Effective) -> &'static str {
+const fn on_store_failure(effective: &EffectiveLimit) -> &'static str {
     match effective.on_store_failure {
         OnStoreFailure::Local => "local",
         OnStoreFailure::Allow => "allow",

@@ -11,8 +11,8 @@ use super::super::{Exit, Output};
 use super::{bad, book};
 use crate::config::cases::{Ask, Case, Step, parse};
 use crate::config::source::{Refused, read};
-use limiter::rules::{RuleBook, Subject};
-use limiter::{Check, Decision, Descriptor, StoreTime, Trial};
+use limiter::rules::RuleBook;
+use limiter::{Check, Decision, Descriptor, DryRun, StoreTime};
 
 /// Every case begins here: the first instant of 2026, UTC, which begins every kind of window.
 const BEGIN: StoreTime = StoreTime(1_767_225_600_000_000);
@@ -79,7 +79,7 @@ fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
             faults.push(format!("{}: matches: expected {expected:?}, found {found:?}", case.line));
         }
     }
-    let mut trial = Trial::new(Arc::clone(book), BEGIN);
+    let mut trial = DryRun::new(Arc::clone(book), BEGIN);
     let mut after = 0u64;
     for step in &case.steps {
         after = after.saturating_add(step.after_ms.saturating_mul(1000));
@@ -99,14 +99,16 @@ fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
 
 fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
     let entries = borrow(&case.ask);
-    let subject = |entries| Subject { domain: &case.domain, entries, ordered: false, hits: case.ask.hits };
-    let subjects: Vec<Subject<'_>> = entries.iter().map(|entries| subject(entries.as_slice())).collect();
+    let descriptors: Vec<Descriptor<'_>> = entries
+        .iter()
+        .map(|entries| Descriptor { entries, ordered: false, hits: case.ask.hits, limit: None })
+        .collect();
     let mut applied = Vec::new();
-    book.applying(&case.domain, &subjects, &mut applied);
+    book.applicable(&Check { domain: &case.domain, descriptors: &descriptors }, &mut applied);
     applied.iter().map(|limit| limit.effective.name.to_string()).collect()
 }
 
-fn check(trial: &mut Trial, domain: &str, ask: &Ask, after: u64) -> Result<Decision, String> {
+fn check(trial: &mut DryRun, domain: &str, ask: &Ask, after: u64) -> Result<Decision, String> {
     let entries = borrow(ask);
     let descriptors: Vec<Descriptor<'_>> =
         entries.iter().map(|entries| Descriptor { entries, ordered: false, hits: ask.hits, limit: None }).collect();
@@ -118,7 +120,7 @@ fn borrow(ask: &Ask) -> Vec<Vec<(&str, &str)>> {
 }
 
 fn differs(step: &Step, decision: &Decision) -> Option<String> {
-    let refusing = decision.limits.iter().filter(|l| l.refused && !l.shadow);
+    let refusing = decision.limits.iter().filter(|l| l.denied && !l.shadow);
     let refusing: Vec<&str> = refusing.map(|l| &*l.effective.name).collect();
     let said = |allowed: bool| if allowed { "allowed" } else { "refused" };
     if decision.allowed != step.allowed {

@@ -30,8 +30,8 @@ use crate::telemetry::metrics::Metrics;
 use complaints::Complaints;
 use connection::{CallError, Connection};
 use counter_script::{Tags, wire};
-use limiter::PROBE_INTERVAL;
-use limiter::counter::{Batch, BatchAnswer, BatchOutcome, ItemAnswer, StoreError};
+use limiter::counter::{Batch, BatchOutcome, BatchReply, ItemReply, StoreError};
+use limiter::{LaneId, PROBE_INTERVAL};
 use links::Links;
 pub use region::RedisRegion;
 pub use tls::TlsError;
@@ -85,8 +85,8 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// The primary of a tag, as far as is known.
-    fn primary(&self, lane: u16) -> Option<Arc<Connection>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(lane)).cloned().flatten()
+    fn primary(&self, lane: LaneId) -> Option<Arc<Connection>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(lane.0)).cloned().flatten()
     }
 
     /// Whether it has been connected to every primary at once, or to some while the others did not come.
@@ -110,8 +110,8 @@ impl RedisStore {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = self.tags.each().map(route).collect();
     }
 
-    async fn run_batch(&self, lane: u16, batch: Batch) -> Result<BatchAnswer, StoreError> {
-        let begin = self.begin.get(usize::from(lane)).ok_or(StoreError::NotApplied)?;
+    async fn run_batch(&self, lane: LaneId, batch: Batch) -> Result<BatchReply, StoreError> {
+        let begin = self.begin.get(usize::from(lane.0)).ok_or(StoreError::NotApplied)?;
         let reached = match self.primary(lane) {
             // One that was just found, as where slots move, has its time to be connected.
             Some(primary) => primary.is_up() || primary.is_coming() && primary.connected().await,
@@ -139,7 +139,7 @@ impl RedisStore {
     }
 
     /// Calls the counter script where the keys are, wherever that is, and says where that was.
-    async fn call(&self, lane: u16, keys: &[Bytes], batch: Bytes) -> Called {
+    async fn call(&self, lane: LaneId, keys: &[Bytes], batch: Bytes) -> Called {
         let arguments: Vec<Bytes> = [Some(batch), self.fence.clone()].into_iter().flatten().collect();
         let Some(mut server) = self.primary(lane) else { return (None, Err(CallError::NotSent)) };
         let mut answer = server.script(&counter_script::COUNTERS, keys, &arguments, false).await;
@@ -167,7 +167,7 @@ impl RedisStore {
         (Some(server), answer)
     }
 
-    fn understood(&self, (server, answer): Called, items: usize) -> Result<BatchAnswer, StoreError> {
+    fn understood(&self, (server, answer): Called, items: usize) -> Result<BatchReply, StoreError> {
         match answer {
             Ok(answer) => {
                 let answer =
@@ -185,18 +185,18 @@ impl RedisStore {
 }
 
 /// The answer to a batch whose items were sent one by one.
-fn together(each: Vec<Result<BatchAnswer, StoreError>>) -> Result<BatchAnswer, StoreError> {
+fn together(each: Vec<Result<BatchReply, StoreError>>) -> Result<BatchReply, StoreError> {
     let now = each.iter().flatten().map(|answer| answer.now).max();
     let nothing =
         || if each.contains(&Err(StoreError::Unknown)) { StoreError::Unknown } else { StoreError::NotApplied };
     let now = now.ok_or_else(nothing)?;
-    let item = |answer: Result<BatchAnswer, StoreError>| match answer.map(|answer| answer.outcome) {
-        Ok(BatchOutcome::Ran(mut items)) => items.pop().unwrap_or(ItemAnswer::Failed),
+    let item = |answer: Result<BatchReply, StoreError>| match answer.map(|answer| answer.outcome) {
+        Ok(BatchOutcome::Ran(mut items)) => items.pop().unwrap_or(ItemReply::Failed),
         // Nothing was done with it: it is sent once more.
-        Ok(BatchOutcome::Late) => ItemAnswer::OutOfBounds,
-        Err(_) => ItemAnswer::Failed,
+        Ok(BatchOutcome::Late) => ItemReply::OutOfBounds,
+        Err(_) => ItemReply::Failed,
     };
-    Ok(BatchAnswer { now, outcome: BatchOutcome::Ran(each.into_iter().map(item).collect()) })
+    Ok(BatchReply { now, outcome: BatchOutcome::Ran(each.into_iter().map(item).collect()) })
 }
 
 impl CounterStore for RedisStore {
@@ -204,11 +204,11 @@ impl CounterStore for RedisStore {
         self.tags.count()
     }
 
-    fn lane(&self, key: &[u8]) -> u16 {
+    fn lane(&self, key: &[u8]) -> LaneId {
         self.tags.of(key)
     }
 
-    fn run(&self, lane: u16, batch: Batch) -> BoxFuture<'_, Result<BatchAnswer, StoreError>> {
+    fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
         Box::pin(self.run_batch(lane, batch))
     }
 

@@ -1,33 +1,36 @@
-//! What travels between a node and its counter store: the wire types of every store.
+//! What travels between a node and its counter store. Every store uses these types.
 //!
-//! A batch is charged item by item; an item is one key's returns, whole asks and prefetch. A store that answers has
-//! charged; one that says [`StoreError::NotApplied`] has not; all else is unknown, and counts as charged.
+//! The store charges a batch item by item. An item is one key's returns, asks and prefetch. A store that replies has charged
+//! the items that it granted. [`StoreError::NotApplied`] says that it has not. Any other outcome is unknown and counts as
+//! charged.
 
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debt, Report};
-use super::token_bucket::{Rate, Ticks};
-use super::window::{Cell, Grid};
+use super::grid::Grid;
+use super::rate::{Rate, Ticks};
+use super::seen_cells::SeenCells;
+use crate::ids::{BatchId, HolderId, Incarnation};
 use crate::revision::Revision;
 use crate::time::StoreTime;
 
 /// One call to one primary of the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Run later than this, the batch does nothing. `None` until the store's clock is known.
+    /// If the batch runs later than this, it does nothing. `None` until the store's clock is known.
     pub not_after: Option<StoreTime>,
-    /// Who sends it, below 2^48: random, a name that no other holder has or had.
-    pub holder: u64,
-    /// The holder's batches are numbered as they are sent, below 2^48.
-    pub number: u64,
+    /// The shard that sends the batch.
+    pub holder: HolderId,
+    pub id: BatchId,
     pub items: Vec<Item>,
 }
 
 /// One key's part of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Item {
+    /// The name of the counter.
     pub key: Box<[u8]>,
-    /// In order; each granted whole or not at all. `hits` 0 peeks: would one hit pass?
+    /// In order. Each is granted whole or not at all. An ask for 0 hits peeks: would one hit pass?
     pub asks: Vec<Ask>,
     pub counter: Counter,
 }
@@ -39,14 +42,14 @@ pub struct Ask {
     pub count: u32,
 }
 
-/// What is counted and how, with what the node knows of it.
+/// How the store counts, and what the node knows of the counter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Counter {
     Window {
         grid: Grid,
         limit: u64,
         /// What the node last saw of the newest cells.
-        seen: Vec<Cell>,
+        seen: SeenCells,
         returns: Vec<WindowReturn>,
         debts: Debts,
         lease: Option<Prefetch>,
@@ -55,20 +58,20 @@ pub enum Counter {
         rate: Rate,
         revision: Revision,
         seen: Option<BucketSeen>,
-        /// Hits that were admitted while the store did not answer: the bucket is emptied by them, never driven below.
+        /// Hits that the node admitted during an outage. They empty the bucket and never drive it below empty.
         owed: u64,
         returns: Vec<BucketReturn>,
     },
 }
 
-/// What an item says of debts.
+/// The debts that an item carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debts {
-    /// The incarnation that the node last saw them in.
-    pub seen_in: u64,
-    /// Which the node last saw charged and not confirmed, whoever owed them.
+    /// The incarnation in which the node last saw `seen`.
+    pub seen_in: Incarnation,
+    /// Debts of any holder that the node last saw as charged and not confirmed.
     pub seen: Vec<Debt>,
-    /// Its own.
+    /// Debts of this node.
     pub reports: Vec<Report>,
 }
 
@@ -76,9 +79,9 @@ pub struct Debts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefetch {
     pub want: u32,
-    /// How many may hold tokens of this key; a lease is at most what remains ÷ (2 × holders).
+    /// Shards that may hold tokens of this key. A lease is at most what remains ÷ (2 × holders).
     pub holders: u32,
-    /// No lease when the cell ends within this many microseconds.
+    /// No lease is granted if the cell ends within this many microseconds.
     pub min_left: u64,
 }
 
@@ -87,15 +90,15 @@ pub struct Prefetch {
 pub struct WindowReturn {
     pub cell_ms: u64,
     /// The incarnation that they were charged in.
-    pub source: u64,
+    pub incarnation: Incarnation,
     pub tokens: u64,
 }
 
 /// Hits of a bucket that were charged and not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketReturn {
-    pub incarnation: u64,
-    /// The step they were charged under.
+    pub incarnation: Incarnation,
+    /// The step that they were charged under.
     pub step: Ticks,
     pub hits: u64,
     pub charged_at: StoreTime,
@@ -104,13 +107,13 @@ pub struct BucketReturn {
 /// What a node last saw of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketSeen {
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     pub tat: Ticks,
 }
 
-/// What the store answers to a batch.
+/// The reply to a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BatchAnswer {
+pub struct BatchReply {
     /// The store's clock when the batch ran.
     pub now: StoreTime,
     pub outcome: BatchOutcome,
@@ -118,30 +121,30 @@ pub struct BatchAnswer {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BatchOutcome {
-    /// One answer an item, in order.
-    Ran(Vec<ItemAnswer>),
-    /// It was past `not_after`: nothing was done.
+    /// One reply for each item, in order.
+    Ran(Vec<ItemReply>),
+    /// It was past `not_after`: the store did nothing.
     Late,
 }
 
-/// What the store answers to an item.
+/// The reply to an item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum ItemAnswer {
+pub enum ItemReply {
     Done(Grant),
-    /// The calendar bounds of the item do not hold the store's instant: nothing was done.
+    /// The store's instant is outside the calendar bounds of the item: the store did nothing.
     OutOfBounds,
-    /// This key could not be served (a wrong type, a script error): nothing of it counts as granted.
+    /// The store could not serve this key (a wrong type, a script error). Nothing of the item counts as granted.
     Failed,
 }
 
-/// What was charged, and what is known of the key afterwards.
+/// What was granted, and what is known of the counter afterwards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
     /// One for each run of asks, in order.
     pub granted: Vec<Granted>,
     /// Tokens granted in advance.
     pub lease: u32,
-    /// Hits that would still be granted at once.
+    /// Hits that would still be granted now.
     pub available: u64,
     /// When the whole limit is free again if nothing more is asked.
     pub reset_at: StoreTime,
@@ -150,33 +153,33 @@ pub struct Grant {
     pub seen: Seen,
 }
 
-/// What became of a run of asks.
+/// What was granted of a run of asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
-    /// The first so many were granted.
+    /// This many of the run were granted, the first ones.
     pub count: u32,
-    /// When one more would fit if nothing else is asked; `None` when none was refused, or it never will.
+    /// When one more would fit if nothing else is asked. `None` if none was denied, or if it never will.
     pub fits_at: Option<StoreTime>,
 }
 
-/// What the node remembers of the key, and sends with its next item.
+/// What the node remembers of the counter and sends with its next item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Seen {
     Window {
-        incarnation: u64,
+        incarnation: Incarnation,
         /// The cell that was charged.
         cell_ms: u64,
         cell_end_ms: u64,
         /// The newest two that count.
-        cells: Vec<Cell>,
+        cells: SeenCells,
         /// Debts that were charged and not confirmed.
         debts: Vec<Debt>,
     },
-    /// `at` is the instant that was charged at.
-    Bucket { incarnation: u64, tat: Ticks, at: StoreTime },
+    /// `at` is the instant of the charge.
+    Bucket { incarnation: Incarnation, tat: Ticks, at: StoreTime },
 }
 
-/// Why a batch has no answer.
+/// Why a batch has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the store was not reached, nothing was charged")]

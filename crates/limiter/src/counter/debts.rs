@@ -1,27 +1,27 @@
-//! Debts: what holders admitted by themselves while the store was away (`on_store_failure: local`), as the store takes them.
+//! Debts: hits that holders admitted during an outage (`on_store_failure: local`), and how a record charges each once.
 //!
-//! A debt is charged to the counter's incarnation, like any other hit, and so costs the record nothing afterwards. A holder
-//! whose report got no answer sends it again, and must not be charged twice: the record keeps how much of each debt it has
-//! charged until the holder confirms that it was told so. Figures only grow, so copies merge by max.
+//! A debt is charged to the current incarnation of the counter, like any other hit. A holder whose report got no reply
+//! reports the debt again. Therefore the record keeps how much of each debt it has charged, until the holder confirms that
+//! it knows. The numbers only grow, so copies merge by max.
 
 use serde::{Deserialize, Serialize};
 
-use super::window::{Cell, cell_at};
+use super::cell::{Cell, cell_mut};
+use crate::ids::{DebtId, Incarnation};
 
-/// Debts that a record keeps until their holders confirm them. Beyond that the oldest is forgotten: should its holder have
-/// heard no answer, and report it again, it is charged twice.
+/// A record keeps this many debts until their holders confirm them. Beyond that it forgets the oldest. If the holder of a
+/// forgotten debt got no reply, it reports the debt again and the debt is charged twice.
 pub const MAX_DEBTS: usize = 128;
 
-/// What one holder admitted in one cell by itself.
+/// The hits that one holder admitted in one cell during one outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debt {
     pub cell_ms: u64,
-    /// Names the debt: random, below 2^48, and never used again.
-    pub id: u64,
+    pub id: DebtId,
     pub hits: Hits,
 }
 
-/// Hits that were admitted, and those of them that were not used. Both only grow.
+/// Hits that were admitted, and those among them that were given back unused. Both numbers only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hits {
     pub charged: u64,
@@ -40,18 +40,18 @@ impl Hits {
     }
 }
 
-/// A holder tells the store of a debt, or confirms it: then `known` is all of it.
+/// A holder reports a debt, or confirms it: then `known` equals the hits of the debt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub debt: Debt,
-    /// What a store has said that it charged.
+    /// The part that the store has reported as charged.
     pub known: Hits,
 }
 
-/// Charges what a report brings that the record has not charged yet, in the name of `incarnation`.
-pub fn take(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, incarnation: u64) {
+/// Charges the part of a report that the record has not charged yet to `incarnation`.
+pub fn charge(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, incarnation: Incarnation) {
     let Report { debt, known } = *report;
-    let at = place_of(kept, &debt);
+    let at = position(kept, &debt);
     let charged = at.map_or(known, |at| kept[at].hits.max(known));
     let confirms = debt.hits == known;
     match at {
@@ -70,18 +70,18 @@ pub fn take(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, incarn
     let more = debt.hits.charged.saturating_sub(charged.charged);
     let back = debt.hits.returned.saturating_sub(charged.returned);
     if more > 0 {
-        cell_at(cells, debt.cell_ms).charge(incarnation, more);
+        cell_mut(cells, debt.cell_ms).charge(incarnation, more);
     }
     if let Some(cell) = cells.iter_mut().find(|cell| cell.start_ms == debt.cell_ms) {
         cell.give_back(incarnation, back);
     }
 }
 
-/// Takes in which debts somebody saw in a record that charged them. What there is no room for is charged again if its
-/// holder has not heard of it.
-pub fn merge(kept: &mut Vec<Debt>, seen: &[Debt]) {
+/// Merges debts that a node saw as charged. A debt that has no room is charged again if its holder does not know yet that it
+/// was charged.
+pub fn merge<'a>(kept: &mut Vec<Debt>, seen: impl Iterator<Item = &'a Debt>) {
     for debt in seen {
-        match place_of(kept, debt) {
+        match position(kept, debt) {
             Some(at) => kept[at].hits = kept[at].hits.max(debt.hits),
             None if kept.len() < MAX_DEBTS => kept.push(*debt),
             None => {}
@@ -89,7 +89,7 @@ pub fn merge(kept: &mut Vec<Debt>, seen: &[Debt]) {
     }
 }
 
-fn place_of(kept: &[Debt], debt: &Debt) -> Option<usize> {
+fn position(kept: &[Debt], debt: &Debt) -> Option<usize> {
     kept.iter().position(|kept| (kept.cell_ms, kept.id) == (debt.cell_ms, debt.id))
 }
 
@@ -99,7 +99,7 @@ mod tests {
 
     fn report(id: u64, charged: u64, known: u64) -> Report {
         let hits = |charged| Hits { charged, returned: 0 };
-        Report { debt: Debt { cell_ms: 0, id, hits: hits(charged) }, known: hits(known) }
+        Report { debt: Debt { cell_ms: 0, id: DebtId(id), hits: hits(charged) }, known: hits(known) }
     }
 
     fn used(cells: &[Cell]) -> u64 {
@@ -110,11 +110,11 @@ mod tests {
     fn a_debt_is_charged_once_however_often_it_is_reported() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         for (charged, known, total) in [(5, 0, 5), (5, 0, 5), (8, 0, 8), (8, 5, 8), (9, 8, 9), (9, 9, 9)] {
-            take(&mut kept, &mut cells, &report(1, charged, known), 7);
+            charge(&mut kept, &mut cells, &report(1, charged, known), Incarnation(7));
             assert_eq!(used(&cells), total);
         }
         assert!(kept.is_empty(), "its holder has confirmed it");
-        take(&mut kept, &mut cells, &report(1, 12, 9), 7);
+        charge(&mut kept, &mut cells, &report(1, 12, 9), Incarnation(7));
         assert_eq!((used(&cells), kept.len()), (12, 1), "only what is new is charged");
     }
 
@@ -122,9 +122,9 @@ mod tests {
     fn unused_hits_of_a_debt_go_back() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         let mut back = report(1, 5, 0);
-        take(&mut kept, &mut cells, &back, 7);
+        charge(&mut kept, &mut cells, &back, Incarnation(7));
         back.debt.hits.returned = 2;
-        (0..2).for_each(|_| take(&mut kept, &mut cells, &back, 7));
+        (0..2).for_each(|_| charge(&mut kept, &mut cells, &back, Incarnation(7)));
         assert_eq!(used(&cells), 3);
     }
 
@@ -132,22 +132,22 @@ mod tests {
     fn a_record_keeps_so_many_debts_and_charges_them_all() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         let most = MAX_DEBTS as u64;
-        (1..=2 * most).for_each(|id| take(&mut kept, &mut cells, &report(id, 1, 0), 7));
+        (1..=2 * most).for_each(|id| charge(&mut kept, &mut cells, &report(id, 1, 0), Incarnation(7)));
         assert_eq!((used(&cells), kept.len()), (2 * most, MAX_DEBTS));
-        take(&mut kept, &mut cells, &report(2 * most, 1, 0), 7);
+        charge(&mut kept, &mut cells, &report(2 * most, 1, 0), Incarnation(7));
         assert_eq!(used(&cells), 2 * most, "the newest are known again");
     }
 
     #[test]
     fn a_record_that_forgot_charges_no_debt_twice_that_somebody_saw_charged() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
-        take(&mut kept, &mut cells, &report(1, 5, 0), 7);
+        charge(&mut kept, &mut cells, &report(1, 5, 0), Incarnation(7));
         let (seen, seen_cells) = (kept.clone(), cells.clone());
-        // Another server knows nothing; a node brings back what it saw, then the debtor asks again.
+        // Another server knows nothing; a node brings back what it saw, then the debt_id asks again.
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
-        merge(&mut kept, &seen);
-        cell_at(&mut cells, 0).merge(&seen_cells[0].entries, 8);
-        take(&mut kept, &mut cells, &report(1, 6, 0), 8);
+        merge(&mut kept, seen.iter());
+        cell_mut(&mut cells, 0).merge(&seen_cells[0].entries, Incarnation(8));
+        charge(&mut kept, &mut cells, &report(1, 6, 0), Incarnation(8));
         assert_eq!(used(&cells), 6);
     }
 }

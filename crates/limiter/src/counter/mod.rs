@@ -2,16 +2,28 @@
 
 mod apply;
 mod batch;
+mod batch_context;
+mod cell;
 mod debts;
+mod grants;
+mod grid;
+mod rate;
 mod replay_guard;
+mod seen_cells;
 mod token_bucket;
-mod window;
+mod window_record;
 
-pub use apply::{At, Record, apply, expires_at, run};
+pub use apply::{Record, apply, expires_at, run};
 pub use batch::{
-    Ask, Batch, BatchAnswer, BatchOutcome, BucketReturn, BucketSeen, Counter, Debts, Grant, Granted, Item, ItemAnswer,
+    Ask, Batch, BatchOutcome, BatchReply, BucketReturn, BucketSeen, Counter, Debts, Grant, Granted, Item, ItemReply,
     Prefetch, Seen, StoreError, WindowReturn,
 };
-pub use debts::{Debt, Hits, Report};
-pub use token_bucket::{Bucket, Rate, Ticks};
-pub use window::{Cell, Entry, FLOOR, Grid, MAX_COUNT};
+pub use batch_context::{BatchContext, REPLICATION_MARKS};
+pub use cell::{Cell, Entry, FLOOR, MAX_COUNT, MAX_ENTRIES, used};
+pub use debts::{Debt, Hits, MAX_DEBTS, Report};
+pub use grid::{CalendarBounds, CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
+pub use rate::{Rate, TICKS_PER_MICRO, Ticks};
+pub use replay_guard::MAX_HOLDERS;
+pub use seen_cells::SeenCells;
+pub use token_bucket::Bucket;
+pub use window_record::{Received, WindowRecord};

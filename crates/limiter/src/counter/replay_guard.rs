@@ -1,51 +1,52 @@
-//! Which batches a record has taken returns and debts of: the repeat of one has no effect a second time.
+//! Which batches a record has applied the returns and debts of, so that a repeated batch has no effect.
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{BatchId, HolderId};
 use crate::time::StoreTime;
 
-/// Holders kept at most. What further ones bring back within their time is lost: too strict, never too lax.
-const MAX: usize = 64;
+/// Holders kept at most. The returns and debts of further holders are not applied: too strict, never too lax.
+pub const MAX_HOLDERS: usize = 64;
 
-/// The number of each holder's last batch whose returns were taken, until none of them can run any more.
+/// The last batch of each holder whose returns were applied, until no earlier batch can run any more.
 ///
-/// A holder has one batch under way for a key at a time, so one that comes behind a later one was given up, or is a repeat:
-/// its returns are not taken.
+/// A holder has one batch in flight for a key. A batch that comes after a later one was therefore given up by its holder, or
+/// is a repeat: its returns are not applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repeats(Vec<Taken>);
+pub struct ReplayGuard(Vec<AppliedBatch>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Taken {
-    holder: u64,
-    number: u64,
+struct AppliedBatch {
+    holder: HolderId,
+    batch: BatchId,
     end: StoreTime,
 }
 
-impl Repeats {
-    /// Forgets the batches that can run no more.
+impl ReplayGuard {
+    /// Forgets batches that can run no more.
     pub fn prune(&mut self, now: StoreTime) {
-        self.0.retain(|taken| taken.end >= now);
+        self.0.retain(|applied| applied.end >= now);
     }
 
-    /// Whether it remembers nothing.
+    /// True if it remembers no batch.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the returns of this batch may be taken. A batch that has no end could run again at any time, so its
-    /// returns never are.
-    pub fn is_first(&mut self, holder: u64, number: u64, not_after: Option<StoreTime>) -> bool {
+    /// Returns true, once, if the returns of this batch may be applied. A batch without an end could run again at any time,
+    /// so its returns never are.
+    pub fn accept(&mut self, holder: HolderId, batch: BatchId, not_after: Option<StoreTime>) -> bool {
         let Some(end) = not_after else { return false };
-        let room = self.0.len() < MAX;
-        match self.0.iter_mut().find(|taken| taken.holder == holder) {
-            Some(last) if number > last.number => {
-                *last = Taken { holder, number, end: last.end.max(end) };
+        let room = self.0.len() < MAX_HOLDERS;
+        match self.0.iter_mut().find(|applied| applied.holder == holder) {
+            Some(last) if batch > last.batch => {
+                *last = AppliedBatch { holder, batch, end: last.end.max(end) };
                 true
             }
             Some(_) => false,
             None => {
                 if room {
-                    self.0.push(Taken { holder, number, end });
+                    self.0.push(AppliedBatch { holder, batch, end });
                 }
                 room
             }
@@ -59,20 +60,20 @@ mod tests {
 
     #[test]
     fn a_batch_is_first_once_whatever_came_between() {
-        let mut repeats = Repeats::default();
+        let mut repeats = ReplayGuard::default();
         let end = Some(StoreTime(100));
-        for holder in 1..=MAX as u64 {
-            assert!(repeats.is_first(holder, 7, end));
+        for holder in 1..=MAX_HOLDERS as u64 {
+            assert!(repeats.accept(HolderId(holder), BatchId(7), end));
         }
-        assert!(!repeats.is_first(1, 7, end));
-        assert!(repeats.is_first(1, 8, Some(StoreTime(50))));
-        assert!(!repeats.is_first(1, 7, end), "behind a later one");
-        assert!(!repeats.is_first(999, 1, end), "as many holders as are kept are in their time");
+        assert!(!repeats.accept(HolderId(1), BatchId(7), end));
+        assert!(repeats.accept(HolderId(1), BatchId(8), Some(StoreTime(50))));
+        assert!(!repeats.accept(HolderId(1), BatchId(7), end), "behind a later one");
+        assert!(!repeats.accept(HolderId(999), BatchId(1), end), "as many holders as are kept are in their time");
         repeats.prune(StoreTime(100));
-        assert_eq!(repeats.0.len(), MAX, "the earlier batch can still run");
+        assert_eq!(repeats.0.len(), MAX_HOLDERS, "the earlier batch can still run");
         repeats.prune(StoreTime(101));
-        assert!(repeats.is_first(999, 1, Some(StoreTime(300))));
+        assert!(repeats.accept(HolderId(999), BatchId(1), Some(StoreTime(300))));
         assert_eq!(repeats.0.len(), 1);
-        assert!(!repeats.is_first(1000, 1, None));
+        assert!(!repeats.accept(HolderId(1000), BatchId(1), None));
     }
 }

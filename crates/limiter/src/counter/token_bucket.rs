@@ -1,122 +1,58 @@
 //! `token_bucket` as GCRA, the generic cell rate algorithm (ITU-T I.371): one theoretical arrival time, `tat`.
 //!
-//! A hit costs `step` = window ÷ limit of time, rounded **up**; a bucket is full when `tat` ≤ now and empty when it
-//! is `burst` × `step` ahead. So in every closed interval of length T at most burst + T × limit ÷ window hits pass.
+//! A hit costs `step` = window ÷ limit of time, rounded **up**. The bucket is full when `tat` ≤ now, and empty when `tat` is
+//! `burst` × `step` ahead of now. Therefore at most burst + T × limit ÷ window hits pass in every closed interval of length T.
 //!
-//! Forgetting: every charge is `tat = max(tat, now) + cost`, so charges after a store forgot keep
-//! `tat ≥ tat seen before + costs since`, and taking the max of both restores exactly what is known.
+//! After a store forgot: every charge sets `tat = max(tat, now) + cost`. Before it forgot, the bucket therefore had
+//! `tat ≥ tat seen + costs since`, and the max of both restores exactly what is known.
 
 use serde::{Deserialize, Serialize};
 
 use super::batch::{BucketReturn, BucketSeen};
-use super::replay_guard::Repeats;
+use super::rate::{Rate, Ticks};
+use super::replay_guard::ReplayGuard;
+use crate::ids::Incarnation;
 use crate::revision::Revision;
 use crate::time::StoreTime;
-
-/// A span or an instant in 2^-20 microseconds, so that rounding costs a fast bucket less than a millionth.
-///
-/// A Redis script holds it as two integers, microseconds and the fraction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Ticks(pub u128);
-
-const TICKS_PER_MICRO: u128 = 1 << 20;
-
-impl Ticks {
-    pub const fn from_micros(micros: u64) -> Self {
-        Self(micros as u128 * TICKS_PER_MICRO)
-    }
-
-    /// Whole microseconds, rounded up; saturates.
-    pub fn micros_up(self) -> u64 {
-        u64::try_from(self.0.div_ceil(TICKS_PER_MICRO)).unwrap_or(u64::MAX)
-    }
-
-    /// Whole microseconds, and the rest in 2^-20; saturates.
-    pub fn parts(self) -> (u64, u64) {
-        let (micros, rest) = (self.0 / TICKS_PER_MICRO, self.0 % TICKS_PER_MICRO);
-        u64::try_from(micros).map_or((u64::MAX, 0), |micros| (micros, u64::try_from(rest).unwrap_or(0)))
-    }
-
-    /// The whole of what [`Self::parts`] took apart.
-    pub const fn from_parts(micros: u64, rest: u64) -> Self {
-        Self(micros as u128 * TICKS_PER_MICRO + rest as u128)
-    }
-
-    const fn minus(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
-    }
-
-    const fn plus(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
-    }
-}
-
-/// Rate and size of a bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rate {
-    /// Time that one hit costs.
-    pub step: Ticks,
-    /// Hits that a full bucket holds.
-    pub burst: u64,
-}
-
-impl Rate {
-    /// `limit` hits per `window_ms`, at most `burst` at once. A limit or burst of 0 never grants.
-    pub const fn new(limit: u64, window_ms: u64, burst: u64) -> Self {
-        if limit == 0 || burst == 0 {
-            return Self { step: Ticks(0), burst: 0 };
-        }
-        let window = Ticks::from_micros(window_ms.saturating_mul(1000)).0;
-        Self { step: Ticks(window.div_ceil(limit as u128)), burst }
-    }
-
-    const fn cost(&self, hits: u64) -> Ticks {
-        Ticks(self.step.0.saturating_mul(hits as u128))
-    }
-
-    const fn size(&self) -> Ticks {
-        self.cost(self.burst)
-    }
-}
 
 /// What the store keeps of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
-    pub incarnation: u64,
-    pub taken: Repeats,
+    pub incarnation: Incarnation,
+    pub replay_guard: ReplayGuard,
     pub tat: Ticks,
     /// Costs charged in this incarnation.
     pub charged: Ticks,
-    /// The latest instant at which anything was decided: time never goes back while the key lives.
+    /// The latest instant of a decision. Time never goes back while the key lives.
     pub last: StoreTime,
     pub rate: Rate,
-    /// Revision of the rules that `rate` is of.
+    /// The revision of the rules that set `rate`.
     pub revision: Revision,
 }
 
 impl Bucket {
-    pub fn new(incarnation: u64, now: StoreTime, rate: Rate, revision: Revision) -> Self {
-        let (taken, nothing) = (Repeats::default(), Ticks(0));
-        Self { incarnation, taken, tat: nothing, charged: nothing, last: now, rate, revision }
+    pub fn new(incarnation: Incarnation, now: StoreTime, rate: Rate, revision: Revision) -> Self {
+        let (replay_guard, nothing) = (ReplayGuard::default(), Ticks(0));
+        Self { incarnation, replay_guard, tat: nothing, charged: nothing, last: now, rate, revision }
     }
 
-    /// A newer incarnation begins where the primary changed, for charges may have been lost.
-    pub const fn reincarnate(&mut self, incarnation: u64) {
+    /// Begins a new incarnation if `incarnation` is another: charges may have been lost.
+    pub fn set_incarnation(&mut self, incarnation: Incarnation) {
         if self.incarnation != incarnation {
             (self.incarnation, self.charged) = (incarnation, Ticks(0));
         }
     }
 
-    /// Restores what another incarnation had charged, as far as a node saw it. Never more than an empty bucket.
+    /// Restores what a node saw that another incarnation had charged, at most to an empty bucket.
     pub fn merge(&mut self, seen: &BucketSeen) {
         if seen.incarnation != self.incarnation {
             self.tat = self.tat.max(seen.tat.plus(self.charged).min(self.empty_tat()));
         }
     }
 
-    /// Takes over a newer revision's rate. As many hits are missing afterwards as before, and it is as long until it is full,
-    /// whichever is more, but never more than all of the new size: a drained slow bucket made fast is not blocked for the
-    /// old bucket's time, and a drained fast one made slow is not full.
+    /// Adopts the rate of a newer revision. Afterwards the bucket lacks as many hits as before and takes as long to fill,
+    /// whichever is more, but it never lacks more than its new size. A drained slow bucket that is made fast is therefore not
+    /// blocked for the old bucket's time, and a drained fast one that is made slow is not suddenly full.
     pub fn adopt(&mut self, rate: Rate, revision: Revision) {
         if revision > self.revision {
             if rate.step != self.rate.step {
@@ -128,10 +64,9 @@ impl Bucket {
         }
     }
 
-    /// Gives back what was charged and not used, less what the refill since has absorbed: hits in a bucket that was full
-    /// again meanwhile were not missed by anybody. That is what a bucket would miss now which only these hits had been
-    /// charged to. It is never too much: a queue's backlog is at most the sum of the backlogs that two parts of its
-    /// arrivals would have each for themselves.
+    /// Gives back unused hits, less what the refill has absorbed since: in a bucket that was full again meanwhile, nobody
+    /// missed them. The refund is what a bucket would lack now that only these hits were charged to. It is never too much:
+    /// the backlog of a queue is at most the sum of the backlogs that two parts of its arrivals would have alone.
     pub fn give_back(&mut self, returns: &[BucketReturn]) {
         let ours = |back: &&BucketReturn| back.incarnation == self.incarnation && back.step == self.rate.step;
         let mut ours: Vec<&BucketReturn> = returns.iter().filter(ours).collect();
@@ -144,7 +79,7 @@ impl Bucket {
         self.charged = self.charged.minus(refund);
     }
 
-    /// Whether `hits` fit now.
+    /// True if `hits` fit now.
     pub fn fits(&self, hits: u64) -> bool {
         hits <= self.rate.burst && self.ahead().plus(self.rate.cost(hits)) <= self.rate.size()
     }
@@ -155,43 +90,43 @@ impl Bucket {
         self.charged = self.charged.plus(cost);
     }
 
-    /// Charges hits that were admitted elsewhere: they empty the bucket, and never drive it below.
+    /// Charges hits that a holder admitted during an outage. They empty the bucket and never drive it below empty.
     pub fn owe(&mut self, hits: u64) {
         let before = self.tat.max(Ticks::from_micros(self.last.0));
         self.tat = before.plus(self.rate.cost(hits)).min(self.empty_tat().max(before));
         self.charged = self.charged.plus(self.tat.minus(before));
     }
 
-    /// From here on it is this late, and as much is missing as before.
+    /// Sets the time of the bucket, which lacks as much as before.
     pub const fn set_clock(&mut self, now: StoreTime) {
         let ahead = self.ahead();
         (self.last, self.tat) = (now, Ticks::from_micros(now.0).plus(ahead));
     }
 
-    /// Adds what is missing in another bucket of this rate, whose `tat` it is.
+    /// Adds what another bucket of this rate lacks, whose `tat` is given.
     pub fn owe_also(&mut self, tat: Ticks) {
         let now = Ticks::from_micros(self.last.0);
         self.tat = self.tat.max(now).plus(tat.minus(now));
     }
 
-    /// Undoes a charge made at this same instant.
+    /// Undoes a charge that was made at this instant.
     pub const fn uncharge(&mut self, hits: u64) {
         self.tat = self.tat.minus(self.rate.cost(hits));
         self.charged = self.charged.minus(self.rate.cost(hits));
     }
 
-    /// Hits that are missing now, a part of one counting whole.
+    /// Hits that the bucket lacks now. A part of a hit counts as one.
     pub fn missing(&self) -> u64 {
         let step = self.rate.step.0.max(1);
         u64::try_from(self.ahead().0.div_ceil(step)).unwrap_or(u64::MAX)
     }
 
-    /// Where `tat` stands when the bucket is empty now.
+    /// The `tat` of a bucket that is empty now.
     pub const fn empty_tat(&self) -> Ticks {
         Ticks::from_micros(self.last.0).plus(self.rate.size())
     }
 
-    /// Hits that would be granted at once now.
+    /// Hits that would be granted now.
     pub fn available(&self) -> u64 {
         let free = self.rate.size().minus(self.ahead());
         u64::try_from(free.0.checked_div(self.rate.step.0).unwrap_or(0)).unwrap_or(u64::MAX)
@@ -224,7 +159,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     fn bucket(limit: u64, window_ms: u64, burst: u64) -> Bucket {
-        Bucket::new(1, StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), Revision(1))
+        Bucket::new(Incarnation(1), StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), Revision(1))
     }
 
     fn take(bucket: &mut Bucket, at: u64, hits: u64) -> bool {
@@ -241,7 +176,12 @@ mod tests {
         let mut b = bucket(1, 1000, 10);
         assert!(take(&mut b, 100 * SECOND, 9));
         assert!(take(&mut b, 109 * SECOND, 9));
-        let back = BucketReturn { incarnation: 1, step: b.rate.step, hits: 9, charged_at: StoreTime(100 * SECOND) };
+        let back = BucketReturn {
+            incarnation: Incarnation(1),
+            step: b.rate.step,
+            hits: 9,
+            charged_at: StoreTime(100 * SECOND),
+        };
         b.give_back(&[back]);
         assert!(!take(&mut b, 109 * SECOND, 2), "burst 10, 1 a second: 20 hits in 9 s would be one too many");
         assert!(take(&mut b, 109 * SECOND, 1));
@@ -251,10 +191,15 @@ mod tests {
     fn a_refund_at_once_gives_all_back() {
         let mut b = bucket(1, 1000, 10);
         assert!(take(&mut b, 100 * SECOND, 10));
-        let back = BucketReturn { incarnation: 1, step: b.rate.step, hits: 4, charged_at: StoreTime(100 * SECOND) };
+        let back = BucketReturn {
+            incarnation: Incarnation(1),
+            step: b.rate.step,
+            hits: 4,
+            charged_at: StoreTime(100 * SECOND),
+        };
         b.give_back(&[back]);
         assert_eq!(b.available(), 4);
-        b.give_back(&[BucketReturn { incarnation: 2, ..back }]);
+        b.give_back(&[BucketReturn { incarnation: Incarnation(2), ..back }]);
         assert_eq!(b.available(), 4, "another incarnation's charge is not in this bucket");
     }
 
@@ -264,7 +209,12 @@ mod tests {
         let step = b.rate.step;
         assert!(take(&mut b, 100 * SECOND, 1000));
         b.last = StoreTime(100 * SECOND + 20_000);
-        let back = |at: u64| BucketReturn { incarnation: 1, step, hits: 1, charged_at: StoreTime(100 * SECOND + at) };
+        let back = |at: u64| BucketReturn {
+            incarnation: Incarnation(1),
+            step,
+            hits: 1,
+            charged_at: StoreTime(100 * SECOND + at),
+        };
         let returns: Vec<BucketReturn> = (0..100).rev().map(back).collect();
         b.give_back(&returns);
         assert_eq!(b.available(), 100, "20 refilled, and 80 of 100 came back");
@@ -286,7 +236,7 @@ mod tests {
         let mut b = bucket(40, 1000, 15);
         assert!(take(&mut b, 100 * SECOND, 15));
         b.adopt(Rate::new(3, 1000, 5), Revision(2));
-        assert_eq!(b.available(), 0, "15 were taken, and nobody ever allowed more at once");
+        assert_eq!(b.available(), 0, "15 were replay_guard, and nobody ever allowed more at once");
         let mut b = bucket(100, 1000, 10);
         assert!(take(&mut b, 100 * SECOND, 8));
         b.adopt(Rate::new(1, 1000, 10), Revision(2));
@@ -297,9 +247,9 @@ mod tests {
     fn a_forgotten_charge_comes_back_by_max_plus() {
         let mut before = bucket(1, 1000, 10);
         assert!(take(&mut before, 100 * SECOND, 6));
-        let seen = BucketSeen { incarnation: 1, tat: before.tat };
+        let seen = BucketSeen { incarnation: Incarnation(1), tat: before.tat };
         let mut after = bucket(1, 1000, 10);
-        after.incarnation = 2;
+        after.incarnation = Incarnation(2);
         assert!(take(&mut after, 100 * SECOND, 3));
         after.merge(&seen);
         after.merge(&seen);

@@ -1,35 +1,39 @@
-//! What only a key under way to the store needs: checks that wait, one item in flight, hits on their way back.
+//! What a key holds only while it talks with the store: asks that wait, the item in flight, and hits to give back.
+//!
+//! Most keys have no queue: it is made for the first ask and dropped when it is empty.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::messages::{Applied, Outcome, Waiting};
+use super::messages::{AskResult, MayHaveRun, QueuedAsk};
 use super::outage::Outage;
 use crate::counter::{Ask, BucketReturn, WindowReturn};
+use crate::ids::Ticket;
 use crate::revision::Revision;
-use crate::rules::Effective;
+use crate::rules::EffectiveLimit;
 
-/// At most so many waiting asks go into one item.
+/// One item takes at most this many waiting asks.
 const MAX_ASKS: usize = 4096;
 
 #[derive(Debug, Default)]
-pub struct Traffic {
-    /// In the order of their asking.
-    waiting: VecDeque<Waiting>,
-    /// Whether that is not the order of their tickets, as a bucket's need not be, which is asked last.
+pub struct KeyQueue {
+    /// In the order in which they came.
+    waiting: VecDeque<QueuedAsk>,
+    /// That is not the order of their tickets: a bucket is asked last, so its asks may come later than their tickets.
     mixed: bool,
-    flying: Vec<Waiting>,
-    /// Tickets of checks that left while the item was in flight.
-    left: Vec<u64>,
+    /// The asks of the item in flight.
+    sent: Vec<QueuedAsk>,
+    /// Tickets of checks that were withdrawn while the item is in flight.
+    withdrawn: Vec<Ticket>,
     in_flight: bool,
-    /// Revision of the rules that the item in flight was made under.
+    /// The revision of the rules that the item in flight was made under.
     sent_revision: Revision,
     window_returns: Returns<WindowReturn>,
     bucket_returns: Returns<BucketReturn>,
     pub outage: Option<Outage>,
 }
 
-/// What goes back, and what of it is in flight: kept in case nothing was applied.
+/// Hits to give back. Those in flight are kept in case the store does nothing with the item.
 #[derive(Debug)]
 struct Returns<T> {
     next: Vec<T>,
@@ -53,48 +57,50 @@ impl<T: Clone> Returns<T> {
     }
 }
 
-impl Traffic {
-    pub fn ask(&mut self, waiting: Waiting) {
+impl KeyQueue {
+    pub fn push(&mut self, ask: QueuedAsk) {
         self.mixed = !self.waiting.is_empty()
-            && (self.mixed || self.waiting.back().is_some_and(|last| last.ticket > waiting.ticket));
-        self.waiting.push_back(waiting);
+            && (self.mixed || self.waiting.back().is_some_and(|last| last.ticket > ask.ticket));
+        self.waiting.push_back(ask);
     }
 
-    /// A check waits no more. Where thousands wait for a store that does not answer all of them leave, one by one.
-    pub fn withdraw(&mut self, ticket: u64) {
+    /// Removes the asks of a check that waits no more. During an outage thousands of checks leave one by one, so the asks are
+    /// found by binary search where they are in the order of their tickets.
+    pub fn withdraw(&mut self, ticket: Ticket) {
         if self.in_flight {
-            self.left.push(ticket);
+            self.withdrawn.push(ticket);
         }
         if self.mixed {
-            self.waiting.retain(|waiting| waiting.ticket != ticket);
+            self.waiting.retain(|ask| ask.ticket != ticket);
             return;
         }
-        let first = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
-        while self.waiting.get(first).is_some_and(|waiting| waiting.ticket == ticket) {
+        let first = self.waiting.partition_point(|ask| ask.ticket < ticket);
+        while self.waiting.get(first).is_some_and(|ask| ask.ticket == ticket) {
             self.waiting.remove(first);
         }
     }
 
-    /// The check that waits longest, if it is of this revision and so many tokens cover it.
-    pub fn next_within(&mut self, tokens: u64, revision: Revision) -> Option<Waiting> {
+    /// Takes the ask that waits longest if it is of `revision` and `tokens` cover it.
+    pub fn pop_covered(&mut self, tokens: u64, revision: Revision) -> Option<QueuedAsk> {
         self.waiting.pop_front_if(|next| next.effective.revision == revision && next.hits.max(1) <= tokens)
     }
 
-    pub fn give_back_to_window(&mut self, back: WindowReturn) {
-        // Of one lot they go back together.
-        let lot = |other: &&mut WindowReturn| (other.cell_ms, other.source) == (back.cell_ms, back.source);
-        match self.window_returns.next.last_mut().filter(lot) {
+    pub fn return_to_window(&mut self, back: WindowReturn) {
+        // Tokens of one origin go back together.
+        let same_origin =
+            |other: &&mut WindowReturn| (other.cell_ms, other.incarnation) == (back.cell_ms, back.incarnation);
+        match self.window_returns.next.last_mut().filter(same_origin) {
             Some(last) => last.tokens = last.tokens.saturating_add(back.tokens),
             None => self.window_returns.next.push(back),
         }
     }
 
-    pub fn give_back_to_bucket(&mut self, back: BucketReturn) {
+    pub fn return_to_bucket(&mut self, back: BucketReturn) {
         self.bucket_returns.next.push(back);
     }
 
-    /// Whether checks wait to be sent.
-    pub fn waits(&self) -> bool {
+    /// True if asks wait to be sent.
+    pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
@@ -102,100 +108,104 @@ impl Traffic {
         self.in_flight
     }
 
-    /// Whether checks wait or hits go back.
-    pub fn is_needed(&self) -> bool {
-        self.waits() || !self.window_returns.next.is_empty() || !self.bucket_returns.next.is_empty()
+    /// True if asks wait or hits are to be given back. The key must not be evicted then.
+    pub fn must_flush(&self) -> bool {
+        self.has_waiting() || !self.window_returns.next.is_empty() || !self.bucket_returns.next.is_empty()
     }
 
-    /// Whether there is something to be sent.
-    pub fn has_news(&self) -> bool {
-        self.is_needed() || self.outage.as_ref().is_some_and(Outage::is_unreported)
+    /// True if there is something to send, debts included.
+    pub fn needs_flush(&self) -> bool {
+        self.must_flush() || self.outage.as_ref().is_some_and(Outage::is_unreported)
     }
 
-    /// Whether it holds nothing at all.
-    pub fn is_quiet(&self) -> bool {
-        !self.in_flight && self.flying.is_empty() && !self.is_needed() && self.outage.is_none()
+    /// True if it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        !self.in_flight && self.sent.is_empty() && !self.must_flush() && self.outage.is_none()
     }
 
-    /// Hits on their way back to the store.
-    pub fn coming_back(&self) -> u64 {
+    /// Hits that are on their way back to the store.
+    pub fn returning(&self) -> u64 {
         let windows = self.window_returns.iter().map(|back| back.tokens);
         windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
     }
 
-    /// Takes those who wait under one revision into the next item: their limit, or `otherwise` when nobody waits, and
-    /// what they ask for. `spent` is told of each.
-    pub fn board(&mut self, otherwise: &Arc<Effective>, mut spent: impl FnMut(u64)) -> (Arc<Effective>, Vec<Ask>) {
-        let effective = Arc::clone(self.waiting.front().map_or(otherwise, |w| &w.effective));
-        let mut asks: Vec<Ask> = Vec::new();
-        while self.flying.len() < MAX_ASKS
-            && let Some(next) = self.waiting.pop_front_if(|w| w.effective.revision == effective.revision)
+    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `idle` when none waits, and their
+    /// runs. Calls `spent` with the hits of each.
+    pub fn take_waiting(
+        &mut self,
+        idle: &Arc<EffectiveLimit>,
+        mut spent: impl FnMut(u64),
+    ) -> (Arc<EffectiveLimit>, Vec<Ask>) {
+        let effective = Arc::clone(self.waiting.front().map_or(idle, |ask| &ask.effective));
+        let mut runs: Vec<Ask> = Vec::new();
+        while self.sent.len() < MAX_ASKS
+            && let Some(next) = self.waiting.pop_front_if(|ask| ask.effective.revision == effective.revision)
         {
-            match asks.last_mut().filter(|run| run.hits == next.hits) {
+            match runs.last_mut().filter(|run| run.hits == next.hits) {
                 Some(run) => run.count += 1,
-                None => asks.push(Ask { hits: next.hits, count: 1 }),
+                None => runs.push(Ask { hits: next.hits, count: 1 }),
             }
             spent(next.hits);
-            self.flying.push(next);
+            self.sent.push(next);
         }
-        (effective, asks)
+        (effective, runs)
     }
 
-    /// What goes back to a window with the next item.
-    pub fn send_to_window(&mut self) -> Vec<WindowReturn> {
+    /// Takes what the next item gives back to a window.
+    pub fn send_window_returns(&mut self) -> Vec<WindowReturn> {
         self.window_returns.send()
     }
 
-    /// What goes back to a bucket with the next item.
-    pub fn send_to_bucket(&mut self) -> Vec<BucketReturn> {
+    /// Takes what the next item gives back to a bucket.
+    pub fn send_bucket_returns(&mut self) -> Vec<BucketReturn> {
         self.bucket_returns.send()
     }
 
-    /// The item takes off.
-    pub const fn take_off(&mut self, revision: Revision) {
+    pub const fn mark_sent(&mut self, revision: Revision) {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
-    /// The item is answered: who flew with it, and the revision that it was made under. `reported` says that the store has
-    /// charged the debts that it brought.
-    pub fn answered(&mut self, reported: bool) -> (Vec<Waiting>, Revision) {
-        self.land(reported);
-        (std::mem::take(&mut self.flying), self.sent_revision)
+    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `reported`: the
+    /// store has charged the debts that it carried.
+    pub fn complete(&mut self, reported: bool) -> (Vec<QueuedAsk>, Revision) {
+        self.end_flight(reported);
+        (std::mem::take(&mut self.sent), self.sent_revision)
     }
 
-    /// The store did nothing with the item: what was sent is to be sent once more, but for asks that were already, and for
-    /// checks that have left.
-    pub fn resend(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
+    /// The store did nothing with the item. Its asks are sent once more, except those that were resent already and those of
+    /// checks that left.
+    pub fn resend(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
         self.keep_returns();
-        let mut left = std::mem::take(&mut self.left);
-        left.sort_unstable();
-        self.land(false);
-        for mut waiting in std::mem::take(&mut self.flying).into_iter().rev() {
-            if left.binary_search(&waiting.ticket).is_ok() {
+        let mut withdrawn = std::mem::take(&mut self.withdrawn);
+        withdrawn.sort_unstable();
+        self.end_flight(false);
+        for mut ask in std::mem::take(&mut self.sent).into_iter().rev() {
+            if withdrawn.binary_search(&ask.ticket).is_ok() {
                 continue;
             }
-            if waiting.resent {
-                out.push((waiting, Outcome::Failed));
+            if ask.resent {
+                out.push((ask, AskResult::Undecided));
             } else {
-                waiting.resent = true;
-                self.waiting.push_front(waiting);
+                ask.resent = true;
+                self.waiting.push_front(ask);
             }
         }
-        self.mixed = !self.waiting.iter().is_sorted_by_key(|waiting| waiting.ticket);
+        self.mixed = !self.waiting.iter().is_sorted_by_key(|ask| ask.ticket);
     }
 
-    /// No answer came. What was sent is not sent again when the store may have run it; debts are, which is harmless.
-    pub fn fail(&mut self, applied: Applied, out: &mut Vec<(Waiting, Outcome)>) {
-        if applied == Applied::No {
+    /// The item got no reply. Its asks and returns are not sent again if the store may have run it. Debts are: a store that
+    /// has charged a debt does not charge it again.
+    pub fn fail(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        if ran == MayHaveRun::No {
             self.keep_returns();
         }
-        self.land(false);
-        out.extend(self.flying.drain(..).map(|w| (w, Outcome::Failed)));
+        self.end_flight(false);
+        out.extend(self.sent.drain(..).map(|ask| (ask, AskResult::Undecided)));
     }
 
-    /// Nothing can be sent: those who wait are not decided by the store.
-    pub fn fail_waiting(&mut self, out: &mut Vec<(Waiting, Outcome)>) {
-        out.extend(self.waiting.drain(..).map(|w| (w, Outcome::Failed)));
+    /// Nothing can be sent: the waiting asks stay undecided.
+    pub fn fail_waiting(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        out.extend(self.waiting.drain(..).map(|ask| (ask, AskResult::Undecided)));
         self.mixed = false;
     }
 
@@ -204,13 +214,13 @@ impl Traffic {
         self.bucket_returns.next.append(&mut self.bucket_returns.sent);
     }
 
-    fn land(&mut self, reported: bool) {
+    fn end_flight(&mut self, reported: bool) {
         self.in_flight = false;
-        self.left.clear();
+        self.withdrawn.clear();
         self.window_returns.sent.clear();
         self.bucket_returns.sent.clear();
         if let Some(outage) = &mut self.outage {
-            outage.reported(reported);
+            outage.complete_report(reported);
         }
     }
 }

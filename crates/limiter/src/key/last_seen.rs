@@ -1,53 +1,51 @@
-//! What a node last saw of a counter: small, for every resident key has it.
+//! What a node last saw of a counter. It is small, because every resident key has one.
 
-use crate::counter::{BucketSeen, Cell, Debt, Entry, Seen};
+use crate::counter::{BucketSeen, Debt, Seen, SeenCells};
+use crate::ids::Incarnation;
 
-/// What the node last saw of the counter.
+/// What the node last saw of a counter.
 #[derive(Debug, Default)]
-pub enum Remembered {
+pub enum LastSeen {
     #[default]
     Nothing,
-    /// One cell that one source charged, as most counters have.
-    One {
-        start_ms: u64,
-        entry: Entry,
-    },
-    Window(Box<SeenWindow>),
+    Window(SeenCells),
+    WindowWithDebts(Box<WindowWithDebts>),
     Bucket(Box<BucketSeen>),
 }
 
-/// What was seen of a window.
+/// A window with debts that were charged to its cells and not confirmed.
 #[derive(Debug)]
-pub struct SeenWindow {
-    /// The newest first.
-    pub cells: Vec<Cell>,
-    pub incarnation: u64,
-    /// Debts that were charged to these cells and not confirmed.
-    pub debts: Vec<Debt>,
+pub struct WindowWithDebts {
+    cells: SeenCells,
+    incarnation: Incarnation,
+    debts: Vec<Debt>,
 }
 
-impl Remembered {
-    /// Beginning of the newest cell that was seen, in milliseconds.
+impl LastSeen {
+    /// The beginning of the newest cell that was seen, in milliseconds.
     pub fn newest_ms(&self) -> u64 {
         match self {
-            Self::One { start_ms, .. } => *start_ms,
-            Self::Window(seen) => seen.cells.first().map_or(0, |cell| cell.start_ms),
+            Self::Window(cells) => cells.newest_ms(),
+            Self::WindowWithDebts(seen) => seen.cells.newest_ms(),
             Self::Nothing | Self::Bucket(_) => 0,
         }
     }
 
     /// The cells of a window, the newest first.
-    pub fn cells(&self) -> Vec<Cell> {
+    pub fn cells(&self) -> SeenCells {
         match self {
-            Self::One { start_ms, entry } => vec![Cell { start_ms: *start_ms, entries: vec![*entry] }],
-            Self::Window(seen) => seen.cells.clone(),
-            Self::Nothing | Self::Bucket(_) => Vec::new(),
+            Self::Window(cells) => cells.clone(),
+            Self::WindowWithDebts(seen) => seen.cells.clone(),
+            Self::Nothing | Self::Bucket(_) => SeenCells::None,
         }
     }
 
-    /// Debts that were charged and not confirmed, and the incarnation that they were seen in.
-    pub fn debts(&self) -> (u64, Vec<Debt>) {
-        if let Self::Window(seen) = self { (seen.incarnation, seen.debts.clone()) } else { (0, Vec::new()) }
+    /// Debts that were charged and not confirmed, and the incarnation in which they were seen.
+    pub fn debts(&self) -> (Incarnation, Vec<Debt>) {
+        match self {
+            Self::WindowWithDebts(seen) => (seen.incarnation, seen.debts.clone()),
+            _ => (Incarnation(0), Vec::new()),
+        }
     }
 
     pub fn bucket(&self) -> Option<BucketSeen> {
@@ -55,40 +53,16 @@ impl Remembered {
     }
 }
 
-impl From<Seen> for Remembered {
+impl From<Seen> for LastSeen {
     fn from(seen: Seen) -> Self {
         match seen {
             Seen::Bucket { incarnation, tat, .. } => Self::Bucket(Box::new(BucketSeen { incarnation, tat })),
-            Seen::Window { incarnation, cells, debts, .. } => match &*cells {
-                [] => Self::Nothing,
-                [Cell { start_ms, entries }] if entries.len() == 1 && debts.is_empty() => {
-                    Self::One { start_ms: *start_ms, entry: entries[0] }
-                }
-                _ => {
-                    // Without its cell a debt would look charged to a store that forgot both.
-                    let of_these = |debt: &Debt| cells.iter().any(|cell| cell.start_ms == debt.cell_ms);
-                    let debts = debts.into_iter().filter(of_these).collect();
-                    Self::Window(Box::new(SeenWindow { cells, incarnation, debts }))
-                }
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_seen_is_remembered_whole() {
-        let entry = |source| Entry { source, charged: 5, returned: 2 };
-        let cell = |start_ms, sources: &[u64]| Cell { start_ms, entries: sources.iter().map(|s| entry(*s)).collect() };
-        for cells in [vec![], vec![cell(7, &[1])], vec![cell(7, &[1, 2])], vec![cell(8, &[1]), cell(7, &[1])]] {
-            let newest = cells.first().map_or(0, |cell| cell.start_ms);
-            let seen =
-                Seen::Window { incarnation: 1, cell_ms: 7, cell_end_ms: 8, cells: cells.clone(), debts: Vec::new() };
-            let remembered = Remembered::from(seen);
-            assert_eq!((remembered.newest_ms(), remembered.cells()), (newest, cells));
+            Seen::Window { cells, debts, .. } if debts.is_empty() => Self::Window(cells),
+            Seen::Window { incarnation, cells, mut debts, .. } => {
+                // Without its cell, a debt would look charged to a store that forgot both.
+                debts.retain(|debt| cells.contains(debt.cell_ms));
+                Self::WindowWithDebts(Box::new(WindowWithDebts { cells, incarnation, debts }))
+            }
         }
     }
 }

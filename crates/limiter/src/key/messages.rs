@@ -1,86 +1,87 @@
-//! What a shard and its key actors tell each other.
+//! What a shard and the state of a key pass each other.
 
 use std::sync::Arc;
 
 use crate::counter::Ticks;
-use crate::rules::Effective;
+use crate::ids::{Incarnation, SlotId, Ticket};
+use crate::rules::EffectiveLimit;
 use crate::time::{NodeTime, StoreTime};
 
-/// Where granted hits were charged; what a refund must name.
+/// Where granted hits were charged. A refund names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
-    /// Nothing was charged anywhere.
+    /// Nothing was charged.
     Free,
-    Window(Lot),
+    Window(ChargeOrigin),
     Bucket {
-        incarnation: u64,
+        incarnation: Incarnation,
         step: Ticks,
-        at: StoreTime,
+        charged_at: StoreTime,
     },
-    /// This holder admitted it on its own account, and owes it to the store.
+    /// This holder admitted the hits during an outage and owes them to the store.
     Local {
         cell_ms: u64,
     },
 }
 
-/// Tokens of one lot were charged to one cell in one incarnation.
+/// The cell and the incarnation that tokens of a window were charged to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lot {
+pub struct ChargeOrigin {
     pub cell_ms: u64,
-    pub source: u64,
+    pub incarnation: Incarnation,
 }
 
-/// A check's part that waits at a key.
+/// An ask of one check that waits at a key for the store.
 #[derive(Clone, Debug)]
-pub struct Waiting {
-    pub ticket: u64,
-    /// The key's own slot.
-    pub slot: u32,
-    /// Place in the check.
-    pub part: usize,
+pub struct QueuedAsk {
+    pub ticket: Ticket,
+    /// The slot of the key.
+    pub slot: SlotId,
+    /// The position of the reservation in its check.
+    pub reservation: usize,
     pub hits: u64,
-    /// The limit under which it was asked: an edit does not change a check under way.
-    pub effective: Arc<Effective>,
-    /// It was sent before, and the store did nothing.
+    /// The limit that was in force when the check came. An edit does not change it.
+    pub effective: Arc<EffectiveLimit>,
+    /// The ask was sent once before, and the store did nothing with it.
     pub resent: bool,
 }
 
-/// What became of a waiting part.
+/// What the store decided about an ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AskResult {
     Granted(Receipt),
-    /// Node time at which it would fit; `None` if never.
-    Refused(Option<NodeTime>),
+    /// The hits would fit at this instant; `None` if they never will.
+    Denied(Option<NodeTime>),
     /// The store did not decide.
-    Failed,
+    Undecided,
 }
 
-/// What a key needs to know of its surroundings.
+/// What the state of a key needs to know of its shard.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings {
+pub struct Context {
     pub now: NodeTime,
-    /// This node's estimate of the store's clock.
+    /// The estimated time of the store.
     pub store_now: StoreTime,
-    /// The store has told it: until then it is the node's wall clock, which may be far off.
-    pub store_known: bool,
-    /// Longest that tokens are held, in microseconds.
+    /// The store has answered once. Before that, `store_now` is the wall clock of the node, which may be far off.
+    pub clock_known: bool,
+    /// The longest time that tokens are held in advance, in microseconds.
     pub lease_us: u64,
-    /// How many may hold tokens of a key.
+    /// Shards of the region that may hold tokens of a key.
     pub holders: u32,
-    /// What `on_store_failure: local` divides by.
+    /// The divisor of `on_store_failure: local`.
     pub divisor: u32,
 }
 
-/// When a batch was sent, and the store's clock when it ran.
+/// When a batch was sent by the node's clock, and when it ran by the store's.
 #[derive(Clone, Copy, Debug)]
-pub struct Flight {
+pub struct BatchTimes {
     pub sent: NodeTime,
-    pub store_now: StoreTime,
+    pub ran: StoreTime,
 }
 
-/// Whether a batch without an answer may have been applied.
+/// Whether the store may have run a batch that got no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+pub enum MayHaveRun {
     No,
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! The state of one key: tokens in hand, checks that wait, the item in flight, and what was last seen of its counter.
+//! The state of one key: tokens in hand, asks that wait, the item in flight, and what was last seen of its counter.
 
 mod key_queue;
 mod key_state;
@@ -8,4 +8,4 @@ mod outage;
 mod prefetch;
 
 pub(crate) use key_state::KeyState;
-pub(crate) use messages::{Applied, Flight, Outcome, Receipt, Surroundings, Waiting};
+pub(crate) use messages::{AskResult, BatchTimes, Context, MayHaveRun, QueuedAsk, Receipt};

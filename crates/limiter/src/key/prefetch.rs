@@ -1,17 +1,17 @@
-//! How many tokens to take in advance: what the key will spend within one lease, learnt from what it spent.
+//! How many tokens a key takes in advance: what it will spend within one lease, learnt from what it spent.
 //!
-//! A key starts at none, so one that is hit once costs one call and leaves nothing behind; a busy one grows at most
-//! fourfold a call until one call lasts for a lease.
+//! A key starts at none, so a key that is hit once costs one call and leaves no tokens behind. A busy key grows at most
+//! fourfold a call, until one call lasts for a lease.
 
 use crate::time::NodeTime;
 
-/// Leases below this are not refilled ahead of need.
-const WORTH_REFILLING: u32 = 8;
+/// Smaller leases are not refilled ahead of need.
+const REFILL_FROM: u32 = 8;
 
-/// What a key spends, and what it took.
+/// Learns what a key spends.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand {
-    /// Tokens wanted last.
+pub struct Prefetcher {
+    /// Tokens wanted last time.
     want: u32,
     /// Tokens spent since `since`.
     spent: u32,
@@ -23,17 +23,17 @@ pub struct Demand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refill {
     Unneeded,
-    /// To go with the next item.
+    /// The next item asks for it.
     Wanted,
-    /// It was asked for, and has brought nothing yet.
+    /// An item has asked for it and has no reply yet.
     Asked,
 }
 
-impl Demand {
+impl Prefetcher {
     /// Nothing was spent yet.
     pub const NEW: Self = Self { want: 0, spent: 0, since: NodeTime(0), refill: Refill::Unneeded };
 
-    /// Whether a refill ahead of need should go with the next item.
+    /// True if the next item should ask for a refill.
     pub fn wants_refill(&self) -> bool {
         self.refill == Refill::Wanted
     }
@@ -42,7 +42,7 @@ impl Demand {
         self.spent = self.spent.saturating_add(hits);
     }
 
-    /// Tokens to ask for now, with `held` still in hand, for a lease of `lease_us`.
+    /// Tokens to ask for now, for a lease of `lease_us`, while the key still holds `held`.
     pub fn want(&mut self, held: u32, lease_us: u64, now: NodeTime) -> u32 {
         let elapsed = now.since(self.since).max(1);
         let grown = self.want.max(1).saturating_mul(4);
@@ -57,14 +57,14 @@ impl Demand {
         self.want.saturating_sub(held)
     }
 
-    /// A lease was granted: from here on spending is measured anew.
+    /// A lease was granted: spending is measured anew from here.
     pub const fn granted(&mut self, now: NodeTime) {
         (self.spent, self.since, self.refill) = (0, now, Refill::Unneeded);
     }
 
-    /// Whether to ask for more while `held` lasts; true once a lease.
+    /// Returns true, once for each lease, when `held` runs low and the key should ask for more.
     pub fn refill(&mut self, held: u32) -> bool {
-        let low = self.want >= WORTH_REFILLING && held < self.want / 4 && self.refill == Refill::Unneeded;
+        let low = self.want >= REFILL_FROM && held < self.want / 4 && self.refill == Refill::Unneeded;
         if low {
             self.refill = Refill::Wanted;
         }
@@ -80,20 +80,20 @@ mod tests {
 
     #[test]
     fn a_key_hit_once_takes_nothing() {
-        let mut demand = Demand::NEW;
-        assert_eq!(demand.want(0, LEASE, NodeTime(50 * LEASE)), 0);
+        let mut prefetcher = Prefetcher::NEW;
+        assert_eq!(prefetcher.want(0, LEASE, NodeTime(50 * LEASE)), 0);
     }
 
     #[test]
     fn a_busy_key_grows_to_what_it_spends_in_one_lease() {
-        let mut demand = Demand::NEW;
+        let mut prefetcher = Prefetcher::NEW;
         let (mut now, mut wants) = (NodeTime(50 * LEASE), Vec::new());
         for _ in 0..10 {
-            wants.push(demand.want(0, LEASE, now));
-            demand.granted(now);
+            wants.push(prefetcher.want(0, LEASE, now));
+            prefetcher.granted(now);
             let lease = *wants.last().unwrap();
             // 1,000 hits a second: one each millisecond until the lease is gone.
-            (0..=lease).for_each(|_| demand.spend(1));
+            (0..=lease).for_each(|_| prefetcher.spend(1));
             now = now.plus(1000 * u64::from(lease + 1));
         }
         assert_eq!(wants[..6], [0, 4, 16, 64, 256, 1000]);
@@ -102,17 +102,17 @@ mod tests {
 
     #[test]
     fn a_key_that_falls_quiet_takes_less() {
-        let mut demand = Demand { want: 1000, ..Demand::NEW };
-        demand.granted(NodeTime(0));
-        demand.spend(10);
-        assert_eq!(demand.want(0, LEASE, NodeTime(2 * LEASE)), 5);
+        let mut prefetcher = Prefetcher { want: 1000, ..Prefetcher::NEW };
+        prefetcher.granted(NodeTime(0));
+        prefetcher.spend(10);
+        assert_eq!(prefetcher.want(0, LEASE, NodeTime(2 * LEASE)), 5);
     }
 
     #[test]
     fn a_refill_is_asked_for_once() {
-        let mut demand = Demand { want: 100, ..Demand::NEW };
-        assert!(!demand.refill(25));
-        assert!(demand.refill(24));
-        assert!(!demand.refill(23));
+        let mut prefetcher = Prefetcher { want: 100, ..Prefetcher::NEW };
+        assert!(!prefetcher.refill(25));
+        assert!(prefetcher.refill(24));
+        assert!(!prefetcher.refill(23));
     }
 }

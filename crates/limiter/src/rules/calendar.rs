@@ -8,20 +8,15 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::rule::CalendarUnit;
-
-/// Beginnings of the cell before the current one, the current one, and the two after it, in milliseconds.
-///
-/// A node sends them with an item; the store picks the cell that holds its own `now`. Three cells cover what
-/// a node's estimate of the store's clock may be off by.
-pub type Bounds = [u64; 4];
+use crate::counter::CalendarBounds;
 
 /// Looks a zone up by its IANA name in the bundled database.
 pub fn zone(name: &str) -> Option<TimeZone> {
     TimeZone::get(name).ok()
 }
 
-/// The bounds around `at_ms`; `None` outside the years that calendars are defined for.
-pub fn bounds(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Option<Bounds> {
+/// The bounds cx `at_ms`; `None` outside the years that calendars are defined for.
+pub fn bounds(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Option<CalendarBounds> {
     let at = i64::try_from(at_ms).ok()?;
     let start = begin(unit, zone, at)?;
     let before = if start > 0 { begin(unit, zone, start - 1)? } else { start };

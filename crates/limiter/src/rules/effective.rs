@@ -16,7 +16,7 @@ use crate::time::StoreTime;
 
 /// What counts and decides for one counter under one revision of the rules.
 #[derive(Debug)]
-pub struct Effective {
+pub struct EffectiveLimit {
     pub domain: Arc<str>,
     pub name: Arc<str>,
     pub algorithm: Algorithm,
@@ -32,7 +32,7 @@ pub struct Effective {
     pub response_headers: BTreeMap<String, String>,
     pub revision: Revision,
     /// A request brought it; no rule has it.
-    pub brought: bool,
+    pub from_request: bool,
     /// First part of every counter's name.
     pub key_prefix: Box<[u8]>,
 }
@@ -48,7 +48,7 @@ pub enum Shape {
     Bucket,
 }
 
-impl Effective {
+impl EffectiveLimit {
     /// Compiles `limit`, or its `change` (an override) where that is what applies.
     pub fn new(domain: &Arc<str>, limit: &Limit, change: Option<&Override>, revision: Revision) -> Self {
         let quota = change.and_then(|c| c.limit).unwrap_or(limit.limit);
@@ -74,7 +74,7 @@ impl Effective {
             on_store_failure: change.and_then(|c| c.on_store_failure).unwrap_or(limit.on_store_failure),
             response_headers: headers.clone(),
             revision,
-            brought: false,
+            from_request: false,
             key_prefix: key_prefix(domain, limit, change).into(),
         }
     }
@@ -88,16 +88,16 @@ impl Effective {
     }
 
     /// Whether it needs no store to decide: it counts nothing that could refuse, or refuses everything.
-    pub const fn decides_alone(&self) -> bool {
+    pub const fn is_static(&self) -> bool {
         self.limit == 0 || (self.is_unlimited() && self.is_bucket())
     }
 
     /// The most that is ever granted at once.
-    pub const fn most(&self) -> u64 {
+    pub const fn max_grant(&self) -> u64 {
         if self.is_bucket() && !self.is_unlimited() { self.rate.burst } else { self.limit }
     }
 
-    /// The grid around `at`; `None` for a bucket, or where no calendar reaches.
+    /// The grid cx `at`; `None` for a bucket, or where no calendar reaches.
     pub fn grid(&self, at: StoreTime) -> Option<Grid> {
         match &self.shape {
             Shape::Grid(grid) => Some(*grid),

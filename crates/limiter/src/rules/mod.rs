@@ -4,20 +4,21 @@ mod calendar;
 mod effective;
 mod key_name;
 mod matcher;
+mod path;
 mod rule;
 mod rule_book;
 mod rule_map;
 mod validate;
 
-pub use calendar::Bounds;
-pub use effective::{Effective, Shape, UNLIMITED};
+pub use crate::counter::MAX_LIMIT;
+pub use effective::{EffectiveLimit, Shape, UNLIMITED};
 pub(crate) use key_name::push_values;
-pub use matcher::Subject;
+pub use path::{Path, Step};
 pub use rule::{
-    Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_LIMIT, MAX_WINDOW_MS,
+    Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_WINDOW_MS,
     MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope,
 };
 pub(crate) use rule_book::descriptor_limit;
-pub use rule_book::{Applied, Diff, RuleBook};
-pub use rule_map::OpenMap;
-pub use validate::{Path, Problem, Step};
+pub use rule_book::{ApplicableLimit, Diff, RuleBook};
+pub use rule_map::RuleMap;
+pub use validate::Problem;

@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The largest `limit` and `burst`: sums and weights of it stay exact in the doubles of a Redis script.
-pub const MAX_LIMIT: u64 = 1 << 36;
 /// Cells of a `rolling_window` that names none.
 pub const DEFAULT_CELLS: u32 = 10;
 /// The shortest window, in milliseconds.
@@ -36,7 +34,7 @@ pub struct Domain {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Charge {
-    /// One refusing limit leaves every limit of the check uncharged.
+    /// If one limit denies, no limit of the check is charged.
     #[default]
     AllOrNothing,
     /// Every descriptor is a check of its own.
@@ -98,9 +96,9 @@ pub enum Condition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quota {
-    /// At most this many, up to [`MAX_LIMIT`]; 0 refuses everything.
+    /// At most this many, up to [`MAX_LIMIT`](crate::rules::MAX_LIMIT). 0 denies everything.
     Hits(u64),
-    /// Counts and never refuses.
+    /// Counts and never denies.
     Unlimited,
 }
 
@@ -156,7 +154,7 @@ pub enum Consistency {
     Leased,
 }
 
-/// Where a counter is shared. `Global` is refused until cross-region counting exists.
+/// Where a counter is shared. `Global` is invalid until cross-region counting exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -181,7 +179,7 @@ pub enum OnStoreFailure {
 pub enum Mode {
     #[default]
     Enforce,
-    /// Counts and reports, never refuses.
+    /// Counts and reports, and never denies.
     Shadow,
     Off,
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::effective::Effective;
-use super::matcher::{MatchTable, Matcher, Subject};
+use super::effective::EffectiveLimit;
+use super::matcher::{MatchTable, Matcher};
+use super::path::Path;
 use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
-use super::rule_map::OpenMap;
-use super::validate::{Path, Problem, validate};
+use super::rule_map::RuleMap;
+use super::validate::{Problem, validate};
+use crate::check::Check;
 use crate::revision::Revision;
 
 /// Compiled rules. Immutable: an edit makes a new book with a higher revision.
@@ -19,7 +21,7 @@ pub struct RuleBook {
     /// SHA-256 of the rules: equal hashes mean equal rules (I6).
     pub hash: [u8; 32],
     rules: Arc<Rules>,
-    domains: OpenMap<Box<str>, DomainBook>,
+    domains: RuleMap<Box<str>, DomainBook>,
 }
 
 #[derive(Debug)]
@@ -33,18 +35,18 @@ struct DomainBook {
 #[derive(Debug)]
 struct LimitBook {
     per: Vec<String>,
-    base: Arc<Effective>,
-    overrides: Vec<(Matcher, Arc<Effective>)>,
+    base: Arc<EffectiveLimit>,
+    overrides: Vec<(Matcher, Arc<EffectiveLimit>)>,
     /// Places of the limits that this one replaces.
     replaces: Vec<u32>,
 }
 
 /// A limit that applies to a descriptor of a check.
 #[derive(Clone, Debug)]
-pub struct Applied<'b> {
+pub struct ApplicableLimit<'b> {
     /// Place of the descriptor in the check.
     pub descriptor: usize,
-    pub effective: &'b Arc<Effective>,
+    pub effective: &'b Arc<EffectiveLimit>,
     /// Attributes whose values name the counter.
     pub per: &'b [String],
     place: u32,
@@ -65,23 +67,23 @@ impl RuleBook {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut domains = OpenMap::default();
+        let mut domains = RuleMap::default();
         for domain in &rules.domains {
             let name: Arc<str> = domain.domain.as_str().into();
             let uncompiled = |message| vec![Problem { path: Path::default().field("domains"), message }];
-            let live: Vec<&Limit> = domain.limits.iter().filter(|l| applies_ever(l)).collect();
-            let places: OpenMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
+            let live: Vec<&Limit> = domain.limits.iter().filter(|l| can_apply(l)).collect();
+            let places: RuleMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
             let mut matchers = Vec::with_capacity(live.len());
             let mut limits = Vec::with_capacity(live.len());
             for limit in live {
                 matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, limit.per.clone()));
                 let overrides = limit.overrides.iter().map(|change| {
-                    let effective = Effective::new(&name, limit, Some(change), revision);
+                    let effective = EffectiveLimit::new(&name, limit, Some(change), revision);
                     Ok((Matcher::new(&change.matches)?, Arc::new(effective)))
                 });
                 limits.push(LimitBook {
                     per: limit.per.clone(),
-                    base: Arc::new(Effective::new(&name, limit, None, revision)),
+                    base: Arc::new(EffectiveLimit::new(&name, limit, None, revision)),
                     overrides: overrides.collect::<Result<_, String>>().map_err(uncompiled)?,
                     replaces: limit.replaces.iter().filter_map(|n| places.get(n.as_str()).copied()).collect(),
                 });
@@ -95,7 +97,7 @@ impl RuleBook {
 
     /// A book without rules, revision 0.
     pub fn empty() -> Self {
-        Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: OpenMap::default() }
+        Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: RuleMap::default() }
     }
 
     pub fn rules(&self) -> &Arc<Rules> {
@@ -109,27 +111,26 @@ impl RuleBook {
 
     /// Every limit that applies to the check, descriptor by descriptor, in book order; after `replaces`. Returns the domain's
     /// shared name and how it charges, or `None` when no rule has it.
-    pub fn applying<'b>(
+    pub fn applicable<'b>(
         &'b self,
-        domain: &str,
-        descriptors: &[Subject<'_>],
-        out: &mut Vec<Applied<'b>>,
+        check: &Check<'_>,
+        out: &mut Vec<ApplicableLimit<'b>>,
     ) -> Option<(&'b Arc<str>, Charge)> {
         out.clear();
-        let book = self.domains.get(domain)?;
+        let book = self.domains.get(check.domain)?;
         let mut found = Vec::new();
-        for (descriptor, subject) in descriptors.iter().enumerate() {
-            book.table.matching(subject, &mut found);
+        for (position, descriptor) in check.descriptors.iter().enumerate() {
+            book.table.matching(check.domain, descriptor, &mut found);
             for place in &found {
                 let limit = &book.limits[*place as usize];
-                let changed = limit.overrides.iter().find(|(matcher, _)| matcher.matches(subject));
+                let changed = limit.overrides.iter().find(|(matcher, _)| matcher.matches(check.domain, descriptor));
                 let effective = changed.map_or(&limit.base, |(_, effective)| effective);
                 if effective.mode != Mode::Off {
-                    out.push(Applied { descriptor, effective, per: &limit.per, place: *place });
+                    out.push(ApplicableLimit { descriptor: position, effective, per: &limit.per, place: *place });
                 }
             }
         }
-        let replaces = |applied: &Applied<'_>| &book.limits[applied.place as usize].replaces;
+        let replaces = |applied: &ApplicableLimit<'_>| &book.limits[applied.place as usize].replaces;
         let enforced = || out.iter().filter(|a| a.effective.mode == Mode::Enforce);
         if enforced().any(|a| !replaces(a).is_empty()) {
             let replaced: BTreeSet<u32> = enforced().flat_map(|a| replaces(a).iter().copied()).collect();
@@ -155,12 +156,17 @@ impl RuleBook {
 }
 
 /// Whether a limit can ever apply: one that is off may be switched on by an override.
-fn applies_ever(limit: &Limit) -> bool {
+fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
 /// The effective limit that a descriptor brings itself (Envoy's `limit` field): a `fixed_window` that counts apart.
-pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Period, revision: Revision) -> Effective {
+pub fn descriptor_limit(
+    domain: &Arc<str>,
+    limit: u64,
+    period: super::rule::Period,
+    revision: Revision,
+) -> EffectiveLimit {
     let rule = Limit {
         name: format!("descriptor-{limit}"),
         matches: Default::default(),
@@ -178,5 +184,5 @@ pub fn descriptor_limit(domain: &Arc<str>, limit: u64, period: super::rule::Peri
         replaces: Vec::new(),
         response_headers: BTreeMap::new(),
     };
-    Effective { brought: true, ..Effective::new(domain, &rule, None, revision) }
+    EffectiveLimit { from_request: true, ..EffectiveLimit::new(domain, &rule, None, revision) }
 }

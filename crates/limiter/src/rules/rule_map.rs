@@ -1,5 +1,5 @@
-//! Maps of what the rules name. Requests look things up in them, and rules alone put things in, so nobody who asks chooses
-//! what collides: their hash need not be secret, and is a quick one.
+//! Maps of what the rules name. Only rules insert keys, and requests only look them up: no caller can choose keys that
+//! collide. Therefore the hash needs no secret, and may be a fast one.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -10,11 +10,11 @@ use ahash::{AHasher, RandomState};
 const STATE: RandomState =
     RandomState::with_seeds(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89);
 
-/// Hashes without a secret.
+/// A hash without a secret.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OpenHash;
+pub struct UnkeyedHash;
 
-impl BuildHasher for OpenHash {
+impl BuildHasher for UnkeyedHash {
     type Hasher = AHasher;
 
     fn build_hasher(&self) -> AHasher {
@@ -22,5 +22,5 @@ impl BuildHasher for OpenHash {
     }
 }
 
-/// A map whose keys no caller chooses.
-pub type OpenMap<K, V> = HashMap<K, V, OpenHash>;
+/// A map whose keys only the rules choose.
+pub type RuleMap<K, V> = HashMap<K, V, UnkeyedHash>;

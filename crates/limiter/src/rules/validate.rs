@@ -7,54 +7,14 @@ use std::fmt;
 
 use super::calendar;
 use super::matcher::{check_condition, check_expression};
+use super::path::Path;
 use super::rule::{
-    Algorithm, Consistency, Domain, Limit, MAX_LIMIT, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode,
-    Override, Period, Quota, Rules, Scope,
+    Algorithm, Consistency, Domain, Limit, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, Override, Period,
+    Quota, Rules, Scope,
 };
+use crate::counter::MAX_LIMIT;
 
-/// One step into a document.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
-    Field(String),
-    Index(usize),
-}
-
-/// Where in a document: `domains[0].limits[2].window`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Path(pub Vec<Step>);
-
-impl Path {
-    #[must_use]
-    pub fn field(&self, name: &str) -> Self {
-        self.with(Step::Field(name.to_owned()))
-    }
-
-    #[must_use]
-    pub fn index(&self, at: usize) -> Self {
-        self.with(Step::Index(at))
-    }
-
-    fn with(&self, step: Step) -> Self {
-        let mut steps = self.0.clone();
-        steps.push(step);
-        Self(steps)
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Field(name) if at == 0 => write!(f, "{name}")?,
-                Step::Field(name) => write!(f, ".{name}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One error: where, and what was expected there.
+/// One error: its place, and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub path: Path,

@@ -1,55 +1,65 @@
-//! The keys of one shard: found by name, held in slots, bounded in number.
+//! The resident keys of one shard, by slot and by name. Their number is bounded.
 
 use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-use super::slab::Slots;
+use super::slab::Slab;
+use crate::ids::{LaneId, SlotId};
 use crate::invariant::{self, Invariant};
 use crate::key::KeyState;
-use crate::rules::Effective;
+use crate::rules::EffectiveLimit;
 use crate::time::NodeTime;
 
-/// Names are kept in so many tables, which grow one at a time: a check waits for a small one only.
+/// Names are spread over this many tables, which grow one at a time: a check waits for the growth of a small one only.
 const TABLES: usize = 256;
-/// A sweep looks at no more slots, so that of ten million keys each is looked at every two minutes (twenty sweeps a second).
-const MOST_LOOKS: usize = 4096;
-/// It forgets no more keys, which takes longer than to look at them.
-const MOST_FORGOTTEN: usize = 1024;
-/// How many slots an activation looks through for a key to forget when the table is full.
-const EVICTION_LOOKS: usize = 32;
+/// The most slots that one sweep visits. At twenty sweeps a second, each of ten million keys is visited every two minutes.
+const SWEEP_SLOTS_MAX: usize = 4096;
+/// The most keys that one sweep evicts. An eviction takes longer than a visit.
+const SWEEP_REMOVED_MAX: usize = 1024;
+/// The most slots that an activation visits to find a key to evict when the table is full.
+const EVICTION_PROBES_MAX: usize = 32;
 
 /// One resident key.
 #[derive(Debug)]
 pub struct Key {
     pub name: Box<[u8]>,
-    pub lane: u16,
-    /// It is in its lane's queue.
+    pub lane: LaneId,
+    /// It is in the queue of its lane.
     pub queued: bool,
-    /// The shard's list of keys to try again has it.
+    /// It waits to be tried again after a failure of the store.
     pub stalled: bool,
-    /// The shard's list of leases has it.
-    pub listed: bool,
-    /// How many checks under way hold on to it.
+    /// The end of its lease is tracked.
+    pub lease_tracked: bool,
+    /// Pending checks that need it.
     pub pins: u32,
-    /// It was used since the clock hand last passed.
+    /// It was used since the hand of the second-chance algorithm last passed.
     pub recent: bool,
     pub state: KeyState,
 }
 
 impl Key {
-    /// One that was just activated.
-    pub fn new(name: &[u8], lane: u16, effective: &Arc<Effective>) -> Self {
+    /// A key that was just activated.
+    pub fn new(name: &[u8], lane: LaneId, effective: &Arc<EffectiveLimit>) -> Self {
         let state = KeyState::new(Arc::clone(effective));
-        Self { name: name.into(), lane, queued: false, stalled: false, listed: false, pins: 0, recent: false, state }
+        Self {
+            name: name.into(),
+            lane,
+            queued: false,
+            stalled: false,
+            lease_tracked: false,
+            pins: 0,
+            recent: false,
+            state,
+        }
     }
 }
 
 /// Resident keys by slot and by name.
 #[derive(Debug)]
 pub struct KeyTable {
-    slots: Slots,
+    slots: Slab<Key>,
     names: Vec<HashTable<Entry>>,
     len: usize,
     hasher: RandomState,
@@ -57,26 +67,26 @@ pub struct KeyTable {
     max: usize,
 }
 
-/// Where a name is. A table that grows goes by the part of its hash that is here, and looks at no key.
+/// The slot of a name. A table that grows uses the part of the hash that is stored here, and visits no key.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     hash: u32,
-    slot: u32,
+    slot: SlotId,
 }
 
 impl Entry {
-    /// What places it within its table: all bits of it, for the table looks at both ends.
+    /// The hash within the table. It uses all bits, because the table uses both ends.
     fn spread(hash: u32) -> u64 {
         u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
 impl KeyTable {
-    /// A table of at most `max` keys; `seeds` keep attackers from choosing colliding names.
+    /// A table of at most `max` keys. `seeds` are secret, so that no client can choose names that collide.
     pub fn new(max: usize, seeds: [u64; 4]) -> Self {
         let hasher = RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]);
         let names = vec![HashTable::new(); TABLES];
-        Self { slots: Slots::default(), names, len: 0, hasher, hand: 0, max: max.clamp(1, u32::MAX as usize) }
+        Self { slots: Slab::default(), names, len: 0, hasher, hand: 0, max: max.clamp(1, u32::MAX as usize) }
     }
 
     pub const fn len(&self) -> usize {
@@ -84,21 +94,21 @@ impl KeyTable {
     }
 
     #[inline]
-    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Key> {
+    pub fn get_mut(&mut self, slot: SlotId) -> Option<&mut Key> {
         self.slots.get_mut(slot)
     }
 
-    /// The table that a name is in, and its hash there.
+    /// The table of a name, and its hash there.
     #[expect(clippy::cast_possible_truncation, reason = "the halves of a hash")]
-    fn place(&self, name: &[u8]) -> (usize, u32) {
+    fn hash(&self, name: &[u8]) -> (usize, u32) {
         let hash = self.hasher.hash_one(name);
         ((hash >> 32) as usize % TABLES, hash as u32)
     }
 
-    /// The slot of `name`, activated with `make` when it is not resident; `None` when the table is full of keys that
-    /// are in use. `spare` is told of keys whose tokens must go back before they can be forgotten.
-    pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, spare: &mut Vec<u32>) -> Option<u32> {
-        let (table, hash) = self.place(name);
+    /// The slot of `name`, activated with `make` if it is not resident. `None` if every key of a full table is in use. Adds to
+    /// `released` the keys that must give back their tokens before they can be evicted.
+    pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, released: &mut Vec<SlotId>) -> Option<SlotId> {
+        let (table, hash) = self.hash(name);
         let is = |entry: &Entry| entry.hash == hash && self.slots.get(entry.slot).is_some_and(|key| *key.name == *name);
         if let Some(&Entry { slot, .. }) = self.names[table].find(Entry::spread(hash), is) {
             if let Some(key) = self.get_mut(slot) {
@@ -107,7 +117,7 @@ impl KeyTable {
             return Some(slot);
         }
         if self.len >= self.max {
-            self.make_room(spare)?;
+            self.make_room(released)?;
         }
         let slot = self.slots.insert(make())?;
         let entry = Entry { hash, slot };
@@ -117,11 +127,11 @@ impl KeyTable {
         Some(slot)
     }
 
-    /// Forgets a key that nobody uses: the second-chance algorithm over a bounded number of slots, so that where all of
-    /// them were used lately one of those goes.
-    fn make_room(&mut self, spare: &mut Vec<u32>) -> Option<()> {
-        let mut lately = None;
-        for _ in 0..EVICTION_LOOKS {
+    /// Evicts a key that no check needs, by the second-chance algorithm over a bounded number of slots. If all of them were used
+    /// recently, one of those is evicted.
+    fn make_room(&mut self, released: &mut Vec<SlotId>) -> Option<()> {
+        let mut recent = None;
+        for _ in 0..EVICTION_PROBES_MAX {
             let slot = self.advance();
             let Some(key) = self.get_mut(slot) else { continue };
             let used = std::mem::take(&mut key.recent);
@@ -130,46 +140,45 @@ impl KeyTable {
             }
             if !key.state.is_evictable() {
                 if !used && key.state.release() {
-                    spare.push(slot);
+                    released.push(slot);
                 }
             } else if used {
-                lately = lately.or(Some(slot));
+                recent = recent.or(Some(slot));
             } else {
                 self.remove(slot);
                 return Some(());
             }
         }
-        lately.map(|slot| self.remove(slot))
+        recent.map(|slot| self.remove(slot))
     }
 
-    /// Forgets keys about which nothing matters any more, among the next slots: a part of them, and so few that nobody waits
-    /// for long meanwhile.
+    /// Visits the next slots and evicts idle keys. Both are bounded, so that no check waits for long.
     pub fn sweep(&mut self, now: NodeTime) {
-        let mut forgotten = 0;
-        for _ in 0..(self.slots.len() / 64 + 16).min(MOST_LOOKS).min(self.slots.len()) {
+        let mut removed = 0;
+        for _ in 0..(self.slots.len() / 64 + 16).min(SWEEP_SLOTS_MAX).min(self.slots.len()) {
             let slot = self.advance();
             if self.get_mut(slot).is_some_and(|key| key.pins == 0 && !key.queued && key.state.is_idle(now)) {
                 self.remove(slot);
-                forgotten += 1;
-                if forgotten == MOST_FORGOTTEN {
+                removed += 1;
+                if removed == SWEEP_REMOVED_MAX {
                     break;
                 }
             }
         }
         if self.len == 0 && self.slots.len() > 0 {
-            // Give the memory of a past crowd back.
-            (self.slots, self.names, self.hand) = (Slots::default(), vec![HashTable::new(); TABLES], 0);
+            // Give the memory of a past peak back.
+            (self.slots, self.names, self.hand) = (Slab::default(), vec![HashTable::new(); TABLES], 0);
         }
     }
 
-    fn advance(&mut self) -> u32 {
+    fn advance(&mut self) -> SlotId {
         self.hand = (self.hand + 1) % self.slots.len().max(1);
-        u32::try_from(self.hand).unwrap_or(0)
+        SlotId(u32::try_from(self.hand).unwrap_or(0))
     }
 
-    fn remove(&mut self, slot: u32) {
+    fn remove(&mut self, slot: SlotId) {
         let Some(key) = self.slots.remove(slot) else { return };
-        let (table, hash) = self.place(&key.name);
+        let (table, hash) = self.hash(&key.name);
         if let Ok(entry) = self.names[table].find_entry(Entry::spread(hash), |entry| entry.slot == slot) {
             entry.remove();
             self.len -= 1;

@@ -1,199 +1,216 @@
-//! The lanes to the store: each with its own queue, its own clock, and at most one batch in flight.
+//! The lanes to the store. Each has its own queue, its own clock, and at most one batch in flight.
+//!
+//! A lane holds the counters of one hash tag, which one primary of the store serves.
 
 use std::collections::VecDeque;
 
 use super::store_clock::StoreClock;
-use crate::time::{NodeTime, StoreTime};
+use crate::ids::{BatchId, LaneId, SlotId};
+use crate::time::{NodeTime, StoreTime, WallTime};
+
+/// One lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others collect
+/// keys meanwhile.
+const LANES_PER_FLIGHT: usize = 4;
+/// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer must
+/// not delay the others.
+const STALLED_AFTER_US: u64 = 2_000;
 
 /// Every lane of a shard.
 #[derive(Debug)]
 pub struct Lanes {
     each: Vec<Lane>,
-    /// Lanes that have something to send and nothing in flight, those that wait longest first.
-    ready: VecDeque<u16>,
+    /// Lanes that have something to send and nothing in flight, the longest waiting first.
+    ready: VecDeque<LaneId>,
     /// Lanes with a batch in flight.
-    flying: usize,
-    /// So many are in flight at once, so that what others have to send gathers meanwhile and goes together.
-    turns: usize,
-    /// Where the search for clocks that are unknown goes on.
-    sought: u16,
+    in_flight: usize,
+    max_in_flight: usize,
+    /// Where the next search for unknown clocks begins.
+    next_probe: u16,
 }
-
-/// A part of the lanes takes turns: a call to the store costs as much as several keys in it.
-const TURNS_OF_LANES: usize = 4;
-/// A batch that is not back after so long, in microseconds, takes no turn: a primary that does not answer must not hold up
-/// the others.
-const SLOW_US: u64 = 2_000;
 
 #[derive(Debug)]
 struct Lane {
-    /// Slots of keys that have something to send.
-    queue: VecDeque<u32>,
-    flying: Option<Flying>,
-    /// It is among those that can send.
+    /// Keys that have something to send.
+    queue: VecDeque<SlotId>,
+    in_flight: Option<InFlight>,
+    /// It is among the lanes that can send.
     ready: bool,
-    /// Its last batch got no answer, or did nothing.
+    /// Its last batch got no reply, or none of its keys could be served.
     failing: bool,
-    /// Of the server that has it.
+    /// The clock of its primary.
     clock: StoreClock,
 }
 
 /// A batch in flight, and the keys whose items it carries.
 #[derive(Debug)]
-pub struct Flying {
-    pub flight: u64,
+pub struct InFlight {
+    pub batch: BatchId,
     pub sent: NodeTime,
-    pub slots: Vec<u32>,
+    pub slots: Vec<SlotId>,
 }
 
 impl Lanes {
-    /// `count` lanes, one at least; `wall` is the node's own idea of the store's clock.
-    pub fn new(count: u16, wall: StoreTime, now: NodeTime) -> Self {
-        let lane = || Lane {
+    /// `count` lanes, one at least. Each asks for its store's clock first; `wall` is the first estimate.
+    pub fn new(count: u16, wall: WallTime, now: NodeTime) -> Self {
+        let lane = |_| Lane {
             queue: VecDeque::new(),
-            flying: None,
-            ready: false,
+            in_flight: None,
+            ready: true,
             failing: false,
             clock: StoreClock::new(wall, now),
         };
-        let each: Vec<Lane> = (0..count.max(1)).map(|_| lane()).collect();
-        let turns = each.len().div_ceil(TURNS_OF_LANES);
-        // Each asks for its store's clock first.
-        let ready: VecDeque<u16> = (0..count.max(1)).collect();
-        let each = each.into_iter().map(|lane| Lane { ready: true, ..lane }).collect();
-        Self { each, ready, flying: 0, turns, sought: 0 }
+        let each: Vec<Lane> = (0..count.max(1)).map(lane).collect();
+        let max_in_flight = each.len().div_ceil(LANES_PER_FLIGHT);
+        let ready = (0..count.max(1)).map(LaneId).collect();
+        Self { each, ready, in_flight: 0, max_in_flight, next_probe: 0 }
     }
 
-    /// Whether nothing is queued and nothing in flight.
+    fn get(&self, lane: LaneId) -> Option<&Lane> {
+        self.each.get(usize::from(lane.0))
+    }
+
+    fn get_mut(&mut self, lane: LaneId) -> Option<&mut Lane> {
+        self.each.get_mut(usize::from(lane.0))
+    }
+
+    /// True if nothing is queued and nothing is in flight.
     pub fn are_quiet(&self) -> bool {
-        self.each.iter().all(|lane| lane.flying.is_none() && lane.queue.is_empty())
+        self.each.iter().all(|lane| lane.in_flight.is_none() && lane.queue.is_empty())
     }
 
-    /// Whether some lane can send.
+    /// True if some lane can send.
     pub fn can_send(&self, now: NodeTime) -> bool {
-        !self.ready.is_empty() && self.free_turns(now) > 0
+        !self.ready.is_empty() && self.free_flights(now) > 0
     }
 
-    /// In how many microseconds to look again, where batches wait for those in flight to be back or to be too slow.
-    pub fn next_turn(&self, now: NodeTime) -> Option<u64> {
-        (!self.ready.is_empty() && self.free_turns(now) == 0).then_some(SLOW_US)
+    /// Microseconds after which a batch may leave that cannot leave now, even if no reply comes; `None` if no batch waits.
+    pub fn send_delay(&self, now: NodeTime) -> Option<u64> {
+        (!self.ready.is_empty() && self.free_flights(now) == 0).then_some(STALLED_AFTER_US)
     }
 
-    /// How many batches may leave now.
-    fn free_turns(&self, now: NodeTime) -> usize {
-        if self.flying < self.turns {
-            return self.turns - self.flying;
+    /// The number of batches that may leave now.
+    fn free_flights(&self, now: NodeTime) -> usize {
+        if self.in_flight < self.max_in_flight {
+            return self.max_in_flight - self.in_flight;
         }
-        let holds_up =
-            |lane: &&Lane| !lane.failing && lane.flying.as_ref().is_some_and(|flying| now.since(flying.sent) < SLOW_US);
-        self.turns.saturating_sub(self.each.iter().filter(holds_up).count())
+        let answers = |lane: &&Lane| {
+            !lane.failing && lane.in_flight.as_ref().is_some_and(|sent| now.since(sent.sent) < STALLED_AFTER_US)
+        };
+        self.max_in_flight.saturating_sub(self.each.iter().filter(answers).count())
     }
 
-    pub fn queue(&mut self, at: u16, slot: u32) {
-        if let Some(lane) = self.each.get_mut(usize::from(at)) {
-            lane.queue.push_back(slot);
-            self.may_send(at);
+    /// Queues a key that has something to send.
+    pub fn queue(&mut self, lane: LaneId, slot: SlotId) {
+        if let Some(of) = self.get_mut(lane) {
+            of.queue.push_back(slot);
+            self.make_ready_if_queued(lane);
         }
     }
 
-    /// The next lane that can send; whoever takes it has it send, or empties its queue.
-    pub fn take_ready(&mut self, now: NodeTime) -> Option<u16> {
-        if self.free_turns(now) == 0 {
+    /// The next lane that can send. The caller sends its batch or empties its queue.
+    pub fn take_ready(&mut self, now: NodeTime) -> Option<LaneId> {
+        if self.free_flights(now) == 0 {
             return None;
         }
-        let at = self.ready.pop_front()?;
-        if let Some(lane) = self.each.get_mut(usize::from(at)) {
-            lane.ready = false;
+        let lane = self.ready.pop_front()?;
+        if let Some(of) = self.get_mut(lane) {
+            of.ready = false;
         }
-        Some(at)
+        Some(lane)
     }
 
-    /// Time passes: asks for clocks that are still unknown, of lanes whose store answers, and of one whose does not.
-    pub fn seek_clocks(&mut self) {
+    /// Lets lanes whose clock is unknown ask for it: all whose store answers, and one whose store does not.
+    pub fn probe_clocks(&mut self) {
         let count = u16::try_from(self.each.len()).unwrap_or(u16::MAX);
-        let (first, mut failing) = (self.sought, None);
-        for at in (0..count).map(|at| (first + at) % count) {
-            let Some(lane) = self.each.get(usize::from(at)).filter(|lane| !lane.clock.is_known()) else { continue };
-            if !lane.failing {
-                self.make_ready(at);
+        let (first, mut failing) = (self.next_probe, None);
+        for lane in (0..count).map(|at| LaneId((first + at) % count)) {
+            let Some(of) = self.get(lane).filter(|of| !of.clock.is_known()) else { continue };
+            if !of.failing {
+                self.make_ready(lane);
             } else if failing.is_none() {
-                failing = Some(at);
+                failing = Some(lane);
             }
         }
-        if let Some(at) = failing {
-            self.sought = (at + 1) % count;
-            self.make_ready(at);
+        if let Some(lane) = failing {
+            self.next_probe = (lane.0 + 1) % count;
+            self.make_ready(lane);
         }
     }
 
-    /// The key whose turn it is.
-    pub fn next(&mut self, at: u16) -> Option<u32> {
-        self.each.get_mut(usize::from(at))?.queue.pop_front()
+    /// Takes the key that is queued longest.
+    pub fn pop(&mut self, lane: LaneId) -> Option<SlotId> {
+        self.get_mut(lane)?.queue.pop_front()
     }
 
-    /// A batch leaves.
-    pub fn depart(&mut self, at: u16, flying: Flying) {
-        if let Some(lane) = self.each.get_mut(usize::from(at)) {
-            self.flying += usize::from(lane.flying.replace(flying).is_none());
+    pub fn mark_sent(&mut self, lane: LaneId, batch: InFlight) {
+        if let Some(of) = self.get_mut(lane) {
+            let first = of.in_flight.replace(batch).is_none();
+            self.in_flight += usize::from(first);
         }
     }
 
-    /// A batch is back, answered at `ran` of the store's clock or not at all; `late` says that it came too late. One that
-    /// is not under way (before a restart) is none.
-    pub fn land(&mut self, at: u16, flight: u64, ran: Option<StoreTime>, late: bool, now: NodeTime) -> Option<Flying> {
-        let lane = self.each.get_mut(usize::from(at))?;
-        let flying = lane.flying.take_if(|f| f.flight == flight)?;
-        self.flying -= 1;
-        lane.failing = ran.is_none();
+    /// A batch has its outcome: it ran at `ran` by the store's clock, or got no reply. `late`: it came too late and did
+    /// nothing. `None` if it is not in flight.
+    pub fn complete(
+        &mut self,
+        lane: LaneId,
+        batch: BatchId,
+        ran: Option<StoreTime>,
+        late: bool,
+        now: NodeTime,
+    ) -> Option<InFlight> {
+        let of = self.get_mut(lane)?;
+        let sent = of.in_flight.take_if(|sent| sent.batch == batch)?;
+        of.failing = ran.is_none();
         if let Some(ran) = ran {
             if late {
-                // The clock is another's, or what was known of it is wrong.
-                lane.clock.forget();
+                // Another server has the lane now, or the estimate of its clock is wrong.
+                of.clock.forget();
             }
-            lane.clock.learn(flying.sent, now, ran);
+            of.clock.learn(sent.sent, now, ran);
         }
-        self.may_send(at);
-        Some(flying)
+        self.in_flight -= 1;
+        self.make_ready_if_queued(lane);
+        Some(sent)
     }
 
-    /// The store answered, and served none of the batch's keys.
-    pub fn fail(&mut self, at: u16) {
-        if let Some(lane) = self.each.get_mut(usize::from(at)) {
-            lane.failing = true;
-        }
-    }
-
-    /// Whether its last batch got no answer, or did nothing.
-    pub fn is_failing(&self, at: u16) -> bool {
-        self.each.get(usize::from(at)).is_some_and(|lane| lane.failing)
-    }
-
-    /// The store's clock, as far as is known.
-    pub fn store_now(&self, at: u16, now: NodeTime) -> StoreTime {
-        self.each.get(usize::from(at)).map_or(StoreTime(0), |lane| lane.clock.at(now))
-    }
-
-    /// Whether the store has told its clock.
-    pub fn is_known(&self, at: u16) -> bool {
-        self.each.get(usize::from(at)).is_some_and(|lane| lane.clock.is_known())
-    }
-
-    /// The store's instant at which the node's is `end`; `None` until the store has answered.
-    pub fn known_at(&self, at: u16, end: NodeTime) -> Option<StoreTime> {
-        self.each.get(usize::from(at)).filter(|lane| lane.clock.is_known()).map(|lane| lane.clock.at(end))
-    }
-
-    /// Puts a lane among those that can send, if it can.
-    fn may_send(&mut self, at: u16) {
-        if self.each.get(usize::from(at)).is_some_and(|lane| !lane.queue.is_empty()) {
-            self.make_ready(at);
+    /// The store answered and could serve no key of the batch.
+    pub fn mark_failing(&mut self, lane: LaneId) {
+        if let Some(of) = self.get_mut(lane) {
+            of.failing = true;
         }
     }
 
-    fn make_ready(&mut self, at: u16) {
-        let Some(lane) = self.each.get_mut(usize::from(at)) else { return };
-        if lane.flying.is_none() && !std::mem::replace(&mut lane.ready, true) {
-            self.ready.push_back(at);
+    /// True if the last batch got no reply, or none of its keys could be served.
+    pub fn is_failing(&self, lane: LaneId) -> bool {
+        self.get(lane).is_some_and(|of| of.failing)
+    }
+
+    /// The estimated time of the store.
+    pub fn store_now(&self, lane: LaneId, now: NodeTime) -> StoreTime {
+        self.get(lane).map_or(StoreTime(0), |of| of.clock.at(now))
+    }
+
+    /// True if the store has answered once.
+    pub fn is_clock_known(&self, lane: LaneId) -> bool {
+        self.get(lane).is_some_and(|of| of.clock.is_known())
+    }
+
+    /// The store's time when the node's is `at`; `None` until the store has answered.
+    pub fn store_time_of(&self, lane: LaneId, at: NodeTime) -> Option<StoreTime> {
+        self.get(lane).filter(|of| of.clock.is_known()).map(|of| of.clock.at(at))
+    }
+
+    fn make_ready_if_queued(&mut self, lane: LaneId) {
+        if self.get(lane).is_some_and(|of| !of.queue.is_empty()) {
+            self.make_ready(lane);
+        }
+    }
+
+    fn make_ready(&mut self, lane: LaneId) {
+        let Some(of) = self.get_mut(lane) else { return };
+        if of.in_flight.is_none() && !std::mem::replace(&mut of.ready, true) {
+            self.ready.push_back(lane);
         }
     }
 }
@@ -202,63 +219,70 @@ impl Lanes {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_lane_sends_once_at_a_time_and_others_do_not_wait_for_it() {
-        let mut lanes = Lanes::new(2, StoreTime(0), NodeTime(0));
-        lanes.queue(0, 7);
-        lanes.queue(1, 8);
-        let now = NodeTime(0);
-        assert_eq!(lanes.take_ready(now), Some(0));
-        assert_eq!(lanes.take_ready(now), Some(1));
-        assert_eq!((lanes.next(0), lanes.next(1)), (Some(7), Some(8)));
-        lanes.depart(0, Flying { flight: 1, sent: NodeTime(0), slots: vec![7] });
-        lanes.queue(0, 9);
-        assert!(!lanes.can_send(now) && !lanes.are_quiet());
-        assert!(lanes.land(0, 99, None, false, NodeTime(5)).is_none(), "that one is not under way");
-        assert!(lanes.land(0, 1, None, false, NodeTime(5)).is_some());
-        assert_eq!(lanes.take_ready(now), Some(0));
+    const WALL: WallTime = WallTime(0);
+
+    fn send(lanes: &mut Lanes, lane: u16, batch: u64, now: NodeTime) {
+        lanes.mark_sent(LaneId(lane), InFlight { batch: BatchId(batch), sent: now, slots: Vec::new() });
+    }
+
+    fn fail(lanes: &mut Lanes, lane: u16, batch: u64, now: NodeTime) -> bool {
+        lanes.complete(LaneId(lane), BatchId(batch), None, false, now).is_some()
     }
 
     #[test]
-    fn lanes_take_turns_but_for_those_whose_store_does_not_answer() {
-        let mut lanes = Lanes::new(8, StoreTime(0), NodeTime(0));
-        let fly = |lanes: &mut Lanes, at, now| {
-            lanes.depart(at, Flying { flight: u64::from(at), sent: now, slots: Vec::new() });
-        };
-        (0..8).for_each(|at| lanes.queue(at, 7));
+    fn a_lane_has_one_batch_in_flight_and_does_not_delay_others() {
+        let mut lanes = Lanes::new(2, WALL, NodeTime(0));
+        lanes.queue(LaneId(0), SlotId(7));
+        lanes.queue(LaneId(1), SlotId(8));
+        let now = NodeTime(0);
+        assert_eq!(lanes.take_ready(now), Some(LaneId(0)));
+        assert_eq!(lanes.take_ready(now), Some(LaneId(1)));
+        assert_eq!((lanes.pop(LaneId(0)), lanes.pop(LaneId(1))), (Some(SlotId(7)), Some(SlotId(8))));
+        send(&mut lanes, 0, 1, now);
+        lanes.queue(LaneId(0), SlotId(9));
+        assert!(!lanes.can_send(now) && !lanes.are_quiet());
+        assert!(!fail(&mut lanes, 0, 99, NodeTime(5)), "that batch is not in flight");
+        assert!(fail(&mut lanes, 0, 1, NodeTime(5)));
+        assert_eq!(lanes.take_ready(now), Some(LaneId(0)));
+    }
+
+    #[test]
+    fn a_quarter_of_the_lanes_is_in_flight_and_a_stalled_one_does_not_count() {
+        let mut lanes = Lanes::new(8, WALL, NodeTime(0));
+        (0..8).for_each(|lane| lanes.queue(LaneId(lane), SlotId(7)));
         let now = NodeTime(1000);
-        for at in 0..2 {
-            assert_eq!(lanes.take_ready(now), Some(at));
-            lanes.next(at);
-            fly(&mut lanes, at, now);
+        for lane in 0..2 {
+            assert_eq!(lanes.take_ready(now), Some(LaneId(lane)));
+            lanes.pop(LaneId(lane));
+            send(&mut lanes, lane, lane.into(), now);
         }
-        assert!(lanes.take_ready(now).is_none() && !lanes.can_send(now), "a quarter of them fly");
-        let later = now.plus(SLOW_US);
-        assert!(lanes.can_send(later), "those do not answer");
-        assert_eq!(lanes.take_ready(later), Some(2));
-        lanes.next(2);
-        fly(&mut lanes, 2, later);
-        lanes.land(0, 0, None, false, later);
-        lanes.queue(0, 7);
-        assert_eq!(lanes.take_ready(later), Some(3));
-        fly(&mut lanes, 3, later);
+        assert!(lanes.take_ready(now).is_none() && !lanes.can_send(now), "a quarter is in flight");
+        let later = now.plus(STALLED_AFTER_US);
+        assert!(lanes.can_send(later), "both batches have stalled");
+        assert_eq!(lanes.take_ready(later), Some(LaneId(2)));
+        lanes.pop(LaneId(2));
+        send(&mut lanes, 2, 2, later);
+        fail(&mut lanes, 0, 0, later);
+        lanes.queue(LaneId(0), SlotId(7));
+        assert_eq!(lanes.take_ready(later), Some(LaneId(3)));
+        send(&mut lanes, 3, 3, later);
         assert!(!lanes.can_send(later));
-        // One that failed takes no turn from others.
-        lanes.land(3, 3, None, false, later);
-        fly(&mut lanes, 3, later);
+        // A failing lane does not count.
+        fail(&mut lanes, 3, 3, later);
+        send(&mut lanes, 3, 3, later);
         assert!(lanes.can_send(later));
     }
 
     #[test]
     fn a_late_batch_teaches_the_clock_however_long_it_took() {
-        let mut lanes = Lanes::new(1, StoreTime(0), NodeTime(0));
-        let mut fly = |flight, sent: u64, back: u64, ran: u64, late| {
-            lanes.depart(0, Flying { flight, sent: NodeTime(sent), slots: Vec::new() });
-            lanes.land(0, flight, Some(StoreTime(ran)), late, NodeTime(back));
-            lanes.store_now(0, NodeTime(back)).0
+        let mut lanes = Lanes::new(1, WALL, NodeTime(0));
+        let mut round_trip = |batch, sent: u64, back: u64, ran: u64, late| {
+            send(&mut lanes, 0, batch, NodeTime(sent));
+            lanes.complete(LaneId(0), BatchId(batch), Some(StoreTime(ran)), late, NodeTime(back));
+            lanes.store_now(LaneId(0), NodeTime(back)).0
         };
-        assert_eq!(fly(1, 0, 10, 1_000_000, false), 1_000_005);
-        assert!(fly(2, 100, 2000, 9_000_000, false) < 1_100_000, "a slow sample is worth less than a close one");
-        assert!(fly(3, 3000, 5000, 9_000_000, true) >= 9_000_000, "another server's clock");
+        assert_eq!(round_trip(1, 0, 10, 1_000_000, false), 1_000_005);
+        assert!(round_trip(2, 100, 2000, 9_000_000, false) < 1_100_000, "a slow sample is worth less than a close one");
+        assert!(round_trip(3, 3000, 5000, 9_000_000, true) >= 9_000_000, "the clock of another server");
     }
 }

@@ -1,15 +1,20 @@
-//! The shard of one core: it hosts the keys, decides checks, and sends batches to the store.
+//! The shard of one core: it hosts the keys, decides checks, and says what to send to the store.
 
+mod engine;
+mod event;
 mod key_table;
+mod keys;
 mod lanes;
-mod reservation;
-mod shard_core;
+mod pending_check;
+mod pending_checks;
+mod settle;
 mod slab;
 mod store_clock;
-mod turns;
 
-pub use shard_core::{MAX_ITEMS, Outgoing, Shard, ShardConfig, ShardStats, Shed, Verdict};
-pub use turns::{Cause, Due, Turns};
+use std::time::Duration;
 
-/// How often a shard gets [`Cause::Tick`]. No check waits for it.
-pub const TICK: std::time::Duration = std::time::Duration::from_millis(50);
+pub use engine::{MAX_ITEMS, Shard, ShardConfig, ShardStats};
+pub use event::{Effects, Event, Outgoing, Overload, Reply, Verdict};
+
+/// How often a shard gets [`Event::Tick`]. No check waits for it.
+pub const TICK: Duration = Duration::from_millis(50);

@@ -1,66 +1,74 @@
-//! Numbered places for the keys of a shard. Growing moves nothing that is there, so no check waits while others move.
+//! A slab: values in numbered slots. It grows in chunks and moves no value, so no check waits while others are moved.
 
-use super::key_table::Key;
+use crate::ids::SlotId;
 
 /// Slots of one chunk.
 const CHUNK: usize = 1024;
 
-type Chunk = Box<[Option<Box<Key>>; CHUNK]>;
+type Chunk<T> = Box<[Option<Box<T>>; CHUNK]>;
 
-/// Places in chunks; those that fell free are used again first.
-#[derive(Debug, Default)]
-pub struct Slots {
-    chunks: Vec<Chunk>,
-    /// How many places were ever used.
+/// Values by slot. A free slot is used again before the slab grows.
+#[derive(Debug)]
+pub struct Slab<T> {
+    chunks: Vec<Chunk<T>>,
+    /// Slots that were ever used.
     len: usize,
     /// Free slots, in chunks of their own.
-    free: Vec<Vec<u32>>,
+    free: Vec<Vec<SlotId>>,
 }
 
-impl Slots {
-    /// How many there are, free ones among them.
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), len: 0, free: Vec::new() }
+    }
+}
+
+impl<T> Slab<T> {
+    /// The number of slots, free ones included.
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    pub fn get(&self, slot: u32) -> Option<&Key> {
-        self.chunks.get(slot as usize / CHUNK)?[slot as usize % CHUNK].as_deref()
+    pub fn get(&self, slot: SlotId) -> Option<&T> {
+        let (chunk, at) = position(slot);
+        self.chunks.get(chunk)?[at].as_deref()
     }
 
-    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Key> {
-        self.place(slot)?.as_deref_mut()
+    pub fn get_mut(&mut self, slot: SlotId) -> Option<&mut T> {
+        self.entry(slot)?.as_deref_mut()
     }
 
-    /// Puts `key` into a free slot; `None` where there are 2^32.
-    pub fn insert(&mut self, key: Key) -> Option<u32> {
+    /// Puts `value` into a free slot. `None` if all 2^32 are in use.
+    pub fn insert(&mut self, value: T) -> Option<SlotId> {
         let slot = match self.take_free() {
             Some(slot) => slot,
-            None => u32::try_from(self.len).ok()?,
+            None => SlotId(u32::try_from(self.len).ok()?),
         };
-        if slot as usize / CHUNK == self.chunks.len() {
+        if position(slot).0 == self.chunks.len() {
             let empty: Vec<_> = (0..CHUNK).map(|_| None).collect();
             self.chunks.push(empty.try_into().ok()?);
         }
-        *self.place(slot)? = Some(Box::new(key));
-        self.len = self.len.max(slot as usize + 1);
+        *self.entry(slot)? = Some(Box::new(value));
+        self.len = self.len.max(slot.0 as usize + 1);
         Some(slot)
     }
 
-    /// Takes the key out; its slot is free.
-    pub fn remove(&mut self, slot: u32) -> Option<Box<Key>> {
-        let key = self.place(slot)?.take()?;
+    /// Takes the value out of a slot, which is free then.
+    pub fn remove(&mut self, slot: SlotId) -> Option<Box<T>> {
+        let value = self.entry(slot)?.take()?;
         match self.free.last_mut() {
             Some(last) if last.len() < CHUNK => last.push(slot),
             _ => self.free.push(vec![slot]),
         }
-        Some(key)
+        Some(value)
     }
 
-    fn place(&mut self, slot: u32) -> Option<&mut Option<Box<Key>>> {
-        Some(&mut self.chunks.get_mut(slot as usize / CHUNK)?[slot as usize % CHUNK])
+    fn entry(&mut self, slot: SlotId) -> Option<&mut Option<Box<T>>> {
+        let (chunk, at) = position(slot);
+        Some(&mut self.chunks.get_mut(chunk)?[at])
     }
 
-    fn take_free(&mut self) -> Option<u32> {
+    fn take_free(&mut self) -> Option<SlotId> {
         let last = self.free.last_mut()?;
         let slot = last.pop();
         if last.is_empty() {
@@ -70,36 +78,36 @@ impl Slots {
     }
 }
 
+/// The chunk of a slot, and its position there.
+const fn position(slot: SlotId) -> (usize, usize) {
+    (slot.0 as usize / CHUNK, slot.0 as usize % CHUNK)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::revision::Revision;
-    use crate::rules::{Effective, Period, descriptor_limit};
 
-    fn key(effective: &Arc<Effective>, number: usize) -> Key {
-        Key::new(number.to_string().as_bytes(), 0, effective)
+    fn slot(number: usize) -> SlotId {
+        SlotId(u32::try_from(number).unwrap())
     }
 
     #[test]
-    fn what_falls_free_is_used_again_before_there_are_more() {
-        let effective = Arc::new(descriptor_limit(&"d".into(), 5, Period::Window { ms: 1000 }, Revision(1)));
-        let mut slots = Slots::default();
+    fn free_slots_are_used_again_before_the_slab_grows() {
+        let mut slab = Slab::default();
         let count = 2 * CHUNK + 1;
         for number in 0..count {
-            assert_eq!(slots.insert(key(&effective, number)), Some(u32::try_from(number).unwrap()));
+            assert_eq!(slab.insert(number), Some(slot(number)));
         }
-        let gone = [0, 5, CHUNK, 2 * CHUNK].map(|slot| u32::try_from(slot).unwrap());
-        for slot in gone {
-            assert_eq!(&*slots.remove(slot).unwrap().name, slot.to_string().as_bytes());
-            assert!(slots.remove(slot).is_none() && slots.get(slot).is_none());
+        let removed = [0, 5, CHUNK, 2 * CHUNK];
+        for number in removed {
+            assert_eq!(slab.remove(slot(number)), Some(Box::new(number)));
+            assert!(slab.remove(slot(number)).is_none() && slab.get(slot(number)).is_none());
         }
-        for slot in gone.iter().rev() {
-            assert_eq!(slots.insert(key(&effective, 7)), Some(*slot));
+        for number in removed.iter().rev() {
+            assert_eq!(slab.insert(7), Some(slot(*number)));
         }
-        assert_eq!(slots.len(), count);
-        assert_eq!(slots.insert(key(&effective, 8)), Some(u32::try_from(count).unwrap()));
-        assert_eq!(&*slots.get(6).unwrap().name, b"6");
+        assert_eq!(slab.len(), count);
+        assert_eq!(slab.insert(8), Some(slot(count)));
+        assert_eq!(slab.get(slot(6)), Some(&6));
     }
 }

@@ -1,9 +1,9 @@
-//! The promise of every algorithm, for one to eight holders on one store, whatever the traffic, the clocks and the
+//! The promise of every algorithm, for one to eight holders on one store, whatever the queue, the clocks and the
 //! network do. The models here are plain: a list of admitted hits, held against the contract's words.
 
 use crate::world::{Admitted, World, limit};
 use limiter::Revision;
-use limiter::rules::{Algorithm, Consistency, Effective};
+use limiter::rules::{Algorithm, Consistency, EffectiveLimit};
 use proptest::prelude::*;
 
 const WINDOW_MS: u64 = 1000;
@@ -270,7 +270,7 @@ proptest! {
             limit("small", Algorithm::SlidingWindow, small, window_ms, consistency),
             limit("large", Algorithm::FixedWindow, large, window_ms, Consistency::Exact),
         ];
-        let names = [0, 1].map(|at: usize| Effective::new(&"d".into(), &rules[at], None, Revision(1)).key_prefix);
+        let names = [0, 1].map(|at: usize| EffectiveLimit::new(&"d".into(), &rules[at], None, Revision(1)).key_prefix);
         let mut world = World::with_keys(holders, rules, keys);
         for step in steps {
             match step {

@@ -1,9 +1,9 @@
-//! A few shards on one store, each story about one promise that traffic at random seldom meets.
+//! A few shards on one store, each story about one promise that queue at random seldom meets.
 
 use crate::world::{LEASE_US, World, limit};
 use limiter::counter::{Bucket, Rate, Record};
 use limiter::rules::{Algorithm, Condition, Consistency, Match};
-use limiter::{NodeTime, Revision, StoreTime};
+use limiter::{Event, Incarnation, NodeTime, Revision, StoreTime, Ticket};
 use proptest::prelude::*;
 
 const HOUR: u64 = 3_600_000;
@@ -50,7 +50,7 @@ fn who_waits_behind_an_item_that_failed_is_sent_for() {
     // Something else lies under the key for a while.
     let kept = std::mem::take(&mut world.store);
     for name in kept.keys() {
-        let bucket = Bucket::new(1, StoreTime(0), Rate::default(), Revision(1));
+        let bucket = Bucket::new(Incarnation(1), StoreTime(0), Rate::default(), Revision(1));
         world.store.insert(name.clone(), Some(Record::Bucket(bucket)));
     }
     world.check(0, 0, 1);
@@ -291,7 +291,7 @@ fn who_leaves_a_bucket_s_queue_is_not_sent_whatever_stands_around_it() {
     world.deliver(0, false);
     world.check(0, 1, 1);
     world.answer(0);
-    world.holders[0].shard.withdraw(0, NodeTime(world.now));
+    let _ = world.holders[0].shard.handle(Event::Cancel(Ticket(0)), NodeTime(world.now));
     world.check(0, 1, 3);
     world.settle();
     assert_eq!(world.granted(1), 4, "the four of the one that left are not in the way");

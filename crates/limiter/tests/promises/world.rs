@@ -1,19 +1,20 @@
 //! A small world for property tests: holders (the real shards) and one store (the real store function), with the
 //! network between them in the test's hands.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::test_runner::Config as ProptestConfig;
 
 use limiter::counter::{
-    Batch, BatchAnswer, BatchOutcome, Counter, Item, ItemAnswer, Record, Seen, StoreError, apply, run,
+    Batch, BatchOutcome, BatchReply, Counter, Item, ItemReply, Record, Seen, StoreError, apply, run,
 };
 use limiter::rules::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
 };
 use limiter::{
-    Check, Decision, Descriptor, NodeTime, Outgoing, Revision, Shard, ShardConfig, Shed, StoreTime, Verdict,
+    Check, Decision, Descriptor, Effects, Event, LaneId, NodeTime, Outgoing, Overload, Reply, Revision, Shard,
+    ShardConfig, StoreTime, Ticket, Verdict, WallTime,
 };
 
 /// The world begins here, in microseconds since the epoch; a full second.
@@ -52,13 +53,22 @@ pub struct World {
 }
 
 pub struct Holder {
-    pub shard: Shard,
+    pub shard: Shard<u64>,
     skew: u64,
     out: Option<Outgoing>,
-    answer: Option<(Outgoing, BatchAnswer, [u64; 2])>,
-    tickets: HashMap<u64, (u8, u64)>,
-    expired: HashSet<u64>,
+    answer: Option<(Outgoing, BatchReply, [u64; 2])>,
+    /// Checks that wait, by number.
+    waiting: BTreeMap<u64, Waiting>,
+    checks: u64,
     sent: Vec<Batch>,
+}
+
+/// A check that waits for the store.
+#[derive(Clone, Copy)]
+struct Waiting {
+    ticket: Ticket,
+    user: u8,
+    hits: u64,
 }
 
 pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
@@ -119,18 +129,10 @@ impl World {
                 seeds: [seed, seed << 20, seed << 30, seed << 40],
             };
             // A node's wall clock may be far off.
-            let wall = StoreTime(BEGIN + skew * 1000);
+            let wall = WallTime(BEGIN + skew * 1000);
             let mut shard = Shard::new(config, wall, NodeTime(skew));
-            shard.set_book(book(limits.clone(), Revision(1)));
-            Holder {
-                shard,
-                skew,
-                out: None,
-                answer: None,
-                tickets: HashMap::new(),
-                expired: HashSet::new(),
-                sent: Vec::new(),
-            }
+            let _ = shard.handle(Event::Rules(book(limits.clone(), Revision(1))), NodeTime(skew));
+            Holder { shard, skew, out: None, answer: None, waiting: BTreeMap::new(), checks: 0, sent: Vec::new() }
         };
         Self {
             now: 0,
@@ -160,13 +162,16 @@ impl World {
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };
-        match self.holders[holder].shard.check(&check, |_| 0, now) {
-            Verdict::Decided(decision) => self.decided(&decision, user, u64::from(hits), at),
+        let it = &mut self.holders[holder];
+        it.checks += 1;
+        let (number, hits) = (it.checks, u64::from(hits));
+        match it.shard.check(&check, |_| LaneId(0), now, || number) {
+            Verdict::Decided(decision) => self.decided(&decision, user, hits, at),
             Verdict::Waits(ticket) => {
-                self.holders[holder].tickets.insert(ticket, (user, u64::from(hits)));
+                it.waiting.insert(number, Waiting { ticket, user, hits });
             }
-            Verdict::Shed(Shed::TooManyKeys) => self.refused += 1,
-            Verdict::Shed(shed) => panic!("{shed:?}"),
+            Verdict::Overloaded(Overload::TooManyKeys) => self.refused += 1,
+            Verdict::Overloaded(overload) => panic!("{overload:?}"),
         }
     }
 
@@ -185,8 +190,8 @@ impl World {
         if it.out.is_some() || it.answer.is_some() {
             return;
         }
-        it.out = it.shard.take_batches(now).pop();
-        let waits: u64 = it.tickets.values().map(|(_, hits)| hits).sum();
+        it.out = it.shard.handle(Event::Flush, now).send.pop();
+        let waits: u64 = it.waiting.values().map(|waiting| waiting.hits).sum();
         let endless = it.out.as_ref().is_some_and(|out| out.batch.not_after.is_none() && !out.batch.items.is_empty());
         assert!(!endless, "a batch that carries items has an end");
         for item in it.out.iter().flat_map(|out| &out.batch.items) {
@@ -209,7 +214,7 @@ impl World {
         self.holders[holder].answer = Some((out, answer, at));
     }
 
-    fn run(&mut self, batch: &Batch) -> BatchAnswer {
+    fn run(&mut self, batch: &Batch) -> BatchReply {
         let now = StoreTime(self.store_now());
         let store = &mut self.store;
         run(batch, now, self.replication, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
@@ -228,14 +233,10 @@ impl World {
         let now = self.node_now(holder);
         let it = &mut self.holders[holder];
         let Some((out, answer, ran)) = it.answer.take() else { return };
-        it.shard.answer(out.lane, out.flight, Ok(answer.clone()), now);
-        // The same answer again says nothing.
-        it.shard.answer(out.lane, out.flight, Ok(answer), now);
-        for (ticket, decision) in it.shard.take_done() {
-            if let Some((user, hits)) = self.holders[holder].tickets.remove(&ticket) {
-                self.decided(&decision, user, hits, ran[usize::from(user)]);
-            }
-        }
+        let effects = it.shard.handle(reply(&out, Ok(answer.clone())), now);
+        // A reply that comes twice changes nothing.
+        assert!(it.shard.handle(reply(&out, Ok(answer)), now).decided.is_empty());
+        self.carry_out(holder, effects, ran);
     }
 
     /// The batch or its answer is lost: the outcome is unknown.
@@ -254,12 +255,11 @@ impl World {
     pub fn serve_none(&mut self, holder: usize) {
         let (now, store_now) = (self.node_now(holder), StoreTime(self.store_now()));
         let it = &mut self.holders[holder];
-        for out in it.shard.take_batches(now) {
-            let items = vec![ItemAnswer::Failed; out.batch.items.len()];
-            let answer = BatchAnswer { now: store_now, outcome: BatchOutcome::Ran(items) };
-            it.shard.answer(out.lane, out.flight, Ok(answer), now);
+        for out in it.shard.handle(Event::Flush, now).send {
+            let items = vec![ItemReply::Failed; out.batch.items.len()];
+            let answer = BatchReply { now: store_now, outcome: BatchOutcome::Ran(items) };
+            let _ = it.shard.handle(reply(&out, Ok(answer)), now);
         }
-        it.shard.take_done();
     }
 
     fn fail(&mut self, holder: usize, charged: bool, error: StoreError) {
@@ -271,14 +271,19 @@ impl World {
         let now = self.node_now(holder);
         let it = &mut self.holders[holder];
         let Some(out) = it.out.take().or_else(|| it.answer.take().map(|(out, ..)| out)) else { return };
-        it.shard.answer(out.lane, out.flight, Err(error), now);
-        let done = it.shard.take_done();
+        let effects = it.shard.handle(reply(&out, Err(error)), now);
         if error == StoreError::Unknown {
             self.lost += weight(&out.batch);
         }
         let at = self.store_now();
-        for (ticket, decision) in done {
-            if let Some((user, hits)) = self.holders[holder].tickets.remove(&ticket) {
+        self.carry_out(holder, effects, [at; 2]);
+    }
+
+    /// Records decisions for checks that waited. Those of users 0 and 1 count at the instants `at`, others at the first.
+    fn carry_out(&mut self, holder: usize, effects: Effects<u64>, at: [u64; 2]) {
+        for (number, decision) in effects.decided {
+            if let Some(Waiting { user, hits, .. }) = self.holders[holder].waiting.remove(&number) {
+                let at = at.get(usize::from(user)).copied().unwrap_or(at[0]);
                 self.decided(&decision, user, hits, at);
             }
         }
@@ -293,7 +298,7 @@ impl World {
     }
 
     /// A batch that its holder gave up on reaches the store after all.
-    pub fn run_late(&mut self, batch: &Batch) -> BatchAnswer {
+    pub fn run_late(&mut self, batch: &Batch) -> BatchReply {
         self.run(batch)
     }
 
@@ -329,25 +334,23 @@ impl World {
 
     /// Every check of the holder runs into its deadline.
     pub fn expire(&mut self, holder: usize) {
-        let tickets = self.holders[holder].tickets.keys().copied().collect();
+        let tickets = self.holders[holder].waiting.values().map(|waiting| waiting.ticket).collect();
         self.expire_these(holder, tickets);
     }
 
     /// One of the holder's checks runs into its deadline, the `nth` of those that wait.
     pub fn expire_one(&mut self, holder: usize, nth: usize) {
-        let mut tickets: Vec<u64> = self.holders[holder].tickets.keys().copied().collect();
-        tickets.sort_unstable();
-        let one = nth.checked_rem(tickets.len()).map(|nth| tickets[nth]);
+        let waiting = &self.holders[holder].waiting;
+        let one = nth.checked_rem(waiting.len()).and_then(|nth| waiting.values().nth(nth)).map(|one| one.ticket);
         self.expire_these(holder, one.into_iter().collect());
     }
 
-    fn expire_these(&mut self, holder: usize, tickets: Vec<u64>) {
+    fn expire_these(&mut self, holder: usize, tickets: Vec<Ticket>) {
         let (now, at) = (self.node_now(holder), self.store_now());
         for ticket in tickets {
-            let decision = self.holders[holder].shard.expire(ticket, now).unwrap();
-            let (user, hits) = self.holders[holder].tickets.remove(&ticket).unwrap();
-            self.holders[holder].expired.insert(ticket);
-            self.decided(&decision, user, hits, at);
+            let effects = self.holders[holder].shard.handle(Event::Expire(ticket), now);
+            assert_eq!(effects.decided.len(), 1, "a check that expires is decided");
+            self.carry_out(holder, effects, [at; 2]);
         }
     }
 
@@ -355,14 +358,17 @@ impl World {
         self.now += micros;
         for holder in 0..self.holders.len() {
             let now = self.node_now(holder);
-            self.holders[holder].shard.tick(now);
+            let _ = self.holders[holder].shard.handle(Event::Tick, now);
         }
     }
 
     pub fn edit(&mut self, limits: Vec<Limit>) {
         self.revision = self.revision.next(0);
         let book = book(limits, self.revision);
-        self.holders.iter_mut().for_each(|h| h.shard.set_book(Arc::clone(&book)));
+        for holder in 0..self.holders.len() {
+            let now = self.node_now(holder);
+            let _ = self.holders[holder].shard.handle(Event::Rules(Arc::clone(&book)), now);
+        }
     }
 
     /// The holder's clock leaps forward.
@@ -407,13 +413,17 @@ impl World {
     }
 }
 
+fn reply(out: &Outgoing, result: Result<BatchReply, StoreError>) -> Event {
+    Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result })
+}
+
 /// The instant at which the store charged each user, as it says itself.
-fn instants(batch: &Batch, answer: &BatchAnswer) -> [u64; 2] {
+fn instants(batch: &Batch, answer: &BatchReply) -> [u64; 2] {
     let mut at = [answer.now.0; 2];
     if let BatchOutcome::Ran(answers) = &answer.outcome {
         for (item, answer) in batch.items.iter().zip(answers) {
             let user = usize::from(item.key.ends_with(b"/1"));
-            if let ItemAnswer::Done(grant) = answer {
+            if let ItemReply::Done(grant) = answer {
                 at[user] = match &grant.seen {
                     Seen::Window { cell_ms, .. } => at[user].max(cell_ms * 1000),
                     Seen::Bucket { at, .. } => at.0,

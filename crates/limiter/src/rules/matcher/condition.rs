@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::route::Route;
-use crate::rules::Condition;
+use crate::rules::rule::Condition;
 
 /// A bound on a compiled regular expression, in bytes: a rule cannot take the node's memory.
 const REGEX_BYTES: usize = 1 << 20;

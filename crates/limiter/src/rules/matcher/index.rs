@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::super::rule_map::OpenMap;
+use super::super::rule_map::RuleMap;
 use super::condition::{Compiled, address};
 use super::route::Segment;
 
@@ -54,25 +54,25 @@ pub fn tokens(condition: &Compiled) -> Vec<Token> {
 /// The index of one domain.
 #[derive(Debug, Default)]
 pub struct Index {
-    keys: OpenMap<Box<str>, KeyIndex>,
+    keys: RuleMap<Box<str>, KeyIndex>,
     always: Ids,
 }
 
 #[derive(Debug, Default)]
 struct KeyIndex {
-    equal: OpenMap<Box<str>, Ids>,
+    equal: RuleMap<Box<str>, Ids>,
     /// By length, then text.
-    prefixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
-    suffixes: BTreeMap<usize, OpenMap<Box<str>, Ids>>,
+    prefixes: BTreeMap<usize, RuleMap<Box<str>, Ids>>,
+    suffixes: BTreeMap<usize, RuleMap<Box<str>, Ids>>,
     /// By prefix length, then network address.
-    nets: BTreeMap<(bool, u8), OpenMap<IpAddr, Ids>>,
+    nets: BTreeMap<(bool, u8), RuleMap<IpAddr, Ids>>,
     routes: RouteNode,
     present: Ids,
 }
 
 #[derive(Debug, Default)]
 struct RouteNode {
-    literal: OpenMap<Box<str>, RouteNode>,
+    literal: RuleMap<Box<str>, RouteNode>,
     any: Option<Box<RouteNode>>,
     ids: Ids,
 }
@@ -80,7 +80,7 @@ struct RouteNode {
 impl Index {
     /// Files each limit, given as its possible anchors: (attribute, the tokens that cover it).
     pub fn build(limits: &[Vec<(&str, Vec<Token>)>]) -> Self {
-        let mut shared: OpenMap<(&str, &Token), usize> = OpenMap::default();
+        let mut shared: RuleMap<(&str, &Token), usize> = RuleMap::default();
         for (key, tokens) in limits.iter().flatten() {
             for token in tokens {
                 *shared.entry((key, token)).or_default() += 1;

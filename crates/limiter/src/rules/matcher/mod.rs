@@ -9,7 +9,8 @@ use index::{Index, Token};
 
 use self::condition::Compiled;
 use self::expression::Expression;
-use crate::rules::{Condition, Match};
+use crate::check::Descriptor;
+use crate::rules::rule::{Condition, Match};
 
 /// Checks that a condition compiles; the error says what was expected.
 pub fn check_condition(condition: &Condition) -> Result<(), String> {
@@ -29,29 +30,6 @@ pub struct Matcher {
     when: Option<Expression>,
 }
 
-/// What a descriptor looks like to a matcher. Of entries with one key the first counts.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    pub domain: &'a str,
-    pub entries: &'a [(&'a str, &'a str)],
-    /// Whether the order of the entries means something; of a map it does not.
-    pub ordered: bool,
-    pub hits: u32,
-}
-
-impl<'a> Subject<'a> {
-    pub fn value(&self, key: &str) -> Option<&'a str> {
-        self.entries.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
-    }
-
-    fn has_exactly(&self, keys: &[Box<str>]) -> bool {
-        let in_order = || keys.iter().zip(self.entries).all(|(wanted, (key, _))| **wanted == **key);
-        // The keys of a map are distinct, so as many that are all there are the same.
-        let all_there = || keys.iter().all(|wanted| self.value(wanted).is_some());
-        keys.len() == self.entries.len() && if self.ordered { in_order() } else { all_there() }
-    }
-}
-
 impl Matcher {
     pub fn new(matches: &Match) -> Result<Self, String> {
         let compile = |(key, condition): (&String, &Condition)| Ok((key.as_str().into(), Compiled::new(condition)?));
@@ -62,10 +40,10 @@ impl Matcher {
         })
     }
 
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.conditions.iter().all(|(key, condition)| condition.holds(subject.value(key)))
-            && self.exact_keys.as_ref().is_none_or(|keys| subject.has_exactly(keys))
-            && self.when.as_ref().is_none_or(|when| when.holds(subject.domain, subject.entries, subject.hits))
+    pub fn matches(&self, domain: &str, descriptor: &Descriptor<'_>) -> bool {
+        self.conditions.iter().all(|(key, condition)| condition.holds(descriptor.value(key)))
+            && self.exact_keys.as_ref().is_none_or(|keys| descriptor.has_exactly(keys))
+            && self.when.as_ref().is_none_or(|when| when.holds(domain, descriptor.entries, descriptor.hits))
     }
 }
 
@@ -77,23 +55,23 @@ pub struct MatchTable {
 }
 
 impl MatchTable {
-    /// Takes each limit's matcher with the `per` attributes that must be there.
+    /// `matchers` are those of the limits in book order, each with the `per` attributes that must be present.
     pub fn new(matchers: Vec<(Matcher, Vec<String>)>) -> Self {
         let anchors: Vec<_> = matchers.iter().map(|(matcher, per)| anchors(matcher, per)).collect();
         Self { index: Index::build(&anchors), matchers }
     }
 
-    /// Puts the places of all limits that match into `out`, in book order.
-    pub fn matching(&self, subject: &Subject<'_>, out: &mut Vec<u32>) {
-        self.index.candidates(subject.entries, out);
+    /// Sets `out` to the positions of all limits that match, in book order.
+    pub fn matching(&self, domain: &str, descriptor: &Descriptor<'_>, out: &mut Vec<u32>) {
+        self.index.candidates(descriptor.entries, out);
         out.retain(|id| {
             let (matcher, per) = &self.matchers[*id as usize];
-            per.iter().all(|key| subject.value(key).is_some()) && matcher.matches(subject)
+            per.iter().all(|key| descriptor.value(key).is_some()) && matcher.matches(domain, descriptor)
         });
     }
 }
 
-/// The places where a limit may be filed in the index.
+/// The tokens under which a limit may be filed in the index.
 fn anchors<'m>(matcher: &'m Matcher, per: &'m [String]) -> Vec<(&'m str, Vec<Token>)> {
     let conditions = matcher.conditions.iter().map(|(key, condition)| (&**key, index::tokens(condition)));
     let keys = matcher.exact_keys.iter().flatten().map(|key| &**key);
@@ -139,15 +117,15 @@ mod tests {
             ]), 0..4),
         ) {
             let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            let subject = Subject { domain: "d", entries: &entries, ordered: true, hits: 1 };
+            let descriptor = Descriptor { entries: &entries, ordered: true, hits: 1, limit: None };
             let compile = |(m, per): &(Match, Vec<String>)| (Matcher::new(m).unwrap(), per.clone());
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
-                .filter(|(_, (m, per))| per.iter().all(|k| subject.value(k).is_some()) && m.matches(&subject))
+                .filter(|(_, (m, per))| per.iter().all(|k| descriptor.value(k).is_some()) && m.matches("d", &descriptor))
                 .map(|(id, _)| id)
                 .collect();
             let mut found = Vec::new();
-            MatchTable::new(book.iter().map(compile).collect()).matching(&subject, &mut found);
+            MatchTable::new(book.iter().map(compile).collect()).matching("d", &descriptor, &mut found);
             prop_assert_eq!(found, scan);
         }
     }
@@ -156,8 +134,9 @@ mod tests {
     fn exact_keys_are_envoys_tree_semantics() {
         let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
         let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
-        let with =
-            |ordered, entries: &[(&str, &str)]| matcher.matches(&Subject { domain: "d", entries, ordered, hits: 1 });
+        let with = |ordered, entries: &[(&str, &str)]| {
+            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, limit: None })
+        };
         assert!(with(true, &[("a", "1"), ("b", "2")]));
         assert!(!with(true, &[("b", "2"), ("a", "1")]));
         assert!(with(false, &[("b", "2"), ("a", "1")]), "the keys of a map have no order");

@@ -1,0 +1,36 @@
+//! What the store knows when a batch runs, and the incarnation that it charges to.
+
+use super::cell::FLOOR;
+use crate::ids::{BatchId, HolderId, Incarnation};
+use crate::time::StoreTime;
+
+/// What the store knows when an item runs.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchContext {
+    pub now: StoreTime,
+    /// The first 24 bits of the server's replication id. They change when another server becomes the primary: the last
+    /// charges of the old one may be lost.
+    pub replication: u64,
+    pub holder: HolderId,
+    pub batch: BatchId,
+    /// The last instant at which the batch may run.
+    pub not_after: Option<StoreTime>,
+}
+
+/// The low bits of an incarnation are the mark of the replication id under which it began.
+pub const REPLICATION_MARKS: u64 = 1 << 24;
+
+impl BatchContext {
+    /// An incarnation that begins with this batch. The other 24 bits, from the holder and the batch, tell apart two
+    /// incarnations of one key that begin under one replication id.
+    pub fn new_incarnation(&self) -> Incarnation {
+        let (who, mark) = (self.holder.0 + self.batch.0, self.replication % REPLICATION_MARKS);
+        Incarnation((who % REPLICATION_MARKS * REPLICATION_MARKS + mark).clamp(1, FLOOR.0 - 1))
+    }
+
+    /// `incarnation`, or a new one if another server has become the primary since it began.
+    pub fn continue_or_renew(&self, incarnation: Incarnation) -> Incarnation {
+        let same = incarnation.0 % REPLICATION_MARKS == self.replication % REPLICATION_MARKS;
+        if same { incarnation } else { self.new_incarnation() }
+    }
+}

@@ -1,0 +1,42 @@
+//! Which asks of an item are granted, and how many tokens it gets in advance.
+
+use super::batch::{Ask, Granted, Prefetch};
+use crate::time::StoreTime;
+
+/// Grants whole asks in order. Returns how many of each run pass, and the tokens that they take together.
+pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
+    let mut taken = 0;
+    let counts = asks
+        .iter()
+        .map(|ask| {
+            let left = available - taken;
+            let fitting = match ask.hits {
+                0 if left == 0 => 0,
+                0 => u64::MAX,
+                hits => left / hits,
+            };
+            let count = fitting.min(u64::from(ask.count));
+            taken += count * ask.hits;
+            u32::try_from(count).unwrap_or(ask.count)
+        })
+        .collect();
+    (counts, taken)
+}
+
+/// The reply to each run: how many passed and, if some did not, when one more would fit.
+pub fn granted_runs(asks: &[Ask], counts: &[u32], fits_at: impl Fn(u64) -> Option<StoreTime>) -> Vec<Granted> {
+    let run = |(ask, count): (&Ask, &u32)| Granted {
+        count: *count,
+        fits_at: if *count < ask.count { fits_at(ask.hits.max(1)) } else { None },
+    };
+    asks.iter().zip(counts).map(run).collect()
+}
+
+/// The tokens granted in advance: at most a fair half of what is left, and none from a cell that ends within `left_us`.
+pub fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
+    if left_us < lease.min_left {
+        return 0;
+    }
+    let cap = available / (2 * u64::from(lease.holders.max(1)));
+    u32::try_from(cap).unwrap_or(u32::MAX).min(lease.want)
+}

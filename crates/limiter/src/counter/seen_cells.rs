@@ -1,0 +1,71 @@
+//! The cells that a node saw of a window counter. It sends them with its next item, so that the store restores them.
+
+use std::slice;
+
+use serde::{Deserialize, Serialize};
+
+use super::cell::{Cell, Entry};
+
+/// Cells of one window counter, the newest first. Most counters have one cell with one entry, which needs no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeenCells {
+    #[default]
+    None,
+    One {
+        start_ms: u64,
+        entry: Entry,
+    },
+    /// Never one cell with one entry.
+    Many(Vec<Cell>),
+}
+
+impl SeenCells {
+    /// The beginning of each cell, in milliseconds since the epoch, and its entries.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[Entry])> {
+        let (one, many) = match self {
+            Self::None => (None, [].as_slice()),
+            Self::One { start_ms, entry } => (Some((*start_ms, slice::from_ref(entry))), [].as_slice()),
+            Self::Many(cells) => (None, cells.as_slice()),
+        };
+        one.into_iter().chain(many.iter().map(|cell| (cell.start_ms, cell.entries.as_slice())))
+    }
+
+    /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
+    pub fn newest_ms(&self) -> u64 {
+        self.iter().next().map_or(0, |(start_ms, _)| start_ms)
+    }
+
+    /// True if the cell that begins at `start_ms` is among them.
+    pub fn contains(&self, start_ms: u64) -> bool {
+        self.iter().any(|(start, _)| start == start_ms)
+    }
+}
+
+impl From<&[Cell]> for SeenCells {
+    fn from(cells: &[Cell]) -> Self {
+        match cells {
+            [] => Self::None,
+            [Cell { start_ms, entries }] if entries.len() == 1 => Self::One { start_ms: *start_ms, entry: entries[0] },
+            _ => Self::Many(cells.to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+
+    #[test]
+    fn cells_are_kept_whole_and_in_order() {
+        let entry = |n| Entry { incarnation: Incarnation(n), charged: 5, returned: 2 };
+        let cell = |start_ms, of: &[u64]| Cell { start_ms, entries: of.iter().map(|n| entry(*n)).collect() };
+        for cells in [vec![], vec![cell(7, &[1])], vec![cell(7, &[1, 2])], vec![cell(8, &[1]), cell(7, &[1])]] {
+            let seen = SeenCells::from(cells.as_slice());
+            let back: Vec<Cell> =
+                seen.iter().map(|(start_ms, entries)| Cell { start_ms, entries: entries.to_vec() }).collect();
+            assert_eq!(seen.newest_ms(), cells.first().map_or(0, |cell| cell.start_ms));
+            assert_eq!(back, cells);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Identifiers. Each is a type of its own, so that one is never taken for another.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($of:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub $of);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id! {
+    /// A check that waits for the store, within one shard. Never used again, also not after a panic.
+    Ticket(u64)
+}
+id! {
+    /// A lane of the counter store: the counters of one hash tag. It has its own queue and at most one batch in flight.
+    LaneId(u16)
+}
+id! {
+    /// Where a shard holds a resident key. It is used again after the key was forgotten.
+    SlotId(u32)
+}
+id! {
+    /// One shard of the region, below 2^48. Random: no other shard has it or had it.
+    HolderId(u64)
+}
+id! {
+    /// A batch of one holder, below 2^48. Batches are numbered as they are sent.
+    BatchId(u64)
+}
+id! {
+    /// A time of a counter's life in its store, below 2^48. A new one begins whenever counts may have been forgotten.
+    Incarnation(u64)
+}
+id! {
+    /// The hits that one holder admitted of one key during one outage, below 2^48. Random, and never used again.
+    DebtId(u64)
+}
+
+/// Generates identifiers below 2^48 that no other holder has: SplitMix64 (Steele, Lea, Flood 2014).
+#[derive(Clone, Debug)]
+pub(crate) struct IdGenerator(u64);
+
+impl IdGenerator {
+    /// `seed` must be random.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next identifier, never 0.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 16).max(1)
+    }
+}

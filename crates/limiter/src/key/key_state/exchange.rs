@@ -1,0 +1,208 @@
+//! A key's talk with the store: the next item, and what its reply changes.
+
+use super::{Denial, Estimate, KeyState};
+use crate::counter::{Counter, Debts, Grant, Granted, Grid, Item, Prefetch, Seen};
+use crate::key::messages::{AskResult, BatchTimes, ChargeOrigin, Context, MayHaveRun, QueuedAsk, Receipt};
+use crate::key::outage::Outage;
+use crate::rules::EffectiveLimit;
+use crate::time::{NodeTime, StoreTime};
+
+impl KeyState {
+    /// The next item for the store, if there is something to send.
+    pub fn next_item(&mut self, key: &[u8], cx: &Context) -> Option<Item> {
+        let waiting = self.has_waiting();
+        // An ask that the tokens in hand do not cover asks for the whole amount, and the same item gives them back.
+        if waiting || cx.now >= self.held_until {
+            self.release();
+        }
+        let want = if self.effective.leased && (waiting || self.prefetcher.wants_refill()) {
+            self.prefetcher.want(self.held, cx.lease_us, cx.now)
+        } else {
+            0
+        };
+        let queue = self.queue.get_or_insert_default();
+        queue.outage.take_if(|outage| outage.is_settled(cx.now));
+        if let Some(outage) = &mut queue.outage {
+            outage.adopt_clock(&self.effective, cx);
+        }
+        let owes = queue.outage.as_ref().is_some_and(Outage::is_unreported);
+        let prefetcher = &mut self.prefetcher;
+        let (effective, asks) =
+            queue.take_waiting(&self.effective, |hits| prefetcher.spend(u32::try_from(hits).unwrap_or(u32::MAX)));
+        let counter =
+            if effective.is_bucket() { self.bucket(&effective, cx) } else { self.window(&effective, want, cx) };
+        let carries = match &counter {
+            Counter::Window { returns, lease, .. } => !returns.is_empty() || lease.is_some(),
+            Counter::Bucket { returns, .. } => !returns.is_empty(),
+        };
+        if asks.is_empty() && !carries && !owes {
+            self.drop_empty_queue();
+            return None;
+        }
+        self.queue.get_or_insert_default().mark_sent(effective.revision);
+        Some(Item { key: key.into(), asks, counter })
+    }
+
+    fn bucket(&mut self, effective: &EffectiveLimit, cx: &Context) -> Counter {
+        let queue = self.queue.get_or_insert_default();
+        let owed = queue.outage.as_mut().map_or(0, |outage| outage.report_hits(cx.store_now));
+        let returns = queue.send_bucket_returns();
+        Counter::Bucket { rate: effective.rate, revision: effective.revision, seen: self.seen.bucket(), owed, returns }
+    }
+
+    fn window(&mut self, effective: &EffectiveLimit, want: u32, cx: &Context) -> Counter {
+        let queue = self.queue.get_or_insert_default();
+        // The store's time is never behind what was seen of the key. No store can be where no calendar reaches.
+        let at = cx.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
+        let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
+        let reports = queue.outage.as_mut().map(Outage::report).unwrap_or_default();
+        let (seen_in, seen) = self.seen.debts();
+        let lease = Prefetch { want, holders: cx.holders, min_left: cx.lease_us / 16 };
+        Counter::Window {
+            grid,
+            limit: effective.limit,
+            seen: self.seen.cells(),
+            returns: queue.send_window_returns(),
+            debts: Debts { seen_in, seen, reports },
+            lease: Some(lease).filter(|_| effective.revision == self.effective.revision && want > 0),
+        }
+    }
+
+    /// The store ran the item: decides the asks that it carried. Returns true if the key must be flushed again.
+    pub fn complete(
+        &mut self,
+        grant: Grant,
+        times: &BatchTimes,
+        cx: &Context,
+        out: &mut Vec<(QueuedAsk, AskResult)>,
+    ) -> bool {
+        let Some(queue) = self.queue.as_mut() else { return false };
+        let (asks, revision) = queue.complete(grant.reported);
+        let same_rules = revision == self.effective.revision;
+        let until = |at: StoreTime| at.since(times.ran);
+        let origin = match &grant.seen {
+            Seen::Window { incarnation, cell_ms, .. } => ChargeOrigin { cell_ms: *cell_ms, incarnation: *incarnation },
+            Seen::Bucket { .. } => ChargeOrigin::default(),
+        };
+        let denial = decide(asks, &grant, origin, times, cx, out);
+        if same_rules {
+            self.denial = denial.map(Box::new);
+            let reset_at = cx.now.plus(until(grant.reset_at));
+            self.estimate = Some(Estimate { available: Some(grant.available), reset_at });
+        }
+        if let Seen::Window { cell_end_ms, .. } = &grant.seen
+            && grant.lease > 0
+        {
+            let cell_ends_us = until(StoreTime::from_millis(*cell_end_ms));
+            let lease_ends = times.sent.plus(cx.lease_us.min(cell_ends_us));
+            self.hold(grant.lease, origin, lease_ends, same_rules, cx.now);
+        }
+        if let (Seen::Window { debts, .. }, Some(outage)) =
+            (&grant.seen, self.queue.as_mut().and_then(|queue| queue.outage.as_mut()))
+        {
+            outage.confirm_again(debts);
+        }
+        self.seen = grant.seen.into();
+        self.pay_waiting(cx.now, out);
+        self.drop_empty_queue();
+        self.needs_flush()
+    }
+
+    /// Pays asks that came while the item was in flight from the lease that it brought, in order, as far as the lease lasts.
+    /// Under load there always are such asks, and without this the next item would give the lease back.
+    fn pay_waiting(&mut self, now: NodeTime, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        if now >= self.held_until {
+            return;
+        }
+        while let Some(next) =
+            self.queue.as_mut().and_then(|queue| queue.pop_covered(self.held.into(), self.effective.revision))
+        {
+            let receipt = self.pay(u32::try_from(next.hits).unwrap_or(u32::MAX));
+            out.push((next, AskResult::Granted(receipt)));
+        }
+    }
+
+    /// Holds granted tokens, or gives them back at once if the rules changed meanwhile.
+    fn hold(&mut self, tokens: u32, origin: ChargeOrigin, until: NodeTime, same_rules: bool, now: NodeTime) {
+        if self.origin != origin || !same_rules {
+            self.release();
+        }
+        (self.origin, self.held_until) = (origin, until);
+        self.held = self.held.saturating_add(tokens);
+        if same_rules {
+            self.prefetcher.granted(now);
+        } else {
+            self.release();
+        }
+    }
+
+    /// The store did nothing with the item. Its asks are sent once more, except those that were resent already.
+    pub fn resend(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        if let Some(queue) = &mut self.queue {
+            queue.resend(out);
+        }
+        self.drop_empty_queue();
+    }
+
+    /// The item got no reply.
+    pub fn fail(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        if let Some(queue) = &mut self.queue {
+            queue.fail(ran, out);
+        }
+        self.drop_empty_queue();
+    }
+
+    /// Nothing can be sent: the waiting asks stay undecided.
+    pub fn fail_waiting(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        if let Some(queue) = &mut self.queue {
+            queue.fail_waiting(out);
+        }
+        self.drop_empty_queue();
+    }
+}
+
+/// Decides the asks of an item by its grant. Returns the denial to remember: that of the fewest hits.
+fn decide(
+    asks: Vec<QueuedAsk>,
+    grant: &Grant,
+    origin: ChargeOrigin,
+    times: &BatchTimes,
+    cx: &Context,
+    out: &mut Vec<(QueuedAsk, AskResult)>,
+) -> Option<Denial> {
+    // Waits are counted from now, and the denial stands from the sending on: neither is too short for the client.
+    let until = |at: StoreTime| at.since(times.ran);
+    let receipt = |ask: &QueuedAsk| match &grant.seen {
+        _ if ask.hits == 0 => Receipt::Free,
+        Seen::Window { .. } => Receipt::Window(origin),
+        Seen::Bucket { incarnation, at, .. } => {
+            Receipt::Bucket { incarnation: *incarnation, step: ask.effective.rate.step, charged_at: *at }
+        }
+    };
+    let mut denial: Option<Denial> = None;
+    let (mut asks, mut runs) = (asks.into_iter().peekable(), grant.granted.iter());
+    while let Some(hits) = asks.peek().map(|ask| ask.hits) {
+        let run = runs.next();
+        let mut left = run.map_or(0, |Granted { count, .. }| *count);
+        let fits_at = run.and_then(|run| run.fits_at);
+        while let Some(ask) = asks.next_if(|ask| ask.hits == hits) {
+            let result = match (run, left) {
+                (None, _) => AskResult::Undecided,
+                (Some(_), 0) => {
+                    if denial.is_none_or(|denial| hits.max(1) < denial.hits) {
+                        let stands_us = fits_at.map_or(cx.lease_us, until).min(cx.lease_us);
+                        let fits_at = fits_at.map(|at| cx.now.plus(until(at)));
+                        denial = Some(Denial { hits: hits.max(1), until: times.sent.plus(stands_us), fits_at });
+                    }
+                    AskResult::Denied(fits_at.map(|at| cx.now.plus(until(at))))
+                }
+                (Some(_), _) => {
+                    left -= 1;
+                    AskResult::Granted(receipt(&ask))
+                }
+            };
+            out.push((ask, result));
+        }
+    }
+    denial
+}

@@ -1,0 +1,84 @@
+//! What happens to a shard, and what must be done then.
+
+use std::sync::Arc;
+
+use crate::counter::{Batch, BatchReply, StoreError};
+use crate::decision::Decision;
+use crate::ids::{BatchId, LaneId, Ticket};
+use crate::rules::RuleBook;
+
+/// Something that happened to a shard, apart from a check.
+#[derive(Debug)]
+pub enum Event {
+    /// Batches whose lane is free leave.
+    Flush,
+    /// [`Effects::flush_in`] has elapsed, or the flusher that waited for it has ended.
+    FlushDelayOver,
+    /// [`TICK`](super::TICK) has elapsed.
+    Tick,
+    /// A batch has a reply, or will get none. A reply to a batch that is not in flight is ignored.
+    Reply(Reply),
+    /// The deadline of a check has passed. What the store did not decide is decided as `on_store_failure` says.
+    Expire(Ticket),
+    /// The caller of a check is gone. Its reservations go back, and nothing is decided.
+    Cancel(Ticket),
+    /// The rules changed. An older revision than the one in force is ignored.
+    Rules(Arc<RuleBook>),
+    /// This many shards of the region may hold tokens of a key.
+    Holders(u32),
+    /// Every token in hand goes back to the store.
+    ReleaseTokens,
+}
+
+/// The outcome of a batch.
+#[derive(Debug)]
+pub struct Reply {
+    pub lane: LaneId,
+    pub batch: BatchId,
+    pub result: Result<BatchReply, StoreError>,
+}
+
+/// A batch to send to the store.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub lane: LaneId,
+    pub batch: Batch,
+}
+
+/// What must be done after an event. `W` is what the shard keeps for the caller of a check that waits.
+#[derive(Debug)]
+#[must_use]
+pub struct Effects<W> {
+    /// Batches to send. The result of each comes back as [`Event::Reply`].
+    pub send: Vec<Outgoing>,
+    /// Decisions for checks that waited.
+    pub decided: Vec<(W, Decision)>,
+    /// [`Event::Flush`] must follow soon. One may serve several events.
+    pub flush: bool,
+    /// [`Event::FlushDelayOver`] must follow in this many microseconds.
+    pub flush_in: Option<u64>,
+}
+
+impl<W> Default for Effects<W> {
+    fn default() -> Self {
+        Self { send: Vec::new(), decided: Vec::new(), flush: false, flush_in: None }
+    }
+}
+
+/// The result of [`Shard::check`](super::Shard::check).
+#[derive(Debug)]
+pub enum Verdict {
+    Decided(Decision),
+    /// The check waits for the store. [`Effects::decided`] brings its decision.
+    Waits(Ticket),
+    Overloaded(Overload),
+}
+
+/// Why a shard takes no further check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Overload {
+    #[error("too many checks wait for the store")]
+    TooManyWaiting,
+    #[error("no more keys can be held")]
+    TooManyKeys,
+}

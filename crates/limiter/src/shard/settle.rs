@@ -1,0 +1,106 @@
+//! The decision of a check whose reservations are all known.
+
+use std::sync::Arc;
+
+use super::keys::Keys;
+use super::pending_check::{PendingCheck, Reservation, ReservationState, denied_groups};
+use crate::decision::{Decision, LimitStatus};
+use crate::ids::LaneId;
+use crate::invariant::{self, Invariant};
+use crate::key::{AskResult, Receipt};
+use crate::rules::Mode;
+use crate::time::NodeTime;
+
+impl PendingCheck {
+    /// Treats what still waits as undecided: the deadline of the check has passed.
+    pub fn expire(&mut self) {
+        for reservation in &mut self.reservations {
+            if matches!(reservation.state, ReservationState::Waiting | ReservationState::Deferred) {
+                reservation.state = ReservationState::Done(AskResult::Undecided);
+            }
+        }
+    }
+
+    /// Makes the decision. The reservations of a denied group go back.
+    pub fn settle(mut self, keys: &mut Keys, now: NodeTime) -> Decision {
+        self.decide_undecided(keys, now);
+        let denied = denied_groups(&self.reservations);
+        for reservation in self.reservations.iter_mut().filter(|r| denied.contains(&r.group)) {
+            if let (ReservationState::Done(AskResult::Granted(receipt)), Some(slot)) =
+                (reservation.state, reservation.slot)
+            {
+                reservation.state = ReservationState::Untried;
+                keys.refund(slot, reservation.hits, receipt, now);
+            }
+        }
+        let granted = |r: &Reservation| matches!(r.state, ReservationState::Done(AskResult::Granted(_)));
+        let kept = |r: &Reservation| r.slot.is_some() && granted(r) && denied.contains(&r.group);
+        invariant::check(Invariant::I4AllOrNothing, !self.reservations.iter().any(kept));
+        let shown = self.shown.iter().map(|(at, descriptor)| (&self.reservations[*at], *descriptor));
+        let limits: Vec<LimitStatus> =
+            shown.map(|(reservation, descriptor)| status(reservation, descriptor, keys, now)).collect();
+        let waits = || limits.iter().filter(|l| l.denied && !l.shadow).map(|l| l.retry_after);
+        // The longest wait of all. No wait helps if one limit will never grant.
+        let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
+        let Self { revision, domain, degraded, .. } = self;
+        Decision { allowed: denied.is_empty(), degraded, revision, domain, retry_after, limits }
+    }
+
+    /// Decides what the store did not, as each limit's `on_store_failure` says.
+    pub(super) fn decide_undecided(&mut self, keys: &mut Keys, now: NodeTime) {
+        for at in 0..self.reservations.len() {
+            if self.reservations[at].state != ReservationState::Done(AskResult::Undecided) {
+                continue;
+            }
+            self.degraded = true;
+            let group = self.reservations[at].group;
+            // If another limit denies for sure, this node need not admit anything on its own account.
+            let denied = self.reservations.iter().any(|r| r.group == group && r.denies());
+            let reservation = &mut self.reservations[at];
+            reservation.state = if denied { ReservationState::Untried } else { decide(reservation, keys, now) };
+        }
+    }
+}
+
+fn decide(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime) -> ReservationState {
+    let debt_id = keys.new_debt_id();
+    let slot = reservation.slot;
+    let lane = slot.and_then(|slot| Some(keys.get_mut(slot)?.lane)).unwrap_or(LaneId(0));
+    let cx = keys.context(lane, now);
+    let Some((slot, key)) = slot.and_then(|slot| Some((slot, keys.get_mut(slot)?))) else {
+        return ReservationState::Untried;
+    };
+    let receipt = key.state.decide_locally(reservation.hits, &reservation.effective, &cx, debt_id);
+    reservation.local_remaining = key.state.local_remaining(&reservation.effective);
+    if matches!(receipt, Some(Receipt::Local { .. })) {
+        keys.queue_after_failure(slot);
+    }
+    ReservationState::Done(match receipt {
+        Some(receipt) => AskResult::Granted(receipt),
+        // The store may be back after a lease.
+        None if reservation.hits <= reservation.effective.max_grant() => AskResult::Denied(Some(now.plus(cx.lease_us))),
+        None => AskResult::Denied(None),
+    })
+}
+
+fn status(reservation: &Reservation, descriptor: usize, keys: &mut Keys, now: NodeTime) -> LimitStatus {
+    let effective = &reservation.effective;
+    let key = reservation.slot.and_then(|slot| keys.get_mut(slot));
+    let without_counter = if effective.limit == 0 { Some(0) } else { None };
+    let (denied, fits_at) = match reservation.state {
+        ReservationState::Done(AskResult::Denied(fits_at)) => (true, fits_at),
+        _ => (false, None),
+    };
+    LimitStatus {
+        effective: Arc::clone(effective),
+        descriptor,
+        remaining: match &key {
+            Some(key) => reservation.local_remaining.or_else(|| key.state.remaining(effective)),
+            None => without_counter,
+        },
+        reset: key.map_or(0, |key| key.state.reset(now)),
+        denied,
+        retry_after: fits_at.map(|at| at.since(now)),
+        shadow: effective.mode == Mode::Shadow,
+    }
+}
