@@ -108,7 +108,7 @@ fn forget(batch: &Batch, now: NodeTime) -> BatchReply {
 #[expect(clippy::disallowed_methods, reason = "it measures what the process holds while real time passes")]
 fn main() {
     let rules: Rules = {
-        let book = tidegate::config::rules::compile("rules.yaml", RULES, Revision(1)).expect("good rules");
+        let book = tidegate::rulefile::decode::compile("rules.yaml", RULES, Revision(1)).expect("good rules");
         Rules::clone(book.rules())
     };
     let mut shard = Shard::new(CONFIG, WallTime(WALL), NodeTime(0));

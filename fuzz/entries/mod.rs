@@ -22,14 +22,15 @@ use limiter::rules::RuleBook;
 use limiter::{Check, Descriptor, DryRun, NodeTime, Revision, Shard, ShardConfig, StoreTime};
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
-use tidegate::api::desk::{Desk, Node, Readiness};
-use tidegate::api::envoy::Envoy;
-use tidegate::api::metered::{Kind, Metered, Reading};
-use tidegate::api::native::Native;
+use tidegate::api::check_service::CheckService;
+use tidegate::api::grpc::envoy::Envoy;
+use tidegate::api::grpc::native::Native;
+use tidegate::api::http::{HttpState, routes};
 use tidegate::api::request_id::RequestIds;
-use tidegate::config::{cases, rules};
-use tidegate::ports::{Answer, Clock, Limiter, Unavailable};
-use tidegate::telemetry::metrics::{Figures, Metrics};
+use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, Unavailable};
+use tidegate::rulefile::{cases, decode};
+use tidegate::server::body_budget::{BodyBudget, BodyKind, BudgetedBody};
+use tidegate::telemetry::metrics::Metrics;
 use tower_service::Service;
 
 /// An instant in the middle of many windows, in microseconds.
@@ -39,7 +40,7 @@ const RULES: &str = include_str!("rules.yaml");
 
 fn book() -> Arc<RuleBook> {
     static BOOK: LazyLock<Arc<RuleBook>> =
-        LazyLock::new(|| Arc::new(rules::compile("rules.yaml", RULES, Revision(1)).expect("rules of this folder")));
+        LazyLock::new(|| Arc::new(decode::compile("rules.yaml", RULES, Revision(1)).expect("rules of this folder")));
     Arc::clone(&BOOK)
 }
 
@@ -59,8 +60,8 @@ impl Limiter for Trying {
         Answer::Now(decision.map_err(Unavailable::Overloaded))
     }
 
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer> {
-        checks.iter().map(|check| self.check(check, now, within)).collect()
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer> {
+        checks.iter().map(|check| self.check(check, now, timeout)).collect()
     }
 }
 
@@ -76,28 +77,26 @@ impl Clock for Standing {
     }
 }
 
-struct Fit;
+struct ReadyNode;
 
-impl Node for Fit {
+impl NodeStatus for ReadyNode {
     fn readiness(&self) -> Readiness {
         Readiness { ready: true, revision: Revision(1), store: "ok".to_owned(), advice: Vec::new(), draining: false }
     }
 
-    fn figures(&self) -> Figures {
-        Figures::default()
+    fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(std::future::ready(Ok(String::new())))
     }
 }
 
-fn desk() -> Arc<Desk> {
+fn service() -> Arc<CheckService> {
     let metrics = Arc::new(Metrics::new("0", "fuzz").expect("metrics"));
-    Arc::new(Desk {
+    Arc::new(CheckService {
         limiter: Arc::new(Trying::new()),
         clock: Arc::new(Standing),
         tally: metrics.tally(),
         metrics,
-        node: Arc::new(Fit),
         ids: RequestIds::new(1),
-        trusted_proxies: Vec::new(),
     })
 }
 
@@ -113,7 +112,7 @@ fn wait_for<T>(work: impl Future<Output = T>) -> T {
 /// A rule file, with the cases beside its rules: it is refused with places, or its rules decide a check.
 pub fn rule_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match rules::compile("f.yaml", text, Revision(1)) {
+    match decode::compile("f.yaml", text, Revision(1)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
         Ok(book) => {
             let mut trial = DryRun::new(Arc::new(book), BEGIN);
@@ -149,11 +148,15 @@ impl HttpBody for Pieces {
 }
 
 /// What `call` answers to a body, which is the same however it comes in; nothing of it is held afterwards.
-fn however<T: PartialEq + std::fmt::Debug>(bytes: &[u8], kind: Kind, call: impl Fn(Metered<Pieces>) -> T) -> T {
+fn however<T: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    kind: BodyKind,
+    call: impl Fn(BudgetedBody<Pieces>) -> T,
+) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
-        let reading = Arc::new(Reading::new(Arc::new(Metrics::new("0", "fuzz").expect("metrics"))));
-        let answer = call(Metered::new(Pieces::of(bytes, size), kind, Arc::clone(&reading)));
-        assert_eq!(reading.bytes(), 0, "what was read is given back");
+        let budget = Arc::new(BodyBudget::new(Arc::new(Metrics::new("0", "fuzz").expect("metrics"))));
+        let answer = call(BudgetedBody::new(Pieces::of(bytes, size), kind, Arc::clone(&budget)));
+        assert_eq!(budget.bytes(), 0, "what was read is given back");
         answer
     });
     let [whole, in_pieces] = answers;
@@ -163,15 +166,16 @@ fn however<T: PartialEq + std::fmt::Debug>(bytes: &[u8], kind: Kind, call: impl 
 
 /// The body of `POST /v1/check`: a decision, or what is wrong with it, in JSON.
 pub fn http_body(bytes: &[u8]) {
-    let (status, body) = however(bytes, Kind::Plain, check);
+    let (status, body) = however(bytes, BodyKind::Plain, check);
     assert!([200, 400, 413, 429].contains(&status), "{status}");
     assert!(body.starts_with(b"{") && body.ends_with(b"}"));
 }
 
-fn check(body: Metered<Pieces>) -> (u16, Bytes) {
+fn check(body: BudgetedBody<Pieces>) -> (u16, Bytes) {
     let request = Request::post("/v1/check").body(body).expect("a request");
     wait_for(async {
-        let mut routes = tidegate::api::http::routes(desk());
+        let mut routes =
+            routes(HttpState { service: service(), node: Arc::new(ReadyNode), trusted_proxies: Arc::new([]) });
         let answer: Result<Response<Body>, Infallible> = routes.call(request).await;
         let (head, body) = answer.expect("an answer").into_parts();
         (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))
@@ -179,9 +183,9 @@ fn check(body: Metered<Pieces>) -> (u16, Bytes) {
 }
 
 /// What a gRPC service answers to a body, messages and what frames them included: its `grpc-status`.
-fn grpc<S, B>(mut service: S, path: &str, body: Metered<Pieces>) -> i32
+fn grpc<S, B>(mut service: S, path: &str, body: BudgetedBody<Pieces>) -> i32
 where
-    S: Service<Request<Metered<Pieces>>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<BudgetedBody<Pieces>>, Response = Response<B>, Error = Infallible>,
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Debug,
 {
@@ -216,17 +220,17 @@ fn is_fit(status: i32) {
 /// Envoy's call, as it comes in.
 pub fn envoy_request(bytes: &[u8]) {
     let path = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-    is_fit(however(bytes, Kind::Messages, |body| {
-        grpc(EnvoyServer::new(Envoy(desk())).max_decoding_message_size(1 << 20), path, body)
+    is_fit(however(bytes, BodyKind::GrpcMessages, |body| {
+        grpc(EnvoyServer::new(Envoy(service())).max_decoding_message_size(1 << 20), path, body)
     }));
 }
 
 /// What a client sends on a stream of checks, in one call and as a batch.
 pub fn native_stream(bytes: &[u8]) {
     for call in ["CheckStream", "Check", "CheckBatch"] {
-        is_fit(however(bytes, Kind::Messages, |body| {
+        is_fit(however(bytes, BodyKind::GrpcMessages, |body| {
             let (_ended, ending) = tokio::sync::watch::channel(());
-            let service = NativeServer::new(Native { desk: desk(), ending }).max_decoding_message_size(1 << 20);
+            let service = NativeServer::new(Native { service: service(), ending }).max_decoding_message_size(1 << 20);
             grpc(service, &format!("/tidegate.v1.RateLimitService/{call}"), body)
         }));
     }

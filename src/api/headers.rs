@@ -1,5 +1,5 @@
-//! What a decision adds to a response: `RateLimit` and `RateLimit-Policy`
-//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, and what a refusing limit adds itself.
+//! The headers that a decision adds to a response: `RateLimit` and `RateLimit-Policy`
+//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, and those of a limit that denies.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use limiter::{Decision, LimitStatus, by_part_left};
 
-/// The most limits that are named in headers: those that refuse, then the tightest.
+/// The most limits that are named in headers: those that deny, then the tightest.
 const MAX_SHOWN: usize = 10;
 
-/// Adds all of them to `headers`.
+/// Adds the headers of a decision to `headers`.
 pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     let mut put = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::try_from(value) {
@@ -18,7 +18,7 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
         }
     };
     let mut shown = enforced(decision);
-    // Proxies bound what they read of headers.
+    // Proxies bound the size of headers.
     if shown.len() > MAX_SHOWN {
         shown.sort_by(|a, b| b.denied.cmp(&a.denied).then_with(|| by_part_left(a, b)));
     }
@@ -42,20 +42,22 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     if let Some(wait) = decision.retry_after {
         put("retry-after", seconds(wait).to_string());
     }
-    for (name, value) in added(decision.limits.iter()) {
+    for (name, value) in of_denying_limits(decision.limits.iter()) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.insert(name, value);
         }
     }
 }
 
-/// What the limits that refuse add.
-pub fn added<'d>(limits: impl Iterator<Item = &'d LimitStatus>) -> impl Iterator<Item = (&'d str, &'d str)> {
-    let refusing = limits.filter(|l| l.denied && !l.shadow);
-    refusing.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+/// The headers of the limits that deny.
+pub fn of_denying_limits<'d>(
+    limits: impl Iterator<Item = &'d LimitStatus>,
+) -> impl Iterator<Item = (&'d str, &'d str)> {
+    let denying = limits.filter(|l| l.denied && !l.shadow);
+    denying.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
-/// The limits that can refuse, each name once: where several descriptors have one limit, the tightest stands for it.
+/// The limits that can deny, each name once. If several descriptors have one limit, the tightest of them is shown.
 fn enforced(decision: &Decision) -> Vec<&LimitStatus> {
     let mut shown: Vec<&LimitStatus> = Vec::new();
     for limit in decision.limits.iter().filter(|l| !l.shadow && l.limit().is_some()) {
@@ -68,7 +70,7 @@ fn enforced(decision: &Decision) -> Vec<&LimitStatus> {
     shown
 }
 
-/// Limit names are plain, and a string of structured fields as they are.
+/// A list of structured fields (RFC 9651). Names of limits need no escape.
 fn list(limits: &[&LimitStatus], parameters: impl Fn(&LimitStatus, &mut String)) -> String {
     let mut out = String::new();
     for limit in limits {
@@ -82,7 +84,7 @@ fn list(limits: &[&LimitStatus], parameters: impl Fn(&LimitStatus, &mut String))
 fn policy(limit: &LimitStatus, out: &mut String) {
     let _ = write!(out, ";q={}", limit.effective.limit);
     let window = limit.effective.window_ms;
-    // The draft counts whole seconds, and a shorter window has none.
+    // The draft counts whole seconds. A shorter window has none.
     if window >= 1000 {
         let _ = write!(out, ";w={}", window.div_ceil(1000));
     }

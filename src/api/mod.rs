@@ -1,20 +1,10 @@
-//! The faces of a node: HTTP, the native gRPC calls and Envoy's. They read a request, ask the [`desk`], and write the
-//! answer; `status` is the one table from error to response.
+//! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls the
+//! [`check_service`], and writes the answer. [`status`] is the one table from error to response.
 
-mod authorize;
-mod check_json;
-mod connections;
-pub mod desk;
-pub mod envoy;
+pub mod attributes;
+pub mod check_service;
+pub mod grpc;
 mod headers;
 pub mod http;
-pub mod metered;
-pub mod native;
-mod native_stream;
-mod questions;
 pub mod request_id;
-pub mod serve;
-pub mod spread;
 mod status;
-mod timer;
-mod wait;

@@ -1,14 +1,14 @@
-//! Request ids: the caller's, or made.
+//! Request ids: from the caller, or made here.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The header and the gRPC metadata that carry it.
+/// The header and the gRPC metadata of a request id.
 pub const HEADER: &str = "x-request-id";
-/// The longest id that is taken from a caller, in bytes.
-const MAX: usize = 128;
+/// The longest id of a caller, in bytes.
+const MAX_LENGTH: usize = 128;
 
-/// The id of one request; one that is made is written only where somebody reads it.
+/// The id of one request. A made id is formatted only where it is read.
 #[derive(Clone, Copy, Debug)]
 pub enum RequestId<'a> {
     Given(&'a str),
@@ -16,7 +16,7 @@ pub enum RequestId<'a> {
 }
 
 impl RequestId<'_> {
-    /// As it is displayed, without the cost of formatting.
+    /// The displayed text, without the cost of formatting.
     pub fn to_text(self) -> String {
         match self {
             Self::Given(id) => id.to_owned(),
@@ -38,12 +38,12 @@ impl Display for RequestId<'_> {
     }
 }
 
-/// Whether an id is fit for a header and a log line.
-pub fn is_fit(id: &str) -> bool {
-    (1..=MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
+/// Returns true if an id may be written into a header and a log line.
+pub fn is_valid(id: &str) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Makes ids that differ within a node and, seeded from the OS, between nodes.
+/// Makes ids that are unique within a node and, by a random seed, between nodes.
 #[derive(Debug)]
 pub struct RequestIds {
     seed: u64,
@@ -55,10 +55,10 @@ impl RequestIds {
         Self { seed, next: AtomicU64::new(0) }
     }
 
-    /// The caller's id when it is fit, else a new one.
+    /// Returns the id of the caller if it is valid, else a new one.
     pub fn take<'a>(&self, given: Option<&'a str>) -> RequestId<'a> {
         let make = || RequestId::Made { seed: self.seed, number: self.next.fetch_add(1, Ordering::Relaxed) };
-        given.filter(|id| is_fit(id)).map_or_else(make, RequestId::Given)
+        given.filter(|id| is_valid(id)).map_or_else(make, RequestId::Given)
     }
 }
 
@@ -67,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_written_as_it_is_displayed() {
+    fn the_text_of_an_id_equals_its_display() {
         for id in [RequestId::Given("a"), RequestId::Made { seed: 0x0123_4567_89ab_cdef, number: u64::MAX - 6 }] {
             assert_eq!(id.to_text(), id.to_string());
         }
     }
 
     #[test]
-    fn a_fit_id_is_taken_and_another_made() {
+    fn a_valid_id_is_kept_and_an_invalid_one_replaced() {
         let ids = RequestIds::new(7);
         assert_eq!(ids.take(Some("abc-1")).to_string(), "abc-1");
         let long = "x".repeat(129);

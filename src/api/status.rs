@@ -12,38 +12,39 @@ use super::request_id::RequestId;
 use crate::ports::Unavailable;
 use limiter::Overload;
 
-/// How long a client should leave a node alone that sheds load.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long a client should wait before it asks an unavailable node again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One error of a request: where in it, and what was expected.
+/// One error of a request: its place, and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// A JSON pointer over HTTP, a field's path over gRPC.
+pub struct FieldViolation {
+    /// A JSON pointer over HTTP, the path of the field over gRPC.
     pub pointer: String,
     pub detail: String,
 }
 
-/// A fault at `pointer`.
-pub fn fault(pointer: impl Into<String>, detail: impl Into<String>) -> Fault {
-    Fault { pointer: pointer.into(), detail: detail.into() }
+/// A violation at `pointer`.
+pub fn violation(pointer: impl Into<String>, detail: impl Into<String>) -> FieldViolation {
+    FieldViolation { pointer: pointer.into(), detail: detail.into() }
 }
 
 /// Why a request got no decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// The request makes no sense.
-    Invalid(Vec<Fault>),
+    /// The request is not valid.
+    Invalid(Vec<FieldViolation>),
     TooLarge,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     TooSlow,
     NoSuchPath,
     WrongMethod,
     WrongMediaType,
-    /// A call of the contract that is not there yet.
+    /// A call of the contract that is not built yet.
     NotBuilt,
-    /// A fault of this node.
+    /// An error of this node.
     Internal,
-    Undecided(Unavailable),
+    /// The node makes no decision now.
+    Unavailable(Unavailable),
 }
 
 impl Rejection {
@@ -56,7 +57,7 @@ impl Rejection {
                 (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, text("expected a body of at most 64 KiB"))
             }
             Self::TooSlow => {
-                (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, text("the body did not come in time"))
+                (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, text("the body did not arrive in time"))
             }
             Self::NoSuchPath => (StatusCode::NOT_FOUND, Code::Unimplemented, text("there is nothing at this path")),
             Self::WrongMethod => {
@@ -68,21 +69,21 @@ impl Rejection {
             }
             Self::NotBuilt => (StatusCode::NOT_FOUND, Code::Unimplemented, text("this call is not built yet")),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, text("this node failed")),
-            Self::Undecided(refusal) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, refusal.to_string()),
+            Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why.to_string()),
         }
     }
 
-    fn faults(&self) -> &[Fault] {
-        if let Self::Invalid(faults) = self { faults } else { &[] }
+    fn violations(&self) -> &[FieldViolation] {
+        if let Self::Invalid(violations) = self { violations } else { &[] }
     }
 
-    /// Why load is shed, when that is the reason; a metric's label.
-    pub const fn shed(&self) -> Option<&'static str> {
+    /// The label of the metric that counts shed load, if that is the reason.
+    pub const fn shed_reason(&self) -> Option<&'static str> {
         match self {
-            Self::Undecided(Unavailable::Starting) => Some("starting"),
-            Self::Undecided(Unavailable::Overloaded(Overload::TooManyWaiting)) => Some("waiting"),
-            Self::Undecided(Unavailable::Overloaded(Overload::TooManyKeys)) => Some("keys"),
-            Self::Undecided(Unavailable::Restarted) => Some("restart"),
+            Self::Unavailable(Unavailable::Starting) => Some("starting"),
+            Self::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting)) => Some("waiting"),
+            Self::Unavailable(Unavailable::Overloaded(Overload::TooManyKeys)) => Some("keys"),
+            Self::Unavailable(Unavailable::Restarted) => Some("restart"),
             _ => None,
         }
     }
@@ -90,7 +91,7 @@ impl Rejection {
     /// The gRPC code and a line of text, for an item of a batch.
     pub fn code_and_message(&self) -> (Code, String) {
         let (_, code, mut message) = self.row();
-        for Fault { pointer, detail } in self.faults() {
+        for FieldViolation { pointer, detail } in self.violations() {
             message += &format!("; {pointer}: {detail}");
         }
         (code, message)
@@ -100,12 +101,12 @@ impl Rejection {
     pub fn into_status(self, id: &RequestId<'_>) -> Status {
         let (code, message) = self.code_and_message();
         let mut details = ErrorDetails::new();
-        for Fault { pointer, detail } in self.faults() {
+        for FieldViolation { pointer, detail } in self.violations() {
             details.add_bad_request_violation(pointer, detail);
         }
         details.set_request_info(id.to_string(), "");
         if code == Code::Unavailable {
-            details.set_retry_info(Some(RETRY));
+            details.set_retry_info(Some(RETRY_AFTER));
         }
         Status::with_error_details(code, message, details)
     }
@@ -114,11 +115,11 @@ impl Rejection {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, _, title) = self.row();
-        let body = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.faults() });
+        let body = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY.as_secs().into());
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.as_secs().into());
         }
         response
     }

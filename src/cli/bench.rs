@@ -13,8 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{Exit, Global, Output, output};
-use crate::config::parse_duration;
+use super::{Exit, GlobalArgs, Output, output};
+use crate::yaml::decode::parse_duration;
 use loadgen::calls::{Call, Question};
 use loadgen::compare::{Difference, Line, compare, differences};
 use loadgen::keys::Keys;
@@ -142,7 +142,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl Bench {
-    pub fn run(self, global: &Global) -> Exit {
+    pub fn run(self, global: &GlobalArgs) -> Exit {
         let done = match &self.command {
             Some(Command::Compare { before, after, plot }) => side_by_side(global, before, after, plot.as_deref()),
             None => self.load.run(global),
@@ -156,7 +156,7 @@ impl Bench {
 }
 
 impl Load {
-    fn run(&self, global: &Global) -> Result<Exit, String> {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, String> {
         let plan = self.plan()?;
         let (stop, stopped) = stop_at_signals().map_err(|error| format!("signals: {error}"))?;
         let begin = plan.warm_up.as_secs_f64().ceil();
@@ -176,7 +176,7 @@ impl Load {
             write(path, &serde_json::to_string(&report).map_err(|error| error.to_string())?)?;
         }
         match global.output {
-            Output::Json => say!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
+            Output::Json => outln!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?),
             Output::Table => show(&report),
         }
         let mut wrong = self.complaints(&report);
@@ -362,10 +362,10 @@ fn show(report: &Report) {
         Cell::new(thousands_of(report.refused)),
         output::verdict(thousands_of(failed), failed == 0),
     ]);
-    say!("{table}");
+    outln!("{table}");
 }
 
-fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&Path>) -> Result<Exit, String> {
+fn side_by_side(global: &GlobalArgs, before: &Path, after: &Path, picture: Option<&Path>) -> Result<Exit, String> {
     let (one, other) = (read(before)?, read(after)?);
     let (lines, differ) = (compare(&one, &other), differences(&one, &other));
     if let Some(path) = picture {
@@ -378,11 +378,11 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
         let difference = |d: &Difference| serde_json::json!({ "what": d.what, "before": d.before, "after": d.after });
         let lines: Vec<_> = lines.iter().map(line).collect();
         let differ: Vec<_> = differ.iter().map(difference).collect();
-        say!("{}", serde_json::json!({ "differ": differ, "lines": lines }));
+        outln!("{}", serde_json::json!({ "differ": differ, "lines": lines }));
         return Ok(Exit::Ok);
     }
     for Difference { what, before, after } in &differ {
-        say!("{what} differs: {before} and {after}");
+        outln!("{what} differs: {before} and {after}");
     }
     let mut table = output::table(&["", "before", "after", "ratio"]);
     for line in &lines {
@@ -391,6 +391,6 @@ fn side_by_side(global: &Global, before: &Path, after: &Path, picture: Option<&P
         let ratio = line.is_better().map_or_else(|| Cell::new(&ratio), |better| output::verdict(&ratio, better));
         table.add_row(vec![Cell::new(line.what), Cell::new(figure(line.before)), Cell::new(figure(line.after)), ratio]);
     }
-    say!("{table}");
+    outln!("{table}");
     Ok(Exit::Ok)
 }

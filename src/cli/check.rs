@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tonic::transport::Endpoint;
 
-use super::{Exit, Global, Output, output};
+use super::{Exit, GlobalArgs, Output, output};
 use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use proto::tidegate::v1::{CheckRequest, CheckResponse};
 
@@ -38,7 +38,7 @@ pub fn attribute(text: &str) -> Result<(String, String), String> {
 }
 
 impl Check {
-    pub fn run(self, global: &Global) -> Exit {
+    pub fn run(self, global: &GlobalArgs) -> Exit {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let asked = runtime
             .map_err(Into::into)
@@ -57,7 +57,7 @@ impl Check {
                         eprintln!("  {}: {}", text(error, "pointer"), text(error, "detail"));
                     }
                     if global.output == Output::Json {
-                        say!("{answer}");
+                        outln!("{answer}");
                     }
                     Exit::Failed
                 }

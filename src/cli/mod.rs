@@ -3,7 +3,7 @@
 #![deny(clippy::print_stdout)]
 
 /// Prints a line. Whoever reads may have read enough: a pipe that is closed is no error.
-macro_rules! say {
+macro_rules! outln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
         let _ = writeln!(std::io::stdout(), $($text)*);
@@ -13,9 +13,9 @@ macro_rules! say {
 mod bench;
 mod check;
 mod dev;
-mod node;
 mod output;
 mod rules;
+mod run_node;
 mod serve;
 mod simulate;
 
@@ -51,7 +51,7 @@ pub enum Output {
 
 /// What every command takes.
 #[derive(Args)]
-pub struct Global {
+pub struct GlobalArgs {
     /// How results are printed
     #[arg(long, global = true, default_value = "table", value_name = "FORMAT")]
     output: Output,
@@ -64,7 +64,7 @@ pub struct Global {
 #[command(name = "tidegate", version = VERSION, about = "A distributed rate limiter")]
 pub struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }

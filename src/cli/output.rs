@@ -7,7 +7,7 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde_json::Value;
 
 use super::Output;
-use crate::config::settings::Settings;
+use crate::config::settings::{Listen, Settings};
 use limiter::rules::RuleBook;
 
 /// An empty table with these heads.
@@ -47,7 +47,7 @@ pub fn length(ms: u64) -> String {
 /// What is wrong, for programs; people are told on standard error.
 pub fn wrong(output: Output, errors: &[Value]) {
     if output == Output::Json {
-        say!("{}", serde_json::json!({ "ok": false, "errors": errors }));
+        outln!("{}", serde_json::json!({ "ok": false, "errors": errors }));
     }
 }
 
@@ -59,7 +59,7 @@ pub fn count(number: usize, thing: &str) -> String {
 /// The answer to a check, in the JSON of `/v1/check`.
 pub fn decision(output: Output, answer: &Value) {
     if output == Output::Json {
-        say!("{answer}");
+        outln!("{answer}");
         return;
     }
     let allowed = answer["allowed"] == true;
@@ -70,10 +70,10 @@ pub fn decision(output: Output, answer: &Value) {
     if answer["degraded"] == true {
         line += " (decided without the store)";
     }
-    say!("{line}");
+    outln!("{line}");
     let limits = answer["limits"].as_array().map(Vec::as_slice).unwrap_or_default();
     if limits.is_empty() {
-        say!("no limit matches");
+        outln!("no limit matches");
         return;
     }
     let mut table = table(&["limit", "algorithm", "left", "of", "window", "free again in", ""]);
@@ -96,21 +96,21 @@ pub fn decision(output: Output, answer: &Value) {
             verdict(said, !refused),
         ]);
     }
-    say!("{table}");
+    outln!("{table}");
 }
 
 /// What `serve --check` found good. Nothing secret is in it.
 pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
     let (domains, limits) = size(book);
-    let Settings { region, node, http, grpc, .. } = settings;
+    let Settings { region, node, listen: Listen { http, grpc, .. }, .. } = settings;
     if output == Output::Json {
         let report = serde_json::json!({
             "ok": true, "region": region, "node": node, "http": http, "grpc": grpc, "domains": domains, "limits": limits,
         });
-        say!("{report}");
+        outln!("{report}");
     } else {
-        say!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
-        say!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
+        outln!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
+        outln!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
     }
 }
 

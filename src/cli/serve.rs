@@ -2,42 +2,37 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 
-use super::node::{Plan, metrics, serve, workers};
-use super::{Exit, Global, Output, output};
+use super::run_node::{BUILD, assembled, run};
+use super::{Exit, GlobalArgs, Output, output};
 use crate::config::overlay::Setting;
 use crate::config::settings::{ConfigError, Settings};
-use crate::config::source::{FileRules, load};
-use crate::config::{machine, source};
-use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
-use crate::ports::RuleSource;
-use crate::ports::location::{Location, Redis};
+use crate::host::machine;
+use crate::node::assemble;
+use crate::rulefile::watch::{self, InvalidRuleFile, load};
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Metrics;
 use limiter::Revision;
 
 #[derive(Args)]
 pub struct Serve {
-    /// Configuration file; without it the environment says everything
+    /// Configuration file; without it, the environment has all settings
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Only tell whether configuration and rules are good
+    /// Only check the configuration and the rules
     #[arg(long)]
     check: bool,
     /// Rule file (`rules.file`)
     #[arg(long)]
     rules: Option<PathBuf>,
-    /// Address of the HTTP face (`listen.http`)
+    /// Address of the HTTP listener (`listen.http`)
     #[arg(long)]
     http: Option<SocketAddr>,
-    /// Address of the gRPC face (`listen.grpc`)
+    /// Address of the gRPC listener (`listen.grpc`)
     #[arg(long)]
     grpc: Option<SocketAddr>,
-    /// Where counters are kept (`store.url`)
+    /// URL of the counter store (`store.url`)
     #[arg(long)]
     store: Option<String>,
     /// Region of this node (`region`)
@@ -49,75 +44,44 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self, global: &Global) -> Exit {
+    pub fn run(self, global: &GlobalArgs) -> Exit {
         let settings = match self.settings(global) {
             Ok(settings) => settings,
             Err(exit) => return exit,
         };
         if self.check {
-            if let Location::Redis(redis) = &settings.store.location
-                && let Err(exit) = metrics().and_then(|metrics| region(&settings, redis, &node(&settings), &metrics))
-            {
-                return exit;
-            }
-            return match load(&settings.rules, Revision(1)) {
-                Ok((_, book)) => {
-                    output::checked(global.output, &settings, &book);
-                    Exit::Ok
-                }
-                Err(refused) => {
-                    output::wrong(global.output, &refused.errors());
-                    bad(&refused)
-                }
-            };
+            return check(&settings, global.output);
         }
-        logs::start(settings.level.into(), settings.format);
-        let metrics = match metrics() {
-            Ok(metrics) => metrics,
+        logs::start(settings.log.level.into(), settings.log.format);
+        let node = match assembled(assemble::serve(&settings, BUILD)) {
+            Ok(node) => node,
             Err(exit) => return exit,
         };
-        let file = match FileRules::watch(settings.rules.clone(), Arc::clone(&metrics)) {
-            Ok(file) => Arc::new(file),
-            Err(refused) => return bad(&refused),
-        };
-        let plan = Plan { http: settings.http, grpc: settings.grpc, node: node(&settings) };
-        let rules = Arc::clone(&file) as Arc<dyn RuleSource>;
-        let environment = match &settings.store.location {
-            Location::Memory => {
-                tracing::warn!(
-                    "counters are in this process's memory: no other node counts with it, and a restart forgets"
-                );
-                Environment::in_memory(&plan.node, rules, metrics)
-            }
-            Location::Redis(redis) => match region(&settings, redis, &plan.node, &metrics) {
-                Ok(region) => Environment::in_region(region, rules, metrics),
-                Err(exit) => return exit,
-            },
-        };
-        serve(&plan, &environment, Some(file), |http, grpc| {
+        let workers = node.config.workers;
+        run(node, settings.listen.http, settings.listen.grpc, |http, grpc| {
             let Settings { region, node, .. } = &settings;
-            tracing::info!(region, node, %http, %grpc, workers = plan.node.workers, "serving");
+            tracing::info!(region, node, %http, %grpc, workers, "serving");
         })
     }
 
-    /// All sources in one, or every error of all of them.
-    fn settings(&self, global: &Global) -> Result<Settings, Exit> {
-        let text = self.config.as_ref().map(|path| source::read(path)).transpose().map_err(|refused| bad(&refused))?;
+    /// Reads all sources of settings, and prints every error of all of them.
+    fn settings(&self, global: &GlobalArgs) -> Result<Settings, Exit> {
+        let text = self.config.as_ref().map(|path| watch::read(path)).transpose().map_err(|invalid| print(&invalid))?;
         let name = self.config.as_ref().map(|path| path.display().to_string());
         let mut settings = Vec::new();
-        let mut wrong = false;
+        let mut invalid = false;
         for (key, value) in std::env::vars_os() {
             let Some(key) = key.to_str().map(ToOwned::to_owned) else { continue };
             let Some(value) = value.to_str() else {
                 if Setting::from_environment(&key, "").is_some() {
                     eprintln!("{key}: expected UTF-8");
-                    wrong = true;
+                    invalid = true;
                 }
                 continue;
             };
             settings.extend(Setting::from_environment(&key, value));
         }
-        // The user's document names it; what says `store.url` itself comes after it, and holds.
+        // The variable of the user's document. Any other source of `store.url` takes precedence.
         if let Ok(seeds) = std::env::var("REDIS_CLUSTER")
             && !settings.iter().any(|s| s.path == ["store", "url"])
         {
@@ -125,7 +89,7 @@ impl Serve {
             let plain = |seed: &&str| seed.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c));
             if !seeds.iter().all(plain) {
                 eprintln!("REDIS_CLUSTER: expected host:port, host:port and so on, or one DNS name");
-                wrong = true;
+                invalid = true;
             } else if let Some((first, others)) = seeds.split_first() {
                 let path = vec!["store".to_owned(), "url".to_owned()];
                 let others: Vec<String> = others.iter().map(|seed| format!("node={seed}")).collect();
@@ -149,90 +113,44 @@ impl Serve {
         let file = name.as_deref().zip(text.as_deref());
         let read = Settings::read(file, settings, &machine::host());
         match read {
-            Ok(settings) if !wrong => Ok(settings),
+            Ok(settings) if !invalid => Ok(settings),
             read => {
-                let (mut told, mut rules) = (Vec::new(), PathBuf::new());
-                if let Err(wrong) = read {
-                    wrong.errors.iter().for_each(|error| eprintln!("{error}"));
+                let (mut errors, mut rules) = (Vec::new(), PathBuf::new());
+                if let Err(invalid) = read {
+                    invalid.errors.iter().for_each(|error| eprintln!("{error}"));
                     let json = |e: &ConfigError| serde_json::json!({ "origin": e.origin, "field": e.field, "message": e.message });
-                    told.extend(wrong.errors.iter().map(json));
-                    rules = wrong.rules;
+                    errors.extend(invalid.errors.iter().map(json));
+                    rules = invalid.rules;
                 }
-                // What is wrong with the rules is told at the same time.
-                if let Some(refused) = load(&rules, Revision(1)).err().filter(|_| !rules.as_os_str().is_empty()) {
-                    eprintln!("{refused}");
-                    told.extend(refused.errors());
+                // The errors of the rules are shown at the same time.
+                if let Some(invalid) = load(&rules, Revision(1)).err().filter(|_| !rules.as_os_str().is_empty()) {
+                    eprintln!("{invalid}");
+                    errors.extend(invalid.errors());
                 }
-                output::wrong(if self.check { global.output } else { Output::Table }, &told);
+                output::wrong(if self.check { global.output } else { Output::Table }, &errors);
                 Err(Exit::BadConfiguration)
             }
         }
     }
 }
 
-fn bad(refused: &source::Refused) -> Exit {
-    eprintln!("{refused}");
+fn check(settings: &Settings, output: Output) -> Exit {
+    if let Err(exit) = assembled(assemble::check(settings, BUILD)) {
+        return exit;
+    }
+    match load(&settings.rules, Revision(1)) {
+        Ok((_, book)) => {
+            output::checked(output, settings, &book);
+            Exit::Ok
+        }
+        Err(invalid) => {
+            output::wrong(output, &invalid.errors());
+            print(&invalid)
+        }
+    }
+}
+
+fn print(invalid: &InvalidRuleFile) -> Exit {
+    eprintln!("{invalid}");
     Exit::BadConfiguration
-}
-
-/// The region's Redis, not yet connected.
-fn region(settings: &Settings, redis: &Redis, node: &NodeConfig, metrics: &Arc<Metrics>) -> Result<RedisRegion, Exit> {
-    let (mut wrong, store) = (false, &settings.store);
-    let mut file = |field: &str, path: &Option<PathBuf>| {
-        let text = path.as_ref().map(|path| std::fs::read(path).map_err(|error| (path, error))).transpose();
-        text.unwrap_or_else(|(path, error)| {
-            eprintln!("store.{field}: {}: {error}", path.display());
-            wrong = true;
-            None
-        })
-    };
-    let password = file("password_file", &store.password_file);
-    let authorities = file("ca_file", &store.ca_file);
-    let mut redis = redis.clone();
-    if let Some(password) = password {
-        // Editors end a file with a line's end, which is no part of the secret.
-        redis.password = Some(String::from_utf8_lossy(&password).trim_end_matches(['\r', '\n']).to_owned());
-    }
-    redis.username = store.username.clone().or(redis.username);
-    if wrong {
-        return Err(Exit::BadConfiguration);
-    }
-    let config = RedisConfig {
-        redis,
-        authorities,
-        region: settings.region.clone(),
-        node: settings.node.clone(),
-        boot: clock::random().map_err(|error| failed(&error))?,
-        cores: node.cores(),
-        key_prefix: store.key_prefix.clone(),
-        tags: store.tags,
-        deadline: Duration::from_millis(store.deadline_ms),
-        metrics: Arc::clone(metrics),
-    };
-    RedisRegion::new(config).map_err(|error| {
-        eprintln!("store.ca_file: {error}");
-        Exit::BadConfiguration
-    })
-}
-
-fn failed(error: &std::io::Error) -> Exit {
-    eprintln!("{error}");
-    Exit::Failed
-}
-
-fn node(settings: &Settings) -> NodeConfig {
-    NodeConfig {
-        workers: workers(settings.workers),
-        max_keys: match settings.max_keys {
-            0 => machine::keys(settings.store.location == Location::Memory),
-            keys => keys,
-        },
-        max_pending: settings.max_pending,
-        max_connections: settings.max_connections,
-        lease_us: settings.store.lease_ms * 1000,
-        deadline_us: settings.store.deadline_ms * 1000,
-        min_holders: settings.store.min_holders,
-        drain: Duration::from_millis(settings.drain_ms),
-        trusted_proxies: settings.trusted_proxies.clone(),
-    }
 }

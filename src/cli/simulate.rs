@@ -10,7 +10,7 @@ use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Exit, Global, Output, output};
+use super::{Exit, GlobalArgs, Output, output};
 use simulations::drawing;
 use simulations::many::{Many, Summary, one};
 use simulations::plot::svg;
@@ -47,7 +47,7 @@ fn scenarios() -> impl TypedValueParser<Value = Scenario> {
 }
 
 impl Simulate {
-    pub fn run(self, global: &Global) -> Exit {
+    pub fn run(self, global: &GlobalArgs) -> Exit {
         let done = match self.seeds {
             Some(seeds) => self.many(seeds, global.output),
             None => self.one(global.output),
@@ -140,7 +140,7 @@ fn report(summary: &Summary, output: Output) {
             .iter()
             .map(|b| json!({ "scenario": b.scenario.name(), "seed": b.seed, "violations": b.violations.iter().map(ToString::to_string).collect::<Vec<_>>() }))
             .collect();
-        say!("{}", json!({ "scenarios": sums, "broken": broken }));
+        outln!("{}", json!({ "scenarios": sums, "broken": broken }));
         return;
     }
     let mut table = output::table(&["scenario", "seeds", "faults", "checks", "allowed", "without the store", "broken"]);
@@ -151,15 +151,15 @@ fn report(summary: &Summary, output: Output) {
         row.push(output::verdict(sums.violations, sums.violations == 0));
         table.add_row(row);
     }
-    say!("{table}");
+    outln!("{table}");
     for broken in summary.broken.iter().take(MOST_SHOWN) {
         if let Some(violation) = broken.violations.first() {
-            say!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
+            outln!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
         }
     }
     let seeds: u64 = summary.by_scenario.values().map(|sums| sums.seeds).sum();
     let good = summary.broken.is_empty();
-    say!(
+    outln!(
         "{}: {} of {seeds} seeds broke a promise",
         output::word(if good { "good" } else { "broken" }, good),
         summary.broken.len()

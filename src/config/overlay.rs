@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::tree::{Node, Place, Style, SyntaxError, Value};
+use crate::yaml::tree::{Node, Place, Style, SyntaxError, Value};
 use limiter::rules::Path;
 
 /// Environment variables with this prefix are configuration.

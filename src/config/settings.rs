@@ -1,4 +1,4 @@
-//! The configuration of `serve`: what it says, what it means by default, and every error of it at once.
+//! The settings of `serve`: their types, their defaults, and every error at once. Times are in milliseconds.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,33 +6,52 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::decode::{Errors, Fields, duration_ms, list, number, string, word};
 use super::overlay::{Overlay, Setting};
-use super::tree::Node;
 use crate::ports::location::{Location, LocationError};
 use crate::telemetry::logs;
+use crate::yaml::decode::{Errors, Fields, duration_ms, list, number, string, word};
+use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
-/// What a node is configured with. Lengths of time are in milliseconds.
+/// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub region: String,
     pub node: String,
-    pub http: SocketAddr,
-    pub grpc: SocketAddr,
-    /// For what nodes of a cluster will say to each other; nothing listens there yet.
-    pub cluster: SocketAddr,
-    pub trusted_proxies: Vec<IpNet>,
+    pub listen: Listen,
     /// 0: the cores that the cgroup allows.
     pub workers: usize,
     pub store: Store,
+    /// `rules.file`
     pub rules: PathBuf,
+    pub limits: Limits,
+    pub log: Log,
+}
+
+/// `listen:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    /// For the messages between nodes. Nothing listens there yet.
+    pub cluster: SocketAddr,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `limits:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// 0: from the memory that the cgroup allows.
     pub max_keys: usize,
     pub max_pending: usize,
-    /// On each face.
+    /// On each listener.
     pub max_connections: usize,
     pub drain_ms: u64,
+}
+
+/// `log:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
     pub level: Level,
     pub format: logs::Format,
 }
@@ -41,10 +60,10 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     pub location: Location,
-    /// Instead of what the URL says.
+    /// It takes precedence over the URL.
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
-    /// Who signed the servers' certificates.
+    /// The certificate authorities that signed the certificates of the servers.
     pub ca_file: Option<PathBuf>,
     pub deadline_ms: u64,
     pub key_prefix: String,
@@ -75,7 +94,7 @@ impl From<Level> for tracing::level_filters::LevelFilter {
     }
 }
 
-/// What holds where nothing is said; `region`, `store.url` and `rules.file` must be said.
+/// The values of settings that are not given. `region`, `store.url` and `rules.file` must be given.
 pub struct Defaults {
     pub http: &'static str,
     pub grpc: &'static str,
@@ -105,7 +124,7 @@ pub const DEFAULTS: Defaults = Defaults {
     drain_ms: 10_000,
 };
 
-/// One error: where the value was written, its path, and what was expected.
+/// One error: the origin of the value, its path, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// `file:line:column`, an environment variable or a flag.
@@ -123,27 +142,27 @@ impl fmt::Display for ConfigError {
 
 /// Why there is no configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidSettings {
     pub errors: Vec<ConfigError>,
-    /// The rule file, where it is named all the same: its errors can be told with these.
+    /// The rule file, if it is named all the same, so that its errors are shown at the same time.
     pub rules: PathBuf,
 }
 
-/// Sections that later work brings.
+/// Sections that are not built yet.
 const LATER: [&str; 5] = ["postgres", "raft", "peers", "kafka", "tls"];
 
 impl Settings {
-    /// Reads a file (name and text) with settings of the environment and of flags laid over it. `host` names the node
-    /// where nothing else does.
+    /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default name of
+    /// the node.
     ///
     /// # Errors
     /// Every error of all sources.
-    pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, Wrong> {
+    pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, InvalidSettings> {
         let overlay = Overlay::new(file, settings).map_err(|e| {
             let name = file.map_or("", |(name, _)| name);
             let origin = format!("{name}:{}:{}", e.place.line, e.place.column);
             let errors = vec![ConfigError { origin, field: String::new(), message: e.message }];
-            Wrong { errors, rules: PathBuf::new() }
+            InvalidSettings { errors, rules: PathBuf::new() }
         })?;
         let mut errors = Errors::default();
         let settings = decode(&overlay.root, host, &mut errors);
@@ -155,7 +174,7 @@ impl Settings {
             field: problem.path.to_string(),
             message: problem.message,
         });
-        Err(Wrong { errors: placed.collect(), rules: settings.rules })
+        Err(InvalidSettings { errors: placed.collect(), rules: settings.rules })
     }
 }
 
@@ -171,54 +190,59 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         let file = fields.require("file", errors).and_then(|n| string(n, &path.field("file"), errors));
         file.map(PathBuf::from).unwrap_or_default()
     });
-    let limits = section(fields.get("limits"), &top.field("limits"), errors, |fields, path, errors| {
-        let mut get = |field, range| fields.get(field).and_then(|n| within(n, &path.field(field), range, errors));
-        let max_keys = get("max_keys", 0..=1 << 31).unwrap_or(0);
-        let max_pending = get("max_pending", 1..=1 << 24).unwrap_or(DEFAULTS.max_pending as u64);
-        let connections = get("max_connections", 1..=1 << 20).unwrap_or(DEFAULTS.max_connections as u64);
-        let drain = fields.get("drain").and_then(|n| length(n, &path.field("drain"), 0..=600_000, errors));
-        (max_keys, max_pending, connections, drain.unwrap_or(DEFAULTS.drain_ms))
-    });
-    let log = section(fields.get("log"), &top.field("log"), errors, |fields, path, errors| {
-        const LEVELS: [(&str, Level); 5] = [
-            ("error", Level::Error),
-            ("warn", Level::Warn),
-            ("info", Level::Info),
-            ("debug", Level::Debug),
-            ("trace", Level::Trace),
-        ];
-        const FORMATS: [(&str, logs::Format); 2] = [("text", logs::Format::Text), ("json", logs::Format::Json)];
-        let level = fields.get("level").and_then(|n| word(n, &path.field("level"), &LEVELS, errors));
-        let format = fields.get("format").and_then(|n| word(n, &path.field("format"), &FORMATS, errors));
-        (level.unwrap_or(Level::Info), format.unwrap_or_default())
-    });
+    let limits = limits(fields.get("limits"), &top.field("limits"), errors);
+    let log = log(fields.get("log"), &top.field("log"), errors);
     for section in LATER {
         if fields.get(section).is_some() {
             errors.add(&top.field(section), "expected nothing: this section is not built yet");
         }
     }
     fields.finish(errors);
-    let [http, grpc, cluster] = listen.0;
     Settings {
         region: region.unwrap_or_default(),
         node: node.unwrap_or_else(|| host.to_owned()),
-        http,
-        grpc,
-        cluster,
-        trusted_proxies: listen.1,
+        listen,
         workers: size(workers.unwrap_or(0)),
         store,
         rules,
-        max_keys: size(limits.0),
-        max_pending: size(limits.1),
-        max_connections: size(limits.2),
-        drain_ms: limits.3,
-        level: log.0,
-        format: log.1,
+        limits,
+        log,
     }
 }
 
-/// Reads a section; one that is absent reads as empty.
+fn limits(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Limits {
+    section(node, path, errors, |fields, path, errors| {
+        let mut get = |field, range| fields.get(field).and_then(|n| within(n, &path.field(field), range, errors));
+        let max_keys = get("max_keys", 0..=1 << 31).unwrap_or(0);
+        let max_pending = get("max_pending", 1..=1 << 24).unwrap_or(DEFAULTS.max_pending as u64);
+        let max_connections = get("max_connections", 1..=1 << 20).unwrap_or(DEFAULTS.max_connections as u64);
+        let drain = fields.get("drain").and_then(|n| length(n, &path.field("drain"), 0..=600_000, errors));
+        Limits {
+            max_keys: size(max_keys),
+            max_pending: size(max_pending),
+            max_connections: size(max_connections),
+            drain_ms: drain.unwrap_or(DEFAULTS.drain_ms),
+        }
+    })
+}
+
+fn log(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Log {
+    const LEVELS: [(&str, Level); 5] = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+    ];
+    const FORMATS: [(&str, logs::Format); 2] = [("text", logs::Format::Text), ("json", logs::Format::Json)];
+    section(node, path, errors, |fields, path, errors| {
+        let level = fields.get("level").and_then(|n| word(n, &path.field("level"), &LEVELS, errors));
+        let format = fields.get("format").and_then(|n| word(n, &path.field("format"), &FORMATS, errors));
+        Log { level: level.unwrap_or(Level::Info), format: format.unwrap_or_default() }
+    })
+}
+
+/// Reads a section. An absent section reads as an empty one.
 fn section<T>(
     node: Option<&Node>,
     path: &Path,
@@ -232,25 +256,25 @@ fn section<T>(
     value
 }
 
-fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> ([SocketAddr; 3], Vec<IpNet>) {
+fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Listen {
     section(node, path, errors, |fields, path, errors| {
         let mut seen: Vec<SocketAddr> = Vec::new();
-        let faces = [("http", DEFAULTS.http), ("grpc", DEFAULTS.grpc), ("cluster", DEFAULTS.cluster)];
-        let addresses = faces.map(|(face, default)| {
-            let path = path.field(face);
-            let given = fields.get(face).and_then(|n| string(n, &path, errors));
+        let listeners = [("http", DEFAULTS.http), ("grpc", DEFAULTS.grpc), ("cluster", DEFAULTS.cluster)];
+        let [http, grpc, cluster] = listeners.map(|(listener, default)| {
+            let path = path.field(listener);
+            let given = fields.get(listener).and_then(|n| string(n, &path, errors));
             let Ok(address) = given.as_deref().unwrap_or(default).parse() else {
                 errors.add(&path, "expected an address and a port, such as 0.0.0.0:8080 or [::]:8080");
                 return SocketAddr::from(([0, 0, 0, 0], 0));
             };
             if seen.contains(&address) && address.port() != 0 {
-                errors.add(&path, "expected an address that no other face has");
+                errors.add(&path, "expected an address that no other listener has");
             }
             seen.push(address);
             address
         });
         let trusted = fields.get("trusted_proxies").map(|n| list(n, &path.field("trusted_proxies"), errors, network));
-        (addresses, trusted.unwrap_or_default())
+        Listen { http, grpc, cluster, trusted_proxies: trusted.unwrap_or_default() }
     })
 }
 
@@ -313,7 +337,7 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
     })
 }
 
-/// A name that goes into keys and logs.
+/// Reads a name that goes into keys and logs.
 fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let text = string(node, path, errors)?;

@@ -1,96 +1,89 @@
-//! The seams between the core and the world. Adapters implement them; the core and the actors know only these.
+//! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only them.
 
 pub mod location;
+mod service;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use limiter::counter::{Batch, BatchReply, StoreError};
 use limiter::rules::RuleBook;
-use limiter::{Check, Decision, LaneId, NodeTime, Overload, WallTime};
+use limiter::{Check, Decision, LaneId, NodeTime, Overload, Revision, WallTime};
+use serde::Serialize;
+use tokio::sync::watch;
+
+pub use service::{Fatal, Service, Shutdown};
 
 /// A boxed future that an adapter returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The clocks of this node.
 pub trait Clock: Send + Sync + 'static {
-    /// Monotonic, in microseconds since an arbitrary start.
+    /// The monotonic clock, in microseconds since an arbitrary start.
     fn now(&self) -> NodeTime;
-    /// The wall clock, in microseconds since the Unix epoch; only a first estimate of the store's.
+    /// The wall clock. It is only a first estimate of the store's clock.
     fn wall(&self) -> WallTime;
 }
 
-/// Where a region's counters live. It runs batches as [`limiter::counter::apply`] says.
+/// The counters of a region, for one core. A store does with a batch what [`limiter::counter::apply`] does.
 pub trait CounterStore: Send + Sync + 'static {
-    /// Independent parts of the store, each with its own clock and its own batch in flight.
+    /// The number of lanes. Each has its own clock and at most one batch in flight.
     fn lanes(&self) -> u16;
-    /// The lane that owns `key`.
+    /// The lane of the counter `key`.
     fn lane(&self, key: &[u8]) -> LaneId;
-    /// Runs a batch. Answers within its own deadline; an error says whether it may have been applied.
+    /// Runs a batch, within the deadline of the store. An error says whether the batch may have been applied.
     fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>>;
-    /// Looks after what it needs, such as connections, as long as it is waited for: the core that uses it does.
+    /// Keeps connections and the like, while it is polled. The core that uses the store polls it.
     fn keep(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
     }
 }
 
-/// The region that a node counts with: its counters, and who else is there.
-pub trait Region: Send + Sync + 'static {
-    /// A door to the region's counters, for one core.
+/// The region that a node counts with. As a service, it keeps the node's place among the members of the region.
+pub trait Region: Service {
+    /// The counters of the region, for one core.
     fn store(&self) -> Arc<dyn CounterStore>;
-    /// How many may hold tokens of a key: the cores of all nodes.
+    /// The number of shards that may hold tokens of a key: the cores of all nodes.
     fn holders(&self) -> watch::Receiver<u32>;
     fn state(&self) -> RegionState;
-    /// Keeps the node's place in its region as long as it is waited for. Ends only where the node must not serve.
-    fn keep(&self) -> BoxFuture<'_, Unfit>;
-    /// Says that the node leaves.
-    fn leave(&self) -> BoxFuture<'_, ()>;
 }
 
-/// How a region's store is.
+/// The state of a region's store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionState {
-    /// It has been reached at least once.
+    /// The store was reached at least once.
     pub reached: bool,
-    /// `ok`, or what is the matter.
+    /// `ok`, or what is wrong.
     pub store: String,
-    /// What about it weakens the promises, and what to do.
+    /// Settings of the store that weaken the promises, and what to do.
     pub advice: Vec<&'static str>,
 }
 
-/// Why a node must not serve: it would count apart from its region.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unfit(pub String);
-
-/// Where rules come from.
+/// A source of rules. Their revisions are one sequence: see [`Revision`].
 pub trait RuleSource: Send + Sync + 'static {
-    /// The newest book, and every newer one after it. Revisions only grow.
+    /// The newest rules, and every newer ones.
     fn follow(&self) -> watch::Receiver<Arc<RuleBook>>;
 }
 
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// The decision on a check that arrived at `now` of this core's [`Clock`], or why there is none. `within` is how long the
-    /// caller waits, when that is less than the store's deadline: what is undecided then is decided as each limit's
-    /// `on_store_failure` says.
-    fn check(&self, check: &Check<'_>, now: NodeTime, within: Option<Duration>) -> Answer;
-    /// The same for many checks at once, each for itself, in order.
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, within: Option<Duration>) -> Vec<Answer>;
+    /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that is less than
+    /// the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
+    fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer;
+    /// Decides many checks at once, each for itself, in order.
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer>;
 }
 
-/// A decision made at once, or one that waits for the store.
+/// The answer to a check: a decision made at once, or one that waits for the store.
 pub enum Answer {
     Now(Result<Decision, Unavailable>),
     Later(BoxFuture<'static, Result<Decision, Unavailable>>),
 }
 
 impl Answer {
-    /// The decision, waited for where it must be.
+    /// Returns the decision, after waiting if it must.
     pub async fn get(self) -> Result<Decision, Unavailable> {
         match self {
             Self::Now(decision) => decision,
@@ -99,13 +92,34 @@ impl Answer {
     }
 }
 
-/// Why a check got no decision.
+/// Why a node makes no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     #[error("the node is starting")]
     Starting,
     #[error("overloaded: {0}")]
     Overloaded(#[from] Overload),
-    #[error("the shard was restarted while the check was under way")]
+    #[error("the shard was restarted while the check waited")]
     Restarted,
+}
+
+/// What the front ends ask of the node that they belong to.
+pub trait NodeStatus: Send + Sync + 'static {
+    fn readiness(&self) -> Readiness;
+    /// Every metric in the text format of Prometheus. It is rendered away from the cores that decide.
+    fn metrics(&self) -> BoxFuture<'_, Result<String, String>>;
+}
+
+/// The answer to a readiness probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// The revision of the rules in force; 0 before there are any.
+    pub revision: Revision,
+    /// `ok`, or what is wrong.
+    pub store: String,
+    /// Settings of the store that weaken the promises, and what to do.
+    pub advice: Vec<&'static str>,
+    /// The node is about to stop.
+    pub draining: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indexmap::IndexMap;
 use tokio::sync::watch;
 
-use crate::ports::{BoxFuture, Clock, CounterStore, Region, RegionState, Unfit};
+use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Region, RegionState, Service, Shutdown};
 use limiter::counter::{self, Batch, BatchContext, BatchReply, Item, ItemReply, Record, StoreError};
 use limiter::{LaneId, StoreTime};
 
@@ -155,13 +155,18 @@ impl Region for Alone {
         // A store in this process is always there.
         RegionState { reached: true, store: "ok".to_owned(), advice: Vec::new() }
     }
+}
 
-    fn keep(&self) -> BoxFuture<'_, Unfit> {
-        Box::pin(std::future::pending())
+impl Service for Alone {
+    fn name(&self) -> &'static str {
+        "region"
     }
 
-    fn leave(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            shutdown.requested().await;
+            Ok(())
+        })
     }
 }
 

@@ -10,9 +10,9 @@ use prometheus::{
 use super::connections::Connections;
 use super::names::{self, Name};
 use super::tally::{Counted, OUTCOMES, Tally};
-use limiter::Revision;
 use limiter::invariant::{self, Invariant};
 use limiter::rules::Diff;
+use limiter::{Revision, ShardStats};
 
 /// Upper bounds of the latency buckets, in seconds: from a decision in place to a store that is lost.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -21,7 +21,7 @@ const LATENCY_BUCKETS: [f64; 14] =
 /// Why load is shed.
 const SHED_REASONS: [&str; 5] = ["waiting", "keys", "restart", "starting", "reading"];
 
-/// Figures of all cores together, as they stand.
+/// The numbers of all cores together at one instant.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     pub keys: u64,
@@ -35,6 +35,19 @@ pub struct Figures {
     pub revision: Revision,
     pub holders: u64,
     pub store_ok: bool,
+}
+
+impl Figures {
+    /// Adds the numbers of one core.
+    pub const fn add(&mut self, stats: ShardStats, restarts: u64) {
+        self.keys += stats.keys as u64;
+        self.waiting += stats.waiting as u64;
+        self.batches += stats.batches;
+        self.items += stats.items;
+        self.failed_batches += stats.failed_batches;
+        self.failed_items += stats.failed_items;
+        self.restarts += restarts;
+    }
 }
 
 /// Every metric of [`names::ALL`].

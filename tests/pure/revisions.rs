@@ -9,9 +9,9 @@ use limiter::{Check, Descriptor, NodeTime, Revision, ShardConfig};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
-use tidegate::config::rules::compile;
-use tidegate::config::source::FileRules;
 use tidegate::ports::{Clock, CounterStore, Limiter, RuleSource};
+use tidegate::rulefile::decode::compile;
+use tidegate::rulefile::watch::FileRules;
 use tidegate::store::memory::MemoryStore;
 use tidegate::telemetry::metrics::Metrics;
 use tokio::sync::watch;
@@ -93,7 +93,7 @@ async fn buckets_follow_the_rules_in_force_from_a_file_to_a_change_log_and_back(
     // A file system stamps files with the instant of its last tick, a few milliseconds ago.
     let file = |burst: u64, at_ms: u64| loop {
         std::fs::write(&path, rules(burst)).unwrap();
-        let source = FileRules::watch(path.clone(), Arc::new(Metrics::new("0", "0").unwrap())).unwrap();
+        let source = FileRules::open(path.clone(), Arc::new(Metrics::new("0", "0").unwrap())).unwrap();
         if source.follow().borrow().revision > Revision(at_ms) {
             break source;
         }

@@ -1,7 +1,7 @@
 //! The rule file as a user writes it: what is taken, and how everything that is wrong is told.
 
 use limiter::{Check, Descriptor, Revision};
-use tidegate::config::rules::compile;
+use tidegate::rulefile::decode::compile;
 
 const BOOK: &str = r#"
 version: 1

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate::node::clock::SystemClock;
+use tidegate::host::clock::SystemClock;
 use tidegate::store::memory::MemoryStore;
 
 use crate::servers::{Cluster, Sentinels, Single, open, region};

@@ -13,9 +13,9 @@ use super::wait::{PATIENCE, elapsed};
 use limiter::counter::Batch;
 use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
-use tidegate::node::{RedisConfig, RedisRegion};
 use tidegate::ports::location::Location;
-use tidegate::ports::{CounterStore, Region};
+use tidegate::ports::{CounterStore, Region, Service, Shutdown};
+use tidegate::store::redis::{RedisConfig, RedisRegion};
 use tidegate::telemetry::metrics::Metrics;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
@@ -237,7 +237,10 @@ pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
     let region = Arc::new(region);
     let store = region.store();
     let kept = Arc::clone(&region);
-    tokio::spawn(async move { panic!("unfit: {}", kept.keep().await) });
+    tokio::spawn(async move {
+        let (_shutdown, never) = tokio::sync::watch::channel(false);
+        panic!("the region ended: {:?}", kept.run(Shutdown(never)).await)
+    });
     let kept = Arc::clone(&store);
     tokio::spawn(async move { kept.keep().await });
     let begun = elapsed();

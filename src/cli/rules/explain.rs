@@ -44,15 +44,15 @@ impl Explain {
         let others = others(&book, &self.domain, &rows);
         if output == Output::Json {
             let limits: Vec<_> = rows.iter().map(|(effective, per, key)| row(effective, per, key)).collect();
-            say!("{}", serde_json::json!({ "domain": self.domain, "limits": limits, "others": others }));
+            outln!("{}", serde_json::json!({ "domain": self.domain, "limits": limits, "others": others }));
             return Exit::Ok;
         }
         if book.domain(&self.domain).is_none() {
-            say!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
+            outln!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
             return Exit::Ok;
         }
         if rows.is_empty() {
-            say!("no limit applies");
+            outln!("no limit applies");
         } else {
             let heads =
                 ["limit", "algorithm", "limit", "window", "per", "consistency", "without store", "mode", "counter"];
@@ -71,10 +71,10 @@ impl Explain {
                 ];
                 shown.add_row(cells.map(Cell::new));
             }
-            say!("{shown}");
+            outln!("{shown}");
         }
         if !others.is_empty() {
-            say!("do not apply: {}", others.join(", "));
+            outln!("do not apply: {}", others.join(", "));
         }
         Exit::Ok
     }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Exit, Global, Output, output};
-use crate::config::source::{Refused, load};
+use super::{Exit, GlobalArgs, Output, output};
+use crate::rulefile::watch::{InvalidRuleFile, load};
 use limiter::Revision;
 use limiter::rules::RuleBook;
 
 /// The JSON Schema of a rule file.
-const SCHEMA: &str = include_str!("../../config/rules.schema.json");
+const SCHEMA: &str = include_str!("../../rulefile/rules.schema.json");
 
 #[derive(Subcommand)]
 pub enum Rules {
@@ -28,13 +28,13 @@ pub enum Rules {
 }
 
 impl Rules {
-    pub fn run(self, global: &Global) -> Exit {
+    pub fn run(self, global: &GlobalArgs) -> Exit {
         match self {
             Self::Validate { file } => validate(&file, global.output),
             Self::Explain(explain) => explain.run(global.output),
             Self::Test(test) => test.run(global.output),
             Self::Schema => {
-                say!("{}", SCHEMA.trim_end());
+                outln!("{}", SCHEMA.trim_end());
                 Exit::Ok
             }
         }
@@ -47,7 +47,7 @@ fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
 }
 
 /// Tells what is wrong with a file.
-fn bad(output: Output, refused: &Refused) -> Exit {
+fn bad(output: Output, refused: &InvalidRuleFile) -> Exit {
     eprintln!("{refused}");
     output::wrong(output, &refused.errors());
     Exit::BadConfiguration
@@ -60,10 +60,10 @@ fn validate(file: &Path, output: Output) -> Exit {
     };
     let (domains, limits) = output::size(&book);
     if output == Output::Json {
-        say!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
+        outln!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
     } else {
         let (domains, limits) = (output::count(domains, "domain"), output::count(limits, "limit"));
-        say!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
+        outln!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
     }
     Exit::Ok
 }

@@ -9,8 +9,8 @@ use clap::Args;
 use super::super::output::word;
 use super::super::{Exit, Output};
 use super::{bad, book};
-use crate::config::cases::{Ask, Case, Step, parse};
-use crate::config::source::{Refused, read};
+use crate::rulefile::cases::{Ask, Case, Step, parse};
+use crate::rulefile::watch::{InvalidRuleFile, read};
 use limiter::rules::RuleBook;
 use limiter::{Check, Decision, Descriptor, DryRun, StoreTime};
 
@@ -33,16 +33,16 @@ impl Test {
         };
         let path = self.cases.unwrap_or_else(|| beside(&self.file));
         let cases = match read(&path) {
-            Err(Refused::Unreadable { file, error }) if error.kind() == io::ErrorKind::NotFound => {
+            Err(InvalidRuleFile::Unreadable { file, error }) if error.kind() == io::ErrorKind::NotFound => {
                 let error = io::Error::other("no such file: write cases into it, or name another by --cases");
-                return bad(output, &Refused::Unreadable { file, error });
+                return bad(output, &InvalidRuleFile::Unreadable { file, error });
             }
             Ok(text) => parse(&path.display().to_string(), &text),
             Err(refused) => return bad(output, &refused),
         };
         let cases = match cases {
             Ok(cases) => cases,
-            Err(errors) => return bad(output, &Refused::Wrong(errors)),
+            Err(errors) => return bad(output, &InvalidRuleFile::Invalid(errors)),
         };
         let results: Vec<(&Case, Vec<String>)> = cases.iter().map(|case| (case, run(&book, case))).collect();
         let failed = results.iter().filter(|(_, faults)| !faults.is_empty()).count();
@@ -51,13 +51,17 @@ impl Test {
                 .iter()
                 .map(|(case, faults)| serde_json::json!({ "name": case.name, "ok": faults.is_empty(), "faults": faults }))
                 .collect();
-            say!("{}", serde_json::json!({ "ok": failed == 0, "cases": cases }));
+            outln!("{}", serde_json::json!({ "ok": failed == 0, "cases": cases }));
         } else {
             for (case, faults) in &results {
-                say!("{} {}", if faults.is_empty() { word("ok    ", true) } else { word("FAILED", false) }, case.name);
-                faults.iter().for_each(|fault| say!("       {}:{fault}", path.display()));
+                outln!(
+                    "{} {}",
+                    if faults.is_empty() { word("ok    ", true) } else { word("FAILED", false) },
+                    case.name
+                );
+                faults.iter().for_each(|fault| outln!("       {}:{fault}", path.display()));
             }
-            say!("{} of {} cases pass", results.len() - failed, results.len());
+            outln!("{} of {} cases pass", results.len() - failed, results.len());
         }
         if failed == 0 { Exit::Ok } else { Exit::Failed }
     }

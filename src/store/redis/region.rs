@@ -21,7 +21,10 @@ use super::links::Links;
 use super::topology::{Lookout, Topology};
 use super::{RedisConfig, RedisStore, TlsError, fence, tls};
 use crate::ports::location::Kind;
-use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
+use crate::ports::{BoxFuture, CounterStore, Fatal, Region, RegionState, Service, Shutdown};
+
+/// Why a node must not serve: it would count separately from its region.
+struct Unfit(String);
 
 /// A node's heartbeat.
 static MEMBERS: Script = Script::new(include_str!("members.lua"));
@@ -368,12 +371,19 @@ impl Region for RedisRegion {
         let advice = state.advice.iter().map(|advice| advice.text()).collect();
         RegionState { reached, store, advice }
     }
+}
 
-    fn keep(&self) -> BoxFuture<'_, Unfit> {
-        Box::pin(async {
+impl Service for RedisRegion {
+    fn name(&self) -> &'static str {
+        "region"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
             tokio::select! {
-                unfit = self.follow() => unfit,
+                unfit = self.follow() => Err(Fatal::Configuration(unfit.0)),
                 () = self.lookout.watch(&self.stale) => std::future::pending().await,
+                () = shutdown.requested() => Ok(()),
             }
         })
     }

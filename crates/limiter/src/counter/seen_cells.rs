@@ -32,7 +32,7 @@ impl SeenCells {
 
     /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
     pub fn newest_ms(&self) -> u64 {
-        self.iter().next().map_or(0, |(start_ms, _)| start_ms)
+        self.iter().map(|(start_ms, _)| start_ms).max().unwrap_or(0)
     }
 
     /// True if the cell that begins at `start_ms` is among them.

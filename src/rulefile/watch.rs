@@ -1,51 +1,50 @@
-//! The rule file as a source of rules: read again when it changes or when told to; the last good book stays in force.
+//! A rule file as a source of rules. It is read again when it changes or on request, and the last valid rules stay in force.
 //!
-//! The file is looked at, not subscribed to: that sees a rename, a write in place and a symlink swapped alike, on every
-//! file system. What is being written is not taken: a text counts once it was read twice.
+//! The file is polled, not subscribed to: polling sees a rename, a write in place and a swapped symbolic link alike, on every file
+//! system. A text counts once it was read twice, so that a file which is being written is not taken.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::rules::{FileError, compile};
-use crate::ports::RuleSource;
-use crate::telemetry::metrics::Metrics;
 use limiter::Revision;
 use limiter::rules::{Diff, RuleBook};
+use tokio::sync::{Notify, watch};
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+use super::decode::{FileError, compile};
+use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
+use crate::telemetry::metrics::Metrics;
+
+/// How often the file is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The largest rule file, in bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A watched rule file.
+/// A watched rule file. It is watched while it runs as a service.
 pub struct FileRules {
+    watcher: Arc<Mutex<Watcher>>,
     books: watch::Receiver<Arc<RuleBook>>,
-    /// The watch ends when this is dropped.
-    again: SyncSender<()>,
+    reload: Notify,
 }
 
 /// Why a rule file is not in force.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum InvalidRuleFile {
     #[error("{file}: {error}")]
     Unreadable { file: String, error: io::Error },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Wrong(Vec<FileError>),
+    Invalid(Vec<FileError>),
 }
 
-impl Refused {
-    /// Every error with its place, for programs.
+impl InvalidRuleFile {
+    /// Every error with its place, as JSON.
     pub fn errors(&self) -> Vec<serde_json::Value> {
         match self {
             Self::Unreadable { file, error } => vec![serde_json::json!({ "file": file, "message": error.to_string() })],
-            Self::Wrong(errors) => {
+            Self::Invalid(errors) => {
                 let json = |e: &FileError| {
                     let FileError { file, place, field, message } = e;
                     let (line, column) = (place.line, place.column);
@@ -58,29 +57,29 @@ impl Refused {
 }
 
 /// Reads a rule file.
-pub fn read(path: &Path) -> Result<String, Refused> {
+pub fn read(path: &Path) -> Result<String, InvalidRuleFile> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
     let read = read.and_then(|bytes| match bytes as u64 > MAX_BYTES {
         true => Err(io::Error::other(format!("expected at most {MAX_BYTES} bytes"))),
         false => Ok(()),
     });
-    read.map(|()| text).map_err(|error| Refused::Unreadable { file: path.display().to_string(), error })
+    read.map(|()| text).map_err(|error| InvalidRuleFile::Unreadable { file: path.display().to_string(), error })
 }
 
-/// Whether it can be read again and again without waiting for somebody to write, as a pipe cannot.
-fn regular(path: &Path) -> Result<(), Refused> {
+/// Checks that the file can be read again and again. A pipe would wait for a writer.
+fn check_regular(path: &Path) -> Result<(), InvalidRuleFile> {
     let regular = std::fs::metadata(path).and_then(|file| match file.is_file() {
         true => Ok(()),
         false => Err(io::Error::other("expected a regular file")),
     });
-    regular.map_err(|error| Refused::Unreadable { file: path.display().to_string(), error })
+    regular.map_err(|error| InvalidRuleFile::Unreadable { file: path.display().to_string(), error })
 }
 
 /// Reads and compiles a rule file.
-pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), Refused> {
+pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), InvalidRuleFile> {
     let text = read(path)?;
-    let book = compile(&path.display().to_string(), &text, revision).map_err(Refused::Wrong)?;
+    let book = compile(&path.display().to_string(), &text, revision).map_err(InvalidRuleFile::Invalid)?;
     Ok((text, book))
 }
 
@@ -95,33 +94,21 @@ fn committed_at_ms(path: &Path) -> u64 {
 }
 
 impl FileRules {
-    /// Reads the file, and watches it from then on.
+    /// Reads the file.
     ///
     /// # Errors
-    /// When the file is not good to begin with.
-    pub fn watch(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, Refused> {
+    /// When the file is not valid.
+    pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, InvalidRuleFile> {
         let (text, book) = load(&path, Revision::NONE.next(committed_at_ms(&path)))?;
         metrics.rules_read(true);
         let (publish, books) = watch::channel(Arc::new(book));
-        let (again, told) = mpsc::sync_channel(1);
-        let mut watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: None };
-        #[expect(clippy::disallowed_methods, reason = "it ends when the source is dropped")]
-        std::thread::spawn(move || {
-            loop {
-                match told.recv_timeout(LOOK) {
-                    Ok(()) => watcher.look(true),
-                    Err(RecvTimeoutError::Timeout) => watcher.look(false),
-                    Err(RecvTimeoutError::Disconnected) => break,
-                }
-            }
-        });
-        Ok(Self { books, again })
+        let watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: None };
+        Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, reload: Notify::new() })
     }
 
-    /// Reads the file at once, changed or not.
+    /// Reads the file at once, even if it has not changed.
     pub fn reload(&self) {
-        // One that is asked for already will do.
-        let _ = self.again.try_send(());
+        self.reload.notify_one();
     }
 }
 
@@ -131,24 +118,49 @@ impl RuleSource for FileRules {
     }
 }
 
+impl Service for FileRules {
+    fn name(&self) -> &'static str {
+        "rule file"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            loop {
+                let at_once = tokio::select! {
+                    () = tokio::time::sleep(POLL_INTERVAL) => false,
+                    () = self.reload.notified() => true,
+                    () = shutdown.requested() => return Ok(()),
+                };
+                let watcher = Arc::clone(&self.watcher);
+                let poll = move || watcher.lock().unwrap_or_else(PoisonError::into_inner).poll(at_once);
+                // To read and to compile may take long.
+                if tokio::task::spawn_blocking(poll).await.is_err() {
+                    return Err(Fatal::Panicked(self.name()));
+                }
+            }
+        })
+    }
+}
+
 struct Watcher {
     path: PathBuf,
     publish: watch::Sender<Arc<RuleBook>>,
     metrics: Arc<Metrics>,
-    /// The text that was last compiled.
+    /// The text that was compiled last.
     tried: String,
     /// Another text that was read once.
     seen: Option<String>,
-    /// Why the file could not be read, which was told.
+    /// The logged reason why the file cannot be read.
     unreadable: Option<String>,
 }
 
 impl Watcher {
-    fn look(&mut self, at_once: bool) {
-        let text = match regular(&self.path).and_then(|()| read(&self.path)) {
+    /// Reads the file. A new text is taken at its second reading, or `at_once`.
+    fn poll(&mut self, at_once: bool) {
+        let text = match check_regular(&self.path).and_then(|()| read(&self.path)) {
             Ok(text) => text,
-            Err(refused) => {
-                let why = refused.to_string();
+            Err(error) => {
+                let why = error.to_string();
                 if self.unreadable.as_ref() != Some(&why) || at_once {
                     tracing::error!(error = why, "the rule file cannot be read: the rules stay as they are");
                     self.metrics.rules_read(false);
@@ -173,10 +185,11 @@ impl Watcher {
 
     fn take(&mut self, text: String) {
         let old = Arc::clone(&self.publish.borrow());
-        let compiled = compile(&self.path.display().to_string(), &text, old.revision.next(committed_at_ms(&self.path)));
+        let revision = old.revision.next(committed_at_ms(&self.path));
+        let compiled = compile(&self.path.display().to_string(), &text, revision);
         (self.tried, self.seen) = (text, None);
         match compiled {
-            Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules say the same"),
+            Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules are the same"),
             Ok(book) => {
                 let diff = old.diff(&book);
                 self.metrics.rules_read(true);
@@ -189,7 +202,7 @@ impl Watcher {
             Err(errors) => {
                 self.metrics.rules_read(false);
                 for error in &errors {
-                    tracing::error!(%error, "the rule file is refused: the rules stay as they are");
+                    tracing::error!(%error, "the rule file is invalid: the rules stay as they are");
                 }
             }
         }
@@ -205,7 +218,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the file system's clock is this machine's")]
-    fn a_file_of_any_date_is_of_the_day_on_which_it_was_put_in_place() {
+    fn an_installed_file_is_committed_when_it_is_installed_whatever_its_date() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules.yaml");
         let hour = Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! The time that connections go by: read for every frame, and good to a few milliseconds.
+//! The clock of connections: it is read for every frame and is good to a few milliseconds.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// Sleeps as Tokio does, and tells the time of the system's last tick (1 to 10 ms ago), which costs a fifth of an exact reading. The
-/// HTTP/2 library asks for it several times a call, only to know since when a connection is idle.
+/// A timer that sleeps as Tokio does and returns the time of the system's last tick (1 to 10 ms ago), which costs a fifth of an exact
+/// reading. The HTTP/2 library reads it several times per request, only to know since when a connection is idle.
 #[derive(Clone, Debug)]
 pub struct CoarseTimer {
     tokio: TokioTimer,
     begun: Instant,
-    /// What the system's clock said then, or a little later.
+    /// The system's clock at `begun`, or a little later.
     clock: Duration,
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_never_ahead_of_the_time_nor_behind_its_begin() {
+    fn it_is_never_ahead_of_the_exact_time_nor_before_its_beginning() {
         let exact = TokioTimer::new();
         let begun = exact.now();
         let timer = CoarseTimer::new();

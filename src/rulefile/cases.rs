@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use super::decode::{Errors, Fields, duration_ms, entries, list, number, string, word};
-use super::rules::FileError;
-use super::tree::Node;
+use super::decode::FileError;
+use crate::yaml::decode::{Errors, Fields, duration_ms, entries, list, number, string, word};
+use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
 /// One case; its counters begin empty.

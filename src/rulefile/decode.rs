@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
-use super::tree::{Node, Place, Value};
+use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
+use crate::yaml::tree::{Node, Place, Value};
 use limiter::Revision;
 use limiter::rules::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Override,

@@ -1,114 +1,21 @@
-//! `/v1/authorize`: forward-auth. The attributes come from the request itself.
+//! The attributes of a request that a proxy asks about: method, path, host, address, API key and user agent.
 //!
-//! What a client can write into its own request is believed only when a trusted proxy hands it on.
+//! A client can write any header. Forwarding headers count only if a trusted proxy sends them.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use axum::extract::{Extension, RawQuery, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, Uri, header};
 use ipnet::IpNet;
 
-use super::desk::{Desk, MAX_ENTRIES, MAX_VALUE};
-use super::http::{decided, parameters, take_id, unknown_parameter, with_id};
-use super::request_id::RequestId;
-use super::serve::Peer;
-use super::status::{Rejection, fault};
-use limiter::{Check, Decision, Descriptor};
+/// The prefix of headers in which a trusted proxy names attributes itself.
+const ATTRIBUTE_PREFIX: &str = "x-tidegate-attr-";
 
-/// Attributes that a trusted proxy sets itself.
-const OWN_PREFIX: &str = "x-tidegate-attr-";
-
-pub async fn authorize(
-    State(desk): State<Arc<Desk>>,
-    Extension(Peer(peer)): Extension<Peer>,
-    method: Method,
-    uri: Uri,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Response {
-    let id = take_id(&desk, &headers);
-    let outcome = match read(&desk, peer, &method, &uri, query.as_deref(), &headers) {
-        Ok(request) => request.decide(&desk, &id).await.map(|decision| (decision, request.refusal)),
-        Err(rejection) => Err(desk.reject(rejection, &id)),
-    };
-    let answer = match outcome {
-        Ok((decision, refusal)) => decided(&decision, refusal, StatusCode::OK.into_response()),
-        Err(rejection) => rejection.into_response(),
-    };
-    with_id(answer, &id)
-}
-
-struct Request {
-    domain: String,
-    refusal: StatusCode,
-    attributes: Vec<(String, String)>,
-}
-
-impl Request {
-    async fn decide(&self, desk: &Desk, id: &RequestId<'_>) -> Result<Decision, Rejection> {
-        let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let descriptors = [Descriptor { entries: &entries, ordered: false, hits: 1, limit: None }];
-        desk.decide(&Check { domain: &self.domain, descriptors: &descriptors }, None, id).await
-    }
-}
-
-fn read(
-    desk: &Desk,
-    peer: IpAddr,
-    method: &Method,
-    uri: &Uri,
-    query: Option<&str>,
-    headers: &HeaderMap,
-) -> Result<Request, Rejection> {
-    let mut faults = Vec::new();
-    let (mut domain, mut refusal) = (None, StatusCode::TOO_MANY_REQUESTS);
-    let mut named = HashSet::new();
-    for (key, value) in parameters(query) {
-        if !named.insert(key.clone()) {
-            faults.push(fault(format!("?{key}"), "expected it once"));
-        }
-        match key.as_str() {
-            "domain" => domain = Some(value).filter(|d| (1..=MAX_VALUE).contains(&d.len())),
-            "deny_status" => match value.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()) {
-                Some(status) if status.is_client_error() || status.is_server_error() => refusal = status,
-                _ => faults.push(fault("?deny_status", "expected a status from 400 to 599")),
-            },
-            _ => faults.push(unknown_parameter(&key, "domain, deny_status")),
-        }
-    }
-    if domain.is_none() {
-        faults.push(fault("?domain", "expected a domain: it is required"));
-    }
-    let attributes = match attributes(&desk.trusted_proxies, peer, method, uri, headers) {
-        Ok(attributes) => attributes,
-        Err(name) => {
-            let detail = "expected the headers that name it to agree: the proxy must remove those that clients send";
-            faults.push(fault(name, detail));
-            Vec::new()
-        }
-    };
-    for (name, value) in &attributes {
-        if value.len() > MAX_VALUE {
-            faults.push(fault(name, "expected at most 4096 bytes"));
-        }
-    }
-    if attributes.len() > MAX_ENTRIES {
-        faults.push(fault("", format!("expected at most {MAX_ENTRIES} attributes")));
-    }
-    match domain {
-        Some(domain) if faults.is_empty() => Ok(Request { domain, refusal, attributes }),
-        _ => Err(Rejection::Invalid(faults)),
-    }
-}
-
-/// What the request says of itself, each attribute once; or the attribute of which trusted headers say different things.
+/// Returns the attributes of a request, each once.
 ///
-/// A proxy hands on the headers that it does not set itself. So where it sets one, and the client another that names the
-/// same attribute, nobody can say which is whose.
-fn attributes(
+/// # Errors
+/// The attribute for which trusted headers disagree. A proxy passes on the headers that it does not set itself. If it sets one header
+/// and the client another for the same attribute, nobody can tell which is whose.
+pub fn attributes(
     trusted: &[IpNet],
     peer: IpAddr,
     method: &Method,
@@ -116,31 +23,33 @@ fn attributes(
     headers: &HeaderMap,
 ) -> Result<Vec<(String, String)>, &'static str> {
     let text = |name: &str| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-    let believed = trusted.iter().any(|net| net.contains(&peer));
-    // Every value of them all, for one may come twice.
-    let handed_on = |names: &[&str]| -> Vec<String> {
-        let lines = names.iter().filter(|_| believed).flat_map(|name| headers.get_all(*name));
+    let trusted_peer = trusted.iter().any(|net| net.contains(&peer));
+    // Every value of every name: a header may come twice.
+    let forwarded = |names: &[&str]| -> Vec<String> {
+        let lines = names.iter().filter(|_| trusted_peer).flat_map(|name| headers.get_all(*name));
         lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect()
     };
-    // A URL in full, as ingress-nginx has it, names the host too.
-    let urls = handed_on(&["x-original-url", "x-original-uri", "x-forwarded-uri"]);
+    // A full URL, as ingress-nginx sends it, names the host as well.
+    let urls = forwarded(&["x-original-url", "x-original-uri", "x-forwarded-uri"]);
     let urls: Vec<(Option<&str>, &str)> = urls.iter().map(|url| host_and_path(url)).collect();
-    let mut hosts = handed_on(&["x-original-host", "x-forwarded-host"]);
+    let mut hosts = forwarded(&["x-original-host", "x-forwarded-host"]);
     hosts.extend(urls.iter().filter_map(|(host, _)| host.map(ToOwned::to_owned)));
     let path = one("path", urls.iter().map(|(_, path)| (*path).to_owned()))?.unwrap_or_else(|| uri.path().to_owned());
-    let methods = handed_on(&["x-original-method", "x-forwarded-method"]);
+    let methods = forwarded(&["x-original-method", "x-forwarded-method"]);
     let method = one("method", methods.into_iter())?.unwrap_or_else(|| method.to_string());
     let host = one("host", hosts.into_iter())?
         .or_else(|| uri.host().map(ToOwned::to_owned))
         .or_else(|| text(header::HOST.as_str()));
-    let ip = if believed { client(trusted, peer, headers) } else { peer };
+    let ip = if trusted_peer { client(trusted, peer, headers) } else { peer };
 
     let mut all = vec![("method".to_owned(), method), ("path".to_owned(), path), ("ip".to_owned(), ip.to_string())];
     let rest = [("host", host), ("api_key", text("x-api-key")), ("user_agent", text("user-agent"))];
     all.extend(rest.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-    if believed {
+    if trusted_peer {
         for (name, value) in headers {
-            let Some(name) = name.as_str().strip_prefix(OWN_PREFIX).filter(|name| !name.is_empty()) else { continue };
+            let Some(name) = name.as_str().strip_prefix(ATTRIBUTE_PREFIX).filter(|name| !name.is_empty()) else {
+                continue;
+            };
             all.retain(|(known, _)| known != name);
             all.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         }
@@ -148,13 +57,13 @@ fn attributes(
     Ok(all)
 }
 
-/// The one thing that all of them say.
-fn one(name: &'static str, mut said: impl Iterator<Item = String>) -> Result<Option<String>, &'static str> {
-    let Some(first) = said.next() else { return Ok(None) };
-    if said.all(|other| other == first) { Ok(Some(first)) } else { Err(name) }
+/// The one value that all headers have.
+fn one(name: &'static str, mut values: impl Iterator<Item = String>) -> Result<Option<String>, &'static str> {
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.all(|other| other == first) { Ok(Some(first)) } else { Err(name) }
 }
 
-/// Host and path of a URL or of a request's target, whatever stands in them: what a parser would refuse must not hide a
+/// The host and the path of a URL or of a request target, whatever bytes they have: a URL that a parser would reject must not hide a
 /// path from its rules.
 fn host_and_path(url: &str) -> (Option<&str>, &str) {
     let (host, target) = match url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?', '#'])) {
@@ -170,7 +79,7 @@ fn host_and_path(url: &str) -> (Option<&str>, &str) {
     (host, if path.is_empty() { "/" } else { path })
 }
 
-/// The last address of `X-Forwarded-For` that is no trusted proxy: what is before it the client may have written.
+/// The last address of `X-Forwarded-For` that is not a trusted proxy. The client may have written the addresses before it.
 fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
     let mut nearest = peer;
@@ -229,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_url_hides_no_path() {
+    fn an_invalid_url_hides_no_path() {
         let cases = [
             ("/expensive?<", None, "/expensive"),
             ("/a<b>`", None, "/a<b>`"),
@@ -245,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_adds_beside_what_its_proxy_sets_is_refused() {
+    fn headers_that_disagree_name_the_attribute() {
         let conflicts: [(&[(&'static str, &str)], &str); 4] = [
             (&[("x-forwarded-uri", "/pay"), ("x-original-url", "/free")], "path"),
             (&[("x-original-uri", "/pay"), ("x-original-uri", "/free")], "path"),
@@ -254,14 +163,14 @@ mod tests {
         ];
         for (lines, name) in conflicts {
             assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", lines), "conflict"), Some(name), "{lines:?}");
-            assert_eq!(value(&see(&["10.0.0.0/8"], "3.3.3.3", lines), "conflict"), None, "nobody believes it");
+            assert_eq!(value(&see(&["10.0.0.0/8"], "3.3.3.3", lines), "conflict"), None, "the peer is not trusted");
         }
         let agree = [("x-forwarded-uri", "/pay"), ("x-original-url", "https://shop/pay"), ("x-forwarded-host", "shop")];
         assert_eq!(value(&see(&["10.0.0.0/8"], "10.0.0.1", &agree), "path"), Some("/pay"));
     }
 
     #[test]
-    fn a_trusted_proxy_hands_on_what_it_saw() {
+    fn a_trusted_proxy_names_what_it_saw() {
         let all = see(&["10.0.0.0/8"], "10.0.0.1", &LINES[..5]);
         assert_eq!(value(&all, "ip"), Some("2.2.2.2"), "1.1.1.1 may be the client's own writing");
         assert_eq!(value(&all, "path"), Some("/orders"));

@@ -13,7 +13,7 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub struct Listeners {
     pub address: SocketAddr,
-    pub(super) each: Vec<TcpListener>,
+    pub each: Vec<TcpListener>,
 }
 
 impl Listeners {

@@ -1,0 +1,107 @@
+//! The one service behind every front end: it resolves the identity of a check, decides it, and observes the outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limiter::{Decision, NodeTime};
+
+use super::attributes::{CheckRequest, with_checks};
+use super::request_id::{RequestId, RequestIds};
+use super::status::Rejection;
+use crate::ports::{Answer, Clock, Limiter, Unavailable};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tally::Tally;
+
+/// The check service of one core.
+pub struct CheckService {
+    pub limiter: Arc<dyn Limiter>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
+    pub ids: RequestIds,
+}
+
+/// A check that the limiter has begun to decide.
+pub struct PendingAnswer {
+    arrived: NodeTime,
+    answer: Answer,
+}
+
+impl PendingAnswer {
+    /// True if the check waits for the store.
+    pub const fn waits(&self) -> bool {
+        matches!(self.answer, Answer::Later(_))
+    }
+}
+
+impl CheckService {
+    /// Decides one check. `timeout` is how long the caller waits.
+    pub async fn check(
+        &self,
+        mut request: CheckRequest,
+        timeout: Option<Duration>,
+        id: &RequestId<'_>,
+    ) -> Result<Decision, Rejection> {
+        let arrived = self.clock.now();
+        self.resolve(&mut request).await;
+        let answer = with_checks(std::iter::once(&request), |checks| {
+            checks.first().map(|check| self.limiter.check(check, arrived, timeout))
+        });
+        let outcome = match answer {
+            Some(answer) => answer.get().await,
+            None => Err(Unavailable::Restarted),
+        };
+        self.observe(&request, outcome, arrived, id)
+    }
+
+    /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each.
+    pub async fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>) -> Vec<PendingAnswer> {
+        let arrived = self.clock.now();
+        for request in requests.iter_mut() {
+            self.resolve(request).await;
+        }
+        let answers = with_checks(requests.iter(), |checks| self.limiter.check_all(checks, arrived, timeout));
+        answers.into_iter().map(|answer| PendingAnswer { arrived, answer }).collect()
+    }
+
+    /// Waits for the decision of a check that was begun.
+    pub async fn finish(
+        &self,
+        request: &CheckRequest,
+        pending: PendingAnswer,
+        id: &RequestId<'_>,
+    ) -> Result<Decision, Rejection> {
+        self.observe(request, pending.answer.get().await, pending.arrived, id)
+    }
+
+    /// Adds what the node knows of the caller to the attributes. It knows nothing yet: this is where API keys, users and
+    /// tiers come in.
+    async fn resolve(&self, _request: &mut CheckRequest) {}
+
+    /// Counts and logs the outcome of a check that arrived at `arrived`. Events will begin here.
+    fn observe(
+        &self,
+        _request: &CheckRequest,
+        outcome: Result<Decision, Unavailable>,
+        arrived: NodeTime,
+        id: &RequestId<'_>,
+    ) -> Result<Decision, Rejection> {
+        match outcome {
+            Ok(decision) => {
+                self.tally.decided(&decision, self.clock.now().since(arrived));
+                let Decision { allowed, degraded, revision, .. } = decision;
+                let domain = decision.domain.as_deref();
+                tracing::debug!(request_id = %id, domain, allowed, degraded, %revision, "check");
+                Ok(decision)
+            }
+            Err(unavailable) => Err(self.reject(Rejection::Unavailable(unavailable), id)),
+        }
+    }
+
+    /// Counts and logs a request that gets no decision.
+    pub fn reject(&self, rejection: Rejection, id: &RequestId<'_>) -> Rejection {
+        self.metrics.failed(rejection.shed_reason());
+        tracing::debug!(request_id = %id, ?rejection, "check without a decision");
+        rejection
+    }
+}

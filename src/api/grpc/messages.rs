@@ -1,0 +1,106 @@
+//! The checks in native messages: many may come in one message, each with an id and an answer of its own.
+
+use std::time::Duration;
+
+use proto::tidegate::v1::{self as wire, CheckResponse, Error};
+
+use super::native::response;
+use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
+use crate::api::check_service::{CheckService, PendingAnswer};
+use crate::api::request_id::{self, RequestId, RequestIds};
+use crate::api::status::{FieldViolation, Rejection, violation};
+
+/// A check as it came in a message.
+pub struct CheckMessage {
+    /// The id that the message names; empty if it names none.
+    pub id: String,
+    pub check: Result<CheckRequest, Vec<FieldViolation>>,
+}
+
+/// Reads a message.
+pub fn read(message: wire::CheckRequest) -> CheckMessage {
+    let wire::CheckRequest { domain, attributes, descriptors, hits, request_id: id } = message;
+    let mut violations = Vec::new();
+    if !id.is_empty() && !request_id::is_valid(&id) {
+        violations.push(violation("request_id", "expected at most 128 visible ASCII characters"));
+    }
+    if !attributes.is_empty() && !descriptors.is_empty() {
+        violations.push(violation("descriptors", "expected either attributes or descriptors, not both"));
+    }
+    let hits = hits.unwrap_or(1);
+    let one = descriptors.is_empty();
+    let maps = one.then_some(attributes).into_iter().chain(descriptors.into_iter().map(|d| d.attributes));
+    let descriptors = maps.map(|map| DescriptorRequest::unordered(map, hits)).collect();
+    let place = |at: usize| if one { "attributes".to_owned() } else { format!("descriptors[{at}].attributes") };
+    let check = CheckRequest::new(domain, descriptors, violations, |field| match field {
+        Field::Domain => "domain".to_owned(),
+        Field::Descriptors => "descriptors".to_owned(),
+        Field::Attributes(at) | Field::Name(at, ..) => place(at),
+        Field::Value(at, _, name) => format!("{}[{name:?}]", place(at)),
+    });
+    CheckMessage { id, check }
+}
+
+/// The id of a check: its own, else the call's, else a new one.
+pub fn id_of<'a>(ids: &RequestIds, own: &'a str, call: Option<&'a str>) -> RequestId<'a> {
+    ids.take(Some(own).filter(|id| !id.is_empty()).or(call))
+}
+
+/// A check of a message whose decision has begun, or that is invalid.
+pub struct Begun {
+    id: String,
+    state: State,
+}
+
+enum State {
+    Invalid(Vec<FieldViolation>),
+    Pending(CheckRequest, PendingAnswer),
+}
+
+/// Begins the checks of a message, all at once, in order.
+pub async fn begin(
+    service: &CheckService,
+    messages: impl Iterator<Item = CheckMessage>,
+    timeout: Option<Duration>,
+) -> Vec<Begun> {
+    let (mut valid, mut all) = (Vec::new(), Vec::new());
+    for CheckMessage { id, check } in messages {
+        let violations = check.map(|check| valid.push(check)).err();
+        all.push((id, violations));
+    }
+    let pending = service.begin(&mut valid, timeout).await;
+    let mut pending = valid.into_iter().zip(pending);
+    let begun = all.into_iter().filter_map(|(id, violations)| {
+        let state = match violations {
+            Some(violations) => State::Invalid(violations),
+            None => pending.next().map(|(check, answer)| State::Pending(check, answer))?,
+        };
+        Some(Begun { id, state })
+    });
+    begun.collect()
+}
+
+impl Begun {
+    /// True if the check waits for the store.
+    pub fn waits(&self) -> bool {
+        matches!(&self.state, State::Pending(_, answer) if answer.waits())
+    }
+
+    /// The answer. An error is an answer as well. It has the id of the message, even if that is what is invalid.
+    pub async fn answer(self, service: &CheckService, call: Option<&str>) -> CheckResponse {
+        let id = id_of(&service.ids, &self.id, call);
+        let outcome = match self.state {
+            State::Invalid(violations) => Err(service.reject(Rejection::Invalid(violations), &id)),
+            State::Pending(check, answer) => service.finish(&check, answer, &id).await,
+        };
+        match outcome {
+            Ok(decision) => response(&decision, &id),
+            Err(rejection) => {
+                let (code, message) = rejection.code_and_message();
+                let error = Some(Error { code: i32::from(code), message });
+                let request_id = if self.id.is_empty() { id.to_text() } else { self.id };
+                CheckResponse { request_id, error, ..CheckResponse::default() }
+            }
+        }
+    }
+}

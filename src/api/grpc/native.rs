@@ -1,0 +1,131 @@
+//! Tidegate's own gRPC calls.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use limiter::{Decision, millis_up};
+use proto::tidegate::v1::rate_limit_service_server::RateLimitService;
+use proto::tidegate::v1::{
+    CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, LimitStatus, ReserveRequest, ReserveResponse,
+    ResetRequest, ResetResponse, SettleRequest, SettleResponse,
+};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::messages::{self, CheckMessage};
+use super::metadata::{CallMetadata, with_id};
+use super::stream::{Answers, answers};
+use crate::api::check_service::CheckService;
+use crate::api::request_id::RequestId;
+use crate::api::status::{Rejection, violation};
+
+/// The most checks in one message.
+const MAX_CHECKS: usize = 1000;
+/// The most descriptors in all checks of one message. A core does nothing else until it has begun all of them.
+const MAX_DESCRIPTORS_IN_ALL: usize = 4000;
+
+/// The native service of one core.
+pub struct Native {
+    pub service: Arc<CheckService>,
+    /// Closed or changed when the node closes its connections. Streams end then.
+    pub ending: watch::Receiver<()>,
+}
+
+impl Native {
+    fn not_built<T>(&self, request: &Request<T>) -> Status {
+        let id = self.service.ids.take(CallMetadata::of(request.metadata()).request_id);
+        self.service.reject(Rejection::NotBuilt, &id).into_status(&id)
+    }
+}
+
+/// The message of a decision.
+pub(super) fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
+    let limits = decision.limits.iter().map(|limit| LimitStatus {
+        name: limit.effective.name.to_string(),
+        descriptor: u32::try_from(limit.descriptor).unwrap_or(u32::MAX),
+        algorithm: limit.effective.algorithm.as_str().to_owned(),
+        limit: limit.limit(),
+        remaining: limit.remaining,
+        window_ms: limit.effective.window_ms,
+        reset_ms: millis_up(limit.reset),
+        refused: limit.denied,
+        shadow: limit.shadow,
+    });
+    CheckResponse {
+        allowed: decision.allowed,
+        degraded: decision.degraded,
+        revision: decision.revision.0,
+        request_id: id.to_text(),
+        retry_after_ms: decision.retry_after.map(millis_up),
+        limits: limits.collect(),
+        error: None,
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Native {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let metadata = CallMetadata::of(&metadata);
+        let CheckMessage { id, check } = messages::read(request);
+        let id = messages::id_of(&self.service.ids, &id, metadata.request_id);
+        let decision = match check {
+            Ok(check) => self.service.check(check, metadata.timeout, &id).await,
+            Err(violations) => Err(self.service.reject(Rejection::Invalid(violations), &id)),
+        };
+        match decision {
+            Ok(decision) => Ok(with_id(Response::new(response(&decision, &id)), &id)),
+            Err(rejection) => Err(rejection.into_status(&id)),
+        }
+    }
+
+    async fn check_batch(&self, request: Request<CheckBatchRequest>) -> Result<Response<CheckBatchResponse>, Status> {
+        let (metadata, _, CheckBatchRequest { checks }) = request.into_parts();
+        let metadata = CallMetadata::of(&metadata);
+        let service = &self.service;
+        let weight = || checks.iter().map(|check| check.descriptors.len().max(1)).sum::<usize>();
+        let too_many = if checks.len() > MAX_CHECKS {
+            Some(format!("expected at most {MAX_CHECKS}"))
+        } else if weight() > MAX_DESCRIPTORS_IN_ALL {
+            Some(format!("expected at most {MAX_DESCRIPTORS_IN_ALL} descriptors in all of them"))
+        } else {
+            None
+        };
+        if let Some(expected) = too_many {
+            let id = service.ids.take(metadata.request_id);
+            let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
+            return Err(service.reject(rejection, &id).into_status(&id));
+        }
+        let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout).await;
+        let waits = begun.iter().any(messages::Begun::waits);
+        let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));
+        let results = if waits {
+            join_all(each).await
+        } else {
+            let mut results = Vec::new();
+            for one in each {
+                results.push(one.await);
+            }
+            results
+        };
+        Ok(with_id(Response::new(CheckBatchResponse { results }), &service.ids.take(metadata.request_id)))
+    }
+
+    type CheckStreamStream = Answers;
+
+    async fn check_stream(&self, request: Request<Streaming<CheckRequest>>) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(answers(Arc::clone(&self.service), request.into_inner(), self.ending.clone())))
+    }
+
+    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
+        Err(self.not_built(&request))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        Err(self.not_built(&request))
+    }
+
+    async fn reset(&self, request: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
+        Err(self.not_built(&request))
+    }
+}

@@ -1,0 +1,104 @@
+//! Dispatches the gRPC calls of one connection, and bounds what they hold.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::{Request, Response};
+use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
+use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tonic::Status;
+use tonic::codegen::Service as _;
+use tonic::server::NamedService;
+
+use super::envoy::Envoy;
+use super::native::Native;
+use crate::server::body_budget::BudgetedBody;
+use crate::server::within;
+
+/// The largest message of a stream of checks, in bytes: one check, as over HTTP.
+const MAX_CHECK: usize = 64 * 1024;
+/// How long a gRPC call may take, with the arrival of its message.
+const CALL_TIME: Duration = Duration::from_secs(10);
+/// The most batches of one connection that are in flight or whose answers are unread. Further ones wait. An answer to a batch may be
+/// much larger than the request, and it exists as a whole before a client reads any of it.
+const MAX_BATCHES: usize = 64;
+/// The most streams of checks on one connection. Each reads ahead, and holds what its client has not read.
+const MAX_CHECK_STREAMS: usize = 64;
+
+/// The gRPC services of one connection. Those that gateways call for every request are found without a router.
+pub struct Services {
+    pub envoy: EnvoyServer<Envoy>,
+    pub native: NativeServer<Native>,
+    /// Health and reflection.
+    pub others: axum::Router,
+    batches: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// Lets `body` hold `permit` until it is sent or dropped.
+fn with_permit(body: tonic::body::Body, permit: OwnedSemaphorePermit) -> tonic::body::Body {
+    tonic::body::Body::new(body.map_frame(move |frame| {
+        let _ = &permit;
+        frame
+    }))
+}
+
+impl Services {
+    pub fn new(envoy: EnvoyServer<Envoy>, native: NativeServer<Native>, others: axum::Router) -> Self {
+        let (batches, streams) = (Semaphore::new(MAX_BATCHES), Semaphore::new(MAX_CHECK_STREAMS));
+        Self { envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
+    }
+
+    /// Answers one call. A call whose message does not arrive, or that is not answered, ends in time and releases what it holds.
+    pub fn answer(
+        &self,
+        request: Request<BudgetedBody>,
+    ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
+        enum Call<G, O> {
+            Check(G),
+            /// It waits for a permit.
+            Batch(G, Arc<Semaphore>),
+            /// It fails without a permit.
+            Stream(G, Result<OwnedSemaphorePermit, TryAcquireError>),
+            Other(O),
+        }
+        let call = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Check(self.envoy.clone().call(request)),
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
+                Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
+            }
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => Call::Stream(
+                self.native.clone().max_decoding_message_size(MAX_CHECK).call(request),
+                Arc::clone(&self.streams).try_acquire_owned(),
+            ),
+            Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Check(self.native.clone().call(request)),
+            // Boxed, because it is rare and large: the future of every call would be as large.
+            _ => Call::Other(Box::pin(self.others.clone().call(request))),
+        };
+        async {
+            let answer = within(CALL_TIME, async {
+                match call {
+                    Call::Check(call) => call.await,
+                    Call::Batch(call, batches) => match batches.acquire_owned().await {
+                        Ok(permit) => Ok(call.await?.map(|body| with_permit(body, permit))),
+                        // Nobody closes the semaphore.
+                        Err(_) => call.await,
+                    },
+                    Call::Stream(call, Ok(permit)) => Ok(call.await?.map(|body| with_permit(body, permit))),
+                    Call::Stream(_, Err(_)) => {
+                        let most = format!("expected at most {MAX_CHECK_STREAMS} streams on one connection");
+                        Ok(Status::resource_exhausted(most).into_http())
+                    }
+                    Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
+                }
+            });
+            answer
+                .await
+                .unwrap_or_else(|| Ok(Status::deadline_exceeded("the call exceeded the 10 s limit").into_http()))
+        }
+    }
+}

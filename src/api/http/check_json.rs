@@ -1,0 +1,169 @@
+//! The JSON of `/v1/check`: reads a request, writes an answer.
+
+use limiter::{Decision, millis_up};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
+use crate::api::status::{FieldViolation, violation};
+
+/// Reads a body.
+///
+/// # Errors
+/// Every violation, after those in `violations`.
+pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRequest, Vec<FieldViolation>> {
+    let mut object: Map<String, Value> = match serde_json::from_slice(body) {
+        Ok(object) => object,
+        Err(error) => {
+            violations.push(violation("", format!("expected a JSON object: {error}")));
+            return Err(violations);
+        }
+    };
+    let mut take = |key: &str| object.remove(key);
+    let (domain, hits) = (take("domain"), take("hits"));
+    let (attributes, descriptors) = (take("attributes"), take("descriptors"));
+    for key in object.keys() {
+        let detail = "expected one of domain, attributes, descriptors, hits; this field is unknown";
+        violations.push(violation(format!("/{}", escape(key)), detail));
+    }
+    // A domain of another type is as invalid as an empty one.
+    let domain = if let Some(Value::String(domain)) = domain { domain } else { String::new() };
+    let hits = hits.map_or(Some(1), |hits| hits.as_u64().and_then(|hits| u32::try_from(hits).ok()));
+    if hits.is_none() {
+        violations.push(violation("/hits", format!("expected a whole number from 0 to {}", u32::MAX)));
+    }
+    let hits = hits.unwrap_or(1);
+    let one = attributes.is_some();
+    let objects = match (attributes, descriptors) {
+        (Some(_), Some(_)) => {
+            violations.push(violation("/descriptors", "expected either attributes or descriptors, not both"));
+            return Err(violations);
+        }
+        (None, None) => vec![Value::Object(Map::new())],
+        (Some(one), None) => vec![one],
+        (None, Some(Value::Array(all))) => all,
+        (None, Some(_)) => {
+            let detail = format!("expected a list of 1 to {MAX_DESCRIPTORS} objects");
+            violations.push(violation("/descriptors", detail));
+            return Err(violations);
+        }
+    };
+    let place = |at: usize| if one { "/attributes".to_owned() } else { format!("/descriptors/{at}") };
+    let each = objects.into_iter().enumerate().take(MAX_DESCRIPTORS + 1);
+    let descriptors =
+        each.map(|(at, value)| read(value, hits, &mut violations, || place(at))).collect::<Vec<DescriptorRequest>>();
+    CheckRequest::new(domain, descriptors, violations, |field| match field {
+        Field::Domain => "/domain".to_owned(),
+        Field::Descriptors => "/descriptors".to_owned(),
+        Field::Attributes(at) => place(at),
+        Field::Name(at, _, name) | Field::Value(at, _, name) => format!("{}/{}", place(at), escape(name)),
+    })
+}
+
+/// Reads the attributes of a descriptor.
+fn read(
+    value: Value,
+    hits: u32,
+    violations: &mut Vec<FieldViolation>,
+    place: impl Fn() -> String,
+) -> DescriptorRequest {
+    let Value::Object(map) = value else {
+        violations.push(violation(place(), "expected an object of strings"));
+        return DescriptorRequest::unordered([], hits);
+    };
+    let attributes = map.into_iter().map(|(name, value)| {
+        let mut expect = |detail: String| violations.push(violation(format!("{}/{}", place(), escape(&name)), detail));
+        let text = match value {
+            Value::String(text) => text,
+            Value::Number(n) => {
+                expect(format!("expected a string: quote it, \"{n}\""));
+                String::new()
+            }
+            _ => {
+                expect("expected a string".to_owned());
+                String::new()
+            }
+        };
+        (name, text)
+    });
+    DescriptorRequest::unordered(attributes.collect::<Vec<_>>(), hits)
+}
+
+/// A member name in a JSON pointer (RFC 6901).
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// The answer.
+#[derive(Serialize)]
+pub struct Answer<'d> {
+    allowed: bool,
+    degraded: bool,
+    revision: u64,
+    request_id: &'d str,
+    retry_after_ms: Option<u64>,
+    limits: Vec<Limit<'d>>,
+}
+
+#[derive(Serialize)]
+struct Limit<'d> {
+    name: &'d str,
+    descriptor: usize,
+    algorithm: &'static str,
+    limit: Option<u64>,
+    remaining: Option<u64>,
+    window_ms: u64,
+    reset_ms: u64,
+    refused: bool,
+    shadow: bool,
+}
+
+impl<'d> Answer<'d> {
+    pub fn new(decision: &'d Decision, request_id: &'d str) -> Self {
+        let limits = decision.limits.iter().map(|limit| Limit {
+            name: &limit.effective.name,
+            descriptor: limit.descriptor,
+            algorithm: limit.effective.algorithm.as_str(),
+            limit: limit.limit(),
+            remaining: limit.remaining,
+            window_ms: limit.effective.window_ms,
+            reset_ms: millis_up(limit.reset),
+            refused: limit.denied,
+            shadow: limit.shadow,
+        });
+        Self {
+            allowed: decision.allowed,
+            degraded: decision.degraded,
+            revision: decision.revision.0,
+            request_id,
+            retry_after_ms: decision.retry_after.map(millis_up),
+            limits: limits.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_violation_has_its_pointer() {
+        let body = r#"{"hits":4294967296,"attributes":{"a/b":5,"c~d":[],"e":null},"extra":1}"#;
+        let violations = parse(body.as_bytes(), Vec::new()).unwrap_err();
+        let pointers: Vec<&str> = violations.iter().map(|f| f.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/extra", "/hits", "/attributes/a~1b", "/attributes/c~0d", "/attributes/e", "/domain"]);
+        assert!(violations.iter().all(|f| f.detail.starts_with("expected")));
+    }
+
+    #[test]
+    fn a_body_out_of_bounds_is_invalid() {
+        let many = |count: usize| format!(r#"{{"domain":"d","descriptors":[{}]}}"#, vec!["{}"; count].join(","));
+        assert!(parse(many(100).as_bytes(), Vec::new()).is_ok());
+        for body in [many(0), many(101), "[]".to_owned(), "null".to_owned(), "{\"domain\":\"\"}".to_owned()] {
+            assert!(parse(body.as_bytes(), Vec::new()).is_err(), "{body}");
+        }
+        let value = |length: usize| format!(r#"{{"domain":"d","attributes":{{"u":"{}"}}}}"#, "x".repeat(length));
+        assert!(parse(value(4096).as_bytes(), Vec::new()).is_ok());
+        assert!(parse(value(4097).as_bytes(), Vec::new()).is_err());
+    }
+}

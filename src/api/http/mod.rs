@@ -1,0 +1,137 @@
+//! The HTTP front end of one core.
+
+mod authorize;
+mod check;
+mod check_json;
+mod forwarded;
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use limiter::Decision;
+use tokio::net::TcpListener;
+
+use super::check_service::CheckService;
+use super::request_id::RequestId;
+use super::status::{FieldViolation, Rejection, violation};
+use super::{headers, request_id};
+use crate::ports::NodeStatus;
+use crate::server::balance::Acceptor;
+use crate::server::connection::{self, HEAD_TIME, Protocol};
+use crate::server::timer::CoarseTimer;
+
+/// How long a request may take to arrive and to be answered.
+const MAX_TIME: Duration = Duration::from_secs(10);
+
+/// The address that a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// What the routes of one core need.
+#[derive(Clone)]
+pub struct HttpState {
+    pub service: Arc<CheckService>,
+    pub node: Arc<dyn NodeStatus>,
+    /// Proxies whose forwarding headers count.
+    pub trusted_proxies: Arc<[IpNet]>,
+}
+
+impl HttpState {
+    /// The id of a request.
+    fn take_id<'h>(&self, headers: &'h HeaderMap) -> RequestId<'h> {
+        self.service.ids.take(headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()))
+    }
+}
+
+/// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests in flight are answered.
+pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: HttpState, stop: impl Future<Output = ()>) {
+    let mut builder = connection::builder();
+    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIME);
+    let routes = routes(state);
+    let service =
+        |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
+    connection::serve(listener, acceptor, service, builder, Protocol::Http, stop).await;
+}
+
+/// The routes of one core.
+pub fn routes(state: HttpState) -> Router {
+    let live = || get(async || "ok\n");
+    Router::new()
+        .route("/v1/check", post(check::check))
+        .route("/v1/authorize", any(authorize::authorize))
+        .route("/health", live())
+        .route("/livez", live())
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(async |state, headers| reject(state, headers, Rejection::NoSuchPath))
+        .method_not_allowed_fallback(async |state, headers| reject(state, headers, Rejection::WrongMethod))
+        .layer(from_fn_with_state(state.clone(), in_time))
+        .with_state(state)
+}
+
+async fn in_time(State(state): State<HttpState>, request: Request, next: Next) -> Response {
+    let id = request.headers().get(request_id::HEADER).cloned();
+    let answer = tokio::time::timeout(MAX_TIME, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        let headers = id.map(|id| (HeaderName::from_static(request_id::HEADER), id)).into_iter().collect();
+        reject(State(state), headers, Rejection::TooSlow)
+    })
+}
+
+/// The answer to a request that is no check.
+fn reject(State(state): State<HttpState>, headers: HeaderMap, rejection: Rejection) -> Response {
+    let id = state.take_id(&headers);
+    with_id(state.service.reject(rejection, &id).into_response(), &id)
+}
+
+async fn ready(State(state): State<HttpState>) -> Response {
+    let readiness = state.node.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(readiness)).into_response()
+}
+
+async fn metrics(State(state): State<HttpState>) -> Response {
+    match state.node.metrics().await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => {
+            tracing::error!(error, "the metrics cannot be rendered");
+            Rejection::Internal.into_response()
+        }
+    }
+}
+
+/// The parameters of a query, decoded.
+fn parameters(query: Option<&str>) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+/// The violation of an unknown parameter.
+fn unknown_parameter(name: &str, known: &str) -> FieldViolation {
+    violation(format!("?{name}"), format!("expected one of {known}; this parameter is unknown"))
+}
+
+/// Adds the headers of a decision to `answer`, and the status `deny_status` if it denies.
+fn decided(decision: &Decision, deny_status: StatusCode, mut answer: Response) -> Response {
+    headers::add(decision, answer.headers_mut());
+    *answer.status_mut() = if decision.allowed { StatusCode::OK } else { deny_status };
+    answer
+}
+
+/// Adds the id of the request to `answer`.
+fn with_id(mut answer: Response, id: &RequestId<'_>) -> Response {
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        answer.headers_mut().insert(HeaderName::from_static(request_id::HEADER), id);
+    }
+    answer
+}

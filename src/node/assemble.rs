@@ -1,0 +1,201 @@
+//! Builds the parts of a node from its settings. This is the only file that names adapters.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use limiter::rules::RuleBook;
+use tokio::sync::watch;
+
+use super::{Environment, NodeConfig};
+use crate::config::settings::{DEFAULTS, Settings};
+use crate::host::clock::{self, SystemClock};
+use crate::host::machine;
+use crate::ports::location::{Location, Redis};
+use crate::ports::{Clock, Region, RuleSource, Service};
+use crate::rulefile::decode::compile;
+use crate::rulefile::watch::{FileRules, InvalidRuleFile};
+use crate::store::memory::{Alone, MemoryStore};
+use crate::store::redis::{RedisConfig, RedisRegion};
+use crate::telemetry::metrics::Metrics;
+
+/// A node that can be run.
+pub struct Assembled {
+    pub config: NodeConfig,
+    pub environment: Environment,
+    /// The watched rule file, if there is one.
+    pub file: Option<Arc<FileRules>>,
+}
+
+/// Why a node cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Rules(#[from] InvalidRuleFile),
+    /// Every error of the store's settings.
+    #[error("{}", .0.join("\n"))]
+    Store(Vec<String>),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl AssembleError {
+    /// True if the user can correct it.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Rules(_) | Self::Store(_))
+    }
+}
+
+/// Rules that never change.
+struct FixedRules(watch::Sender<Arc<RuleBook>>);
+
+impl RuleSource for FixedRules {
+    fn follow(&self) -> watch::Receiver<Arc<RuleBook>> {
+        self.0.subscribe()
+    }
+}
+
+/// Builds a node for trying things out: counters in memory, and the rules of a file, else `sample`.
+///
+/// # Errors
+/// Why it cannot be built.
+pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<Assembled, AssembleError> {
+    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (source, file): (Arc<dyn RuleSource>, _) = match rules {
+        Some(path) => {
+            let file = Arc::new(FileRules::open(path.to_owned(), Arc::clone(&metrics))?);
+            (Arc::clone(&file) as Arc<dyn RuleSource>, Some(file))
+        }
+        None => {
+            let revision = limiter::Revision(1);
+            let book = compile("sample.yaml", sample, revision).map_err(InvalidRuleFile::Invalid)?;
+            (Arc::new(FixedRules(watch::Sender::new(Arc::new(book)))), None)
+        }
+    };
+    let config = NodeConfig {
+        workers: machine::cores(),
+        max_keys: machine::keys(true),
+        max_pending: DEFAULTS.max_pending,
+        max_connections: DEFAULTS.max_connections,
+        lease_us: DEFAULTS.lease_ms * 1000,
+        deadline_us: DEFAULTS.deadline_ms * 1000,
+        min_holders: DEFAULTS.min_holders,
+        drain: Duration::from_secs(1),
+        trusted_proxies: Arc::new([]),
+    };
+    let region = in_memory(&config, &clock);
+    Ok(assembled(config, clock, region, source, file, metrics))
+}
+
+/// Builds the node that `settings` describe.
+///
+/// # Errors
+/// Why it cannot be built.
+pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, AssembleError> {
+    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
+    let file = Arc::new(FileRules::open(settings.rules.clone(), Arc::clone(&metrics))?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let config = node_config(settings);
+    let region: Arc<dyn Region> = match &settings.store.location {
+        Location::Memory => {
+            tracing::warn!(
+                "counters are in the memory of this process: no other node shares them, and a restart loses them"
+            );
+            in_memory(&config, &clock)
+        }
+        Location::Redis(redis) => Arc::new(redis_region(settings, redis, &config, &metrics)?),
+    };
+    let source = Arc::clone(&file) as Arc<dyn RuleSource>;
+    Ok(assembled(config, clock, region, source, Some(file), metrics))
+}
+
+/// Checks what only building a node finds out: files that settings name.
+///
+/// # Errors
+/// Every error of the store's settings.
+pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
+    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
+    if let Location::Redis(redis) = &settings.store.location {
+        redis_region(settings, redis, &node_config(settings), &metrics)?;
+    }
+    Ok(())
+}
+
+fn assembled(
+    config: NodeConfig,
+    clock: Arc<dyn Clock>,
+    region: Arc<dyn Region>,
+    rules: Arc<dyn RuleSource>,
+    file: Option<Arc<FileRules>>,
+    metrics: Arc<Metrics>,
+) -> Assembled {
+    let mut services: Vec<Arc<dyn Service>> = file.iter().map(|file| Arc::clone(file) as Arc<dyn Service>).collect();
+    services.push(Arc::clone(&region) as Arc<dyn Service>);
+    let environment = Environment { clock, random: clock::random, region, rules, metrics, services };
+    Assembled { config, environment, file }
+}
+
+fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Arc<dyn Region> {
+    let store = Arc::new(MemoryStore::new(Arc::clone(clock), config.max_keys));
+    Arc::new(Alone::new(store, config.cores()))
+}
+
+/// The Redis of the region, not yet connected.
+fn redis_region(
+    settings: &Settings,
+    redis: &Redis,
+    node: &NodeConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<RedisRegion, AssembleError> {
+    let (mut errors, store) = (Vec::new(), &settings.store);
+    let mut read = |field: &str, path: &Option<PathBuf>| {
+        let path = path.as_ref()?;
+        let text = std::fs::read(path);
+        text.map_err(|error| errors.push(format!("store.{field}: {}: {error}", path.display()))).ok()
+    };
+    let password = read("password_file", &store.password_file);
+    let authorities = read("ca_file", &store.ca_file);
+    if !errors.is_empty() {
+        return Err(AssembleError::Store(errors));
+    }
+    let mut redis = redis.clone();
+    if let Some(password) = password {
+        // Editors end a file with a line break, which is not part of the secret.
+        redis.password = Some(String::from_utf8_lossy(&password).trim_end_matches(['\r', '\n']).to_owned());
+    }
+    redis.username = store.username.clone().or(redis.username);
+    let config = RedisConfig {
+        redis,
+        authorities,
+        region: settings.region.clone(),
+        node: settings.node.clone(),
+        boot: clock::random()?,
+        cores: node.cores(),
+        key_prefix: store.key_prefix.clone(),
+        tags: store.tags,
+        deadline: Duration::from_millis(store.deadline_ms),
+        metrics: Arc::clone(metrics),
+    };
+    RedisRegion::new(config).map_err(|error| AssembleError::Store(vec![format!("store.ca_file: {error}")]))
+}
+
+fn node_config(settings: &Settings) -> NodeConfig {
+    NodeConfig {
+        workers: std::num::NonZeroUsize::new(settings.workers).unwrap_or_else(machine::cores),
+        max_keys: match settings.limits.max_keys {
+            0 => machine::keys(settings.store.location == Location::Memory),
+            keys => keys,
+        },
+        max_pending: settings.limits.max_pending,
+        max_connections: settings.limits.max_connections,
+        lease_us: settings.store.lease_ms * 1000,
+        deadline_us: settings.store.deadline_ms * 1000,
+        min_holders: settings.store.min_holders,
+        drain: Duration::from_millis(settings.limits.drain_ms),
+        trusted_proxies: settings.listen.trusted_proxies.clone().into(),
+    }
+}

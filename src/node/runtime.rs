@@ -1,0 +1,170 @@
+//! Runs a node: one thread and one runtime per core, and one runtime for the background services.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use limiter::{MAX_ITEMS, ShardConfig};
+use tokio::sync::{mpsc, watch};
+
+use super::services::Services;
+use super::status::Status;
+use super::worker::CoreWorker;
+use super::{Environment, Failure, NodeConfig};
+use crate::actors::core::Core;
+use crate::api::check_service::CheckService;
+use crate::api::http::HttpState;
+use crate::api::request_id::RequestIds;
+use crate::host::listeners::Listeners;
+use crate::ports::{Fatal, Limiter, NodeStatus};
+use crate::server::balance::acceptors;
+use crate::server::body_budget::BodyBudget;
+
+/// Threads of the runtime for background services.
+const CONTROL_THREADS: usize = 2;
+
+/// Serves until `shutdown` is true, or a core or a service fails. Then every core stops accepting, answers the requests in
+/// flight and gives its tokens back, all within the drain time.
+///
+/// # Errors
+/// The first failure of a service, else of a core.
+pub fn run(
+    config: &NodeConfig,
+    environment: &Environment,
+    http: Listeners,
+    grpc: Listeners,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let Environment { clock, region, metrics, services, .. } = environment;
+    let new_core = |_| new_core(config, environment);
+    let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(new_core).collect::<io::Result<_>>()?;
+    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
+    let handle = control.handle().clone();
+    let status = Status::new(cores.clone(), Arc::clone(region), Arc::clone(clock), Arc::clone(metrics), handle);
+    let (opening, opened) = watch::channel(false);
+    let workers = workers(config, environment, cores, &status, &opened, (http, grpc))?;
+    // A core that fails stops the others: half a node is worse than none.
+    let (failing, failed) = watch::channel(false);
+    std::thread::scope(|scope| {
+        // Every core holds a sender until it ends.
+        let (serving, mut served) = mpsc::channel::<()>(1);
+        let mut threads = Vec::new();
+        for worker in workers {
+            let (status, stop) = (status.clone(), stop(shutdown.clone(), failed.clone()));
+            let (failing, serving) = (failing.clone(), serving.clone());
+            threads.push(scope.spawn(move || {
+                let serve = || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    runtime.block_on(worker.serve(status, stop))
+                };
+                // A panic outside of a decision ends the node, as any other failure of a core.
+                let ended = std::panic::catch_unwind(AssertUnwindSafe(serve))
+                    .unwrap_or_else(|_| Err(io::Error::other("a core panicked")));
+                if ended.is_err() {
+                    failing.send_replace(true);
+                }
+                drop(serving);
+                ended
+            }));
+        }
+        drop(serving);
+        let fatal = control.block_on(async {
+            let mut services = Services::start(services.clone());
+            let fatal = tokio::select! {
+                fatal = services.failed() => Some(fatal),
+                _ = served.recv() => None,
+                never = status.open_when_ready(&opening) => match never {},
+            };
+            if fatal.is_some() {
+                failing.send_replace(true);
+                served.recv().await;
+            }
+            // A node that does not fit its region has no place there to leave.
+            if !matches!(fatal, Some(Fatal::Configuration(_))) {
+                services.stop().await;
+            }
+            fatal
+        });
+        let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        if let Some(fatal) = fatal {
+            return Err(fatal.into());
+        }
+        let core = |core: std::thread::Result<io::Result<()>>| {
+            core.unwrap_or_else(|_| Err(io::Error::other("the thread of a core panicked")))
+        };
+        Ok(ended.into_iter().try_for_each(core)?)
+    })
+}
+
+fn new_core(config: &NodeConfig, environment: &Environment) -> io::Result<Arc<Core>> {
+    let Environment { clock, random, region, .. } = environment;
+    let store = region.store();
+    let mut seeds = [0; 4];
+    for seed in &mut seeds {
+        *seed = random()?;
+    }
+    let shard = ShardConfig {
+        max_keys: config.max_keys.div_ceil(config.workers.get()),
+        max_waiting: config.max_pending.div_ceil(config.workers.get()),
+        lease_us: config.lease_us,
+        deadline_us: config.deadline_us,
+        holders: config.cores(),
+        min_holders: config.min_holders,
+        lanes: store.lanes(),
+        max_items: MAX_ITEMS,
+        seeds,
+    };
+    let core = Core::new(shard, Arc::clone(clock), store);
+    core.set_starting(true);
+    Ok(Arc::new(core))
+}
+
+fn workers(
+    config: &NodeConfig,
+    environment: &Environment,
+    cores: Vec<Arc<Core>>,
+    status: &Status,
+    opened: &watch::Receiver<bool>,
+    (http, grpc): (Listeners, Listeners),
+) -> io::Result<Vec<CoreWorker>> {
+    let Environment { clock, random, region, rules, metrics, .. } = environment;
+    let acceptors = |listener| {
+        let budget = BodyBudget::new(Arc::clone(metrics));
+        acceptors(config.workers.get(), config.max_connections, metrics.connections(listener), budget)
+    };
+    let (http, grpc) = (http.each.into_iter().zip(acceptors("http")), grpc.each.into_iter().zip(acceptors("grpc")));
+    let mut workers = Vec::new();
+    for ((core, http), grpc) in cores.into_iter().zip(http).zip(grpc) {
+        let service = CheckService {
+            limiter: Arc::clone(&core) as Arc<dyn Limiter>,
+            clock: Arc::clone(clock),
+            metrics: Arc::clone(metrics),
+            tally: metrics.tally(),
+            ids: RequestIds::new(random()?),
+        };
+        let state = HttpState {
+            service: Arc::new(service),
+            node: Arc::new(status.clone()) as Arc<dyn NodeStatus>,
+            trusted_proxies: Arc::clone(&config.trusted_proxies),
+        };
+        workers.push(CoreWorker {
+            core,
+            state,
+            http,
+            grpc,
+            rules: rules.follow(),
+            holders: region.holders(),
+            opened: opened.clone(),
+            drain: config.drain,
+        });
+    }
+    Ok(workers)
+}
+
+async fn stop(mut shutdown: watch::Receiver<bool>, mut failed: watch::Receiver<bool>) {
+    // A sender that is gone belongs to a node that stops.
+    tokio::select! {
+        _ = shutdown.wait_for(|stop| *stop) => {}
+        _ = failed.wait_for(|stop| *stop) => {}
+    }
+}

@@ -1,0 +1,118 @@
+//! What probes and scrapes see of the whole node.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use limiter::{NodeTime, Revision};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::actors::core::Core;
+use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region};
+use crate::telemetry::metrics::{Figures, Metrics};
+
+/// How often a node that starts checks whether it may decide.
+const START_POLL: Duration = Duration::from_millis(2);
+/// After this time, in microseconds, a node serves without a store that it has never reached.
+const MAX_START_US: u64 = 10_000_000;
+
+/// The cores of a node, its region, and its runtimes.
+#[derive(Clone)]
+pub struct Status(Arc<Shared>);
+
+struct Shared {
+    cores: Vec<Arc<Core>>,
+    region: Arc<dyn Region>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    started: NodeTime,
+    draining: AtomicBool,
+    /// Of the background services, which no check waits for.
+    control: Handle,
+    /// Of the control runtime and of every core that has started.
+    runtimes: Mutex<Vec<Handle>>,
+}
+
+impl Status {
+    pub fn new(
+        cores: Vec<Arc<Core>>,
+        region: Arc<dyn Region>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        control: Handle,
+    ) -> Self {
+        let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));
+        let draining = AtomicBool::new(false);
+        Self(Arc::new(Shared { cores, region, clock, metrics, started, draining, control, runtimes }))
+    }
+
+    /// Counts the tasks of a runtime from now on.
+    pub fn register_runtime(&self, runtime: &Handle) {
+        self.0.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.clone());
+    }
+
+    pub fn set_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets every core decide as soon as the node may.
+    pub async fn open_when_ready(&self, opened: &watch::Sender<bool>) -> Infallible {
+        while !self.0.may_start() {
+            tokio::time::sleep(START_POLL).await;
+        }
+        self.0.cores.iter().for_each(|core| core.set_starting(false));
+        opened.send_replace(true);
+        std::future::pending().await
+    }
+}
+
+impl Shared {
+    /// The lowest revision that a core has.
+    fn revision(&self) -> Revision {
+        self.cores.iter().map(|core| core.revision()).min().unwrap_or_default()
+    }
+
+    /// True if the node has rules and a store. A store that is lost later is no reason to leave: all nodes would leave at
+    /// once.
+    fn may_start(&self) -> bool {
+        let waited_long = self.clock.now().since(self.started) >= MAX_START_US;
+        self.revision() > Revision::NONE && (waited_long || self.region.state().reached)
+    }
+
+    fn figures(&self) -> Figures {
+        let holders = (*self.region.holders().borrow()).into();
+        let store_ok = self.region.state().store == "ok";
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
+        drop(runtimes);
+        let mut all = Figures { revision: self.revision(), holders, store_ok, tasks, ..Figures::default() };
+        for core in &self.cores {
+            all.add(core.stats(), core.restarts());
+        }
+        all
+    }
+}
+
+impl NodeStatus for Status {
+    fn readiness(&self) -> Readiness {
+        let Shared { cores, region, draining, .. } = &*self.0;
+        let draining = draining.load(Ordering::Relaxed);
+        let state = region.state();
+        let ready = !draining && !cores.iter().any(|core| core.is_starting());
+        Readiness { ready, revision: self.0.revision(), store: state.store, advice: state.advice, draining }
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {
+        let shared = Arc::clone(&self.0);
+        // The figures lock every shard, and the text is long: no core that decides does this.
+        let rendered = self.0.control.spawn_blocking(move || shared.metrics.render(&shared.figures()));
+        Box::pin(async {
+            match rendered.await {
+                Ok(text) => text.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}

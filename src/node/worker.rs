@@ -1,0 +1,135 @@
+//! One core of a node, from its start to its end: its shard, its flusher, and its front ends.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use limiter::rules::RuleBook;
+use ractor::Actor;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::status::Status;
+use crate::actors::core::Core;
+use crate::actors::supervisor::Supervisor;
+use crate::api::grpc;
+use crate::api::http::{self, HttpState};
+use crate::server::balance::Acceptor;
+
+/// How often a core that leaves checks whether its tokens are back.
+const RELEASE_POLL: Duration = Duration::from_millis(2);
+/// The longest time that a node which leaves goes on serving, so that others notice. It is a tenth of the drain time at most.
+const MAX_NOTICE: Duration = Duration::from_secs(1);
+
+/// The stages of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// The core decides nothing: it waits for rules or for the store.
+    Starting,
+    Serving,
+    /// The core still serves, and probes see that it leaves.
+    Leaving,
+    /// The core accepts no connections.
+    Closed,
+}
+
+/// What one core serves with.
+pub struct CoreWorker {
+    pub core: Arc<Core>,
+    pub state: HttpState,
+    pub http: (TcpListener, Acceptor),
+    pub grpc: (TcpListener, Acceptor),
+    pub rules: watch::Receiver<Arc<RuleBook>>,
+    pub holders: watch::Receiver<u32>,
+    /// True once cores may decide.
+    pub opened: watch::Receiver<bool>,
+    pub drain: Duration,
+}
+
+impl CoreWorker {
+    /// Serves until `stop` or a failure, then answers the requests in flight and gives the tokens back.
+    #[expect(clippy::disallowed_methods, reason = "the front ends are waited for below, the others run to the end")]
+    pub async fn serve(self, status: Status, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { core, state, http, grpc, rules, holders, mut opened, drain } = self;
+        status.register_runtime(&Handle::current());
+        let listen = |(socket, acceptor)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, acceptor));
+        let ((http, http_acceptor), (grpc, grpc_acceptor)) = (listen(http)?, listen(grpc)?);
+        let (supervisor, mut supervising) =
+            Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
+        let of = Arc::clone(&core);
+        tokio::spawn(follow(rules, move |book| of.set_book(Arc::clone(book))));
+        let of = Arc::clone(&core);
+        tokio::spawn(follow(holders, move |holders| of.set_holders(*holders)));
+        let store = Arc::clone(core.store());
+        tokio::spawn(async move { store.keep().await });
+
+        let (stage, staged) = watch::channel(Stage::Starting);
+        let until = |at_least: Stage| {
+            let mut staged = staged.clone();
+            async move {
+                // A sender that is gone has closed as well.
+                let _ = staged.wait_for(|stage| *stage >= at_least).await;
+            }
+        };
+        let service = Arc::clone(&state.service);
+        let mut http = tokio::spawn(http::serve(http, http_acceptor, state, until(Stage::Closed)));
+        let stages = [Stage::Serving, Stage::Leaving, Stage::Closed].map(until);
+        let mut grpc = tokio::spawn(grpc::serve(grpc, grpc_acceptor, service, stages));
+        let opening = stage.clone();
+        tokio::spawn(async move {
+            if opened.wait_for(|opened| *opened).await.is_ok() {
+                opening.send_if_modified(|stage| {
+                    let starts = *stage == Stage::Starting;
+                    *stage = (*stage).max(Stage::Serving);
+                    starts
+                });
+            }
+        });
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            _ = &mut supervising => Err(io::Error::other("the supervisor of a core ended")),
+            _ = &mut http => Err(io::Error::other("the HTTP front end ended")),
+            ended = &mut grpc => {
+                let error = ended.map_err(io::Error::other).flatten().err();
+                Err(error.unwrap_or_else(|| io::Error::other("the gRPC front end ended")))
+            }
+        };
+
+        status.set_draining();
+        stage.send_replace(Stage::Leaving);
+        let leave = async {
+            if ended.is_ok() {
+                // Probes and balancers notice before connections are refused.
+                tokio::time::sleep((drain / 10).min(MAX_NOTICE)).await;
+                stage.send_replace(Stage::Closed);
+                // A connection that does not end must not keep the tokens from going back.
+                let _ = tokio::time::timeout(drain / 2, async { tokio::join!(http, grpc) }).await;
+            }
+            stage.send_replace(Stage::Closed);
+            // A lease that was in flight may arrive after the first release.
+            loop {
+                core.release();
+                if core.is_quiet() {
+                    break;
+                }
+                tokio::time::sleep(RELEASE_POLL).await;
+            }
+        };
+        if tokio::time::timeout(drain, leave).await.is_err() {
+            tracing::warn!(?drain, "left before every check was answered and every token given back");
+        }
+        supervisor.stop(None);
+        ended
+    }
+}
+
+/// Passes on the current value, and every newer one.
+async fn follow<T>(mut values: watch::Receiver<T>, pass_on: impl Fn(&T)) {
+    loop {
+        pass_on(&values.borrow_and_update());
+        if values.changed().await.is_err() {
+            break;
+        }
+    }
+}

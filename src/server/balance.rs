@@ -1,0 +1,172 @@
+//! Spreads connections over the cores: the core that accepts a connection hands it to the core that has the fewest.
+//!
+//! Gateways hold few and long connections. The kernel chooses by hash who accepts one, and could give all of them to one core.
+
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::body_budget::BodyBudget;
+use crate::telemetry::connections::{Closed, Connections};
+
+/// The most connections on their way to one core. Further ones stay at the core that accepted them.
+const HANDOVER_QUEUE: usize = 64;
+/// The pause after a connection could not be accepted, for example because the process has too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts the connections of one core on one listener.
+pub struct Acceptor {
+    core: usize,
+    listener: Arc<SharedListener>,
+    handover: mpsc::Receiver<(StdTcpStream, ConnectionGuard)>,
+}
+
+/// What the cores of one listener share.
+struct SharedListener {
+    cores: Box<[Core]>,
+    /// The most open connections.
+    max_open: usize,
+    metrics: Connections,
+    budget: Arc<BodyBudget>,
+}
+
+struct Core {
+    open: AtomicUsize,
+    handover: mpsc::Sender<(StdTcpStream, ConnectionGuard)>,
+}
+
+/// Counts a connection while it is open.
+pub struct ConnectionGuard {
+    listener: Arc<SharedListener>,
+    core: usize,
+    pub peer: SocketAddr,
+}
+
+impl ConnectionGuard {
+    /// The number of open connections of its core, this one included.
+    pub fn open_on_core(&self) -> usize {
+        self.listener.cores[self.core].open.load(Ordering::Relaxed).max(1)
+    }
+
+    /// The budget for bodies of the listener.
+    pub fn budget(&self) -> Arc<BodyBudget> {
+        Arc::clone(&self.listener.budget)
+    }
+
+    /// Counts that this node closed the connection, and why.
+    pub fn closed(&self, why: Closed) {
+        self.listener.metrics.closed(why);
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.listener.cores[self.core].open.fetch_sub(1, Ordering::Relaxed);
+        self.listener.metrics.ended();
+    }
+}
+
+/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections.
+pub fn acceptors(cores: usize, max_open: usize, metrics: Connections, budget: BodyBudget) -> Vec<Acceptor> {
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
+    let cores = senders.into_iter().map(|handover| Core { open: AtomicUsize::new(0), handover }).collect();
+    let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget) });
+    let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
+    receivers.into_iter().enumerate().map(acceptor).collect()
+}
+
+impl Acceptor {
+    /// Returns the next connection of this core: one that `listener` accepts, or that another core hands over.
+    pub async fn next(&mut self, listener: &TcpListener) -> (TcpStream, ConnectionGuard) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some((stream, guard)) = self.handover.recv() => match TcpStream::from_std(stream) {
+                    Ok(stream) => return (stream, guard),
+                    Err(error) => Err(error),
+                },
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    // Without it, answers only come later.
+                    let _ = stream.set_nodelay(true);
+                    if let Some(kept) = self.keep_or_hand_over(stream, peer) {
+                        return kept;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Returns the connection if this core keeps it. Otherwise it was closed, because too many are open, or another core has
+    /// fewer and gets it.
+    fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, ConnectionGuard)> {
+        let SharedListener { cores, max_open, metrics, .. } = &*self.listener;
+        let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);
+        if (0..cores.len()).map(|core| count(&core)).sum::<usize>() >= *max_open {
+            metrics.closed(Closed::Full);
+            return None;
+        }
+        let guard = |core: usize| {
+            cores[core].open.fetch_add(1, Ordering::Relaxed);
+            metrics.opened();
+            ConnectionGuard { listener: Arc::clone(&self.listener), core, peer }
+        };
+        // Of several with the fewest, this core is preferred.
+        let fewest = (0..cores.len()).min_by_key(|core| (count(core), *core != self.core)).unwrap_or(self.core);
+        if fewest == self.core {
+            return Some((stream, guard(self.core)));
+        }
+        let Ok(permit) = cores[fewest].handover.try_reserve() else { return Some((stream, guard(self.core))) };
+        match stream.into_std() {
+            Ok(stream) => permit.send((stream, guard(fewest))),
+            Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_core_with_the_fewest() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = Arc::new(Metrics::new("0", "test").unwrap());
+        let mut acceptors = acceptors(2, 100, metrics.connections("http"), BodyBudget::new(metrics));
+        let (mut other, mut first) = (acceptors.pop().unwrap(), acceptors.pop().unwrap());
+        let mut clients = Vec::new();
+        let mut kept: [Vec<ConnectionGuard>; 2] = Default::default();
+        while kept.iter().map(Vec::len).sum::<usize>() < 8 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            // The first core accepts all of them.
+            tokio::select! {
+                (_, open) = first.next(&listener) => kept[0].push(open),
+                (_, open) = other.next(&elsewhere) => kept[1].push(open),
+            }
+        }
+        assert_eq!(kept.each_ref().map(Vec::len), [4, 4]);
+        // The next ones go where connections have ended.
+        kept[0].clear();
+        for _ in 0..4 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            tokio::select! {
+                (_, open) = first.next(&listener) => kept[0].push(open),
+                (_, open) = other.next(&elsewhere) => kept[1].push(open),
+            }
+        }
+        assert_eq!(kept.map(|open| open.len()), [4, 4]);
+    }
+}

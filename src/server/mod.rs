@@ -1,0 +1,21 @@
+//! Sockets in, requests out: accepted connections are spread over the cores, live for a bounded time, and send bodies
+//! within a budget. The front ends of [`crate::api`] are the services on top.
+
+pub mod balance;
+pub mod body_budget;
+pub mod connection;
+pub mod timer;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Returns the output of `work`, or `None` if it takes longer than `time`. Work that is done at once needs no timer.
+pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Some(done);
+    }
+    tokio::time::timeout(time, work).await.ok()
+}
