@@ -56,16 +56,17 @@ pub enum Field<'a> {
 }
 
 impl CheckRequest {
-    /// Validates a check. `path` names a field in the words of the front end.
+    /// Validates a check. `path` names a field in the words of the front end. `others` are violations that the front end found.
     ///
     /// # Errors
-    /// Every violation, after those in `violations`.
+    /// Every violation.
     pub fn new(
         domain: String,
         descriptors: Vec<DescriptorRequest>,
-        mut violations: Vec<FieldViolation>,
+        others: Vec<FieldViolation>,
         path: impl Fn(Field<'_>) -> String,
     ) -> Result<Self, Vec<FieldViolation>> {
+        let mut violations = Vec::new();
         let mut expect = |holds: bool, field: Field<'_>, expected: &str| {
             if !holds {
                 violations.push(violation(path(field), expected));
@@ -90,6 +91,7 @@ impl CheckRequest {
                 }
             }
         }
+        violations.extend(others);
         if violations.is_empty() { Ok(Self { domain, descriptors }) } else { Err(violations) }
     }
 

