@@ -1,8 +1,8 @@
-//! What must always hold, by id: a panic where tests run, a counter in production.
+//! Invariants by id. A violation panics in debug builds, as tests are, and is counted in release builds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The ids that tests, simulations and metrics share.
+/// The invariants. Tests, simulations and metrics share their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invariant {
     /// No counter of a region is charged beyond its limit.
@@ -13,7 +13,7 @@ pub enum Invariant {
     I5NoTokenTwice,
     /// A node's rule revision never goes back.
     I6RevisionGrows,
-    /// Keys in memory stay under their bound.
+    /// Resident keys stay below their bound.
     I10BoundedMemory,
 }
 
@@ -39,7 +39,7 @@ impl Invariant {
 
 static BROKEN: [AtomicU64; Invariant::ALL.len()] = [const { AtomicU64::new(0) }; Invariant::ALL.len()];
 
-/// Notes that `invariant` was found to hold or not.
+/// Records that `invariant` was found to hold or not.
 pub fn check(invariant: Invariant, holds: bool) {
     if !holds {
         debug_assert!(holds, "invariant {} is broken", invariant.id());
@@ -47,7 +47,7 @@ pub fn check(invariant: Invariant, holds: bool) {
     }
 }
 
-/// How often `invariant` was found broken since the process began.
+/// The number of times that `invariant` was found broken since the process began.
 pub fn broken(invariant: Invariant) -> u64 {
     BROKEN[invariant as usize].load(Ordering::Relaxed)
 }

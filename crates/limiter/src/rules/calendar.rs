@@ -1,7 +1,7 @@
 //! Calendar windows: where an hour, day, week, month or year of a time zone begins.
 //!
-//! A cell runs from one beginning to the next, so the cells always partition time, also where clocks are set
-//! back over midnight, a day is skipped, or a zone changes by half an hour.
+//! A cell runs from one beginning to the next. The cells therefore partition time, even if clocks are set back over midnight, a day is
+//! skipped, or a zone changes by half an hour.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -10,12 +10,12 @@ use jiff::{Timestamp, ToSpan};
 use super::rule::CalendarUnit;
 use crate::counter::CalendarBounds;
 
-/// Looks a zone up by its IANA name in the bundled database.
+/// The time zone with this IANA name in the bundled database.
 pub fn zone(name: &str) -> Option<TimeZone> {
     TimeZone::get(name).ok()
 }
 
-/// The bounds cx `at_ms`; `None` outside the years that calendars are defined for.
+/// The bounds of the cells around `at_ms`. `None` outside the years of the calendar.
 pub fn bounds(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Option<CalendarBounds> {
     let at = i64::try_from(at_ms).ok()?;
     let start = begin(unit, zone, at)?;
@@ -34,7 +34,7 @@ fn begin(unit: CalendarUnit, zone: &TimeZone, at: i64) -> Option<i64> {
     let local = Timestamp::from_millisecond(at).ok()?.to_zoned_datetime(zone.clone());
     let mut period = period_of(unit, local.date())?;
     let mut start = instant(zone, period)?;
-    // A clock set back over midnight reads yesterday's date while today has already begun.
+    // A clock that is set back over midnight shows yesterday's date while today has already begun.
     loop {
         let following = advance(unit, period)?;
         let following_start = instant(zone, following)?;
@@ -48,7 +48,7 @@ fn begin(unit: CalendarUnit, zone: &TimeZone, at: i64) -> Option<i64> {
 /// The first beginning after the one at `start`.
 fn next(unit: CalendarUnit, zone: &TimeZone, start: i64) -> Option<i64> {
     if unit == CalendarUnit::Hour {
-        // No shift of a zone makes an hour's cell longer than three hours.
+        // No change of a zone makes the cell of an hour longer than three hours.
         return (1..=12).filter_map(|quarter| hour_begin(zone, start + quarter * 900_000)).find(|begin| *begin > start);
     }
     let local = Timestamp::from_millisecond(start).ok()?.to_zoned_datetime(zone.clone());
@@ -72,7 +72,7 @@ fn hour_begin(zone: &TimeZone, at: i64) -> Option<i64> {
         let full = seek - (seek + offset).rem_euclid(HOUR);
         let changed = zone.preceding(instant.checked_add(1.millisecond()).ok()?).next();
         match changed.map(|change| change.timestamp().as_millisecond()) {
-            // The full hour would lie before the zone's last change, when the local clock showed something else.
+            // The full hour would be before the last change of the zone, when the local clock showed another time.
             Some(change) if full < change => seek = change - 1,
             _ => return Some(full),
         }

@@ -1,4 +1,4 @@
-//! An effective limit: what one limit, or one of its overrides, means for a counter.
+//! Effective limits: a limit of the rules, or one of its overrides, compiled for a counter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use crate::counter::{Grid, MAX_COUNT, Rate};
 use crate::revision::Revision;
 use crate::time::StoreTime;
 
-/// What counts and decides for one counter under one revision of the rules.
+/// The limit of one counter under one revision of the rules.
 #[derive(Debug)]
 pub struct EffectiveLimit {
     pub domain: Arc<str>,
     pub name: Arc<str>,
     pub algorithm: Algorithm,
     pub shape: Shape,
-    /// Hits granted per window; [`UNLIMITED`] never refuses.
+    /// Hits granted per window. [`UNLIMITED`] never denies.
     pub limit: u64,
     pub rate: Rate,
-    /// Nominal length of the window; months count 30 days and years 365.
+    /// The nominal length of the window. A month counts 30 days and a year 365.
     pub window_ms: u64,
     pub leased: bool,
     pub mode: Mode,
     pub on_store_failure: OnStoreFailure,
     pub response_headers: BTreeMap<String, String>,
     pub revision: Revision,
-    /// A request brought it; no rule has it.
+    /// The limit came with a request, not from the rules.
     pub from_request: bool,
-    /// First part of every counter's name.
+    /// The first part of the name of every counter.
     pub key_prefix: Box<[u8]>,
 }
 
-/// The limit of a counter that never refuses.
+/// The limit of a counter that never denies.
 pub const UNLIMITED: u64 = MAX_COUNT;
 
-/// The grid of a counter, or that it is a bucket.
+/// How a counter counts: on a grid, by a calendar, or as a bucket.
 #[derive(Clone, Debug)]
 pub enum Shape {
     Grid(Grid),
@@ -49,14 +49,14 @@ pub enum Shape {
 }
 
 impl EffectiveLimit {
-    /// Compiles `limit`, or its `change` (an override) where that is what applies.
+    /// Compiles `limit`, with the `change` of an override if one applies.
     pub fn new(domain: &Arc<str>, limit: &Limit, change: Option<&Override>, revision: Revision) -> Self {
         let quota = change.and_then(|c| c.limit).unwrap_or(limit.limit);
         let hits = match quota {
             Quota::Hits(hits) => hits,
             Quota::Unlimited => UNLIMITED,
         };
-        // An override that names a limit and no burst has its limit as burst, as every limit does.
+        // The burst of an override that names a limit and no burst is its limit, as for every limit.
         let inherited = if change.is_some_and(|c| c.limit.is_some()) { None } else { limit.burst };
         let burst = change.and_then(|c| c.burst).or(inherited).unwrap_or(hits);
         let window_ms = nominal_ms(&limit.period);
@@ -87,17 +87,17 @@ impl EffectiveLimit {
         self.limit == UNLIMITED
     }
 
-    /// Whether it needs no store to decide: it counts nothing that could refuse, or refuses everything.
+    /// True if it needs no counter to decide: it denies everything, or it is an unlimited bucket.
     pub const fn is_static(&self) -> bool {
         self.limit == 0 || (self.is_unlimited() && self.is_bucket())
     }
 
-    /// The most that is ever granted at once.
+    /// The most hits that are ever granted at once.
     pub const fn max_grant(&self) -> u64 {
         if self.is_bucket() && !self.is_unlimited() { self.rate.burst } else { self.limit }
     }
 
-    /// The grid cx `at`; `None` for a bucket, or where no calendar reaches.
+    /// The grid at `at`. `None` for a bucket, and outside the years of a calendar.
     pub fn grid(&self, at: StoreTime) -> Option<Grid> {
         match &self.shape {
             Shape::Grid(grid) => Some(*grid),
@@ -108,7 +108,7 @@ impl EffectiveLimit {
         }
     }
 
-    /// Writes the name of the counter that has these `per` values.
+    /// Writes the name of the counter with these `per` values into `out`.
     pub fn key<'v>(&self, values: impl Iterator<Item = &'v str> + Clone, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.key_prefix);
@@ -149,8 +149,8 @@ const fn nominal_ms(period: &Period) -> u64 {
     }
 }
 
-/// Stands for the domain, the limit, what starts a counter anew when it changes (window, algorithm, cells, `per`), and an
-/// override that tests more than `per`, which counts apart.
+/// The prefix of a limit's counters. It depends on the domain, the name of the limit, and everything that begins a new counter when
+/// it changes: window, algorithm, cells, `per`, and the match of an override that has its own counter.
 fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
     let per = serde_json::to_string(&limit.per).unwrap_or_default();
     let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();
@@ -159,7 +159,7 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
         Period::Window { ms } => ms.to_string(),
         Period::Calendar { unit, time_zone } => format!("{unit:?} {time_zone}"),
     };
-    let apart = change.filter(|c| counts_apart(c, limit));
+    let apart = change.filter(|c| has_own_counter(c, limit));
     let apart = apart.map(|c| serde_json::to_string(&c.matches).unwrap_or_default()).unwrap_or_default();
     let mut out = Vec::new();
     let parts = [domain, &limit.name, limit.algorithm.as_str(), &period, cells, &per, &apart];
@@ -167,8 +167,8 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
     out
 }
 
-/// Whether an override's match looks at anything but the attributes that tell counters apart.
-fn counts_apart(change: &Override, limit: &Limit) -> bool {
+/// True if an override has its own counter: its match tests more than the `per` attributes.
+fn has_own_counter(change: &Override, limit: &Limit) -> bool {
     let Override { matches, .. } = change;
     matches.when.is_some() || matches.exact_keys.is_some() || matches.conditions.keys().any(|k| !limit.per.contains(k))
 }

@@ -1,12 +1,11 @@
-//! The name of a counter: injective, bounded, and short, for a store keeps every byte of it once per key.
+//! The name of a counter. It is injective and bounded. It is short, because a store keeps every byte of it once per key.
 //!
-//! `limit/value/value…`: eight characters that stand for the limit and all that starts it anew, and the values,
-//! percent-encoded but for a few plain characters, so that none can pose as a separator, as another value's pair, or as
-//! a hash.
+//! The form is `limit/value/value…`: eight characters for the limit, and the values. Values are percent-encoded, except for a few plain
+//! characters. Therefore no value can look like a separator, like two values, or like a hash.
 
 use sha2::{Digest, Sha256};
 
-/// Encoded values longer than this together, in bytes, are replaced by `#` and 144 bits of their SHA-256. A UUID fits.
+/// If the encoded values are longer than this together, in bytes, `#` and 144 bits of their SHA-256 replace them. A UUID fits.
 pub const MAX_VALUES: usize = 40;
 
 /// Base64 for URLs (RFC 4648, section 5).
@@ -14,13 +13,13 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Adds `/` and `part`, escaped.
+/// Appends `/` and `part`, escaped.
 fn push_part(out: &mut Vec<u8>, part: &str) {
     out.push(b'/');
     push_escaped(out, part);
 }
 
-/// Adds `part`, escaped: letters, digits and `-._~@+=,` stay.
+/// Appends `part`. Letters, digits and `-._~@+=,` stay as they are.
 fn push_escaped(out: &mut Vec<u8>, part: &str) {
     for byte in part.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~@+=,".contains(&byte) {
@@ -31,7 +30,7 @@ fn push_escaped(out: &mut Vec<u8>, part: &str) {
     }
 }
 
-/// Adds the values that tell counters of one limit apart.
+/// Appends the values that distinguish the counters of one limit.
 pub fn push_values<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str> + Clone) {
     let start = out.len();
     for value in values.clone() {
@@ -45,12 +44,12 @@ pub fn push_values<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str> 
     }
 }
 
-/// Adds 48 bits of a digest of texts, eight characters, which differ when the texts do.
+/// Appends 48 bits of a digest of texts, as eight characters.
 pub fn push_short<'a>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'a str>) {
     push_base64(out, &digest(texts)[..6]);
 }
 
-/// SHA-256 over the texts, each behind its length.
+/// SHA-256 over the texts, each after its length.
 fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for text in texts {
@@ -60,7 +59,7 @@ fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Adds whole groups of three bytes.
+/// Appends whole groups of three bytes in Base64.
 fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     for group in bytes.chunks_exact(3) {
         let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);

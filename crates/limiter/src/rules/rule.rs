@@ -1,18 +1,18 @@
-//! What a rule file, a Raft entry or an admin call says: plain data, no behaviour.
+//! Rules as a rule file, a Raft entry or an admin call says them: plain data without behaviour.
 //!
-//! The meaning is checked by [`super::validate`] and compiled by [`super::rule_book`].
+//! [`super::validate`] checks their meaning, and [`super::rule_book`] compiles them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Cells of a `rolling_window` that names none.
+/// The cells of a `rolling_window` that does not name them.
 pub const DEFAULT_CELLS: u32 = 10;
 /// The shortest window, in milliseconds.
 pub const MIN_WINDOW_MS: u64 = 250;
 /// The longest window, in milliseconds (400 days).
 pub const MAX_WINDOW_MS: u64 = 400 * 86_400_000;
-/// Longest time, in milliseconds, that a token bucket may take to refill (10 years).
+/// The longest time that a token bucket may take to fill, in milliseconds (10 years).
 pub const MAX_REFILL_MS: u64 = 3_650 * 86_400_000;
 
 /// A whole rule file: every domain with its limits.
@@ -41,21 +41,21 @@ pub enum Charge {
     Each,
 }
 
-/// One line of a rule book.
+/// One limit of the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     pub name: String,
     pub matches: Match,
-    /// Attribute names whose values tell counters apart, in order.
+    /// The attributes whose values distinguish counters, in order.
     pub per: Vec<String>,
     pub limit: Quota,
     pub period: Period,
     pub algorithm: Algorithm,
-    /// `rolling_window` only; `None` is [`DEFAULT_CELLS`].
+    /// Only for `rolling_window`. `None` means [`DEFAULT_CELLS`].
     pub cells: Option<u32>,
-    /// `token_bucket` only; `None` is the limit.
+    /// Only for `token_bucket`. `None` means the limit.
     pub burst: Option<u64>,
-    /// `None` is leased for windows; a token bucket is always exact.
+    /// `None` means leased for a window. A token bucket is always exact.
     pub consistency: Option<Consistency>,
     pub scope: Scope,
     pub on_store_failure: OnStoreFailure,
@@ -68,7 +68,7 @@ pub struct Limit {
 /// When a limit applies to a descriptor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Match {
-    /// All must hold.
+    /// All conditions must hold.
     pub conditions: BTreeMap<String, Condition>,
     /// The descriptor has exactly these keys in this order.
     pub exact_keys: Option<Vec<String>>,
@@ -76,7 +76,7 @@ pub struct Match {
     pub when: Option<String>,
 }
 
-/// One condition on one attribute. All but `Not` and `Present(false)` are false when it is absent.
+/// A condition on one attribute. If the attribute is absent, all but `Not` and `Present(false)` are false.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
@@ -108,11 +108,11 @@ pub enum Quota {
 pub enum Period {
     /// A length in milliseconds, aligned to the epoch.
     Window { ms: u64 },
-    /// A calendar's unit in a time zone.
+    /// A unit of the calendar in a time zone.
     Calendar { unit: CalendarUnit, time_zone: String },
 }
 
-/// Calendar units; weeks begin on Monday.
+/// A unit of the calendar. Weeks begin on Monday.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CalendarUnit {
@@ -134,7 +134,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The word of the rule file.
+    /// The word for it in a rule file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SlidingWindow => "sliding_window",
@@ -150,7 +150,7 @@ impl Algorithm {
 pub enum Consistency {
     /// Every check waits for the store.
     Exact,
-    /// Checks are paid from tokens that the node took in advance.
+    /// The node pays checks from tokens that it took in advance.
     Leased,
 }
 
@@ -163,11 +163,11 @@ pub enum Scope {
     Global,
 }
 
-/// What decides while the store does not answer.
+/// What decides a check while the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreFailure {
-    /// This holder's share of the limit.
+    /// The holder admits its share of the limit.
     #[default]
     Local,
     Allow,
@@ -184,7 +184,7 @@ pub enum Mode {
     Off,
 }
 
-/// What differs for some descriptors; the first that matches wins.
+/// What differs for some descriptors. The first override that matches applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Override {
     pub matches: Match,

@@ -1,4 +1,4 @@
-//! The rule book: rules compiled under one revision. A check is decided entirely by one book.
+//! The rule book: rules compiled under one revision. One book decides a check entirely.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::validate::{Problem, validate};
 use crate::check::Check;
 use crate::revision::Revision;
 
-/// Compiled rules. Immutable: an edit makes a new book with a higher revision.
+/// Compiled rules. They are immutable: an edit makes a new book with a higher revision.
 #[derive(Debug)]
 pub struct RuleBook {
     pub revision: Revision,
-    /// SHA-256 of the rules: equal hashes mean equal rules (I6).
+    /// SHA-256 of the rules. Equal hashes mean equal rules (I6).
     pub hash: [u8; 32],
     rules: Arc<Rules>,
     domains: RuleMap<Box<str>, DomainBook>,
@@ -37,22 +37,22 @@ struct LimitBook {
     per: Vec<String>,
     base: Arc<EffectiveLimit>,
     overrides: Vec<(Matcher, Arc<EffectiveLimit>)>,
-    /// Places of the limits that this one replaces.
+    /// Positions of the limits that this one replaces.
     replaces: Vec<u32>,
 }
 
 /// A limit that applies to a descriptor of a check.
 #[derive(Clone, Debug)]
 pub struct ApplicableLimit<'b> {
-    /// Place of the descriptor in the check.
+    /// The position of the descriptor in the check.
     pub descriptor: usize,
     pub effective: &'b Arc<EffectiveLimit>,
-    /// Attributes whose values name the counter.
+    /// The attributes whose values name the counter.
     pub per: &'b [String],
     place: u32,
 }
 
-/// What changed between two books, by `domain/limit`.
+/// The changes between two books, as `domain/limit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
     pub added: Vec<String>,
@@ -61,7 +61,7 @@ pub struct Diff {
 }
 
 impl RuleBook {
-    /// Compiles all of `rules` or nothing.
+    /// Compiles all of `rules`, or none.
     pub fn compile(rules: Arc<Rules>, revision: Revision) -> Result<Self, Vec<Problem>> {
         let problems = validate(&rules);
         if !problems.is_empty() {
@@ -95,7 +95,7 @@ impl RuleBook {
         Ok(Self { revision, hash, rules, domains })
     }
 
-    /// A book without rules, revision 0.
+    /// A book without rules, at [`Revision::NONE`].
     pub fn empty() -> Self {
         Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: RuleMap::default() }
     }
@@ -104,13 +104,13 @@ impl RuleBook {
         &self.rules
     }
 
-    /// The domain's shared name, or `None` when no rule has it.
+    /// The shared name of a domain; `None` if no rule has it.
     pub fn domain(&self, name: &str) -> Option<&Arc<str>> {
         self.domains.get(name).map(|d| &d.name)
     }
 
-    /// Every limit that applies to the check, descriptor by descriptor, in book order; after `replaces`. Returns the domain's
-    /// shared name and how it charges, or `None` when no rule has it.
+    /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced limits. Returns
+    /// the shared name of the domain and how it charges; `None` if no rule has the domain.
     pub fn applicable<'b>(
         &'b self,
         check: &Check<'_>,
@@ -139,7 +139,7 @@ impl RuleBook {
         Some((&book.name, book.charge))
     }
 
-    /// What an edit from `self` to `next` changes.
+    /// The changes of an edit from `self` to `next`.
     pub fn diff(&self, next: &Self) -> Diff {
         let (old, new) = (self.by_name(), next.by_name());
         Diff {
@@ -155,12 +155,12 @@ impl RuleBook {
     }
 }
 
-/// Whether a limit can ever apply: one that is off may be switched on by an override.
+/// True if a limit can ever apply. An override may switch on a limit that is off.
 fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
-/// The effective limit that a descriptor brings itself (Envoy's `limit` field): a `fixed_window` that counts apart.
+/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window` with its own counter.
 pub fn descriptor_limit(
     domain: &Arc<str>,
     limit: u64,

@@ -1,6 +1,6 @@
-//! Whether rules mean something: every error at once, each with its path and what was expected.
+//! Validates rules, and finds every error at once: its path, and what was expected there.
 //!
-//! One check for every source: rule files, Raft entries, admin calls.
+//! Every source of rules uses this: rule files, Raft entries and admin calls.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -27,7 +27,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Finds everything that is wrong with `rules`; empty when they can be compiled.
+/// Returns every error of `rules`. They can be compiled if there is none.
 pub fn validate(rules: &Rules) -> Vec<Problem> {
     let mut found = Problems::default();
     let root = Path::default().field("domains");
@@ -82,7 +82,7 @@ fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {
     }
 }
 
-/// The limits from which following `replaces` leads back to themselves.
+/// The limits that replace themselves through a cycle of `replaces`.
 fn replacement_cycles(limits: &[Limit], places: &HashMap<&str, usize>) -> Vec<usize> {
     let next = |at: usize| limits[at].replaces.iter().filter_map(|name| places.get(name.as_str()).copied());
     let returns = |start: usize| {

@@ -1,4 +1,4 @@
-//! One condition of the contract, compiled.
+//! A compiled condition.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use regex::Regex;
 use super::route::Route;
 use crate::rules::rule::Condition;
 
-/// A bound on a compiled regular expression, in bytes: a rule cannot take the node's memory.
+/// The largest compiled regular expression, in bytes, so that a rule cannot take the memory of the node.
 const REGEX_BYTES: usize = 1 << 20;
 
-/// A condition ready to be tested. `None` is an absent attribute.
+/// A compiled condition. It tests the value of an attribute; `None` is an absent attribute.
 #[derive(Debug)]
 pub enum Compiled {
     Equal(Box<str>),
@@ -27,7 +27,7 @@ pub enum Compiled {
 }
 
 impl Compiled {
-    /// Compiles, or says what was expected instead.
+    /// Compiles a condition. The error says what was expected.
     pub fn new(condition: &Condition) -> Result<Self, String> {
         Ok(match condition {
             Condition::Equal(s) => Self::Equal(s.as_str().into()),
@@ -61,7 +61,7 @@ impl Compiled {
     }
 }
 
-/// An address as conditions see it: IPv4 mapped into IPv6 is IPv4.
+/// Parses an address. An IPv4 address that is mapped into IPv6 is IPv4.
 pub fn address(value: &str) -> Option<IpAddr> {
     value.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
@@ -74,7 +74,7 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("expected an IP network such as 10.0.0.0/8, not {text:?}"))
 }
 
-/// A network of IPv4 addresses that are mapped into IPv6 is the network of those.
+/// Parses a network. A network of IPv4 addresses that are mapped into IPv6 is an IPv4 network.
 fn canonical(net: IpNet) -> IpNet {
     let mapped = match net {
         IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.network().to_ipv4_mapped()),
@@ -90,7 +90,7 @@ fn regex(text: &str) -> Result<Regex, String> {
         .map_err(|e| format!("expected a regular expression: {}", e.to_string().replace('\n', " ")))
 }
 
-/// `?` is one character and `*` any number within a segment, `**` any number across `/`.
+/// Translates a glob: `?` is one character, `*` any number of characters within a segment, and `**` any number across `/`.
 fn glob_to_regex(glob: &str) -> String {
     let mut out = String::from("^(?s)");
     let mut rest = glob;

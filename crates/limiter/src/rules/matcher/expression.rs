@@ -7,9 +7,9 @@ use cel::{Context, Env, Program, Value};
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
-/// The deepest nesting of brackets: the parser recurses.
+/// The deepest nesting of brackets, because the parser recurses.
 const MAX_DEPTH: usize = 64;
-/// The most operators and members (`.`, `+`, `<`, ...): a chain of them is a tree as deep, which is walked recursively.
+/// The most operators and members (`.`, `+`, `<`, ...). A chain of them is a tree of the same depth, which is walked recursively.
 const MAX_OPERATORS: usize = 512;
 
 /// A compiled expression.
@@ -48,7 +48,7 @@ impl Expression {
         Ok(Self { program, env })
     }
 
-    /// True when the expression is; an error in it (a missing attribute, say) or another type counts as false.
+    /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts as false.
     pub fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
         let mut context = Context::with_env(Arc::clone(&self.env));
         let mut attributes: HashMap<String, Value> = HashMap::with_capacity(entries.len());
@@ -62,8 +62,7 @@ impl Expression {
     }
 }
 
-/// The variables that macros bind which go through a list; `None` where one stands within the brackets of another: each
-/// would multiply the cost.
+/// The variables that macros over lists bind. `None` if one macro is within the brackets of another, which would multiply the cost.
 fn bound_by_loops(source: &str) -> Option<Vec<String>> {
     const LOOPS: [&str; 5] = ["all", "exists", "exists_one", "map", "filter"];
     let plain: String = outside_of_strings(source).chars().filter(|c| !c.is_whitespace()).collect();
@@ -92,7 +91,7 @@ fn bound_by_loops(source: &str) -> Option<Vec<String>> {
     Some(bound)
 }
 
-/// The expression with every string literal left out.
+/// The expression without its string literals.
 fn outside_of_strings(source: &str) -> String {
     let (mut quote, mut escaped) = (None, false);
     let outside = |c: &char| {
@@ -109,9 +108,9 @@ fn outside_of_strings(source: &str) -> String {
     source.chars().filter(outside).collect()
 }
 
-/// What makes an expression costly, outside of its strings.
+/// What makes an expression expensive, outside of its strings.
 struct Shape {
-    /// How deep brackets, conditionals and signs in a row nest.
+    /// The nesting of brackets, conditionals and repeated signs.
     depth: usize,
     operators: usize,
 }

@@ -1,8 +1,8 @@
 //! Finds the limits that could match a descriptor without scanning the book.
 //!
-//! Every limit is filed once, under its **anchor**: the positive condition (or `per` attribute) that the fewest
-//! other limits share. A look-up gathers the limits filed under what the descriptor has; each is then tested in
-//! full, so the index may offer too much and must never offer too little.
+//! Every limit is filed once, under its **anchor**: the positive condition (or `per` attribute) that the fewest other limits share. A
+//! lookup returns the limits that are filed under the attributes of the descriptor. Each of them is then tested in full. Therefore the
+//! index may return too many limits, but never too few.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,20 +15,20 @@ use super::route::Segment;
 
 type Ids = Vec<u32>;
 
-/// Where a limit may be filed.
+/// What a limit may be filed under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Token {
     Equal(Box<str>),
     Prefix(Box<str>),
     Suffix(Box<str>),
     Net(IpNet),
-    /// A route's literal segments by place, `None` for any.
+    /// The literal segments of a route in order; `None` for any segment.
     Route(Vec<Option<Box<str>>>),
-    /// The attribute is there.
+    /// The attribute is present.
     Present,
 }
 
-/// The tokens under one of which any match of `condition` is found; empty when it promises nothing.
+/// The tokens of a condition: every value that matches has one of them. Empty if there are no such tokens.
 pub fn tokens(condition: &Compiled) -> Vec<Token> {
     match condition {
         Compiled::Equal(s) => vec![Token::Equal(s.clone())],
@@ -78,7 +78,7 @@ struct RouteNode {
 }
 
 impl Index {
-    /// Files each limit, given as its possible anchors: (attribute, the tokens that cover it).
+    /// Files each limit. It is given by its possible anchors: an attribute, and the tokens that cover it.
     pub fn build(limits: &[Vec<(&str, Vec<Token>)>]) -> Self {
         let mut shared: RuleMap<(&str, &Token), usize> = RuleMap::default();
         for (key, tokens) in limits.iter().flatten() {
@@ -102,7 +102,7 @@ impl Index {
         index
     }
 
-    /// Adds to `out` every limit that could match; sorted, each once.
+    /// Sets `out` to every limit that could match, sorted, each once.
     pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Vec<u32>) {
         out.clear();
         out.extend_from_slice(&self.always);
@@ -165,7 +165,7 @@ impl RouteNode {
         }
     }
 
-    /// Every pattern that is a prefix of `path`, segment by segment.
+    /// Adds the limits of every pattern that is a prefix of `path`, segment by segment.
     fn candidates(&self, path: &str, out: &mut Vec<u32>) {
         out.extend_from_slice(&self.ids);
         let (part, rest) = path.split_once('/').map_or((path, None), |(part, rest)| (part, Some(rest)));

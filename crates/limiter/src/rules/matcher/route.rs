@@ -1,4 +1,4 @@
-//! Route patterns: `/a/{b}` takes one non-empty segment for `{b}`, `/a/{*rest}` one or more at the end.
+//! Route patterns. In `/a/{b}`, `{b}` matches one non-empty segment. In `/a/{*rest}`, `{*rest}` matches one or more segments at the end.
 
 /// A compiled route pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
