@@ -47,7 +47,7 @@ impl Check {
             Ok(answer) => match answer.get("allowed").and_then(Value::as_bool) {
                 Some(allowed) => {
                     output::decision(global.output, &answer);
-                    if allowed { Exit::Ok } else { Exit::Refused }
+                    if allowed { Exit::Ok } else { Exit::Denied }
                 }
                 // A problem document.
                 None => {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::run_node::{BUILD, assembled, run};
-use super::{Exit, GlobalArgs};
+use super::run_node::{assembled, run};
+use super::{BuildInfo, Exit, GlobalArgs};
 use crate::node::assemble;
 use crate::telemetry::logs;
 
@@ -26,10 +26,10 @@ pub struct Dev {
 }
 
 impl Dev {
-    pub fn run(self, global: &GlobalArgs) -> Exit {
+    pub fn run(self, global: &GlobalArgs, build: BuildInfo) -> Exit {
         let format = global.log_format.unwrap_or_default();
         logs::start(tracing::level_filters::LevelFilter::INFO, format);
-        let node = match assembled(assemble::dev(self.rules.as_deref(), SAMPLE, BUILD)) {
+        let node = match assembled(assemble::dev(self.rules.as_deref(), SAMPLE, (build.version, build.commit))) {
             Ok(node) => node,
             Err(exit) => return exit,
         };

@@ -2,7 +2,7 @@
 
 #![deny(clippy::print_stdout)]
 
-/// Prints a line. Whoever reads may have read enough: a pipe that is closed is no error.
+/// Prints a line. A closed pipe is no error: its reader may have read enough.
 macro_rules! outln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -21,21 +21,24 @@ mod simulate;
 
 use std::io::Write;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::telemetry::logs;
 
-/// The commit that this program was built from.
-pub const VERSION_COMMIT: &str = env!("TIDEGATE_COMMIT");
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TIDEGATE_COMMIT"), ")");
+/// The version and the commit of this program.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildInfo {
+    pub version: &'static str,
+    pub commit: &'static str,
+}
 
-/// How a command ended; the number is the exit code.
+/// The result of a command. The number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Ok = 0,
     Failed = 1,
-    Refused = 3,
+    Denied = 3,
     BadConfiguration = 78,
 }
 
@@ -49,20 +52,20 @@ pub enum Output {
     Json,
 }
 
-/// What every command takes.
+/// The arguments of every command.
 #[derive(Args)]
 pub struct GlobalArgs {
     /// How results are printed
     #[arg(long, global = true, default_value = "table", value_name = "FORMAT")]
     output: Output,
-    /// How logs look on standard error
+    /// The format of logs on standard error
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<logs::Format>,
 }
 
 #[derive(Parser)]
-#[command(name = "tidegate", version = VERSION, about = "A distributed rate limiter")]
-pub struct Cli {
+#[command(name = "tidegate", about = "A distributed rate limiter")]
+struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
     #[command(subcommand)]
@@ -71,15 +74,15 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// One node on loopback with counters in memory, for trying things out
+    /// Run one node on loopback with counters in memory, to try things out
     Dev(dev::Dev),
-    /// One node of a region
+    /// Run one node of a region
     Serve(serve::Serve),
-    /// Ask a running node: exit code 0 allowed, 3 refused
+    /// Ask a running node to decide a check: exit code 0 if allowed, 3 if denied
     Check(check::Check),
-    /// Load a rate limiter, and measure it
+    /// Put load on a rate limiter and measure it
     Bench(Box<bench::Bench>),
-    /// Simulate a region with faults on virtual time, and see whether every promise is kept
+    /// Simulate a region with faults on virtual time, and check every promise
     Simulate(simulate::Simulate),
     /// Work with rule files, offline
     #[command(subcommand)]
@@ -88,12 +91,22 @@ enum Command {
     Completions { shell: Shell },
 }
 
+/// Parses the arguments of this process and runs the command.
+pub fn run(build: BuildInfo) -> Exit {
+    let version: &'static str = format!("{} ({})", build.version, build.commit).leak();
+    let matches = Cli::command().version(version).get_matches();
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.run(build),
+        Err(error) => error.exit(),
+    }
+}
+
 impl Cli {
-    pub fn run(self) -> Exit {
+    fn run(self, build: BuildInfo) -> Exit {
         let global = &self.global;
         match self.command {
-            Command::Dev(dev) => dev.run(global),
-            Command::Serve(serve) => serve.run(global),
+            Command::Dev(dev) => dev.run(global, build),
+            Command::Serve(serve) => serve.run(global, build),
             Command::Check(check) => check.run(global),
             Command::Bench(bench) => bench.run(global),
             Command::Simulate(simulate) => simulate.run(global),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{Exit, VERSION_COMMIT};
+use super::Exit;
 use crate::host::listeners::Listeners;
 use crate::host::machine;
 use crate::node::assemble::{AssembleError, Assembled};
@@ -14,8 +14,6 @@ use crate::node::{self, Failure};
 use crate::ports::Fatal;
 use crate::rulefile::watch::FileRules;
 
-/// The version and the commit of this program.
-pub const BUILD: (&str, &str) = (env!("CARGO_PKG_VERSION"), VERSION_COMMIT);
 /// The most files that a node has open beside the connections of its clients.
 const OTHER_FILES: u64 = 1000;
 

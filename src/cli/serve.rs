@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::run_node::{BUILD, assembled, run};
-use super::{Exit, GlobalArgs, Output, output};
+use super::run_node::{assembled, run};
+use super::{BuildInfo, Exit, GlobalArgs, Output, output};
 use crate::config::overlay::Setting;
 use crate::config::settings::{ConfigError, Settings};
 use crate::host::machine;
@@ -44,16 +44,17 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self, global: &GlobalArgs) -> Exit {
+    pub fn run(self, global: &GlobalArgs, build: BuildInfo) -> Exit {
         let settings = match self.settings(global) {
             Ok(settings) => settings,
             Err(exit) => return exit,
         };
+        let build = (build.version, build.commit);
         if self.check {
-            return check(&settings, global.output);
+            return check(&settings, global.output, build);
         }
         logs::start(settings.log.level.into(), settings.log.format);
-        let node = match assembled(assemble::serve(&settings, BUILD)) {
+        let node = match assembled(assemble::serve(&settings, build)) {
             Ok(node) => node,
             Err(exit) => return exit,
         };
@@ -134,8 +135,8 @@ impl Serve {
     }
 }
 
-fn check(settings: &Settings, output: Output) -> Exit {
-    if let Err(exit) = assembled(assemble::check(settings, BUILD)) {
+fn check(settings: &Settings, output: Output, build: (&str, &str)) -> Exit {
+    if let Err(exit) = assembled(assemble::check(settings, build)) {
         return exit;
     }
     match load(&settings.rules, Revision(1)) {
