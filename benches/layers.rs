@@ -1,5 +1,6 @@
 //! What each layer of a check costs by itself: `cargo bench --bench layers`.
 
+#[path = "../crates/limiter/benches/fixtures/mod.rs"]
 mod fixtures;
 
 use limiter::{Check, Descriptor};

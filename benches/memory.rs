@@ -3,6 +3,7 @@
 //!
 //! Prints one line of JSON for each; bytes are the process's resident memory before and after.
 
+#[path = "../crates/limiter/benches/fixtures/mod.rs"]
 mod fixtures;
 
 use limiter::{Decision, Event, LaneId, Reply, WallTime};

@@ -10,6 +10,7 @@ macro_rules! outln {
     }};
 }
 
+#[cfg(feature = "bench")]
 mod bench;
 mod check;
 mod dev;
@@ -17,6 +18,7 @@ mod output;
 mod rules;
 mod run_node;
 mod serve;
+#[cfg(feature = "simulate")]
 mod simulate;
 
 use std::io::Write;
@@ -81,8 +83,10 @@ enum Command {
     /// Ask a running node to decide a check: exit code 0 if allowed, 3 if denied
     Check(check::Check),
     /// Put load on a rate limiter and measure it
+    #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
     /// Simulate a region with faults on virtual time, and check every promise
+    #[cfg(feature = "simulate")]
     Simulate(simulate::Simulate),
     /// Work with rule files, offline
     #[command(subcommand)]
@@ -108,7 +112,9 @@ impl Cli {
             Command::Dev(dev) => dev.run(global, build),
             Command::Serve(serve) => serve.run(global, build),
             Command::Check(check) => check.run(global),
+            #[cfg(feature = "bench")]
             Command::Bench(bench) => bench.run(global),
+            #[cfg(feature = "simulate")]
             Command::Simulate(simulate) => simulate.run(global),
             Command::Rules(rules) => rules.run(global),
             Command::Completions { shell } => {

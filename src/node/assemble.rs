@@ -1,7 +1,7 @@
 //! Builds the parts of a node from its settings. This is the only file that names adapters.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::ports::{Clock, Region, RuleSource, Service};
 use crate::rulefile::decode::compile;
 use crate::rulefile::watch::{FileRules, InvalidRuleFile};
 use crate::store::memory::{Alone, MemoryStore};
+#[cfg(feature = "redis")]
 use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::Metrics;
 
@@ -107,7 +108,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
             );
             in_memory(&config, &clock)
         }
-        Location::Redis(redis) => Arc::new(redis_region(settings, redis, &config, &metrics)?),
+        Location::Redis(redis) => redis_region(settings, redis, &config, &metrics)?,
     };
     let source = Arc::clone(&file) as Arc<dyn RuleSource>;
     Ok(assembled(config, clock, region, source, Some(file), metrics))
@@ -144,15 +145,22 @@ fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Arc<dyn Region> {
     Arc::new(Alone::new(store, config.cores()))
 }
 
+#[cfg(not(feature = "redis"))]
+fn redis_region(_: &Settings, _: &Redis, _: &NodeConfig, _: &Arc<Metrics>) -> Result<Arc<dyn Region>, AssembleError> {
+    let error = "store.url: expected memory: because this program was built without the feature redis";
+    Err(AssembleError::Store(vec![error.to_owned()]))
+}
+
 /// The Redis of the region, not yet connected.
+#[cfg(feature = "redis")]
 fn redis_region(
     settings: &Settings,
     redis: &Redis,
     node: &NodeConfig,
     metrics: &Arc<Metrics>,
-) -> Result<RedisRegion, AssembleError> {
+) -> Result<Arc<dyn Region>, AssembleError> {
     let (mut errors, store) = (Vec::new(), &settings.store);
-    let mut read = |field: &str, path: &Option<PathBuf>| {
+    let mut read = |field: &str, path: &Option<std::path::PathBuf>| {
         let path = path.as_ref()?;
         let text = std::fs::read(path);
         text.map_err(|error| errors.push(format!("store.{field}: {}: {error}", path.display()))).ok()
@@ -180,7 +188,9 @@ fn redis_region(
         deadline: Duration::from_millis(store.deadline_ms),
         metrics: Arc::clone(metrics),
     };
-    RedisRegion::new(config).map_err(|error| AssembleError::Store(vec![format!("store.ca_file: {error}")]))
+    let region = RedisRegion::new(config);
+    let region = region.map_err(|error| AssembleError::Store(vec![format!("store.ca_file: {error}")]))?;
+    Ok(Arc::new(region))
 }
 
 fn node_config(settings: &Settings) -> NodeConfig {

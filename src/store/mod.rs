@@ -1,4 +1,5 @@
 //! Counter stores.
 
 pub mod memory;
+#[cfg(feature = "redis")]
 pub mod redis;
