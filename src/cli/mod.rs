@@ -82,17 +82,39 @@ enum Command {
     Serve(serve::Serve),
     /// Ask a running node to decide a check: exit code 0 if allowed, 3 if denied
     Check(check::Check),
-    /// Put load on a rate limiter and measure it
     #[cfg(feature = "bench")]
+    /// Put load on a rate limiter and measure it
     Bench(Box<bench::Bench>),
+    /// Not in this build: put load on a rate limiter and measure it
+    #[cfg(not(feature = "bench"))]
+    Bench(NotBuilt),
     /// Simulate a region with faults on virtual time, and check every promise
     #[cfg(feature = "simulate")]
     Simulate(simulate::Simulate),
+    /// Not in this build: simulate a region with faults on virtual time
+    #[cfg(not(feature = "simulate"))]
+    Simulate(NotBuilt),
     /// Work with rule files, offline
     #[command(subcommand)]
     Rules(rules::Rules),
     /// Print a completion script for a shell
     Completions { shell: Shell },
+}
+
+/// A command that this build does not have.
+#[cfg(any(not(feature = "bench"), not(feature = "simulate")))]
+#[derive(Args)]
+struct NotBuilt {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<String>,
+}
+
+#[cfg(any(not(feature = "bench"), not(feature = "simulate")))]
+impl NotBuilt {
+    fn run(self, feature: &str) -> Exit {
+        eprintln!("this program was built without the feature {feature}: cargo build --release builds all of it");
+        Exit::Failed
+    }
 }
 
 /// Parses the arguments of this process and runs the command.
@@ -112,6 +134,10 @@ impl Cli {
             Command::Dev(dev) => dev.run(global, build),
             Command::Serve(serve) => serve.run(global, build),
             Command::Check(check) => check.run(global),
+            #[cfg(not(feature = "bench"))]
+            Command::Bench(not_built) => not_built.run("bench"),
+            #[cfg(not(feature = "simulate"))]
+            Command::Simulate(not_built) => not_built.run("simulate"),
             #[cfg(feature = "bench")]
             Command::Bench(bench) => bench.run(global),
             #[cfg(feature = "simulate")]
