@@ -1,5 +1,5 @@
-//! Keeps a core's flusher running: one that ends is started again. Nothing is lost by that, for what is queued and what
-//! is in flight are the core's.
+//! Keeps the flusher of a core running. A flusher that ends is started again. Nothing is lost: the core has what is queued and what is in
+//! flight.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use super::core::Core;
 use super::flusher::Flusher;
 
-/// The actor that starts a core's flusher, and starts it again.
+/// The actor that starts the flusher of a core, and starts it again after it ended.
 pub struct Supervisor;
 
 impl Actor for Supervisor {

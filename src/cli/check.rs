@@ -49,7 +49,7 @@ impl Check {
                     output::decision(global.output, &answer);
                     if allowed { Exit::Ok } else { Exit::Denied }
                 }
-                // A problem document.
+                // A problem document (RFC 9457).
                 None => {
                     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
                     eprintln!("{}: {}", self.addr, text(&answer, "title"));
@@ -108,7 +108,7 @@ impl Check {
     }
 }
 
-/// The answer as HTTP has it.
+/// The answer in the JSON of `/v1/check`.
 fn json(answer: &CheckResponse) -> Value {
     let limits = answer.limits.iter().map(|limit| {
         serde_json::json!({

@@ -1,4 +1,4 @@
-//! How results are printed: tables and colour for people, JSON for programs.
+//! Prints results: tables and colours for people, JSON for programs.
 
 use std::io::IsTerminal;
 
@@ -10,11 +10,11 @@ use super::Output;
 use crate::config::settings::{Listen, Settings};
 use limiter::rules::RuleBook;
 
-/// An empty table with these heads.
+/// An empty table with these column heads.
 pub fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    // A terminal that says it has no width is no reason to print one letter a line.
+    // Some terminals report a width of 0.
     if table.width().is_some_and(|width| width < 20) {
         table.set_width(120);
     }
@@ -22,18 +22,18 @@ pub fn table(heads: &[&str]) -> Table {
     table
 }
 
-/// A cell that is good news, or bad.
+/// A table cell in green or red.
 pub fn verdict(text: impl ToString, good: bool) -> Cell {
     Cell::new(text.to_string()).fg(if good { Color::Green } else { Color::Red })
 }
 
-/// A word that is good news, or bad; in colour on a terminal.
+/// A word in green or red on a terminal.
 pub fn word(text: &str, good: bool) -> String {
     let colour = if good { 32 } else { 31 };
     if std::io::stdout().is_terminal() { format!("\u{1b}[1;{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// Milliseconds as people say them.
+/// Formats milliseconds for people.
 pub fn length(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let exact = UNITS.iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
@@ -44,14 +44,14 @@ pub fn length(ms: u64) -> String {
     }
 }
 
-/// What is wrong, for programs; people are told on standard error.
+/// Prints errors as JSON for programs. People see them on standard error.
 pub fn wrong(output: Output, errors: &[Value]) {
     if output == Output::Json {
         outln!("{}", serde_json::json!({ "ok": false, "errors": errors }));
     }
 }
 
-/// A number of things, as people say it.
+/// Formats a number of things, such as `2 limits`.
 pub fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
@@ -99,7 +99,7 @@ pub fn decision(output: Output, answer: &Value) {
     outln!("{table}");
 }
 
-/// What `serve --check` found good. Nothing secret is in it.
+/// Prints the settings that `serve --check` found valid, without secrets.
 pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
     let (domains, limits) = size(book);
     let Settings { region, node, listen: Listen { http, grpc, .. }, .. } = settings;
@@ -114,7 +114,7 @@ pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
     }
 }
 
-/// Domains and limits of a book.
+/// The numbers of domains and limits of a book.
 pub fn size(book: &RuleBook) -> (usize, usize) {
     let domains = &book.rules().domains;
     (domains.len(), domains.iter().map(|domain| domain.limits.len()).sum())

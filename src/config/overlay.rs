@@ -1,4 +1,4 @@
-//! One tree from a file, the environment and flags, in which every value knows where it comes from.
+//! One tree from a file, the environment and flags. Every value knows its origin.
 
 use std::fmt;
 use std::rc::Rc;
@@ -6,10 +6,10 @@ use std::rc::Rc;
 use crate::yaml::tree::{Node, Place, Style, SyntaxError, Value};
 use limiter::rules::Path;
 
-/// Environment variables with this prefix are configuration.
+/// The prefix of environment variables that are settings.
 pub const PREFIX: &str = "TIDEGATE_";
 
-/// A value from outside the file: what the user wrote it as, where it goes, and what it is.
+/// A setting from the environment or a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// `TIDEGATE_STORE__URL`, `--http`.
@@ -19,33 +19,33 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The setting of an environment variable; `None` when it is none of ours.
+    /// The setting of an environment variable; `None` if its name has another prefix.
     pub fn from_environment(name: &str, value: &str) -> Option<Self> {
         let path = name.strip_prefix(PREFIX)?.split("__").map(str::to_lowercase).collect();
         Some(Self { origin: name.to_owned(), path, text: value.to_owned() })
     }
 
-    /// The setting of a flag; `path` is dotted.
+    /// The setting of a flag. `path` has dots.
     pub fn from_flag(flag: &str, path: &str, value: impl fmt::Display) -> Self {
         let path = path.split('.').map(ToOwned::to_owned).collect();
         Self { origin: flag.to_owned(), path, text: value.to_string() }
     }
 }
 
-/// The configuration as written, all sources in one.
+/// The settings of all sources in one tree.
 #[derive(Debug)]
 pub struct Overlay {
     pub root: Rc<Node>,
-    /// The file's name, when there is one.
+    /// The name of the file, if there is one.
     file: Option<String>,
     settings: Vec<Setting>,
 }
 
 impl Overlay {
-    /// Lays `settings` over the file, a later one over an earlier.
+    /// Lays `settings` over the file. A later setting takes precedence over an earlier one.
     ///
     /// # Errors
-    /// When the file is no YAML.
+    /// When the file is not YAML.
     pub fn new(file: Option<(&str, &str)>, settings: Vec<Setting>) -> Result<Self, SyntaxError> {
         let mut root = Node::parse(file.map_or("", |(_, text)| text))?;
         for setting in &settings {
@@ -54,7 +54,7 @@ impl Overlay {
         Ok(Self { root, file: file.map(|(name, _)| name.to_owned()), settings })
     }
 
-    /// Where the value at `path` comes from, or should come from when there is none.
+    /// The origin of the value at `path`, or the place where it should be if there is none.
     pub fn origin(&self, path: &Path) -> String {
         let text = path.to_string();
         let sets = |setting: &&Setting| {

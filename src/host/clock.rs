@@ -1,4 +1,4 @@
-//! The clocks and the randomness of this machine; the only place that reads them.
+//! The clocks and the randomness of this machine. Nothing else reads them.
 
 use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -8,12 +8,12 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::ports::Clock;
 use limiter::{NodeClock, NodeTime, WallTime};
 
-/// Reads that take longer than this, in microseconds, are not of one instant.
-const AT_ONCE_US: i64 = 1000;
-/// So often the clocks are read until they are.
+/// Two reads within this time, in microseconds, count as one instant.
+const ONE_INSTANT_US: i64 = 1000;
+/// The most attempts to read the clocks at one instant.
 const TRIES: u32 = 5;
 
-/// Real time.
+/// The clocks of this machine.
 pub struct SystemClock {
     start: Instant,
     clock: NodeClock,
@@ -40,17 +40,17 @@ impl Clock for SystemClock {
     }
 }
 
-/// The wall clock less the monotonic one, in microseconds. The coarse clocks tick together, and cost a few nanoseconds; a
-/// thread that is stopped between the two reads gets a wrong figure.
+/// The wall clock less the monotonic clock, in microseconds. The coarse clocks tick together and cost a few nanoseconds. If the thread is
+/// stopped between the two reads, the result is wrong.
 fn wall_ahead_us() -> i64 {
     micros(ClockId::RealtimeCoarse) - micros(ClockId::MonotonicCoarse)
 }
 
-/// The same exactly, where the thread is not stopped meanwhile.
+/// The exact value of [`wall_ahead_us`]; `None` if the thread was stopped during each attempt.
 fn measured_ahead_us() -> Option<i64> {
     (0..TRIES).find_map(|_| {
         let (before, wall, after) = (micros(ClockId::Monotonic), micros(ClockId::Realtime), micros(ClockId::Monotonic));
-        (after - before <= AT_ONCE_US).then_some(wall - before)
+        (after - before <= ONE_INSTANT_US).then_some(wall - before)
     })
 }
 
@@ -59,10 +59,10 @@ fn micros(id: ClockId) -> i64 {
     time.tv_sec * 1_000_000 + time.tv_nsec / 1000
 }
 
-/// A random number of the operating system.
+/// Returns a random number of the operating system.
 ///
 /// # Errors
-/// When the system has none to give.
+/// When the system has no randomness.
 #[expect(clippy::disallowed_methods, reason = "this is where seeds come from")]
 pub fn random() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)

@@ -1,15 +1,15 @@
-//! The sockets of a node: every core has its own for each face. The kernel chooses who accepts a connection, and
-//! [`crate::api::spread`] who has it.
+//! The listening sockets of a node: each core has its own for each listener. The kernel chooses the core that accepts a connection, and
+//! the server spreads connections over the cores.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait to be accepted.
+/// The most connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// One face's sockets, one for each core, all on one address.
+/// The sockets of one listener: one for each core, all on one address.
 #[derive(Debug)]
 pub struct Listeners {
     pub address: SocketAddr,
@@ -17,12 +17,12 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens `count` times on `address`; port 0 lets the system choose one.
+    /// Listens `count` times on `address`. Port 0 lets the system choose a port.
     ///
     /// # Errors
-    /// When anything listens there already, this program's other processes included.
+    /// When another process listens there already.
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
-        // Sockets that share a port would share it with another node as well: this one does not.
+        // Sockets that share a port would share it with another node as well. This first socket does not.
         let address = socket(address, false)?.local_addr()?;
         let each: Vec<TcpListener> = (0..count).map(|_| socket(address, true)).collect::<io::Result<_>>()?;
         Ok(Self { address, each })

@@ -1,4 +1,4 @@
-//! What this machine, or the cgroup that holds the process, allows.
+//! The limits of this machine, or of the cgroup of the process.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -6,29 +6,28 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Memory that one resident key takes, in bytes, rounded up: what `benches/memory.rs` measures, and room for long names
-/// and checks that wait.
+/// The memory of one resident key in bytes, rounded up: what `benches/memory.rs` measures, with room for long names and waiting checks.
 const BYTES_PER_KEY: u64 = 1024;
-/// The same with its record in the memory store: that of a `rolling_window` of twenty cells is the largest.
+/// The memory of a key with its record in the memory store. The record of a `rolling_window` of twenty cells is the largest.
 const BYTES_PER_KEY_AND_RECORD: u64 = 4096;
-/// The part of the memory that keys may take: one in so many.
-const PART: u64 = 2;
+/// Keys may take this part of the memory: one half.
+const MEMORY_PART: u64 = 2;
 
-/// Cores that this process may use.
+/// The number of cores that this process may use.
 pub fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Keys that the memory allows; `with_records` where their records are in the same memory.
+/// The number of keys that the memory allows. `with_records`: their records are in the same memory.
 pub fn keys(with_records: bool) -> usize {
     let each = if with_records { BYTES_PER_KEY_AND_RECORD } else { BYTES_PER_KEY };
     let memory = cgroup_memory().into_iter().chain(machine_memory()).min();
-    // Where neither can be read, as much as any machine has.
-    let keys = memory.unwrap_or(1 << 30) / PART / each;
+    // If neither can be read: as much as any machine has.
+    let keys = memory.unwrap_or(1 << 30) / MEMORY_PART / each;
     usize::try_from(keys.max(1000)).unwrap_or(usize::MAX)
 }
 
-/// Lets this process have `wanted` files open, or as many as it may; says how many those are.
+/// Raises the limit of open files to `wanted`, or as far as allowed. Returns the new limit.
 pub fn files(wanted: u64) -> u64 {
     let limits = getrlimit(Resource::Nofile);
     let reach = limits.maximum.map_or(wanted, |most| wanted.min(most));
@@ -41,7 +40,7 @@ pub fn files(wanted: u64) -> u64 {
     }
 }
 
-/// The name of this host, as the kernel has it.
+/// The name of this host.
 pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
@@ -54,7 +53,7 @@ fn machine_memory() -> Option<u64> {
     total.trim().trim_end_matches(" kB").parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least limit of the cgroups above this process, of either version.
+/// The lowest memory limit of the cgroups above this process, of version 1 or 2.
 fn cgroup_memory() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut least: Option<u64> = None;

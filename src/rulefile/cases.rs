@@ -1,4 +1,4 @@
-//! Cases that a user writes beside a rule file, for `rules test`: descriptors in, limits and verdicts out.
+//! The cases of `rules test`, which a user writes beside a rule file: descriptors, and the expected limits and decisions.
 
 use std::rc::Rc;
 
@@ -7,44 +7,44 @@ use crate::yaml::decode::{Errors, Fields, duration_ms, entries, list, number, st
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
-/// One case; its counters begin empty.
+/// One case. Its counters begin empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Case {
     pub name: String,
-    /// Line of the file, from 1.
+    /// The line of the file, from 1.
     pub line: usize,
     pub domain: String,
     pub ask: Ask,
-    /// Names of the limits that apply, in book order; `None` where the case does not say.
+    /// The names of the limits that apply, in book order. `None` if the case does not say.
     pub matches: Option<Vec<String>>,
     pub steps: Vec<Step>,
 }
 
-/// What is asked.
+/// The check of a case or of a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     pub descriptors: Vec<Vec<(String, String)>>,
     pub hits: u32,
 }
 
-/// Checks in a row that are to end alike.
+/// Checks in a row with the same expected decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     pub line: usize,
-    /// Milliseconds since the step before.
+    /// Milliseconds after the step before.
     pub after_ms: u64,
     pub times: u32,
-    /// What is asked, when it is not what the case asks.
+    /// The check, if it is not that of the case.
     pub ask: Ask,
     pub allowed: bool,
-    /// Names of the limits that refuse, where the step says.
+    /// The names of the limits that deny, if the step says.
     pub by: Option<Vec<String>>,
 }
 
-/// The most checks that one step makes.
+/// The most checks of one step.
 const MAX_TIMES: u64 = 100_000;
 
-/// Reads the cases of a file, or tells every error of it.
+/// Reads the cases of a file, or returns every error.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Case>, Vec<FileError>> {
     let root = Node::parse(text).map_err(|e| {
         vec![FileError { file: file.to_owned(), place: e.place, field: String::new(), message: e.message }]

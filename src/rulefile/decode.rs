@@ -1,4 +1,4 @@
-//! The rule file: YAML to [`Rules`], every error with its line and column.
+//! Decodes a rule file from YAML to [`Rules`]. Every error has its line and column.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use limiter::rules::{
 pub struct FileError {
     pub file: String,
     pub place: Place,
-    /// Empty for an error of syntax.
+    /// The path of the field; empty for a syntax error.
     pub field: String,
     pub message: String,
 }
@@ -30,7 +30,10 @@ impl fmt::Display for FileError {
     }
 }
 
-/// Reads a rule file as a book of this revision; or every error of syntax, else of meaning.
+/// Compiles a rule file as a book of this revision.
+///
+/// # Errors
+/// The first syntax error, else every invalid field.
 pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, Vec<FileError>> {
     let root = Node::parse(text).map_err(|e| {
         vec![FileError { file: file.to_owned(), place: e.place, field: String::new(), message: e.message }]
@@ -43,8 +46,8 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
     };
     let mut errors = Errors::default();
     let rules = decode(&root, &mut errors);
-    // What was read with errors is checked all the same, so that all errors are told at once; a field that could not
-    // be read stands as a valid placeholder.
+    // Rules with errors are validated as well, so that all errors are shown at once. A field that could not be read has a valid
+    // placeholder.
     let compiled = RuleBook::compile(Arc::new(rules), revision);
     match compiled {
         Ok(book) if errors.0.is_empty() => Ok(book),
@@ -147,7 +150,7 @@ fn override_of(node: &Node, path: &Path, errors: &mut Errors) -> Option<Override
     })
 }
 
-/// What limits and overrides have in common.
+/// The fields that limits and overrides share.
 struct Common {
     matches: Match,
     mode: Option<Mode>,

@@ -1,15 +1,15 @@
-//! What is counted of one face's connections.
+//! Counts the connections of one listener.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-/// Why a connection was closed, or not taken.
+/// Why this node closed a connection, or did not accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// There were as many as may be.
+    /// Too many connections were open.
     Full,
-    /// What is asked for did not come in time.
+    /// The request or the prelistener did not arrive in time.
     Slow,
-    /// Its client broke the protocol, or made too much of it: resets, headers, small frames.
+    /// The client broke the protocol, or sent too many resets, headers or small frames.
     Protocol,
 }
 
@@ -25,7 +25,7 @@ impl Closed {
     }
 }
 
-/// The connections of one face.
+/// The counters of one listener's connections.
 #[derive(Clone)]
 pub struct Connections {
     open: IntGauge,
@@ -33,9 +33,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(face: &str, open: &IntGaugeVec, closed: &IntCounterVec) -> Self {
-        let closed = Closed::ALL.map(|why| closed.with_label_values(&[face, why.word()]));
-        Self { open: open.with_label_values(&[face]), closed }
+    pub(super) fn new(listener: &str, open: &IntGaugeVec, closed: &IntCounterVec) -> Self {
+        let closed = Closed::ALL.map(|why| closed.with_label_values(&[listener, why.word()]));
+        Self { open: open.with_label_values(&[listener]), closed }
     }
 
     pub fn opened(&self) {
@@ -46,7 +46,7 @@ impl Connections {
         self.open.dec();
     }
 
-    /// This node closed one, or did not take it.
+    /// Counts a connection that this node closed or did not accept.
     pub fn closed(&self, why: Closed) {
         self.closed[why as usize].inc();
     }

@@ -8,7 +8,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     #[default]
@@ -16,9 +16,9 @@ pub enum Format {
     Json,
 }
 
-/// Sends logs to standard error from now on; a second call changes nothing.
+/// Sends logs to standard error. A second call changes nothing.
 pub fn start(level: LevelFilter, format: Format) {
-    // What the client of Redis says of its connections is said by ours, once.
+    // The store adapter logs the connections to Redis itself, once.
     let clients = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
     let filter = Targets::new().with_default(level).with_target("fred", clients);
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
@@ -27,6 +27,6 @@ pub fn start(level: LevelFilter, format: Format) {
         Format::Json => to_stderr.json().flatten_event(true).boxed(),
     };
     let started = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
-    // Whoever began to log first goes on.
+    // The first call wins.
     drop(started);
 }

@@ -14,7 +14,7 @@ use limiter::invariant::{self, Invariant};
 use limiter::rules::Diff;
 use limiter::{Revision, ShardStats};
 
-/// Upper bounds of the latency buckets, in seconds: from a decision in place to a store that is lost.
+/// Upper bounds of the latency buckets, in seconds: from a decision in place to one without the store.
 const LATENCY_BUCKETS: [f64; 14] =
     [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
 
@@ -55,7 +55,7 @@ pub struct Metrics {
     registry: Registry,
     errors: IntCounter,
     counted: Counted,
-    /// One a core.
+    /// One per core.
     tallies: Mutex<Vec<Arc<Tally>>>,
     shed: IntCounterVec,
     keys: IntGauge,
@@ -75,12 +75,12 @@ pub struct Metrics {
     invariants: IntCounterVec,
     revision: IntGauge,
     loads: IntCounterVec,
-    /// One scrape at a time brings the counters up to the figures.
+    /// One scrape at a time raises the counters.
     scrape: Mutex<()>,
 }
 
 impl Metrics {
-    /// All metrics at zero; `version` and `commit` say what runs.
+    /// All metrics at zero. `version` and `commit` are those of this program.
     ///
     /// # Errors
     /// When two metrics of the closed list have one name.
@@ -98,7 +98,7 @@ impl Metrics {
         let loads = counters(&registry, &names::RELOADS)?;
         let degraded = counters(&registry, &names::DEGRADED)?;
         let shed = counters(&registry, &names::SHED)?;
-        // A series that begins with its first event hides that event.
+        // A series that begins with its first event would hide that event.
         ["taken", "refused"].iter().for_each(|outcome| drop(loads.with_label_values(&[outcome])));
         SHED_REASONS.iter().for_each(|reason| drop(shed.with_label_values(&[reason])));
         Ok(Self {
@@ -134,14 +134,14 @@ impl Metrics {
         })
     }
 
-    /// A core's own count, which [`Metrics::render`] shows with those of the others.
+    /// The tally of one core. [`Metrics::render`] shows the sum of all.
     pub fn tally(&self) -> Arc<Tally> {
         let tally = Arc::new(Tally::new(self.counted.clone()));
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
         tally
     }
 
-    /// A check was answered with an error; `shed` says why when that was to shed load.
+    /// Counts a check that was answered with an error. `shed` is the reason if the node shed load.
     pub fn failed(&self, shed: Option<&'static str>) {
         self.errors.inc();
         self.counted.checks.with_label_values(&["other", "error"]).inc();
@@ -150,40 +150,40 @@ impl Metrics {
         }
     }
 
-    /// What is counted of the connections of this face.
-    pub fn connections(&self, face: &'static str) -> Connections {
-        Connections::new(face, &self.connections, &self.closed)
+    /// The counters of one listener's connections.
+    pub fn connections(&self, listener: &'static str) -> Connections {
+        Connections::new(listener, &self.connections, &self.closed)
     }
 
-    /// A connection to Redis failed, or was lost.
+    /// Counts a connection to Redis that failed or was lost.
     pub fn redis_connection_error(&self) {
         self.redis_errors.inc();
     }
 
-    /// A setting of the store weakens the promises, or does not.
+    /// Records that a setting of the store weakens the promises, or does not.
     pub fn store_advice(&self, advice: &'static str, weakens: bool) {
         self.advice.with_label_values(&[advice]).set(weakens.into());
     }
 
-    /// A rule book was read; `taken` says whether it is in force now.
+    /// Counts a rule book that was read. `taken`: it is in force now.
     pub fn rules_read(&self, taken: bool) {
         self.loads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
     }
 
-    /// Ends the series of limits that an edit removed, so that edits do not add up.
+    /// Removes the series of limits that an edit removed, so that edits do not accumulate series.
     pub fn rules_changed(&self, diff: &Diff) {
         for (domain, limit) in diff.removed.iter().filter_map(|name| name.rsplit_once('/')) {
             for outcome in OUTCOMES {
-                // A series that never began is none to end.
+                // The series of a limit that never decided does not exist.
                 let _ = self.counted.decisions.remove_label_values(&[domain, limit, outcome]);
             }
         }
     }
 
-    /// Everything, in Prometheus' text format.
+    /// Renders every metric in the text format of Prometheus.
     ///
     /// # Errors
-    /// When the encoder refuses a metric.
+    /// When the encoder rejects a metric.
     pub fn render(&self, figures: &Figures) -> Result<String, prometheus::Error> {
         let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|tally| tally.flush());

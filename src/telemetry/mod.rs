@@ -1,4 +1,4 @@
-//! What a node tells of itself: metrics from one closed list, and logs.
+//! Metrics from one closed list, and logs.
 
 pub mod connections;
 pub mod logs;

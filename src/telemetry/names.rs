@@ -1,6 +1,6 @@
 //! The closed list of metric names. Label values come from the rules or from a short list, never from a request.
 
-/// A metric: its name, what it counts, its labels.
+/// A metric: its name, its help text, its labels.
 pub struct Name {
     pub name: &'static str,
     pub help: &'static str,
@@ -11,53 +11,60 @@ const fn metric(name: &'static str, help: &'static str, labels: &'static [&'stat
     Name { name, help, labels }
 }
 
-pub const REQUESTS: Name = metric("rate_limiter_requests_total", "Checks, by what was answered.", &["status"]);
+pub const REQUESTS: Name =
+    metric("rate_limiter_requests_total", "Checks by their answer: allowed, blocked or error.", &["status"]);
 pub const LATENCY: Name =
     metric("rate_limiter_latency_seconds", "Time from a check's arrival to its decision, in seconds.", &[]);
 pub const CHECKS: Name = metric("tidegate_checks_total", "Checks by domain and outcome.", &["domain", "outcome"]);
 pub const DECISIONS: Name = metric(
     "tidegate_decisions_total",
-    "What each limit said: allowed, refused, or shadow (would have refused).",
+    "Decisions of each limit: allowed, refused (denied), or shadow (would have denied).",
     &["domain", "limit", "outcome"],
 );
 pub const DEGRADED: Name = metric("tidegate_degraded_total", "Checks decided without the store.", &["reason"]);
-pub const SHED: Name = metric("tidegate_shed_total", "Checks not decided, to shed load.", &["reason"]);
-pub const KEYS: Name = metric("tidegate_keys", "Keys in memory.", &[]);
+pub const SHED: Name =
+    metric("tidegate_shed_total", "Checks that were not decided, by the reason for which load was shed.", &["reason"]);
+pub const KEYS: Name = metric("tidegate_keys", "Resident keys.", &[]);
 pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
 pub const TASKS: Name =
-    metric("tidegate_tasks", "Tasks of this process: connections, calls that wait, batches under way.", &[]);
+    metric("tidegate_tasks", "Tasks of this process: connections, waiting calls, batches in flight.", &[]);
 pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent to the store.", &[]);
 pub const ITEMS: Name = metric("tidegate_store_items_total", "Items in batches sent to the store.", &[]);
 pub const FAILED_BATCHES: Name =
     metric("tidegate_store_failed_batches_total", "Batches that the store did not answer in time.", &[]);
 pub const FAILED_ITEMS: Name = metric(
     "tidegate_store_failed_items_total",
-    "Keys that the store answered for and could not serve: a foreign type, or writes that it refuses.",
+    "Items of batches that ran, whose key the store could not serve: a wrong type, or a rejected write.",
     &[],
 );
-pub const CONNECTIONS: Name = metric("tidegate_connections", "Connections of clients that are open.", &["face"]);
+pub const CONNECTIONS: Name = metric("tidegate_connections", "Open connections of clients.", &["face"]);
 pub const CLOSED: Name = metric(
     "tidegate_connections_closed_total",
-    "Connections that were closed or not taken: full, slow, or against the protocol.",
+    "Connections that this node closed or did not accept: full, slow, or protocol.",
     &["face", "reason"],
 );
 pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
-pub const HOLDERS: Name = metric("tidegate_holders", "Cores of all nodes of the region, as far as is known.", &[]);
+pub const HOLDERS: Name =
+    metric("tidegate_holders", "Holders of the region, as far as this node knows: the cores of all nodes.", &[]);
 pub const STORE_REACHED: Name =
-    metric("tidegate_store_ok", "Whether all of the store answers: 1, or 0 where some of it does not.", &[]);
+    metric("tidegate_store_ok", "1 if all of the store answers, 0 if some of it does not.", &[]);
 pub const ADVICE: Name =
-    metric("tidegate_store_advice", "1 where a setting of the store weakens the promises.", &["advice"]);
+    metric("tidegate_store_advice", "1 if a setting of the store weakens the promises.", &["advice"]);
 pub const RESTARTS: Name =
-    metric("tidegate_shard_restarts_total", "Shards that forgot their keys because a decision panicked.", &[]);
+    metric("tidegate_shard_restarts_total", "Shards that lost their keys because a decision panicked.", &[]);
 pub const INVARIANTS: Name =
-    metric("tidegate_invariant_broken_total", "How often an invariant was found broken; 0 is right.", &["invariant"]);
+    metric("tidegate_invariant_broken_total", "Violations of an invariant; 0 is correct.", &["invariant"]);
 pub const REVISION: Name = metric("tidegate_rules_revision", "Revision of the rules in force.", &[]);
 pub const RELOADS: Name =
-    metric("tidegate_rules_loads_total", "Rule books read, by whether they were taken.", &["outcome"]);
-pub const BUILD: Name = metric("tidegate_build_info", "1, labelled by what runs.", &["version", "commit"]);
+    metric("tidegate_rules_loads_total", "Rule books that were read: taken, or refused (invalid).", &["outcome"]);
+pub const BUILD: Name = metric(
+    "tidegate_build_info",
+    "1, with the version and the commit of this program as labels.",
+    &["version", "commit"],
+);
 
-/// Every metric that a node shows, the process's own apart.
+/// Every metric of a node, apart from those of the process collector.
 pub const ALL: [&Name; 24] = [
     &REQUESTS,
     &LATENCY,

@@ -1,5 +1,5 @@
-//! One core's count of its decisions: labels are looked up once a revision, and no line of memory is shared with another
-//! core until somebody reads the metrics.
+//! One core's tally of its decisions. Labels are looked up once per revision, and no cache line is shared with another core until the
+//! metrics are read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,10 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 use limiter::rules::EffectiveLimit;
 use limiter::{Decision, Revision};
 
-/// What is counted of every decision.
+/// The shared counters of decisions.
 #[derive(Clone)]
 pub(super) struct Counted {
-    /// Allowed, refused.
+    /// Allowed and denied.
     pub requests: [IntCounter; 2],
     pub latency: Histogram,
     pub degraded: IntCounter,
@@ -23,7 +23,7 @@ pub(super) struct Counted {
     pub decisions: IntCounterVec,
 }
 
-/// The count of one core.
+/// The tally of one core.
 pub struct Tally {
     of: Counted,
     local: Mutex<Local>,
@@ -33,9 +33,9 @@ struct Local {
     requests: [LocalIntCounter; 2],
     latency: LocalHistogram,
     degraded: LocalIntCounter,
-    /// The rules that the following are of.
+    /// The revision of the domains and limits below.
     revision: Revision,
-    /// By the address of the domain's name, which is held so that it stays this one's.
+    /// By the address of the domain's name. The name is held, so that no other has its address.
     domains: BTreeMap<usize, (Option<Arc<str>>, [LocalIntCounter; 2])>,
     /// By the address of the limit.
     limits: BTreeMap<usize, (Arc<EffectiveLimit>, [LocalIntCounter; 3])>,
@@ -54,7 +54,7 @@ impl Tally {
         Self { of, local: Mutex::new(local) }
     }
 
-    /// A check was decided after `micros` microseconds.
+    /// Counts a check that was decided after `micros` microseconds.
     pub fn decided(&self, decision: &Decision, micros: u64) {
         let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         if local.revision != decision.revision {
@@ -82,7 +82,7 @@ impl Tally {
                 (true, true) => 2,
             };
             if limit.effective.from_request {
-                // It has no name in the rules, and goes with its request.
+                // A limit from a request has no name in the rules.
                 self.of.decisions.with_label_values(&[text(), "other", OUTCOMES[outcome]]).inc();
                 continue;
             }
@@ -94,13 +94,13 @@ impl Tally {
         }
     }
 
-    /// Makes what was counted visible.
+    /// Adds the tally to the shared counters.
     pub(super) fn flush(&self) {
         self.local.lock().unwrap_or_else(PoisonError::into_inner).flush();
     }
 }
 
-/// What a limit said.
+/// The outcome of one limit.
 pub(super) const OUTCOMES: [&str; 3] = ["allowed", "refused", "shadow"];
 
 impl Local {

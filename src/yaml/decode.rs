@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::tree::{Node, Style, Value};
 use limiter::rules::{Path, Problem};
 
-/// Where errors are collected.
+/// The collected errors.
 #[derive(Debug, Default)]
 pub struct Errors(pub Vec<Problem>);
 
@@ -16,7 +16,7 @@ impl Errors {
     }
 }
 
-/// A map being read; fields that nobody read are errors in the end.
+/// A map that is being read. Fields that are not read are errors in the end.
 pub struct Fields<'n> {
     path: Path,
     entries: &'n [(String, super::tree::Place, Rc<Node>)],
@@ -24,7 +24,7 @@ pub struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    /// Reads `node` as a map; anything else is an error and reads as empty.
+    /// Reads `node` as a map. Anything else is an error and reads as an empty map.
     pub fn new(node: &'n Node, path: Path, errors: &mut Errors) -> Self {
         let entries = match &node.value {
             Value::Map(entries) => entries.as_slice(),
@@ -40,7 +40,7 @@ impl<'n> Fields<'n> {
         self.path.field(field)
     }
 
-    /// The node of `field`; an explicit null counts as absent.
+    /// The node of `field`. An explicit null counts as absent.
     pub fn get(&mut self, field: &'static str) -> Option<&'n Node> {
         self.read.insert(field);
         let node = self.entries.iter().find(|(k, ..)| k == field).map(|(_, _, n)| &**n)?;
@@ -52,7 +52,7 @@ impl<'n> Fields<'n> {
         (!null).then_some(node)
     }
 
-    /// As [`Self::get`], and an error when it is absent.
+    /// Like [`Self::get`], but an absent field is an error.
     pub fn require(&mut self, field: &'static str, errors: &mut Errors) -> Option<&'n Node> {
         let node = self.get(field);
         if node.is_none() {
@@ -61,7 +61,7 @@ impl<'n> Fields<'n> {
         node
     }
 
-    /// Every field that was not read is unknown.
+    /// Adds an error for every field that was not read.
     pub fn finish(self, errors: &mut Errors) {
         for (key, ..) in self.entries {
             if !self.read.contains(key.as_str()) {
@@ -73,7 +73,7 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// A string; a plain number or boolean is refused, with the hint to quote it.
+/// Reads a string. For a plain number or boolean, the error says to quote it.
 pub fn string(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     match &node.value {
         Value::Scalar { text, style: Style::Plain } if looks_typed(text) => {
@@ -88,7 +88,7 @@ pub fn string(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     }
 }
 
-/// A whole number.
+/// Reads a whole number.
 pub fn number(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
     let number = match &node.value {
         Value::Scalar { text, style: Style::Plain | Style::Untyped } => text.replace('_', "").parse().ok(),
@@ -111,7 +111,7 @@ pub fn boolean(node: &Node, path: &Path, errors: &mut Errors) -> Option<bool> {
     boolean
 }
 
-/// A length of time such as `250ms`, `1m` or `1h 30m`, in milliseconds.
+/// Reads a duration such as `250ms`, `1m` or `1h 30m`, in milliseconds.
 pub fn duration_ms(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
     let parsed = match &node.value {
         Value::Scalar { text, .. } => parse_duration(text),
@@ -123,7 +123,7 @@ pub fn duration_ms(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64>
     parsed
 }
 
-/// A duration as settings and rules write it, in milliseconds.
+/// Parses a duration of settings and rules, in milliseconds.
 pub fn parse_duration(text: &str) -> Option<u64> {
     let mut total = 0u64;
     let mut rest = text.trim();
@@ -148,7 +148,7 @@ pub fn parse_duration(text: &str) -> Option<u64> {
     Some(total)
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub fn word<T: Copy>(node: &Node, path: &Path, words: &[(&str, T)], errors: &mut Errors) -> Option<T> {
     let found = match &node.value {
         Value::Scalar { text, .. } => words.iter().find(|(word, _)| word == text).map(|(_, value)| *value),
@@ -161,7 +161,7 @@ pub fn word<T: Copy>(node: &Node, path: &Path, words: &[(&str, T)], errors: &mut
     found
 }
 
-/// A list, each item read by `read`.
+/// Reads a list, each item with `read`.
 pub fn list<T>(
     node: &Node,
     path: &Path,
@@ -188,7 +188,7 @@ pub fn list<T>(
     }
 }
 
-/// A map whose keys are the user's.
+/// Reads a map with arbitrary keys.
 pub fn entries<'n>(node: &'n Node, path: &Path, errors: &mut Errors) -> Vec<(&'n str, &'n Node, Path)> {
     match &node.value {
         Value::Map(entries) => entries.iter().map(|(key, _, node)| (key.as_str(), &**node, path.field(key))).collect(),

@@ -7,9 +7,9 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use limiter::rules::{Path, Step};
 
-/// Nodes that one document may have, aliases counted in full: a small file cannot unfold into a large one.
+/// The most nodes of one document. Aliases count in full, so that a small file cannot unfold into a large one.
 const MAX_NODES: usize = 1_000_000;
-/// How deep a document may nest.
+/// The deepest nesting of a document.
 const MAX_DEPTH: usize = 64;
 
 /// Line and column, both from 1.
@@ -25,14 +25,14 @@ pub struct Node {
     pub value: Value,
 }
 
-/// What a scalar can be.
+/// How a scalar is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Not quoted: a number, a boolean or null where it looks like one, else a string.
+    /// Not quoted: a number, a boolean or null if it looks like one, else a string.
     Plain,
     /// Quoted: a string.
     Quoted,
-    /// From where nothing can be quoted, such as the environment: whatever is expected, a list by commas.
+    /// From a source without quotes, such as the environment: any type; commas separate the items of a list.
     Untyped,
 }
 
@@ -43,7 +43,7 @@ pub enum Value {
         style: Style,
     },
     List(Vec<Rc<Node>>),
-    /// In document order; keys are unique.
+    /// In document order. Keys are unique.
     Map(Vec<(String, Place, Rc<Node>)>),
 }
 
@@ -55,7 +55,7 @@ pub struct SyntaxError {
 }
 
 impl Node {
-    /// Parses the one document of `text`; an empty text is an empty map.
+    /// Parses the one document of `text`. An empty text is an empty map.
     pub fn parse(text: &str) -> Result<Rc<Self>, SyntaxError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
@@ -77,7 +77,7 @@ impl Node {
         Self { place: Place { line: 1, column: 1 }, value: Value::Map(Vec::new()) }
     }
 
-    /// The place of `path`, or of the nearest node above it that there is.
+    /// The place of `path`, or of the nearest existing node above it.
     pub fn place_of(&self, path: &Path) -> Place {
         let mut node = self;
         let mut place = self.place;
@@ -87,7 +87,7 @@ impl Node {
                     entries.iter().find(|(k, ..)| k == name).map(|(_, key, n)| (n, n.place_beside(*key)))
                 }
                 (Step::Index(at), Value::List(items)) => items.get(*at).map(|n| (n, n.place)),
-                // A single value may stand where a list is meant.
+                // A single value may be written instead of a list.
                 (Step::Index(0), _) => continue,
                 _ => None,
             };
@@ -97,7 +97,7 @@ impl Node {
         place
     }
 
-    /// Its own place where it stands beside its key; else the key's: the value may be far below, or an alias of one above.
+    /// The place of the value if it is beside its key, else that of the key: the value may be far below, or an alias.
     fn place_beside(&self, key: Place) -> Place {
         if self.place.line == key.line && self.place.column > key.column { self.place } else { key }
     }
@@ -122,7 +122,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The node that begins with `event`, and how many nodes it has.
+    /// Reads the node that begins with `event`. Returns it and the number of its nodes.
     fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Counted, SyntaxError> {
         if depth > MAX_DEPTH {
             return Err(error(span, "expected a document that nests at most 64 deep"));

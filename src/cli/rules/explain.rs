@@ -80,7 +80,7 @@ impl Explain {
     }
 }
 
-/// Names of the domain's limits that do not apply: they do not match, are off, or are replaced.
+/// The names of the limits of the domain that do not apply: they do not match, are off, or are replaced.
 fn others(book: &RuleBook, domain: &str, rows: &[(&std::sync::Arc<EffectiveLimit>, &[String], String)]) -> Vec<String> {
     let limits = book.rules().domains.iter().filter(|d| d.domain == domain).flat_map(|d| &d.limits);
     let applies = |name: &str| rows.iter().any(|(effective, ..)| *effective.name == *name);

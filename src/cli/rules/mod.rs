@@ -17,11 +17,11 @@ const SCHEMA: &str = include_str!("../../rulefile/rules.schema.json");
 
 #[derive(Subcommand)]
 pub enum Rules {
-    /// Tell every error of a rule file
+    /// Show every error of a rule file
     Validate { file: PathBuf },
-    /// Show which limits apply to a descriptor, and what each means for it
+    /// Show the limits that apply to a descriptor, and their effect
     Explain(explain::Explain),
-    /// Run the cases written beside a rule file
+    /// Run the cases that are written beside a rule file
     Test(test::Test),
     /// Print the JSON Schema of a rule file, for editors
     Schema,
@@ -41,12 +41,12 @@ impl Rules {
     }
 }
 
-/// The book of a rule file; its errors are printed.
+/// Compiles a rule file, or prints its errors.
 fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
     load(file, Revision(1)).map(|(_, book)| book).map_err(|refused| bad(output, &refused))
 }
 
-/// Tells what is wrong with a file.
+/// Prints the errors of a file.
 fn bad(output: Output, refused: &InvalidRuleFile) -> Exit {
     eprintln!("{refused}");
     output::wrong(output, &refused.errors());

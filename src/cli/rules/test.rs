@@ -14,13 +14,13 @@ use crate::rulefile::watch::{InvalidRuleFile, read};
 use limiter::rules::RuleBook;
 use limiter::{Check, Decision, Descriptor, DryRun, StoreTime};
 
-/// Every case begins here: the first instant of 2026, UTC, which begins every kind of window.
+/// The instant at which every case begins: the first of 2026 in UTC, which begins every kind of window.
 const BEGIN: StoreTime = StoreTime(1_767_225_600_000_000);
 
 #[derive(Args)]
 pub struct Test {
     file: PathBuf,
-    /// File of cases; FILE with `.test` before its ending without it (rules.test.yaml)
+    /// File of cases; by default FILE with `.test` before its extension (rules.test.yaml)
     #[arg(long)]
     cases: Option<PathBuf>,
 }
@@ -74,7 +74,7 @@ fn beside(file: &Path) -> PathBuf {
     )
 }
 
-/// What is not as the case says, each with its line.
+/// Returns every difference from the case, with its line.
 fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
     let mut faults = Vec::new();
     if let Some(expected) = &case.matches {
