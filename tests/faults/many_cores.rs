@@ -120,7 +120,7 @@ impl LargeRegion {
 
     /// Sends one check for this user on every connection, all at the same time.
     async fn check_all(&self, limit: &str, user: &str, hits: u32) -> Vec<CheckResult> {
-        join_all((0..self.clients.len()).map(|client| self.redis_cli(client, limit, user, hits))).await
+        join_all((0..self.clients.len()).map(|client| self.check(client, limit, user, hits))).await
     }
 
     /// Sends checks on every connection for this time, but no more than [`MAX_ROUNDS`]. Returns the results for each

@@ -282,7 +282,7 @@ fn ready_and_the_log_name_the_cause_of_an_unavailable_store() {
     assert_cause(&redis.url(), &[], "NOAUTH");
     let wrong = folder.write("wrong", "guess");
     assert_cause(&redis.url(), &[("TIDEGATE_STORE__PASSWORD_FILE", &wrong)], "WRONGPASS");
-    let without_password = Single::start(&[]);
+    let without_password = SingleServer::start(&[]);
     let port = without_password.server.port;
     assert_cause(&format!("redis-sentinel://127.0.0.1:{port}?sentinelServiceName=x"), &[], "knows no primary of x");
     assert_cause(&format!("redis-cluster://127.0.0.1:{}", free_ports(1)), &[], "no answer from 127.0.0.1");

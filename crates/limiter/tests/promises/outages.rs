@@ -345,6 +345,6 @@ fn a_bucket_debt_that_the_refill_has_covered_is_not_charged() {
     // The whole bucket refills these hits in a third of a second. This holder's part of it refills them in one second.
     world.advance(400_000);
     world.deliver_all();
-    assert_eq!(world.missing(0), 0);
+    assert_eq!(world.missing_hits(0), 0);
     assert_eq!(check_with_store(&mut world, 0, 40), 30);
 }
