@@ -1,80 +1,84 @@
-//! `on_store_failure: local`: what nodes admit by themselves, in the worst cases that are stated, beside the stated bound.
+//! `on_store_failure: local`: the number of hits that nodes admit without the store in the documented worst cases,
+//! compared with the documented bound.
 
-use crate::alone;
-use crate::crowd::LIMIT;
+use crate::clients::LIMIT;
 use crate::node::{Node, wait_for};
 use crate::region::{CORES, NODES, Region};
-use crate::servers::Single;
+use crate::run_alone;
+use crate::servers::SingleServer;
 
-/// What one core may admit of a limit of which it knows nothing.
+/// The number of hits that one core may admit for a key that it has not seen.
 const SHARE: usize = LIMIT / (CORES * NODES);
 
-/// Asks for one user until a node has refused so often that every core of it has.
-fn ask(node: &Node, user: &str) -> usize {
-    ask_of(node, "local", user)
+/// Uses up the limit of a user with the mode `local` at one node. See [`use_up_mode`].
+fn use_up(node: &Node, user: &str) -> usize {
+    use_up_mode(node, "local", user)
 }
 
-fn ask_of(node: &Node, mode: &str, user: &str) -> usize {
+/// Sends checks for one user until so many in a row are denied that every core denies. Returns the number of admitted
+/// checks.
+fn use_up_mode(node: &Node, mode: &str, user: &str) -> usize {
     let body = format!(r#"{{"domain":"d","attributes":{{"mode":"{mode}","user":"{user}"}}}}"#);
-    let (mut passed, mut refused) = (0, 0);
-    while refused < 10 * CORES {
+    let (mut admitted, mut denied) = (0, 0);
+    while denied < 10 * CORES {
         let answer = node.check(&body);
         match answer.status {
-            200 => (passed, refused) = (passed + 1, 0),
-            429 => refused += 1,
+            200 => (admitted, denied) = (admitted + 1, 0),
+            429 => denied += 1,
             _ => panic!("{answer:?}"),
         }
     }
-    passed
+    admitted
 }
 
-/// Two nodes that have just lost their only server.
-fn lost(settings: &[(&str, &str)]) -> (Single, Region) {
-    let redis = Single::start(&[]);
+/// Starts two nodes and stops their only Redis server.
+fn start_without_store(settings: &[(&str, &str)]) -> (SingleServer, Region) {
+    let redis = SingleServer::start(&[]);
     let region = Region::start(&redis.url(), settings);
     redis.server.signal("STOP");
     (redis, region)
 }
 
-fn told(case: &str, measured: usize, bound: usize) {
-    println!("| {case} | {measured} | {bound} |");
-    assert!(measured <= bound, "{case}: {measured} of {bound}");
+/// Prints a row of the table and checks the bound.
+fn assert_bound(case: &str, admitted: usize, bound: usize) {
+    println!("| {case} | {admitted} | {bound} |");
+    assert!(admitted <= bound, "{case}: {admitted} admitted, the bound is {bound}");
 }
 
 #[test]
-fn nodes_that_come_in_an_outage_add_a_share_each() {
-    let _alone = alone();
-    let (_redis, mut region) = lost(&[]);
-    println!("| `local`, a limit of {LIMIT}, the store is away | admitted | bound |\n|---|---|---|");
-    let mut all: usize = region.nodes.iter().map(|node| ask(node, "u")).sum();
-    told("four cores, which the divisor counts", all, LIMIT);
-    assert!(all >= LIMIT - CORES * NODES, "shares are used: {all}");
-    // What ends before it is ready has decided nothing, and adds nothing.
-    let more = region.node_at("more", [0, 0]);
-    all += ask(&more, "u");
-    told("one pod more, of two cores", all, LIMIT + CORES * SHARE);
+fn each_core_of_a_node_that_starts_during_an_outage_adds_a_share() {
+    let _guard = run_alone();
+    let (_redis, mut region) = start_without_store(&[]);
+    println!("| `local`, a limit of {LIMIT}, the store is unavailable | admitted | bound |\n|---|---|---|");
+    let mut all: usize = region.nodes.iter().map(|node| use_up(node, "u")).sum();
+    assert_bound("the four cores that the divisor counts", all, LIMIT);
+    assert!(all >= LIMIT - CORES * NODES, "the shares are used: {all} admitted");
+    // A node that exits before it is ready decides nothing and adds no share.
+    let more = region.start_node_at("more", [0, 0]);
+    all += use_up(&more, "u");
+    assert_bound("one more node of two cores", all, LIMIT + CORES * SHARE);
     for boot in 1..=2 {
         region.nodes[0].child.kill().unwrap();
         region.nodes[0].child.wait().unwrap();
-        region.nodes[0] = region.node(0);
-        all += ask(&region.nodes[0], "u");
+        region.nodes[0] = region.start_node(0);
+        all += use_up(&region.nodes[0], "u");
         let bound = LIMIT + (1 + boot) * CORES * SHARE;
-        told(&format!("and a node that is killed and started again, time {boot}"), all, bound);
-        assert!(all + CORES >= bound, "what starts decides, too: {all}");
+        assert_bound(&format!("and a node that is killed and restarted, time {boot}"), all, bound);
+        assert!(all + CORES >= bound, "the restarted node admits its shares, too: {all} admitted");
     }
 }
 
 #[test]
-fn keys_that_memory_pressure_forgets_in_an_outage_add_a_share_each() {
-    let _alone = alone();
+fn a_key_that_is_evicted_during_an_outage_adds_a_share() {
+    let _guard = run_alone();
     const KEYS: usize = 64;
-    let (_redis, region) = lost(&[("TIDEGATE_LIMITS__MAX_KEYS", "64")]);
+    let (_redis, region) = start_without_store(&[("TIDEGATE_LIMITS__MAX_KEYS", "64")]);
     println!(
-        "| `local`, a limit of {LIMIT}, the store is away, {KEYS} keys a node | admitted | bound |\n|---|---|---|"
+        "| `local`, a limit of {LIMIT}, the store is unavailable, {KEYS} keys a node | admitted | bound |\n|---|---|---|"
     );
     let node = &region.nodes[0];
-    let mut all = ask(node, "u");
-    told("one node", all, CORES * SHARE);
+    let mut all = use_up(node, "u");
+    assert_bound("one node", all, CORES * SHARE);
     for round in 1..=2 {
         let shed_before = node.metric(r#"tidegate_shed_total{reason="keys"} "#);
         for other in 0..4 * KEYS {
@@ -83,16 +87,20 @@ fn keys_that_memory_pressure_forgets_in_an_outage_add_a_share_each() {
             assert!([200, 429, 503].contains(&status), "{status}");
         }
         let shed = node.metric(r#"tidegate_shed_total{reason="keys"} "#) - shed_before;
-        assert!(node.metric("tidegate_keys ") <= KEYS as f64, "memory is bounded");
-        all += ask(node, "u");
-        told(&format!("its keys rotated {} times, {shed} checks shed", 4 * round), all, CORES * SHARE * (1 + round));
+        assert!(node.metric("tidegate_keys ") <= KEYS as f64, "the number of keys is bounded");
+        all += use_up(node, "u");
+        assert_bound(
+            &format!("its keys replaced {} times, {shed} checks shed", 4 * round),
+            all,
+            CORES * SHARE * (1 + round),
+        );
     }
 }
 
 #[test]
-fn what_nodes_admit_by_themselves_is_charged_when_the_store_is_back() {
-    let _alone = alone();
-    let redis = Single::start(&[]);
+fn hits_admitted_without_the_store_are_charged_when_it_is_available_again() {
+    let _guard = run_alone();
+    let redis = SingleServer::start(&[]);
     let region = Region::start(&redis.url(), &[]);
     let [first, second] = &region.nodes[..] else { panic!("two nodes") };
     println!(
@@ -100,26 +108,27 @@ fn what_nodes_admit_by_themselves_is_charged_when_the_store_is_back() {
     );
     for mode in ["local", "bucket"] {
         let peek = format!(r#"{{"domain":"d","attributes":{{"mode":"{mode}","user":"u"}},"hits":0}}"#);
-        // Every core has heard the store's clock: what it sends later in vain is late when the store goes on.
+        // Every core knows the store's clock. So batches that it sends during the outage are late when the store
+        // continues.
         (0..10 * CORES).for_each(|_| assert_eq!(first.check(&peek).json()["degraded"], false));
         redis.server.signal("STOP");
-        let alone = ask_of(first, mode, "u");
-        assert!(alone >= CORES * SHARE - CORES, "{mode}: the share is used: {alone}");
+        let without_store = use_up_mode(first, mode, "u");
+        assert!(without_store >= CORES * SHARE - CORES, "{mode}: the share is used: {without_store} admitted");
         redis.server.signal("CONT");
         let decided = || Some(second.check(&peek).json()).filter(|answer| answer["degraded"] == false);
         let left = || decided()?["limits"][0]["remaining"].as_u64();
-        wait_for("the debts", || left().filter(|left| *left <= (LIMIT - alone) as u64));
-        let all = alone + ask_of(second, mode, "u");
-        told(&format!("{mode}: {alone} of them alone, the rest with it"), all, LIMIT);
-        assert!(all >= LIMIT * 9 / 10, "{mode}: no more is charged than was admitted: {all}");
+        wait_for("the debts to be charged", || left().filter(|left| *left <= (LIMIT - without_store) as u64));
+        let all = without_store + use_up_mode(second, mode, "u");
+        assert_bound(&format!("{mode}: {without_store} of them without the store, the rest with it"), all, LIMIT);
+        assert!(all >= LIMIT * 9 / 10, "{mode}: no more hits are charged than were admitted: {all} admitted");
     }
 }
 
 #[test]
-fn tokens_of_a_node_that_leaves_go_back_and_of_one_that_is_killed_are_lost() {
-    let _alone = alone();
-    let redis = Single::start(&[]);
-    // Of what is left a core takes no more than that in advance, and again when it runs low, and holds it for long.
+fn a_node_that_exits_returns_its_leases_and_a_killed_node_does_not() {
+    let _guard = run_alone();
+    let redis = SingleServer::start(&[]);
+    // The maximum lease of a core. A core takes another lease when it runs low. Leases are long in this test.
     const LEASE: usize = LIMIT / (2 * CORES * NODES);
     println!(
         "| a limit of {LIMIT}, a third of it used, and then the rest at another node | admitted | bound |\n|---|---|---|"
@@ -131,36 +140,37 @@ fn tokens_of_a_node_that_leaves_go_back_and_of_one_that_is_killed_are_lost() {
         let before = (0..LIMIT / 3).filter(|_| region.nodes[0].check(&body).status == 200).count();
         region.nodes[0].signal(signal);
         region.nodes[0].child.wait().unwrap();
-        let all = before + ask_of(&region.nodes[1], "leased", user);
-        told(&format!("SIG{signal} to the first"), all, LIMIT);
+        let all = before + use_up_mode(&region.nodes[1], "leased", user);
+        assert_bound(&format!("SIG{signal} to the first node"), all, LIMIT);
         match signal {
-            "TERM" => assert_eq!(all, LIMIT, "what it held went back"),
-            _ => assert!((LIMIT - 2 * CORES * LEASE..LIMIT).contains(&all), "it held something, and no more: {all}"),
+            "TERM" => assert_eq!(all, LIMIT, "the leases were returned"),
+            _ => assert!((LIMIT - 2 * CORES * LEASE..LIMIT).contains(&all), "only the leases are lost: {all} admitted"),
         }
     }
 }
 
 #[test]
-fn checks_beyond_the_bound_are_refused_at_once() {
-    let _alone = alone();
-    // Those that wait, wait for long.
-    let (redis, region) = lost(&[("TIDEGATE_LIMITS__MAX_PENDING", "8"), ("TIDEGATE_STORE__DEADLINE", "5s")]);
+fn checks_beyond_max_pending_are_shed_at_once() {
+    let _guard = run_alone();
+    // A long deadline, so that the waiting checks keep waiting.
+    let (redis, region) =
+        start_without_store(&[("TIDEGATE_LIMITS__MAX_PENDING", "8"), ("TIDEGATE_STORE__DEADLINE", "5s")]);
     let node = &region.nodes[0];
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let ask = |at: usize| {
-            let body = format!(r#"{{"domain":"d","attributes":{{"mode":"exact","user":"{at}"}}}}"#);
+        let check = |index: usize| {
+            let body = format!(r#"{{"domain":"d","attributes":{{"mode":"exact","user":"{index}"}}}}"#);
             scope.spawn(move || node.check(&body))
         };
-        let asked: Vec<_> = (0..40).map(ask).collect();
+        let checks: Vec<_> = (0..40).map(check).collect();
         let shed = || node.metric(r#"tidegate_shed_total{reason="waiting"} "#);
-        wait_for("the rest to be refused", || (shed() >= 32.0).then_some(()));
-        assert!(node.metric("tidegate_waiting_checks ") <= 8.0, "no more wait than may");
+        wait_for("the rest to be shed", || (shed() >= 32.0).then_some(()));
+        assert!(node.metric("tidegate_waiting_checks ") <= 8.0, "no more checks wait than the limit");
         redis.server.signal("CONT");
-        asked.into_iter().map(|one| one.join().unwrap().status).collect()
+        checks.into_iter().map(|check| check.join().unwrap().status).collect()
     });
-    let of = |status: u16| statuses.iter().filter(|s| **s == status).count();
-    println!("40 checks where 8 may wait: {} were allowed, {} told to come back", of(200), of(503));
-    assert_eq!((of(200), of(503)), (8, 32), "those that waited are answered when the store is back");
+    let count = |status: u16| statuses.iter().filter(|s| **s == status).count();
+    println!("40 checks where 8 may wait: {} were allowed, {} were shed", count(200), count(503));
+    assert_eq!((count(200), count(503)), (8, 32), "the waiting checks are decided when the store continues");
     let body = r#"{"domain":"d","attributes":{"mode":"exact","user":"after"}}"#;
     wait_for("normal service", || (node.check(body).status == 200).then_some(()));
 }

@@ -1,162 +1,173 @@
-//! A drill: a crowd asks, something goes wrong, it is put right, and what the crowd saw is held against the promises.
+//! A drill: clients send checks, a fault starts and ends, and the answers are compared with the promises.
 
 use std::time::Duration;
 
-use crate::crowd::{Asked, Crowd, LIMIT, Mode, now};
+use crate::clients::{DrillCheck, DrillClients, LIMIT, Mode, now};
 use crate::node::wait_for;
 use crate::region::Region;
-use crate::servers::ask;
+use crate::servers::redis_cli;
 use crate::table::Row;
-use crate::verdict::{admitted, odd, promised, share, slow};
+use crate::verdict::{admitted, is_abnormal, p99_wait_ms, promised, ratio};
 
-/// What a check may take, `store.deadline` (100 ms) included, on a machine that is shared: a check that waits for anything else
-/// takes longer.
-const ANSWERED_WITHIN_MS: u64 = 1000;
-/// The same where a node stands still.
-pub const STOOD_WITHIN_MS: u64 = 3000;
-/// So long nothing may have been out of the ordinary for service to be normal.
-const CALM: Duration = Duration::from_secs(1);
-/// So much of their limits users can use after any fault: what batches without an answer had asked for is lost to them.
-const USED: f64 = 0.9;
-/// How long it may take until it is: Sentinels take twenty seconds before they replace a primary again.
-const NORMAL_WITHIN_MS: u64 = 90_000;
+/// The maximum time until an answer on a shared machine, including `store.deadline` (100 ms). A check that waits for
+/// anything else takes longer.
+const MAX_WAIT_MS: u64 = 1000;
+/// The maximum time until an answer if the fault stops a node.
+pub const MAX_WAIT_WITH_STOPPED_NODE_MS: u64 = 3000;
+/// Service is normal after this time without an abnormal check.
+const NORMAL_AFTER: Duration = Duration::from_secs(1);
+/// The minimum part of their limits that users can use after any fault. Hits that batches without a reply asked for are
+/// lost.
+const MIN_USED_RATIO: f64 = 0.9;
+/// The maximum time to normal service. Sentinels wait twenty seconds before they replace a primary again.
+const MAX_RECOVERY_MS: u64 = 90_000;
 
-/// A fault, and what it may cost.
+/// A fault and its permitted effects.
 pub struct Fault<'a> {
     pub name: &'a str,
-    /// Whether the store may forget what it charged before the fault ends.
-    pub forgets: bool,
-    /// Whether the region is to find a way around it: the time to normal service begins with the fault, not with its end.
-    pub by_itself: bool,
-    /// Whether it ends nodes: clients have to ask another then.
+    /// True if the store may lose charges until the fault ends.
+    pub loses_data: bool,
+    /// True if the region must recover during the fault. The time to normal service then starts with the fault, not
+    /// with its end.
+    pub recovers_during_fault: bool,
+    /// True if the fault ends nodes, so that clients must retry at another node.
     pub ends_nodes: bool,
-    /// Whether it keeps a node from its work, so that what it was asked waits as long.
-    pub stands: bool,
-    /// The one primary that it hits, if it is one.
-    pub sick: Option<u16>,
+    /// True if the fault stops a node, so that its checks wait until it continues.
+    pub stops_node: bool,
+    /// The port of the affected primary, if the fault affects only one.
+    pub primary: Option<u16>,
     pub begin: Box<dyn FnOnce(&mut Region) + 'a>,
-    pub lasts: Duration,
+    /// The time between `begin` and `end`.
+    pub duration: Duration,
     pub end: Box<dyn FnOnce(&mut Region) + 'a>,
 }
 
 impl<'a> Fault<'a> {
-    /// A fault that lasts two seconds and makes nothing forgotten.
+    /// Returns a fault that lasts two seconds and loses no data.
     pub fn new(name: &'a str, begin: impl FnOnce(&mut Region) + 'a, end: impl FnOnce(&mut Region) + 'a) -> Self {
         let (begin, end) = (Box::new(begin), Box::new(end));
         Self {
             name,
-            forgets: false,
-            by_itself: false,
+            loses_data: false,
+            recovers_during_fault: false,
             ends_nodes: false,
-            stands: false,
-            sick: None,
+            stops_node: false,
+            primary: None,
             begin,
-            lasts: Duration::from_secs(2),
+            duration: Duration::from_secs(2),
             end,
         }
     }
 
-    pub fn stands(self) -> Self {
-        Self { stands: true, ..self }
+    pub fn stops_node(self) -> Self {
+        Self { stops_node: true, ..self }
     }
 
-    pub fn forgets(self) -> Self {
-        Self { forgets: true, ..self }
+    pub fn loses_data(self) -> Self {
+        Self { loses_data: true, ..self }
     }
 
-    pub fn overcome(self) -> Self {
-        Self { by_itself: true, ..self }
+    pub fn recovers_during_fault(self) -> Self {
+        Self { recovers_during_fault: true, ..self }
     }
 
-    pub fn of_nodes(self) -> Self {
-        Self { ends_nodes: true, by_itself: true, ..self }
+    /// The region must also recover during the fault.
+    pub fn ends_nodes(self) -> Self {
+        Self { ends_nodes: true, recovers_during_fault: true, ..self }
     }
 
-    pub fn at(self, sick: u16) -> Self {
-        Self { sick: Some(sick), ..self }
+    pub fn at_primary(self, port: u16) -> Self {
+        Self { primary: Some(port), ..self }
     }
 
-    pub fn lasts(self, lasts: Duration) -> Self {
-        Self { lasts, ..self }
+    pub fn lasting(self, duration: Duration) -> Self {
+        Self { duration, ..self }
     }
 }
 
 impl Region {
-    /// Lets `fault` happen under load, and holds what clients saw against the promises.
+    /// Runs `fault` under load and compares the answers with the promises.
     pub fn drill(&mut self, fault: Fault<'_>) {
-        let Fault { name, forgets, by_itself, ends_nodes, stands, sick, begin, lasts, end } = fault;
-        let crowd = self.crowd(None);
-        crowd.begin(&self.runtime);
-        pause(CALM);
-        let elsewhere = sick.map(|sick| self.elsewhere(&crowd, sick));
-        let begun = now();
+        let Fault { name, loses_data, recovers_during_fault, ends_nodes, stops_node, primary, begin, duration, end } =
+            fault;
+        let clients = self.clients(None);
+        clients.start(&self.runtime);
+        pause(NORMAL_AFTER);
+        let other_users = primary.map(|primary| self.users_of_other_primaries(&clients, primary));
+        let began_at = now();
         begin(self);
-        pause(lasts);
+        pause(duration);
         end(self);
-        let ended = now();
-        let since = if by_itself { begun } else { ended };
-        let last_odd = || crowd.noted().iter().filter(|a| odd(a)).map(|a| a.answered).max().unwrap_or(0).max(since);
-        wait_for("normal service", || (now().saturating_sub(last_odd().max(ended)) > micros(CALM)).then_some(()));
-        let normal = (last_odd() - since) / 1000;
-        crowd.end();
-        crowd.drain(&self.runtime);
-        // What cores still held goes back within a lease.
+        let ended_at = now();
+        let since = if recovers_during_fault { began_at } else { ended_at };
+        let last_abnormal = || {
+            let records = clients.records();
+            records.iter().filter(|a| is_abnormal(a)).map(|a| a.answered_at).max().unwrap_or(0).max(since)
+        };
+        let normal_since = || now().saturating_sub(last_abnormal().max(ended_at));
+        wait_for("normal service", || (normal_since() > micros(NORMAL_AFTER)).then_some(()));
+        let recovery_ms = (last_abnormal() - since) / 1000;
+        clients.stop();
+        clients.use_up_limits(&self.runtime);
+        // The cores return their leases within the lease time.
         pause(Duration::from_millis(500));
-        crowd.drain(&self.runtime);
+        clients.use_up_limits(&self.runtime);
 
-        let noted = crowd.noted();
-        let meanwhile = |asked: &&Asked| asked.answered >= begun && asked.asked <= ended;
-        let count = |asked: &mut dyn Iterator<Item = &Asked>| asked.count();
-        let during = count(&mut noted.iter().filter(meanwhile)).max(1);
-        let forgotten = if forgets { vec![ended] } else { Vec::new() };
-        let users: Vec<(Mode, Vec<Asked>)> = crowd
+        let records = clients.records();
+        let in_fault = |check: &&DrillCheck| check.answered_at >= began_at && check.sent_at <= ended_at;
+        let checks_in_fault = records.iter().filter(in_fault).count().max(1);
+        let abnormal_in_fault = records.iter().filter(in_fault).filter(|a| is_abnormal(a)).count();
+        let data_losses = if loses_data { vec![ended_at] } else { Vec::new() };
+        let users: Vec<(Mode, Vec<DrillCheck>)> = clients
             .users
             .iter()
             .enumerate()
-            .map(|(user, mode)| (mode.mode, noted.iter().filter(|a| a.user == user).copied().collect()))
+            .map(|(index, user)| (user.mode, records.iter().filter(|a| a.user == index).copied().collect()))
             .collect();
-        let strict = users.iter().filter(|(mode, _)| matches!(mode, Mode::Exact | Mode::Leased));
-        let strict: Vec<usize> = strict.map(|(mode, asked)| admitted(*mode, asked)).collect();
-        let worst = users.iter().map(|(mode, asked)| share(admitted(*mode, asked), promised(*mode, asked, &forgotten)));
-        let bystanders: Option<Vec<Asked>> =
-            elsewhere.map(|users| noted.iter().filter(|a| users.contains(&a.user)).copied().collect());
+        let with_deny = users.iter().filter(|(mode, _)| matches!(mode, Mode::Exact | Mode::Leased));
+        let with_deny: Vec<usize> = with_deny.map(|(mode, checks)| admitted(*mode, checks)).collect();
+        let ratios =
+            users.iter().map(|(mode, checks)| ratio(admitted(*mode, checks), promised(*mode, checks, &data_losses)));
+        let others: Option<Vec<DrillCheck>> =
+            other_users.map(|users| records.iter().filter(|a| users.contains(&a.user)).copied().collect());
         let row = Row {
             fault: name.to_owned(),
-            checks: noted.len(),
-            longest: noted.iter().map(Asked::waited).max().unwrap_or(0),
-            failed: noted.iter().filter(|a| a.answer.is_none()).count(),
-            retried: noted.iter().filter(|a| a.answer.is_some() && a.retries > 0).count(),
-            degraded: 100.0 * share(count(&mut noted.iter().filter(meanwhile).filter(|a| odd(a))), during),
-            worst: worst.fold(0.0, f64::max),
-            used: share(strict.iter().sum(), strict.len() * LIMIT),
-            normal,
-            others: bystanders.as_ref().map(|asked| {
-                let (before, during): (Vec<Asked>, Vec<Asked>) =
-                    asked.iter().filter(|a| a.asked <= ended).partition(|a| a.answered < begun);
-                (slow(&before), slow(&during))
+            checks: records.len(),
+            longest_wait_ms: records.iter().map(DrillCheck::wait_ms).max().unwrap_or(0),
+            failed: records.iter().filter(|a| a.answer.is_none()).count(),
+            retried: records.iter().filter(|a| a.answer.is_some() && a.retries > 0).count(),
+            degraded_percent: 100.0 * ratio(abnormal_in_fault, checks_in_fault),
+            worst_ratio: ratios.fold(0.0, f64::max),
+            used_ratio: ratio(with_deny.iter().sum(), with_deny.len() * LIMIT),
+            recovery_ms,
+            others_p99_ms: others.as_ref().map(|checks| {
+                let (before, during): (Vec<DrillCheck>, Vec<DrillCheck>) =
+                    checks.iter().filter(|a| a.sent_at <= ended_at).partition(|a| a.answered_at < began_at);
+                (p99_wait_ms(&before), p99_wait_ms(&during))
             }),
         };
         println!("{row:?}");
-        assert_eq!(row.failed, 0, "{name}: every check is answered");
-        assert!(ends_nodes || row.retried == 0, "{name}: every check is answered by the node that it came to");
-        assert!(row.used >= USED, "{name}: no more than {:.2} of limits can be used", row.used);
-        let within = if stands { STOOD_WITHIN_MS } else { ANSWERED_WITHIN_MS };
-        assert!(row.longest < within, "{name}: a check waited {} ms", row.longest);
-        assert!(row.worst <= 1.0, "{name}: a user was admitted more than was promised");
-        assert!(row.normal < NORMAL_WITHIN_MS, "{name}: {} ms to normal service", row.normal);
-        if let Some(asked) = &bystanders {
-            let hurt = asked.iter().filter(|a| odd(a)).count();
-            assert!(hurt * 4 <= asked.len(), "{name}: {hurt} of {} at other primaries", asked.len());
+        assert_eq!(row.failed, 0, "{name}: every check has an answer");
+        assert!(ends_nodes || row.retried == 0, "{name}: every check has an answer from the first node");
+        assert!(row.used_ratio >= MIN_USED_RATIO, "{name}: only {:.2} of the limits can be used", row.used_ratio);
+        let max_wait_ms = if stops_node { MAX_WAIT_WITH_STOPPED_NODE_MS } else { MAX_WAIT_MS };
+        assert!(row.longest_wait_ms < max_wait_ms, "{name}: a check waited {} ms", row.longest_wait_ms);
+        assert!(row.worst_ratio <= 1.0, "{name}: more hits were admitted for a user than promised");
+        assert!(row.recovery_ms < MAX_RECOVERY_MS, "{name}: {} ms to normal service", row.recovery_ms);
+        if let Some(checks) = &others {
+            let abnormal = checks.iter().filter(|a| is_abnormal(a)).count();
+            let total = checks.len();
+            assert!(abnormal * 4 <= total, "{name}: {abnormal} of {total} checks at other primaries are abnormal");
         }
         self.rows.0.push(row);
     }
 
-    /// The users whose counters are not at this primary.
-    fn elsewhere(&self, crowd: &Crowd, sick: u16) -> Vec<usize> {
-        let here = ask(sick, &["--scan"]);
-        let is_here = |name: &str| here.lines().any(|key| key.ends_with(&format!("/{name}")));
-        let users: Vec<usize> = (0..crowd.users.len()).filter(|user| !is_here(&crowd.users[*user].name)).collect();
-        assert!(!users.is_empty() && users.len() < crowd.users.len(), "counters are on several primaries");
+    /// Returns the users whose counters are not on the primary at this port.
+    fn users_of_other_primaries(&self, clients: &DrillClients, primary: u16) -> Vec<usize> {
+        let keys = redis_cli(primary, &["--scan"]);
+        let is_here = |name: &str| keys.lines().any(|key| key.ends_with(&format!("/{name}")));
+        let users: Vec<usize> = (0..clients.users.len()).filter(|user| !is_here(&clients.users[*user].name)).collect();
+        assert!(!users.is_empty() && users.len() < clients.users.len(), "the counters are on several primaries");
         users
     }
 }
@@ -165,8 +176,8 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap()
 }
 
-/// How long a fault lasts is part of what is told: nothing is waited for.
-#[expect(clippy::disallowed_methods, reason = "see above")]
+/// Sleeps for a fixed time that is part of the drill.
+#[expect(clippy::disallowed_methods, reason = "the duration of a fault is part of the drill")]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,14 +1,14 @@
-//! Faults, one after another, under load, on real servers and real nodes: what clients saw is held against the promises and
-//! printed as a table.
+//! Fault drills on real servers and real nodes under load. Each test injects faults one after another, compares what
+//! the clients saw with the promises, and prints a table.
 //!
-//! `scripts/test --test faults -- --nocapture` shows the tables.
+//! `scripts/test --faults --nocapture` shows the tables.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod bounds;
+mod clients;
 mod cluster;
-mod crowd;
 mod drill;
 mod many_cores;
 mod network;
@@ -25,10 +25,10 @@ mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Drills come one after another: they have the machine to themselves.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Returns a lock that lets only one drill run at a time, so that drills do not share the machine.
+fn run_alone() -> MutexGuard<'static, ()> {
+    static DRILL: Mutex<()> = Mutex::new(());
+    DRILL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 use support::{load, node, servers};

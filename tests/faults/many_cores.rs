@@ -1,4 +1,4 @@
-//! An outage in which more cores admit by themselves than a cell keeps apart: what they owe is charged once.
+//! An outage in which more cores admit hits than a cell can keep apart. Each debt is charged once.
 
 use std::time::Duration;
 
@@ -9,58 +9,60 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::alone;
-use crate::crowd::now;
+use crate::clients::now;
 use crate::node::{Node, wait_for};
-use crate::servers::Single;
+use crate::run_alone;
+use crate::servers::SingleServer;
 
 const NODES: usize = 3;
-/// Cores of a node.
+/// Number of cores of a node.
 const CORES: usize = 12;
-/// So many debts a cell kept apart when this was written.
-const APART: usize = 32;
+/// The number of debts that a cell kept apart when this test was written.
+const MAX_CELL_DEBTS: usize = 32;
 const LIMIT: u64 = 100_000;
-/// Tokens that a core takes in advance at once, at most.
-const LEASE: u64 = LIMIT / (2 * NODES * CORES) as u64;
-/// Hits of one check: a core owes far more after the outage than may be in doubt.
+/// The maximum number of tokens in one lease.
+const MAX_LEASE: u64 = LIMIT / (2 * NODES * CORES) as u64;
+/// Hits of one check. The number is high enough that the debts of a core are far larger than the hits in doubt.
 const HITS: u32 = 5;
-/// `store.deadline`: a machine that is shared may not run a process for longer than a node in production waits.
+/// `store.deadline`. On a shared machine a process may not run for longer than the production deadline.
 const DEADLINE: Duration = Duration::from_millis(250);
-/// How long Redis stands still, at least.
+/// The minimum time for which Redis is stopped.
 const OUTAGE: Duration = Duration::from_millis(1000);
-/// How long clients go on afterwards: until service is normal, and then.
+/// The time for which clients continue until service is normal.
 const RECOVERY: Duration = Duration::from_secs(1);
+/// The time for which clients continue after [`RECOVERY`].
 const AFTERWARDS: Duration = Duration::from_secs(3);
-/// Every connection asks for each limit so often at most in each of these times.
-const ROUNDS: usize = 60;
-/// Between two checks of a connection.
+/// The maximum number of checks of each connection for each limit in each of these times.
+const MAX_ROUNDS: usize = 60;
+/// The pause between two checks of a connection.
 const PAUSE: Duration = Duration::from_millis(40);
-/// A count that has not changed for so long does not change any more: leases went back, debts were told.
-const STANDS: Duration = Duration::from_secs(1);
+/// A count that has not changed for this time does not change any more: all leases were returned and all debts
+/// reported.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 
-/// The limits that are asked for: each has a user of its own, whose name is the limit's.
+/// The names of the limits. Each has one user with the same name.
 const LIMITS: [&str; 2] = ["leased", "exact"];
 
-/// One answer; instants in microseconds since the epoch.
+/// The result of one check. Times are in microseconds since the epoch.
 #[derive(Clone, Copy, Debug)]
-struct Told {
-    asked: u64,
-    answered: u64,
-    /// Hits that were admitted.
+struct CheckResult {
+    sent_at: u64,
+    answered_at: u64,
+    /// Number of admitted hits.
     admitted: u64,
     degraded: bool,
     remaining: u64,
 }
 
-/// Many cores, and a few connections to each of them.
-struct Wide {
+/// Nodes with many cores, and a few connections to each core.
+struct LargeRegion {
     nodes: Vec<Node>,
     clients: Vec<RateLimitServiceClient<Channel>>,
     runtime: Runtime,
     _folder: TempDir,
 }
 
-impl Wide {
+impl LargeRegion {
     fn start(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules.yaml");
@@ -74,8 +76,8 @@ impl Wide {
         let limits = LIMITS.map(limit).concat();
         std::fs::write(&path, format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limits}")).unwrap();
         let (cores, holders, deadline) = (CORES.to_string(), (NODES * CORES).to_string(), format!("{DEADLINE:?}"));
-        let node = |at: usize| {
-            let name = format!("n{at}");
+        let start = |index: usize| {
+            let name = format!("n{index}");
             let settings = [
                 ("TIDEGATE_NODE", name.as_str()),
                 ("TIDEGATE_WORKERS", &cores),
@@ -85,76 +87,78 @@ impl Wide {
             ];
             Node::serve(&path, url, &settings)
         };
-        let nodes: Vec<Node> = (0..NODES).map(node).collect();
+        let nodes: Vec<Node> = (0..NODES).map(start).collect();
         for node in &nodes {
             let known = || node.metric("tidegate_holders ") == (NODES * CORES) as f64;
-            wait_for("nodes that know each other", || known().then_some(()));
-            wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+            wait_for("the nodes to know each other", || known().then_some(()));
+            wait_for("the node to reach the store", || (node.get("/ready").json()["store"] == "ok").then_some(()));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         // A node gives each connection to the core that has the fewest.
-        let connect = |at: usize| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", nodes[at % NODES].grpc)).unwrap();
+        let connect = |index: usize| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", nodes[index % NODES].grpc)).unwrap();
             RateLimitServiceClient::new(runtime.block_on(endpoint.connect()).unwrap())
         };
         let clients = (0..2 * NODES * CORES).map(connect).collect();
         Self { nodes, clients, runtime, _folder: folder }
     }
 
-    async fn ask(&self, client: usize, limit: &str, user: &str, hits: u32) -> Told {
+    /// Sends one check on one connection.
+    async fn check(&self, client: usize, limit: &str, user: &str, hits: u32) -> CheckResult {
         let attributes = [("mode", limit), ("user", user)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let request = CheckRequest { domain: "d".to_owned(), attributes, hits: Some(hits), ..CheckRequest::default() };
-        let asked = now();
+        let sent_at = now();
         let answer = self.clients[client].clone().check(request).await.unwrap().into_inner();
-        Told {
-            asked,
-            answered: now(),
+        CheckResult {
+            sent_at,
+            answered_at: now(),
             admitted: if answer.allowed { hits.into() } else { 0 },
             degraded: answer.degraded,
             remaining: answer.limits[0].remaining.unwrap(),
         }
     }
 
-    /// Every connection asks for this user once, all at the same time.
-    async fn round(&self, limit: &str, user: &str, hits: u32) -> Vec<Told> {
-        join_all((0..self.clients.len()).map(|client| self.ask(client, limit, user, hits))).await
+    /// Sends one check for this user on every connection, all at the same time.
+    async fn check_all(&self, limit: &str, user: &str, hits: u32) -> Vec<CheckResult> {
+        join_all((0..self.clients.len()).map(|client| self.check(client, limit, user, hits))).await
     }
 
-    /// Every connection asks again and again, for so long and for [`ROUNDS`] at most. Answers what each limit's was told.
-    fn rounds(&self, time: Duration) -> [Vec<Told>; 2] {
-        let (begun, mut told) = (now(), [Vec::new(), Vec::new()]);
+    /// Sends checks on every connection for this time, but no more than [`MAX_ROUNDS`]. Returns the results for each
+    /// limit.
+    fn run_load(&self, time: Duration) -> [Vec<CheckResult>; 2] {
+        let (start, mut results) = (now(), [Vec::new(), Vec::new()]);
         self.runtime.block_on(async {
-            for _ in 0..ROUNDS {
-                let both = join_all(LIMITS.map(|limit| self.round(limit, limit, HITS))).await;
-                told.iter_mut().zip(both).for_each(|(told, more)| told.extend(more));
+            for _ in 0..MAX_ROUNDS {
+                let round = join_all(LIMITS.map(|limit| self.check_all(limit, limit, HITS))).await;
+                results.iter_mut().zip(round).for_each(|(results, more)| results.extend(more));
                 tokio::time::sleep(PAUSE).await;
-                if now() - begun > micros(time) {
+                if now() - start > micros(time) {
                     break;
                 }
             }
         });
-        told
+        results
     }
 
-    /// What the store has counted, once that does not change any more.
-    fn counted(&self, limit: &str) -> u64 {
+    /// Waits until the store's count does not change any more and returns it.
+    fn wait_for_count(&self, limit: &str) -> u64 {
         let (mut last, mut since) = (None, now());
-        let mut stands = || {
-            let peek = Some(self.runtime.block_on(self.ask(0, limit, limit, 0))).filter(|told| !told.degraded)?;
+        let mut stable_count = || {
+            let peek = Some(self.runtime.block_on(self.check(0, limit, limit, 0))).filter(|result| !result.degraded)?;
             if last.replace(peek.remaining) != Some(peek.remaining) {
                 since = now();
             }
-            (now() - since > micros(STANDS)).then_some(LIMIT - peek.remaining)
+            (now() - since > micros(STABLE_AFTER)).then_some(LIMIT - peek.remaining)
         };
-        wait_for("a count that stands", &mut stands)
+        wait_for("a stable count", &mut stable_count)
     }
 
-    /// How many cores the connections reach. To be asked while the store is away: the first hit that a core admits of a user
-    /// whom nobody knows leaves all but one of its share.
-    fn reached(&self) -> usize {
-        let told = self.runtime.block_on(self.round(LIMITS[0], "nobody", 1));
+    /// Returns the number of cores that the connections reach. The store must be unavailable: the first hit that a core
+    /// admits for a user without hits leaves its share minus one.
+    fn count_reached_cores(&self) -> usize {
+        let results = self.runtime.block_on(self.check_all(LIMITS[0], "nobody", 1));
         let first = LIMIT / (NODES * CORES) as u64 - 1;
-        told.iter().filter(|told| told.degraded && told.remaining == first).count()
+        results.iter().filter(|result| result.degraded && result.remaining == first).count()
     }
 
     fn failed_batches(&self) -> f64 {
@@ -166,59 +170,62 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap()
 }
 
-fn admitted(told: &[Told]) -> u64 {
-    told.iter().map(|told| told.admitted).sum()
+fn count_admitted(results: &[CheckResult]) -> u64 {
+    results.iter().map(|result| result.admitted).sum()
 }
 
-/// Checks that may be charged twice: the core got no answer, decided by itself, and owes the hits, while Redis may have run the
-/// batch, too. A batch can be run before Redis is stopped, or from when it goes on, if it is not older than the deadline. A
-/// check that was decided sooner than after a deadline was not under way: its core knew that nobody answers.
-fn in_doubt(told: &[Told], stopped: u64, resumed: u64) -> Vec<Told> {
-    let alone = told.iter().filter(|told| told.degraded && told.answered - told.asked >= micros(DEADLINE));
-    let may_run = |told: &&Told| told.asked <= stopped || told.answered + micros(DEADLINE) >= resumed;
-    alone.filter(may_run).copied().collect()
+/// Returns the checks that may be charged twice. Their core had no reply, decided without the store, and has a debt,
+/// while Redis may have run the batch, too. Redis can run a batch before it is stopped, or after it continues if the
+/// batch is not older than the deadline. A check that was decided before its deadline was not sent: its core knew that
+/// the store was unavailable.
+fn in_doubt(results: &[CheckResult], stopped: u64, resumed: u64) -> Vec<CheckResult> {
+    let after_deadline = |result: &&CheckResult| result.answered_at - result.sent_at >= micros(DEADLINE);
+    let may_run = |result: &&CheckResult| result.sent_at <= stopped || result.answered_at + micros(DEADLINE) >= resumed;
+    results.iter().filter(|result| result.degraded).filter(after_deadline).filter(may_run).copied().collect()
 }
 
 #[test]
-fn what_36_cores_admit_in_one_outage_is_charged_once() {
-    let _alone = alone();
-    let redis = Single::start(&[]);
-    let wide = Wide::start(&redis.url());
-    // Every core hears the store's clock for each of the users: what it sends later in vain is late when the store goes on.
+fn debts_of_36_cores_after_one_outage_are_charged_once() {
+    let _guard = run_alone();
+    let redis = SingleServer::start(&[]);
+    let region = LargeRegion::start(&redis.url());
+    // Every core learns the store's clock for each user. So batches that it sends during the outage are late when the
+    // store continues.
     for (limit, user) in [(LIMITS[0], LIMITS[0]), (LIMITS[1], LIMITS[1]), (LIMITS[0], "nobody")] {
-        let heard = || wide.runtime.block_on(wide.round(limit, user, 0)).iter().all(|told| !told.degraded);
-        wait_for("all cores to be answered", || heard().then_some(()));
+        let decided =
+            || region.runtime.block_on(region.check_all(limit, user, 0)).iter().all(|result| !result.degraded);
+        wait_for("all cores to have a reply", || decided().then_some(()));
     }
-    let before = wide.rounds(Duration::from_millis(500));
-    // No core holds a lease when the outage begins: what is given back to a store that does not answer is lost.
-    let counted_before = LIMITS.map(|limit| wide.counted(limit));
+    let before = region.run_load(Duration::from_millis(500));
+    // No core has a lease when the outage starts, because tokens that are returned to an unavailable store are lost.
+    let counted_before = LIMITS.map(|limit| region.wait_for_count(limit));
     let stopped = now();
     redis.server.signal("STOP");
-    let cores = wide.reached();
-    let during = wide.rounds(OUTAGE);
+    let cores = region.count_reached_cores();
+    let during = region.run_load(OUTAGE);
     let resumed = now();
     redis.server.signal("CONT");
-    let mut after = wide.rounds(RECOVERY);
-    let failed = wide.failed_batches();
-    after.iter_mut().zip(wide.rounds(AFTERWARDS)).for_each(|(after, more)| after.extend(more));
-    let counted = LIMITS.map(|limit| wide.counted(limit));
-    let failed = wide.failed_batches() - failed;
+    let mut after = region.run_load(RECOVERY);
+    let failed = region.failed_batches();
+    after.iter_mut().zip(region.run_load(AFTERWARDS)).for_each(|(after, more)| after.extend(more));
+    let counted = LIMITS.map(|limit| region.wait_for_count(limit));
+    let failed = region.failed_batches() - failed;
 
-    println!("{cores} cores, Redis away for {} ms, {failed} batches failed later", (resumed - stopped) / 1000);
+    println!("{cores} cores, Redis stopped for {} ms, {failed} batches failed later", (resumed - stopped) / 1000);
     let mut verdicts = Vec::new();
-    for (at, limit) in LIMITS.into_iter().enumerate() {
-        let [first, alone, last] = [&before, &during, &after].map(|told| admitted(&told[at]));
-        let all = first + alone + last;
-        let doubtful = in_doubt(&[&before[at][..], &during[at], &after[at]].concat(), stopped, resumed);
-        // A batch without an answer may have taken a lease, too, which nobody has then.
+    for (index, limit) in LIMITS.into_iter().enumerate() {
+        let [first, outage, last] = [&before, &during, &after].map(|results| count_admitted(&results[index]));
+        let all = first + outage + last;
+        let doubtful = in_doubt(&[&before[index][..], &during[index], &after[index]].concat(), stopped, resumed);
+        // A batch without a reply may have taken a lease, too, which no core has then.
         let leases = if limit == "leased" { failed as u64 + doubtful.len() as u64 } else { 0 };
-        let doubt = admitted(&doubtful) + leases * LEASE;
-        let denied = after[at].iter().filter(|told| told.admitted == 0).count();
-        let rounds = after[at].chunks(wide.clients.len()).step_by(10);
-        let left: Vec<u64> = rounds.map(|round| round.iter().map(|told| told.remaining).min().unwrap()).collect();
-        let (before, counted) = (counted_before[at], counted[at]);
+        let doubt = count_admitted(&doubtful) + leases * MAX_LEASE;
+        let denied = after[index].iter().filter(|result| result.admitted == 0).count();
+        let rounds = after[index].chunks(region.clients.len()).step_by(10);
+        let left: Vec<u64> = rounds.map(|round| round.iter().map(|result| result.remaining).min().unwrap()).collect();
+        let (before, counted) = (counted_before[index], counted[index]);
         println!(
-            "{limit}: admitted {first} before the outage ({before} counted), {alone} in it, {last} after it, {all} in all"
+            "{limit}: admitted {first} before the outage ({before} counted), {outage} during it, {last} after it, {all} in all"
         );
         println!(
             "{limit}: {counted} counted in the end, {} too many, {doubt} in doubt",
@@ -226,16 +233,16 @@ fn what_36_cores_admit_in_one_outage_is_charged_once() {
         );
         println!(
             "{limit}: {denied} of {} checks denied after it; remaining every ten rounds: {left:?}",
-            after[at].len()
+            after[index].len()
         );
         verdicts.push((limit, all, counted, doubt, denied));
     }
-    assert!(cores > APART, "more cores owe than a cell keeps apart: {cores}");
-    let alone = during.iter().flatten().all(|told| told.degraded && told.admitted > 0);
-    assert!(alone, "every connection's core admits by itself in the outage");
+    assert!(cores > MAX_CELL_DEBTS, "more cores have debts than a cell keeps apart: {cores}");
+    let degraded = during.iter().flatten().all(|result| result.degraded && result.admitted > 0);
+    assert!(degraded, "during the outage the core of every connection admits without the store");
     for (limit, all, counted, doubt, denied) in verdicts {
         assert!(counted >= all, "{limit}: {all} admitted, {counted} counted");
         assert!(counted - all <= doubt, "{limit}: {all} admitted, {counted} counted, {doubt} in doubt");
-        assert_eq!(denied, 0, "{limit}: the limit is far away");
+        assert_eq!(denied, 0, "{limit}: the limit is not reached");
     }
 }

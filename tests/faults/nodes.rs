@@ -1,43 +1,43 @@
-//! Nodes that stop, are killed, and are replaced under load.
+//! Drills in which nodes stop, are killed, and are replaced under load.
 
 use std::time::Duration;
 
-use crate::alone;
 use crate::drill::Fault;
 use crate::node::wait_for;
 use crate::region::{NODES, Region};
+use crate::run_alone;
 use crate::servers::Cluster;
 
-/// Ends a node in order and starts it again.
-fn renew(region: &mut Region, at: usize) {
-    region.nodes[at].signal("TERM");
-    let ended = region.nodes[at].child.wait().unwrap();
-    assert_eq!(ended.code(), Some(0), "in order, and in time");
-    region.nodes[at] = region.node(at);
-    region.await_node(at);
+/// Shuts a node down gracefully and starts it again.
+fn replace(region: &mut Region, index: usize) {
+    region.nodes[index].signal("TERM");
+    let ended = region.nodes[index].child.wait().unwrap();
+    assert_eq!(ended.code(), Some(0), "the node shuts down gracefully and in time");
+    region.nodes[index] = region.start_node(index);
+    region.wait_for_node(index);
 }
 
 #[test]
-fn nodes_under_fire() {
-    let _alone = alone();
-    let redis = Cluster::patient();
+fn promises_hold_while_nodes_stop_and_restart() {
+    let _guard = run_alone();
+    let redis = Cluster::start_with_slow_failover();
     let mut region = Region::start(&redis.url(), &[]);
     let signal = |name: &'static str| move |region: &mut Region| region.nodes[0].signal(name);
     let fault = Fault::new("a node stops (SIGSTOP)", signal("STOP"), signal("CONT"));
-    region.drill(fault.lasts(Duration::from_secs(1)).stands());
+    region.drill(fault.lasting(Duration::from_secs(1)).stops_node());
     let kill = |region: &mut Region| {
         region.nodes[0].child.kill().unwrap();
         region.nodes[0].child.wait().unwrap();
     };
     let back = |region: &mut Region| {
-        region.nodes[0] = region.node(0);
-        region.await_node(0);
+        region.nodes[0] = region.start_node(0);
+        region.wait_for_node(0);
     };
-    region.drill(Fault::new("a node is killed, and started again", kill, back).of_nodes());
-    let roll = |region: &mut Region| (0..NODES).for_each(|at| renew(region, at));
-    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).of_nodes());
-    wait_for("no fault of ours", || {
+    region.drill(Fault::new("a node is killed and restarted", kill, back).ends_nodes());
+    let roll = |region: &mut Region| (0..NODES).for_each(|index| replace(region, index));
+    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).ends_nodes());
+    wait_for("all shards to run without a restart", || {
         region.nodes.iter().all(|node| node.metric("tidegate_shard_restarts_total ") == 0.0).then_some(())
     });
-    region.report("Nodes of a region with a cluster of 3 + 3");
+    region.print_report("Nodes of a region with a cluster of 3 + 3");
 }

@@ -1,4 +1,4 @@
-//! A proxy before one server: it delays what passes, swallows it, or cuts connections.
+//! A TCP proxy in front of one server. It can delay replies, discard data, and close connections.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,45 +6,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What it does with what passes; one number, so that all threads see it at once.
+/// The proxy. The mode is one number, so that all threads see a change at once.
 #[derive(Clone)]
 pub struct Proxy {
-    /// Milliseconds that every answer is late; [`SWALLOW`]: nothing passes.
-    late: Arc<AtomicU64>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    /// The delay of every reply in milliseconds, or [`DISCARD`].
+    delay_ms: Arc<AtomicU64>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-const SWALLOW: u64 = u64::MAX;
+/// Discards all data in both directions.
+const DISCARD: u64 = u64::MAX;
 
 impl Proxy {
-    /// Listens at `port` for the server at `to`, until the process ends.
-    #[expect(clippy::disallowed_methods, reason = "its threads end with the test's process")]
+    /// Starts a proxy at `port` for the server at port `to`. It runs until the process exits.
+    #[expect(clippy::disallowed_methods, reason = "the threads end with the test process")]
     pub fn start(port: u16, to: u16) -> Self {
-        let proxy = Self { late: Arc::default(), open: Arc::default() };
+        let proxy = Self { delay_ms: Arc::default(), connections: Arc::default() };
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let own = proxy.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
+                for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to, own) = (from.try_clone().unwrap(), to.try_clone().unwrap(), own.clone());
                     let _ = from.set_nodelay(true);
-                    own.open.lock().unwrap().push(from.try_clone().unwrap());
-                    std::thread::spawn(move || own.pass(from, to, answers));
+                    own.connections.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || own.forward(from, to, is_reply));
                 }
             }
         });
         proxy
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the delay is what it is for")]
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
+    #[expect(clippy::disallowed_methods, reason = "the proxy delays replies on purpose")]
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, is_reply: bool) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            match self.late.load(Ordering::Relaxed) {
-                // What was swallowed is gone, as are packets that were dropped for too long.
-                SWALLOW => continue,
-                late if answers && late > 0 => std::thread::sleep(Duration::from_millis(late)),
+            match self.delay_ms.load(Ordering::Relaxed) {
+                // Discarded data is never sent, like packets that are dropped until the connection fails.
+                DISCARD => continue,
+                delay if is_reply && delay > 0 => std::thread::sleep(Duration::from_millis(delay)),
                 _ => {}
             }
             if to.write_all(&buffer[..count]).is_err() {
@@ -55,27 +56,27 @@ impl Proxy {
         let _ = from.shutdown(Shutdown::Both);
     }
 
-    /// From now on every answer is so late.
-    pub fn delay(&self, late: Duration) {
-        self.late.store(u64::try_from(late.as_millis()).unwrap(), Ordering::Relaxed);
+    /// Delays every reply from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// From now on nothing passes, and nobody is told.
-    pub fn swallow(&self) {
-        self.late.store(SWALLOW, Ordering::Relaxed);
+    /// Discards all data from now on without closing connections.
+    pub fn discard(&self) {
+        self.delay_ms.store(DISCARD, Ordering::Relaxed);
     }
 
-    /// Cuts all connections.
-    pub fn cut(&self) {
-        for stream in self.open.lock().unwrap().drain(..) {
+    /// Closes all connections.
+    pub fn close_connections(&self) {
+        for stream in self.connections.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Everything passes again; connections of which something was swallowed are cut.
-    pub fn heal(&self) {
-        if self.late.swap(0, Ordering::Relaxed) == SWALLOW {
-            self.cut();
+    /// Forwards all data again. Closes the connections if data was discarded.
+    pub fn restore(&self) {
+        if self.delay_ms.swap(0, Ordering::Relaxed) == DISCARD {
+            self.close_connections();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The nodes of a region; they live through all drills.
+//! The nodes of a region. They run through all drills of a test.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,20 +6,21 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::crowd::{Crowd, MODES};
+use crate::clients::{DrillClients, MODES};
 use crate::node::{Node, wait_for};
 use crate::servers::free_ports;
 use crate::table::Table;
 
-/// Cores of a node.
+/// Number of cores of a node.
 pub const CORES: usize = 2;
-/// Nodes of a region.
+/// Number of nodes of a region.
 pub const NODES: usize = 2;
 
-/// Nodes, and what drills showed of them.
+/// The nodes of a region and the results of its drills.
 pub struct Region {
     pub nodes: Vec<Node>,
-    ports: u16,
+    /// The first port of the nodes. Each node has two.
+    first_port: u16,
     rules: PathBuf,
     url: String,
     settings: Vec<(String, String)>,
@@ -29,7 +30,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// Nodes whose counters are in the Redis at `url`.
+    /// Starts nodes whose counters are in the Redis at `url`. Waits until they know each other and reach the store.
     pub fn start(url: &str, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let rules = folder.path().join("rules.yaml");
@@ -38,7 +39,7 @@ impl Region {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut region = Self {
             nodes: Vec::new(),
-            ports: free_ports(2 * NODES as u16),
+            first_port: free_ports(2 * NODES as u16),
             rules,
             url: url.to_owned(),
             settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -46,24 +47,24 @@ impl Region {
             runtime,
             _folder: folder,
         };
-        region.nodes = (0..NODES).map(|at| region.node(at)).collect();
-        for at in 0..NODES {
-            region.await_node(at);
+        region.nodes = (0..NODES).map(|index| region.start_node(index)).collect();
+        for index in 0..NODES {
+            region.wait_for_node(index);
         }
         region
     }
 
-    /// Starts the node of this number, and waits until it is ready.
-    pub fn node(&self, at: usize) -> Node {
-        let port = |face: usize| self.ports + u16::try_from(2 * at + face).unwrap();
-        self.node_at(&format!("n{at}"), [port(0), port(1)])
+    /// Starts the node with this index and waits until it is ready.
+    pub fn start_node(&self, index: usize) -> Node {
+        let port = |listener: usize| self.first_port + u16::try_from(2 * index + listener).unwrap();
+        self.start_node_at(&format!("n{index}"), [port(0), port(1)])
     }
 
-    /// Starts a node that listens at these ports, for HTTP and gRPC.
-    pub fn node_at(&self, name: &str, ports: [u16; 2]) -> Node {
+    /// Starts a node that listens at these ports for HTTP and gRPC. Waits until it is ready.
+    pub fn start_node_at(&self, name: &str, ports: [u16; 2]) -> Node {
         let [http, grpc] = ports.map(|port| format!("127.0.0.1:{port}"));
         let (cores, holders) = (CORES.to_string(), (CORES * NODES).to_string());
-        let mut all = vec![
+        let mut environment = vec![
             ("TIDEGATE_NODE", name),
             ("TIDEGATE_WORKERS", &cores),
             ("TIDEGATE_STORE__LEASE", "200ms"),
@@ -72,25 +73,25 @@ impl Region {
             ("TIDEGATE_LISTEN__HTTP", &http),
             ("TIDEGATE_LISTEN__GRPC", &grpc),
         ];
-        all.extend(self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        Node::serve(&self.rules, &self.url, &all)
+        environment.extend(self.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        Node::serve(&self.rules, &self.url, &environment)
     }
 
-    /// Waits until it knows the others and reaches the store.
-    pub fn await_node(&self, at: usize) {
-        let (node, holders) = (&self.nodes[at], (CORES * NODES) as f64);
-        wait_for("nodes that know each other", || (node.metric("tidegate_holders ") >= holders).then_some(()));
-        wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+    /// Waits until the node with this index knows the others and reaches the store.
+    pub fn wait_for_node(&self, index: usize) {
+        let (node, holders) = (&self.nodes[index], (CORES * NODES) as f64);
+        wait_for("the nodes to know each other", || (node.metric("tidegate_holders ") >= holders).then_some(()));
+        wait_for("the node to reach the store", || (node.get("/ready").json()["store"] == "ok").then_some(()));
     }
 
-    /// Clients of all nodes, whose users are their own and have new names every `renewed`.
-    pub fn crowd(&self, renewed: Option<Duration>) -> Crowd {
+    /// Returns clients of all nodes. Their users are new to the region and get new names every `rename_every`.
+    pub fn clients(&self, rename_every: Option<Duration>) -> DrillClients {
         let addresses: Vec<String> = self.nodes.iter().map(|node| node.grpc.clone()).collect();
-        Crowd::new(&self.runtime, &format!("r{}", self.rows.0.len()), &addresses, renewed)
+        DrillClients::new(&self.runtime, &format!("r{}", self.rows.0.len()), &addresses, rename_every)
     }
 
-    /// Ends the drills: the table is printed.
-    pub fn report(self, title: &str) {
+    /// Ends the drills and prints the table.
+    pub fn print_report(self, title: &str) {
         println!("\n### {title}\n\n{}", self.rows);
     }
 }

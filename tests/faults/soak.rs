@@ -1,179 +1,186 @@
-//! A soak: mixed load for a quarter of an hour, and a fault every half minute.
+//! A soak test: mixed load for a quarter of an hour, with a fault every half minute.
 //!
-//! `scripts/soak` runs it; `TIDEGATE_SOAK` says for how many seconds, `TIDEGATE_SEED` with which fault it begins.
+//! `scripts/soak` runs it. `TIDEGATE_SOAK` is its duration in seconds. `TIDEGATE_SEED` is the number of the first
+//! fault.
 
 use std::time::Duration;
 
-use crate::alone;
-use crate::cluster::{configure, passwords, primaries, replica};
-use crate::crowd::{Asked, now};
-use crate::drill::{Fault, STOOD_WITHIN_MS, pause};
+use crate::clients::{DrillCheck, now};
+use crate::cluster::{changed_password, configure, primaries, replica};
+use crate::drill::{Fault, MAX_WAIT_WITH_STOPPED_NODE_MS, pause};
 use crate::node::wait_for;
 use crate::region::{NODES, Region};
-use crate::servers::{Cluster, ask};
-use crate::verdict::{admitted, odd, promised, share};
+use crate::run_alone;
+use crate::servers::{Cluster, redis_cli};
+use crate::verdict::{admitted, is_abnormal, promised, ratio};
 
-/// A fault comes so often.
-const EVERY: u64 = 30;
-/// Users have new names so often: their limits are never all used up.
-const RENEWED: Duration = Duration::from_secs(5);
-/// What memory may grow by between the second fifth and the last, in bytes: keys stay for a while after their last check.
-const GROWTH: f64 = 32e6;
+/// The time between two faults in seconds.
+const FAULT_INTERVAL: u64 = 30;
+/// The time after which users get new names, so that not all limits are used up.
+const RENAME_EVERY: Duration = Duration::from_secs(5);
+/// The maximum growth of memory between the second fifth and the last, in bytes. Keys stay for a while after their last
+/// check.
+const MAX_GROWTH: f64 = 32e6;
 
-fn number(name: &str, default: u64) -> u64 {
+/// Returns the number in an environment variable, or the default.
+fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// One of the ten faults, at one of the primaries.
-fn some(redis: &Cluster, which: u64) -> Fault<'_> {
+/// Returns fault `number` modulo ten, at one of the primaries.
+fn fault(redis: &Cluster, number: u64) -> Fault<'_> {
     let all = primaries(redis);
-    let sick = all[usize::try_from(which / 10).unwrap() % all.len()];
-    let back = move |_: &mut Region| redis.up();
-    let signal = move |name| move |_: &mut Region| redis.signal(sick, name);
+    let primary = all[usize::try_from(number / 10).unwrap() % all.len()];
+    let restart = move |_: &mut Region| redis.start_stopped_servers();
+    let signal = move |name| move |_: &mut Region| redis.signal(primary, name);
     let every = all.clone();
-    match which % 10 {
-        0 => Fault::new("one primary stops", signal("STOP"), signal("CONT")).lasts(Duration::from_secs(6)).forgets(),
-        1 => Fault::new("one primary is killed", signal("KILL"), back).lasts(Duration::from_secs(4)).forgets(),
+    match number % 10 {
+        0 => {
+            Fault::new("one primary stops", signal("STOP"), signal("CONT")).lasting(Duration::from_secs(6)).loses_data()
+        }
+        1 => Fault::new("one primary is killed", signal("KILL"), restart).lasting(Duration::from_secs(4)).loses_data(),
         2 => Fault::new(
             "all primaries stop",
             move |_| all.iter().for_each(|port| redis.signal(*port, "STOP")),
             move |_| every.iter().for_each(|port| redis.signal(*port, "CONT")),
         )
-        .forgets(),
+        .loses_data(),
         3 => Fault::new(
-            "everything is forgotten",
-            move |_| all.iter().for_each(|port| drop(ask(*port, &["flushall"]))),
+            "all data is deleted",
+            move |_| all.iter().for_each(|port| drop(redis_cli(*port, &["flushall"]))),
             |_| (),
         )
-        .forgets(),
+        .loses_data(),
         4 => Fault::new(
             "scripts are flushed",
-            move |_| all.iter().for_each(|port| drop(ask(*port, &["script", "flush"]))),
+            move |_| all.iter().for_each(|port| drop(redis_cli(*port, &["script", "flush"]))),
             |_| (),
         ),
         5 => Fault::new(
             "one primary has no memory left",
-            move |_| configure([sick], "maxmemory", "1mb"),
-            move |_| configure([sick], "maxmemory", "0"),
+            move |_| configure([primary], "maxmemory", "1mb"),
+            move |_| configure([primary], "maxmemory", "0"),
         ),
-        6 => passwords(redis),
+        6 => changed_password(redis),
         7 => {
             Fault::new("a node stops", |region| region.nodes[0].signal("STOP"), |region| region.nodes[0].signal("CONT"))
-                .lasts(Duration::from_secs(1))
+                .lasting(Duration::from_secs(1))
         }
         8 => Fault::new(
-            "a replica takes over in order",
-            move |_| assert_eq!(ask(replica(redis, sick), &["cluster", "failover"]), "OK"),
+            "a planned failover",
+            move |_| assert_eq!(redis_cli(replica(redis, primary), &["cluster", "failover"]), "OK"),
             |_| (),
         )
-        .forgets(),
+        .loses_data(),
         _ => Fault::new(
             "all servers are killed",
             move |_| redis.ports().for_each(|port| redis.signal(port, "KILL")),
-            back,
+            restart,
         )
-        .forgets(),
+        .loses_data(),
     }
 }
 
-/// What a node uses.
+/// The maximum resource usage of any node.
 #[derive(Clone, Copy, Debug)]
-struct Used {
+struct Usage {
     memory: f64,
     tasks: f64,
 }
 
-fn used(region: &Region) -> Vec<Used> {
-    let of = |name: &str| region.nodes.iter().map(|node| node.metric(name)).fold(0.0, f64::max);
-    vec![Used { memory: of("process_resident_memory_bytes "), tasks: of("tidegate_tasks ") }]
+fn usage(region: &Region) -> Usage {
+    let max = |name: &str| region.nodes.iter().map(|node| node.metric(name)).fold(0.0, f64::max);
+    Usage { memory: max("process_resident_memory_bytes "), tasks: max("tidegate_tasks ") }
 }
 
 #[test]
-#[ignore = "it takes a quarter of an hour: scripts/soak"]
-fn a_quarter_of_an_hour_with_a_fault_every_half_minute() {
-    let _alone = alone();
-    let (seconds, first) = (number("TIDEGATE_SOAK", 900), number("TIDEGATE_SEED", 0));
+#[ignore = "takes a quarter of an hour: run scripts/soak"]
+fn promises_hold_for_a_quarter_of_an_hour_with_a_fault_every_half_minute() {
+    let _guard = run_alone();
+    let (seconds, first) = (setting("TIDEGATE_SOAK", 900), setting("TIDEGATE_SEED", 0));
     let redis = Cluster::start();
     let mut region = Region::start(&redis.url(), &[]);
-    let crowd = region.crowd(Some(RENEWED));
-    crowd.begin(&region.runtime);
-    let begun = now();
-    let at = |second: u64| begun + second * 1_000_000;
-    let (mut faults, mut forgotten, mut seen, mut told) = (0, Vec::new(), Vec::new(), 0);
-    println!("| second | fault | checks since | not decided as always | longest wait, ms | memory, MB | tasks |");
+    let clients = region.clients(Some(RENAME_EVERY));
+    clients.start(&region.runtime);
+    let start = now();
+    let at = |second: u64| start + second * 1_000_000;
+    let (mut faults, mut data_losses, mut usages, mut reported) = (0, Vec::new(), Vec::new(), 0);
+    println!("| second | fault | checks since | abnormal | longest wait, ms | memory, MB | tasks |");
     println!("|---|---|---|---|---|---|---|");
-    for second in (EVERY..seconds).step_by(usize::try_from(EVERY).unwrap()) {
+    for second in (FAULT_INTERVAL..seconds).step_by(usize::try_from(FAULT_INTERVAL).unwrap()) {
         while now() < at(second) {
             pause(Duration::from_millis(500));
-            seen.extend(used(&region));
+            usages.push(usage(&region));
         }
-        let fault = some(&redis, first + faults);
-        let from = now();
+        let fault = fault(&redis, first + faults);
+        let began_at = now();
         (fault.begin)(&mut region);
-        pause(fault.lasts);
+        pause(fault.duration);
         (fault.end)(&mut region);
         faults += 1;
-        forgotten.extend(fault.forgets.then(now));
-        // Until the next one comes the region must be as it was.
+        data_losses.extend(fault.loses_data.then(now));
+        // The region must have recovered before the next fault.
         wait_for("normal service", || {
-            let since = crowd.noted_since(told);
-            let last = since.iter().filter(|a| odd(a)).map(|a| a.answered).max().unwrap_or(0);
-            (now() > last.max(from) + 3_000_000).then_some(())
+            let since = clients.records_from(reported);
+            let last = since.iter().filter(|a| is_abnormal(a)).map(|a| a.answered_at).max().unwrap_or(0);
+            (now() > last.max(began_at) + 3_000_000).then_some(())
         });
-        let since = crowd.noted_since(told);
-        told += since.len();
-        let (odd, longest) = (since.iter().filter(|a| odd(a)).count(), since.iter().map(Asked::waited).max());
-        let Used { memory, tasks } = used(&region)[0];
+        let since = clients.records_from(reported);
+        reported += since.len();
+        let abnormal = since.iter().filter(|a| is_abnormal(a)).count();
+        let longest = since.iter().map(DrillCheck::wait_ms).max();
+        let Usage { memory, tasks } = usage(&region);
         println!(
-            "| {second} | {} | {} | {odd} | {} | {:.0} | {tasks} |",
+            "| {second} | {} | {} | {abnormal} | {} | {:.0} | {tasks} |",
             fault.name,
             since.len(),
             longest.unwrap_or(0),
             memory / 1e6
         );
     }
-    crowd.end();
+    clients.stop();
     wait_for("the last answers", || {
-        let before = crowd.noted_since(told).len();
+        let before = clients.records_from(reported).len();
         pause(Duration::from_millis(500));
-        (crowd.noted_since(told).len() == before).then_some(())
+        (clients.records_from(reported).len() == before).then_some(())
     });
 
-    let noted = crowd.noted();
-    assert!(noted.iter().all(|a| a.answer.is_some()), "every check is answered");
-    // As many as the nodes say that they answered.
+    let records = clients.records();
+    assert!(records.iter().all(|a| a.answer.is_some()), "every check has an answer");
+    // The number of checks by the nodes' own count.
     let counted: f64 = (0..NODES)
         .flat_map(|node| ["allowed", "blocked"].map(|status| (node, status)))
         .map(|(node, status)| {
             region.nodes[node].metric(&format!("rate_limiter_requests_total{{status=\"{status}\"}} "))
         })
         .sum();
-    let users = noted.iter().map(|a| a.user).max().unwrap_or(0) + 1;
-    let mut by_user: Vec<Vec<Asked>> = vec![Vec::new(); users];
-    noted.iter().for_each(|a| by_user[a.user].push(*a));
-    let of = |user: usize| {
-        let (mode, asked) = (crowd.mode(user), &by_user[user]);
-        share(admitted(mode, asked), promised(mode, asked, &forgotten))
+    let users = records.iter().map(|a| a.user).max().unwrap_or(0) + 1;
+    let mut by_user: Vec<Vec<DrillCheck>> = vec![Vec::new(); users];
+    records.iter().for_each(|a| by_user[a.user].push(*a));
+    let ratio_of = |user: usize| {
+        let (mode, checks) = (clients.mode(user), &by_user[user]);
+        ratio(admitted(mode, checks), promised(mode, checks, &data_losses))
     };
-    let worst = (0..users).map(of).fold(0.0, f64::max);
-    let fifth = seen.len() / 5;
-    let mean = |part: &[Used], what: fn(&Used) -> f64| part.iter().map(what).sum::<f64>() / part.len().max(1) as f64;
-    let (early, late) = (&seen[fifth..2 * fifth], &seen[4 * fifth..]);
-    let memory = [early, late].map(|part| mean(part, |used| used.memory));
-    let tasks = [early, late].map(|part| mean(part, |used| used.tasks));
+    let worst = (0..users).map(ratio_of).fold(0.0, f64::max);
+    let fifth = usages.len() / 5;
+    let mean =
+        |part: &[Usage], value: fn(&Usage) -> f64| part.iter().map(value).sum::<f64>() / part.len().max(1) as f64;
+    let (early, late) = (&usages[fifth..2 * fifth], &usages[4 * fifth..]);
+    let memory = [early, late].map(|part| mean(part, |usage| usage.memory));
+    let tasks = [early, late].map(|part| mean(part, |usage| usage.tasks));
     println!(
-        "\n{} checks of {users} users in {seconds} s, {faults} faults: all answered, {counted} counted by the nodes; admitted \
-         {worst:.2} of what was promised to the worst user; memory {:.1} -> {:.1} MB, tasks {:.0} -> {:.0}",
-        noted.len(),
+        "\n{} checks of {users} users in {seconds} s, {faults} faults: all answered, {counted} counted by the nodes; the worst \
+         user was admitted {worst:.2} of what was promised; memory {:.1} -> {:.1} MB, tasks {:.0} -> {:.0}",
+        records.len(),
         memory[0] / 1e6,
         memory[1] / 1e6,
         tasks[0],
         tasks[1],
     );
-    let longest = noted.iter().map(Asked::waited).max().unwrap_or(0);
-    assert!(longest < STOOD_WITHIN_MS, "a check waited {longest} ms");
-    assert_eq!(counted, noted.len() as f64, "the nodes' own count agrees");
-    assert!(worst <= 1.0, "a user was admitted more than was promised");
-    assert!(memory[1] < memory[0] + GROWTH, "memory is flat");
-    assert!(tasks[1] < tasks[0] * 1.5, "tasks are flat");
+    let longest = records.iter().map(DrillCheck::wait_ms).max().unwrap_or(0);
+    assert!(longest < MAX_WAIT_WITH_STOPPED_NODE_MS, "a check waited {longest} ms");
+    assert_eq!(counted, records.len() as f64, "the nodes' own count is the same");
+    assert!(worst <= 1.0, "more hits were admitted for a user than promised");
+    assert!(memory[1] < memory[0] + MAX_GROWTH, "memory does not grow");
+    assert!(tasks[1] < tasks[0] * 1.5, "the number of tasks does not grow");
 }

@@ -1,44 +1,50 @@
-//! What a drill showed, as a row of a table.
+//! The result of a drill as a row of a Markdown table.
 
 use std::fmt;
 
-/// One fault, and what clients saw of it. Lengths of time in milliseconds.
+/// The result of one fault as the clients saw it.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub fault: String,
+    /// Number of checks.
     pub checks: usize,
-    pub longest: u64,
-    /// Checks that no node decided; checks that a second node had to be asked for.
+    /// The longest time until an answer.
+    pub longest_wait_ms: u64,
+    /// Number of checks without an answer.
     pub failed: usize,
+    /// Number of checks that were answered by another node than the first.
     pub retried: usize,
-    /// In a hundred, from the fault's beginning to its end.
-    pub degraded: f64,
-    /// The most that one user was admitted, divided by what was promised at most.
-    pub worst: f64,
-    /// What all users with `deny` were admitted, divided by their limits.
-    pub used: f64,
-    /// From the fault's end, or its beginning where the region is to find a way around it, to the last check that was not
-    /// decided as always.
-    pub normal: u64,
-    /// The longest waits but one in a hundred of those whose counters are elsewhere: before, and meanwhile.
-    pub others: Option<(u64, u64)>,
+    /// The percentage of abnormal checks between the start and the end of the fault.
+    pub degraded_percent: f64,
+    /// The maximum over all users of admitted hits divided by promised hits.
+    pub worst_ratio: f64,
+    /// The admitted hits of all users with `deny`, divided by the sum of their limits.
+    pub used_ratio: f64,
+    /// The time to the last abnormal check. It starts at the end of the fault, or at its start if the region must
+    /// recover during the fault.
+    pub recovery_ms: u64,
+    /// The 99th percentile of the waits for users whose counters are on other primaries: before the fault and during
+    /// it.
+    pub others_p99_ms: Option<(u64, u64)>,
 }
 
+/// The results of all drills of one region.
 pub struct Table(pub Vec<Row>);
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| fault | checks | longest wait, ms | failed | asked twice | degraded meanwhile | admitted ÷ promised, worst user | used of `deny` limits | time to normal, ms | p99 of other primaries' keys before → meanwhile, ms |"
+            "| fault | checks | longest wait, ms | failed | retried | degraded meanwhile | admitted ÷ promised, worst user | used of `deny` limits | time to normal, ms | p99 of other primaries' keys before → meanwhile, ms |"
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|---|---|---|")?;
         for row in &self.0 {
-            let Row { fault, checks, longest, failed, retried, degraded, worst, used, normal, others } = row;
-            let others = others.map_or("–".to_owned(), |(before, during)| format!("{before} → {during}"));
+            let Row { fault, checks, longest_wait_ms, failed, retried, degraded_percent, .. } = row;
+            let Row { worst_ratio, used_ratio, recovery_ms, others_p99_ms, .. } = row;
+            let others = others_p99_ms.map_or("–".to_owned(), |(before, during)| format!("{before} → {during}"));
             writeln!(
                 f,
-                "| {fault} | {checks} | {longest} | {failed} | {retried} | {degraded:.0} % | {worst:.2} | {used:.2} | {normal} | {others} |"
+                "| {fault} | {checks} | {longest_wait_ms} | {failed} | {retried} | {degraded_percent:.0} % | {worst_ratio:.2} | {used_ratio:.2} | {recovery_ms} | {others} |"
             )?;
         }
         Ok(())

@@ -1,39 +1,41 @@
-//! What clients were promised, and what they were admitted.
+//! The number of hits that clients were promised, and the number that were admitted.
 
-use crate::crowd::{Asked, LIMIT, Mode};
+use crate::clients::{DrillCheck, LIMIT, Mode};
 
-/// Not decided as always.
-pub fn odd(asked: &Asked) -> bool {
-    asked.answer.is_none_or(|answer| answer.degraded)
+/// Returns true if the check has no answer or a degraded one.
+pub fn is_abnormal(check: &DrillCheck) -> bool {
+    check.answer.is_none_or(|answer| answer.degraded)
 }
 
-pub fn allowed(asked: &Asked) -> bool {
-    asked.answer.is_some_and(|answer| answer.allowed)
+pub fn is_allowed(check: &DrillCheck) -> bool {
+    check.answer.is_some_and(|answer| answer.allowed)
 }
 
-/// The most that one user may be admitted, who asked all of this. At each of `forgotten`, in microseconds since the epoch, the
-/// store may have forgotten all that it had charged before.
-pub fn promised(mode: Mode, asked: &[Asked], forgotten: &[u64]) -> usize {
-    let before = |at: &u64| asked.iter().filter(|a| a.asked <= *at && allowed(a)).count();
-    let forgotten: usize = forgotten.iter().map(before).sum();
-    // One further limit where nodes decided by themselves, and they say where they did.
-    let alone = matches!(mode, Mode::Local | Mode::Bucket) && asked.iter().any(odd);
-    let limits = if alone { 2 } else { 1 };
-    limits * LIMIT + forgotten
+/// Returns the maximum number of hits that may be admitted for the user who sent these checks. At each time of
+/// `data_losses`, in microseconds since the epoch, the store may have lost all charges up to then.
+pub fn promised(mode: Mode, checks: &[DrillCheck], data_losses: &[u64]) -> usize {
+    let before = |at: &u64| checks.iter().filter(|check| check.sent_at <= *at && is_allowed(check)).count();
+    let lost: usize = data_losses.iter().map(before).sum();
+    // Decisions without the store may admit one further limit. A degraded answer shows such a decision.
+    let without_store = matches!(mode, Mode::Local | Mode::Bucket) && checks.iter().any(is_abnormal);
+    let limits = if without_store { 2 } else { 1 };
+    limits * LIMIT + lost
 }
 
-/// What a user was admitted of what is counted: with `allow` whatever the store did not decide passes.
-pub fn admitted(mode: Mode, asked: &[Asked]) -> usize {
-    asked.iter().filter(|a| allowed(a) && (mode != Mode::Allow || !odd(a))).count()
+/// Returns the number of admitted hits that count against the promise. With `allow`, hits that were admitted without
+/// the store do not count.
+pub fn admitted(mode: Mode, checks: &[DrillCheck]) -> usize {
+    checks.iter().filter(|check| is_allowed(check) && (mode != Mode::Allow || !is_abnormal(check))).count()
 }
 
-/// The longest wait of 99 in a hundred, in milliseconds.
-pub fn slow(asked: &[Asked]) -> u64 {
-    let mut waits: Vec<u64> = asked.iter().map(Asked::waited).collect();
+/// Returns the 99th percentile of the waits, in milliseconds.
+pub fn p99_wait_ms(checks: &[DrillCheck]) -> u64 {
+    let mut waits: Vec<u64> = checks.iter().map(DrillCheck::wait_ms).collect();
     waits.sort_unstable();
     waits.get(waits.len() * 99 / 100).copied().unwrap_or(0)
 }
 
-pub fn share(part: usize, of: usize) -> f64 {
-    part as f64 / of.max(1) as f64
+/// Returns `part` divided by `whole`, or by 1 if `whole` is 0.
+pub fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
 }

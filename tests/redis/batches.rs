@@ -1,4 +1,4 @@
-//! Random batches for the counters of a few keys: what is asked, seen, given back, repeated and late.
+//! Random batches for a few keys, with asks, seen charges, returns, debts, repeats, and late batches.
 
 use limiter::{BatchId, DebtId, HolderId, Incarnation};
 use std::collections::HashMap;
@@ -34,33 +34,34 @@ impl Random {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
     }
 
-    /// Mostly small, now and then anything below `end`.
+    /// Returns a mostly small number. One in ten may be any number below `end`.
     pub fn size(&mut self, end: u64) -> u64 {
-        let most = if self.one_in(10) { end } else { end.min(20) };
-        self.below(most)
+        let bound = if self.one_in(10) { end } else { end.min(20) };
+        self.below(bound)
     }
 }
 
-/// One run's batches, each with what the answers before it told.
-pub struct Case {
+/// Generates the batches of one run. Each batch uses the replies to earlier batches.
+pub struct BatchGenerator {
     pub random: Random,
-    /// What each key's last answer told.
-    pub told: HashMap<Box<[u8]>, Seen>,
-    /// Batches so far.
+    /// The counter state in the last reply for each key.
+    pub seen: HashMap<Box<[u8]>, Seen>,
+    /// Number of batches so far.
     pub number: u64,
+    /// The store time of the last reply.
     pub now: StoreTime,
 }
 
-impl Case {
+impl BatchGenerator {
     pub fn batch(&mut self) -> Batch {
         let items = (0..=self.random.below(3)).map(|_| self.item()).collect();
         let holder = self.random.pick(&[1, 2, 0xffff_1234_5678, 0xffff_ffff_ffff]);
         self.number += 1;
-        // Repeats, and batches that come behind later ones.
+        // Some batches are repeats or come after later ones.
         let number = self.number.saturating_sub(if self.random.one_in(4) { self.random.below(9) } else { 0 });
-        // Now and then more holders than a record keeps apart.
+        // A record sometimes sees more holders than it can keep apart.
         let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
-        // Most keys have one holder at a time.
+        // Most keys have one holder at a time: in every other 500 batches, four of five are of holder 1.
         let holder = if (self.number / 500).is_multiple_of(2) && !self.random.one_in(5) { 1 } else { holder };
         let not_after = match self.random.below(10) {
             0 => None,
@@ -73,21 +74,22 @@ impl Case {
 
     fn item(&mut self) -> Item {
         let kind = if self.random.one_in(3) { 14 + self.random.below(4) } else { self.random.below(14) };
-        // All of one lane, for one batch is one lane's. What is calm stays so until a server takes over, so it is begun anew.
+        // All keys are of one lane, because a batch is for one lane. A key of kinds 14 to 17 stays simple until a
+        // failover, so its name changes every 500 batches.
         let key: Box<[u8]> =
             format!("{{lane}}{kind}/{}", if kind < 14 { self.random.below(3) } else { self.number / 500 })
                 .into_bytes()
                 .into();
-        let told = self.told.get(&key).cloned();
-        // What is asked of a key now and then does not suit what is stored there.
+        let seen = self.seen.get(&key).cloned();
+        // Sometimes the item is of another kind than the record under the key.
         let kind = if self.random.one_in(100) { self.random.below(18) } else { kind };
-        let most = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
+        let max_hits = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
         let asks =
-            (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(most + 2), count: 1 + self.small(5) });
+            (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(max_hits + 2), count: 1 + self.small(5) });
         let asks = asks.collect();
         let counter = match kind {
-            0..=9 | 14.. => self.window(kind, most, told),
-            _ => self.bucket(kind, most, told),
+            0..=9 | 14.. => self.window(kind, max_hits, seen),
+            _ => self.bucket(kind, max_hits, seen),
         };
         Item { key, asks, counter }
     }
@@ -96,7 +98,7 @@ impl Case {
         u32::try_from(self.random.below(end)).unwrap()
     }
 
-    fn window(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+    fn window(&mut self, kind: u64, max_hits: u64, last_seen: Option<Seen>) -> Counter {
         let ms = self.now.millis();
         let grid = match kind {
             0 => Grid::Fixed { width_ms: 250 },
@@ -121,38 +123,39 @@ impl Case {
             Grid::Fixed { width_ms } | Grid::Sliding { width_ms } | Grid::Rolling { width_ms, .. } => width_ms,
             Grid::Calendar { .. } => 400,
         };
-        // What most keys are: charged by their own incarnation alone.
-        let calm = kind > 9 && !self.random.one_in(50);
+        // Most keys are simple: only their own incarnation charges them.
+        let simple = kind > 9 && !self.random.one_in(50);
         let (mut seen, mut returns, mut debts) = (Vec::<Cell>::new(), Vec::new(), Debts::default());
-        if let Some(Seen::Window { incarnation, cell_ms, cells, debts: kept, .. }) = told {
+        if let Some(Seen::Window { incarnation, cell_ms, cells, debts: seen_debts, .. }) = last_seen {
             if !self.random.one_in(4) {
-                (debts.seen_in, debts.seen) = (self.random.pick(&[incarnation, incarnation, Incarnation(1)]), kept);
+                (debts.seen_in, debts.seen) =
+                    (self.random.pick(&[incarnation, incarnation, Incarnation(1)]), seen_debts);
             }
             if !self.random.one_in(4) {
                 let cell = |(start_ms, entries): (u64, &[Entry])| Cell { start_ms, entries: entries.to_vec() };
                 seen = cells.iter().map(cell).collect();
             }
-            // More than the store knows of, as after a failover.
-            if calm && self.random.one_in(4) {
+            // The holder saw more than the store has, as after a failover.
+            if simple && self.random.one_in(4) {
                 for entry in seen.iter_mut().flat_map(|cell| &mut cell.entries) {
                     entry.charged += self.random.below(3);
                     entry.returned = (entry.returned + self.random.below(3)).min(entry.charged);
                 }
             }
-            if self.random.one_in(if calm { 2 } else { 4 }) {
-                // Now and then to the cell before.
+            if self.random.one_in(if simple { 2 } else { 4 }) {
+                // Some returns are for the previous cell.
                 let back = if self.random.one_in(8) { width_ms } else { 0 };
                 let cell_ms = cell_ms.saturating_sub(back);
                 returns.push(WindowReturn { cell_ms, incarnation, tokens: self.random.size(50) });
             }
         }
-        // What others forgot, debts, and cells of the past and of a clock that leapt.
-        if !calm && self.random.one_in(4) {
+        // Add cells that the store lost, older cells, and cells from a clock that jumped forward.
+        if !simple && self.random.one_in(4) {
             let back = self.random.below(4) * width_ms;
             let ahead = if self.random.one_in(30) { width_ms } else { 0 };
             let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
             let entries = (0..1 + self.random.size(40)).map(|_| {
-                let charged = self.random.size(most);
+                let charged = self.random.size(max_hits);
                 let incarnation = if self.random.one_in(20) { FLOOR } else { Incarnation(self.random.size(1 << 48)) };
                 Entry { incarnation, charged, returned: self.random.below(charged + 1) }
             });
@@ -161,11 +164,11 @@ impl Case {
                 seen.push(cell);
             }
         }
-        if !calm && self.random.one_in(10) {
+        if !simple && self.random.one_in(10) {
             let incarnation = Incarnation(self.random.size(1 << 48));
             returns.push(WindowReturn { cell_ms: ms - ms % width_ms, incarnation, tokens: self.random.size(9) });
         }
-        if !calm && self.random.one_in(4) {
+        if !simple && self.random.one_in(4) {
             let start_ms = ms - ms % width_ms;
             debts.reports = (0..1 + self.random.below(3)).map(|_| self.report(start_ms, width_ms)).collect();
         }
@@ -174,11 +177,11 @@ impl Case {
             holders: self.small(9),
             min_left: self.random.size(300_000),
         });
-        let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(most + 10) };
+        let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(max_hits + 10) };
         Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease }
     }
 
-    /// A debt of the current cell or an older one, which the store was told of before or not.
+    /// Returns the report of a debt of the current cell or an older one. The debt may have been reported before.
     fn report(&mut self, start_ms: u64, width_ms: u64) -> Report {
         let cell_ms = start_ms.saturating_sub(self.random.pick(&[0, 0, 0, 1, 3]) * width_ms);
         let charged = self.random.size(1000);
@@ -188,9 +191,9 @@ impl Case {
         Report { debt: Debt { cell_ms, id: DebtId(1 + self.random.size(120)), hits }, known }
     }
 
-    fn bucket(&mut self, kind: u64, most: u64, told: Option<Seen>) -> Counter {
+    fn bucket(&mut self, kind: u64, max_hits: u64, last_seen: Option<Seen>) -> Counter {
         let window_ms = self.random.pick(&[250, 1000, 60_000, 86_400_000]);
-        // One rate for each kind, but for edits.
+        // Each kind has one rate, except after rule changes.
         let mut rate = match kind {
             10 => Rate::new(10, 1000, 10),
             11 => Rate::new(999_983, 1000, 50_000),
@@ -199,14 +202,14 @@ impl Case {
         };
         let mut revision = 5;
         if self.random.one_in(10) {
-            rate = Rate::new(1 + self.random.size(most), window_ms, 1 + self.random.size(most.min(1000)));
+            rate = Rate::new(1 + self.random.size(max_hits), window_ms, 1 + self.random.size(max_hits.min(1000)));
             revision = 1 + self.random.below(12);
         } else if self.random.one_in(20) {
-            // Another burst at the same rate.
+            // The burst changes and the rate stays.
             (rate.burst, revision) = (1 + self.random.below(rate.burst), 5 + self.random.below(8));
         }
         let (mut seen, mut returns) = (None, Vec::new());
-        if let Some(Seen::Bucket { incarnation, tat, at }) = told {
+        if let Some(Seen::Bucket { incarnation, tat, at }) = last_seen {
             let other = Ticks(tat.0.saturating_add(u128::from(self.random.size(1 << 40))));
             seen = self.random.pick(&[
                 None,

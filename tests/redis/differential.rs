@@ -1,14 +1,15 @@
-//! The counter script, in a real Redis on that server's own clock and in the simulator's Lua, and the core's store function
-//! answer alike, batch for batch: whatever is asked, seen, given back, repeated, late, and whichever server takes over.
+//! Compares the counter script with the core's store function. The script runs in a real Redis on that server's own
+//! clock and in the simulator's Lua. The replies must be equal for every batch, with asks, seen charges, returns,
+//! repeats, late batches and failovers.
 //!
-//! 10,000 random batches, or as many as `TIDEGATE_CASES` says.
+//! Each test runs 10,000 random batches. `TIDEGATE_CASES` overrides the number.
 
 use limiter::counter::SeenCells;
 use limiter::{BatchId, HolderId, LaneId};
 use std::collections::HashMap;
 
-use crate::batches::{Case, Random};
-use crate::servers::{Single, ask, open, region};
+use crate::batches::{BatchGenerator, Random};
+use crate::servers::{SingleServer, open_store, redis_cli, redis_region};
 use limiter::StoreTime;
 use limiter::counter::{
     Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, Record, Seen,
@@ -17,56 +18,58 @@ use limiter::counter::{
 use simulations::redis::{Data, Redis};
 use tidegate::ports::CounterStore;
 
-/// What is stored under a key, and until when (ms).
+/// The record and the expiry (ms) of each key.
 type Stored = HashMap<Box<[u8]>, (Record, u64)>;
 
-/// What the core's store function makes of an item; `gone` says that what is stored has expired.
-fn expect(
+/// Returns the record that the store function leaves, with its expiry (ms), and its reply. `expired` is true if the
+/// stored record has expired.
+fn apply_expected(
     stored: Option<&(Record, u64)>,
     item: &Item,
     at: BatchContext,
-    gone: bool,
+    expired: bool,
 ) -> (Option<(Record, u64)>, ItemReply) {
-    let mut record = stored.filter(|_| !gone).map(|(record, _)| record.clone());
-    let answer = apply(&mut record, item, at);
-    if !matches!(answer, ItemReply::Done(_)) {
-        return (stored.filter(|_| !gone).cloned(), answer);
+    let mut record = stored.filter(|_| !expired).map(|(record, _)| record.clone());
+    let reply = apply(&mut record, item, at);
+    if !matches!(reply, ItemReply::Done(_)) {
+        return (stored.filter(|_| !expired).cloned(), reply);
     }
     let kept = record.map(|record| {
         let ends = expires_at(&record, item).0.div_ceil(1000);
-        // What is the same is not written again.
-        let same = stored.filter(|(old, _)| !gone && *old == record && ends * 1000 > at.now.0);
-        (record, same.map_or(ends, |(_, ends)| *ends))
+        // An equal record is not written again.
+        let unchanged = stored.filter(|(old, _)| !expired && *old == record && ends * 1000 > at.now.0);
+        (record, unchanged.map_or(ends, |(_, ends)| *ends))
     });
-    (kept.filter(|(_, ends)| ends * 1000 > at.now.0), answer)
+    (kept.filter(|(_, ends)| ends * 1000 > at.now.0), reply)
 }
 
 /// A server that runs the script.
 trait Server {
     async fn run(&mut self, batch: Batch) -> BatchReply;
-    /// The replication id, as far as the script looks at it.
+    /// Returns the part of the replication id that the script uses.
     fn replication(&self) -> u64;
-    /// Another replication id, as after a failover.
-    fn take_over(&mut self);
-    fn forget_all(&mut self);
-    fn forget(&mut self, key: &[u8]);
-    /// For how long it may keep what has expired, in ms. What is gone stays gone though its clock steps back.
-    const SLACK: u64;
+    /// Changes the replication id, as a failover does.
+    fn fail_over(&mut self);
+    fn delete_all(&mut self);
+    fn delete(&mut self, key: &[u8]);
+    /// The time for which the server may keep an expired record, in ms. A deleted record stays deleted if the clock
+    /// steps back.
+    const EXPIRY_DELAY_MS: u64;
 }
 
-/// A real one.
-struct Real {
-    redis: Single,
+/// A real Redis server.
+struct RealServer {
+    redis: SingleServer,
     store: std::sync::Arc<dyn CounterStore>,
     lane: LaneId,
-    /// What the names of its keys begin with.
-    begin: String,
+    /// The prefix of all keys in Redis.
+    key_prefix: String,
 }
 
-impl Real {
+impl RealServer {
     async fn start() -> Self {
-        let redis = Single::start(&["--enable-debug-command", "yes"]);
-        let store = open(region(&redis.url(), |_| ())).await;
+        let redis = SingleServer::start(&["--enable-debug-command", "yes"]);
+        let store = open_store(redis_region(&redis.url(), |_| ())).await;
         let lane = store.lane(b"{lane}");
         let first = Item {
             key: b"{lane}first".as_slice().into(),
@@ -84,49 +87,49 @@ impl Real {
             .run(lane, Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![first] })
             .await
             .unwrap();
-        let key = ask(redis.server.port, &["--scan", "--pattern", "*first"]);
-        let begin = key.strip_suffix("{lane}first").unwrap().to_owned();
-        Self { redis, store, lane, begin }
+        let key = redis_cli(redis.server.port, &["--scan", "--pattern", "*first"]);
+        let key_prefix = key.strip_suffix("{lane}first").unwrap().to_owned();
+        Self { redis, store, lane, key_prefix }
     }
 }
 
-impl Server for Real {
-    const SLACK: u64 = 20;
+impl Server for RealServer {
+    const EXPIRY_DELAY_MS: u64 = 20;
 
     async fn run(&mut self, batch: Batch) -> BatchReply {
         self.store.run(self.lane, batch).await.unwrap()
     }
 
     fn replication(&self) -> u64 {
-        let info = ask(self.redis.server.port, &["info", "replication"]);
+        let info = redis_cli(self.redis.server.port, &["info", "replication"]);
         let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
         u64::from_str_radix(&id[..6], 16).unwrap()
     }
 
-    fn take_over(&mut self) {
-        assert_eq!(ask(self.redis.server.port, &["debug", "change-repl-id"]), "OK");
+    fn fail_over(&mut self) {
+        assert_eq!(redis_cli(self.redis.server.port, &["debug", "change-repl-id"]), "OK");
     }
 
-    fn forget_all(&mut self) {
-        ask(self.redis.server.port, &["flushall"]);
+    fn delete_all(&mut self) {
+        redis_cli(self.redis.server.port, &["flushall"]);
     }
 
-    fn forget(&mut self, key: &[u8]) {
-        let name = format!("{}{}", self.begin, String::from_utf8_lossy(key));
-        ask(self.redis.server.port, &["del", &name]);
+    fn delete(&mut self, key: &[u8]) {
+        let name = format!("{}{}", self.key_prefix, String::from_utf8_lossy(key));
+        redis_cli(self.redis.server.port, &["del", &name]);
     }
 }
 
-/// The simulator's, whose clock stands still within a batch and now and then steps back.
-struct Embedded {
+/// The simulator's Redis. Its clock stands still within a batch and sometimes steps back.
+struct SimulatedServer {
     redis: Redis,
     random: Random,
     replication: u32,
     now_us: u64,
 }
 
-impl Server for Embedded {
-    const SLACK: u64 = 0;
+impl Server for SimulatedServer {
+    const EXPIRY_DELAY_MS: u64 = 0;
 
     async fn run(&mut self, batch: Batch) -> BatchReply {
         self.now_us = match self.random.below(1000) {
@@ -141,16 +144,16 @@ impl Server for Embedded {
         self.replication.into()
     }
 
-    fn take_over(&mut self) {
+    fn fail_over(&mut self) {
         self.replication += 1;
         self.redis.take_over(self.replication);
     }
 
-    fn forget_all(&mut self) {
+    fn delete_all(&mut self) {
         self.redis.set_data(Data::default());
     }
 
-    fn forget(&mut self, key: &[u8]) {
+    fn delete(&mut self, key: &[u8]) {
         let mut data = self.redis.data();
         data.keys.remove(key);
         self.redis.set_data(data);
@@ -163,84 +166,85 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[tokio::test]
 async fn the_script_equals_the_store_function() {
-    compare(Real::start().await).await;
+    compare(RealServer::start().await).await;
 }
 
 #[tokio::test]
 async fn the_script_in_the_simulator_equals_the_store_function() {
     let (random, replication) = (Random(setting("TIDEGATE_SEED", 1) + 77), 0x00ab_cdef);
     let redis = Redis::new(replication).unwrap();
-    compare(Embedded { redis, random, replication, now_us: 1_767_225_600_000_000 }).await;
+    compare(SimulatedServer { redis, random, replication, now_us: 1_767_225_600_000_000 }).await;
 }
 
 async fn compare<S: Server>(mut server: S) {
     let (batches, seed) = (setting("TIDEGATE_CASES", 10_000), setting("TIDEGATE_SEED", 1));
     let mut replication = server.replication();
-    let mut case = Case { random: Random(seed), told: HashMap::new(), number: 0, now: StoreTime(0) };
+    let mut generator = BatchGenerator { random: Random(seed), seen: HashMap::new(), number: 0, now: StoreTime(0) };
     let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
-    case.now = server.run(empty).await.now;
+    generator.now = server.run(empty).await.now;
     let mut stored = Stored::new();
-    let mut seen = [0u64; 5];
+    let mut counts = [0u64; 5];
     for number in 0..batches {
-        if case.random.one_in(500) {
-            server.take_over();
+        if generator.random.one_in(500) {
+            server.fail_over();
             replication = server.replication();
         }
-        if case.random.one_in(3000) {
-            server.forget_all();
+        if generator.random.one_in(3000) {
+            server.delete_all();
             stored.clear();
         }
-        let batch = case.batch();
-        let answer = server.run(batch.clone()).await;
-        case.now = answer.now;
-        stored.retain(|_, (_, ends)| *ends + S::SLACK > answer.now.millis());
-        let late = batch.not_after.is_some_and(|end| answer.now > end);
-        let BatchOutcome::Ran(answers) = answer.outcome else {
-            assert!(late, "batch {number} of seed {seed} is not late");
-            seen[0] += 1;
+        let batch = generator.batch();
+        let reply = server.run(batch.clone()).await;
+        generator.now = reply.now;
+        stored.retain(|_, (_, ends)| *ends + S::EXPIRY_DELAY_MS > reply.now.millis());
+        let late = batch.not_after.is_some_and(|end| reply.now > end);
+        let BatchOutcome::Ran(replies) = reply.outcome else {
+            assert!(late, "batch {number} of seed {seed}: the server says that it is late, and it is not");
+            counts[0] += 1;
             continue;
         };
-        assert!(!late, "batch {number} of seed {seed} ran late");
+        assert!(!late, "batch {number} of seed {seed}: the server ran it, and it is late");
         let Batch { holder, id, not_after, .. } = batch;
-        let at = BatchContext { now: answer.now, replication, holder, batch: id, not_after };
-        // Redis takes what expires by the clock of the script's beginning: what expires just then may be there or not.
-        let mut unclear = Vec::new();
-        for (item, answer) in batch.items.iter().zip(answers) {
-            let known = stored.get(&item.key);
+        let at = BatchContext { now: reply.now, replication, holder, batch: id, not_after };
+        // Redis uses the time at which the script starts to expire keys. A key that expires at about that time may be
+        // there or not.
+        let mut uncertain = Vec::new();
+        for (item, reply) in batch.items.iter().zip(replies) {
+            let old = stored.get(&item.key);
             let ms = at.now.millis();
-            if unclear.contains(&&item.key) || known.is_some_and(|(_, ends)| ms.abs_diff(*ends) <= 20) {
-                unclear.push(&item.key);
+            if uncertain.contains(&&item.key) || old.is_some_and(|(_, ends)| ms.abs_diff(*ends) <= 20) {
+                uncertain.push(&item.key);
                 continue;
             }
-            let (kept, expected) = expect(known, item, at, known.is_some_and(|(_, ends)| ms > *ends));
-            assert_eq!(answer, expected, "batch {number} of seed {seed}: {item:?} on {known:?} at {at:?}");
-            let kind = match &answer {
+            let (kept, expected) = apply_expected(old, item, at, old.is_some_and(|(_, ends)| ms > *ends));
+            assert_eq!(reply, expected, "batch {number} of seed {seed}: {item:?} on {old:?} at {at:?}");
+            let kind = match &reply {
                 ItemReply::Failed => 1,
                 ItemReply::OutOfBounds => 2,
                 ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
                 ItemReply::Done(_) => 4,
             };
-            seen[kind] += 1;
-            if let ItemReply::Done(grant) = answer {
-                case.told.insert(item.key.clone(), grant.seen);
+            counts[kind] += 1;
+            if let ItemReply::Done(grant) = reply {
+                generator.seen.insert(item.key.clone(), grant.seen);
             }
             match kept {
                 Some(kept) => stored.insert(item.key.clone(), kept),
                 None => stored.remove(&item.key),
             };
         }
-        for key in unclear {
-            server.forget(key);
+        for key in uncertain {
+            server.delete(key);
             stored.remove(key);
         }
     }
-    println!("late, failed, out of bounds, windows, buckets: {seen:?}");
-    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    println!("late, failed, out of bounds, windows, buckets: {counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "every kind of reply occurs: {counts:?}");
 }
 
-/// What brings a lease back twice counts once, also where another holder's came between.
+/// A repeated batch returns its lease once, even if another holder's batch came in between.
 #[test]
-fn a_lease_s_end_is_known_again_after_another_holder_s() {
+fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
     let now = 1_767_225_600_000_000;
     let redis = Redis::new(0x00ab_cdef).unwrap();
     let run = |holder, id, asks: u64, returns: Vec<WindowReturn>| {
@@ -255,18 +259,20 @@ fn a_lease_s_end_is_known_again_after_another_holder_s() {
             id: BatchId(id),
             items: vec![item],
         };
-        let BatchOutcome::Ran(answers) = redis.run(&batch, now).unwrap().outcome else { panic!("it has time") };
-        match &answers[..] {
+        let BatchOutcome::Ran(replies) = redis.run(&batch, now).unwrap().outcome else {
+            panic!("the batch is in time")
+        };
+        match &replies[..] {
             [ItemReply::Done(grant)] => grant.clone(),
             other => panic!("{other:?}"),
         }
     };
     let granted = run(1, 9, 20, Vec::new());
-    let Seen::Window { incarnation, cell_ms, .. } = granted.seen else { panic!("a window") };
-    let back = |tokens| vec![WindowReturn { cell_ms, incarnation, tokens }];
+    let Seen::Window { incarnation, cell_ms, .. } = granted.seen else { panic!("expected a window") };
+    let returns = |tokens| vec![WindowReturn { cell_ms, incarnation, tokens }];
     assert_eq!(run(2, 3, 20, Vec::new()).available, 60);
-    assert_eq!(run(1, 10, 0, back(5)).available, 65);
-    assert_eq!(run(2, 4, 0, back(5)).available, 70);
-    assert_eq!(run(1, 10, 0, back(5)).available, 70, "that one came before");
-    assert_eq!(run(2, 4, 0, back(5)).available, 70, "and that one");
+    assert_eq!(run(1, 10, 0, returns(5)).available, 65);
+    assert_eq!(run(2, 4, 0, returns(5)).available, 70);
+    assert_eq!(run(1, 10, 0, returns(5)).available, 70, "a repeat of batch 10 of holder 1");
+    assert_eq!(run(2, 4, 0, returns(5)).available, 70, "a repeat of batch 4 of holder 2");
 }

@@ -1,4 +1,4 @@
-//! Tests against real Redis servers: the counter script, the store adapter, and nodes that count together.
+//! Tests against real Redis servers: the counter script, the store adapter, and several nodes with common counters.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Clients that ask many nodes at once, and note what they asked and were answered, and when.
+//! Clients that send checks to many nodes at once and record each check, its answer, and the times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -10,18 +10,18 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::node::{Node, wait_for};
 
-/// One check, with what became of it; instants in microseconds since the epoch.
+/// One check and its answer. Times are in microseconds since the epoch.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct CheckRecord {
     pub user: u32,
-    pub asked: u64,
-    pub answered: u64,
-    /// `None`: there was no decision.
+    pub sent_at: u64,
+    pub answered_at: u64,
+    /// `None` if there was no decision.
     pub allowed: Option<bool>,
     pub degraded: bool,
 }
 
-#[expect(clippy::disallowed_methods, reason = "a client's own clock")]
+#[expect(clippy::disallowed_methods, reason = "the clock of the clients")]
 pub fn now() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
@@ -31,7 +31,7 @@ pub fn request(user: u32) -> CheckRequest {
     CheckRequest { domain: "d".to_owned(), attributes, ..CheckRequest::default() }
 }
 
-/// One connection to each core of each node, as far as the kernel spreads them.
+/// Opens four connections to each node, so that every core is likely to have some.
 pub async fn connect(nodes: &[Node]) -> Vec<RateLimitServiceClient<Channel>> {
     let mut clients = Vec::new();
     for _ in 0..4 {
@@ -43,69 +43,71 @@ pub async fn connect(nodes: &[Node]) -> Vec<RateLimitServiceClient<Channel>> {
     clients
 }
 
-/// How a crowd asks.
+/// The load that clients put on nodes.
 #[derive(Clone, Copy)]
-pub struct Crowd {
-    /// Checks in all, at most.
-    pub checks: u64,
-    /// Longest that it asks.
-    pub time: Duration,
-    /// Clients that each have one check under way.
+pub struct Load {
+    /// Maximum number of checks of all clients together.
+    pub max_checks: u64,
+    /// The load ends after this time.
+    pub max_time: Duration,
+    /// Number of clients. Each has one check in flight.
     pub clients: usize,
-    /// Users that are asked for in turn.
+    /// Number of users. The checks are for each user in turn.
     pub users: u32,
 }
 
-/// Asks all nodes at once; `stop` ends it early.
-#[expect(clippy::disallowed_methods, reason = "every client is waited for")]
-pub async fn ask_all(nodes: &[Node], crowd: Crowd, stop: &Arc<AtomicBool>) -> Vec<Asked> {
+/// Sends checks to all nodes at once and returns their records. `stop` ends the load early.
+#[expect(clippy::disallowed_methods, reason = "the function awaits every client")]
+pub async fn run_load(nodes: &[Node], load: Load, stop: &Arc<AtomicBool>) -> Vec<CheckRecord> {
     let connections = connect(nodes).await;
     let number = Arc::new(AtomicU64::new(0));
-    let ends = now() + u64::try_from(crowd.time.as_micros()).unwrap();
-    let client = |at: usize| {
-        let mut client = connections[at % connections.len()].clone();
+    let end = now() + u64::try_from(load.max_time.as_micros()).unwrap();
+    let start_client = |index: usize| {
+        let mut client = connections[index % connections.len()].clone();
         let (number, stop) = (Arc::clone(&number), Arc::clone(stop));
         tokio::spawn(async move {
-            let mut all = Vec::new();
+            let mut records = Vec::new();
             loop {
                 let next = number.fetch_add(1, Ordering::Relaxed);
-                let asked = now();
-                if next >= crowd.checks || asked >= ends || stop.load(Ordering::Relaxed) {
-                    return all;
+                let sent_at = now();
+                if next >= load.max_checks || sent_at >= end || stop.load(Ordering::Relaxed) {
+                    return records;
                 }
-                let user = u32::try_from(next % u64::from(crowd.users)).unwrap();
+                let user = u32::try_from(next % u64::from(load.users)).unwrap();
                 let answer = client.check(request(user)).await.ok().map(tonic::Response::into_inner);
                 let (allowed, degraded) = (answer.as_ref().map(|a| a.allowed), answer.is_some_and(|a| a.degraded));
-                all.push(Asked { user, asked, answered: now(), allowed, degraded });
+                records.push(CheckRecord { user, sent_at, answered_at: now(), allowed, degraded });
             }
         })
     };
-    let clients: Vec<_> = (0..crowd.clients).map(client).collect();
-    let mut all = Vec::new();
+    let clients: Vec<_> = (0..load.clients).map(start_client).collect();
+    let mut records = Vec::new();
     for client in clients {
-        all.extend(client.await.unwrap());
+        records.extend(client.await.unwrap());
     }
-    all
+    records
 }
 
-pub fn admitted(asked: &[Asked]) -> usize {
-    asked.iter().filter(|a| a.allowed == Some(true)).count()
+/// Returns the number of admitted checks.
+pub fn count_admitted(records: &[CheckRecord]) -> usize {
+    records.iter().filter(|a| a.allowed == Some(true)).count()
 }
 
-/// The most admissions that lie wholly within any interval of `length` microseconds.
-pub fn most_within(asked: &[Asked], length: u64) -> usize {
+/// Returns the maximum number of admitted checks that were both sent and answered within an interval of `length`
+/// microseconds.
+pub fn max_admitted_within(records: &[CheckRecord], length: u64) -> usize {
     let mut admitted: Vec<(u64, u64)> =
-        asked.iter().filter(|a| a.allowed == Some(true)).map(|a| (a.asked, a.answered)).collect();
+        records.iter().filter(|a| a.allowed == Some(true)).map(|a| (a.sent_at, a.answered_at)).collect();
     admitted.sort_unstable();
     let within = |from: u64| admitted.iter().filter(|(a, b)| *a >= from && *b <= from + length).count();
-    admitted.iter().map(|(asked, _)| within(*asked)).max().unwrap_or(0)
+    admitted.iter().map(|(sent_at, _)| within(*sent_at)).max().unwrap_or(0)
 }
 
-/// A rule file.
-pub struct Rules(tempfile::TempDir);
+/// A rule file in a temporary folder.
+pub struct RuleFile(tempfile::TempDir);
 
-impl Rules {
-    /// A domain `d` with these limits, each a line of YAML.
+impl RuleFile {
+    /// Writes a rule file with one domain `d` and these limits. Each limit is one line of YAML.
     pub fn new(limits: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let limits: String = limits.iter().map(|limit| format!("      - {{ {limit} }}\n")).collect();
@@ -114,26 +116,26 @@ impl Rules {
         Self(folder)
     }
 
-    /// So many nodes of a region of their own, which know each other.
-    pub fn nodes(&self, count: usize, url: &str, settings: &[(&str, &str)]) -> Vec<Node> {
+    /// Starts `count` nodes in a new region. Waits until they know each other and reach the store.
+    pub fn start_nodes(&self, count: usize, url: &str, settings: &[(&str, &str)]) -> Vec<Node> {
         let path = self.0.path().join("rules.yaml");
         static REGIONS: AtomicU32 = AtomicU32::new(0);
-        // Nodes of an earlier case are remembered for a while.
+        // A new region for each case: the store remembers the members of an earlier case for a while.
         let region = format!("r{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
         let start = |name: &String| {
-            let mut all =
+            let mut environment =
                 vec![("TIDEGATE_REGION", region.as_str()), ("TIDEGATE_NODE", name), ("TIDEGATE_WORKERS", "2")];
-            // A shared machine may not run a process for longer than a node in production waits.
-            all.push(("TIDEGATE_STORE__DEADLINE", "2s"));
-            all.extend(settings);
-            Node::serve(&path, url, &all)
+            // On a shared machine a process may not run for longer than the production deadline.
+            environment.push(("TIDEGATE_STORE__DEADLINE", "2s"));
+            environment.extend(settings);
+            Node::serve(&path, url, &environment)
         };
         let nodes: Vec<Node> = names.iter().map(start).collect();
         let holders = 2.0 * count as f64;
         for node in &nodes {
-            wait_for("nodes that know each other", || (node.metric("tidegate_holders ") == holders).then_some(()));
-            wait_for("a store that is reached", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+            wait_for("the nodes to know each other", || (node.metric("tidegate_holders ") == holders).then_some(()));
+            wait_for("the node to reach the store", || (node.get("/ready").json()["store"] == "ok").then_some(()));
         }
         nodes
     }

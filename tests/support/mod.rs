@@ -1,6 +1,6 @@
-//! What tests of several binaries share.
+//! Helpers that several test binaries share.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, reason = "each test binary uses only some of the helpers")]
 
 pub mod load;
 pub mod node;

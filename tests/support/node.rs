@@ -1,31 +1,35 @@
-//! A running `tidegate`, as a user starts it, ended with the test.
+//! Starts `tidegate` as a user does and ends it with the test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use super::wait::PATIENCE;
+use super::wait::TIMEOUT;
 pub use super::wait::wait_for;
 
 pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
+/// A running node.
 pub struct Node {
     pub child: Child,
+    /// The HTTP address.
     pub http: String,
+    /// The gRPC address.
     pub grpc: String,
+    /// The standard error output so far.
     log: Arc<Mutex<String>>,
 }
 
-/// An answer over HTTP.
+/// An HTTP response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
@@ -36,7 +40,7 @@ impl Answer {
     }
 }
 
-/// The program with these arguments and nothing of ours in its environment.
+/// Returns a command that runs the program with these arguments and an empty environment.
 pub fn tidegate(args: &[&str]) -> Command {
     let mut command = Command::new(TIDEGATE);
     command.args(args).env_clear().stdin(Stdio::null());
@@ -47,8 +51,8 @@ pub fn output(args: &[&str]) -> Output {
     tidegate(args).output().unwrap()
 }
 
-/// `tidegate serve` on ports of its own, configured by its environment.
-pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Command {
+/// Returns a command that runs `tidegate serve` on free ports with these environment variables.
+pub fn serve_command(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Command {
     let mut command = tidegate(&["serve", "--log-format", "json"]);
     command
         .env("TIDEGATE_REGION", "us-east")
@@ -61,33 +65,33 @@ pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> C
 }
 
 impl Node {
-    /// `tidegate dev` with these further arguments, on ports of its own.
+    /// Starts `tidegate dev` on free ports with these further arguments.
     pub fn dev(args: &[&str]) -> Self {
         let mut all = vec!["dev", "--log-format", "json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
         all.extend(args);
         Self::start(tidegate(&all))
     }
 
-    /// `tidegate serve` on ports of its own, configured by its environment.
+    /// Starts `tidegate serve` on free ports with these environment variables.
     pub fn serve(rules: &std::path::Path, url: &str, settings: &[(&str, &str)]) -> Self {
-        Self::start(serve(rules, url, settings))
+        Self::start(serve_command(rules, url, settings))
     }
 
-    /// Starts a node that says in its log where it listens, and waits until it is ready.
+    /// Starts a node and waits until it is ready. The node must log its addresses in JSON.
     pub fn start(command: Command) -> Self {
-        let node = Self::begin(command);
+        let node = Self::spawn(command);
         wait_for("readiness", || (node.get("/ready").status == 200).then_some(()));
         node
     }
 
-    /// Starts a node that says in its log where it listens.
-    pub fn begin(mut command: Command) -> Self {
+    /// Starts a node and waits until it has logged its addresses in JSON.
+    pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
         let (mut http, mut grpc) = (String::new(), String::new());
         while http.is_empty() {
-            let line = lines.next().unwrap_or_else(|| panic!("the node ended: {}", log.lock().unwrap())).unwrap();
+            let line = lines.next().unwrap_or_else(|| panic!("the node exited: {}", log.lock().unwrap())).unwrap();
             *log.lock().unwrap() += &format!("{line}\n");
             if let Ok(event) = serde_json::from_str::<serde_json::Value>(&line)
                 && event["message"] == "serving"
@@ -96,51 +100,52 @@ impl Node {
                 grpc = event["grpc"].as_str().unwrap().to_owned();
             }
         }
-        let kept = Arc::clone(&log);
-        #[expect(clippy::disallowed_methods, reason = "it ends with the process whose log it reads")]
+        let shared_log = Arc::clone(&log);
+        #[expect(clippy::disallowed_methods, reason = "the thread ends with the process whose log it reads")]
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                *kept.lock().unwrap() += &format!("{line}\n");
+                *shared_log.lock().unwrap() += &format!("{line}\n");
             }
         });
         Self { child, http, grpc, log }
     }
 
-    /// A figure of `/metrics`, 0 where it is not shown.
+    /// Returns the value of a metric of `/metrics`, or 0 if it is absent. `name` includes the labels and the space
+    /// after them.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or(0.0)
     }
 
-    /// What it wrote to standard error so far.
+    /// Returns the standard error output so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Sends `head` (request line and headers, without the end) and `body`.
-    pub fn send(&self, head: &str, body: &str) -> Answer {
+    /// Sends a request. `head` is the request line and the headers, without the final empty line.
+    pub fn send(&self, head: &str, body: &str) -> Response {
         let mut stream = TcpStream::connect(&self.http).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let head = format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all((head + body).as_bytes()).unwrap();
-        let mut answer = String::new();
-        // A node that answers before the body is read may reset what follows.
-        let _ = stream.read_to_string(&mut answer);
-        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        let mut response = String::new();
+        // A node that responds before it has read the body may reset the connection.
+        let _ = stream.read_to_string(&mut response);
+        let status = response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
+        Response { status, head: head.to_owned(), body: body.to_owned() }
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Response {
         self.send(&format!("GET {path} HTTP/1.1"), "")
     }
 
-    pub fn check(&self, body: &str) -> Answer {
+    pub fn check(&self, body: &str) -> Response {
         self.send("POST /v1/check HTTP/1.1\r\ncontent-type: application/json", body)
     }
 
-    /// Sends a signal to it, and to nothing else.
+    /// Sends a signal to this process only.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());

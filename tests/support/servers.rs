@@ -1,5 +1,5 @@
-//! Real Redis for tests: one server, three Sentinels with a primary and a replica, or a cluster of three and three. Each
-//! on ports and in a folder of its own, ended with the test.
+//! Real Redis servers for tests: one server, three Sentinels with a primary and a replica, or a cluster of three
+//! primaries and three replicas. Each has free ports and a temporary folder and ends with the test.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 pub use super::wait::wait_for;
-use super::wait::{PATIENCE, elapsed};
+use super::wait::{TIMEOUT, elapsed};
 use limiter::counter::Batch;
 use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
@@ -20,31 +20,33 @@ use tidegate::telemetry::metrics::Metrics;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// The first of `count` ports that are free, and as far as possible nobody else's.
+/// Returns the first of `count` consecutive free ports. The range depends on the process id, so that test processes
+/// seldom take the same ports.
 pub fn free_ports(count: u16) -> u16 {
-    let own = u16::try_from(std::process::id() % 70).unwrap();
+    let range = u16::try_from(std::process::id() % 70).unwrap();
     loop {
-        let first = 11_000 + own * 128 + NEXT_PORT.fetch_add(count, Ordering::Relaxed) % 120;
+        let first = 11_000 + range * 128 + NEXT_PORT.fetch_add(count, Ordering::Relaxed) % 120;
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        // A cluster's servers talk to each other 10,000 above.
+        // The cluster bus of a server uses its port plus 10,000.
         if (first..first + count).all(|port| free(port) && free(port + 10_000)) {
             return first;
         }
     }
 }
 
+/// Returns the root folder of the repository.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `redis-cli` on a port of this machine.
-pub fn ask(port: u16, arguments: &[&str]) -> String {
+/// Runs `redis-cli` for the server at this local port and returns its output.
+pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
-    let output = output.expect("redis-cli, of Debian's redis-tools");
+    let output = output.expect("redis-cli must be installed (Debian package redis-tools)");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// One process of Redis.
+/// One Redis process.
 pub struct Server {
     pub port: u16,
     child: Child,
@@ -52,15 +54,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `redis-server` with these arguments, and waits until it answers.
+    /// Starts `redis-server` with these arguments and waits until it responds.
     pub fn start(port: u16, folder: PathBuf, arguments: &[&str]) -> Self {
         std::fs::create_dir_all(&folder).unwrap();
         let mut command = Command::new("redis-server");
         command.args(arguments).args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
         let child = command.current_dir(&folder).stdout(Stdio::null()).spawn().expect("redis-server");
         let server = Self { port, child, folder };
-        wait_for("a Redis that answers", || {
-            ["PONG", "NOAUTH", "LOADING"].iter().any(|word| ask(port, &["ping"]).contains(word)).then_some(())
+        wait_for("Redis to respond", || {
+            ["PONG", "NOAUTH", "LOADING"].iter().any(|word| redis_cli(port, &["ping"]).contains(word)).then_some(())
         });
         server
     }
@@ -70,7 +72,7 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills the process, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -83,13 +85,13 @@ impl Drop for Server {
     }
 }
 
-/// One server without persistence.
-pub struct Single {
+/// One Redis server without persistence.
+pub struct SingleServer {
     pub server: Server,
     folder: TempDir,
 }
 
-impl Single {
+impl SingleServer {
     pub fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let all = [&["--save", "", "--appendonly", "no"], arguments].concat();
@@ -113,7 +115,7 @@ impl Sentinels {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_ports(5);
-        // Failovers rewrite it: each has a copy.
+        // Each server has a copy, because failovers rewrite the file.
         let conf = |name: &str| {
             let own = folder.path().join(name);
             std::fs::create_dir_all(&own).unwrap();
@@ -125,16 +127,16 @@ impl Sentinels {
         let second = Server::start(port + 1, conf("replica"), &["server.conf", "--replicaof", &replica]);
         let conf = std::fs::read_to_string(root().join("deploy/redis/sentinel.conf")).unwrap();
         let conf = conf.replace("127.0.0.1 6379", &replica);
-        let sentinel = |at: u16| {
-            let own = folder.path().join(format!("sentinel-{at}"));
+        let sentinel = |index: u16| {
+            let own = folder.path().join(format!("sentinel-{index}"));
             std::fs::create_dir_all(&own).unwrap();
             std::fs::write(own.join("sentinel.conf"), &conf).unwrap();
-            Server::start(port + 2 + at, own, &["sentinel.conf", "--sentinel"])
+            Server::start(port + 2 + index, own, &["sentinel.conf", "--sentinel"])
         };
         let sentinels: Vec<Server> = (0..3).map(sentinel).collect();
         for sentinel in &sentinels {
-            wait_for("Sentinels that know each other and the replica", || {
-                let known = ask(sentinel.port, &["sentinel", "master", "tidegate"]);
+            wait_for("the Sentinels to know each other and the replica", || {
+                let known = redis_cli(sentinel.port, &["sentinel", "master", "tidegate"]);
                 let field = |name: &str| known.lines().skip_while(|line| *line != name).nth(1).map(ToOwned::to_owned);
                 (field("num-other-sentinels")? == "2" && field("num-slaves")? == "1").then_some(())
             });
@@ -143,32 +145,33 @@ impl Sentinels {
     }
 
     pub fn url(&self) -> String {
-        let node = |at: usize| format!("127.0.0.1:{}", self.sentinels[at].port);
+        let node = |index: usize| format!("127.0.0.1:{}", self.sentinels[index].port);
         format!("redis-sentinel://{}?node={}&node={}&sentinelServiceName=tidegate", node(0), node(1), node(2))
     }
 }
 
-/// Three primaries and three replicas, as `scripts/redis-cluster` makes them.
+/// A cluster of three primaries and three replicas that `scripts/redis-cluster` starts.
 pub struct Cluster {
+    /// The first of six consecutive ports.
     pub port: u16,
     folder: TempDir,
     node_timeout: &'static str,
 }
 
 impl Cluster {
-    /// A cluster that fails over after a second.
+    /// Starts a cluster that fails over after one second.
     pub fn start() -> Self {
         Self::with_timeout("1000")
     }
 
-    /// A cluster that takes no server for dead that a busy machine keeps waiting.
-    pub fn patient() -> Self {
+    /// Starts a cluster that fails over after 30 seconds, so that a busy machine does not cause a failover.
+    pub fn start_with_slow_failover() -> Self {
         Self::with_timeout("30000")
     }
 
     fn with_timeout(node_timeout: &'static str) -> Self {
         let cluster = Self { port: free_ports(6), folder: tempfile::tempdir().unwrap(), node_timeout };
-        cluster.up();
+        cluster.start_stopped_servers();
         cluster
     }
 
@@ -181,19 +184,19 @@ impl Cluster {
         self.port..self.port + 6
     }
 
-    /// Starts those of its servers that do not run.
-    pub fn up(&self) {
+    /// Starts the servers that do not run.
+    pub fn start_stopped_servers(&self) {
         self.run("up");
     }
 
-    fn run(&self, what: &str) {
+    fn run(&self, action: &str) {
         let mut command = Command::new(root().join("scripts/redis-cluster"));
-        command.args([what, "--port", &self.port.to_string(), "--node-timeout", self.node_timeout, "--dir"]);
+        command.args([action, "--port", &self.port.to_string(), "--node-timeout", self.node_timeout, "--dir"]);
         let done = command.arg(self.folder.path()).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// The process id of one of its servers.
+    /// Returns the process id of the server at this port.
     pub fn pid(&self, port: u16) -> String {
         let pid = std::fs::read_to_string(self.folder.path().join(port.to_string()).join("redis.pid"));
         pid.unwrap().trim().to_owned()
@@ -211,8 +214,8 @@ impl Drop for Cluster {
     }
 }
 
-/// A node's place in a region of this Redis.
-pub fn region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
+/// Returns the region adapter of a node for this Redis. `change` may change its configuration.
+pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
     let Ok(Location::Redis(redis)) = url.parse() else { panic!("{url}") };
     let mut config = RedisConfig {
         redis,
@@ -223,7 +226,7 @@ pub fn region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
         cores: 1,
         key_prefix: "tidegate".to_owned(),
         tags: 32,
-        // Far more than a shared machine ever takes.
+        // Far longer than a shared machine takes.
         deadline: Duration::from_secs(5),
         metrics: Arc::new(Metrics::new("0", "test").unwrap()),
     };
@@ -231,28 +234,29 @@ pub fn region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
     RedisRegion::new(config).unwrap()
 }
 
-/// A door to the counters of a region, and what keeps it open: to be called within a runtime.
-#[expect(clippy::disallowed_methods, reason = "both run as long as the runtime of the test")]
-pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
+/// Opens the counter store of a region and runs its background tasks. Must be called within a runtime. Waits until
+/// every lane is connected.
+#[expect(clippy::disallowed_methods, reason = "both tasks run as long as the test's runtime")]
+pub async fn open_store(region: RedisRegion) -> Arc<dyn CounterStore> {
     let region = Arc::new(region);
     let store = region.store();
-    let kept = Arc::clone(&region);
+    let task_region = Arc::clone(&region);
     tokio::spawn(async move {
         let (_shutdown, never) = tokio::sync::watch::channel(false);
-        panic!("the region ended: {:?}", kept.run(Shutdown(never)).await)
+        panic!("the region ended: {:?}", task_region.run(Shutdown(never)).await)
     });
-    let kept = Arc::clone(&store);
-    tokio::spawn(async move { kept.keep().await });
-    let begun = elapsed();
+    let task_store = Arc::clone(&store);
+    tokio::spawn(async move { task_store.keep().await });
+    let start = elapsed();
     while region.state().store != "ok" {
-        assert!(elapsed() - begun < PATIENCE, "the region does not come: {:?}", region.state());
+        assert!(elapsed() - start < TIMEOUT, "timed out waiting for the region: {:?}", region.state());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Every lane's connection must be there, too.
+    // Every lane must be connected, too.
     for lane in 0..store.lanes() {
         let batch = || Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
         while store.run(LaneId(lane), batch()).await.is_err() {
-            assert!(elapsed() - begun < PATIENCE, "lane {lane} does not come");
+            assert!(elapsed() - start < TIMEOUT, "timed out waiting for lane {lane}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

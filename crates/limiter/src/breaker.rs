@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_opens_after_timeouts_in_a_row_and_closes_at_an_answer() {
+    fn a_breaker_opens_after_consecutive_timeouts_and_closes_at_an_answer() {
         let breaker = Breaker::default();
         for _ in 1..OPENS_AFTER {
             breaker.record_timeout();
@@ -45,7 +45,7 @@ mod tests {
         for _ in 1..OPENS_AFTER {
             breaker.record_timeout();
         }
-        assert!(!breaker.is_open(), "the timeouts before the answer do not count");
+        assert!(!breaker.is_open(), "timeouts before the answer do not count");
         breaker.record_timeout();
         assert!(breaker.is_open());
         breaker.record_answer();

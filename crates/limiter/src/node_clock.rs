@@ -60,25 +60,31 @@ impl NodeClock {
 mod tests {
     use super::*;
 
-    fn at(clock: &NodeClock, monotonic_us: u64, ahead_us: i64) -> NodeTime {
+    /// Reads the clock with a sample that a second comparison of the clocks confirms.
+    fn read(clock: &NodeClock, monotonic_us: u64, ahead_us: i64) -> NodeTime {
         clock.at(monotonic_us, ahead_us, || Some(ahead_us))
     }
 
     #[test]
-    fn the_time_of_a_suspension_is_added_once() {
+    fn the_duration_of_a_suspension_is_added_once() {
         let clock = NodeClock::new(5_000_000);
-        assert_eq!(at(&clock, 1000, 5_000_000), NodeTime(1000));
-        assert_eq!(at(&clock, 2000, 5_010_000), NodeTime(2000), "a tick between two reads is no suspension");
+        assert_eq!(read(&clock, 1000, 5_000_000), NodeTime(1000));
+        assert_eq!(
+            read(&clock, 2000, 5_010_000),
+            NodeTime(2000),
+            "a small difference between two reads is no suspension"
+        );
         for monotonic in [3000, 4000] {
-            assert_eq!(at(&clock, monotonic, 35_000_000), NodeTime(monotonic + 30_000_000));
+            assert_eq!(read(&clock, monotonic, 35_000_000), NodeTime(monotonic + 30_000_000));
         }
     }
 
     #[test]
-    fn a_sample_that_is_stale_or_of_two_instants_changes_nothing() {
+    fn a_stale_or_torn_sample_changes_nothing() {
         let clock = NodeClock::new(0);
-        at(&clock, 1000, 30_000_000);
-        // A core that read the clocks before the suspension compares them after it, and one was stopped between its reads.
+        read(&clock, 1000, 30_000_000);
+        // The first core read the clocks before the suspension. The others were stopped between reading one clock and
+        // the other.
         for sample in [0, -90_000, 30_090_000] {
             assert_eq!(clock.at(2000, sample, || Some(30_000_000)), NodeTime(30_002_000));
         }
@@ -86,9 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_is_set_back_takes_nothing_and_hides_no_suspension() {
+    fn a_wall_clock_that_is_set_back_removes_no_time_and_hides_no_suspension() {
         let clock = NodeClock::new(0);
-        assert_eq!(at(&clock, 1000, -60_000_000), NodeTime(1000));
-        assert_eq!(at(&clock, 2000, -59_000_000), NodeTime(1_002_000));
+        assert_eq!(read(&clock, 1000, -60_000_000), NodeTime(1000));
+        assert_eq!(read(&clock, 2000, -59_000_000), NodeTime(1_002_000));
     }
 }

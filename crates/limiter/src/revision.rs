@@ -36,11 +36,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_is_the_time_of_its_commit_and_always_higher_than_the_last() {
+    fn a_revision_is_its_commit_time_or_one_more_than_the_last() {
         let first = Revision::NONE.next(1_764_000_000_000);
         assert_eq!(first, Revision(1_764_000_000_000));
         assert_eq!(first.next(1_764_000_000_000), Revision(1_764_000_000_001), "two commits in one millisecond");
-        assert_eq!(first.next(5), Revision(1_764_000_000_001), "a clock that was set back");
+        assert_eq!(first.next(5), Revision(1_764_000_000_001), "the clock was set back");
         assert_eq!(Revision::MAX.next(u64::MAX), Revision::MAX);
     }
 }

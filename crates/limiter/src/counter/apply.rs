@@ -157,14 +157,14 @@ mod tests {
     const GRID: Grid = Grid::Fixed { width_ms: 1000 };
 
     #[test]
-    fn a_record_whose_charges_all_went_back_is_kept_while_they_would_count() {
-        // Who saw them before they went back would charge them again to a record that knows nothing.
+    fn a_record_whose_charges_were_all_returned_is_kept_while_they_would_count() {
+        // A holder that saw the charges before the return would charge them again to a record without them.
         let grid = Grid::Sliding { width_ms: 1000 };
         let mut record = None;
         let seen = run(&mut record, &item(grid, 10, &[(1, 2)]), 5100).seen;
-        let Seen::Window { incarnation, cell_ms, .. } = seen else { panic!("it is a window") };
-        let mut back = item(grid, 10, &[]);
-        let Counter::Window { returns, .. } = &mut back.counter else { panic!("it is a window") };
+        let Seen::Window { incarnation, cell_ms, .. } = seen else { panic!("expected a window") };
+        let mut giving_back = item(grid, 10, &[]);
+        let Counter::Window { returns, .. } = &mut giving_back.counter else { panic!("expected a window") };
         returns.push(WindowReturn { cell_ms, incarnation, tokens: 2 });
         let end = Some(StoreTime::from_millis(5300));
         let at = BatchContext {
@@ -174,12 +174,12 @@ mod tests {
             batch: BatchId(2),
             not_after: end,
         };
-        assert!(matches!(apply(&mut record, &back, at), ItemReply::Done(grant) if grant.available == 10));
-        assert_eq!(expires_at(&record.unwrap(), &back), StoreTime::from_millis(7000));
+        assert!(matches!(apply(&mut record, &giving_back, at), ItemReply::Done(grant) if grant.available == 10));
+        assert_eq!(expires_at(&record.unwrap(), &giving_back), StoreTime::from_millis(7000));
     }
 
     #[test]
-    fn asks_are_granted_whole_and_in_order() {
+    fn asks_are_granted_in_full_and_in_order() {
         let mut record = None;
         let grant = run(&mut record, &item(GRID, 35, &[(50, 1), (35, 1), (1, 1)]), 0);
         assert_eq!(counts(&grant), [0, 1, 0]);
@@ -188,15 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn a_peek_charges_nothing_and_says_whether_one_hit_would_pass() {
+    fn a_peek_charges_nothing_and_is_granted_if_one_hit_would_be() {
         let mut record = None;
         assert_eq!(counts(&run(&mut record, &item(GRID, 1, &[(0, 3)]), 0)), [3]);
-        assert_eq!(record, None, "nothing is stored for a look");
+        assert_eq!(record, None, "a peek stores nothing");
         assert_eq!(counts(&run(&mut record, &item(GRID, 1, &[(1, 1), (0, 2)]), 0)), [1, 0]);
     }
 
     #[test]
-    fn a_clock_that_steps_back_stays_in_the_newest_cell() {
+    fn after_a_clock_step_back_the_newest_cell_is_charged() {
         let mut record = None;
         assert_eq!(counts(&run(&mut record, &item(GRID, 5, &[(5, 1)]), 9000)), [1]);
         assert_eq!(counts(&run(&mut record, &item(GRID, 5, &[(1, 1)]), 3000)), [0]);
@@ -204,11 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_saw_is_charged_again_after_the_store_forgot() {
+    fn charges_that_a_node_saw_are_restored_after_the_store_lost_them() {
         let mut record = None;
         let first = run(&mut record, &item(GRID, 10, &[(1, 8)]), 0);
         let Seen::Window { cells, .. } = first.seen else { panic!() };
-        let mut forgotten = None;
+        let mut empty = None;
         let mut next = item(GRID, 10, &[(1, 5)]);
         if let Counter::Window { seen, .. } = &mut next.counter {
             *seen = cells;
@@ -220,7 +220,7 @@ mod tests {
             batch: BatchId(1),
             not_after: None,
         };
-        let ItemReply::Done(grant) = apply(&mut forgotten, &next, at) else { panic!() };
+        let ItemReply::Done(grant) = apply(&mut empty, &next, at) else { panic!() };
         assert_eq!(counts(&grant), [2]);
     }
 
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_kind_hurts_its_key_alone() {
+    fn an_item_for_a_record_of_another_kind_fails() {
         let bucket = Bucket::new(Incarnation(1), StoreTime(0), Default::default(), Revision(1));
         let mut record = Some(Record::Bucket(bucket));
         let at =
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_outside_the_calendar_bounds_does_nothing() {
+    fn an_item_outside_its_calendar_bounds_changes_nothing() {
         let grid = Grid::Calendar { bounds: [0, 1000, 2000, 3000] };
         let at = BatchContext {
             now: StoreTime::from_millis(3000),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_half_of_a_fair_share_and_none_near_the_cells_end() {
+    fn a_lease_is_half_of_a_fair_share_and_zero_near_the_end_of_the_cell() {
         let mut wants = item(GRID, 100, &[(1, 1)]);
         if let Counter::Window { lease, .. } = &mut wants.counter {
             *lease = Some(Prefetch { want: 1000, holders: 4, min_left: 100_000 });

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_takes_the_larger_number_of_each_incarnation_and_may_be_repeated() {
+    fn a_merge_takes_the_maximum_of_each_incarnation_and_is_idempotent() {
         let mut cell = cell(5);
         let seen = [
             Entry { incarnation: A, charged: 9, returned: 2 },
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_of_many_incarnations_keeps_the_sum_and_its_bound() {
+    fn a_cell_with_many_incarnations_keeps_the_sum_and_the_maximum_number_of_entries() {
         let mut cell = Cell::new(0);
         for n in 1..=100 {
             cell.charge(Incarnation(n), n);
@@ -166,11 +166,11 @@ mod tests {
     fn a_dropped_entry_that_is_merged_again_counts_once() {
         let mut cell = Cell::new(0);
         (1..=40).for_each(|n| cell.charge(Incarnation(n), 3));
-        let old: Vec<Entry> =
+        let earlier: Vec<Entry> =
             (1..=40).map(|n| Entry { incarnation: Incarnation(n), charged: 3, returned: 0 }).collect();
         let current = Incarnation(40);
         for _ in 0..100 {
-            for seen in old.chunks(7) {
+            for seen in earlier.chunks(7) {
                 cell.merge(seen, current);
             }
             assert_eq!(cell.used(), 120);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incarnation_gives_back_no_more_than_it_charged() {
+    fn an_incarnation_returns_no_more_than_it_charged() {
         let mut cell = cell(5);
         cell.give_back(A, 9);
         cell.give_back(Incarnation(99), 1);

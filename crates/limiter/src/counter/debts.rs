@@ -107,43 +107,43 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_is_charged_once_however_often_it_is_reported() {
+    fn a_debt_that_is_reported_repeatedly_is_charged_once() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         for (charged, known, total) in [(5, 0, 5), (5, 0, 5), (8, 0, 8), (8, 5, 8), (9, 8, 9), (9, 9, 9)] {
             charge(&mut kept, &mut cells, &report(1, charged, known), Incarnation(7));
             assert_eq!(used(&cells), total);
         }
-        assert!(kept.is_empty(), "its holder has confirmed it");
+        assert!(kept.is_empty(), "the holder confirmed the debt");
         charge(&mut kept, &mut cells, &report(1, 12, 9), Incarnation(7));
-        assert_eq!((used(&cells), kept.len()), (12, 1), "only what is new is charged");
+        assert_eq!((used(&cells), kept.len()), (12, 1), "only the new hits are charged");
     }
 
     #[test]
-    fn unused_hits_of_a_debt_go_back() {
+    fn unused_hits_of_a_debt_are_returned() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
-        let mut back = report(1, 5, 0);
-        charge(&mut kept, &mut cells, &back, Incarnation(7));
-        back.debt.hits.returned = 2;
-        (0..2).for_each(|_| charge(&mut kept, &mut cells, &back, Incarnation(7)));
+        let mut reported = report(1, 5, 0);
+        charge(&mut kept, &mut cells, &reported, Incarnation(7));
+        reported.debt.hits.returned = 2;
+        (0..2).for_each(|_| charge(&mut kept, &mut cells, &reported, Incarnation(7)));
         assert_eq!(used(&cells), 3);
     }
 
     #[test]
-    fn a_record_keeps_so_many_debts_and_charges_them_all() {
+    fn a_record_charges_all_debts_and_keeps_the_newest() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
-        let most = MAX_DEBTS as u64;
-        (1..=2 * most).for_each(|id| charge(&mut kept, &mut cells, &report(id, 1, 0), Incarnation(7)));
-        assert_eq!((used(&cells), kept.len()), (2 * most, MAX_DEBTS));
-        charge(&mut kept, &mut cells, &report(2 * most, 1, 0), Incarnation(7));
-        assert_eq!(used(&cells), 2 * most, "the newest are known again");
+        let max = MAX_DEBTS as u64;
+        (1..=2 * max).for_each(|id| charge(&mut kept, &mut cells, &report(id, 1, 0), Incarnation(7)));
+        assert_eq!((used(&cells), kept.len()), (2 * max, MAX_DEBTS));
+        charge(&mut kept, &mut cells, &report(2 * max, 1, 0), Incarnation(7));
+        assert_eq!(used(&cells), 2 * max, "the newest debts are recognised");
     }
 
     #[test]
-    fn a_record_that_forgot_charges_no_debt_twice_that_somebody_saw_charged() {
+    fn a_record_that_lost_data_charges_no_debt_twice_that_a_holder_saw_charged() {
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         charge(&mut kept, &mut cells, &report(1, 5, 0), Incarnation(7));
         let (seen, seen_cells) = (kept.clone(), cells.clone());
-        // Another server knows nothing; a node brings back what it saw, then the debt_id asks again.
+        // Another server has no data. One node restores what it saw, then the holder of the debt reports it again.
         let (mut kept, mut cells) = (Vec::new(), Vec::new());
         merge(&mut kept, seen.iter());
         cell_mut(&mut cells, 0).merge(&seen_cells[0].entries, Incarnation(8));

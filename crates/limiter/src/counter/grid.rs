@@ -169,18 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn the_older_cell_weighs_what_still_overlaps_rounded_up() {
+    fn the_older_cell_counts_in_proportion_to_its_overlap_rounded_up() {
         let grid = Grid::Sliding { width_ms: 1000 };
         let cells = [cell(0, 10), cell(1000, 3)];
         let used = |now: u64| grid.used(&cells, &grid.span_at(StoreTime(now)).unwrap(), StoreTime(now));
         assert_eq!(used(1_000_000), 13);
         assert_eq!(used(1_500_000), 8);
-        assert_eq!(used(1_999_999), 4, "a last microsecond of overlap still weighs");
+        assert_eq!(used(1_999_999), 4, "one microsecond of overlap still counts");
         assert_eq!(used(2_000_000), 3);
     }
 
     #[test]
-    fn the_named_instant_is_the_first_that_fits() {
+    fn fits_at_is_the_first_time_that_fits() {
         let cases = [
             (Grid::Fixed { width_ms: 1000 }, vec![cell(5000, 9)]),
             (Grid::Sliding { width_ms: 1000 }, vec![cell(4000, 10), cell(5000, 3)]),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extremes_neither_overflow_nor_panic() {
+    fn extreme_values_neither_overflow_nor_panic() {
         use crate::rules::MAX_WINDOW_MS;
         let far = StoreTime(u64::MAX);
         let width_ms = MAX_WINDOW_MS;

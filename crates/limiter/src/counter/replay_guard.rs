@@ -59,21 +59,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_first_once_whatever_came_between() {
-        let mut repeats = ReplayGuard::default();
+    fn a_batch_is_accepted_once_regardless_of_batches_in_between() {
+        let mut guard = ReplayGuard::default();
         let end = Some(StoreTime(100));
         for holder in 1..=MAX_HOLDERS as u64 {
-            assert!(repeats.accept(HolderId(holder), BatchId(7), end));
+            assert!(guard.accept(HolderId(holder), BatchId(7), end));
         }
-        assert!(!repeats.accept(HolderId(1), BatchId(7), end));
-        assert!(repeats.accept(HolderId(1), BatchId(8), Some(StoreTime(50))));
-        assert!(!repeats.accept(HolderId(1), BatchId(7), end), "behind a later one");
-        assert!(!repeats.accept(HolderId(999), BatchId(1), end), "as many holders as are kept are in their time");
-        repeats.prune(StoreTime(100));
-        assert_eq!(repeats.0.len(), MAX_HOLDERS, "the earlier batch can still run");
-        repeats.prune(StoreTime(101));
-        assert!(repeats.accept(HolderId(999), BatchId(1), Some(StoreTime(300))));
-        assert_eq!(repeats.0.len(), 1);
-        assert!(!repeats.accept(HolderId(1000), BatchId(1), None));
+        assert!(!guard.accept(HolderId(1), BatchId(7), end));
+        assert!(guard.accept(HolderId(1), BatchId(8), Some(StoreTime(50))));
+        assert!(!guard.accept(HolderId(1), BatchId(7), end), "it comes after a later batch");
+        assert!(
+            !guard.accept(HolderId(999), BatchId(1), end),
+            "the guard is full with holders whose batches can still run"
+        );
+        guard.prune(StoreTime(100));
+        assert_eq!(guard.0.len(), MAX_HOLDERS, "the earlier batch can still run");
+        guard.prune(StoreTime(101));
+        assert!(guard.accept(HolderId(999), BatchId(1), Some(StoreTime(300))));
+        assert_eq!(guard.0.len(), 1);
+        assert!(!guard.accept(HolderId(1000), BatchId(1), None));
     }
 }

@@ -57,15 +57,18 @@ mod tests {
     use crate::ids::Incarnation;
 
     #[test]
-    fn cells_are_kept_whole_and_in_order() {
+    fn all_cells_are_kept_in_order() {
         let entry = |n| Entry { incarnation: Incarnation(n), charged: 5, returned: 2 };
-        let cell = |start_ms, of: &[u64]| Cell { start_ms, entries: of.iter().map(|n| entry(*n)).collect() };
+        let cell = |start_ms, incarnations: &[u64]| Cell {
+            start_ms,
+            entries: incarnations.iter().map(|n| entry(*n)).collect(),
+        };
         for cells in [vec![], vec![cell(7, &[1])], vec![cell(7, &[1, 2])], vec![cell(8, &[1]), cell(7, &[1])]] {
             let seen = SeenCells::from(cells.as_slice());
-            let back: Vec<Cell> =
+            let kept: Vec<Cell> =
                 seen.iter().map(|(start_ms, entries)| Cell { start_ms, entries: entries.to_vec() }).collect();
             assert_eq!(seen.newest_ms(), cells.first().map_or(0, |cell| cell.start_ms));
-            assert_eq!(back, cells);
+            assert_eq!(kept, cells);
         }
     }
 }

@@ -156,10 +156,10 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000;
+    const SECOND_US: u64 = 1_000_000;
 
     fn bucket(limit: u64, window_ms: u64, burst: u64) -> Bucket {
-        Bucket::new(Incarnation(1), StoreTime(100 * SECOND), Rate::new(limit, window_ms, burst), Revision(1))
+        Bucket::new(Incarnation(1), StoreTime(100 * SECOND_US), Rate::new(limit, window_ms, burst), Revision(1))
     }
 
     fn take(bucket: &mut Bucket, at: u64, hits: u64) -> bool {
@@ -172,95 +172,98 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_after_the_refill_gives_nothing_back() {
+    fn a_return_after_the_refill_adds_no_tokens() {
         let mut b = bucket(1, 1000, 10);
-        assert!(take(&mut b, 100 * SECOND, 9));
-        assert!(take(&mut b, 109 * SECOND, 9));
+        assert!(take(&mut b, 100 * SECOND_US, 9));
+        assert!(take(&mut b, 109 * SECOND_US, 9));
         let back = BucketReturn {
             incarnation: Incarnation(1),
             step: b.rate.step,
             hits: 9,
-            charged_at: StoreTime(100 * SECOND),
+            charged_at: StoreTime(100 * SECOND_US),
         };
         b.give_back(&[back]);
-        assert!(!take(&mut b, 109 * SECOND, 2), "burst 10, 1 a second: 20 hits in 9 s would be one too many");
-        assert!(take(&mut b, 109 * SECOND, 1));
+        assert!(
+            !take(&mut b, 109 * SECOND_US, 2),
+            "burst 10, 1 a second: 20 hits in 9 s would be one more than allowed"
+        );
+        assert!(take(&mut b, 109 * SECOND_US, 1));
     }
 
     #[test]
-    fn a_refund_at_once_gives_all_back() {
+    fn an_immediate_return_adds_all_tokens() {
         let mut b = bucket(1, 1000, 10);
-        assert!(take(&mut b, 100 * SECOND, 10));
+        assert!(take(&mut b, 100 * SECOND_US, 10));
         let back = BucketReturn {
             incarnation: Incarnation(1),
             step: b.rate.step,
             hits: 4,
-            charged_at: StoreTime(100 * SECOND),
+            charged_at: StoreTime(100 * SECOND_US),
         };
         b.give_back(&[back]);
         assert_eq!(b.available(), 4);
         b.give_back(&[BucketReturn { incarnation: Incarnation(2), ..back }]);
-        assert_eq!(b.available(), 4, "another incarnation's charge is not in this bucket");
+        assert_eq!(b.available(), 4, "a charge of another incarnation is not in this bucket");
     }
 
     #[test]
-    fn the_refill_absorbs_of_several_refunds_only_once() {
+    fn the_refill_is_deducted_once_from_several_returns() {
         let mut b = bucket(1000, 1000, 1000);
         let step = b.rate.step;
-        assert!(take(&mut b, 100 * SECOND, 1000));
-        b.last = StoreTime(100 * SECOND + 20_000);
+        assert!(take(&mut b, 100 * SECOND_US, 1000));
+        b.last = StoreTime(100 * SECOND_US + 20_000);
         let back = |at: u64| BucketReturn {
             incarnation: Incarnation(1),
             step,
             hits: 1,
-            charged_at: StoreTime(100 * SECOND + at),
+            charged_at: StoreTime(100 * SECOND_US + at),
         };
         let returns: Vec<BucketReturn> = (0..100).rev().map(back).collect();
         b.give_back(&returns);
-        assert_eq!(b.available(), 100, "20 refilled, and 80 of 100 came back");
+        assert_eq!(b.available(), 100, "20 were refilled, and 80 of 100 were returned");
     }
 
     #[test]
-    fn a_faster_rate_frees_a_drained_slow_bucket() {
+    fn a_faster_rate_applies_to_an_empty_bucket_at_once() {
         let mut b = bucket(10, 86_400_000, 10);
-        assert!(take(&mut b, 100 * SECOND, 10));
+        assert!(take(&mut b, 100 * SECOND_US, 10));
         b.adopt(Rate::new(1000, 1000, 1000), Revision(2));
         assert_eq!(b.available(), 0);
-        assert!(take(&mut b, 101 * SECOND, 1000));
+        assert!(take(&mut b, 101 * SECOND_US, 1000));
         b.adopt(Rate::new(10, 86_400_000, 10), Revision(1));
         assert_eq!(b.revision, Revision(2), "an older revision changes nothing");
     }
 
     #[test]
-    fn a_slower_rate_does_not_fill_a_drained_fast_bucket() {
+    fn a_slower_rate_does_not_fill_an_empty_bucket() {
         let mut b = bucket(40, 1000, 15);
-        assert!(take(&mut b, 100 * SECOND, 15));
+        assert!(take(&mut b, 100 * SECOND_US, 15));
         b.adopt(Rate::new(3, 1000, 5), Revision(2));
-        assert_eq!(b.available(), 0, "15 were replay_guard, and nobody ever allowed more at once");
+        assert_eq!(b.available(), 0, "15 hits are missing, which is more than the new burst");
         let mut b = bucket(100, 1000, 10);
-        assert!(take(&mut b, 100 * SECOND, 8));
+        assert!(take(&mut b, 100 * SECOND_US, 8));
         b.adopt(Rate::new(1, 1000, 10), Revision(2));
         assert_eq!(b.available(), 2);
     }
 
     #[test]
-    fn a_forgotten_charge_comes_back_by_max_plus() {
-        let mut before = bucket(1, 1000, 10);
-        assert!(take(&mut before, 100 * SECOND, 6));
-        let seen = BucketSeen { incarnation: Incarnation(1), tat: before.tat };
-        let mut after = bucket(1, 1000, 10);
-        after.incarnation = Incarnation(2);
-        assert!(take(&mut after, 100 * SECOND, 3));
-        after.merge(&seen);
-        after.merge(&seen);
-        assert_eq!(after.available(), 1);
+    fn a_charge_that_the_store_lost_is_restored_once_by_a_merge() {
+        let mut lost = bucket(1, 1000, 10);
+        assert!(take(&mut lost, 100 * SECOND_US, 6));
+        let seen = BucketSeen { incarnation: Incarnation(1), tat: lost.tat };
+        let mut current = bucket(1, 1000, 10);
+        current.incarnation = Incarnation(2);
+        assert!(take(&mut current, 100 * SECOND_US, 3));
+        current.merge(&seen);
+        current.merge(&seen);
+        assert_eq!(current.available(), 1);
     }
 
     #[test]
-    fn the_instant_named_is_the_first_that_fits() {
+    fn fits_at_is_the_first_time_that_fits() {
         for (limit, window_ms, burst) in [(3, 1000, 7), (7, 1000, 3), (999_983, 1000, 50), (1, 60_000, 1)] {
             let mut b = bucket(limit, window_ms, burst);
-            assert!(take(&mut b, 100 * SECOND, burst));
+            assert!(take(&mut b, 100 * SECOND_US, burst));
             let at = b.fits_at(1).unwrap();
             b.last = StoreTime(at.0 - 1);
             assert!(!b.fits(1));
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extremes_neither_overflow_nor_divide_by_zero() {
+    fn extreme_values_neither_overflow_nor_divide_by_zero() {
         use crate::rules::{MAX_LIMIT, MAX_WINDOW_MS};
         for (limit, window_ms, burst) in
             [(0, 1000, 5), (5, 1000, 0), (1, MAX_WINDOW_MS, MAX_LIMIT), (MAX_LIMIT, 250, MAX_LIMIT)]

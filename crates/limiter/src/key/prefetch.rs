@@ -76,23 +76,23 @@ impl Prefetcher {
 mod tests {
     use super::*;
 
-    const LEASE: u64 = 1_000_000;
+    const LEASE_US: u64 = 1_000_000;
 
     #[test]
-    fn a_key_hit_once_takes_nothing() {
+    fn a_key_with_one_check_takes_no_lease() {
         let mut prefetcher = Prefetcher::NEW;
-        assert_eq!(prefetcher.want(0, LEASE, NodeTime(50 * LEASE)), 0);
+        assert_eq!(prefetcher.want(0, LEASE_US, NodeTime(50 * LEASE_US)), 0);
     }
 
     #[test]
-    fn a_busy_key_grows_to_what_it_spends_in_one_lease() {
+    fn the_lease_of_a_busy_key_grows_to_what_it_spends_in_one_lease_time() {
         let mut prefetcher = Prefetcher::NEW;
-        let (mut now, mut wants) = (NodeTime(50 * LEASE), Vec::new());
+        let (mut now, mut wants) = (NodeTime(50 * LEASE_US), Vec::new());
         for _ in 0..10 {
-            wants.push(prefetcher.want(0, LEASE, now));
+            wants.push(prefetcher.want(0, LEASE_US, now));
             prefetcher.granted(now);
             let lease = *wants.last().unwrap();
-            // 1,000 hits a second: one each millisecond until the lease is gone.
+            // 1,000 hits a second: one each millisecond until the lease is spent.
             (0..=lease).for_each(|_| prefetcher.spend(1));
             now = now.plus(1000 * u64::from(lease + 1));
         }
@@ -101,15 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_falls_quiet_takes_less() {
+    fn a_key_with_fewer_checks_takes_a_smaller_lease() {
         let mut prefetcher = Prefetcher { want: 1000, ..Prefetcher::NEW };
         prefetcher.granted(NodeTime(0));
         prefetcher.spend(10);
-        assert_eq!(prefetcher.want(0, LEASE, NodeTime(2 * LEASE)), 5);
+        assert_eq!(prefetcher.want(0, LEASE_US, NodeTime(2 * LEASE_US)), 5);
     }
 
     #[test]
-    fn a_refill_is_asked_for_once() {
+    fn a_refill_is_requested_once() {
         let mut prefetcher = Prefetcher { want: 100, ..Prefetcher::NEW };
         assert!(!prefetcher.refill(25));
         assert!(prefetcher.refill(24));

@@ -107,31 +107,32 @@ fn instant(zone: &TimeZone, date: Date) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> u64 {
+    fn millis(text: &str) -> u64 {
         u64::try_from(text.parse::<Timestamp>().unwrap().as_millisecond()).unwrap()
     }
 
+    /// The start and the end of the cell that contains a time.
     fn cell(unit: CalendarUnit, name: &str, text: &str) -> (u64, u64) {
-        let bounds = bounds(unit, &zone(name).unwrap(), at(text)).unwrap();
+        let bounds = bounds(unit, &zone(name).unwrap(), millis(text)).unwrap();
         (bounds[1], bounds[2])
     }
 
     #[test]
-    fn a_month_and_a_year_begin_at_local_midnight() {
+    fn a_month_and_a_year_start_at_local_midnight() {
         let month = cell(CalendarUnit::Month, "Europe/Paris", "2024-02-29T22:59:59Z");
-        assert_eq!(month, (at("2024-01-31T23:00:00Z"), at("2024-02-29T23:00:00Z")));
+        assert_eq!(month, (millis("2024-01-31T23:00:00Z"), millis("2024-02-29T23:00:00Z")));
         let year = cell(CalendarUnit::Year, "Pacific/Auckland", "2024-12-31T11:00:00Z");
-        assert_eq!(year, (at("2024-12-31T11:00:00Z"), at("2025-12-31T11:00:00Z")));
+        assert_eq!(year, (millis("2024-12-31T11:00:00Z"), millis("2025-12-31T11:00:00Z")));
     }
 
     #[test]
-    fn a_week_begins_on_monday() {
+    fn a_week_starts_on_monday() {
         let week = cell(CalendarUnit::Week, "UTC", "2024-09-01T12:00:00Z");
-        assert_eq!(week, (at("2024-08-26T00:00:00Z"), at("2024-09-02T00:00:00Z")));
+        assert_eq!(week, (millis("2024-08-26T00:00:00Z"), millis("2024-09-02T00:00:00Z")));
     }
 
     #[test]
-    fn a_day_is_23_or_25_hours_long_when_clocks_change() {
+    fn a_day_with_a_clock_change_is_23_or_25_hours_long() {
         let spring = cell(CalendarUnit::Day, "Europe/Paris", "2024-03-31T12:00:00Z");
         assert_eq!(spring.1 - spring.0, 23 * 3_600_000);
         let autumn = cell(CalendarUnit::Day, "Europe/Paris", "2024-10-27T12:00:00Z");
@@ -139,9 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn cells_partition_time_whatever_the_zone_does() {
+    fn cells_have_no_gaps_or_overlaps_at_zone_changes() {
         // Half-hour shifts, a skipped day, clocks set back over midnight, and an offset of 45 minutes.
-        let places = [
+        let changes = [
             ("Australia/Lord_Howe", "2024-04-06T12:00:00Z"),
             ("Australia/Lord_Howe", "2024-10-05T12:00:00Z"),
             ("Pacific/Apia", "2011-12-29T12:00:00Z"),
@@ -149,12 +150,12 @@ mod tests {
             ("America/St_Johns", "2006-10-28T22:00:00Z"),
             ("Asia/Kathmandu", "1985-12-31T12:00:00Z"),
         ];
-        for (name, from) in places {
+        for (name, from) in changes {
             let zone = zone(name).unwrap();
             for unit in [CalendarUnit::Hour, CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month] {
-                let mut last = bounds(unit, &zone, at(from)).unwrap();
+                let mut last = bounds(unit, &zone, millis(from)).unwrap();
                 for minute in 1..48 * 60 {
-                    let now = at(from) + minute * 60_000;
+                    let now = millis(from) + minute * 60_000;
                     let bounds = bounds(unit, &zone, now).unwrap();
                     assert!(bounds[0] < bounds[1] && bounds[1] <= now && now < bounds[2] && bounds[2] < bounds[3]);
                     if bounds[1] != last[1] {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_that_no_calendar_has_are_refused() {
+    fn a_time_outside_the_calendar_has_no_bounds() {
         assert_eq!(bounds(CalendarUnit::Year, &TimeZone::UTC, u64::MAX), None);
         assert!(bounds(CalendarUnit::Year, &TimeZone::UTC, 0).is_some());
     }

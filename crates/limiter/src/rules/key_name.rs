@@ -80,18 +80,18 @@ mod tests {
     }
 
     #[test]
-    fn values_cannot_pose_as_others() {
+    fn escaped_and_hashed_values_do_not_collide() {
         assert_ne!(name(&["a:b", "c"]), name(&["a", "b:c"]));
         assert_ne!(name(&["a/b"]), name(&["a", "b"]));
         assert_ne!(name(&["%2f"]), name(&["/"]));
         assert_ne!(name(&[""]), name(&[]));
-        assert_eq!(name(&["{u}"]), "/%7bu%7d", "braces would choose a Redis slot");
+        assert_eq!(name(&["{u}"]), "/%7bu%7d", "unescaped braces would select a Redis slot");
         let hashed = name(&[&"x".repeat(200)]);
         assert_eq!(hashed.len(), 26);
         assert_ne!(name(&[&"x".repeat(201)]), hashed);
         let uuid = "0b5c3f0e-3f7a-4b6e-9d0a-6d1f2c3b4a59";
         assert_eq!(name(&[uuid]), format!("/{uuid}"));
-        assert_ne!(name(&[&hashed[1..]]), hashed, "a value equal to a hash is no hash");
+        assert_ne!(name(&[&hashed[1..]]), hashed, "a value that equals a hash is not taken for a hash");
     }
 
     proptest! {
@@ -100,8 +100,8 @@ mod tests {
             a in prop::collection::vec(".{0,40}", 0..4),
             b in prop::collection::vec(".{0,40}", 0..4),
         ) {
-            let of = |v: &[String]| name(&v.iter().map(String::as_str).collect::<Vec<_>>());
-            prop_assert_eq!(a == b, of(&a) == of(&b));
+            let name_of = |v: &[String]| name(&v.iter().map(String::as_str).collect::<Vec<_>>());
+            prop_assert_eq!(a == b, name_of(&a) == name_of(&b));
         }
     }
 }

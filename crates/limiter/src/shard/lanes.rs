@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_has_one_batch_in_flight_and_does_not_delay_others() {
+    fn a_lane_has_one_batch_in_flight_and_does_not_block_other_lanes() {
         let mut lanes = Lanes::new(2, WALL, NodeTime(0));
         lanes.queue(LaneId(0), SlotId(7));
         lanes.queue(LaneId(1), SlotId(8));
@@ -241,13 +241,13 @@ mod tests {
         send(&mut lanes, 0, 1, now);
         lanes.queue(LaneId(0), SlotId(9));
         assert!(!lanes.can_send(now) && !lanes.are_quiet());
-        assert!(!fail(&mut lanes, 0, 99, NodeTime(5)), "that batch is not in flight");
+        assert!(!fail(&mut lanes, 0, 99, NodeTime(5)), "batch 99 is not in flight");
         assert!(fail(&mut lanes, 0, 1, NodeTime(5)));
         assert_eq!(lanes.take_ready(now), Some(LaneId(0)));
     }
 
     #[test]
-    fn a_quarter_of_the_lanes_is_in_flight_and_a_stalled_one_does_not_count() {
+    fn a_quarter_of_the_lanes_may_be_in_flight_and_stalled_lanes_do_not_count() {
         let mut lanes = Lanes::new(8, WALL, NodeTime(0));
         (0..8).for_each(|lane| lanes.queue(LaneId(lane), SlotId(7)));
         let now = NodeTime(1000);
@@ -256,7 +256,7 @@ mod tests {
             lanes.pop(LaneId(lane));
             send(&mut lanes, lane, lane.into(), now);
         }
-        assert!(lanes.take_ready(now).is_none() && !lanes.can_send(now), "a quarter is in flight");
+        assert!(lanes.take_ready(now).is_none() && !lanes.can_send(now), "a quarter of the lanes is in flight");
         let later = now.plus(STALLED_AFTER_US);
         assert!(lanes.can_send(later), "both batches have stalled");
         assert_eq!(lanes.take_ready(later), Some(LaneId(2)));
@@ -274,15 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn a_late_batch_teaches_the_clock_however_long_it_took() {
+    fn the_reply_to_a_late_batch_sets_the_clock_despite_a_long_round_trip() {
         let mut lanes = Lanes::new(1, WALL, NodeTime(0));
-        let mut round_trip = |batch, sent: u64, back: u64, ran: u64, late| {
+        let mut round_trip = |batch, sent: u64, received: u64, ran: u64, late| {
             send(&mut lanes, 0, batch, NodeTime(sent));
-            lanes.complete(LaneId(0), BatchId(batch), Some(StoreTime(ran)), late, NodeTime(back));
-            lanes.store_now(LaneId(0), NodeTime(back)).0
+            lanes.complete(LaneId(0), BatchId(batch), Some(StoreTime(ran)), late, NodeTime(received));
+            lanes.store_now(LaneId(0), NodeTime(received)).0
         };
         assert_eq!(round_trip(1, 0, 10, 1_000_000, false), 1_000_005);
-        assert!(round_trip(2, 100, 2000, 9_000_000, false) < 1_100_000, "a slow sample is worth less than a close one");
-        assert!(round_trip(3, 3000, 5000, 9_000_000, true) >= 9_000_000, "the clock of another server");
+        assert!(
+            round_trip(2, 100, 2000, 9_000_000, false) < 1_100_000,
+            "a sample with a long round trip does not replace one with a short round trip"
+        );
+        assert!(
+            round_trip(3, 3000, 5000, 9_000_000, true) >= 9_000_000,
+            "the late batch shows that another server has another clock"
+        );
     }
 }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn free_slots_are_used_again_before_the_slab_grows() {
+    fn free_slots_are_reused_before_the_slab_grows() {
         let mut slab = Slab::default();
         let count = 2 * CHUNK + 1;
         for number in 0..count {

@@ -1,4 +1,4 @@
-//! Property tests and stories: real shards and the real store function, with time and the network in the test's hands.
+//! Property tests and scenarios with real shards and the real store function. The tests control time and the network.
 
 mod outages;
 mod promises;

@@ -1,7 +1,7 @@
-//! The promise of every algorithm, for one to eight holders on one store, whatever the queue, the clocks and the
-//! network do. The models here are plain: a list of admitted hits, held against the contract's words.
+//! Property tests of each algorithm's guarantee, for one to eight holders on one store, under random interleavings,
+//! clocks and network faults. The model is a list of admitted hits that is compared with the contract.
 
-use crate::world::{Admitted, World, limit};
+use crate::world::{Admission, World, limit};
 use limiter::Revision;
 use limiter::rules::{Algorithm, Consistency, EffectiveLimit};
 use proptest::prelude::*;
@@ -16,14 +16,14 @@ enum Step {
         user: u8,
         hits: u32,
     },
-    Deliver {
+    DeliverBatch {
         holder: usize,
         twice: bool,
     },
-    Answer {
+    DeliverReply {
         holder: usize,
     },
-    Lose {
+    LoseBatch {
         holder: usize,
         charged: bool,
     },
@@ -31,32 +31,32 @@ enum Step {
         holder: usize,
     },
     Advance(u64),
-    /// The limit becomes this one.
-    Edit(u64),
-    /// The store's clock is set to the world's plus this.
-    Leap(i64),
-    Forget {
+    /// Changes the limit to this number of hits.
+    ChangeLimit(u64),
+    /// Sets the store's clock to the world's clock plus these microseconds.
+    SetStoreClock(i64),
+    LoseData {
         all: bool,
     },
     Replicate,
-    /// A batch comes once more, the `back`th before the last.
-    Again {
+    /// Delivers again the batch that came `back` batches before the last.
+    RedeliverBatch {
         holder: usize,
         back: usize,
     },
-    /// The store is not reached.
-    Refuse {
+    /// The store is not reachable.
+    FailToSend {
         holder: usize,
     },
 }
 
-/// What may go wrong in a case.
+/// The kind of fault that a case adds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Faults {
     Network,
-    Edits,
+    RuleChanges,
     Clock,
-    Forgetting,
+    DataLoss,
 }
 
 fn step(faults: Faults) -> impl Strategy<Value = Step> {
@@ -65,21 +65,21 @@ fn step(faults: Faults) -> impl Strategy<Value = Step> {
     let pause = prop_oneof![4 => 0u64..2_000, 2 => 2_000u64..200_000, 1 => 200_000u64..2_500_000];
     let special = match faults {
         Faults::Network => prop_oneof![
-            (holder(), 0usize..4).prop_map(|(holder, back)| Step::Again { holder, back }),
-            holder().prop_map(|holder| Step::Refuse { holder }),
+            (holder(), 0usize..4).prop_map(|(holder, back)| Step::RedeliverBatch { holder, back }),
+            holder().prop_map(|holder| Step::FailToSend { holder }),
         ]
         .boxed(),
-        Faults::Edits => (1u64..12).prop_map(Step::Edit).boxed(),
-        Faults::Clock => (-3_000_000i64..3_000_000).prop_map(Step::Leap).boxed(),
-        Faults::Forgetting => {
-            prop_oneof![any::<bool>().prop_map(|all| Step::Forget { all }), Just(Step::Replicate)].boxed()
+        Faults::RuleChanges => (1u64..12).prop_map(Step::ChangeLimit).boxed(),
+        Faults::Clock => (-3_000_000i64..3_000_000).prop_map(Step::SetStoreClock).boxed(),
+        Faults::DataLoss => {
+            prop_oneof![any::<bool>().prop_map(|all| Step::LoseData { all }), Just(Step::Replicate)].boxed()
         }
     };
     prop_oneof![
         12 => (holder(), 0u8..2, hits).prop_map(|(holder, user, hits)| Step::Check { holder, user, hits }),
-        8 => (holder(), prop::bool::weighted(0.05)).prop_map(|(holder, twice)| Step::Deliver { holder, twice }),
-        8 => holder().prop_map(|holder| Step::Answer { holder }),
-        1 => (holder(), any::<bool>()).prop_map(|(holder, charged)| Step::Lose { holder, charged }),
+        8 => (holder(), prop::bool::weighted(0.05)).prop_map(|(holder, twice)| Step::DeliverBatch { holder, twice }),
+        8 => holder().prop_map(|holder| Step::DeliverReply { holder }),
+        1 => (holder(), any::<bool>()).prop_map(|(holder, charged)| Step::LoseBatch { holder, charged }),
         1 => holder().prop_map(|holder| Step::Expire { holder }),
         6 => pause.prop_map(Step::Advance),
         1 => special,
@@ -91,99 +91,100 @@ struct Case {
     algorithm: Algorithm,
     consistency: Consistency,
     holders: usize,
-    /// Room for keys in each holder.
-    keys: usize,
+    /// Number of keys that each holder has room for.
+    max_keys: usize,
     limit: u64,
     steps: Vec<Step>,
 }
 
 fn case(faults: Faults) -> impl Strategy<Value = Case> {
     let mut algorithms = vec![Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::TokenBucket];
-    if faults != Faults::Forgetting {
-        // Of a rolling window a node remembers the newest two cells: what a store forgets of older ones stays lost.
+    if faults != Faults::DataLoss {
+        // A node remembers the newest two cells of a rolling window. Older cells that the store lost cannot be
+        // restored.
         algorithms.push(Algorithm::RollingWindow);
     }
-    // A lease assumes that the store's clock does not leap.
+    // A lease assumes that the store's clock does not jump.
     let mut consistencies = vec![Consistency::Exact];
     if faults != Faults::Clock {
         consistencies.push(Consistency::Leased);
     }
-    // A lone holder saw all that it charged, so nothing is lost when the store forgets.
-    let holders = if faults == Faults::Forgetting { 1usize..2 } else { 1usize..9 };
-    // Where there is room for one key, each of the two users drives the other out.
-    let keys = if faults == Faults::Network { vec![1000, 1] } else { vec![1000] };
+    // A single holder saw everything that it charged, so it can restore all data that the store lost.
+    let holders = if faults == Faults::DataLoss { 1usize..2 } else { 1usize..9 };
+    // With room for one key, each of the two users evicts the other.
+    let max_keys = if faults == Faults::Network { vec![1000, 1] } else { vec![1000] };
     (
         prop::sample::select(algorithms),
         prop::sample::select(consistencies),
         holders,
-        prop::sample::select(keys),
+        prop::sample::select(max_keys),
         prop_oneof![0u64..13, Just(40)],
         prop::collection::vec(step(faults), 1..120),
     )
-        .prop_map(|(algorithm, consistency, holders, keys, limit, steps)| Case {
+        .prop_map(|(algorithm, consistency, holders, max_keys, limit, steps)| Case {
             algorithm,
             consistency,
             holders,
-            keys,
+            max_keys,
             limit,
             steps,
         })
 }
 
-/// Runs the case, and returns the world with the largest and the last limit that were in force.
+/// Runs the case. Returns the world, the largest limit that was in force, and the last one.
 fn run(case: &Case) -> (World, u64, u64) {
     let rule = |hits: u64| vec![limit("l", case.algorithm, hits, WINDOW_MS, case.consistency)];
-    let mut world = World::with_keys(case.holders, rule(case.limit), case.keys);
+    let mut world = World::with_max_keys(case.holders, rule(case.limit), case.max_keys);
     let (mut largest, mut last) = (case.limit, case.limit);
     for step in &case.steps {
         match *step {
             Step::Check { holder, user, hits } => world.check(holder % case.holders, user, hits),
-            Step::Deliver { holder, twice } => world.deliver(holder % case.holders, twice),
-            Step::Answer { holder } => world.answer(holder % case.holders),
-            Step::Lose { holder, charged } => world.lose(holder % case.holders, charged),
-            Step::Expire { holder } => world.expire(holder % case.holders),
+            Step::DeliverBatch { holder, twice } => world.deliver_batch(holder % case.holders, twice),
+            Step::DeliverReply { holder } => world.deliver_reply(holder % case.holders),
+            Step::LoseBatch { holder, charged } => world.lose_batch(holder % case.holders, charged),
+            Step::Expire { holder } => world.expire_all(holder % case.holders),
             Step::Advance(micros) => world.advance(micros),
-            Step::Edit(hits) => {
+            Step::ChangeLimit(hits) => {
                 (largest, last) = (largest.max(hits), hits);
-                world.edit(rule(hits));
+                world.change_rules(rule(hits));
             }
-            Step::Leap(leap) => world.leap = leap,
-            Step::Forget { all } => world.forget(all),
+            Step::SetStoreClock(offset) => world.store_clock_offset = offset,
+            Step::LoseData { all } => world.lose_data(all),
             Step::Replicate => world.replica = world.store.clone(),
-            Step::Again { holder, back } => world.again(holder % case.holders, back),
-            Step::Refuse { holder } => world.refuse(holder % case.holders),
+            Step::RedeliverBatch { holder, back } => world.redeliver_batch(holder % case.holders, back),
+            Step::FailToSend { holder } => world.fail_to_send(holder % case.holders),
         }
     }
-    world.settle();
+    world.deliver_all();
     (world, largest, last)
 }
 
-/// Holds what one user was granted against the contract.
-fn keeps_promise(algorithm: Algorithm, limit: u64, admitted: &[Admitted]) -> Result<(), TestCaseError> {
+/// Checks the admissions of one user against the contract.
+fn check_guarantee(algorithm: Algorithm, limit: u64, admitted: &[Admission]) -> Result<(), TestCaseError> {
     let sum = |keep: &dyn Fn(u64) -> bool| -> u64 { admitted.iter().filter(|a| keep(a.at)).map(|a| a.hits).sum() };
     for end in admitted.iter().filter(|a| a.hits > 0) {
         let cell = end.at / WINDOW;
         match algorithm {
             Algorithm::FixedWindow => {
                 let used = sum(&|t| t / WINDOW == cell);
-                prop_assert!(used <= limit, "{used} in one window, limit {limit}");
+                prop_assert!(used <= limit, "{used} hits in one window, limit {limit}");
             }
             Algorithm::SlidingWindow => {
                 let current = sum(&|t| t / WINDOW == cell && t <= end.at);
                 let before = sum(&|t| t / WINDOW + 1 == cell);
                 let overlap = WINDOW - end.at % WINDOW;
                 let used = u128::from(current) * u128::from(WINDOW) + u128::from(before) * u128::from(overlap);
-                prop_assert!(used <= u128::from(limit * WINDOW), "{current} + part of {before}, limit {limit}");
+                prop_assert!(used <= u128::from(limit * WINDOW), "{current} hits + part of {before}, limit {limit}");
             }
             Algorithm::RollingWindow => {
                 let used = sum(&|t| t <= end.at && t + WINDOW > end.at);
-                prop_assert!(used <= limit, "{used} within a window's length, limit {limit}");
+                prop_assert!(used <= limit, "{used} hits within one window length, limit {limit}");
             }
             Algorithm::TokenBucket => {
                 for begin in admitted.iter().filter(|a| a.at <= end.at) {
                     let used = sum(&|t| begin.at <= t && t <= end.at);
-                    let most = limit * WINDOW + (end.at - begin.at) * limit;
-                    prop_assert!(used * WINDOW <= most, "{used} in {} us, limit {limit}", end.at - begin.at);
+                    let max = limit * WINDOW + (end.at - begin.at) * limit;
+                    prop_assert!(used * WINDOW <= max, "{used} hits in {} us, limit {limit}", end.at - begin.at);
                 }
             }
         }
@@ -191,78 +192,82 @@ fn keeps_promise(algorithm: Algorithm, limit: u64, admitted: &[Admitted]) -> Res
     Ok(())
 }
 
-fn users(world: &World) -> [Vec<Admitted>; 2] {
-    [0, 1].map(|user| world.admitted.iter().filter(|a| a.user == user).copied().collect())
+fn admissions_by_user(world: &World) -> [Vec<Admission>; 2] {
+    [0, 1].map(|user| world.admissions.iter().filter(|a| a.user == user).copied().collect())
 }
 
-/// Once all is quiet and two windows have passed, the whole limit can be had again.
-fn whole_limit_is_back(world: &mut World, limit: u64) -> Result<(), TestCaseError> {
-    world.rest();
+/// Checks that the whole limit is available again after everything is delivered and three windows have passed.
+fn check_whole_limit_is_available(world: &mut World, limit: u64) -> Result<(), TestCaseError> {
+    world.end_leases();
     world.advance(3 * WINDOW + 3_000_000);
-    world.settle();
+    world.deliver_all();
     for user in 0..2 {
-        world.rest();
-        let before = world.admitted.len();
+        world.end_leases();
+        let before = world.admissions.len();
         for _ in 0..limit {
             world.check(0, user, 1);
-            world.settle();
+            world.deliver_all();
         }
-        prop_assert_eq!(world.admitted.len() - before, usize::try_from(limit).unwrap(), "the whole limit is usable");
+        prop_assert_eq!(
+            world.admissions.len() - before,
+            usize::try_from(limit).unwrap(),
+            "the whole limit is available"
+        );
     }
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(crate::world::cases())]
+    #![proptest_config(crate::world::proptest_config())]
 
     #[test]
-    fn delays_losses_and_repeats_pass_no_limit_and_lose_no_token(case in case(Faults::Network)) {
+    fn network_faults_exceed_no_limit_and_lose_no_token(case in case(Faults::Network)) {
         let (mut world, limit, last) = run(&case);
-        for user in users(&world) {
-            keeps_promise(case.algorithm, limit, &user)?;
+        for user in admissions_by_user(&world) {
+            check_guarantee(case.algorithm, limit, &user)?;
         }
-        whole_limit_is_back(&mut world, last)?;
+        check_whole_limit_is_available(&mut world, last)?;
     }
 
     #[test]
-    fn an_edit_in_mid_window_is_bounded_by_the_largest_limit_in_force(case in case(Faults::Edits)) {
+    fn a_rule_change_within_a_window_admits_no_more_than_the_largest_limit_in_force(case in case(Faults::RuleChanges)) {
         let (mut world, limit, last) = run(&case);
-        for user in users(&world) {
-            keeps_promise(case.algorithm, limit, &user)?;
+        for user in admissions_by_user(&world) {
+            check_guarantee(case.algorithm, limit, &user)?;
         }
-        whole_limit_is_back(&mut world, last)?;
+        check_whole_limit_is_available(&mut world, last)?;
     }
 
     #[test]
-    fn a_forgetting_store_is_reminded(case in case(Faults::Forgetting)) {
+    fn a_single_holder_restores_data_that_the_store_lost(case in case(Faults::DataLoss)) {
         let (mut world, limit, last) = run(&case);
-        for user in users(&world) {
-            keeps_promise(case.algorithm, limit, &user)?;
+        for user in admissions_by_user(&world) {
+            check_guarantee(case.algorithm, limit, &user)?;
         }
-        whole_limit_is_back(&mut world, last)?;
+        check_whole_limit_is_available(&mut world, last)?;
     }
 
-    /// On a clock that leaps, an instant is what the store takes it for: it never goes back while the key lives.
+    /// Times are those that the store used. For a key that still has a record, the store's time never goes back.
     #[test]
-    fn a_leaping_clock_passes_no_limit(case in case(Faults::Clock)) {
+    fn a_store_clock_that_jumps_exceeds_no_limit(case in case(Faults::Clock)) {
         let (mut world, limit, last) = run(&case);
-        for user in users(&world) {
-            keeps_promise(case.algorithm, limit, &user)?;
+        for user in admissions_by_user(&world) {
+            check_guarantee(case.algorithm, limit, &user)?;
         }
-        // What a leap forward charged stays charged until the clock is there again.
-        world.leap = 3_000_000;
-        whole_limit_is_back(&mut world, last)?;
+        // Hits that were charged after a jump forward stay charged until the clock reaches that time again.
+        world.store_clock_offset = 3_000_000;
+        check_whole_limit_is_available(&mut world, last)?;
     }
 
-    /// Two limits, one check: what is charged at both is what was admitted, once all is quiet and nothing was lost.
+    /// If one check has two limits and no batch is lost, both counters end with exactly the admitted hits.
     #[test]
-    fn all_or_nothing_charges_what_it_admits(
+    fn all_or_nothing_charges_both_limits_the_admitted_hits(
         consistency in prop::sample::select(vec![Consistency::Exact, Consistency::Leased]),
         holders in 1usize..5,
         small in 1u64..10,
         large in 1u64..30,
-        // Room for one user's keys only: the other's go, but never with tokens in hand.
-        keys in prop::sample::select(vec![1000, 2]),
+        // With room for one user's keys, the other user's keys are evicted, but never while they hold tokens.
+        max_keys in prop::sample::select(vec![1000, 2]),
         steps in prop::collection::vec(step(Faults::Network), 1..80),
     ) {
         let window_ms = 86_400_000;
@@ -270,24 +275,25 @@ proptest! {
             limit("small", Algorithm::SlidingWindow, small, window_ms, consistency),
             limit("large", Algorithm::FixedWindow, large, window_ms, Consistency::Exact),
         ];
-        let names = [0, 1].map(|at: usize| EffectiveLimit::new(&"d".into(), &rules[at], None, Revision(1)).key_prefix);
-        let mut world = World::with_keys(holders, rules, keys);
+        let prefixes =
+            [0, 1].map(|index: usize| EffectiveLimit::new(&"d".into(), &rules[index], None, Revision(1)).key_prefix);
+        let mut world = World::with_max_keys(holders, rules, max_keys);
         for step in steps {
             match step {
                 Step::Check { holder, user, hits } => world.check(holder % holders, user, hits),
-                Step::Deliver { holder, .. } => world.deliver(holder % holders, false),
-                Step::Answer { holder } => world.answer(holder % holders),
-                Step::Expire { holder } => world.expire(holder % holders),
-                Step::Refuse { holder } => world.refuse(holder % holders),
-                // Longer pauses would make a batch late, which expires checks only.
+                Step::DeliverBatch { holder, .. } => world.deliver_batch(holder % holders, false),
+                Step::DeliverReply { holder } => world.deliver_reply(holder % holders),
+                Step::Expire { holder } => world.expire_all(holder % holders),
+                Step::FailToSend { holder } => world.fail_to_send(holder % holders),
+                // Longer pauses would make a batch late, which only expires checks.
                 Step::Advance(micros) => world.advance(micros % 50_000),
                 _ => {}
             }
         }
-        world.rest();
-        let admitted: u64 = world.admitted.iter().map(|a| a.hits).sum();
-        for name in names {
-            prop_assert_eq!(world.charged_to(|key| key.starts_with(&name)), admitted);
+        world.end_leases();
+        let admitted: u64 = world.admissions.iter().map(|a| a.hits).sum();
+        for prefix in prefixes {
+            prop_assert_eq!(world.charged_hits_where(|key| key.starts_with(&prefix)), admitted);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A small world for property tests: holders (the real shards) and one store (the real store function), with the
-//! network between them in the test's hands.
+//! A small world for property tests: holders (real shards) and one store (the real store function). The tests control
+//! the network between them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,55 +17,73 @@ use limiter::{
     ShardConfig, StoreTime, Ticket, Verdict, WallTime,
 };
 
-/// The world begins here, in microseconds since the epoch; a full second.
-pub const BEGIN: u64 = 1_700_000_000_000_000;
+/// The time at which a world starts, in microseconds since the epoch. It is a full second.
+pub const START_US: u64 = 1_700_000_000_000_000;
 pub const LEASE_US: u64 = 300_000;
 
-/// 1,000 cases of each property, or as many as `TIDEGATE_CASES` says.
-pub fn cases() -> ProptestConfig {
+/// Returns a configuration with 1,000 cases for each property. `TIDEGATE_CASES` overrides the number.
+pub fn proptest_config() -> ProptestConfig {
     let cases = std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// A hit that passed, at the store's instant that counts.
+/// An admitted check.
 #[derive(Clone, Copy, Debug)]
-pub struct Admitted {
+pub struct Admission {
     pub user: u8,
+    /// The store time at which the hits count, in microseconds since the epoch.
     pub at: u64,
     pub hits: u64,
-    /// The store did not decide.
+    /// True if the check was decided without the store.
     pub degraded: bool,
 }
 
+/// Holders, one store, and the virtual time.
 pub struct World {
+    /// Microseconds since [`START_US`].
     pub now: u64,
-    /// Store's clock less the world's.
-    pub leap: i64,
+    /// Store clock minus world clock, in microseconds.
+    pub store_clock_offset: i64,
     pub store: BTreeMap<Box<[u8]>, Option<Record>>,
     pub replica: BTreeMap<Box<[u8]>, Option<Record>>,
-    pub replication: u64,
+    pub replication_id: u64,
     pub holders: Vec<Holder>,
-    pub admitted: Vec<Admitted>,
-    pub refused: u64,
-    /// Hits of batches that may have been charged without an answer.
-    pub lost: u64,
+    pub admissions: Vec<Admission>,
+    /// Number of checks that a limit denied or for whose keys there was no room.
+    pub denied: u64,
+    /// Hits of batches that the store may have charged without a reply.
+    pub uncertain_hits: u64,
     pub revision: Revision,
 }
 
+/// A shard with its clock and its link to the store.
 pub struct Holder {
     pub shard: Shard<u64>,
-    skew: u64,
-    out: Option<Outgoing>,
-    answer: Option<(Outgoing, BatchReply, [u64; 2])>,
-    /// Checks that wait, by number.
-    waiting: BTreeMap<u64, Waiting>,
-    checks: u64,
-    sent: Vec<Batch>,
+    /// Node clock minus world clock, in microseconds.
+    clock_offset: u64,
+    /// The batch that was sent and has not reached the store.
+    outgoing: Option<Outgoing>,
+    /// The reply that has not reached the holder.
+    pending_reply: Option<PendingReply>,
+    /// Checks that wait for the store, by number.
+    waiting: BTreeMap<u64, WaitingCheck>,
+    /// Number of checks so far.
+    check_count: u64,
+    /// Every batch that reached the store, oldest first.
+    delivered: Vec<Batch>,
+}
+
+/// A reply on its way to the holder.
+struct PendingReply {
+    out: Outgoing,
+    reply: BatchReply,
+    /// The store times at which the hits of users 0 and 1 count.
+    charged_at: [u64; 2],
 }
 
 /// A check that waits for the store.
 #[derive(Clone, Copy)]
-struct Waiting {
+struct WaitingCheck {
     ticket: Ticket,
     user: u8,
     hits: u64,
@@ -92,31 +110,31 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
     }
 }
 
-pub fn book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
+pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
     let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
 }
 
 impl World {
     pub fn new(holders: usize, limits: Vec<Limit>) -> Self {
-        Self::with_keys(holders, limits, 1000)
+        Self::with_max_keys(holders, limits, 1000)
     }
 
-    /// A world whose holders have room for so many keys, and know the store's clock.
-    pub fn with_keys(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
-        let mut world = Self::without_clock(holders, limits, max_keys);
+    /// Returns a world whose holders have room for `max_keys` keys and know the store's clock.
+    pub fn with_max_keys(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
+        let mut world = Self::with_unknown_clock(holders, limits, max_keys);
         for holder in 0..holders {
-            world.deliver(holder, false);
-            world.answer(holder);
+            world.deliver_batch(holder, false);
+            world.deliver_reply(holder);
         }
         world
     }
 
-    /// A world whose holders have not heard from the store yet.
-    pub fn without_clock(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
-        let make = |at: usize| {
-            let skew = at as u64 * 7_777_777;
-            let seed = at as u64 + 1;
+    /// Returns a world whose holders do not know the store's clock yet.
+    pub fn with_unknown_clock(holders: usize, limits: Vec<Limit>, max_keys: usize) -> Self {
+        let new_holder = |index: usize| {
+            let clock_offset = index as u64 * 7_777_777;
+            let seed = index as u64 + 1;
             let config = ShardConfig {
                 max_keys,
                 max_waiting: 1000,
@@ -129,31 +147,39 @@ impl World {
                 seeds: [seed, seed << 20, seed << 30, seed << 40],
             };
             // A node's wall clock may be far off.
-            let wall = WallTime(BEGIN + skew * 1000);
-            let mut shard = Shard::new(config, wall, NodeTime(skew));
-            let _ = shard.handle(Event::Rules(book(limits.clone(), Revision(1))), NodeTime(skew));
-            Holder { shard, skew, out: None, answer: None, waiting: BTreeMap::new(), checks: 0, sent: Vec::new() }
+            let wall = WallTime(START_US + clock_offset * 1000);
+            let mut shard = Shard::new(config, wall, NodeTime(clock_offset));
+            let _ = shard.handle(Event::Rules(rule_book(limits.clone(), Revision(1))), NodeTime(clock_offset));
+            Holder {
+                shard,
+                clock_offset,
+                outgoing: None,
+                pending_reply: None,
+                waiting: BTreeMap::new(),
+                check_count: 0,
+                delivered: Vec::new(),
+            }
         };
         Self {
             now: 0,
-            leap: 0,
+            store_clock_offset: 0,
             store: BTreeMap::new(),
             replica: BTreeMap::new(),
-            replication: 1,
-            holders: (0..holders).map(make).collect(),
-            admitted: Vec::new(),
-            refused: 0,
-            lost: 0,
+            replication_id: 1,
+            holders: (0..holders).map(new_holder).collect(),
+            admissions: Vec::new(),
+            denied: 0,
+            uncertain_hits: 0,
             revision: Revision(1),
         }
     }
 
     pub fn store_now(&self) -> u64 {
-        (BEGIN + self.now).saturating_add_signed(self.leap)
+        (START_US + self.now).saturating_add_signed(self.store_clock_offset)
     }
 
     fn node_now(&self, holder: usize) -> NodeTime {
-        NodeTime(self.now + self.holders[holder].skew)
+        NodeTime(self.now + self.holders[holder].clock_offset)
     }
 
     pub fn check(&mut self, holder: usize, user: u8, hits: u32) {
@@ -162,198 +188,198 @@ impl World {
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };
-        let it = &mut self.holders[holder];
-        it.checks += 1;
-        let (number, hits) = (it.checks, u64::from(hits));
-        match it.shard.check(&check, |_| LaneId(0), now, || number) {
-            Verdict::Decided(decision) => self.decided(&decision, user, hits, at),
+        let target = &mut self.holders[holder];
+        target.check_count += 1;
+        let (number, hits) = (target.check_count, u64::from(hits));
+        match target.shard.check(&check, |_| LaneId(0), now, || number) {
+            Verdict::Decided(decision) => self.record_decision(&decision, user, hits, at),
             Verdict::Waits(ticket) => {
-                it.waiting.insert(number, Waiting { ticket, user, hits });
+                target.waiting.insert(number, WaitingCheck { ticket, user, hits });
             }
-            Verdict::Overloaded(Overload::TooManyKeys) => self.refused += 1,
+            Verdict::Overloaded(Overload::TooManyKeys) => self.denied += 1,
             Verdict::Overloaded(overload) => panic!("{overload:?}"),
         }
     }
 
-    fn decided(&mut self, decision: &Decision, user: u8, hits: u64, at: u64) {
+    fn record_decision(&mut self, decision: &Decision, user: u8, hits: u64, at: u64) {
         if decision.allowed {
-            self.admitted.push(Admitted { user, at, hits, degraded: decision.degraded });
+            self.admissions.push(Admission { user, at, hits, degraded: decision.degraded });
         } else {
-            self.refused += 1;
+            self.denied += 1;
         }
     }
 
-    /// The holder's next batch leaves, if none is on its way. It has an end, and nothing in it asks for who has left.
-    pub fn depart(&mut self, holder: usize) {
+    /// Sends the holder's next batch if none is in flight. Checks that a batch with items has a `not_after`, and that
+    /// it asks for no more hits than the waiting checks need.
+    pub fn send_batch(&mut self, holder: usize) {
         let now = self.node_now(holder);
-        let it = &mut self.holders[holder];
-        if it.out.is_some() || it.answer.is_some() {
+        let target = &mut self.holders[holder];
+        if target.outgoing.is_some() || target.pending_reply.is_some() {
             return;
         }
-        it.out = it.shard.handle(Event::Flush, now).send.pop();
-        let waits: u64 = it.waiting.values().map(|waiting| waiting.hits).sum();
-        let endless = it.out.as_ref().is_some_and(|out| out.batch.not_after.is_none() && !out.batch.items.is_empty());
-        assert!(!endless, "a batch that carries items has an end");
-        for item in it.out.iter().flat_map(|out| &out.batch.items) {
+        target.outgoing = target.shard.handle(Event::Flush, now).send.pop();
+        let waiting: u64 = target.waiting.values().map(|check| check.hits).sum();
+        let unbounded = |out: &Outgoing| out.batch.not_after.is_none() && !out.batch.items.is_empty();
+        assert!(!target.outgoing.as_ref().is_some_and(unbounded), "a batch that carries items has a not_after");
+        for item in target.outgoing.iter().flat_map(|out| &out.batch.items) {
             let asked: u64 = item.asks.iter().map(|ask| ask.hits * u64::from(ask.count)).sum();
-            assert!(asked <= waits, "{asked} hits are asked for, and checks for {waits} wait");
+            assert!(asked <= waiting, "the batch asks for {asked} hits, but the waiting checks need {waiting}");
         }
     }
 
-    /// The holder's next batch reaches the store and runs; `twice` runs it once more.
-    pub fn deliver(&mut self, holder: usize, twice: bool) {
-        self.depart(holder);
-        let Some(out) = self.holders[holder].out.take() else { return };
-        let answer = self.run(&out.batch);
+    /// Delivers the holder's next batch to the store, which runs it. If `twice`, the store runs it a second time.
+    pub fn deliver_batch(&mut self, holder: usize, twice: bool) {
+        self.send_batch(holder);
+        let Some(out) = self.holders[holder].outgoing.take() else { return };
+        let reply = self.run_batch(&out.batch);
         if twice {
-            self.run(&out.batch);
-            self.lost += weight(&out.batch);
+            self.run_batch(&out.batch);
+            self.uncertain_hits += hits_of(&out.batch);
         }
-        let at = instants(&out.batch, &answer);
-        self.holders[holder].sent.push(out.batch.clone());
-        self.holders[holder].answer = Some((out, answer, at));
+        let charged_at = charge_times(&out.batch, &reply);
+        self.holders[holder].delivered.push(out.batch.clone());
+        self.holders[holder].pending_reply = Some(PendingReply { out, reply, charged_at });
     }
 
-    fn run(&mut self, batch: &Batch) -> BatchReply {
+    /// Runs a batch at the store now. The test may have taken it from [`Self::give_up_batch`].
+    pub fn run_batch(&mut self, batch: &Batch) -> BatchReply {
         let now = StoreTime(self.store_now());
         let store = &mut self.store;
-        run(batch, now, self.replication, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
+        run(batch, now, self.replication_id, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
     }
 
-    /// The network brings one of the holder's batches once more, the `back`th before its last.
-    pub fn again(&mut self, holder: usize, back: usize) {
-        let sent = &self.holders[holder].sent;
-        let Some(batch) = sent.iter().rev().nth(back).cloned() else { return };
-        self.run(&batch);
-        self.lost += weight(&batch);
+    /// Runs one of the holder's delivered batches again: the one that came `back` batches before the last.
+    pub fn redeliver_batch(&mut self, holder: usize, back: usize) {
+        let delivered = &self.holders[holder].delivered;
+        let Some(batch) = delivered.iter().rev().nth(back).cloned() else { return };
+        self.run_batch(&batch);
+        self.uncertain_hits += hits_of(&batch);
     }
 
-    /// The answer reaches the holder. Hits that waited count at the instant when the batch ran.
-    pub fn answer(&mut self, holder: usize) {
+    /// Delivers the pending reply to the holder. Hits of checks that waited count at the time at which the batch ran.
+    pub fn deliver_reply(&mut self, holder: usize) {
         let now = self.node_now(holder);
-        let it = &mut self.holders[holder];
-        let Some((out, answer, ran)) = it.answer.take() else { return };
-        let effects = it.shard.handle(reply(&out, Ok(answer.clone())), now);
-        // A reply that comes twice changes nothing.
-        assert!(it.shard.handle(reply(&out, Ok(answer)), now).decided.is_empty());
-        self.carry_out(holder, effects, ran);
+        let target = &mut self.holders[holder];
+        let Some(PendingReply { out, reply, charged_at }) = target.pending_reply.take() else { return };
+        let effects = target.shard.handle(reply_event(&out, Ok(reply.clone())), now);
+        // A reply that arrives twice changes nothing.
+        assert!(target.shard.handle(reply_event(&out, Ok(reply)), now).decided.is_empty());
+        self.record_decisions(holder, effects, charged_at);
     }
 
-    /// The batch or its answer is lost: the outcome is unknown.
-    pub fn lose(&mut self, holder: usize, charged: bool) {
-        self.fail(holder, charged, StoreError::Unknown);
+    /// Loses the holder's batch, or its reply if `charged`. The holder does not know the outcome.
+    pub fn lose_batch(&mut self, holder: usize, charged: bool) {
+        self.complete_with_error(holder, charged, StoreError::Unknown);
     }
 
-    /// The store is not reached.
-    pub fn refuse(&mut self, holder: usize) {
-        if self.holders[holder].answer.is_none() {
-            self.fail(holder, false, StoreError::NotApplied);
+    /// Fails the holder's next batch because the store is not reachable.
+    pub fn fail_to_send(&mut self, holder: usize) {
+        if self.holders[holder].pending_reply.is_none() {
+            self.complete_with_error(holder, false, StoreError::NotApplied);
         }
     }
 
-    /// The store answers, and serves none of the keys.
-    pub fn serve_none(&mut self, holder: usize) {
+    /// Sends the holder's next batches. The store replies that every item failed.
+    pub fn fail_all_items(&mut self, holder: usize) {
         let (now, store_now) = (self.node_now(holder), StoreTime(self.store_now()));
-        let it = &mut self.holders[holder];
-        for out in it.shard.handle(Event::Flush, now).send {
+        let target = &mut self.holders[holder];
+        for out in target.shard.handle(Event::Flush, now).send {
             let items = vec![ItemReply::Failed; out.batch.items.len()];
-            let answer = BatchReply { now: store_now, outcome: BatchOutcome::Ran(items) };
-            let _ = it.shard.handle(reply(&out, Ok(answer)), now);
+            let reply = BatchReply { now: store_now, outcome: BatchOutcome::Ran(items) };
+            let _ = target.shard.handle(reply_event(&out, Ok(reply)), now);
         }
     }
 
-    fn fail(&mut self, holder: usize, charged: bool, error: StoreError) {
+    fn complete_with_error(&mut self, holder: usize, charged: bool, error: StoreError) {
         if charged {
-            self.deliver(holder, false);
+            self.deliver_batch(holder, false);
         } else {
-            self.depart(holder);
+            self.send_batch(holder);
         }
         let now = self.node_now(holder);
-        let it = &mut self.holders[holder];
-        let Some(out) = it.out.take().or_else(|| it.answer.take().map(|(out, ..)| out)) else { return };
-        let effects = it.shard.handle(reply(&out, Err(error)), now);
+        let target = &mut self.holders[holder];
+        let replied = |pending: PendingReply| pending.out;
+        let Some(out) = target.outgoing.take().or_else(|| target.pending_reply.take().map(replied)) else { return };
+        let effects = target.shard.handle(reply_event(&out, Err(error)), now);
         if error == StoreError::Unknown {
-            self.lost += weight(&out.batch);
+            self.uncertain_hits += hits_of(&out.batch);
         }
         let at = self.store_now();
-        self.carry_out(holder, effects, [at; 2]);
+        self.record_decisions(holder, effects, [at; 2]);
     }
 
-    /// Records decisions for checks that waited. Those of users 0 and 1 count at the instants `at`, others at the first.
-    fn carry_out(&mut self, holder: usize, effects: Effects<u64>, at: [u64; 2]) {
+    /// Records decisions for checks that waited. Those of users 0 and 1 count at the times `at`, others at the first.
+    fn record_decisions(&mut self, holder: usize, effects: Effects<u64>, at: [u64; 2]) {
         for (number, decision) in effects.decided {
-            if let Some(Waiting { user, hits, .. }) = self.holders[holder].waiting.remove(&number) {
+            if let Some(WaitingCheck { user, hits, .. }) = self.holders[holder].waiting.remove(&number) {
                 let at = at.get(usize::from(user)).copied().unwrap_or(at[0]);
-                self.decided(&decision, user, hits, at);
+                self.record_decision(&decision, user, hits, at);
             }
         }
     }
 
-    /// The holder gives up on its batch, which is still on its way: [`Self::run_late`] runs it.
-    pub fn strand(&mut self, holder: usize) -> Option<Batch> {
-        self.depart(holder);
-        let batch = self.holders[holder].out.as_ref()?.batch.clone();
-        self.lose(holder, false);
+    /// Makes the holder give up on a batch that is still in flight. Returns the batch for [`Self::run_batch`].
+    pub fn give_up_batch(&mut self, holder: usize) -> Option<Batch> {
+        self.send_batch(holder);
+        let batch = self.holders[holder].outgoing.as_ref()?.batch.clone();
+        self.lose_batch(holder, false);
         Some(batch)
     }
 
-    /// A batch that its holder gave up on reaches the store after all.
-    pub fn run_late(&mut self, batch: &Batch) -> BatchReply {
-        self.run(batch)
-    }
-
-    /// Hits that the store has charged to the counters of `user`, in all cells.
-    pub fn charged(&self, user: u8) -> u64 {
+    /// Returns the hits that the store has charged to the counters of `user`, in all cells.
+    pub fn charged_hits(&self, user: u8) -> u64 {
         let name = format!("/{user}");
-        self.charged_to(|key| key.ends_with(name.as_bytes()))
+        self.charged_hits_where(|key| key.ends_with(name.as_bytes()))
     }
 
-    /// Hits that the store has charged to the counters whose key is one of these, in all cells.
-    pub fn charged_to(&self, these: impl Fn(&[u8]) -> bool) -> u64 {
-        let of = |record: &Option<Record>| match record {
+    /// Returns the hits that the store has charged to the counters whose key `matches`, in all cells.
+    pub fn charged_hits_where(&self, matches: impl Fn(&[u8]) -> bool) -> u64 {
+        let charged = |record: &Option<Record>| match record {
             Some(Record::Window(window)) => window.cells.iter().map(|cell| cell.used()).sum(),
             _ => 0,
         };
-        self.store.iter().filter(|(key, _)| these(key)).map(|(_, record)| of(record)).sum()
+        self.store.iter().filter(|(key, _)| matches(key)).map(|(_, record)| charged(record)).sum()
     }
 
-    /// Hits that are missing in the bucket of `user`, as the store has it.
-    pub fn missing(&self, user: u8) -> u64 {
+    /// Returns the hits that are missing in the bucket of `user` at the store.
+    pub fn missing_hits(&self, user: u8) -> u64 {
         let name = format!("/{user}");
-        let of = |record: &Option<Record>| match record {
+        let missing = |record: &Option<Record>| match record {
             Some(Record::Bucket(bucket)) => bucket.missing(),
             _ => 0,
         };
-        self.store.iter().filter(|(key, _)| key.ends_with(name.as_bytes())).map(|(_, record)| of(record)).sum()
+        self.store.iter().filter(|(key, _)| key.ends_with(name.as_bytes())).map(|(_, record)| missing(record)).sum()
     }
 
-    /// Hits that `user` was granted.
-    pub fn granted(&self, user: u8) -> u64 {
-        self.admitted.iter().filter(|a| a.user == user).map(|a| a.hits).sum()
+    /// Returns the hits that were admitted for `user`.
+    pub fn admitted_hits(&self, user: u8) -> u64 {
+        self.admissions.iter().filter(|a| a.user == user).map(|a| a.hits).sum()
     }
 
-    /// Every check of the holder runs into its deadline.
-    pub fn expire(&mut self, holder: usize) {
-        let tickets = self.holders[holder].waiting.values().map(|waiting| waiting.ticket).collect();
-        self.expire_these(holder, tickets);
+    /// Expires every waiting check of the holder.
+    pub fn expire_all(&mut self, holder: usize) {
+        let tickets = self.holders[holder].waiting.values().map(|check| check.ticket).collect();
+        self.expire_tickets(holder, tickets);
     }
 
-    /// One of the holder's checks runs into its deadline, the `nth` of those that wait.
+    /// Expires one of the holder's waiting checks, the one at index `nth` modulo their number.
     pub fn expire_one(&mut self, holder: usize, nth: usize) {
         let waiting = &self.holders[holder].waiting;
-        let one = nth.checked_rem(waiting.len()).and_then(|nth| waiting.values().nth(nth)).map(|one| one.ticket);
-        self.expire_these(holder, one.into_iter().collect());
+        let check = nth.checked_rem(waiting.len()).and_then(|nth| waiting.values().nth(nth));
+        let tickets = check.map(|check| check.ticket).into_iter().collect();
+        self.expire_tickets(holder, tickets);
     }
 
-    fn expire_these(&mut self, holder: usize, tickets: Vec<Ticket>) {
+    fn expire_tickets(&mut self, holder: usize, tickets: Vec<Ticket>) {
         let (now, at) = (self.node_now(holder), self.store_now());
         for ticket in tickets {
             let effects = self.holders[holder].shard.handle(Event::Expire(ticket), now);
             assert_eq!(effects.decided.len(), 1, "a check that expires is decided");
-            self.carry_out(holder, effects, [at; 2]);
+            self.record_decisions(holder, effects, [at; 2]);
         }
     }
 
+    /// Advances the time and ticks every shard.
     pub fn advance(&mut self, micros: u64) {
         self.now += micros;
         for holder in 0..self.holders.len() {
@@ -362,68 +388,69 @@ impl World {
         }
     }
 
-    pub fn edit(&mut self, limits: Vec<Limit>) {
+    /// Gives every holder new rules with the next revision.
+    pub fn change_rules(&mut self, limits: Vec<Limit>) {
         self.revision = self.revision.next(0);
-        let book = book(limits, self.revision);
+        let book = rule_book(limits, self.revision);
         for holder in 0..self.holders.len() {
             let now = self.node_now(holder);
             let _ = self.holders[holder].shard.handle(Event::Rules(Arc::clone(&book)), now);
         }
     }
 
-    /// The holder's clock leaps forward.
-    pub fn leap_holder(&mut self, holder: usize, micros: u64) {
-        self.holders[holder].skew += micros;
+    /// Advances the clock of one holder.
+    pub fn advance_holder_clock(&mut self, holder: usize, micros: u64) {
+        self.holders[holder].clock_offset += micros;
     }
 
-    /// Debts that the store keeps until they are confirmed.
-    pub fn unconfirmed(&self) -> usize {
-        let of = |record: &Option<Record>| match record {
+    /// Returns the number of debts that the store keeps until they are confirmed.
+    pub fn unconfirmed_debts(&self) -> usize {
+        let debts = |record: &Option<Record>| match record {
             Some(Record::Window(window)) => window.received.as_ref().map_or(0, |received| received.debts.len()),
             _ => 0,
         };
-        self.store.values().map(of).sum()
+        self.store.values().map(debts).sum()
     }
 
-    /// The store loses everything (`all`), or what came since the replica was last in step.
-    pub fn forget(&mut self, all: bool) {
-        self.replication += 1;
+    /// Makes the store lose all data (`all`), or all that changed since the replica was last in sync.
+    pub fn lose_data(&mut self, all: bool) {
+        self.replication_id += 1;
         self.store = if all { BTreeMap::new() } else { self.replica.clone() };
     }
 
-    /// Delivers everything until nothing is under way.
-    pub fn settle(&mut self) {
+    /// Delivers batches and replies until no holder has anything to send.
+    pub fn deliver_all(&mut self) {
         for _ in 0..1000 {
             for holder in 0..self.holders.len() {
-                self.deliver(holder, false);
-                self.answer(holder);
+                self.deliver_batch(holder, false);
+                self.deliver_reply(holder);
             }
             if self.holders.iter().all(|h| h.shard.is_quiet()) {
                 return;
             }
         }
-        panic!("the world does not come to rest");
+        panic!("the holders still have something to send");
     }
 
-    /// Lets all leases end, and everything come to rest.
-    pub fn rest(&mut self) {
-        self.settle();
+    /// Ends all leases and delivers everything.
+    pub fn end_leases(&mut self) {
+        self.deliver_all();
         self.advance(LEASE_US + 1);
-        self.settle();
+        self.deliver_all();
     }
 }
 
-fn reply(out: &Outgoing, result: Result<BatchReply, StoreError>) -> Event {
+fn reply_event(out: &Outgoing, result: Result<BatchReply, StoreError>) -> Event {
     Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result })
 }
 
-/// The instant at which the store charged each user, as it says itself.
-fn instants(batch: &Batch, answer: &BatchReply) -> [u64; 2] {
-    let mut at = [answer.now.0; 2];
-    if let BatchOutcome::Ran(answers) = &answer.outcome {
-        for (item, answer) in batch.items.iter().zip(answers) {
+/// Returns the store times at which the hits of users 0 and 1 count, as the reply states them.
+fn charge_times(batch: &Batch, reply: &BatchReply) -> [u64; 2] {
+    let mut at = [reply.now.0; 2];
+    if let BatchOutcome::Ran(replies) = &reply.outcome {
+        for (item, reply) in batch.items.iter().zip(replies) {
             let user = usize::from(item.key.ends_with(b"/1"));
-            if let ItemReply::Done(grant) = answer {
+            if let ItemReply::Done(grant) = reply {
                 at[user] = match &grant.seen {
                     Seen::Window { cell_ms, .. } => at[user].max(cell_ms * 1000),
                     Seen::Bucket { at, .. } => at.0,
@@ -434,8 +461,8 @@ fn instants(batch: &Batch, answer: &BatchReply) -> [u64; 2] {
     at
 }
 
-/// Hits that a batch may charge, or bring back.
-fn weight(batch: &Batch) -> u64 {
+/// Returns the hits that a batch may charge or return.
+fn hits_of(batch: &Batch) -> u64 {
     let asks = batch.items.iter().flat_map(|i| &i.asks).map(|a| a.hits * u64::from(a.count));
     let returns = |item: &Item| match &item.counter {
         Counter::Window { returns, .. } => returns.iter().map(|back| back.tokens).sum::<u64>(),

@@ -115,54 +115,55 @@ mod tests {
         Compiled::new(&condition).unwrap().holds(Some(value))
     }
 
-    fn s(text: &str) -> String {
+    fn owned(text: &str) -> String {
         text.to_owned()
     }
 
     #[test]
-    fn every_condition_of_the_contract() {
+    fn every_kind_of_condition_matches_as_the_contract_says() {
         use Condition::*;
         let table = [
-            (Equal(s("a")), "a", "b"),
-            (AnyOf(vec![s("a"), s("b")]), "b", "c"),
-            (Prefix(s("/api")), "/api/x", "/ap"),
-            (Suffix(s(".png")), "x.png", "x.jpg"),
-            (Glob(s("/api/*/x")), "/api/v1/x", "/api/v1/y/x"),
-            (Glob(s("/**/x?")), "/a/b/xy", "/a/b/x"),
-            (Glob(s("a.c(")), "a.c(", "abc("),
-            (Route(s("/a/{b}")), "/a/1", "/a/1/2"),
-            (Cidr(vec![s("10.0.0.0/8"), s("2001:db8::/32")]), "::ffff:10.1.2.3", "11.0.0.1"),
-            (Cidr(vec![s("192.0.2.7")]), "192.0.2.7", "192.0.2.8"),
-            (Cidr(vec![s("::ffff:10.0.0.0/104")]), "10.1.2.3", "11.0.0.1"),
-            (Regex(s("^v[0-9]+$")), "v12", "v"),
+            (Equal(owned("a")), "a", "b"),
+            (AnyOf(vec![owned("a"), owned("b")]), "b", "c"),
+            (Prefix(owned("/api")), "/api/x", "/ap"),
+            (Suffix(owned(".png")), "x.png", "x.jpg"),
+            (Glob(owned("/api/*/x")), "/api/v1/x", "/api/v1/y/x"),
+            (Glob(owned("/**/x?")), "/a/b/xy", "/a/b/x"),
+            (Glob(owned("a.c(")), "a.c(", "abc("),
+            (Route(owned("/a/{b}")), "/a/1", "/a/1/2"),
+            (Cidr(vec![owned("10.0.0.0/8"), owned("2001:db8::/32")]), "::ffff:10.1.2.3", "11.0.0.1"),
+            (Cidr(vec![owned("192.0.2.7")]), "192.0.2.7", "192.0.2.8"),
+            (Cidr(vec![owned("::ffff:10.0.0.0/104")]), "10.1.2.3", "11.0.0.1"),
+            (Regex(owned("^v[0-9]+$")), "v12", "v"),
             (Present(true), "", "-"),
-            (Not(Box::new(Equal(s("a")))), "b", "a"),
+            (Not(Box::new(Equal(owned("a")))), "b", "a"),
         ];
-        for (condition, yes, no) in table {
-            assert!(holds(condition.clone(), yes), "{condition:?} {yes}");
+        for (condition, matching, other) in table {
+            assert!(holds(condition.clone(), matching), "{condition:?} {matching}");
             if condition != Present(true) {
-                assert!(!holds(condition.clone(), no), "{condition:?} {no}");
+                assert!(!holds(condition.clone(), other), "{condition:?} {other}");
             }
         }
     }
 
     #[test]
-    fn an_absent_attribute_makes_all_false_but_not_and_present_false() {
+    fn only_not_and_present_false_hold_for_an_absent_attribute() {
         use Condition::*;
         let absent = |c: Condition| Compiled::new(&c).unwrap().holds(None);
-        assert!(!absent(Prefix(s(""))));
-        assert!(!absent(Glob(s("**"))));
+        assert!(!absent(Prefix(owned(""))));
+        assert!(!absent(Glob(owned("**"))));
         assert!(!absent(Present(true)));
         assert!(absent(Present(false)));
-        assert!(absent(Not(Box::new(Equal(s("a"))))));
+        assert!(absent(Not(Box::new(Equal(owned("a"))))));
         assert!(!absent(Not(Box::new(Present(false)))));
     }
 
     #[test]
-    fn what_cannot_be_compiled_says_what_was_expected() {
+    fn the_error_of_an_invalid_condition_says_what_was_expected() {
         use Condition::*;
-        let bad = [Regex(s("(")), Cidr(vec![s("10/8")]), Route(s("a")), Route(s("/{}")), AnyOf(vec![])];
-        for condition in bad {
+        let invalid =
+            [Regex(owned("(")), Cidr(vec![owned("10/8")]), Route(owned("a")), Route(owned("/{}")), AnyOf(vec![])];
+        for condition in invalid {
             assert!(Compiled::new(&condition).unwrap_err().starts_with("expected"), "{condition:?}");
         }
     }

@@ -142,15 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_domain_and_hits_are_there() {
+    fn an_expression_reads_attributes_domain_and_hits() {
         let expression = Expression::compile("domain == 'api' && hits > 2 && attributes.user.startsWith('u')").unwrap();
         assert!(expression.holds("api", &[("user", "u1")], 3));
         assert!(!expression.holds("api", &[("user", "u1")], 2));
-        assert!(!expression.holds("api", &[], 3), "a missing attribute is no match");
+        assert!(!expression.holds("api", &[], 3), "an expression with a missing attribute does not match");
     }
 
     #[test]
-    fn a_loop_within_a_loop_is_refused() {
+    fn a_nested_loop_is_invalid() {
         let nested = "[0, 1].map(a, [0, 1].map(b, a + b)).size() > 0";
         assert!(Expression::compile(nested).unwrap_err().contains("within another"));
         assert_eq!(Expression::compile("[0, 1].all(a, a < 2) && [0].exists (b, b < 1)").map(drop), Ok(()));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn dashes_in_names_are_not_depth() {
+    fn dashes_in_strings_do_not_count_as_operators() {
         let regions: Vec<String> = (0..100).map(|n| format!("'us-east-{n}'")).collect();
         let listed = Expression::compile(&format!("attributes.region in [{}]", regions.join(","))).unwrap();
         assert!(listed.holds("api", &[("region", "us-east-7")], 1));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_chains_are_evaluated_on_a_small_stack() {
+    fn the_longest_valid_chains_are_evaluated_on_a_small_stack() {
         let chains = |n: usize| {
             [
                 format!("hits{} > 0", "+1".repeat(n)),
@@ -176,7 +176,7 @@ mod tests {
                 format!("{}true", "true ? true : ".repeat(n.min(250))),
             ]
         };
-        // A test's stack is as small as a worker's.
+        // The stack of a test thread is as small as that of a worker thread.
         for source in chains(500) {
             if let Ok(expression) = Expression::compile(&source) {
                 expression.holds("api", &[("a", "b")], 1);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_refused_and_nothing_recurses_without_end() {
+    fn invalid_source_has_an_error_and_deep_source_does_not_overflow_the_stack() {
         let deep = "(".repeat(2000) + "true" + &")".repeat(2000);
         for source in ["1 +", "usr == 'a'", "\"", deep.as_str(), &"!".repeat(3000), &"a.".repeat(5000)] {
             assert!(
