@@ -10,7 +10,7 @@ use rand_distr::{Distribution, Uniform, Zipf};
 /// The maximum number of keys of a run.
 const MAX_KEYS: u64 = 1_000_000_000;
 
-/// How the keys of a run are distributed. KeyDistribution are numbers from 0.
+/// How the keys of a run are distributed. The keys are numbers from 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KeyDistribution {
     /// A single key.
