@@ -1,163 +1,170 @@
-//! `CheckStream`: as many messages under way on one stream as the plan says, answered in any order.
+//! `CheckStream` calls. One stream carries many messages in flight, and the server answers them in any order.
 
 use std::rc::Rc;
 
-use h2::client::SendRequest;
 use hyper::body::Bytes;
 
-use super::calls;
-use super::client::{Load, PAUSE, head, http2, status_of};
-use super::gate::Turn;
-use super::record::Outcome;
+use crate::answer::{self, CheckOutcome};
+use crate::connection::{Http2Sender, RECONNECT_DELAY, connect_http2};
+use crate::framing::first_message;
+use crate::pacer::Slot;
+use crate::unary::{describe_status, request_head};
+use crate::worker::Worker;
 
-/// One stream after the other, from the first message to the last answer: a server may end one in order, or go and come
-/// back.
-pub async fn messages(load: Rc<Load>, mut sender: SendRequest<Bytes>) {
-    let mut window = Window::new(&load);
+/// Runs one stream after another until no slots are left. Reconnects when the server ends a stream or is unavailable.
+pub async fn run_streams(worker: Rc<Worker>, mut sender: Http2Sender) {
+    let mut messages = InFlightMessages::new(&worker);
     loop {
-        let why = match on_stream(&mut window, sender.clone()).await {
+        let cause = match run_stream(&mut messages, sender.clone()).await {
             Ok(None) => return,
             Ok(Some(status)) => format!("the stream ended: {status}"),
             Err(error) => error.to_string(),
         };
-        let lost = window.lose();
-        load.recorder.borrow_mut().lost(lost, || why);
+        let lost = messages.clear();
+        worker.recorder.borrow_mut().record_lost(lost, || cause);
         loop {
-            if load.gate.is_over() {
+            if worker.pacer.is_over() {
                 return;
             }
-            match http2(&load.plan).await {
+            match connect_http2(&worker.plan).await {
                 Ok(new) => {
                     sender = new;
                     break;
                 }
-                Err(_) => tokio::time::sleep(PAUSE).await,
+                Err(_) => tokio::time::sleep(RECONNECT_DELAY).await,
             }
         }
     }
 }
 
-/// Asks until everything was asked and answered, or the server ends the stream: with this status.
-async fn on_stream(window: &mut Window<'_>, sender: SendRequest<Bytes>) -> Result<Option<String>, h2::Error> {
-    let load = window.load;
+/// Sends messages on one stream until no slots are left and all messages are answered. Returns the status if the server
+/// ends the stream before.
+async fn run_stream(messages: &mut InFlightMessages<'_>, sender: Http2Sender) -> Result<Option<String>, h2::Error> {
+    let worker = messages.worker;
     let mut sender = sender.ready().await?;
-    let (answer, mut asked) = sender.send_request(head(&load.plan), false)?;
-    // A server may answer nothing before it is asked something.
-    match load.gate.next().await {
-        Some(turn) => window.send(turn),
-        None => return asked.send_data(Bytes::new(), true).map(|()| None),
+    let (response, mut request_stream) = sender.send_request(request_head(&worker.plan), false)?;
+    // A server may send nothing before it receives the first message.
+    match worker.pacer.next().await {
+        Some(slot) => messages.push(slot),
+        None => return request_stream.send_data(Bytes::new(), true).map(|()| None),
     }
-    window.fill();
-    asked.send_data(window.take_out(), false)?;
-    let answer = answer.await?;
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    let mut answers = answer.into_body();
-    let mut bytes: Vec<u8> = Vec::new();
+    messages.push_due();
+    request_stream.send_data(messages.take_unsent(), false)?;
+    let response = response.await?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut chunks = response.into_body();
+    let mut received: Vec<u8> = Vec::new();
     loop {
-        window.fill();
-        if !window.out.is_empty() {
-            asked.send_data(window.take_out(), false)?;
+        messages.push_due();
+        if !messages.unsent.is_empty() {
+            request_stream.send_data(messages.take_unsent(), false)?;
         }
-        if window.over && window.is_idle() {
-            return asked.send_data(Bytes::new(), true).map(|()| None);
+        if messages.no_slots_left && messages.is_empty() {
+            return request_stream.send_data(Bytes::new(), true).map(|()| None);
         }
         tokio::select! {
-            chunk = answers.data(), if !window.is_idle() => {
+            chunk = chunks.data(), if !messages.is_empty() => {
                 let Some(chunk) = chunk.transpose()? else { break };
-                answers.flow_control().release_capacity(chunk.len())?;
-                bytes.extend_from_slice(&chunk);
+                chunks.flow_control().release_capacity(chunk.len())?;
+                received.extend_from_slice(&chunk);
                 let mut read = 0;
-                while let Some((message, length)) = calls::message(&bytes[read..]) {
-                    if let Some((number, outcome, error)) = calls::streamed(message) {
-                        window.back(number, outcome, error);
+                while let Some((message, length)) = first_message(&received[read..]) {
+                    if let Some((number, outcome, error)) = answer::decode_stream_message(message) {
+                        messages.record_answer(number, outcome, error);
                     }
                     read += length;
                 }
-                bytes.drain(..read);
+                received.drain(..read);
             }
-            turn = load.gate.next(), if !window.over && !window.free.is_empty() => match turn {
-                Some(turn) => window.send(turn),
-                None => window.over = true,
+            slot = worker.pacer.next(), if !messages.no_slots_left && !messages.free_numbers.is_empty() => match slot {
+                Some(slot) => messages.push(slot),
+                None => messages.no_slots_left = true,
             },
             else => break,
         }
     }
-    let trailers = answers.trailers().await?.unwrap_or_default();
-    Ok(Some(status_of(status, &headers, &trailers)))
+    let trailers = chunks.trailers().await?.unwrap_or_default();
+    Ok(Some(describe_status(status, &headers, &trailers)))
 }
 
-/// The messages under way.
-struct Window<'a> {
-    load: &'a Load,
-    /// What was asked under each number.
-    asked: Vec<Option<(Turn, u64)>>,
-    free: Vec<usize>,
-    /// Written, and not sent.
-    out: Vec<u8>,
-    /// There are no more turns.
-    over: bool,
+/// The messages of one stream that have no answer yet. Each has a number below the plan's `in_flight`.
+struct InFlightMessages<'a> {
+    worker: &'a Worker,
+    /// The slot and the key of each message in flight, by its number.
+    by_number: Vec<Option<(Slot, u64)>>,
+    free_numbers: Vec<usize>,
+    /// Encoded messages that are not sent yet.
+    unsent: Vec<u8>,
+    no_slots_left: bool,
 }
 
-impl<'a> Window<'a> {
-    fn new(load: &'a Load) -> Self {
-        let size = load.plan.in_flight.max(1) as usize;
-        Self { load, asked: vec![None; size], free: (0..size).rev().collect(), out: Vec::new(), over: false }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.free.len() == self.asked.len()
-    }
-
-    fn send(&mut self, turn: Turn) {
-        let key = self.load.keys(turn).first().copied().unwrap_or(0);
-        if let Some(number) = self.free.pop() {
-            self.asked[number] = Some((turn, key));
-            self.load.plan.question.push_to_stream(key, number, &mut self.out);
+impl<'a> InFlightMessages<'a> {
+    fn new(worker: &'a Worker) -> Self {
+        let size = worker.plan.in_flight.max(1) as usize;
+        Self {
+            worker,
+            by_number: vec![None; size],
+            free_numbers: (0..size).rev().collect(),
+            unsent: Vec::new(),
+            no_slots_left: false,
         }
     }
 
-    /// Sends what is due and fits.
-    fn fill(&mut self) {
-        while !self.free.is_empty()
-            && let Some(turn) = self.load.gate.next_now()
+    fn is_empty(&self) -> bool {
+        self.free_numbers.len() == self.by_number.len()
+    }
+
+    /// Encodes the message of `slot`.
+    fn push(&mut self, slot: Slot) {
+        let key = self.worker.keys(slot).first().copied().unwrap_or(0);
+        if let Some(number) = self.free_numbers.pop() {
+            self.by_number[number] = Some((slot, key));
+            self.worker.plan.check.push_stream_message(key, number, &mut self.unsent);
+        }
+    }
+
+    /// Encodes the messages that are due, as long as numbers are free.
+    fn push_due(&mut self) {
+        while !self.free_numbers.is_empty()
+            && let Some(slot) = self.worker.pacer.try_next()
         {
-            self.send(turn);
+            self.push(slot);
         }
     }
 
-    fn back(&mut self, number: usize, outcome: Outcome, error: Option<String>) {
-        if let Some((turn, key)) = self.asked.get_mut(number).and_then(Option::take) {
-            self.free.push(number);
-            let mut recorder = self.load.recorder.borrow_mut();
+    fn record_answer(&mut self, number: usize, outcome: CheckOutcome, error: Option<String>) {
+        if let Some((slot, key)) = self.by_number.get_mut(number).and_then(Option::take) {
+            self.free_numbers.push(number);
+            let mut recorder = self.worker.recorder.borrow_mut();
             if let Some(error) = error {
-                recorder.failures.first.get_or_insert(error);
+                recorder.failures.first_cause.get_or_insert(error);
             }
-            recorder.back(turn, std::iter::once((key, outcome)));
+            recorder.record_answer(slot, std::iter::once((key, outcome)));
         }
     }
 
-    /// What is under way is lost. Returns how many those are.
-    fn lose(&mut self) -> u64 {
+    /// Removes all messages after their connection was lost. Returns how many they were.
+    fn clear(&mut self) -> u64 {
         let mut lost = 0;
-        for number in 0..self.asked.len() {
-            if self.asked[number].take().is_some() {
-                self.free.push(number);
+        for number in 0..self.by_number.len() {
+            if self.by_number[number].take().is_some() {
+                self.free_numbers.push(number);
                 lost += 1;
             }
         }
-        self.out.clear();
+        self.unsent.clear();
         lost
     }
 
-    fn take_out(&mut self) -> Bytes {
-        std::mem::take(&mut self.out).into()
+    fn take_unsent(&mut self) -> Bytes {
+        std::mem::take(&mut self.unsent).into()
     }
 }
 
-impl Drop for Window<'_> {
-    /// What is under way then was never answered.
+impl Drop for InFlightMessages<'_> {
+    /// Records the messages that are still in flight as unanswered.
     fn drop(&mut self) {
-        let mut recorder = self.load.recorder.borrow_mut();
-        self.asked.iter().flatten().for_each(|(turn, _)| recorder.never(turn.intended));
+        let mut recorder = self.worker.recorder.borrow_mut();
+        self.by_number.iter().flatten().for_each(|(slot, _)| recorder.record_unanswered(slot.due_at));
     }
 }
