@@ -1,6 +1,8 @@
 //! Property tests and scenarios with real shards and the real store function. The tests control time and the network.
 
+mod inspect;
 mod outages;
 mod promises;
+mod rules;
 mod stories;
 mod world;

@@ -1,7 +1,8 @@
 //! `on_store_failure: local`: the hits that holders admit without the store are bounded. They are charged when the
 //! store is available again.
 
-use crate::world::{LEASE_US, World, limit};
+use crate::rules::limit;
+use crate::world::{LEASE_US, World};
 use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure};
 use proptest::prelude::*;
 

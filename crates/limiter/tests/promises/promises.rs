@@ -1,7 +1,8 @@
 //! Property tests of each algorithm's guarantee, for one to eight holders on one store, under random interleavings,
 //! clocks and network faults. The model is a list of admitted hits that is compared with the contract.
 
-use crate::world::{Admission, World, limit};
+use crate::rules::limit;
+use crate::world::{Admission, World};
 use limiter::Revision;
 use limiter::rules::{Algorithm, Consistency, EffectiveLimit};
 use proptest::prelude::*;

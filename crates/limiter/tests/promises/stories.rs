@@ -1,6 +1,7 @@
 //! Scenarios with a few shards on one store. Each shows one guarantee that random interleavings seldom exercise.
 
-use crate::world::{LEASE_US, World, limit};
+use crate::rules::limit;
+use crate::world::{LEASE_US, World};
 use limiter::counter::{Bucket, Rate, Record};
 use limiter::rules::{Algorithm, Condition, Consistency, Match};
 use limiter::{Event, Incarnation, NodeTime, Revision, StoreTime, Ticket};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use proptest::test_runner::Config as ProptestConfig;
 
+use crate::rules::rule_book;
+
 use limiter::counter::{
     Batch, BatchOutcome, BatchReply, Counter, Item, ItemReply, Record, Seen, StoreError, apply, run,
 };
-use limiter::rules::{
-    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
-};
+use limiter::rules::Limit;
 use limiter::{
     Check, Decision, Descriptor, Effects, Event, LaneId, NodeTime, Outgoing, Overload, Reply, Revision, Shard,
     ShardConfig, StoreTime, Ticket, Verdict, WallTime,
@@ -87,32 +87,6 @@ struct WaitingCheck {
     ticket: Ticket,
     user: u8,
     hits: u64,
-}
-
-pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
-    let bucket = algorithm == Algorithm::TokenBucket;
-    Limit {
-        name: name.to_owned(),
-        matches: Match::default(),
-        per: vec!["user".to_owned()],
-        limit: Quota::Hits(hits),
-        period: Period::Window { ms: window_ms },
-        algorithm,
-        cells: (algorithm == Algorithm::RollingWindow).then_some(4),
-        burst: None,
-        consistency: (!bucket).then_some(consistency),
-        scope: Default::default(),
-        on_store_failure: OnStoreFailure::Deny,
-        mode: Default::default(),
-        overrides: Vec::new(),
-        replaces: Vec::new(),
-        response_headers: Default::default(),
-    }
-}
-
-pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
-    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
-    Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
 }
 
 impl World {
@@ -326,36 +300,6 @@ impl World {
         Some(batch)
     }
 
-    /// Returns the hits that the store has charged to the counters of `user`, in all cells.
-    pub fn charged_hits(&self, user: u8) -> u64 {
-        let name = format!("/{user}");
-        self.charged_hits_where(|key| key.ends_with(name.as_bytes()))
-    }
-
-    /// Returns the hits that the store has charged to the counters whose key `matches`, in all cells.
-    pub fn charged_hits_where(&self, matches: impl Fn(&[u8]) -> bool) -> u64 {
-        let charged = |record: &Option<Record>| match record {
-            Some(Record::Window(window)) => window.cells.iter().map(|cell| cell.used()).sum(),
-            _ => 0,
-        };
-        self.store.iter().filter(|(key, _)| matches(key)).map(|(_, record)| charged(record)).sum()
-    }
-
-    /// Returns the hits that are missing in the bucket of `user` at the store.
-    pub fn missing_hits(&self, user: u8) -> u64 {
-        let name = format!("/{user}");
-        let missing = |record: &Option<Record>| match record {
-            Some(Record::Bucket(bucket)) => bucket.missing(),
-            _ => 0,
-        };
-        self.store.iter().filter(|(key, _)| key.ends_with(name.as_bytes())).map(|(_, record)| missing(record)).sum()
-    }
-
-    /// Returns the hits that were admitted for `user`.
-    pub fn admitted_hits(&self, user: u8) -> u64 {
-        self.admissions.iter().filter(|a| a.user == user).map(|a| a.hits).sum()
-    }
-
     /// Expires every waiting check of the holder.
     pub fn expire_all(&mut self, holder: usize) {
         let tickets = self.holders[holder].waiting.values().map(|check| check.ticket).collect();
@@ -401,15 +345,6 @@ impl World {
     /// Advances the clock of one holder.
     pub fn advance_holder_clock(&mut self, holder: usize, micros: u64) {
         self.holders[holder].clock_offset += micros;
-    }
-
-    /// Returns the number of debts that the store keeps until they are confirmed.
-    pub fn unconfirmed_debts(&self) -> usize {
-        let debts = |record: &Option<Record>| match record {
-            Some(Record::Window(window)) => window.received.as_ref().map_or(0, |received| received.debts.len()),
-            _ => 0,
-        };
-        self.store.values().map(debts).sum()
     }
 
     /// Makes the store lose all data (`all`), or all that changed since the replica was last in sync.

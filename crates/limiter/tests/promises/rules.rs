@@ -1,0 +1,34 @@
+//! Rules for the worlds of the property tests.
+
+use std::sync::Arc;
+
+use limiter::Revision;
+use limiter::rules::{
+    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
+};
+
+pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
+    let bucket = algorithm == Algorithm::TokenBucket;
+    Limit {
+        name: name.to_owned(),
+        matches: Match::default(),
+        per: vec!["user".to_owned()],
+        limit: Quota::Hits(hits),
+        period: Period::Window { ms: window_ms },
+        algorithm,
+        cells: (algorithm == Algorithm::RollingWindow).then_some(4),
+        burst: None,
+        consistency: (!bucket).then_some(consistency),
+        scope: Default::default(),
+        on_store_failure: OnStoreFailure::Deny,
+        mode: Default::default(),
+        overrides: Vec::new(),
+        replaces: Vec::new(),
+        response_headers: Default::default(),
+    }
+}
+
+pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
+    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
+    Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
+}
