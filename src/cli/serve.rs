@@ -10,12 +10,11 @@ use clap::Args;
 use super::node::{Plan, metrics, serve, workers};
 use super::{Exit, Global, Output, output};
 use crate::config::overlay::Setting;
-use crate::config::settings::{ConfigError, Settings};
+use crate::config::settings::{ConfigError, RedisLocation, Settings, StoreLocation};
 use crate::config::source::{FileRules, load};
 use crate::config::{machine, source};
 use crate::node::{Environment, NodeConfig, RedisConfig, RedisRegion, clock};
 use crate::ports::RuleSource;
-use crate::ports::location::{Location, Redis};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use limiter::Revision;
@@ -55,7 +54,7 @@ impl Serve {
             Err(exit) => return exit,
         };
         if self.check {
-            if let Location::Redis(redis) = &settings.store.location
+            if let StoreLocation::Redis(redis) = &settings.store.location
                 && let Err(exit) = metrics().and_then(|metrics| region(&settings, redis, &node(&settings), &metrics))
             {
                 return exit;
@@ -83,13 +82,13 @@ impl Serve {
         let plan = Plan { http: settings.http, grpc: settings.grpc, node: node(&settings) };
         let rules = Arc::clone(&file) as Arc<dyn RuleSource>;
         let environment = match &settings.store.location {
-            Location::Memory => {
+            StoreLocation::Memory => {
                 tracing::warn!(
                     "counters are in this process's memory: no other node counts with it, and a restart forgets"
                 );
                 Environment::in_memory(&plan.node, rules, metrics)
             }
-            Location::Redis(redis) => match region(&settings, redis, &plan.node, &metrics) {
+            StoreLocation::Redis(redis) => match region(&settings, redis, &plan.node, &metrics) {
                 Ok(region) => Environment::in_region(region, rules, metrics),
                 Err(exit) => return exit,
             },
@@ -176,7 +175,12 @@ fn bad(refused: &source::Refused) -> Exit {
 }
 
 /// The region's Redis, not yet connected.
-fn region(settings: &Settings, redis: &Redis, node: &NodeConfig, metrics: &Arc<Metrics>) -> Result<RedisRegion, Exit> {
+fn region(
+    settings: &Settings,
+    redis: &RedisLocation,
+    node: &NodeConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<RedisRegion, Exit> {
     let (mut wrong, store) = (false, &settings.store);
     let mut file = |field: &str, path: &Option<PathBuf>| {
         let text = path.as_ref().map(|path| std::fs::read(path).map_err(|error| (path, error))).transpose();
@@ -224,7 +228,7 @@ fn node(settings: &Settings) -> NodeConfig {
     NodeConfig {
         workers: workers(settings.workers),
         max_keys: match settings.max_keys {
-            0 => machine::keys(settings.store.location == Location::Memory),
+            0 => machine::keys(settings.store.location == StoreLocation::Memory),
             keys => keys,
         },
         max_pending: settings.max_pending,

@@ -1,7 +1,5 @@
 //! The seams between the core and the world. Adapters implement them; the core and the actors know only these.
 
-pub mod location;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

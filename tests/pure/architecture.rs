@@ -11,7 +11,8 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
     ("actors", &["ports"]),
     ("store", &["ports", "telemetry"]),
     ("api", &["ports", "telemetry"]),
-    ("config", &["ports", "telemetry"]),
+    // `config` composes the settings that the adapters own.
+    ("config", &["ports", "store", "telemetry"]),
     ("node", &["ports", "telemetry", "actors", "store", "api"]),
     ("cli", &["ports", "telemetry", "config", "api", "node"]),
 ];

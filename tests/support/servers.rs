@@ -14,8 +14,8 @@ use limiter::counter::Batch;
 use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
 use tidegate::node::{RedisConfig, RedisRegion};
-use tidegate::ports::location::Location;
 use tidegate::ports::{CounterStore, Region};
+use tidegate::store::redis::location::StoreLocation;
 use tidegate::telemetry::metrics::Metrics;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
@@ -213,7 +213,7 @@ impl Drop for Cluster {
 
 /// A node's place in a region of this Redis.
 pub fn region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
-    let Ok(Location::Redis(redis)) = url.parse() else { panic!("{url}") };
+    let Ok(StoreLocation::Redis(redis)) = url.parse() else { panic!("{url}") };
     let mut config = RedisConfig {
         redis,
         authorities: None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::ports::location::Address;
+use super::location::Address;
 
 /// So many heartbeats after it was last heard a complaint stands: checks may be further apart than they are.
 const STANDS: u32 = 4;

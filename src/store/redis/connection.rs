@@ -16,7 +16,7 @@ use fred::types::config::{
 use fred::types::{ClusterHash, CustomCommand, Value};
 use tokio::task::AbortHandle;
 
-use crate::ports::location::Address;
+use super::location::Address;
 use crate::telemetry::metrics::Metrics;
 use counter_script::Script;
 use limiter::Breaker;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::connection::{CallError, Connection};
 use super::links::Links;
-use crate::ports::location::Address;
+use super::location::Address;
 
 /// How long a fence holds, in milliseconds. Nodes ask who the primary is once a second, and a Sentinel makes the old one a
 /// replica within about ten. A fence that should not be there ends by itself.

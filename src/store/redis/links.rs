@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::connection::{Connection, Manner};
-use crate::ports::location::Address;
+use super::location::Address;
 
 pub struct Links {
     manner: Manner,

@@ -10,6 +10,7 @@ mod complaints;
 mod connection;
 mod fence;
 mod links;
+pub mod location;
 mod region;
 mod sentinels;
 mod tls;
@@ -24,7 +25,6 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 
-use crate::ports::location::Redis;
 use crate::ports::{BoxFuture, CounterStore};
 use crate::telemetry::metrics::Metrics;
 use complaints::Complaints;
@@ -33,6 +33,7 @@ use counter_script::{Tags, wire};
 use limiter::counter::{Batch, BatchOutcome, BatchReply, ItemReply, StoreError};
 use limiter::{LaneId, PROBE_INTERVAL};
 use links::Links;
+use location::RedisLocation;
 pub use region::RedisRegion;
 pub use tls::TlsError;
 use topology::Topology;
@@ -45,7 +46,7 @@ const PATIENCE: u32 = 200;
 /// What a node must know of its region's Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
-    pub redis: Redis,
+    pub redis: RedisLocation,
     /// Who signed the servers' certificates, in PEM; without it whom this machine trusts.
     pub authorities: Option<Vec<u8>>,
     pub region: String,

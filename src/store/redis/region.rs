@@ -18,9 +18,9 @@ use super::complaints::Complaints;
 use super::connection::{CallError, Connection, Manner};
 use super::fence::{Fence, Handover};
 use super::links::Links;
+use super::location::Deployment;
 use super::topology::{Lookout, Topology};
 use super::{RedisConfig, RedisStore, TlsError, fence, tls};
-use crate::ports::location::Kind;
 use crate::ports::{BoxFuture, CounterStore, Region, RegionState, Unfit};
 
 /// A node's heartbeat.
@@ -198,7 +198,7 @@ impl RedisRegion {
 
     /// The key that says that a server was replaced.
     fn fence(&self) -> Option<Bytes> {
-        (self.config.redis.kind != Kind::Cluster).then(|| self.key("fence"))
+        (self.config.redis.deployment != Deployment::Cluster).then(|| self.key("fence"))
     }
 
     /// Tells stores of a topology that is new to them; of the first only when the constants were `compared`.
@@ -228,7 +228,7 @@ impl RedisRegion {
         let answer = connection.script(&MEMBERS, &keys, &arguments, false).await.map_err(|error| {
             Trouble::Store(match error {
                 CallError::Refused(why) => Some(format!("{address}: {why}")),
-                CallError::Moved(_) if self.config.redis.kind != Kind::Cluster => {
+                CallError::Moved(_) if self.config.redis.deployment != Deployment::Cluster => {
                     Some(format!("{address} is of a cluster: use redis-cluster://"))
                 }
                 _ => None,
@@ -285,7 +285,7 @@ impl RedisRegion {
     async fn judge(&self, connections: Vec<Arc<Connection>>) -> Vec<Arc<Connection>> {
         let (mut judged, mut found) = (Vec::new(), Vec::new());
         for connection in connections {
-            if let Some(advice) = advice::of(&connection, self.config.redis.kind == Kind::Cluster).await {
+            if let Some(advice) = advice::of(&connection, self.config.redis.deployment == Deployment::Cluster).await {
                 found.extend(advice);
                 judged.push(connection);
             }
@@ -395,13 +395,13 @@ impl Region for RedisRegion {
 
 #[cfg(test)]
 mod tests {
+    use super::super::location::{Address, RedisLocation};
     use super::*;
-    use crate::ports::location::{Address, Redis};
     use crate::telemetry::metrics::Metrics;
 
     fn region() -> RedisRegion {
-        let redis = Redis {
-            kind: Kind::Single,
+        let redis = RedisLocation {
+            deployment: Deployment::Single,
             tls: false,
             seeds: vec![Address::new("127.0.0.1".to_owned(), 1)],
             username: None,

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::connection::{Connection, Manner};
 use super::links::Links;
-use crate::ports::location::Address;
+use super::location::Address;
 
 /// Where Sentinels announce that another server became the primary of a service.
 const ANNOUNCEMENTS: &str = "+switch-master";

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::connection::{Connection, Manner};
 use super::links::Links;
+use super::location::{Address, Deployment, RedisLocation};
 use super::sentinels::Sentinels;
-use crate::ports::location::{Address, Kind, Redis};
 use counter_script::SLOTS;
 
 /// Longest that the lookup of a name takes.
@@ -77,17 +77,17 @@ pub enum Lookout {
 }
 
 impl Lookout {
-    pub fn new(redis: &Redis, manner: &Manner) -> Self {
+    pub fn new(redis: &RedisLocation, manner: &Manner) -> Self {
         let (seeds, mut manner) = (redis.seeds.clone(), manner.clone());
-        match &redis.kind {
-            Kind::Single => Self::Single(seeds.first().cloned()),
-            Kind::Sentinel { service } => {
+        match &redis.deployment {
+            Deployment::Single => Self::Single(seeds.first().cloned()),
+            Deployment::Sentinel { service } => {
                 // Sentinels have users and no databases of their own.
                 (manner.username, manner.password) = (redis.sentinel_username.clone(), redis.sentinel_password.clone());
                 manner.database = 0;
                 Self::Sentinels(Sentinels::new(service.clone(), seeds, manner))
             }
-            Kind::Cluster => Self::Cluster { seeds, links: Links::new(manner) },
+            Deployment::Cluster => Self::Cluster { seeds, links: Links::new(manner) },
         }
     }
 
