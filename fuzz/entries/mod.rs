@@ -28,7 +28,7 @@ use tidegate::api::metered::{Kind, Metered, Reading};
 use tidegate::api::native::Native;
 use tidegate::api::request_id::RequestIds;
 use tidegate::config::{cases, rules};
-use tidegate::ports::{Answer, Clock, Limiter, Unavailable};
+use tidegate::ports::{Answer, Clock, Limiter, StoreHealth, Unavailable};
 use tidegate::telemetry::metrics::{Figures, Metrics};
 use tower_service::Service;
 
@@ -80,7 +80,7 @@ struct Fit;
 
 impl Node for Fit {
     fn readiness(&self) -> Readiness {
-        Readiness { ready: true, revision: Revision(1), store: "ok".to_owned(), advice: Vec::new(), draining: false }
+        Readiness { ready: true, revision: Revision(1), store: StoreHealth::Ok, advice: Vec::new(), draining: false }
     }
 
     fn figures(&self) -> Figures {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
-use crate::ports::{Answer, Clock, Limiter, Unavailable};
+use crate::ports::{Answer, Clock, Limiter, StoreHealth, Unavailable};
 use crate::telemetry::metrics::{Figures, Metrics};
 use crate::telemetry::tally::Tally;
 use limiter::{Check, Decision, NodeTime, Revision};
@@ -26,12 +26,17 @@ pub struct Readiness {
     pub ready: bool,
     /// Of the rules in force; 0 before there are any.
     pub revision: Revision,
-    /// `ok`, or what is the matter.
-    pub store: String,
+    #[serde(serialize_with = "as_text")]
+    pub store: StoreHealth,
     /// What about the store weakens the promises, and what to do.
     pub advice: Vec<&'static str>,
     /// It is about to stop.
     pub draining: bool,
+}
+
+/// Serializes the health as its text: `ok` or the reason.
+fn as_text<S: Serializer>(health: &StoreHealth, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(health)
 }
 
 /// What the faces know of the node that they belong to.

@@ -22,8 +22,8 @@ use crate::api::desk::{self, Desk, Readiness};
 use crate::api::metered::Reading;
 use crate::api::request_id::RequestIds;
 use crate::api::spread;
-use crate::ports::{Clock, Region, RuleSource, Unfit};
-use crate::store::memory::{Alone, MemoryStore};
+use crate::ports::{Clock, Region, RuleSource, StoreHealth, Unfit};
+use crate::store::memory::{MemoryStore, SingleNodeRegion};
 pub use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::{Figures, Metrics};
 use clock::SystemClock;
@@ -72,7 +72,7 @@ impl Environment {
     pub fn in_memory(config: &NodeConfig, rules: Arc<dyn RuleSource>, metrics: Arc<Metrics>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = Arc::new(MemoryStore::new(Arc::clone(&clock), config.max_keys));
-        let region = Arc::new(Alone::new(store, config.cores()));
+        let region = Arc::new(SingleNodeRegion::new(store, config.cores()));
         Self { clock, random: clock::random, region, rules, metrics }
     }
 
@@ -148,7 +148,7 @@ impl desk::Node for Whole {
 
     fn figures(&self) -> Figures {
         let holders = (*self.region.holders().borrow()).into();
-        let store_ok = self.region.state().store == "ok";
+        let store_ok = self.region.state().store == StoreHealth::Ok;
         let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
         drop(runtimes);

@@ -1,5 +1,6 @@
 //! The seams between the core and the world. Adapters implement them; the core and the actors know only these.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,15 +50,32 @@ pub trait Region: Send + Sync + 'static {
     fn leave(&self) -> BoxFuture<'_, ()>;
 }
 
-/// How a region's store is.
+/// The state of a region's store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionState {
-    /// It has been reached at least once.
+    /// True if the store was reached at least once.
     pub reached: bool,
-    /// `ok`, or what is the matter.
-    pub store: String,
-    /// What about it weakens the promises, and what to do.
+    pub store: StoreHealth,
+    /// The settings of the store that weaken the promises, and how to change them.
     pub advice: Vec<&'static str>,
+}
+
+/// The health of a region's store. Its text is `ok` or the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StoreHealth {
+    #[default]
+    Ok,
+    /// The reason, for people.
+    Failing(String),
+}
+
+impl fmt::Display for StoreHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("ok"),
+            Self::Failing(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// Why a node must not serve: it would count apart from its region.

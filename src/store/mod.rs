@@ -1,4 +1,4 @@
-//! Counter stores.
+//! Counter stores: the memory of the process, and Redis.
 
 pub mod memory;
 pub mod redis;

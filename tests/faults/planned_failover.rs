@@ -180,7 +180,10 @@ fn a_planned_failover_costs_no_more_than_one_limit_in_one_window() {
             since(without.iter().map(|one| one.answered).max()),
             longest_without_store(noted)
         );
-        node.log().lines().filter(|line| line.contains("the region's Redis")).for_each(|line| println!("  {line}"));
+        node.log()
+            .lines()
+            .filter(|line| line.contains("Redis primaries") || line.contains("the region's Redis"))
+            .for_each(|line| println!("  {line}"));
     }
     let windows = by_window(&allowed(&noted, WINDOW));
     let switch = begun / SECOND;

@@ -14,7 +14,7 @@ use limiter::counter::Batch;
 use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
 use tidegate::node::{RedisConfig, RedisRegion};
-use tidegate::ports::{CounterStore, Region};
+use tidegate::ports::{CounterStore, Region, StoreHealth};
 use tidegate::store::redis::location::StoreLocation;
 use tidegate::telemetry::metrics::Metrics;
 
@@ -241,7 +241,7 @@ pub async fn open(region: RedisRegion) -> Arc<dyn CounterStore> {
     let kept = Arc::clone(&store);
     tokio::spawn(async move { kept.keep().await });
     let begun = elapsed();
-    while region.state().store != "ok" {
+    while region.state().store != StoreHealth::Ok {
         assert!(elapsed() - begun < PATIENCE, "the region does not come: {:?}", region.state());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -93,7 +93,7 @@ pub enum LocationError {
     #[error("expected a database from 0 to 255 as the path; in a cluster 0 or no path")]
     Database,
     #[error(
-        "expected only the parameter node, and with Sentinels sentinelServiceName, sentinelUsername and sentinelPassword"
+        "expected only the parameter node, and with Sentinels sentinelServiceName, sentinelUsername, sentinelPassword"
     )]
     Parameter,
 }
