@@ -27,7 +27,7 @@ use tidegate::api::grpc::envoy::Envoy;
 use tidegate::api::grpc::native::Native;
 use tidegate::api::http::{HttpState, routes};
 use tidegate::api::request_id::RequestIds;
-use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, Unavailable};
+use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
 use tidegate::rulefile::{cases, decode};
 use tidegate::server::body_budget::{BodyBudget, BodyKind, BudgetedBody};
 use tidegate::telemetry::metrics::Metrics;
@@ -81,7 +81,7 @@ struct ReadyNode;
 
 impl NodeStatus for ReadyNode {
     fn readiness(&self) -> Readiness {
-        Readiness { ready: true, revision: Revision(1), store: "ok".to_owned(), advice: Vec::new(), draining: false }
+        Readiness { ready: true, revision: Revision(1), store: StoreHealth::Ok, advice: Vec::new(), draining: false }
     }
 
     fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {

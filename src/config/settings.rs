@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::overlay::{Overlay, Setting};
-use crate::ports::location::{Location, LocationError};
+use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
 use crate::yaml::decode::{Errors, Fields, duration_ms, list, number, string, word};
 use crate::yaml::tree::Node;
@@ -59,7 +59,7 @@ pub struct Log {
 /// `store:`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    pub location: Location,
+    pub location: StoreLocation,
     /// It takes precedence over the URL.
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
@@ -300,10 +300,10 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
         let mut remote = |field, only_tls| {
             let value = string(fields.get(field)?, &path.field(field), errors)?;
             match &location {
-                Some(Location::Memory) => {
+                Some(StoreLocation::Memory) => {
                     errors.add(&path.field(field), "expected only with a store outside this process")
                 }
-                Some(Location::Redis(redis)) if only_tls && !redis.tls => {
+                Some(StoreLocation::Redis(redis)) if only_tls && !redis.tls => {
                     errors.add(
                         &path.field(field),
                         "expected only with TLS: rediss://, rediss-sentinel:// or rediss-cluster://",
@@ -324,7 +324,7 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
         let holders = count("min_holders").and_then(|n| u32::try_from(n).ok());
         let tags = count("tags").and_then(|n| u16::try_from(n).ok());
         Store {
-            location: location.unwrap_or(Location::Memory),
+            location: location.unwrap_or(StoreLocation::Memory),
             username,
             password_file,
             ca_file,

@@ -12,11 +12,11 @@ use super::{Environment, NodeConfig};
 use crate::config::settings::{DEFAULTS, Settings};
 use crate::host::clock::{self, SystemClock};
 use crate::host::machine;
-use crate::ports::location::{Location, Redis};
 use crate::ports::{Clock, Region, RuleSource, Service};
 use crate::rulefile::decode::compile;
 use crate::rulefile::watch::{FileRules, InvalidRuleFile};
-use crate::store::memory::{Alone, MemoryStore};
+use crate::store::location::{RedisLocation, StoreLocation};
+use crate::store::memory::{MemoryStore, SingleNodeRegion};
 #[cfg(feature = "redis")]
 use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::metrics::Metrics;
@@ -102,13 +102,13 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {
-        Location::Memory => {
+        StoreLocation::Memory => {
             tracing::warn!(
                 "counters are in the memory of this process: no other node shares them, and a restart loses them"
             );
             in_memory(&config, &clock)
         }
-        Location::Redis(redis) => redis_region(settings, redis, &config, &metrics)?,
+        StoreLocation::Redis(redis) => redis_region(settings, redis, &config, &metrics)?,
     };
     let source = Arc::clone(&file) as Arc<dyn RuleSource>;
     Ok(assembled(config, clock, region, source, Some(file), metrics))
@@ -120,7 +120,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
 /// Every error of the store's settings.
 pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
     let metrics = Arc::new(Metrics::new(build.0, build.1)?);
-    if let Location::Redis(redis) = &settings.store.location {
+    if let StoreLocation::Redis(redis) = &settings.store.location {
         redis_region(settings, redis, &node_config(settings), &metrics)?;
     }
     Ok(())
@@ -142,11 +142,16 @@ fn assembled(
 
 fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Arc<dyn Region> {
     let store = Arc::new(MemoryStore::new(Arc::clone(clock), config.max_keys));
-    Arc::new(Alone::new(store, config.cores()))
+    Arc::new(SingleNodeRegion::new(store, config.cores()))
 }
 
 #[cfg(not(feature = "redis"))]
-fn redis_region(_: &Settings, _: &Redis, _: &NodeConfig, _: &Arc<Metrics>) -> Result<Arc<dyn Region>, AssembleError> {
+fn redis_region(
+    _: &Settings,
+    _: &RedisLocation,
+    _: &NodeConfig,
+    _: &Arc<Metrics>,
+) -> Result<Arc<dyn Region>, AssembleError> {
     let error = "store.url: expected memory: because this program was built without the feature redis";
     Err(AssembleError::Store(vec![error.to_owned()]))
 }
@@ -155,7 +160,7 @@ fn redis_region(_: &Settings, _: &Redis, _: &NodeConfig, _: &Arc<Metrics>) -> Re
 #[cfg(feature = "redis")]
 fn redis_region(
     settings: &Settings,
-    redis: &Redis,
+    redis: &RedisLocation,
     node: &NodeConfig,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Region>, AssembleError> {
@@ -197,7 +202,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
     NodeConfig {
         workers: std::num::NonZeroUsize::new(settings.workers).unwrap_or_else(machine::cores),
         max_keys: match settings.limits.max_keys {
-            0 => machine::keys(settings.store.location == Location::Memory),
+            0 => machine::keys(settings.store.location == StoreLocation::Memory),
             keys => keys,
         },
         max_pending: settings.limits.max_pending,

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::actors::core::Core;
-use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region};
+use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, StoreHealth};
 use crate::telemetry::metrics::{Figures, Metrics};
 
 /// How often a node that starts checks whether it may decide.
@@ -83,7 +83,7 @@ impl Shared {
 
     fn figures(&self) -> Figures {
         let holders = (*self.region.holders().borrow()).into();
-        let store_ok = self.region.state().store == "ok";
+        let store_ok = self.region.state().store == StoreHealth::Ok;
         let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
         drop(runtimes);

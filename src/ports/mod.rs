@@ -1,8 +1,8 @@
 //! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only them.
 
-pub mod location;
 mod service;
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use limiter::counter::{Batch, BatchReply, StoreError};
 use limiter::rules::RuleBook;
 use limiter::{Check, Decision, LaneId, NodeTime, Overload, Revision, WallTime};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 pub use service::{Fatal, Service, Shutdown};
@@ -53,12 +53,35 @@ pub trait Region: Service {
 /// The state of a region's store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionState {
-    /// The store was reached at least once.
+    /// True if the store was reached at least once.
     pub reached: bool,
-    /// `ok`, or what is wrong.
-    pub store: String,
-    /// Settings of the store that weaken the promises, and what to do.
+    pub store: StoreHealth,
+    /// The settings of the store that weaken the promises, and how to change them.
     pub advice: Vec<&'static str>,
+}
+
+/// The health of a region's store. Its text, in JSON as well, is `ok` or the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StoreHealth {
+    #[default]
+    Ok,
+    /// The reason, for people.
+    Failing(String),
+}
+
+impl fmt::Display for StoreHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("ok"),
+            Self::Failing(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl Serialize for StoreHealth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// A source of rules. Their revisions are one sequence: see [`Revision`].
@@ -116,10 +139,9 @@ pub struct Readiness {
     pub ready: bool,
     /// The revision of the rules in force; 0 before there are any.
     pub revision: Revision,
-    /// `ok`, or what is wrong.
-    pub store: String,
-    /// Settings of the store that weaken the promises, and what to do.
+    pub store: StoreHealth,
+    /// The settings of the store that weaken the promises, and how to change them.
     pub advice: Vec<&'static str>,
-    /// The node is about to stop.
+    /// True if the node is about to stop.
     pub draining: bool,
 }

@@ -1,48 +1,51 @@
-//! The memory store: one per process, shared by its cores. For `dev` and single nodes; it forgets at a restart.
+//! The memory store: one per process, shared by its cores, for `dev` and for single nodes. A restart loses all
+//! counters.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indexmap::IndexMap;
 use tokio::sync::watch;
 
-use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Region, RegionState, Service, Shutdown};
+use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Region, RegionState, Service, Shutdown, StoreHealth};
 use limiter::counter::{self, Batch, BatchContext, BatchReply, Item, ItemReply, Record, StoreError};
 use limiter::{LaneId, StoreTime};
 
-/// So many records are looked at per item that runs, whether they have expired.
-const SWEEP: usize = 2;
-/// Records are kept in so many parts, which grow one at a time: nobody waits while all of them move.
-const PARTS: usize = 256;
+/// How many records are checked for expiry for each item of a batch.
+const SWEEP_PER_ITEM: usize = 2;
+/// The number of hash maps that the records are spread over. They grow one at a time, so no batch waits while all
+/// records move.
+const MAPS: usize = 256;
 
-/// Counters in this process.
+/// Counters in the memory of this process.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
-    /// Records at most: a further key is not served until others expire.
+    /// The most records. A further key fails until other records expire.
     max_keys: usize,
     state: Mutex<State>,
 }
 
 struct State {
     hasher: ahash::RandomState,
-    parts: Vec<IndexMap<Box<[u8]>, Kept>>,
-    /// Records in all parts.
+    maps: Vec<IndexMap<Box<[u8]>, Entry>>,
+    /// The number of records in all maps.
     len: usize,
-    /// Where the sweep goes on: the part, and the place in it.
-    hand: (usize, usize),
+    /// Where the next sweep begins: the map, and the index in it.
+    sweep_position: (usize, usize),
 }
 
-struct Kept {
+struct Entry {
+    /// `None` if the last item left nothing to remember.
     record: Option<Record>,
     expiry: StoreTime,
 }
 
 impl MemoryStore {
-    /// An empty store that holds at most `max_keys` records.
+    /// Returns an empty store that holds at most `max_keys` records.
     pub fn new(clock: Arc<dyn Clock>, max_keys: usize) -> Self {
         Self { clock, max_keys, state: Mutex::new(State::new()) }
     }
 
-    /// Keys in the store.
+    /// Returns the number of keys in the store.
     pub fn len(&self) -> usize {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).len
     }
@@ -53,64 +56,64 @@ impl MemoryStore {
 
     fn run_now(&self, batch: &Batch) -> BatchReply {
         let now = StoreTime(self.clock.wall().0);
-        // A panic loses the record of its own item and no other.
+        // A panic loses only the record of its own item, so a poisoned lock is usable.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = counter::run(batch, now, 1, |item, at| state.serve(item, at, self.max_keys));
-        state.sweep(SWEEP * batch.items.len(), now);
-        answer
+        let reply = counter::run(batch, now, 1, |item, cx| state.apply(item, cx, self.max_keys));
+        state.sweep(SWEEP_PER_ITEM * batch.items.len(), now);
+        reply
     }
 }
 
 impl State {
     fn new() -> Self {
-        let parts = (0..PARTS).map(|_| IndexMap::new()).collect();
-        Self { hasher: ahash::RandomState::new(), parts, len: 0, hand: (0, 0) }
+        let maps = (0..MAPS).map(|_| IndexMap::new()).collect();
+        Self { hasher: ahash::RandomState::new(), maps, len: 0, sweep_position: (0, 0) }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "it is below the number of parts")]
-    fn serve(&mut self, item: &Item, at: BatchContext, max_keys: usize) -> ItemReply {
-        let part = (self.hasher.hash_one(&item.key) % PARTS as u64) as usize;
-        let records = &mut self.parts[part];
-        let Some(kept) = records.get_mut(&item.key) else {
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below the number of maps")]
+    fn apply(&mut self, item: &Item, cx: BatchContext, max_keys: usize) -> ItemReply {
+        let map = (self.hasher.hash_one(&item.key) % MAPS as u64) as usize;
+        let map = &mut self.maps[map];
+        let Some(entry) = map.get_mut(&item.key) else {
             if self.len >= max_keys {
                 return ItemReply::Failed;
             }
             let mut record = None;
-            let answer = counter::apply(&mut record, item, at);
+            let reply = counter::apply(&mut record, item, cx);
             if let Some(record) = record {
                 let expiry = counter::expires_at(&record, item);
-                records.insert(item.key.clone(), Kept { record: Some(record), expiry });
+                map.insert(item.key.clone(), Entry { record: Some(record), expiry });
                 self.len += 1;
             }
-            return answer;
+            return reply;
         };
-        let answer = counter::apply(&mut kept.record, item, at);
-        // What is empty goes with the next sweep.
-        kept.expiry = kept.record.as_ref().map_or(StoreTime(0), |record| counter::expires_at(record, item));
-        answer
+        let reply = counter::apply(&mut entry.record, item, cx);
+        // The next sweep removes an empty entry.
+        entry.expiry = entry.record.as_ref().map_or(StoreTime(0), |record| counter::expires_at(record, item));
+        reply
     }
 
-    /// Looks at the next `count` records.
+    /// Checks the next `count` records, and removes those that have expired.
     fn sweep(&mut self, count: usize, now: StoreTime) {
-        let (mut part, mut at) = self.hand;
+        let (mut map, mut index) = self.sweep_position;
         for _ in 0..count {
-            let records = &mut self.parts[part];
-            match records.get_index(at) {
-                Some((_, kept)) if kept.expiry < now => {
-                    records.swap_remove_index(at);
+            let records = &mut self.maps[map];
+            match records.get_index(index) {
+                Some((_, entry)) if entry.expiry < now => {
+                    records.swap_remove_index(index);
                     self.len -= 1;
                 }
-                Some(_) => at += 1,
+                Some(_) => index += 1,
                 None => {
                     if records.is_empty() {
-                        // Give the memory of a past crowd back.
+                        // Frees the memory that the map needed when it had many records.
                         *records = IndexMap::new();
                     }
-                    (part, at) = ((part + 1) % PARTS, 0);
+                    (map, index) = ((map + 1) % MAPS, 0);
                 }
             }
         }
-        self.hand = (part, at);
+        self.sweep_position = (map, index);
     }
 }
 
@@ -124,25 +127,24 @@ impl CounterStore for MemoryStore {
     }
 
     fn run(&self, _lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
-        let answer = self.run_now(&batch);
-        Box::pin(std::future::ready(Ok(answer)))
+        Box::pin(std::future::ready(Ok(self.run_now(&batch))))
     }
 }
 
-/// A region of one process.
-pub struct Alone {
+/// A region with one process, which counts in its own memory.
+pub struct SingleNodeRegion {
     store: Arc<MemoryStore>,
     holders: watch::Sender<u32>,
 }
 
-impl Alone {
-    /// `cores` share the store.
+impl SingleNodeRegion {
+    /// Returns a region whose process has this many `cores`, which share the store.
     pub fn new(store: Arc<MemoryStore>, cores: u32) -> Self {
         Self { store, holders: watch::Sender::new(cores) }
     }
 }
 
-impl Region for Alone {
+impl Region for SingleNodeRegion {
     fn store(&self) -> Arc<dyn CounterStore> {
         Arc::clone(&self.store) as Arc<dyn CounterStore>
     }
@@ -152,12 +154,12 @@ impl Region for Alone {
     }
 
     fn state(&self) -> RegionState {
-        // A store in this process is always there.
-        RegionState { reached: true, store: "ok".to_owned(), advice: Vec::new() }
+        // A store in this process is always reachable.
+        RegionState { reached: true, store: StoreHealth::Ok, advice: Vec::new() }
     }
 }
 
-impl Service for Alone {
+impl Service for SingleNodeRegion {
     fn name(&self) -> &'static str {
         "region"
     }
@@ -178,9 +180,9 @@ mod tests {
     use limiter::counter::{Ask, BatchOutcome, Counter, Debts, Grid, SeenCells};
     use limiter::{BatchId, HolderId, NodeTime, WallTime};
 
-    struct Hand(AtomicU64);
+    struct ManualClock(AtomicU64);
 
-    impl Clock for Hand {
+    impl Clock for ManualClock {
         fn now(&self) -> NodeTime {
             NodeTime(self.0.load(Ordering::Relaxed))
         }
@@ -190,7 +192,7 @@ mod tests {
         }
     }
 
-    fn ask(store: &MemoryStore, key: &str) -> ItemReply {
+    fn charge(store: &MemoryStore, key: &str) -> ItemReply {
         let grid = Grid::Fixed { width_ms: 1000 };
         let counter = Counter::Window {
             grid,
@@ -203,24 +205,24 @@ mod tests {
         let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
         match store.run_now(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }).outcome
         {
-            BatchOutcome::Ran(mut answers) => answers.pop().unwrap(),
-            BatchOutcome::Late => panic!("it has no end"),
+            BatchOutcome::Ran(mut replies) => replies.pop().unwrap(),
+            BatchOutcome::Late => panic!("the batch has no deadline"),
         }
     }
 
     #[test]
-    fn a_full_store_serves_the_keys_it_has_and_others_when_those_expire() {
-        let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
-        let store = MemoryStore::new(Arc::<Hand>::clone(&clock), 3);
+    fn a_full_store_serves_known_keys_and_new_ones_after_others_expire() {
+        let clock = Arc::new(ManualClock(AtomicU64::new(1_000_000)));
+        let store = MemoryStore::new(Arc::<ManualClock>::clone(&clock), 3);
         for key in ["a", "b", "c", "a"] {
-            assert!(matches!(ask(&store, key), ItemReply::Done(_)));
+            assert!(matches!(charge(&store, key), ItemReply::Done(_)));
         }
-        assert_eq!(ask(&store, "d"), ItemReply::Failed);
+        assert_eq!(charge(&store, "d"), ItemReply::Failed);
         clock.0.store(2_000_001, Ordering::Relaxed);
-        for _ in 0..PARTS {
-            ask(&store, "a");
+        for _ in 0..MAPS {
+            charge(&store, "a");
         }
-        assert_eq!(store.len(), 1, "what expired is swept away, what is used stays");
-        assert!(matches!(ask(&store, "d"), ItemReply::Done(_)));
+        assert_eq!(store.len(), 1, "expired records are removed, and the one in use stays");
+        assert!(matches!(charge(&store, "d"), ItemReply::Done(_)));
     }
 }

@@ -197,7 +197,10 @@ fn a_planned_failover_exceeds_the_limit_by_at_most_one_limit_in_one_window() {
             since(abnormal.iter().map(|one| one.answered_at).max()),
             longest_degraded_ms(records)
         );
-        node.log().lines().filter(|line| line.contains("the region's Redis")).for_each(|line| println!("  {line}"));
+        node.log()
+            .lines()
+            .filter(|line| line.contains("Redis primaries") || line.contains("the region's Redis"))
+            .for_each(|line| println!("  {line}"));
     }
     let windows = by_window(&admitted(&records, WINDOW));
     let switch = began_at / SECOND;

@@ -77,7 +77,7 @@ fn every_error_of_every_source_is_told_at_once() {
         "TIDEGATE_WORKERS: workers: expected a whole number",
         "tidegate.yaml:2:17: listen.http: expected",
         "listen.cluster: expected an address that no other",
-        "tidegate.yaml:4:8: store.url: expected of parameters only",
+        "tidegate.yaml:4:8: store.url: expected only the parameter node",
         "tidegate.yaml:5:13: store.deadline: expected 1ms to 10000ms",
         "store.leese: expected one of",
         "TIDEGATE_STORE__TAGS: store.tags: expected 1 to",

@@ -13,8 +13,8 @@ use super::wait::{TIMEOUT, elapsed};
 use limiter::counter::Batch;
 use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
-use tidegate::ports::location::Location;
-use tidegate::ports::{CounterStore, Region, Service, Shutdown};
+use tidegate::ports::{CounterStore, Region, Service, Shutdown, StoreHealth};
+use tidegate::store::location::StoreLocation;
 use tidegate::store::redis::{RedisConfig, RedisRegion};
 use tidegate::telemetry::metrics::Metrics;
 
@@ -216,7 +216,7 @@ impl Drop for Cluster {
 
 /// Returns the region adapter of a node for this Redis. `change` may change its configuration.
 pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
-    let Ok(Location::Redis(redis)) = url.parse() else { panic!("{url}") };
+    let Ok(StoreLocation::Redis(redis)) = url.parse() else { panic!("{url}") };
     let mut config = RedisConfig {
         redis,
         authorities: None,
@@ -248,7 +248,7 @@ pub async fn open_store(region: RedisRegion) -> Arc<dyn CounterStore> {
     let task_store = Arc::clone(&store);
     tokio::spawn(async move { task_store.keep().await });
     let start = elapsed();
-    while region.state().store != "ok" {
+    while region.state().store != StoreHealth::Ok {
         assert!(elapsed() - start < TIMEOUT, "timed out waiting for the region: {:?}", region.state());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

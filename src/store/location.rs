@@ -1,4 +1,4 @@
-//! Where a region's counters are: what `store.url` says.
+//! Where a region's counters are: parses `store.url`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,21 +6,23 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
-/// The port where none is named.
+/// The port of a Redis server whose URL names none.
 const REDIS_PORT: u16 = 6379;
-/// The same for Sentinels.
+/// The port of a Sentinel whose URL names none.
 const SENTINEL_PORT: u16 = 26379;
 
-/// A host, or its address, and a port; and where the host was found, if it was looked up.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
+    /// A host name or an IP address.
     pub host: String,
     pub port: u16,
+    /// The IP address that `host` was resolved to; `None` if it was not resolved.
     pub ip: Option<IpAddr>,
 }
 
 impl Address {
-    /// A server that is not looked up yet.
+    /// Returns an address whose host is not resolved yet.
     pub const fn new(host: String, port: u16) -> Self {
         Self { host, port, ip: None }
     }
@@ -33,50 +35,51 @@ impl fmt::Display for Address {
     }
 }
 
-/// A counter store's place.
+/// The place of a counter store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// In this process.
+pub enum StoreLocation {
+    /// The memory of this process.
     Memory,
-    Redis(Redis),
+    Redis(RedisLocation),
 }
 
-/// Redis, or what speaks its protocol.
+/// How to reach Redis, or a server that speaks its protocol.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Redis {
-    pub kind: Kind,
+pub struct RedisLocation {
+    pub deployment: Deployment,
     pub tls: bool,
-    /// Where to begin: servers, or Sentinels. At least one.
+    /// The servers or Sentinels to contact first. At least one.
     pub seeds: Vec<Address>,
     pub username: Option<String>,
     pub password: Option<String>,
-    /// Of the Sentinels themselves.
+    /// The user at the Sentinels, which have users of their own.
     pub sentinel_username: Option<String>,
+    /// The password at the Sentinels.
     pub sentinel_password: Option<String>,
-    /// Always 0 in a cluster.
+    /// The number of the database; always 0 in a cluster.
     pub database: u8,
 }
 
-impl fmt::Debug for Redis {
-    /// Secrets are never printed.
+impl fmt::Debug for RedisLocation {
+    /// Omits the passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, tls, seeds, username, .. } = self;
-        write!(f, "Redis {{ {kind:?}, tls: {tls}, seeds: {seeds:?}, username: {username:?} }}")
+        let Self { deployment, tls, seeds, username, .. } = self;
+        write!(f, "RedisLocation {{ {deployment:?}, tls: {tls}, seeds: {seeds:?}, username: {username:?} }}")
     }
 }
 
-/// How primaries are found.
+/// How Redis is deployed, which decides how its primaries are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The one server.
+pub enum Deployment {
+    /// One server, which is the primary.
     Single,
     /// Sentinels name the primary of this service.
     Sentinel { service: String },
-    /// Every server of a cluster names them.
+    /// Every server of the cluster names all primaries.
     Cluster,
 }
 
-/// What is wrong with a URL. The URL itself may hold a secret, and is not repeated.
+/// Why a URL is invalid. The URL may hold a secret, so no error repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
     #[error(
@@ -85,17 +88,17 @@ pub enum LocationError {
     Form,
     #[error("expected further hosts as ?node=host:port")]
     Node,
-    #[error("expected ?sentinelServiceName=, the name that the Sentinels know the primary by")]
+    #[error("expected ?sentinelServiceName=, the name of the primary at the Sentinels")]
     Service,
-    #[error("expected a database from 0 to 255 as the path, and 0 or none in a cluster")]
+    #[error("expected a database from 0 to 255 as the path; in a cluster 0 or no path")]
     Database,
     #[error(
-        "expected of parameters only node, and sentinelServiceName, sentinelUsername, sentinelPassword with Sentinels"
+        "expected only the parameter node, and with Sentinels sentinelServiceName, sentinelUsername, sentinelPassword"
     )]
     Parameter,
 }
 
-impl FromStr for Location {
+impl FromStr for StoreLocation {
     type Err = LocationError;
 
     fn from_str(text: &str) -> Result<Self, LocationError> {
@@ -104,25 +107,25 @@ impl FromStr for Location {
         }
         let url = Url::parse(text).map_err(|_| LocationError::Form)?;
         let scheme = url.scheme();
-        let (tls, rest) = match scheme.strip_prefix("rediss").or_else(|| scheme.strip_prefix("valkeys")) {
-            Some(rest) => (true, rest),
+        let (tls, suffix) = match scheme.strip_prefix("rediss").or_else(|| scheme.strip_prefix("valkeys")) {
+            Some(suffix) => (true, suffix),
             None => (
                 false,
                 scheme.strip_prefix("redis").or_else(|| scheme.strip_prefix("valkey")).ok_or(LocationError::Form)?,
             ),
         };
-        let (sentinel, cluster) = (rest == "-sentinel", rest == "-cluster");
-        if !sentinel && !cluster && !rest.is_empty() {
+        let (sentinel, cluster) = (suffix == "-sentinel", suffix == "-cluster");
+        if !sentinel && !cluster && !suffix.is_empty() {
             return Err(LocationError::Form);
         }
-        let default = if sentinel { SENTINEL_PORT } else { REDIS_PORT };
-        let mut seeds = vec![seed(&url, default).ok_or(LocationError::Form)?];
+        let default_port = if sentinel { SENTINEL_PORT } else { REDIS_PORT };
+        let mut seeds = vec![address(&url, default_port).ok_or(LocationError::Form)?];
         let (mut service, mut sentinel_username, mut sentinel_password) = (None, None, None);
         for (key, value) in url.query_pairs() {
             match &*key {
                 "node" if sentinel || cluster => {
                     let node = Url::parse(&format!("redis://{value}")).map_err(|_| LocationError::Node)?;
-                    seeds.push(seed(&node, default).ok_or(LocationError::Node)?);
+                    seeds.push(address(&node, default_port).ok_or(LocationError::Node)?);
                 }
                 "sentinelServiceName" if sentinel => service = Some(value.into_owned()),
                 "sentinelUsername" if sentinel => sentinel_username = Some(value.into_owned()),
@@ -130,11 +133,11 @@ impl FromStr for Location {
                 _ => return Err(LocationError::Parameter),
             }
         }
-        let kind = match service.filter(|name| !name.is_empty()) {
-            Some(service) => Kind::Sentinel { service },
+        let deployment = match service.filter(|name| !name.is_empty()) {
+            Some(service) => Deployment::Sentinel { service },
             None if sentinel => return Err(LocationError::Service),
-            None if cluster => Kind::Cluster,
-            None => Kind::Single,
+            None if cluster => Deployment::Cluster,
+            None => Deployment::Single,
         };
         let database = match url.path().trim_matches('/') {
             "" => 0,
@@ -143,23 +146,33 @@ impl FromStr for Location {
         if cluster && database != 0 {
             return Err(LocationError::Database);
         }
-        let (username, password) = (decoded(url.username()), url.password().and_then(decoded));
-        Ok(Self::Redis(Redis { kind, tls, seeds, username, password, sentinel_username, sentinel_password, database }))
+        let (username, password) = (decode(url.username()), url.password().and_then(decode));
+        Ok(Self::Redis(RedisLocation {
+            deployment,
+            tls,
+            seeds,
+            username,
+            password,
+            sentinel_username,
+            sentinel_password,
+            database,
+        }))
     }
 }
 
-fn seed(url: &Url, default: u16) -> Option<Address> {
+/// Returns the address that a URL names; `None` if it has no host.
+fn address(url: &Url, default_port: u16) -> Option<Address> {
     let host = match url.host()? {
         Host::Domain("") => return None,
         Host::Domain(name) => name.to_owned(),
         Host::Ipv4(address) => address.to_string(),
         Host::Ipv6(address) => address.to_string(),
     };
-    Some(Address::new(host, url.port().unwrap_or(default)))
+    Some(Address::new(host, url.port().unwrap_or(default_port)))
 }
 
-/// A part of a URL without its percent encoding; `None` when it is empty.
-fn decoded(part: &str) -> Option<String> {
+/// Removes the percent encoding from a part of a URL; returns `None` if the part is empty.
+fn decode(part: &str) -> Option<String> {
     let text = percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
     (!text.is_empty()).then_some(text)
 }
@@ -168,35 +181,35 @@ fn decoded(part: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn redis(text: &str) -> Redis {
+    fn redis(text: &str) -> RedisLocation {
         match text.parse() {
-            Ok(Location::Redis(redis)) => redis,
+            Ok(StoreLocation::Redis(redis)) => redis,
             other => panic!("{other:?}"),
         }
     }
 
-    fn seeds(redis: &Redis) -> Vec<String> {
+    fn seeds(redis: &RedisLocation) -> Vec<String> {
         redis.seeds.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn every_kind_is_read() {
-        assert_eq!("memory:".parse(), Ok(Location::Memory));
+    fn every_deployment_is_parsed() {
+        assert_eq!("memory:".parse(), Ok(StoreLocation::Memory));
         let single = redis("rediss://app:p%40ss@redis.internal/3");
-        assert!(single.tls && single.kind == Kind::Single && single.database == 3);
+        assert!(single.tls && single.deployment == Deployment::Single && single.database == 3);
         assert_eq!((single.username.as_deref(), single.password.as_deref()), (Some("app"), Some("p@ss")));
         assert_eq!(seeds(&single), ["redis.internal:6379"]);
         let cluster = redis("redis-cluster://127.0.0.1:7001?node=127.0.0.1:7002&node=[::1]:7003");
-        assert!(cluster.kind == Kind::Cluster && !cluster.tls);
+        assert!(cluster.deployment == Deployment::Cluster && !cluster.tls);
         assert_eq!(seeds(&cluster), ["127.0.0.1:7001", "127.0.0.1:7002", "[::1]:7003"]);
         let sentinel = redis("redis-sentinel://a?node=b:5&sentinelServiceName=main");
-        assert_eq!(sentinel.kind, Kind::Sentinel { service: "main".to_owned() });
+        assert_eq!(sentinel.deployment, Deployment::Sentinel { service: "main".to_owned() });
         assert_eq!(seeds(&sentinel), ["a:26379", "b:5"]);
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_no_secret_is_printed() {
-        let error = |text: &str| text.parse::<Location>().unwrap_err();
+    fn an_invalid_url_has_an_error_and_debug_output_omits_the_password() {
+        let error = |text: &str| text.parse::<StoreLocation>().unwrap_err();
         for text in ["", "redis", "http://x", "redis://", "redis-ring://x", "redis-cluster://:7001", "memory:x"] {
             assert_eq!(error(text), LocationError::Form, "{text}");
         }

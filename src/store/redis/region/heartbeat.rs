@@ -1,0 +1,86 @@
+//! A node's heartbeat: compares the region's constants, keeps the node a member, and learns the other members.
+
+use bytes::Bytes;
+use counter_script::{Script, slot};
+use fred::types::Value;
+
+use super::super::call_error::CallError;
+use super::super::topology::Topology;
+use super::RedisRegion;
+use super::Unfit;
+
+static HEARTBEAT: Script = Script::new(include_str!("heartbeat.lua"));
+
+/// How long a heartbeat makes a node a member, in milliseconds.
+const MEMBER_MS: u32 = 10_000;
+/// After this many matching heartbeats a node overwrites changed constants: the writer must have joined later.
+const ESTABLISHED_BEATS: u32 = 10;
+
+/// Why a heartbeat failed.
+pub(super) enum HeartbeatError {
+    /// The primary did not answer.
+    NoAnswer,
+    /// The primary returned an error, or belongs to another kind of deployment than configured. For the log and
+    /// `/ready`.
+    Failed(String),
+    /// The region's constants are not this node's.
+    Unfit(Unfit),
+}
+
+impl RedisRegion {
+    /// Sends one heartbeat. `counts` says that the members that it does not name are missed.
+    pub(super) async fn heartbeat(&self, topology: &Topology, counts: bool) -> Result<(), HeartbeatError> {
+        let keys = [self.key("constants"), self.key("members")];
+        let address = topology.primary(slot(&keys[0])).ok_or(HeartbeatError::NoAnswer)?;
+        let connection = self.pool.get_or_open(address);
+        if !connection.wait_connected().await {
+            return Err(HeartbeatError::NoAnswer);
+        }
+        let established = u32::from(self.lock_state().matching_heartbeats >= ESTABLISHED_BEATS);
+        let arguments =
+            [self.constants.to_string(), self.own_member.to_string(), MEMBER_MS.to_string(), established.to_string()];
+        let arguments = arguments.map(Bytes::from);
+        let reply = connection.run_script(&HEARTBEAT, &keys, &arguments, false).await.map_err(|error| match error {
+            CallError::ServerError(error) => HeartbeatError::Failed(format!("{address}: {error}")),
+            CallError::Moved(_) if !self.in_cluster() => {
+                HeartbeatError::Failed(format!("{address} is part of a cluster: use redis-cluster://"))
+            }
+            _ => HeartbeatError::NoAnswer,
+        })?;
+        let Value::Array(reply) = reply else { return Err(HeartbeatError::NoAnswer) };
+        let [in_force, Value::Array(members)] = reply.as_slice() else { return Err(HeartbeatError::NoAnswer) };
+        let in_force = in_force.as_string().unwrap_or_default();
+        if !self.constants.matches(&in_force) {
+            let (key, own) = (String::from_utf8_lossy(&keys[0]), self.constants.to_string());
+            let why = format!("the region's constants are {in_force:?} (key {key}), this node's are {own:?}");
+            return Err(HeartbeatError::Unfit(Unfit(why)));
+        }
+        let members: Vec<String> = members.iter().filter_map(Value::as_string).collect();
+        self.update_members(&members, counts);
+        Ok(())
+    }
+
+    /// Records a successful heartbeat and the members that it named. Ignores texts that are no members.
+    pub(super) fn update_members(&self, named: &[String], counts: bool) {
+        let mut state = self.lock_state();
+        state.reached = true;
+        state.matching_heartbeats = state.matching_heartbeats.saturating_add(u32::from(counts));
+        state.members.update(named.iter().filter_map(|text| text.parse().ok()), counts);
+        let holders = state.members.cores().max(self.config.cores);
+        drop(state);
+        self.holders.send_if_modified(|known| std::mem::replace(known, holders) != holders);
+    }
+
+    /// Removes this process from the members.
+    pub(super) async fn remove_own_member(&self) {
+        let key = self.key("members");
+        let topology = self.topology.borrow().clone();
+        let address = topology.as_ref().and_then(|topology| topology.primary(slot(&key)));
+        if let Some(address) = address {
+            let member = self.own_member.to_string();
+            let key = String::from_utf8_lossy(&key).into_owned();
+            // If this fails, the other nodes miss the member's heartbeats.
+            let _ = self.pool.get_or_open(address).command("ZREM", &[&key, &member]).await;
+        }
+    }
+}
