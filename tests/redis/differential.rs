@@ -14,7 +14,7 @@ use limiter::counter::{
     Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, Record, Seen,
     WindowReturn, apply, expires_at,
 };
-use simulations::redis::{Data, Redis};
+use simulations::store::{Data, Redis};
 use tidegate::ports::CounterStore;
 
 /// What is stored under a key, and until when (ms).

@@ -1,8 +1,8 @@
-//! The scenarios: which kinds of faults each draws from.
+//! The scenarios, and the kinds of faults from which each one draws.
 
-use super::faults::{self, Draw};
+use crate::faults::draw::{self, DrawFault};
 
-/// Which faults there may be, and what else is out of the ordinary.
+/// The faults that may occur, and what else is special.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
     Calm,
@@ -43,6 +43,7 @@ impl Scenario {
         Self::Everything,
     ];
 
+    /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
@@ -64,6 +65,7 @@ impl Scenario {
         }
     }
 
+    /// A one-line description.
     pub const fn about(self) -> &'static str {
         match self {
             Self::Calm => "nothing goes wrong",
@@ -85,41 +87,41 @@ impl Scenario {
         }
     }
 
-    /// What may go wrong.
-    pub(super) fn faults(self) -> &'static [Draw] {
+    /// The kinds of faults from which a seed draws. A kind that is listed twice is drawn more often.
+    pub fn faults(self) -> &'static [DrawFault] {
         match self {
             Self::Calm | Self::Edits | Self::Memory => &[],
-            Self::Network => &[faults::loss, faults::slow, faults::repeat, faults::cut],
-            Self::Stall => &[faults::stall, faults::stall, faults::slow],
-            Self::Outage => &[faults::stall, faults::down, faults::cut, faults::full, faults::crash],
-            Self::Failover => &[faults::failover, faults::failover, faults::split],
-            Self::Forgetting => &[faults::flush, faults::evict, faults::amnesia],
-            Self::Crash => &[faults::crash, faults::crash, faults::pause],
-            Self::Clock => &[faults::leap],
-            Self::Migration => &[faults::relocation],
-            Self::Buckets => &[faults::far, faults::far, faults::down],
-            Self::Crowded => &[faults::down, faults::stall, faults::failover, faults::flush, faults::loss],
-            Self::Suspended => &[faults::suspend, faults::suspend, faults::pause],
-            Self::Replaced => &[faults::switch, faults::switch, faults::switch, faults::suspend],
+            Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
+            Self::Stall => &[draw::stall, draw::stall, draw::slow],
+            Self::Outage => &[draw::stall, draw::down, draw::cut, draw::full, draw::crash],
+            Self::Failover => &[draw::failover, draw::failover, draw::split],
+            Self::Forgetting => &[draw::flush, draw::evict, draw::down_with_loss],
+            Self::Crash => &[draw::crash, draw::crash, draw::pause],
+            Self::Clock => &[draw::clock_jump],
+            Self::Migration => &[draw::lane_move],
+            Self::Buckets => &[draw::far, draw::far, draw::down],
+            Self::Crowded => &[draw::down, draw::stall, draw::failover, draw::flush, draw::loss],
+            Self::Suspended => &[draw::suspend, draw::suspend, draw::pause],
+            Self::Replaced => &[draw::replacement, draw::replacement, draw::replacement, draw::suspend],
             Self::Everything => &[
-                faults::stall,
-                faults::down,
-                faults::failover,
-                faults::split,
-                faults::flush,
-                faults::evict,
-                faults::full,
-                faults::cut,
-                faults::loss,
-                faults::slow,
-                faults::repeat,
-                faults::crash,
-                faults::pause,
-                faults::leap,
-                faults::amnesia,
-                faults::relocation,
-                faults::suspend,
-                faults::switch,
+                draw::stall,
+                draw::down,
+                draw::failover,
+                draw::split,
+                draw::flush,
+                draw::evict,
+                draw::full,
+                draw::cut,
+                draw::loss,
+                draw::slow,
+                draw::repeat,
+                draw::crash,
+                draw::pause,
+                draw::clock_jump,
+                draw::down_with_loss,
+                draw::lane_move,
+                draw::suspend,
+                draw::replacement,
             ],
         }
     }
