@@ -104,7 +104,7 @@ fn as_text(run: &Run) -> String {
     }
     if run.violations.is_empty() {
         let checks = run.history.checks.len();
-        text += &format!("{}: {checks} checks, every promise kept\n", output::word("good", true));
+        text += &format!("{}: {checks} checks, all promises kept\n", output::word("good", true));
     }
     text
 }

@@ -83,7 +83,7 @@ fn draw_counter<'a>(run: &Run, counter: &BusyCounter<'_>, area: &Area<'a>) -> Re
     };
     let areas = [
         ("admitted", steps(|level| level.hits), BLUE_200),
-        ("of that without the store", steps(|level| level.degraded), ORANGE_400),
+        ("of these without the store", steps(|level| level.degraded), ORANGE_400),
     ];
     for (name, points, colour) in areas {
         let shape = AreaSeries::new(points, 0.0, colour.mix(0.8)).border_style(colour.stroke_width(1));

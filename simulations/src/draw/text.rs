@@ -36,11 +36,14 @@ pub fn text(run: &Run) -> String {
         let degraded = |(_, degraded): &(u64, u64)| if *degraded > 0 { '!' } else { ' ' };
         // Writing to a `String` cannot fail.
         let _ = writeln!(out, "\n{}", counter.title());
-        let _ =
-            writeln!(out, "used     |{}| a full bar is {full}, ▲ more", columns.iter().map(bar).collect::<String>());
         let _ = writeln!(
             out,
-            "alone    |{}| ! some of it without the store",
+            "used     |{}| a full bar is {full} hits, ▲ is more",
+            columns.iter().map(bar).collect::<String>()
+        );
+        let _ = writeln!(
+            out,
+            "degraded |{}| ! some hits were admitted without the store",
             columns.iter().map(degraded).collect::<String>()
         );
     }

@@ -60,34 +60,36 @@ impl fmt::Display for FaultKind {
         match self {
             Self::Stall { primary } => write!(f, "primary {primary} is stopped"),
             Self::Down { primary, loses_writes: false } => {
-                write!(f, "primary {primary} is dead, and keeps what it had")
+                write!(f, "primary {primary} is dead, and keeps its data")
             }
             Self::Down { primary, loses_writes: true } => {
-                write!(f, "primary {primary} is dead, and forgets what it wrote last")
+                write!(f, "primary {primary} is dead, and loses its last writes")
             }
             Self::Failover { primary } => {
-                write!(f, "primary {primary} is dead until its replica takes over, behind by what it had last")
+                write!(f, "primary {primary} is dead until its replica takes over without its last writes")
             }
-            Self::Split { primary } => write!(f, "primary {primary} was replaced, and nodes of odd number do not know"),
-            Self::Flush { primary } => write!(f, "primary {primary} forgets everything"),
+            Self::Split { primary } => {
+                write!(f, "primary {primary} was replaced, and nodes of odd number do not detect it")
+            }
+            Self::Flush { primary } => write!(f, "primary {primary} loses all its data"),
             Self::Evict { primary } => write!(f, "primary {primary} evicts keys"),
             Self::Full { primary } => write!(f, "primary {primary} is out of memory"),
-            Self::ClockJump { primary, by_ms } => write!(f, "primary {primary}'s clock is set by {by_ms} ms"),
-            Self::Cut { node, primary } => write!(f, "nothing passes between node {node} and primary {primary}"),
-            Self::Loss { percent } => write!(f, "{percent} % of the batches and of the answers are lost"),
-            Self::Slow { primary: None, up_to_ms } => write!(f, "batches and answers take up to {up_to_ms} ms"),
+            Self::ClockJump { primary, by_ms } => write!(f, "primary {primary}'s clock jumps by {by_ms} ms"),
+            Self::Cut { node, primary } => write!(f, "no packet passes between node {node} and primary {primary}"),
+            Self::Loss { percent } => write!(f, "{percent} % of the batches and of the replies are lost"),
+            Self::Slow { primary: None, up_to_ms } => write!(f, "batches and replies take up to {up_to_ms} ms"),
             Self::Slow { primary: Some(primary), up_to_ms } => {
-                write!(f, "batches to and answers from primary {primary} take up to {up_to_ms} ms")
+                write!(f, "batches to and replies from primary {primary} take up to {up_to_ms} ms")
             }
-            Self::Repeat { percent } => write!(f, "{percent} % of the batches come twice"),
+            Self::Repeat { percent } => write!(f, "{percent} % of the batches arrive twice"),
             Self::Crash { node } => write!(f, "node {node} is killed"),
             Self::Pause { node } => write!(f, "node {node} is stopped"),
             Self::Suspend { node } => write!(f, "node {node} is suspended, and its monotonic clock stands still"),
             Self::Replacement { primary, stops: false } => {
-                write!(f, "primary {primary} is replaced in order, and goes on beside the new one")
+                write!(f, "primary {primary} is replaced without loss, and the old server goes on beside the new one")
             }
             Self::Replacement { primary, stops: true } => {
-                write!(f, "primary {primary} is stopped and replaced, and wakes at the end")
+                write!(f, "primary {primary} is stopped and replaced, and the old server goes on at the end")
             }
             Self::LaneMove { lane, to } => write!(f, "lane {lane} moves to primary {to}"),
         }

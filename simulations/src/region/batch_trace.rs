@@ -12,11 +12,11 @@ impl Region {
         reply: &Result<BatchReply, StoreError>,
     ) -> String {
         let Packet { core, primary, batch, duplicate, .. } = packet;
-        let duplicate = if *duplicate { " again" } else { "" };
+        let duplicate = if *duplicate { " (duplicate)" } else { "" };
         let mut text = format!("primary {primary}: batch {} of core {core}{duplicate}", batch.id);
         match reply.as_ref().map(|reply| &reply.outcome) {
             Err(error) => text += &format!(": {error}"),
-            Ok(BatchOutcome::Late) => text += " comes too late",
+            Ok(BatchOutcome::Late) => text += " arrives too late",
             Ok(BatchOutcome::Ran(replies)) => {
                 let items = batch.items.iter().zip(replies);
                 text.extend(items.map(|(item, reply)| self.describe_item(cx, item, reply)));
@@ -41,10 +41,10 @@ impl Region {
         let mut text =
             format!("; {name}{user}: {} granted", if asks.is_empty() { "none".to_owned() } else { asks.join(", ") });
         if returned > 0 {
-            text += &format!(", {returned} back");
+            text += &format!(", {returned} returned");
         }
         if grant.lease > 0 {
-            text += &format!(", {} lent", grant.lease);
+            text += &format!(", {} leased", grant.lease);
         }
         text + &format!(", {} left", grant.available)
     }

@@ -115,16 +115,16 @@ fn describe(cx: &Context<'_>, index: CheckIndex, answer: &Answer) -> String {
     let ClientCheck { sent_at, core, limit_set, user, hits, .. } = cx.history.checks[index.0];
     let waited = cx.now - sent_at;
     let answer = match answer {
-        Answer::Overloaded => "shed".to_owned(),
-        Answer::Abandoned => "gone".to_owned(),
+        Answer::Overloaded => "overloaded".to_owned(),
+        Answer::Abandoned => "abandoned".to_owned(),
         Answer::Decided(decided) => {
             let denied = decided.limits.iter().filter(|limit| limit.denied);
             let limits = denied.filter_map(|limit| cx.plan.limits().get(limit.limit));
             let names: Vec<&str> = limits.map(|limit| limit.name.as_str()).collect();
-            let word = if decided.allowed { "allowed".to_owned() } else { format!("refused by {}", names.join(", ")) };
+            let word = if decided.allowed { "allowed".to_owned() } else { format!("denied by {}", names.join(", ")) };
             let degraded = if decided.degraded { ", without the store" } else { "" };
             format!("{word}{degraded}, revision {}", decided.revision)
         }
     };
-    format!("core {core}: {} user {user} asks {hits}, waits {waited} us: {answer}", limit_set.name())
+    format!("core {core}: {} user {user} asks for {hits} hits, after {waited} us: {answer}", limit_set.name())
 }

@@ -105,7 +105,7 @@ impl Region {
             self.handle(cx, core, ShardEvent::Rules(book));
         }
         cx.history.rules_received.push(RulesReceived { core: id, boot, revision, at: cx.now });
-        cx.trace(|_| format!("core {core} hears of revision {revision}"));
+        cx.trace(|_| format!("core {core} receives revision {revision}"));
     }
 
     /// True if nothing is in flight, waits or has stalled at any core.

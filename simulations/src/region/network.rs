@@ -159,7 +159,7 @@ impl Region {
         if it.shard.stats().failed_batches > failed_before {
             it.breakers[primary.0].record_timeout();
             let batch = packet.batch.id;
-            cx.trace(|_| format!("core {core}: batch {batch}, lane {lane}, got no answer"));
+            cx.trace(|_| format!("core {core}: batch {batch}, lane {lane}, got no reply"));
             if cx.bugs.resends(id) {
                 let mut batch = packet.batch;
                 batch.id.0 += RESENT_ID_OFFSET;

@@ -44,12 +44,12 @@ pub fn describe(limit: &Limit) -> String {
     let window = if window == UNENDING_MS { "a month".to_owned() } else { format!("{window} ms") };
     let burst = limit.burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
     let consistency = if limit.consistency == Some(Consistency::Leased) { "leased" } else { "exact" };
-    let whose = if limit.per.is_empty() { "for all" } else { "a user" };
+    let whose = if limit.per.is_empty() { "for all users" } else { "per user" };
     let failure = match limit.on_store_failure {
         OnStoreFailure::Local => "local",
         OnStoreFailure::Allow => "allow",
         OnStoreFailure::Deny => "deny",
     };
     let (name, algorithm) = (&limit.name, limit.algorithm.as_str());
-    format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, without the store {failure})")
+    format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, on_store_failure {failure})")
 }

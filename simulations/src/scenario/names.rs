@@ -68,22 +68,22 @@ impl Scenario {
     /// A one-line description.
     pub const fn about(self) -> &'static str {
         match self {
-            Self::Calm => "nothing goes wrong",
-            Self::Network => "batches and answers are slow, lost, late, or come twice",
-            Self::Stall => "primaries are stopped, and go on",
-            Self::Outage => "primaries are stopped, dead, full or cut off, and nodes come and go meanwhile",
-            Self::Failover => "replicas take over that are behind, at once or after a while",
-            Self::Forgetting => "primaries forget everything, some keys, or what they wrote last",
+            Self::Calm => "no faults",
+            Self::Network => "batches and replies are slow, lost or late, or arrive twice",
+            Self::Stall => "primaries are stopped, and go on later",
+            Self::Outage => "primaries are stopped, dead, full or cut off, while nodes crash and restart",
+            Self::Failover => "replicas take over without the last writes, at once or after a while",
+            Self::Forgetting => "primaries lose all their data, some keys or their last writes",
             Self::Crash => "nodes are killed, or stopped for a while",
             Self::Clock => "the clocks of primaries are set forward and back",
-            Self::Edits => "rules change under way",
-            Self::Memory => "there are more keys than nodes have room for",
+            Self::Edits => "the rules change while checks are in progress",
+            Self::Memory => "there are more keys than fit into the memory of a node",
             Self::Migration => "keys move from one primary to another",
-            Self::Buckets => "two large buckets in a check, far from their primaries, which come and go",
-            Self::Crowded => "tens of cores, and many outages and failovers in one window",
-            Self::Suspended => "machines of nodes are suspended: their monotonic clocks stand still",
-            Self::Replaced => "primaries are replaced, and go on or wake beside the new ones, while rules change",
-            Self::Everything => "all of it",
+            Self::Buckets => "a check needs two large buckets, whose primaries are far away and sometimes dead",
+            Self::Crowded => "tens of cores, with many outages and failovers in one window",
+            Self::Suspended => "machines of nodes are suspended, and their monotonic clocks stand still",
+            Self::Replaced => "primaries are replaced while the rules change, and the old servers go on",
+            Self::Everything => "the faults of all scenarios",
         }
     }
 

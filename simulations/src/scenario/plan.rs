@@ -137,12 +137,12 @@ impl fmt::Display for Plan {
         let Self { nodes, cores, primaries, lanes, users, max_keys, lease_us, deadline_us, .. } = self;
         writeln!(
             f,
-            "  region   {nodes} nodes of {cores} cores, {primaries} primaries with replicas behind by up to {} ms, {lanes} lanes",
+            "  region   {nodes} nodes of {cores} cores, {primaries} primaries with replicas up to {} ms behind, {lanes} lanes",
             self.lag_us / MS
         )?;
         writeln!(
             f,
-            "  settings lease {} ms, deadline {} ms, at most {max_keys} keys a core",
+            "  settings lease {} ms, deadline {} ms, at most {max_keys} keys per core",
             lease_us / MS,
             deadline_us / MS
         )?;
@@ -150,7 +150,8 @@ impl fmt::Display for Plan {
         let sticky = if sticky { ", each at one core" } else { "" };
         writeln!(
             f,
-            "  traffic  {users} users{sticky}, pauses up to {} ms, {bursts} % bursts, {hang_up} % hang up, {impatient} % impatient, {retry} % retry, {short_only} % meet the first brief limit alone",
+            "  traffic  {users} users{sticky}, pauses up to {} ms, {bursts} % bursts, {hang_up} % hang up, {impatient} % \
+             impatient, {retry} % retry, {short_only} % meet only the first brief limit",
             longest_gap_us / MS
         )?;
         for edit in &self.edits {

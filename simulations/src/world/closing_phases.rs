@@ -32,7 +32,7 @@ impl World<'_> {
             self.run_until(self.cx.now + UPKEEP_US);
         }
         self.cx.history.quiesced_at = self.cx.now;
-        self.cx.trace(|_| "-- all has come to rest".to_owned());
+        self.cx.trace(|_| "-- everything is quiet".to_owned());
     }
 
     fn is_quiet(&self) -> bool {

@@ -51,7 +51,7 @@ impl<'b> World<'b> {
     /// Runs the phase with faults.
     pub fn run_faults(&mut self) {
         self.run_until(self.cx.plan.heals_at);
-        self.cx.trace(|_| "-- from here on nothing goes wrong".to_owned());
+        self.cx.trace(|_| "-- all faults have ended".to_owned());
     }
 
     /// Returns the plan, the history and the trace.
@@ -126,7 +126,7 @@ impl<'b> World<'b> {
         let fault = cx.plan.faults[index.0].clone();
         cx.faults[index.0].active = false;
         if !fault.kind.is_sudden() {
-            cx.trace(|_| format!("-- no more: {}", fault.kind));
+            cx.trace(|_| format!("-- ended: {}", fault.kind));
         }
         let state = cx.faults[index.0];
         regions[fault.region.0].end_fault(cx, &fault, state);
