@@ -51,7 +51,7 @@ pub trait BugInjector {
         true
     }
 
-    /// Changes the decision that a client is told.
+    /// Changes the decision that a client receives.
     fn decided(&mut self, _check: &ClientCheck, _decided: &mut Decided) {}
 }
 

@@ -12,7 +12,7 @@ use limiter::Revision;
 pub struct ClientCheck {
     /// When the client sent it.
     pub sent_at: Instant,
-    /// When it came to its core: later than `sent_at` if the core was stopped meanwhile.
+    /// When it came to its core: later than `sent_at` if the core was stopped.
     pub received_at: Instant,
     /// How long its client waits at most, in microseconds.
     pub timeout_us: u64,
@@ -58,7 +58,7 @@ pub enum Answer {
     Abandoned,
 }
 
-/// A decision, as the client was told.
+/// A decision, as the client received it.
 #[derive(Clone, Debug)]
 pub struct Decided {
     pub allowed: bool,

@@ -105,8 +105,9 @@ struct Planted {
     bug: Bug,
     /// Added to the id of each reported debt, so that no two reports have the same one.
     debt_id_offset: u64,
-    /// The last denial, by core and user.
+    /// The last denial by the store, by core and user.
     denied: HashMap<(CoreId, u32), Decided>,
+    /// The newest revision that reached any core.
     newest_revision: Revision,
 }
 

@@ -14,7 +14,7 @@ pub struct PossibleCharge<'a> {
     pub counts_from: Instant,
     /// The hits that were charged when the check was answered.
     pub kept: u64,
-    /// The hits that may be charged although the client was not told.
+    /// The hits that may be charged although no reply confirmed it.
     unknown: u64,
     /// The hits that were reserved and return later.
     reserved: u64,
@@ -50,8 +50,8 @@ impl<'a> PossibleCharge<'a> {
             return self.reserved;
         }
         // The request, its reply and the return each take a delay, and each may wait because the lane is busy.
-        let meanwhile = self.end.saturating_sub(self.check.sent_at).saturating_add(6 * plan.delay_us + 1000);
-        let refill = (u128::from(meanwhile) * u128::from(rate)).div_ceil(u128::from(window_us));
+        let duration = self.end.saturating_sub(self.check.sent_at).saturating_add(6 * plan.delay_us + 1000);
+        let refill = (u128::from(duration) * u128::from(rate)).div_ceil(u128::from(window_us));
         self.reserved.min(u64::try_from(refill).unwrap_or(u64::MAX))
     }
 

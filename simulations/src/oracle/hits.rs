@@ -12,9 +12,9 @@ use crate::scenario::{Plan, STORE_EPOCH_US};
 pub struct AdmittedHits {
     pub sent_at: Instant,
     pub answered_at: Instant,
-    /// The earliest reading of the primary's clock meanwhile, in microseconds since the Unix epoch.
+    /// The earliest reading of the primary's clock between these times, in microseconds since the Unix epoch.
     pub from: u64,
-    /// The latest reading of the primary's clock meanwhile, in microseconds since the Unix epoch.
+    /// The latest reading of the primary's clock between these times, in microseconds since the Unix epoch.
     pub to: u64,
     pub hits: u64,
     /// True if the node decided without the store.

@@ -95,7 +95,7 @@ impl Region {
         let book = cx.plan.edits[edit].book.clone();
         let revision = book.revision;
         let (id, boot) = (self.id_of(core), self.cores[core.0].boot);
-        // A core that restarted meanwhile already has the rules that were in force then.
+        // A core that restarted in the meantime got the rules that were in force then.
         let mut received = cx.history.rules_received.iter();
         let is_known = received.any(|it| (it.core, it.boot) == (id, boot) && it.revision >= revision);
         if !self.cores[core.0].alive || is_known {

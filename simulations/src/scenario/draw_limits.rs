@@ -62,7 +62,7 @@ pub fn draw_limits(rng: &mut Rng, scenario: Scenario, crowded: bool) -> Vec<Limi
     limits
 }
 
-/// Draws a limit for each user. The part of its name before `-` is the name of its limit set.
+/// Draws a limit that counts each user separately. The part of its name before `-` is the name of its limit set.
 fn rule(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window_ms: Option<u64>) -> Limit {
     let bucket = algorithm == Algorithm::TokenBucket;
     let set = name.split('-').next().unwrap_or(name);

@@ -73,7 +73,7 @@ impl Primary {
     pub fn run(&mut self, batch: &Batch, now: Instant, on_replaced: bool) -> Result<BatchReply, StoreError> {
         let clock = self.clock(now);
         if on_replaced {
-            // If there is no replaced server, it has become a replica meanwhile.
+            // If there is no replaced server any more, the old server is a replica now.
             return self.replaced.as_ref().map_or(Err(StoreError::NotApplied), |server| server.run(batch, clock));
         }
         let reply = self.server.run(batch, clock);
@@ -94,7 +94,7 @@ impl Primary {
         self.change_replication_id();
     }
 
-    /// Lets a replica take over that has the writes until `since`. The old server goes on beside it.
+    /// Like [`Self::fail_over`], but the old server goes on beside the new one.
     ///
     /// # Errors
     /// Returns an error if the script does not compile.
@@ -139,7 +139,7 @@ impl Primary {
         moved.for_each(|(key, value)| self.server.restore(key, Some(value)));
     }
 
-    /// Sets if the server accepts no writes.
+    /// Sets whether the server accepts no writes.
     pub fn set_full(&mut self, full: bool) {
         self.server.set_full(full);
     }

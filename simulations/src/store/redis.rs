@@ -101,12 +101,12 @@ impl Redis {
         self.state.borrow_mut().replication_id = replication_id(replication);
     }
 
-    /// Sets if the server is a primary.
+    /// Sets whether the server is a primary.
     pub fn set_primary(&self, primary: bool) {
         self.state.borrow_mut().is_primary = primary;
     }
 
-    /// Sets if the server accepts no writes.
+    /// Sets whether the server accepts no writes.
     pub fn set_full(&self, full: bool) {
         self.state.borrow_mut().full = full;
     }
