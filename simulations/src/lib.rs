@@ -1,7 +1,11 @@
-//! A simulator of the project's own code: real shards, the real flusher's part and the real script, on virtual time.
+//! A simulator of the project's own code on virtual time: real shards, the flusher's part and the real counter script.
 //!
-//! A seed decides a [`plan`]; [`run`] lets it happen in a world and has the [`oracle`] judge what clients saw. One seed,
-//! one history, byte for byte.
+//! A seed decides a [`scenario::Plan`]. [`run`] runs the plan in a world, and the [`oracle`] judges what the clients
+//! saw. One seed has exactly one history, byte for byte.
+//!
+//! The folders, from the bottom up: `scenario` and `faults` (what a seed decides), `store` (a Redis server), `context`
+//! (clock, event queue, history), `region` (cores and primaries), `world` (regions and clients), `oracle`, and `draw`
+//! (pictures).
 
 #![cfg_attr(
     not(test),
@@ -15,24 +19,17 @@
     )
 )]
 
-mod chaos;
-mod checks;
-mod clients;
-mod dice;
-pub mod drawing;
+pub mod bug_injector;
+pub mod campaign;
+mod context;
+pub mod draw;
 pub mod faults;
-mod gauge;
-pub mod ledger;
-pub mod many;
-pub mod meddler;
-mod node;
+pub mod history;
+pub mod ids;
 pub mod oracle;
-pub mod plan;
-pub mod plot;
-mod primary;
-pub mod redis;
+mod region;
+mod rng;
 pub mod run;
 pub mod scenario;
-mod structs;
-mod wire;
+pub mod store;
 mod world;

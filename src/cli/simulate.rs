@@ -1,4 +1,4 @@
-//! `tidegate simulate`: the node's own code on virtual time, one seed at a time or thousands of them.
+//! `tidegate simulate`: runs the node's own code on virtual time, with one seed or thousands of seeds.
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
@@ -11,31 +11,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::{Exit, GlobalArgs, Output, output};
-use simulations::drawing;
-use simulations::many::{Many, Summary, one};
-use simulations::plot::svg;
+use simulations::campaign::{Campaign, Summary, run_seed};
+use simulations::draw;
 use simulations::run::Run;
 use simulations::scenario::Scenario;
 
-/// So many seeds that broke a promise are shown.
-const MOST_SHOWN: usize = 20;
+/// The largest number of seeds that the report shows.
+const MAX_SHOWN: usize = 20;
 
-/// Simulate a region: shards, flusher and counter script on virtual time, with faults; one seed, one history
+/// Simulate a region with faults: shards, flusher and counter script on virtual time. One seed has one history
 #[derive(Args)]
 pub struct Simulate {
-    /// What goes wrong; without it every scenario in turn with --seeds, else everything
+    /// The faults to simulate. Default: `everything`, or each scenario in turn with --seeds
     #[arg(long, value_name = "NAME", value_parser = scenarios())]
     scenario: Option<Scenario>,
-    /// The seed that decides everything, or the first of them
+    /// The seed, or the first seed with --seeds
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Run so many seeds, and tell only what was broken
+    /// Run this number of seeds, and report only broken promises
     #[arg(long, value_name = "COUNT")]
     seeds: Option<NonZeroU64>,
-    /// Leave out what happened line by line
+    /// Do not print the trace of events
     #[arg(long)]
     brief: bool,
-    /// Draw how full the busiest counters of one seed were, with their limits and the faults, into an SVG
+    /// Write an SVG that shows how full the busiest counters were, their limits and the faults
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     plot: Option<PathBuf>,
 }
@@ -48,37 +47,37 @@ fn scenarios() -> impl TypedValueParser<Value = Scenario> {
 
 impl Simulate {
     pub fn run(self, global: &GlobalArgs) -> Exit {
-        let done = match self.seeds {
-            Some(seeds) => self.many(seeds, global.output),
-            None => self.one(global.output),
+        let result = match self.seeds {
+            Some(seeds) => self.run_campaign(seeds, global.output),
+            None => self.run_one(global.output),
         };
-        done.unwrap_or_else(|why| {
-            eprintln!("tidegate: {why}");
+        result.unwrap_or_else(|error| {
+            eprintln!("tidegate: {error}");
             Exit::Failed
         })
     }
 
-    fn one(&self, output: Output) -> Result<Exit, String> {
-        let run = one(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
+    fn run_one(&self, output: Output) -> Result<Exit, String> {
+        let run = run_seed(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
         if let Some(path) = &self.plot {
-            svg(&run).and_then(|picture| {
+            draw::svg(&run).and_then(|picture| {
                 std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))
             })?;
         }
         let text = if output == Output::Json { format!("{}\n", as_json(&run)) } else { as_text(&run) };
-        // Whoever has read enough of a story, as `head` does, closes the pipe.
+        // A reader such as `head` may close the pipe early.
         let _ = io::stdout().write_all(text.as_bytes());
         Ok(exit(run.violations.is_empty()))
     }
 
-    fn many(&self, seeds: NonZeroU64, output: Output) -> Result<Exit, String> {
+    fn run_campaign(&self, seeds: NonZeroU64, output: Output) -> Result<Exit, String> {
         let scenarios = self.scenario.map_or_else(|| Scenario::ALL.to_vec(), |scenario| vec![scenario]);
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-        let many = Many { scenarios, first: self.seed, seeds: seeds.get(), threads };
-        let bar = ProgressBar::with_draw_target(Some(seeds.get()), target());
+        let campaign = Campaign { scenarios, first: self.seed, seeds: seeds.get(), threads };
+        let bar = ProgressBar::with_draw_target(Some(seeds.get()), draw_target());
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left{msg}");
         bar.set_style(style.map_err(|error| error.to_string())?);
-        let summary = many.run(|run| {
+        let summary = campaign.run(|run| {
             bar.inc(1);
             if let Some(violation) = run.violations.first() {
                 bar.println(format!("--scenario {} --seed {}: {violation}", run.plan.scenario.name(), run.plan.seed));
@@ -90,22 +89,22 @@ impl Simulate {
     }
 }
 
-fn target() -> ProgressDrawTarget {
+fn draw_target() -> ProgressDrawTarget {
     if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
 
-const fn exit(good: bool) -> Exit {
-    if good { Exit::Ok } else { Exit::Failed }
+const fn exit(all_kept: bool) -> Exit {
+    if all_kept { Exit::Ok } else { Exit::Failed }
 }
 
 fn as_text(run: &Run) -> String {
-    let mut text = format!("{}\n\n{}{}\n", run.plan, run.story, drawing::draw(run));
+    let mut text = format!("{}\n\n{}{}\n", run.plan, run.trace, draw::text(run));
     for violation in &run.violations {
         text += &format!("{} {violation}\n", output::word("broken", false));
     }
     if run.violations.is_empty() {
-        let checks = run.ledger.asked.len();
-        text += &format!("{}: {checks} checks, every promise kept\n", output::word("good", true));
+        let checks = run.history.checks.len();
+        text += &format!("{}: {checks} checks, all promises kept\n", output::word("good", true));
     }
     text
 }
@@ -117,8 +116,8 @@ fn as_json(run: &Run) -> serde_json::Value {
         .map(|broken| json!({ "promise": broken.promise, "at_us": broken.at, "text": broken.text }))
         .collect();
     json!({
-        "scenario": run.plan.scenario.name(), "seed": run.plan.seed, "plan": run.plan.to_string(), "story": run.story,
-        "checks": run.ledger.asked.len(), "violations": violations,
+        "scenario": run.plan.scenario.name(), "seed": run.plan.seed, "plan": run.plan.to_string(), "story": run.trace,
+        "checks": run.history.checks.len(), "violations": violations,
     })
 }
 
@@ -138,7 +137,10 @@ fn report(summary: &Summary, output: Output) {
         let broken: Vec<_> = summary
             .broken
             .iter()
-            .map(|b| json!({ "scenario": b.scenario.name(), "seed": b.seed, "violations": b.violations.iter().map(ToString::to_string).collect::<Vec<_>>() }))
+            .map(|broken| {
+                let violations: Vec<_> = broken.violations.iter().map(ToString::to_string).collect();
+                json!({ "scenario": broken.scenario.name(), "seed": broken.seed, "violations": violations })
+            })
             .collect();
         outln!("{}", json!({ "scenarios": sums, "broken": broken }));
         return;
@@ -152,7 +154,7 @@ fn report(summary: &Summary, output: Output) {
         table.add_row(row);
     }
     outln!("{table}");
-    for broken in summary.broken.iter().take(MOST_SHOWN) {
+    for broken in summary.broken.iter().take(MAX_SHOWN) {
         if let Some(violation) = broken.violations.first() {
             outln!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
         }

@@ -78,7 +78,7 @@ mod tests {
     }
 
     impl Recorded {
-        fn new(name: &'static str, fatal: Option<Fatal>, events: &Arc<Mutex<Vec<String>>>) -> Arc<dyn Service> {
+        fn boxed(name: &'static str, fatal: Option<Fatal>, events: &Arc<Mutex<Vec<String>>>) -> Arc<dyn Service> {
             Arc::new(Self { name, fatal, events: Arc::clone(events) })
         }
 
@@ -115,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn services_leave_in_reverse_order_before_any_of_them_ends() {
         let events = Arc::default();
-        let all = ["a", "b", "c"].map(|name| Recorded::new(name, None, &events));
+        let all = ["a", "b", "c"].map(|name| Recorded::boxed(name, None, &events));
         Services::start(all.into()).stop().await;
         let mut events = std::mem::take(&mut *events.lock().unwrap());
         events[3..].sort();
@@ -126,7 +126,7 @@ mod tests {
     async fn a_service_that_fails_or_panics_is_noticed() {
         for fatal in [Fatal::Configuration("other hash tags".to_owned()), Fatal::Panicked("b")] {
             let events = Arc::default();
-            let all = vec![Recorded::new("a", None, &events), Recorded::new("b", Some(fatal.clone()), &events)];
+            let all = vec![Recorded::boxed("a", None, &events), Recorded::boxed("b", Some(fatal.clone()), &events)];
             assert_eq!(Services::start(all).failed().await, fatal);
         }
     }

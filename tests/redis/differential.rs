@@ -15,7 +15,7 @@ use limiter::counter::{
     Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, Record, Seen,
     WindowReturn, apply, expires_at,
 };
-use simulations::redis::{Data, Redis};
+use simulations::store::{Data, Redis};
 use tidegate::ports::CounterStore;
 
 /// The record and the expiry (ms) of each key.
@@ -146,7 +146,7 @@ impl Server for SimulatedServer {
 
     fn fail_over(&mut self) {
         self.replication += 1;
-        self.redis.take_over(self.replication);
+        self.redis.set_replication_id(self.replication);
     }
 
     fn delete_all(&mut self) {

@@ -1,93 +1,94 @@
-//! What a promise makes allowances for: rules that changed, a store that forgot or was not there, clocks that were set.
+//! What may come on top of a limit: rules that changed, a store that forgot or did not reply, and clocks that were set.
 
 use std::collections::BTreeSet;
 
-use crate::faults::Instant;
-use crate::ledger::{Counter, Ledger};
-use crate::plan::Plan;
-use crate::run::{most, reach_us};
-use crate::scenario::Scenario;
-use limiter::rules::{Algorithm, Limit, OnStoreFailure, Quota};
+use crate::history::History;
+use crate::ids::{Counter, Instant};
+use crate::scenario::{Plan, Scenario, capacity, horizon_us};
+use limiter::rules::{Algorithm, Limit, OnStoreFailure};
 
-/// One counter's limit with what may come on top of it.
+/// One counter's limit and what may come on top of it.
 pub struct Allowance<'a> {
     plan: &'a Plan,
-    ledger: &'a Ledger,
+    history: &'a History,
     counter: Counter,
-    /// Whoever granted anything knew all of it, so nothing of it can be forgotten.
-    lone: bool,
-    reach_us: u64,
-    /// The instant of each grant, and the sum of all grants up to it.
+    /// True if one core received all grants. That core knows all of them, so the store cannot forget one.
+    sole_holder: bool,
+    horizon_us: u64,
+    /// The time of each grant, and the sum of the tokens until then.
     granted: Vec<(Instant, u64)>,
 }
 
 impl<'a> Allowance<'a> {
-    pub fn new(plan: &'a Plan, ledger: &'a Ledger, counter: Counter) -> Self {
-        let versions = || plan.edits.iter().filter_map(|edit| edit.limits.get(counter.limit));
-        let granted = ledger.granted.get(&counter).map(Vec::as_slice).unwrap_or_default();
-        let holders: BTreeSet<_> = granted.iter().map(|granted| (granted.holder, granted.boot)).collect();
-        // Of a rolling window a core remembers the newest two cells.
-        let rolls = versions().any(|limit| limit.algorithm == Algorithm::RollingWindow);
-        let lone = holders.len() == 1 && !rolls && plan.scenario != Scenario::Memory;
-        let reach_us = versions().map(reach_us).max().unwrap_or(0);
-        let sums = granted.iter().scan(0, |sum, granted| {
-            *sum += granted.tokens;
-            Some((granted.at, *sum))
+    pub fn new(plan: &'a Plan, history: &'a History, counter: Counter) -> Self {
+        let versions = || plan.versions(counter.limit);
+        let granted = history.granted.get(&counter).map(Vec::as_slice).unwrap_or_default();
+        let holders: BTreeSet<_> = granted.iter().map(|grant| (grant.core, grant.boot)).collect();
+        // A core remembers only the two newest cells of a rolling window.
+        let is_rolling = versions().any(|limit| limit.algorithm == Algorithm::RollingWindow);
+        let sole_holder = holders.len() == 1 && !is_rolling && plan.scenario != Scenario::Memory;
+        let horizon_us = versions().map(horizon_us).max().unwrap_or(0);
+        let sums = granted.iter().scan(0, |sum, grant| {
+            *sum += grant.tokens;
+            Some((grant.at, *sum))
         });
-        Self { plan, ledger, counter, lone, reach_us, granted: sums.collect() }
+        Self { plan, history, counter, sole_holder, horizon_us, granted: sums.collect() }
     }
 
-    /// The limits that were in force at some core between two instants.
+    /// Returns the versions of the limit that were in force at some core between two times.
     pub fn in_force(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Limit> {
-        let (plan, ledger, at) = (self.plan, self.ledger, self.counter.limit);
-        plan.edits
-            .iter()
-            .enumerate()
-            .filter(move |(place, edit)| {
-                let next = plan.edits.get(place + 1).map(|next| next.book.revision);
-                let told =
-                    |revision| ledger.told.iter().filter(move |told| told.2 == revision).map(|told| told.3).max();
-                // Checks that are under way keep their rules.
-                let until = next.and_then(told).map_or(u64::MAX, |told| told + plan.deadline_us);
-                edit.at <= to && from <= until
-            })
-            .filter_map(move |(_, edit)| edit.limits.get(at))
+        let (plan, history, limit) = (self.plan, self.history, self.counter.limit);
+        let is_in_force = move |index: usize| {
+            let next = plan.edits.get(index + 1).map(|next| next.book.revision);
+            let last_received = |revision| {
+                let received = history.rules_received.iter().filter(move |it| it.revision == revision);
+                received.map(|it| it.at).max()
+            };
+            // Checks that wait keep their rules.
+            let until = next.and_then(last_received).map_or(u64::MAX, |at| at + plan.deadline_us);
+            from <= until
+        };
+        let edits = plan.edits.iter().enumerate().filter(move |(index, edit)| edit.at <= to && is_in_force(*index));
+        edits.filter_map(move |(_, edit)| edit.limits.get(limit))
     }
 
-    /// Hits that may have been admitted twice by the store between two instants, because it forgot them, or because
-    /// its clock was set, at `limit` a time.
+    /// Returns the hits that the store may have admitted twice between two times, because it forgot them or because its
+    /// clock was set. Each time that the clock was set allows for `limit` hits.
     pub fn forgotten(&self, from: Instant, to: Instant, limit: u64) -> u64 {
-        let earliest = from.saturating_sub(self.reach_us);
-        let primary = self.ledger.primary.get(&self.counter);
-        let leaps = primary.and_then(|primary| self.ledger.leaps.get(primary)).map(Vec::as_slice).unwrap_or_default();
-        let leaps = leaps.iter().filter(|leap| (earliest..=to).contains(&leap.at)).count() as u64 * limit;
-        if self.lone {
-            return leaps;
+        let earliest = from.saturating_sub(self.horizon_us);
+        let jumps = self.history.clock_jumps_of(&self.counter).iter();
+        let by_jumps = jumps.filter(|jump| (earliest..=to).contains(&jump.at)).count() as u64 * limit;
+        if self.sole_holder {
+            return by_jumps;
         }
-        let forgot = self.ledger.forgot.get(&self.counter).map(Vec::as_slice).unwrap_or_default();
-        let by = |instant: Instant| {
+        let granted_until = |instant: Instant| {
             let later = self.granted.partition_point(|(at, _)| *at <= instant);
             later.checked_sub(1).map_or(0, |last| self.granted[last].1)
         };
-        let of = |since: Instant, at: Instant| by(at).saturating_sub(by(since.max(earliest.saturating_sub(1))));
-        let forgot = forgot.iter().filter(|forgot| (earliest..=to).contains(&forgot.at));
-        leaps + forgot.map(|forgot| of(forgot.since, forgot.at)).sum::<u64>()
+        let granted_between = |since: Instant, at: Instant| {
+            granted_until(at).saturating_sub(granted_until(since.max(earliest.saturating_sub(1))))
+        };
+        let forgotten = self.history.forgotten.get(&self.counter).map(Vec::as_slice).unwrap_or_default();
+        let forgotten = forgotten.iter().filter(|it| (earliest..=to).contains(&it.at));
+        by_jumps + forgotten.map(|it| granted_between(it.since, it.at)).sum::<u64>()
     }
 
-    /// Hits that edits forgave between two instants: what a bucket lacks beyond the size that it is given.
+    /// Returns the hits that edits forgave between two times. An edit that makes a bucket smaller forgives what the
+    /// bucket lacks beyond its new size.
     pub fn forgiven(&self, from: Instant, to: Instant) -> u64 {
-        let rules: Vec<&Limit> = self.in_force(from, to).collect();
-        rules.windows(2).map(|pair| most(pair[0]).saturating_sub(most(pair[1]))).sum()
+        let versions: Vec<&Limit> = self.in_force(from, to).collect();
+        versions.windows(2).map(|pair| capacity(pair[0]).saturating_sub(capacity(pair[1]))).sum()
     }
 
-    /// How many times the limit cores admit by themselves at most, in parts of [`Self::divisor`]; `None` where any number.
+    /// Returns how many times the limit cores may admit without the store, in parts of [`Self::divisor`]. Returns
+    /// `None` if they may admit any number of hits.
     pub fn shares(&self) -> Option<u64> {
-        let limit = self.plan.edits.first()?.limits.get(self.counter.limit)?;
+        let limit = self.plan.limits().get(self.counter.limit)?;
         match limit.on_store_failure {
             OnStoreFailure::Allow => None,
             OnStoreFailure::Deny => Some(0),
             OnStoreFailure::Local => {
-                let boots: BTreeSet<_> = self.ledger.told.iter().map(|told| (told.0, told.1)).collect();
+                let boots: BTreeSet<_> = self.history.rules_received.iter().map(|it| (it.core, it.boot)).collect();
                 Some((boots.len() as u64).max(self.divisor()))
             }
         }
@@ -95,13 +96,5 @@ impl<'a> Allowance<'a> {
 
     pub fn divisor(&self) -> u64 {
         self.plan.divisor()
-    }
-}
-
-/// Hits of a quota.
-pub const fn hits(limit: &Limit) -> u64 {
-    match limit.limit {
-        Quota::Hits(hits) => hits,
-        Quota::Unlimited => u64::MAX,
     }
 }

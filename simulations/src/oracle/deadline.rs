@@ -1,36 +1,38 @@
-//! No check waits past its deadline, whatever the store does; where its core was stopped, not past that.
+//! No check waits past its deadline, whatever the store does. If its core was stopped, the deadline is the end of the
+//! stop.
 
-use super::Violation;
-use crate::faults::{Instant, Kind};
-use crate::ledger::{Asked, Ledger};
-use crate::plan::Plan;
+use super::violation::Violation;
+use crate::faults::FaultKind;
+use crate::history::{ClientCheck, History};
+use crate::ids::{Instant, NodeIndex};
+use crate::scenario::Plan;
 
-pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
-    for asked in &ledger.asked {
-        let last = latest(plan, asked);
-        let at = match &asked.answer {
-            Some((at, _)) if *at <= last => continue,
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
+    for check in &history.checks {
+        let latest = latest_answer(plan, check);
+        let at = match &check.answer {
+            Some((at, _)) if *at <= latest => continue,
             Some((at, _)) => *at,
-            None if asked.at >= ledger.rested && !asked.probe => continue,
-            None => ledger.rested,
+            None if check.sent_at >= history.quiesced_at && !check.probe => continue,
+            None => history.quiesced_at,
         };
-        let waited = at.saturating_sub(asked.at);
-        let what = if asked.answer.is_some() { "answered" } else { "not answered" };
-        let text = format!("core {}: {what} after {waited} us, at most {}", asked.holder, asked.within_us);
+        let waited = at.saturating_sub(check.sent_at);
+        let what = if check.answer.is_some() { "answered" } else { "not answered" };
+        let text = format!("core {}: {what} after {waited} us, at most {}", check.core, check.timeout_us);
         found.push(Violation { promise: "deadline", at, text });
     }
 }
 
-/// When it must have its answer.
-fn latest(plan: &Plan, asked: &Asked) -> Instant {
-    let mut last = asked.came + asked.within_us;
-    let node = asked.holder / plan.cores;
-    let stands = [Kind::Pause { node }, Kind::Suspend { node }];
-    let stops = plan.faults.iter().filter(|fault| stands.contains(&fault.kind));
-    for stop in stops {
-        if stop.begin <= last && stop.end > asked.at {
-            last = last.max(stop.end);
+/// Returns the latest time for the answer.
+fn latest_answer(plan: &Plan, check: &ClientCheck) -> Instant {
+    let mut latest = check.received_at + check.timeout_us;
+    let node = NodeIndex(check.core.core.0 / plan.cores);
+    let stop_kinds = [FaultKind::Pause { node }, FaultKind::Suspend { node }];
+    let in_region = plan.faults.iter().filter(|fault| fault.region == check.core.region);
+    for stop in in_region.filter(|fault| stop_kinds.contains(&fault.kind)) {
+        if stop.begin <= latest && stop.end > check.sent_at {
+            latest = latest.max(stop.end);
         }
     }
-    last
+    latest
 }

@@ -1,40 +1,37 @@
-//! What cores admitted by themselves (`on_store_failure: local`) is charged once the store is back: whoever then uses up what is
-//! left gets no more than the limit in all.
+//! Hits that cores admitted without the store (`on_store_failure: local`) are charged when the store is back. A user
+//! that then uses up the rest of a limit gets no more than the limit in total.
 
-use super::Violation;
-use super::allowance::hits;
-use crate::faults::Kind;
-use crate::ledger::{Asked, Ledger};
-use crate::plan::{Family, Plan};
-use crate::run::DRAINED;
-use crate::scenario::Scenario;
-use crate::world::counter;
+use super::violation::Violation;
+use crate::faults::FaultKind;
+use crate::history::{ClientCheck, History};
+use crate::ids::RegionIndex;
+use crate::scenario::{DRAINED_USERS, LimitSet, Plan, Scenario, quota};
 use limiter::rules::OnStoreFailure;
 
-pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
-    let limits = plan.edits.last().map(|edit| edit.limits.as_slice()).unwrap_or_default();
-    let solo = plan.limits_of(Family::Solo).next().and_then(|at| Some((at, limits.get(at)?)));
-    let Some((at, limit)) = solo.filter(|(_, limit)| limit.on_store_failure == OnStoreFailure::Local) else { return };
-    if loses_debts(plan) {
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
+    let limit = plan.limits_of(LimitSet::PerUser).next().and_then(|at| Some((at, plan.final_limits().get(at)?)));
+    let Some((at, limit)) = limit.filter(|(_, limit)| limit.on_store_failure == OnStoreFailure::Local) else { return };
+    if may_lose_debts(plan) {
         return;
     }
-    let remembered = |user: &u32| !ledger.forgot.contains_key(&counter(plan, at, *user));
-    for user in (0..plan.users.min(DRAINED)).filter(remembered) {
-        let mine = |asked: &&Asked| asked.family == Family::Solo && asked.user == user && asked.is_allowed();
-        let (before, drain) = ledger.asked.split_at(ledger.drained_from.min(ledger.asked.len()));
-        let sum = |asked: &[Asked]| asked.iter().filter(mine).map(|asked| u64::from(asked.hits)).sum::<u64>();
-        let (before, more) = (sum(before), sum(drain));
-        if more > 0 && before + more > hits(limit) {
-            let text =
-                format!("user {user} was allowed {before}, and {more} when the store was back, of {}", hits(limit));
-            found.push(Violation { promise: "debts", at: ledger.rested, text });
+    let is_remembered = |user: &u32| !history.forgotten.contains_key(&plan.counter(RegionIndex::ONLY, at, *user));
+    for user in (0..plan.users.min(DRAINED_USERS)).filter(is_remembered) {
+        let is_charged =
+            |check: &&ClientCheck| check.limit_set == LimitSet::PerUser && check.user == user && check.is_allowed();
+        let (before, drain) = history.checks.split_at(history.drain_start.min(history.checks.len()));
+        let sum = |checks: &[ClientCheck]| checks.iter().filter(is_charged).map(|check| u64::from(check.hits)).sum();
+        let (before, drained): (u64, u64) = (sum(before), sum(drain));
+        let quota = quota(limit);
+        if drained > 0 && before + drained > quota {
+            let text = format!("user {user} was allowed {before} hits, and {drained} with the store back, of {quota}");
+            found.push(Violation { promise: "debts", at: history.quiesced_at, text });
         }
     }
 }
 
-/// Whether debts may be lost: with the core that owes them, or with a key that it had no room for; or a clock was set, so
-/// that a debt is of another time.
-fn loses_debts(plan: &Plan) -> bool {
-    let lost = |kind: &Kind| matches!(kind, Kind::Crash { .. } | Kind::Leap { .. });
-    plan.scenario == Scenario::Memory || plan.faults.iter().any(|fault| lost(&fault.kind))
+/// True if debts may be lost: a core dies that has them, a core drops their key to make room, or a clock is set, so
+/// that a debt belongs to another time.
+fn may_lose_debts(plan: &Plan) -> bool {
+    let loses = |kind: &FaultKind| matches!(kind, FaultKind::Crash { .. } | FaultKind::ClockJump { .. });
+    plan.scenario == Scenario::Memory || plan.faults.iter().any(|fault| loses(&fault.kind))
 }

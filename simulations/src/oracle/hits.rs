@@ -1,72 +1,68 @@
-//! What each counter admitted, on the clock of its primary: somewhere between [asked, answered].
+//! The hits that each counter admitted. The oracles do not know when a hit was charged, only a range: from the sending
+//! of the check to its answer, on the clock of the counter's primary.
 
 use std::collections::BTreeMap;
 
-use crate::faults::Instant;
-use crate::ledger::{Asked, Counter, Ledger, Said};
-use crate::plan::Plan;
-use crate::primary::BEGIN;
-use crate::world::counter;
+use crate::history::{ClientCheck, History};
+use crate::ids::{Counter, Instant};
+use crate::scenario::{Plan, STORE_EPOCH_US};
 
-/// Hits that were admitted.
+/// The hits of one check that was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
-    /// The world's instants between which they were.
-    pub asked: Instant,
-    pub answered: Instant,
-    /// The same on the primary's clock, in microseconds since the epoch.
+pub struct AdmittedHits {
+    pub sent_at: Instant,
+    pub answered_at: Instant,
+    /// The earliest reading of the primary's clock between these times, in microseconds since the Unix epoch.
     pub from: u64,
+    /// The latest reading of the primary's clock between these times, in microseconds since the Unix epoch.
     pub to: u64,
     pub hits: u64,
-    /// The store did not decide.
+    /// True if the node decided without the store.
     pub degraded: bool,
 }
 
-/// The hits of one counter, in the order of their answers.
+/// The hits of one counter, by `to` and then by `answered_at`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub counter: Counter,
-    pub hits: Vec<Hit>,
+    pub hits: Vec<AdmittedHits>,
 }
 
-/// Of every counter that admitted anything.
-pub fn usages(plan: &Plan, ledger: &Ledger) -> Vec<Usage> {
-    let mut all: BTreeMap<Counter, Vec<Hit>> = BTreeMap::new();
-    for asked in &ledger.asked {
-        let Some((answered, Said::Decided(decided))) = &asked.answer else { continue };
-        if !decided.allowed || asked.hits == 0 {
-            continue;
-        }
-        for limit in plan.limits_of(asked.family) {
-            let counter = counter(plan, limit, asked.user);
-            let (from, to) = on_clock(ledger, counter, asked, *answered);
-            let hit = Hit {
-                asked: asked.at,
-                answered: *answered,
+/// Returns the usage of every counter that admitted hits.
+pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
+    let mut all: BTreeMap<Counter, Vec<AdmittedHits>> = BTreeMap::new();
+    for check in history.checks.iter().filter(|check| check.is_allowed() && check.hits > 0) {
+        let Some((answered_at, _)) = check.answer else { continue };
+        for limit in plan.limits_of(check.limit_set) {
+            let counter = plan.counter(check.core.region, limit, check.user);
+            let (from, to) = clock_range(history, &counter, check, answered_at);
+            let hits = AdmittedHits {
+                sent_at: check.sent_at,
+                answered_at,
                 from,
                 to,
-                hits: asked.hits.into(),
-                degraded: decided.degraded,
+                hits: check.hits.into(),
+                degraded: check.is_degraded(),
             };
-            all.entry(counter).or_default().push(hit);
+            all.entry(counter).or_default().push(hits);
         }
     }
     let sorted = all.into_iter().map(|(counter, mut hits)| {
-        hits.sort_by_key(|hit| (hit.to, hit.answered));
+        hits.sort_by_key(|hit| (hit.to, hit.answered_at));
         Usage { counter, hits }
     });
     sorted.collect()
 }
 
-/// The earliest and the latest that the primary's clock said meanwhile.
-fn on_clock(ledger: &Ledger, counter: Counter, asked: &Asked, answered: Instant) -> (u64, u64) {
-    let primary = ledger.primary.get(&counter);
-    let leaps = primary.and_then(|primary| ledger.leaps.get(primary)).map(Vec::as_slice).unwrap_or_default();
-    let difference = |at| leaps.iter().rev().find(|leap| leap.at <= at).map_or(0, |leap| leap.to_us);
-    let clock = |at: Instant, difference: i64| (BEGIN + at).saturating_add_signed(difference);
-    let mut seen = vec![clock(asked.at, difference(asked.at)), clock(answered, difference(answered))];
-    for leap in leaps.iter().filter(|leap| (asked.at..=answered).contains(&leap.at)) {
-        seen.extend([clock(leap.at, leap.from_us), clock(leap.at, leap.to_us)]);
+/// Returns the earliest and the latest reading of the primary's clock while the check was in progress.
+fn clock_range(history: &History, counter: &Counter, check: &ClientCheck, answered_at: Instant) -> (u64, u64) {
+    let jumps = history.clock_jumps_of(counter);
+    let difference = |at| jumps.iter().rev().find(|jump| jump.at <= at).map_or(0, |jump| jump.to_us);
+    let clock = |at: Instant, difference: i64| (STORE_EPOCH_US + at).saturating_add_signed(difference);
+    let mut readings =
+        vec![clock(check.sent_at, difference(check.sent_at)), clock(answered_at, difference(answered_at))];
+    for jump in jumps.iter().filter(|jump| (check.sent_at..=answered_at).contains(&jump.at)) {
+        readings.extend([clock(jump.at, jump.from_us), clock(jump.at, jump.to_us)]);
     }
-    (seen.iter().copied().min().unwrap_or(0), seen.iter().copied().max().unwrap_or(0))
+    (readings.iter().copied().min().unwrap_or(0), readings.iter().copied().max().unwrap_or(0))
 }

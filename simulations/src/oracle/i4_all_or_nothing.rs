@@ -1,39 +1,50 @@
-//! I4: a check is charged everywhere or nowhere. An answer says so; and where not a token may have been lost, what all
-//! users share is used up by exactly what was allowed, however many another limit refused.
+//! I4: a check is charged to all of its limits or to none.
+//!
+//! The decision must agree with its limits. If no token may be lost, the allowed checks must use up a shared limit
+//! exactly, however many checks another limit denied.
 
-use super::Violation;
-use super::allowance::hits;
-use crate::ledger::{Ledger, Said};
-use crate::plan::{Family, Plan};
+use super::violation::Violation;
+use crate::history::{ClientCheck, History};
+use crate::scenario::{LimitSet, Plan, quota};
 
-pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
-    for asked in &ledger.asked {
-        let Some((at, Said::Decided(decided))) = &asked.answer else { continue };
-        let refused = decided.limits.iter().any(|limit| limit.refused);
-        let all = decided.limits.len() == plan.limits_of(asked.family).count();
-        if decided.allowed == refused || !all {
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
+    for check in &history.checks {
+        let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
+        let denied = decided.limits.iter().any(|limit| limit.denied);
+        let all = decided.limits.len() == plan.limits_of(check.limit_set).count();
+        if decided.allowed == denied || !all {
             let text = format!("allowed: {}, by limits {:?}", decided.allowed, decided.limits);
             found.push(Violation { promise: "I4", at: *at, text });
         }
     }
     if plan.is_certain() {
-        found.extend(all_is_used(plan, ledger, Family::Pair, 1, None).map(|text| Violation {
+        found.extend(unused_tokens(plan, history, LimitSet::SharedPair, 1, None).map(|text| Violation {
             promise: "I4",
-            at: ledger.rested,
+            at: history.quiesced_at,
             text,
         }));
     }
 }
 
-/// After a drain: what was allowed of a family's `nth` limit is all of it.
-pub fn all_is_used(plan: &Plan, ledger: &Ledger, family: Family, nth: usize, user: Option<u32>) -> Option<String> {
-    let limit = plan.edits.last()?.limits.get(plan.limits_of(family).nth(nth)?)?;
-    let of = ledger.asked.iter().filter(|asked| asked.family == family && user.is_none_or(|user| asked.user == user));
-    if of.clone().any(|asked| asked.is_allowed() && asked.is_degraded()) {
-        // What a core admitted by itself comes on top.
+/// After a drain, compares the hits that were allowed with the quota of a set's `nth` limit. Returns a description if
+/// they differ.
+pub fn unused_tokens(
+    plan: &Plan,
+    history: &History,
+    limit_set: LimitSet,
+    nth: usize,
+    user: Option<u32>,
+) -> Option<String> {
+    let limit = plan.final_limits().get(plan.limits_of(limit_set).nth(nth)?)?;
+    let is_charged = |check: &&ClientCheck| {
+        check.limit_set == limit_set && user.is_none_or(|user| check.user == user) && check.is_allowed()
+    };
+    let checks = history.checks.iter().filter(is_charged);
+    if checks.clone().any(|check| check.is_degraded()) {
+        // What a core admitted without the store comes on top.
         return None;
     }
-    let used: u64 = of.filter(|asked| asked.is_allowed()).map(|asked| u64::from(asked.hits)).sum();
-    let whole = hits(limit);
-    (used != whole).then(|| format!("{used} were allowed by {} when it was used up, not {whole}", limit.name))
+    let used: u64 = checks.map(|check| u64::from(check.hits)).sum();
+    let quota = quota(limit);
+    (used != quota).then(|| format!("{used} hits of {} were allowed when it was used up, not {quota}", limit.name))
 }

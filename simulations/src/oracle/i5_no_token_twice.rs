@@ -1,19 +1,18 @@
-//! I5: no token is both returned and spent, and none is lost where none may be: each is spent exactly once.
+//! I5: no token is both returned and spent. If no token may be lost, each is spent exactly once.
 
-use super::Violation;
-use super::i4_all_or_nothing::all_is_used;
-use crate::ledger::Ledger;
-use crate::plan::{Family, Plan};
-use crate::run::DRAINED;
+use super::i4_all_or_nothing::unused_tokens;
+use super::violation::Violation;
+use crate::history::History;
+use crate::scenario::{DRAINED_USERS, LimitSet, Plan};
 
-pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     if !plan.is_certain() {
         return;
     }
-    for user in 0..plan.users.min(DRAINED) {
-        found.extend(all_is_used(plan, ledger, Family::Solo, 0, Some(user)).map(|text| Violation {
+    for user in 0..plan.users.min(DRAINED_USERS) {
+        found.extend(unused_tokens(plan, history, LimitSet::PerUser, 0, Some(user)).map(|text| Violation {
             promise: "I5",
-            at: ledger.rested,
+            at: history.quiesced_at,
             text: format!("user {user}: {text}"),
         }));
     }

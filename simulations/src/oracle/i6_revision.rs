@@ -1,34 +1,35 @@
-//! I6: a check is decided under the rules that its core knew when it came, and under them only.
+//! I6: a check is decided under the rules that its core had when it came, and under no others.
 
-use super::Violation;
-use super::allowance::hits;
-use crate::ledger::{Asked, Ledger, Said};
-use crate::plan::Plan;
+use super::violation::Violation;
+use crate::history::{ClientCheck, History};
+use crate::scenario::{Plan, quota};
 use limiter::Revision;
 
-pub fn judge(plan: &Plan, ledger: &Ledger, found: &mut Vec<Violation>) {
-    for asked in &ledger.asked {
-        let Some((at, Said::Decided(decided))) = &asked.answer else { continue };
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
+    for check in &history.checks {
+        let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
         let mut broken = |text| found.push(Violation { promise: "I6", at: *at, text });
-        let (least, most) = known(ledger, asked);
-        if !(least..=most).contains(&decided.revision) {
-            broken(format!("core {} decided by revision {}, and knew {least}", asked.holder, decided.revision));
+        let (oldest, newest) = possible_revisions(history, check);
+        if !(oldest..=newest).contains(&decided.revision) {
+            broken(format!("core {} decided under revision {}, but had {oldest}", check.core, decided.revision));
             continue;
         }
         let edit = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
-        for said in &decided.limits {
-            let of = edit.and_then(|edit| edit.limits.get(said.limit)).map(hits);
-            if said.of != of {
-                broken(format!("revision {} grants {of:?}, the answer says {:?}", decided.revision, said.of));
+        for decision in &decided.limits {
+            let granted = edit.and_then(|edit| edit.limits.get(decision.limit)).map(quota);
+            if decision.quota != granted {
+                let (revision, stated) = (decided.revision, decision.quota);
+                broken(format!("revision {revision} grants {granted:?}, the answer states {stated:?}"));
             }
         }
     }
 }
 
-/// The revisions that the core may have known at the instant when the check came, which may be the one of an edit.
-fn known(ledger: &Ledger, asked: &Asked) -> (Revision, Revision) {
-    let told = ledger.told.iter().filter(|told| (told.0, told.1) == (asked.holder, asked.boot));
-    let before = told.clone().filter(|told| told.3 < asked.came).map(|told| told.2).max();
-    let until = told.filter(|told| told.3 <= asked.came).map(|told| told.2).max();
+/// Returns the oldest and the newest revision that the core may have had when the check came. They differ if new rules
+/// came at the same instant.
+fn possible_revisions(history: &History, check: &ClientCheck) -> (Revision, Revision) {
+    let received = history.rules_received.iter().filter(|it| (it.core, it.boot) == (check.core, check.boot));
+    let before = received.clone().filter(|it| it.at < check.received_at).map(|it| it.revision).max();
+    let until = received.filter(|it| it.at <= check.received_at).map(|it| it.revision).max();
     (before.or(until).unwrap_or_default(), until.unwrap_or_default())
 }

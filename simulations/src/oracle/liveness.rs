@@ -1,24 +1,22 @@
-//! When everything is well again, all comes to rest within the stated time, and every limit is fully usable: no token is lost
-//! for good.
+//! Liveness: after the faults, everything settles within the stated time, and every limit is fully usable. No token is
+//! lost for good.
 
-use super::Violation;
-use crate::ledger::{Ledger, Said};
+use super::violation::Violation;
+use crate::history::History;
 
-pub fn judge(ledger: &Ledger, found: &mut Vec<Violation>) {
+pub fn judge(history: &History, found: &mut Vec<Violation>) {
     let mut broken = |at, text| found.push(Violation { promise: "liveness", at, text });
-    if !ledger.rested_in_time {
-        broken(ledger.rested, "not at rest within the stated time".to_owned());
+    if !history.quiesced_in_time {
+        broken(history.quiesced_at, "not quiet within the stated time".to_owned());
     }
-    for fresh in &ledger.fresh {
-        let hits = usize::try_from(fresh.hits).unwrap_or(usize::MAX);
-        let lacking = ledger.asked.iter().skip(fresh.from).take(hits).enumerate().find(|(_, asked)| {
-            let decided = asked.answer.as_ref().map(|(_, said)| said);
-            !matches!(decided, Some(Said::Decided(decided)) if decided.allowed && !decided.degraded)
-        });
-        if let Some((granted, asked)) = lacking {
-            let said = asked.answer.as_ref().map(|(_, said)| said);
-            let text = format!("user {} has {granted} of {} hits, then {said:?}", fresh.user, fresh.hits);
-            broken(asked.at, text);
+    for probes in &history.refill_probes {
+        let hits = usize::try_from(probes.hits).unwrap_or(usize::MAX);
+        let checks = history.checks.iter().skip(probes.start).take(hits).enumerate();
+        let first_failed = checks.into_iter().find(|(_, check)| !check.is_allowed() || check.is_degraded());
+        if let Some((granted, check)) = first_failed {
+            let answer = check.answer.as_ref().map(|(_, answer)| answer);
+            let text = format!("user {} has {granted} of {} hits, then {answer:?}", probes.user, probes.hits);
+            broken(check.sent_at, text);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The part of Redis' `struct` library that the counter script uses: big-endian unsigned integers (`>`, `B`, `I1` to `I8`).
+//! The part of Redis' `struct` library for Lua that the counter script uses: big-endian unsigned integers (`>`, `B`,
+//! `I1` to `I8`).
 
 use mlua::{Lua, MultiValue, Table, Value};
 
-/// The library's table.
+/// Creates the library's table.
 pub fn table(lua: &Lua) -> mlua::Result<Table> {
     let library = lua.create_table()?;
     library.set("pack", lua.create_function(pack)?)?;
@@ -10,11 +11,11 @@ pub fn table(lua: &Lua) -> mlua::Result<Table> {
     Ok(library)
 }
 
-/// The widths in bytes of a format.
+/// Returns the width of each field of a format, in bytes.
 fn widths(format: &[u8]) -> mlua::Result<Vec<usize>> {
-    let wrong = || mlua::Error::runtime("invalid format");
+    let invalid = || mlua::Error::runtime("invalid format");
     let mut widths = Vec::new();
-    let mut rest = format.strip_prefix(b">").ok_or_else(wrong)?;
+    let mut rest = format.strip_prefix(b">").ok_or_else(invalid)?;
     while let [code, after @ ..] = rest {
         rest = after;
         match (code, rest) {
@@ -23,7 +24,7 @@ fn widths(format: &[u8]) -> mlua::Result<Vec<usize>> {
                 widths.push(usize::from(digit - b'0'));
                 rest = after;
             }
-            _ => return Err(wrong()),
+            _ => return Err(invalid()),
         }
     }
     Ok(widths)
@@ -35,8 +36,8 @@ fn pack(lua: &Lua, (format, values): (mlua::LuaString, mlua::Variadic<f64>)) -> 
     for width in widths(&format.as_bytes())? {
         let value =
             *values.next().ok_or_else(|| mlua::Error::runtime("bad argument: number expected, got no value"))?;
-        // As C does: through a signed integer, of which the low bytes are written.
-        #[expect(clippy::cast_possible_truncation, reason = "what does not fit is cut, as in Redis")]
+        // Redis' C code converts to a signed integer and writes its low bytes.
+        #[expect(clippy::cast_possible_truncation, reason = "Redis truncates it too")]
         let bytes = (value as i64).to_be_bytes();
         out.extend_from_slice(&bytes[8 - width..]);
     }
@@ -50,11 +51,11 @@ fn unpack(_: &Lua, (format, text, at): (mlua::LuaString, mlua::LuaString, Option
     for width in widths(&format.as_bytes())? {
         let bytes = text.get(at..at + width).ok_or_else(|| mlua::Error::runtime("data string too short"))?;
         let value = bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
-        #[expect(clippy::cast_precision_loss, reason = "Lua has doubles only")]
+        #[expect(clippy::cast_precision_loss, reason = "all numbers of Lua 5.1 are doubles")]
         found.push(Value::Number(value as f64));
         at += width;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a place in a text")]
+    #[expect(clippy::cast_precision_loss, reason = "a position in a string")]
     found.push(Value::Number((at + 1) as f64));
     Ok(found.into_iter().collect())
 }

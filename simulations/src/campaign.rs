@@ -1,28 +1,28 @@
-//! Many seeds, on several threads: how many were run, and what was broken.
+//! A campaign: many seeds on several threads, with their sums and the broken promises.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::ledger::Said;
-use super::meddler::Honest;
+use super::bug_injector::NoBugs;
+use super::history::ClientCheck;
 use super::oracle::Violation;
-use super::plan::Plan;
 use super::run::{Run, run};
-use super::scenario::Scenario;
+use super::scenario::{Plan, Scenario};
 use limiter::invariant::{self, Invariant};
 
-/// What is to be run.
+/// The seeds to run.
 #[derive(Clone, Debug)]
-pub struct Many {
+pub struct Campaign {
+    /// Successive seeds run successive scenarios, in turn.
     pub scenarios: Vec<Scenario>,
-    /// The first seed, and how many; the scenarios take turns.
     pub first: u64,
+    /// The number of seeds.
     pub seeds: u64,
     pub threads: usize,
 }
 
-/// What came of it, scenario by scenario.
+/// The sums of one scenario.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
     pub seeds: u64,
@@ -35,33 +35,34 @@ pub struct Sums {
 
 /// A seed that broke a promise.
 #[derive(Clone, Debug)]
-pub struct Broken {
+pub struct BrokenSeed {
     pub scenario: Scenario,
     pub seed: u64,
     pub violations: Vec<Violation>,
 }
 
+/// The result of a campaign.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     pub by_scenario: BTreeMap<&'static str, Sums>,
-    /// In the order of their seeds.
-    pub broken: Vec<Broken>,
+    /// By seed, in ascending order.
+    pub broken: Vec<BrokenSeed>,
 }
 
-impl Many {
-    /// The scenario of a seed.
+impl Campaign {
+    /// Returns the scenario of a seed.
     pub fn scenario(&self, seed: u64) -> Scenario {
         let count = self.scenarios.len().max(1) as u64;
         let at = usize::try_from(seed.wrapping_sub(self.first) % count).unwrap_or(0);
         self.scenarios.get(at).copied().unwrap_or(Scenario::Everything)
     }
 
-    /// Runs them; `done` is told of each, by some thread.
+    /// Runs the seeds. Calls `done` with each result, on the thread that ran it.
     ///
     /// # Errors
-    /// What kept a simulation from running.
+    /// Returns why a simulation could not run, or that the code found its own invariants broken.
     pub fn run(&self, done: impl Fn(&Run) + Sync) -> Result<Summary, String> {
-        let before = broken_inside();
+        let before = broken_invariants();
         let next = AtomicU64::new(self.first);
         let summary: Mutex<Result<Summary, String>> = Mutex::new(Ok(Summary::default()));
         std::thread::scope(|scope| {
@@ -72,14 +73,14 @@ impl Many {
                         if seed.wrapping_sub(self.first) >= self.seeds {
                             break;
                         }
-                        let ran = one(self.scenario(seed), seed, false);
+                        let ran = run_seed(self.scenario(seed), seed, false);
                         if let Ok(run) = &ran {
                             done(run);
                         }
                         let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
                         match (&mut *summary, ran) {
                             (Ok(summary), Ok(run)) => summary.add(run),
-                            (Ok(_), Err(why)) => *summary = Err(why),
+                            (Ok(_), Err(error)) => *summary = Err(error),
                             (Err(_), _) => break,
                         }
                     }
@@ -88,43 +89,41 @@ impl Many {
         });
         let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         summary.broken.sort_by_key(|broken| broken.seed);
-        // Where debug assertions are off these are only counted, for all threads together.
-        match broken_inside() - before {
+        // Without debug assertions a broken invariant is only counted, for all threads together.
+        match broken_invariants() - before {
             0 => Ok(summary),
-            count => Err(format!("the code itself found its invariants broken {count} times")),
+            count => Err(format!("the code found its own invariants broken {count} times")),
         }
     }
 }
 
-fn broken_inside() -> u64 {
+/// Returns how many broken invariants the code itself has counted.
+fn broken_invariants() -> u64 {
     Invariant::ALL.into_iter().map(invariant::broken).sum()
 }
 
 /// Runs one seed.
 ///
 /// # Errors
-/// What kept it from running.
-pub fn one(scenario: Scenario, seed: u64, tells: bool) -> Result<Run, String> {
+/// Returns why the simulation could not run.
+pub fn run_seed(scenario: Scenario, seed: u64, record_trace: bool) -> Result<Run, String> {
     let plan = Plan::new(scenario, seed).map_err(|problems| format!("{problems:?}"))?;
-    run(plan, &mut Honest, tells).map_err(|error| error.to_string())
+    run(plan, &mut NoBugs, record_trace).map_err(|error| error.to_string())
 }
 
 impl Summary {
     fn add(&mut self, run: Run) {
-        let Run { plan, ledger, violations, .. } = run;
+        let Run { plan, history, violations, .. } = run;
         let sums = self.by_scenario.entry(plan.scenario.name()).or_default();
-        let decided = ledger.asked.iter().filter_map(|asked| match &asked.answer {
-            Some((_, Said::Decided(decided))) => Some(decided),
-            _ => None,
-        });
+        let decided = history.checks.iter().filter_map(ClientCheck::decision);
         sums.seeds += 1;
-        sums.checks += ledger.asked.len() as u64;
+        sums.checks += history.checks.len() as u64;
         sums.allowed += decided.clone().filter(|decided| decided.allowed).count() as u64;
         sums.degraded += decided.filter(|decided| decided.degraded).count() as u64;
         sums.faults += plan.faults.len() as u64;
         sums.violations += violations.len() as u64;
         if !violations.is_empty() {
-            self.broken.push(Broken { scenario: plan.scenario, seed: plan.seed, violations });
+            self.broken.push(BrokenSeed { scenario: plan.scenario, seed: plan.seed, violations });
         }
     }
 }

@@ -1,25 +1,27 @@
-//! A simulation as an SVG: how full the busiest counters were over time, their limits, and the faults as shades.
+//! A picture as an SVG. Faults are shades behind the levels.
 
 use plotters::prelude::*;
 use plotters::style::full_palette::{BLUE_200, GREY_400, GREY_700, ORANGE_400, RED_700};
 
-use super::drawing::{Drawn, busiest, end};
-use super::run::Run;
+use super::busiest::{BusyCounter, busiest, end};
+use super::usage_levels::Level;
+use crate::run::Run;
 
 const WIDTH: u32 = 1100;
-/// Of one counter's part, and of a line of the list of faults.
-const HEIGHT: u32 = 300;
-const LINE: u32 = 20;
+/// The height of one counter's chart.
+const CHART_HEIGHT: u32 = 300;
+/// The height of a line in the list of faults.
+const LINE_HEIGHT: u32 = 20;
 const FONT: &str = "sans-serif";
 
-/// The picture.
+/// Draws the busiest counters and the faults.
 ///
 /// # Errors
-/// When it cannot be drawn.
+/// Returns an error if the picture cannot be drawn.
 pub fn svg(run: &Run) -> Result<String, String> {
     let counters = busiest(run);
     let faults = u32::try_from(run.plan.faults.len()).unwrap_or(0);
-    let height = HEIGHT * u32::try_from(counters.len()).unwrap_or(0) + LINE * (faults + 2);
+    let height = CHART_HEIGHT * u32::try_from(counters.len()).unwrap_or(0) + LINE_HEIGHT * (faults + 2);
     let mut out = String::new();
     draw(run, &counters, SVGBackend::with_string(&mut out, (WIDTH, height)).into_drawing_area())
         .map_err(|error| error.to_string())?;
@@ -29,22 +31,22 @@ pub fn svg(run: &Run) -> Result<String, String> {
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Error<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
-#[expect(clippy::cast_precision_loss, reason = "places in a picture")]
+#[expect(clippy::cast_precision_loss, reason = "a position in a picture")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-fn draw<'a>(run: &Run, counters: &[Drawn<'_>], root: Area<'a>) -> Result<(), Error<'a>> {
+fn draw<'a>(run: &Run, counters: &[BusyCounter<'_>], root: Area<'a>) -> Result<(), Error<'a>> {
     root.fill(&WHITE)?;
     let mut rest = root.clone();
     for counter in counters {
-        let (area, below) = rest.split_vertically(HEIGHT);
-        one(run, counter, &area)?;
+        let (area, below) = rest.split_vertically(CHART_HEIGHT);
+        draw_counter(run, counter, &area)?;
         rest = below;
     }
     let text = (FONT, 14).into_font().color(&GREY_700);
     for (at, fault) in run.plan.faults.iter().enumerate() {
-        let y = LINE * (u32::try_from(at).unwrap_or(0) + 1);
+        let y = LINE_HEIGHT * (u32::try_from(at).unwrap_or(0) + 1);
         let line = format!("{:.2} to {:.2} s: {}", seconds(fault.begin), seconds(fault.end), fault.kind);
         rest.draw_text(&line, &text, (70, i32::try_from(y).unwrap_or(0)))?;
     }
@@ -52,10 +54,10 @@ fn draw<'a>(run: &Run, counters: &[Drawn<'_>], root: Area<'a>) -> Result<(), Err
 }
 
 #[expect(clippy::cast_precision_loss, reason = "hits in a picture")]
-fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<'a>> {
-    let edits: Vec<(f64, f64)> = counter.edits.iter().map(|(at, limit)| (seconds(*at), *limit as f64)).collect();
-    let limit = edits.iter().map(|(_, limit)| *limit).fold(0.0, f64::max);
-    // What `allow` lets pass without the store may be any number.
+fn draw_counter<'a>(run: &Run, counter: &BusyCounter<'_>, area: &Area<'a>) -> Result<(), Error<'a>> {
+    let limits: Vec<(f64, f64)> = counter.allowed.iter().map(|(at, limit)| (seconds(*at), *limit as f64)).collect();
+    let limit = limits.iter().map(|(_, limit)| *limit).fold(0.0, f64::max);
+    // With `on_store_failure: allow`, any number of hits may be admitted without the store.
     let highest =
         counter.levels.iter().map(|level| level.hits as f64).fold(limit, f64::max).min(3.0 * limit) * 1.35 + 1.0;
     let end = seconds(end(run));
@@ -71,7 +73,7 @@ fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<
     }
     chart.configure_mesh().disable_mesh().x_desc("seconds").y_desc("hits that count").y_labels(6).draw()?;
     // A level lasts until the next one.
-    let steps = |of: fn(&super::gauge::Level) -> u64| {
+    let steps = |of: fn(&Level) -> u64| {
         let mut points = vec![(0.0, 0.0)];
         for level in &counter.levels {
             let (at, before) = (seconds(level.at).min(end), points.last().map_or(0.0, |(_, y)| *y));
@@ -81,7 +83,7 @@ fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<
     };
     let areas = [
         ("admitted", steps(|level| level.hits), BLUE_200),
-        ("of that without the store", steps(|level| level.alone), ORANGE_400),
+        ("of these without the store", steps(|level| level.degraded), ORANGE_400),
     ];
     for (name, points, colour) in areas {
         let shape = AreaSeries::new(points, 0.0, colour.mix(0.8)).border_style(colour.stroke_width(1));
@@ -90,9 +92,9 @@ fn one<'a>(run: &Run, counter: &Drawn<'_>, area: &Area<'a>) -> Result<(), Error<
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], colour.filled()));
     }
-    // Each edit holds until the next one.
+    // A limit is in force until the next edit.
     let mut edges: Vec<(f64, f64)> = Vec::new();
-    for (at, limit) in edits {
+    for (at, limit) in limits {
         edges.extend(edges.last().map(|(_, before)| (at, *before)));
         edges.push((at, limit));
     }

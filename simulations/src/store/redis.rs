@@ -1,5 +1,5 @@
-//! A Redis server as far as the counter script needs one: strings with an expiry, a clock in the simulator's hands, a
-//! replication id, and Lua 5.1, in which the script itself runs.
+//! The part of a Redis server that the counter script needs: strings with an expiry, a clock that the simulator sets, a
+//! replication id, and Lua 5.1, which runs the script itself.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,80 +7,81 @@ use std::rc::Rc;
 
 use mlua::{Function, Lua, Table, Value, Variadic};
 
-use super::structs;
+use super::lua_struct;
 use counter_script::{COUNTERS, FENCE, wire};
 use limiter::counter::{Batch, BatchReply, StoreError};
 
-/// A value, and the millisecond at which it expires.
+/// A value and its expiry, in milliseconds since the Unix epoch.
 pub type Stored = (Vec<u8>, u64);
 
-/// What a server keeps, and may lose or hand to another.
+/// The data of a server. Faults may remove some of it or move it to another server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data {
     pub keys: BTreeMap<Vec<u8>, Stored>,
 }
 
-/// What the script sees of its server.
-struct Inside {
+/// The state of a server that the script reads and writes.
+struct State {
     data: Data,
-    /// Its keys by the millisecond at which they expire.
-    ends: BTreeSet<(u64, Vec<u8>)>,
+    /// The keys by their expiry.
+    expiries: BTreeSet<(u64, Vec<u8>)>,
     now_us: u64,
-    /// 40 hexadecimal digits.
+    /// 40 hexadecimal digits, as in Redis.
     replication_id: String,
-    primary: bool,
-    /// Further keys are refused, as under `noeviction` when memory is full.
+    is_primary: bool,
+    /// True if the server accepts no writes, as with `noeviction` when its memory is full.
     full: bool,
-    /// What was there before, of each write since it was last asked for.
+    /// The key and the previous value of each write since [`Redis::take_journal`] was called.
     journal: Vec<(Vec<u8>, Option<Stored>)>,
 }
 
-/// The key that says that a server was replaced.
+/// The key that marks a replaced server.
 const FENCE_KEY: &[u8] = b"fence";
 
-/// One server.
+/// A Redis server.
 pub struct Redis {
-    inside: Rc<RefCell<Inside>>,
+    state: Rc<RefCell<State>>,
     script: Function,
     fence: Function,
     lua: Lua,
 }
 
-/// How a script ended, where it did not answer with a batch's answer.
+/// An error that a script returned instead of a reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(pub String);
+pub struct ScriptError(pub String);
 
 impl Redis {
-    /// An empty primary, whose replication id begins with these six hexadecimal digits.
+    /// Creates an empty primary. The lowest 24 bits of `replication` become the first six hexadecimal digits of its
+    /// replication id.
     ///
     /// # Errors
-    /// When the script cannot be read.
+    /// Returns an error if the script does not compile.
     pub fn new(replication: u32) -> mlua::Result<Self> {
-        Self::running(COUNTERS.text, replication)
+        Self::with_script(COUNTERS.text, replication)
     }
 
-    /// The same, with another script.
+    /// Creates an empty primary that runs another script.
     ///
     /// # Errors
-    /// When the script cannot be read.
-    pub fn running(script: &str, replication: u32) -> mlua::Result<Self> {
-        let inside = Inside {
+    /// Returns an error if the script does not compile.
+    pub fn with_script(script: &str, replication: u32) -> mlua::Result<Self> {
+        let state = State {
             data: Data::default(),
-            ends: BTreeSet::new(),
+            expiries: BTreeSet::new(),
             now_us: 0,
             replication_id: replication_id(replication),
-            primary: true,
+            is_primary: true,
             full: false,
             journal: Vec::new(),
         };
-        let (lua, inside) = (Lua::new(), Rc::new(RefCell::new(inside)));
+        let (lua, state) = (Lua::new(), Rc::new(RefCell::new(state)));
         let globals = lua.globals();
-        globals.set("struct", structs::table(&lua)?)?;
+        globals.set("struct", lua_struct::table(&lua)?)?;
         let redis = lua.create_table()?;
-        let of_calls = Rc::clone(&inside);
+        let called = Rc::clone(&state);
         let call =
-            lua.create_function(move |lua, words: Variadic<mlua::LuaString>| of_calls.borrow_mut().call(lua, &words))?;
+            lua.create_function(move |lua, words: Variadic<mlua::LuaString>| called.borrow_mut().call(lua, &words))?;
         redis.set("call", call)?;
         let error = |lua: &Lua, text: mlua::LuaString| {
             let reply = lua.create_table()?;
@@ -91,65 +92,67 @@ impl Redis {
         globals.set("redis", redis)?;
         let script = lua.load(script).set_name("script.lua").into_function()?;
         let fence = lua.load(FENCE.text).set_name("fence.lua").into_function()?;
-        Ok(Self { inside, script, fence, lua })
+        Ok(Self { state, script, fence, lua })
     }
 
-    /// From now on it is another incarnation: a replica that took over, or one that was started again.
-    pub fn take_over(&self, replication: u32) {
-        self.inside.borrow_mut().replication_id = replication_id(replication);
+    /// Changes the replication id, as when a replica takes over or a server restarts. The server is then a new
+    /// incarnation.
+    pub fn set_replication_id(&self, replication: u32) {
+        self.state.borrow_mut().replication_id = replication_id(replication);
     }
 
-    /// Whether it is a primary.
+    /// Sets whether the server is a primary.
     pub fn set_primary(&self, primary: bool) {
-        self.inside.borrow_mut().primary = primary;
+        self.state.borrow_mut().is_primary = primary;
     }
 
-    /// Whether it refuses to write.
+    /// Sets whether the server accepts no writes.
     pub fn set_full(&self, full: bool) {
-        self.inside.borrow_mut().full = full;
+        self.state.borrow_mut().full = full;
     }
 
-    /// A copy of what it keeps.
+    /// Returns a copy of the data.
     pub fn data(&self) -> Data {
-        self.inside.borrow().data.clone()
+        self.state.borrow().data.clone()
     }
 
-    /// The keys that were written since this was last asked for, each with what was there before, in order.
+    /// Returns the key and the previous value of each write since the last call, in order.
     pub fn take_journal(&self) -> Vec<(Vec<u8>, Option<Stored>)> {
-        std::mem::take(&mut self.inside.borrow_mut().journal)
+        std::mem::take(&mut self.state.borrow_mut().journal)
     }
 
-    /// Puts one key back as it was.
-    pub fn put_back(&self, key: Vec<u8>, was: Option<Stored>) {
-        self.inside.borrow_mut().put(&key, was);
+    /// Sets one key to a value, or removes it.
+    pub fn restore(&self, key: Vec<u8>, value: Option<Stored>) {
+        self.state.borrow_mut().put(&key, value);
     }
 
-    /// Keeps this and nothing else.
+    /// Replaces all the data.
     pub fn set_data(&self, data: Data) {
-        let mut inside = self.inside.borrow_mut();
-        inside.ends = data.keys.iter().map(|(key, (_, end))| (*end, key.clone())).collect();
-        inside.data = data;
+        let mut state = self.state.borrow_mut();
+        state.expiries = data.keys.iter().map(|(key, (_, end))| (*end, key.clone())).collect();
+        state.data = data;
     }
 
-    /// Runs a batch at an instant of its clock, in microseconds since the epoch.
+    /// Runs a batch. `now_us` is the server's clock, in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// When nothing was applied, or it is not known.
+    /// Returns an error if nothing was applied, or if that is unknown.
     pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchReply, StoreError> {
         let text = wire::batch(batch, batch.items.iter());
         let keys = batch.items.iter().map(|item| &*item.key);
         match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
-            Ok(Ok(answer)) => wire::answer(&answer, batch.items.len()).map_err(|_| StoreError::Unknown),
-            Ok(Err(Refused(_))) => Err(StoreError::NotApplied),
+            Ok(Ok(reply)) => wire::answer(&reply, batch.items.len()).map_err(|_| StoreError::Unknown),
+            Ok(Err(ScriptError(_))) => Err(StoreError::NotApplied),
             Err(_) => Err(StoreError::Unknown),
         }
     }
 
-    /// Tells it that a server of this replication id replaced it. Returns whether it counts no more.
+    /// Tells the server that a server with the replication id `successor` replaced it. Returns true if it no longer
+    /// grants.
     pub fn fence(&self, successor: u32, now_us: u64) -> bool {
         let id = replication_id(successor);
-        let told = self.call(&self.fence, std::iter::once(FENCE_KEY), [id.as_bytes(), b"30000"], now_us);
-        matches!(told, Ok(Ok(said)) if said == b"fenced")
+        let reply = self.call(&self.fence, std::iter::once(FENCE_KEY), [id.as_bytes(), b"30000"], now_us);
+        matches!(reply, Ok(Ok(text)) if text == b"fenced")
     }
 
     fn call<'a, const N: usize>(
@@ -158,11 +161,11 @@ impl Redis {
         keys: impl Iterator<Item = &'a [u8]>,
         arguments: [&[u8]; N],
         now_us: u64,
-    ) -> mlua::Result<Result<Vec<u8>, Refused>> {
+    ) -> mlua::Result<Result<Vec<u8>, ScriptError>> {
         {
-            let mut inside = self.inside.borrow_mut();
-            inside.now_us = now_us;
-            inside.expire();
+            let mut state = self.state.borrow_mut();
+            state.now_us = now_us;
+            state.remove_expired();
         }
         let globals = self.lua.globals();
         let keys = keys.map(|key| self.lua.create_string(key)).collect::<mlua::Result<Vec<_>>>()?;
@@ -170,9 +173,9 @@ impl Redis {
         let arguments = arguments.map(|argument| self.lua.create_string(argument));
         globals.set("ARGV", arguments.into_iter().collect::<mlua::Result<Vec<_>>>()?)?;
         match script.call::<Value>(())? {
-            Value::String(answer) => Ok(Ok(answer.as_bytes().to_vec())),
-            Value::Table(reply) => Ok(Err(Refused(reply.get("err")?))),
-            other => Ok(Err(Refused(format!("the script answered {}", other.type_name())))),
+            Value::String(reply) => Ok(Ok(reply.as_bytes().to_vec())),
+            Value::Table(reply) => Ok(Err(ScriptError(reply.get("err")?))),
+            other => Ok(Err(ScriptError(format!("the script returned {}", other.type_name())))),
         }
     }
 }
@@ -181,27 +184,27 @@ fn replication_id(begins: u32) -> String {
     format!("{:06x}{:034}", begins & 0x00ff_ffff, 0)
 }
 
-impl Inside {
-    /// Keeps this under a key, or nothing; answers what was there before.
+impl State {
+    /// Sets a key to a value, or removes it. Returns the previous value.
     fn put(&mut self, key: &[u8], value: Option<Stored>) -> Option<Stored> {
         let was = match value {
             Some(value) => {
-                self.ends.insert((value.1, key.to_vec()));
+                self.expiries.insert((value.1, key.to_vec()));
                 self.data.keys.insert(key.to_vec(), value)
             }
             None => self.data.keys.remove(key),
         };
         if let Some((_, end)) = was.as_ref().filter(|was| self.data.keys.get(key).is_none_or(|now| now.1 != was.1)) {
-            self.ends.remove(&(*end, key.to_vec()));
+            self.expiries.remove(&(*end, key.to_vec()));
         }
         was
     }
 
-    /// Forgets what has expired.
-    fn expire(&mut self) {
+    /// Removes the keys that have expired.
+    fn remove_expired(&mut self) {
         let now_ms = self.now_us / 1000;
-        while self.ends.first().is_some_and(|(end, _)| *end <= now_ms) {
-            if let Some((_, key)) = self.ends.pop_first() {
+        while self.expiries.first().is_some_and(|(end, _)| *end <= now_ms) {
+            if let Some((_, key)) = self.expiries.pop_first() {
                 self.data.keys.remove(&key);
             }
         }
@@ -218,7 +221,7 @@ impl Inside {
                 Ok(Value::Table(time))
             }
             [b"INFO", b"replication"] => {
-                let role = if self.primary { "master" } else { "slave" };
+                let role = if self.is_primary { "master" } else { "slave" };
                 let text = format!("# Replication\r\nrole:{role}\r\nmaster_replid:{}\r\n", self.replication_id);
                 Ok(Value::String(lua.create_string(text)?))
             }
@@ -234,13 +237,13 @@ impl Inside {
                 let at = at.ok_or_else(|| mlua::Error::runtime("ERR invalid expire time in 'set' command"))?;
                 let was = self.put(key, Some((value.to_vec(), at)));
                 self.journal.push((key.to_vec(), was));
-                self.expire();
+                self.remove_expired();
                 let done: Table = lua.create_table()?;
                 done.set("ok", "OK")?;
                 Ok(Value::Table(done))
             }
             [b"SET", key, value, b"PX", _] => {
-                // Simulations end before a fence does.
+                // A simulation ends before its fences expire.
                 let was = self.put(key, Some((value.to_vec(), u64::MAX)));
                 self.journal.push((key.to_vec(), was));
                 Ok(Value::Boolean(true))
@@ -280,12 +283,12 @@ mod tests {
             .outcome
         {
             BatchOutcome::Ran(answers) => Ok(answers),
-            BatchOutcome::Late => panic!("it has no end"),
+            BatchOutcome::Late => panic!("the batch has no `not_after`"),
         }
     }
 
     #[test]
-    fn a_replica_writes_nothing_and_a_full_server_says_so_of_the_key() {
+    fn a_replica_applies_nothing_and_a_full_server_fails_each_item() {
         let redis = Redis::new(7).unwrap();
         redis.set_primary(false);
         assert_eq!(run(&redis, NOW), Err(StoreError::NotApplied));
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_is_gone() {
+    fn expired_keys_are_removed() {
         let redis = Redis::new(7).unwrap();
         run(&redis, NOW).unwrap();
         assert_eq!(redis.data().keys.len(), 1);

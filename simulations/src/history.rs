@@ -1,0 +1,164 @@
+//! The history of a simulation: what clients asked and were answered, and the faults that the promises allow for.
+//! Oracles know nothing else.
+
+use std::collections::BTreeMap;
+
+use super::ids::{Boot, CheckIndex, CoreId, Counter, Instant, PrimaryId};
+use super::scenario::LimitSet;
+use limiter::Revision;
+
+/// A check, as its client saw it.
+#[derive(Clone, Debug)]
+pub struct ClientCheck {
+    /// When the client sent it.
+    pub sent_at: Instant,
+    /// When it came to its core: later than `sent_at` if the core was stopped.
+    pub received_at: Instant,
+    /// How long its client waits at most, in microseconds.
+    pub timeout_us: u64,
+    pub core: CoreId,
+    /// The boot of the core for which it was meant.
+    pub boot: Boot,
+    pub limit_set: LimitSet,
+    pub user: u32,
+    pub hits: u32,
+    /// True if it was sent after all faults had ended, to probe a limit.
+    pub probe: bool,
+    /// The answer and when it came; `None` while the check waits.
+    pub answer: Option<(Instant, Answer)>,
+}
+
+impl ClientCheck {
+    /// Returns the decision, if the check was decided.
+    pub const fn decision(&self) -> Option<&Decided> {
+        match &self.answer {
+            Some((_, Answer::Decided(decided))) => Some(decided),
+            _ => None,
+        }
+    }
+
+    /// True if it was allowed.
+    pub fn is_allowed(&self) -> bool {
+        self.decision().is_some_and(|decided| decided.allowed)
+    }
+
+    /// True if it was decided without the store.
+    pub fn is_degraded(&self) -> bool {
+        self.decision().is_some_and(|decided| decided.degraded)
+    }
+}
+
+/// How a check ended.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Decided(Decided),
+    /// The node was overloaded.
+    Overloaded,
+    /// There will be no answer: the client hung up, or its node was killed.
+    Abandoned,
+}
+
+/// A decision, as the client received it.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    pub allowed: bool,
+    /// True if the node decided without the store.
+    pub degraded: bool,
+    pub revision: Revision,
+    pub limits: Vec<LimitDecision>,
+}
+
+/// The decision of one limit.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitDecision {
+    /// The index among all limits.
+    pub limit: usize,
+    /// The hits that the limit grants in its period, as the answer states them.
+    pub quota: Option<u64>,
+    pub denied: bool,
+}
+
+/// Tokens that a primary granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    pub at: Instant,
+    pub tokens: u64,
+    pub core: CoreId,
+    pub boot: Boot,
+}
+
+/// A primary forgot, at an instant, what it had granted of a counter after another instant.
+#[derive(Clone, Copy, Debug)]
+pub struct Forgotten {
+    pub at: Instant,
+    pub since: Instant,
+}
+
+/// A primary's clock was set. Both values are its clock less the world's, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockJump {
+    pub at: Instant,
+    pub from_us: i64,
+    pub to_us: i64,
+}
+
+/// A core received a revision of the rules.
+#[derive(Clone, Copy, Debug)]
+pub struct RulesReceived {
+    pub core: CoreId,
+    pub boot: Boot,
+    pub revision: Revision,
+    pub at: Instant,
+}
+
+/// Everything that oracles know.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub checks: Vec<ClientCheck>,
+    pub granted: BTreeMap<Counter, Vec<Grant>>,
+    pub forgotten: BTreeMap<Counter, Vec<Forgotten>>,
+    pub clock_jumps: BTreeMap<PrimaryId, Vec<ClockJump>>,
+    /// The primary that last granted tokens of each counter.
+    pub primary: BTreeMap<Counter, PrimaryId>,
+    pub rules_received: Vec<RulesReceived>,
+    /// The largest number of keys that a core had.
+    pub max_keys: usize,
+    /// The largest number of checks that waited at one core.
+    pub max_waiting: usize,
+    /// When all faults had ended and everything that was in flight had settled.
+    pub quiesced_at: Instant,
+    /// True if that took no longer than the stated time.
+    pub quiesced_in_time: bool,
+    /// The index of the first check that takes what is left of the windows that do not end.
+    pub drain_start: usize,
+    pub refill_probes: Vec<RefillProbes>,
+}
+
+impl History {
+    /// Returns the check, or `None` if there is no check with this index.
+    pub fn check(&self, check: CheckIndex) -> Option<&ClientCheck> {
+        self.checks.get(check.0)
+    }
+
+    /// Appends a check and returns its index.
+    pub fn push_check(&mut self, check: ClientCheck) -> CheckIndex {
+        self.checks.push(check);
+        CheckIndex(self.checks.len() - 1)
+    }
+
+    /// Returns how the clock of the counter's primary was set.
+    pub fn clock_jumps_of(&self, counter: &Counter) -> &[ClockJump] {
+        let jumps = self.primary.get(counter).and_then(|primary| self.clock_jumps.get(primary));
+        jumps.map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Successive checks of one hit, for a user whose earlier hits no longer count.
+#[derive(Clone, Copy, Debug)]
+pub struct RefillProbes {
+    pub user: u32,
+    /// The index of the first of the checks.
+    pub start: usize,
+    /// The number of checks: as many hits as the limits allow.
+    pub hits: u64,
+}

@@ -1,0 +1,92 @@
+//! Identifiers of the parts of a simulation. Each is a type of its own, so that one is never taken for another.
+
+use std::fmt;
+
+/// Microseconds since the simulation began.
+pub type Instant = u64;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($of:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $of);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id! {
+    /// The index of a region in the world.
+    RegionIndex(usize)
+}
+id! {
+    /// The index of a node in its region.
+    NodeIndex(usize)
+}
+id! {
+    /// The index of a core among all cores of its region. The cores of one node follow one another.
+    CoreIndex(usize)
+}
+id! {
+    /// The index of a primary in its region.
+    PrimaryIndex(usize)
+}
+id! {
+    /// The number of times that a core was killed: a restarted core shares no memory with its earlier boots.
+    Boot(u32)
+}
+id! {
+    /// The index of a check in the history.
+    CheckIndex(usize)
+}
+id! {
+    /// The index of a fault in the plan.
+    FaultIndex(usize)
+}
+
+impl RegionIndex {
+    /// The only region. A world has exactly one region today.
+    pub const ONLY: Self = Self(0);
+}
+
+/// A core of some region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId {
+    pub region: RegionIndex,
+    pub core: CoreIndex,
+}
+
+/// Writes the index in the region only, because there is one region.
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+/// A primary of some region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrimaryId {
+    pub region: RegionIndex,
+    pub primary: PrimaryIndex,
+}
+
+/// A counter of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter {
+    pub region: RegionIndex,
+    /// The index of its limit among all limits.
+    pub limit: usize,
+    /// `None` if all users share the counter.
+    pub user: Option<u32>,
+}
+
+impl Counter {
+    /// Returns `user 3` or `all`.
+    pub fn owner(&self) -> String {
+        self.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"))
+    }
+}

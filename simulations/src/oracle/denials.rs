@@ -1,0 +1,115 @@
+//! A denial by an `exact` limit was true: the check did not fit, even if every charge that may have been in progress
+//! counts.
+
+use std::collections::BTreeMap;
+
+use super::charges::PossibleCharge;
+use super::violation::Violation;
+use crate::faults::FaultKind;
+use crate::history::{ClientCheck, History};
+use crate::ids::{Counter, Instant};
+use crate::scenario::{Plan, capacity, horizon_us, quota};
+use limiter::rules::{Algorithm, Consistency, Limit, Period};
+
+/// Windows end up to this much later than they must, because widths and weights are rounded up. In microseconds.
+const ROUNDING_US: u64 = 20_000;
+
+pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
+    // A batch that arrives twice is charged twice, and a clock that is set may keep a window for longer.
+    let is_out_of_scope = |kind: &FaultKind| matches!(kind, FaultKind::ClockJump { .. } | FaultKind::Repeat { .. });
+    if plan.faults.iter().any(|fault| is_out_of_scope(&fault.kind)) {
+        return;
+    }
+    for (counter, charges) in possible_charges(plan, history) {
+        for (index, denied) in charges.iter().enumerate() {
+            let check = denied.check;
+            let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
+            let is_denied = decided.limits.iter().any(|limit| limit.denied && limit.limit == counter.limit);
+            let rules = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
+            let Some(limit) = rules.and_then(|edit| edit.limits.get(counter.limit)) else { continue };
+            let hits = u64::from(check.hits);
+            if decided.degraded || !is_denied || hits > capacity(limit) {
+                continue;
+            }
+            let others = charges.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
+            let charged = max_charged(plan, limit, others, check, *at);
+            if charged + hits.max(1) <= capacity(limit) {
+                let text = format!(
+                    "{} denied {hits} hits of user {}, but at most {charged} of {} can have been charged",
+                    limit.name,
+                    check.user,
+                    capacity(limit)
+                );
+                found.push(Violation { promise: "denial", at: *at, text });
+            }
+        }
+    }
+}
+
+/// Returns what each check may have charged, for the counters whose denials are judged.
+fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, Vec<PossibleCharge<'a>>> {
+    let is_judged = |limit: usize| {
+        plan.versions(limit).all(|limit| match limit.algorithm {
+            // If the rate of a bucket changed, the bucket counts charges that were made at another rate.
+            Algorithm::TokenBucket => plan.edits.len() == 1,
+            _ => limit.consistency == Some(Consistency::Exact),
+        })
+    };
+    let mut all: BTreeMap<Counter, Vec<PossibleCharge<'_>>> = BTreeMap::new();
+    for check in &history.checks {
+        for limit in plan.limits_of(check.limit_set).filter(|limit| is_judged(*limit)) {
+            let counter = plan.counter(check.core.region, limit, check.user);
+            all.entry(counter).or_default().push(PossibleCharge::new(plan, history, check));
+        }
+    }
+    all
+}
+
+/// Returns the largest number of hits that can have been charged when a check was denied at `at`, or shortly before: a
+/// core remembers a denial for a lease.
+fn max_charged<'a>(
+    plan: &Plan,
+    limit: &Limit,
+    others: impl Iterator<Item = &'a PossibleCharge<'a>>,
+    denied: &ClientCheck,
+    at: Instant,
+) -> u64 {
+    let earliest_denial = denied.sent_at.saturating_sub(plan.lease_us);
+    let others = others.filter(|other| other.check.sent_at <= at);
+    if limit.algorithm == Algorithm::TokenBucket {
+        return max_missing(plan, limit, others, earliest_denial);
+    }
+    let since = earliest_denial.saturating_sub(horizon_us(limit).saturating_add(ROUNDING_US));
+    let counts = |other: &&PossibleCharge<'_>| other.counts_from.saturating_add(2 * plan.deadline_us) >= since;
+    others.filter(counts).map(|other| other.kept + other.temporary(earliest_denial)).sum()
+}
+
+/// Returns the largest number of tokens that a bucket can have lacked at the earliest time of a denial. Each hit counts
+/// as charged as late as possible before that time, and all later charges count too.
+fn max_missing<'a>(
+    plan: &Plan,
+    limit: &Limit,
+    others: impl Iterator<Item = &'a PossibleCharge<'a>>,
+    earliest_denial: Instant,
+) -> u64 {
+    let Period::Window { ms } = limit.period else { return u64::MAX };
+    let (rate, window_us) = (quota(limit), ms * 1000);
+    let mut charges: Vec<(Instant, u64)> = Vec::new();
+    for other in others {
+        // When another limit denies a check, the bucket gets its hits back, less those that its refill has absorbed.
+        let absorbed = other.absorbed(plan, rate, window_us);
+        charges.push((other.end.min(earliest_denial), other.kept + absorbed));
+        // The time of these charges is unknown. A fraction of a hit that a core owes counts as a whole hit.
+        let owed = u64::from(other.check.is_degraded());
+        charges.push((earliest_denial, other.temporary(earliest_denial) + owed));
+    }
+    charges.sort_unstable();
+    // In parts of a hit: a hit is `window_us` parts, and `rate` parts refill in a microsecond.
+    let hit = u128::from(window_us);
+    let (mut missing, mut last) = (0u128, 0);
+    for (when, hits) in charges {
+        missing = missing.saturating_sub(u128::from(when - last) * u128::from(rate)) + u128::from(hits) * hit;
+        last = when;
+    }
+    u64::try_from(missing.div_ceil(hit)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Draws the limits of a plan.
+
+use std::collections::BTreeMap;
+
+use super::limit_math::UNENDING_MS;
+use super::limit_set::LimitSet;
+use super::names::Scenario;
+use crate::rng::Rng;
+use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
+
+/// Draws the limits. `crowded` says that many cores share few counters.
+pub fn draw_limits(rng: &mut Rng, scenario: Scenario, crowded: bool) -> Vec<Limit> {
+    use Algorithm::{FixedWindow, RollingWindow, SlidingWindow, TokenBucket};
+    let buckets = scenario == Scenario::Buckets;
+    let hits = if crowded {
+        rng.pick(200, &[100, 1000])
+    } else if scenario == Scenario::Suspended {
+        rng.pick(100, &[200, 400, 1000])
+    } else if buckets {
+        rng.pick(20, &[40, 100])
+    } else {
+        rng.pick(5, &[1, 2, 3, 8, 12, 20, 40, 100])
+    };
+    let mut algorithm = rng.pick(SlidingWindow, &[FixedWindow, RollingWindow, TokenBucket]);
+    if buckets {
+        algorithm = TokenBucket;
+    }
+    if scenario == Scenario::Suspended {
+        algorithm = rng.pick(FixedWindow, &[FixedWindow, RollingWindow]);
+    }
+    let mut limits = vec![rule(rng, "brief", algorithm, hits, None)];
+    if buckets || rng.chance(35) {
+        let other = rng.pick(TokenBucket, &[FixedWindow, RollingWindow, SlidingWindow, TokenBucket]);
+        algorithm = if buckets { TokenBucket } else { other };
+        let more = rng.between(0, 20);
+        let mut second = rule(rng, "brief-too", algorithm, hits + more, None);
+        if rng.chance(50) {
+            second.per.clear();
+        }
+        limits.push(second);
+    }
+    let mut long = |name, few, many| {
+        let algorithm = rng.pick(FixedWindow, &[SlidingWindow, RollingWindow]);
+        let hits = rng.between(few, many) * if crowded && name == "solo" { 10 } else { 1 };
+        rule(rng, name, algorithm, hits, Some(UNENDING_MS))
+    };
+    limits.push(long("pair-small", 2, 8));
+    limits.push(Limit { per: Vec::new(), ..long("pair-shared", 10, 60) });
+    limits.push(long("solo", 5, 60));
+    let on_store_failure = match scenario {
+        Scenario::Outage | Scenario::Buckets | Scenario::Crowded => OnStoreFailure::Local,
+        Scenario::Suspended | Scenario::Replaced => OnStoreFailure::Deny,
+        _ => rng.pick(OnStoreFailure::Deny, &[OnStoreFailure::Local, OnStoreFailure::Allow]),
+    };
+    if scenario == Scenario::Suspended {
+        limits
+            .iter_mut()
+            .filter(|limit| limit.consistency.is_some())
+            .for_each(|limit| limit.consistency = Some(Consistency::Leased));
+    }
+    limits.iter_mut().for_each(|limit| limit.on_store_failure = on_store_failure);
+    limits
+}
+
+/// Draws a limit that counts each user separately. The part of its name before `-` is the name of its limit set.
+fn rule(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window_ms: Option<u64>) -> Limit {
+    let bucket = algorithm == Algorithm::TokenBucket;
+    let set = name.split('-').next().unwrap_or(name);
+    let mut kinds = vec![set.to_owned()];
+    if name == LimitSet::Short.name() {
+        kinds.push(LimitSet::ShortOnly.name().to_owned());
+    }
+    let kind = ("kind".to_owned(), Condition::AnyOf(kinds));
+    let ms = window_ms.unwrap_or_else(|| rng.pick(1000, &[500, 2000]));
+    let consistency = rng.pick(Consistency::Leased, &[Consistency::Exact]);
+    Limit {
+        name: name.to_owned(),
+        matches: Match { conditions: BTreeMap::from([kind]), ..Match::default() },
+        per: vec!["user".to_owned()],
+        limit: Quota::Hits(hits),
+        period: Period::Window { ms },
+        algorithm,
+        cells: (algorithm == Algorithm::RollingWindow).then(|| rng.pick(4, &[2, 10])),
+        burst: bucket.then(|| rng.between(1, 2 * hits)),
+        consistency: (!bucket).then_some(consistency),
+        scope: Scope::Region,
+        on_store_failure: OnStoreFailure::Local,
+        mode: Mode::Enforce,
+        overrides: Vec::new(),
+        replaces: Vec::new(),
+        response_headers: BTreeMap::new(),
+    }
+}
+
+/// Draws new hits, and a new burst for a bucket.
+pub fn edit_limit(rng: &mut Rng, limit: &mut Limit) {
+    let hits = rng.pick(5, &[1, 3, 12, 40, 100]);
+    limit.limit = Quota::Hits(hits);
+    if limit.burst.is_some() {
+        limit.burst = Some(rng.between(1, 2 * hits));
+    }
+}

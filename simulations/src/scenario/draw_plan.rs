@@ -1,0 +1,159 @@
+//! Draws a plan from a scenario and a seed. The order of the draws decides the history of every seed.
+
+use std::sync::Arc;
+
+use super::draw_limits::{draw_limits, edit_limit};
+use super::limit_set::LimitSet;
+use super::names::Scenario;
+use super::plan::{DOMAIN, Edit, Plan, Traffic};
+use crate::faults::Fault;
+use crate::faults::draw::{self, DrawFault, RegionSize};
+use crate::ids::{Instant, RegionIndex};
+use crate::rng::{Rng, Stream};
+use limiter::Revision;
+use limiter::rules::{Charge, Domain, Limit, Problem, RuleBook, Rules};
+
+const MS: u64 = 1000;
+
+/// What is special about a simulation.
+struct Shape {
+    scenario: Scenario,
+    heals_at: Instant,
+    /// True if many cores share few counters.
+    crowded: bool,
+    /// True if a store forgets more often than a cell keeps sources apart.
+    flush_storm: bool,
+}
+
+impl Shape {
+    fn is(&self, scenario: Scenario) -> bool {
+        self.scenario == scenario
+    }
+}
+
+impl Plan {
+    /// Draws the plan of a seed.
+    ///
+    /// # Errors
+    /// Returns the problems of the drawn rules, which would be a bug of this package.
+    pub fn new(scenario: Scenario, seed: u64) -> Result<Self, Vec<Problem>> {
+        let mut rng = Rng::new(seed, Stream::Plan);
+        let heals_at = rng.between(1500, 4000) * MS;
+        let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
+        let flush_storm = crowded && rng.chance(20);
+        let shape = Shape { scenario, heals_at, crowded, flush_storm };
+        let edits = draw_edits(&mut rng, &shape)?;
+        let deadline_us = rng.pick(100, &[50]) * MS;
+        let (mut nodes, mut cores) = (rng.pick(2, &[1, 2, 3, 4]), rng.pick(1, &[1, 2]));
+        let (mut primaries, mut lanes) = (rng.pick(1, &[2, 3]), rng.pick(4, &[1, 2, 8]));
+        let (buckets, memory) = (shape.is(Scenario::Buckets), shape.is(Scenario::Memory));
+        if buckets {
+            (primaries, lanes) = (2, 8);
+        }
+        if crowded {
+            (nodes, cores, lanes) = (rng.pick(3, &[4, 6]), rng.pick(8, &[12]), lanes.min(2));
+        }
+        let faults = draw_faults(&mut rng, &shape, &RegionSize { nodes, primaries, lanes });
+        let traffic = draw_traffic(&mut rng, &shape);
+        let (min_users, max_users) = user_range(&shape);
+        Ok(Self {
+            scenario,
+            seed,
+            nodes,
+            cores,
+            primaries,
+            lanes,
+            users: u32::try_from(rng.between(min_users, max_users)).unwrap_or(1),
+            max_keys: usize::try_from(if memory { rng.between(4, 16) } else { 1000 }).unwrap_or(1),
+            lease_us: rng.pick(300, &[100, 1000]).min(if buckets { 100 } else { 1000 }) * MS,
+            deadline_us,
+            min_holders: 3,
+            delay_us: rng.pick(300, &[50, 3000, 10_000]).min(if buckets { 300 } else { deadline_us / 10 }),
+            lag_us: rng.pick(1, &[20, 300, 1000]) * MS,
+            edits,
+            traffic,
+            faults,
+            heals_at,
+        })
+    }
+}
+
+fn user_range(shape: &Shape) -> (u64, u64) {
+    if shape.is(Scenario::Memory) {
+        (20, 60)
+    } else if shape.flush_storm {
+        (1, 1)
+    } else if shape.is(Scenario::Buckets) || shape.crowded || shape.is(Scenario::Suspended) {
+        (1, 2)
+    } else {
+        (1, 6)
+    }
+}
+
+fn draw_edits(rng: &mut Rng, shape: &Shape) -> Result<Vec<Edit>, Vec<Problem>> {
+    let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
+    let mut edits = vec![Edit { at: 0, book: compile(&limits, Revision(1))?, limits: limits.clone() }];
+    if matches!(shape.scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
+        let mut at = 0;
+        for revision in 2..=rng.between(2, 5) {
+            at += rng.between(100, shape.heals_at / MS / 4) * MS;
+            for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
+                edit_limit(rng, limit);
+            }
+            edits.push(Edit { at, book: compile(&limits, Revision(revision))?, limits: limits.clone() });
+        }
+    }
+    Ok(edits)
+}
+
+fn compile(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Problem>> {
+    let domain = Domain { domain: DOMAIN.to_owned(), charge: Charge::AllOrNothing, limits: limits.to_vec() };
+    RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).map(Arc::new)
+}
+
+fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
+    let Shape { heals_at, crowded, flush_storm, .. } = *shape;
+    let mut faults = Vec::new();
+    let [first, others @ ..] = shape.scenario.faults() else { return faults };
+    let count =
+        if flush_storm { 100 } else { rng.between(1, if crowded || shape.is(Scenario::Suspended) { 10 } else { 4 }) };
+    for _ in 0..count {
+        let draw: DrawFault = if flush_storm { draw::flush } else { rng.pick(*first, others) };
+        let kind = draw(rng, size);
+        let begin = rng.between(50, heals_at / MS - 400) * MS;
+        let longest = (heals_at - begin).min(if crowded { 300 * MS } else { 1500 * MS });
+        let end = if kind.is_sudden() { begin } else { begin + rng.between(20 * MS, longest) };
+        faults.push(Fault { begin, end, region: RegionIndex::ONLY, kind });
+    }
+    faults.sort_by_key(|fault| fault.begin);
+    faults
+}
+
+fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
+    let forgets = matches!(shape.scenario, Scenario::Failover | Scenario::Forgetting);
+    let mut traffic = Traffic {
+        longest_gap_us: rng.pick(20, &[5, 50]) * MS,
+        bursts: rng.pick(5, &[0, 20]),
+        // A core that is the only one to charge a counter remembers all of its charges. With sticky users, the oracle
+        // for the region's limit therefore allows for no forgotten charge.
+        sticky: rng.chance(if forgets { 70 } else { 40 }),
+        hang_up: rng.pick(0, &[3, 20, 40]),
+        impatient: rng.pick(0, &[10]),
+        retry: rng.pick(20, &[0, 80]),
+        short_only: rng.pick(0, &[50, 100]),
+    };
+    if shape.is(Scenario::Buckets) {
+        // Hits that return to a bucket are requested again at once.
+        traffic = Traffic { longest_gap_us: 5 * MS, bursts: 20, retry: 80, short_only: rng.pick(50, &[80]), ..traffic };
+    }
+    if shape.is(Scenario::Suspended) {
+        // Cores hold tokens when their machine is suspended, and spend many when it wakes.
+        traffic = Traffic { longest_gap_us: 5 * MS, sticky: false, short_only: 80, ..traffic };
+    }
+    if shape.crowded {
+        // Every core charges the same few counters.
+        let bursts = if shape.flush_storm { 0 } else { 20 };
+        traffic = Traffic { longest_gap_us: 5 * MS, bursts, sticky: false, ..traffic };
+    }
+    traffic
+}

@@ -1,0 +1,55 @@
+//! What a limit allows, for how long a charge counts, and its description.
+
+use limiter::rules::{Algorithm, Consistency, DEFAULT_CELLS, Limit, OnStoreFailure, Period, Quota};
+
+/// The length of a window that no simulation sees end, in milliseconds.
+pub const UNENDING_MS: u64 = 30 * 86_400_000;
+
+/// Returns the time in microseconds after which a charge no longer counts.
+pub fn horizon_us(limit: &Limit) -> u64 {
+    let Period::Window { ms } = limit.period else { return u64::MAX };
+    let Quota::Hits(hits) = limit.limit else { return 0 };
+    let ms = match limit.algorithm {
+        Algorithm::FixedWindow => ms,
+        Algorithm::SlidingWindow => 2 * ms,
+        Algorithm::RollingWindow => {
+            let cells = u64::from(limit.cells.unwrap_or(DEFAULT_CELLS));
+            (cells + 1) * ms.div_ceil(cells)
+        }
+        Algorithm::TokenBucket => limit.burst.unwrap_or(hits) * ms / hits.max(1) + 1,
+    };
+    ms.saturating_mul(1000)
+}
+
+/// Returns the largest number of hits that a limit grants at once.
+pub const fn capacity(limit: &Limit) -> u64 {
+    match limit.burst {
+        Some(burst) => burst,
+        None => quota(limit),
+    }
+}
+
+/// Returns the number of hits that a limit grants in its period.
+pub const fn quota(limit: &Limit) -> u64 {
+    match limit.limit {
+        Quota::Hits(hits) => hits,
+        Quota::Unlimited => u64::MAX,
+    }
+}
+
+/// Describes a limit in one line.
+pub fn describe(limit: &Limit) -> String {
+    let hits = if let Quota::Hits(hits) = limit.limit { hits.to_string() } else { "unlimited".to_owned() };
+    let window = if let Period::Window { ms } = limit.period { ms } else { 0 };
+    let window = if window == UNENDING_MS { "a month".to_owned() } else { format!("{window} ms") };
+    let burst = limit.burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
+    let consistency = if limit.consistency == Some(Consistency::Leased) { "leased" } else { "exact" };
+    let whose = if limit.per.is_empty() { "for all users" } else { "per user" };
+    let failure = match limit.on_store_failure {
+        OnStoreFailure::Local => "local",
+        OnStoreFailure::Allow => "allow",
+        OnStoreFailure::Deny => "deny",
+    };
+    let (name, algorithm) = (&limit.name, limit.algorithm.as_str());
+    format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, on_store_failure {failure})")
+}

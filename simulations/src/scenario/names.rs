@@ -1,0 +1,128 @@
+//! The scenarios, and the kinds of faults from which each one draws.
+
+use crate::faults::draw::{self, DrawFault};
+
+/// The faults that may occur, and what else is special.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    Calm,
+    Network,
+    Stall,
+    Outage,
+    Failover,
+    Forgetting,
+    Crash,
+    Clock,
+    Edits,
+    Memory,
+    Migration,
+    Buckets,
+    Crowded,
+    Suspended,
+    Replaced,
+    Everything,
+}
+
+impl Scenario {
+    pub const ALL: [Self; 16] = [
+        Self::Calm,
+        Self::Network,
+        Self::Stall,
+        Self::Outage,
+        Self::Failover,
+        Self::Forgetting,
+        Self::Crash,
+        Self::Clock,
+        Self::Edits,
+        Self::Memory,
+        Self::Migration,
+        Self::Buckets,
+        Self::Crowded,
+        Self::Suspended,
+        Self::Replaced,
+        Self::Everything,
+    ];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Network => "network",
+            Self::Stall => "stall",
+            Self::Outage => "outage",
+            Self::Failover => "failover",
+            Self::Forgetting => "forgetting",
+            Self::Crash => "crash",
+            Self::Clock => "clock",
+            Self::Edits => "edits",
+            Self::Memory => "memory",
+            Self::Migration => "migration",
+            Self::Buckets => "buckets",
+            Self::Crowded => "crowded",
+            Self::Suspended => "suspended",
+            Self::Replaced => "replaced",
+            Self::Everything => "everything",
+        }
+    }
+
+    /// A one-line description.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Calm => "no faults",
+            Self::Network => "batches and replies are slow, lost or late, or arrive twice",
+            Self::Stall => "primaries are stopped, and go on later",
+            Self::Outage => "primaries are stopped, dead, full or cut off, while nodes crash and restart",
+            Self::Failover => "replicas take over without the last writes, at once or after a while",
+            Self::Forgetting => "primaries lose all their data, some keys or their last writes",
+            Self::Crash => "nodes are killed, or stopped for a while",
+            Self::Clock => "the clocks of primaries are set forward and back",
+            Self::Edits => "the rules change while checks are in progress",
+            Self::Memory => "there are more keys than fit into the memory of a node",
+            Self::Migration => "keys move from one primary to another",
+            Self::Buckets => "a check needs two large buckets, whose primaries are far away and sometimes dead",
+            Self::Crowded => "tens of cores, with many outages and failovers in one window",
+            Self::Suspended => "machines of nodes are suspended, and their monotonic clocks stand still",
+            Self::Replaced => "primaries are replaced while the rules change, and the old servers go on",
+            Self::Everything => "the faults of all scenarios",
+        }
+    }
+
+    /// The kinds of faults from which a seed draws. A kind that is listed twice is drawn more often.
+    pub fn faults(self) -> &'static [DrawFault] {
+        match self {
+            Self::Calm | Self::Edits | Self::Memory => &[],
+            Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
+            Self::Stall => &[draw::stall, draw::stall, draw::slow],
+            Self::Outage => &[draw::stall, draw::down, draw::cut, draw::full, draw::crash],
+            Self::Failover => &[draw::failover, draw::failover, draw::split],
+            Self::Forgetting => &[draw::flush, draw::evict, draw::down_with_loss],
+            Self::Crash => &[draw::crash, draw::crash, draw::pause],
+            Self::Clock => &[draw::clock_jump],
+            Self::Migration => &[draw::lane_move],
+            Self::Buckets => &[draw::far, draw::far, draw::down],
+            Self::Crowded => &[draw::down, draw::stall, draw::failover, draw::flush, draw::loss],
+            Self::Suspended => &[draw::suspend, draw::suspend, draw::pause],
+            Self::Replaced => &[draw::replacement, draw::replacement, draw::replacement, draw::suspend],
+            Self::Everything => &[
+                draw::stall,
+                draw::down,
+                draw::failover,
+                draw::split,
+                draw::flush,
+                draw::evict,
+                draw::full,
+                draw::cut,
+                draw::loss,
+                draw::slow,
+                draw::repeat,
+                draw::crash,
+                draw::pause,
+                draw::clock_jump,
+                draw::down_with_loss,
+                draw::lane_move,
+                draw::suspend,
+                draw::replacement,
+            ],
+        }
+    }
+}

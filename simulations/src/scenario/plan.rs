@@ -1,0 +1,172 @@
+//! A simulation before it runs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::limit_math::describe;
+use super::limit_set::LimitSet;
+use super::names::Scenario;
+use crate::faults::Fault;
+use crate::ids::{Counter, Instant, RegionIndex};
+use limiter::rules::{Limit, RuleBook};
+
+/// The domain of every check.
+pub const DOMAIN: &str = "d";
+/// The store's time at which simulations begin, in microseconds since the Unix epoch.
+pub const STORE_EPOCH_US: u64 = 1_700_000_000_000_000;
+/// The largest number of checks that may wait at one core.
+pub const MAX_WAITING: usize = 200;
+/// At the end, the windows that do not end are used up for this many users.
+pub const DRAINED_USERS: u32 = 3;
+/// The number of additional users that only send checks when the shared limits are used up.
+pub const DRAIN_PROBE_USERS: u32 = 80;
+const MS: u64 = 1000;
+
+/// Rules that come into force at an instant.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    pub at: Instant,
+    pub limits: Vec<Limit>,
+    pub book: Arc<RuleBook>,
+}
+
+/// How clients send checks. The fields in percent are of a hundred such cases.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// The longest pause between two checks, in microseconds.
+    pub longest_gap_us: u64,
+    /// The percentage of pauses that are followed by a burst: many checks of one user at once.
+    pub bursts: u32,
+    /// True if a user sends all checks to one core, as long as that core lives.
+    pub sticky: bool,
+    /// The percentage of clients that hang up if the answer does not come at once.
+    pub hang_up: u32,
+    /// The percentage of clients that wait for less time than the deadline.
+    pub impatient: u32,
+    /// The percentage of denied clients that ask again at the stated retry time.
+    pub retry: u32,
+    /// The percentage of [`LimitSet::Short`] checks that are sent as [`LimitSet::ShortOnly`].
+    pub short_only: u32,
+}
+
+/// A simulation before it runs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub scenario: Scenario,
+    pub seed: u64,
+    /// The number of nodes of each region.
+    pub nodes: usize,
+    /// The number of cores of each node.
+    pub cores: usize,
+    /// The number of primaries of each region.
+    pub primaries: usize,
+    pub lanes: u16,
+    pub users: u32,
+    /// The largest number of keys that a core keeps in memory.
+    pub max_keys: usize,
+    pub lease_us: u64,
+    pub deadline_us: u64,
+    pub min_holders: u32,
+    /// The longest time that a batch or a reply takes without faults, in microseconds.
+    pub delay_us: u64,
+    /// The longest time by which replicas are behind, in microseconds.
+    pub lag_us: u64,
+    /// The rules. The first edit is in force from the beginning.
+    pub edits: Vec<Edit>,
+    pub traffic: Traffic,
+    pub faults: Vec<Fault>,
+    /// All faults have ended at this time.
+    pub heals_at: Instant,
+}
+
+impl Plan {
+    /// Returns the number of cores of each region.
+    pub const fn holders(&self) -> usize {
+        self.nodes * self.cores
+    }
+
+    /// Returns the divisor of `on_store_failure: local`.
+    pub fn divisor(&self) -> u64 {
+        (self.holders() as u64).max(self.min_holders.into())
+    }
+
+    /// Returns the limits that are in force first. Later edits change their values, not their number or order.
+    pub fn limits(&self) -> &[Limit] {
+        self.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default()
+    }
+
+    /// Returns the limits of the last edit.
+    pub fn final_limits(&self) -> &[Limit] {
+        self.edits.last().map(|edit| edit.limits.as_slice()).unwrap_or_default()
+    }
+
+    /// Returns the versions of one limit, one for each edit.
+    pub fn versions(&self, limit: usize) -> impl Iterator<Item = &Limit> {
+        self.edits.iter().filter_map(move |edit| edit.limits.get(limit))
+    }
+
+    /// Returns the indices of the limits that apply to checks with a limit set.
+    pub fn limits_of(&self, set: LimitSet) -> impl Iterator<Item = usize> + '_ {
+        let applies = move |limit: &Limit| match set {
+            LimitSet::ShortOnly => limit.name == LimitSet::Short.name(),
+            set => limit.name.starts_with(set.name()),
+        };
+        self.limits().iter().enumerate().filter(move |(_, limit)| applies(limit)).map(|(at, _)| at)
+    }
+
+    /// Returns the counter of a limit to which a user's checks are charged.
+    pub fn counter(&self, region: RegionIndex, limit: usize, user: u32) -> Counter {
+        let shared = self.limits().get(limit).is_some_and(|limit| limit.per.is_empty());
+        Counter { region, limit, user: (!shared).then_some(user) }
+    }
+
+    /// True if every batch's outcome becomes known, so that no token may be lost.
+    pub fn is_certain(&self) -> bool {
+        !self.faults.iter().any(|fault| fault.kind.loses_outcomes())
+    }
+
+    /// Returns the longest time for which a batch and its reply are in flight without faults, in microseconds.
+    pub const fn round_trip_us(&self) -> u64 {
+        2 * self.delay_us
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} ({}), seed {}", self.scenario.name(), self.scenario.about(), self.seed)?;
+        let Self { nodes, cores, primaries, lanes, users, max_keys, lease_us, deadline_us, .. } = self;
+        writeln!(
+            f,
+            "  region   {nodes} nodes of {cores} cores, {primaries} primaries with replicas up to {} ms behind, {lanes} lanes",
+            self.lag_us / MS
+        )?;
+        writeln!(
+            f,
+            "  settings lease {} ms, deadline {} ms, at most {max_keys} keys per core",
+            lease_us / MS,
+            deadline_us / MS
+        )?;
+        let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry, short_only } = self.traffic;
+        let sticky = if sticky { ", each at one core" } else { "" };
+        writeln!(
+            f,
+            "  traffic  {users} users{sticky}, pauses up to {} ms, {bursts} % bursts, {hang_up} % hang up, {impatient} % \
+             impatient, {retry} % retry, {short_only} % meet only the first brief limit",
+            longest_gap_us / MS
+        )?;
+        for edit in &self.edits {
+            writeln!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;
+            for limit in &edit.limits {
+                writeln!(f, "           {}", describe(limit))?;
+            }
+        }
+        for Fault { begin, end, kind, .. } in &self.faults {
+            if begin == end {
+                writeln!(f, "  fault    at {} ms {kind}", begin / MS)?;
+            } else {
+                writeln!(f, "  fault    {} to {} ms {kind}", begin / MS, end / MS)?;
+            }
+        }
+        write!(f, "  heals    at {} ms", self.heals_at / MS)
+    }
+}

@@ -1,0 +1,8 @@
+//! The counter store: Redis servers that run the real scripts, and a primary with its replica.
+
+mod lua_struct;
+mod primary;
+mod redis;
+
+pub use primary::{Health, Primary};
+pub use redis::{Data, Redis, ScriptError, Stored};

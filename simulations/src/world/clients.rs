@@ -1,0 +1,88 @@
+//! The clients: which checks are sent, when, and to which core.
+
+use super::World;
+use crate::context::Event;
+use crate::history::ClientCheck;
+use crate::ids::{CheckIndex, CoreId, CoreIndex, RegionIndex};
+use crate::scenario::{LimitSet, Traffic};
+
+/// The largest number of checks in a burst.
+const MAX_BURST: u64 = 60;
+/// The checks of a burst are sent within this time, in microseconds.
+const BURST_US: u64 = 3000;
+/// While a probe waits for its answer, the world runs in steps of this length, in microseconds.
+const PROBE_STEP_US: u64 = 100;
+
+impl World<'_> {
+    /// Sends the checks of one client, and schedules the next client.
+    pub(super) fn next_client(&mut self) {
+        let cx = &mut self.cx;
+        if cx.now >= cx.plan.heals_at || cx.is_check_limit_reached() {
+            return;
+        }
+        let Traffic { longest_gap_us, bursts, short_only, .. } = cx.plan.traffic;
+        let pause = cx.rng.traffic.between(1, longest_gap_us);
+        cx.schedule_in(pause, Event::NextClient);
+        let rng = &mut cx.rng.traffic;
+        let user = u32::try_from(rng.skewed(cx.plan.users.into())).unwrap_or(0);
+        let short = if rng.chance(short_only) { LimitSet::ShortOnly } else { LimitSet::Short };
+        let limit_set = rng.pick(short, &[short, short, LimitSet::SharedPair, LimitSet::PerUser]);
+        let count = if rng.chance(bursts) { rng.between(2, MAX_BURST) } else { 1 };
+        for _ in 0..count {
+            let rng = &mut self.cx.rng.traffic;
+            let hits = rng.pick(1, &[1, 1, 1, 1, 2, 5, 0]);
+            let hits = if rng.chance(1) { u32::MAX } else { hits };
+            let Some(core) = self.core_for(user) else { return };
+            let boot = self.regions[core.region.0].cores[core.core.0].boot;
+            let cx = &mut self.cx;
+            let soon = cx.rng.traffic.between(0, if count > 1 { BURST_US } else { 0 });
+            cx.send_client_check(cx.now + soon, core, boot, (limit_set, user, hits));
+        }
+    }
+
+    /// Returns the core for a user's next check, or `None` if no core is alive. All clients use the only region.
+    fn core_for(&mut self, user: u32) -> Option<CoreId> {
+        let region = RegionIndex::ONLY;
+        let cores = &self.regions[region.0].cores;
+        let count = cores.len();
+        let first = if self.cx.plan.traffic.sticky {
+            usize::try_from(user).unwrap_or(0)
+        } else {
+            usize::try_from(self.cx.rng.traffic.between(0, count as u64)).unwrap_or(0)
+        };
+        let core = (0..count).map(|next| (first + next) % count).find(|core| cores[*core].alive)?;
+        Some(CoreId { region, core: CoreIndex(core) })
+    }
+
+    /// Sends one check after all faults have ended, and waits for its answer. Returns true if the check was allowed.
+    pub(super) fn probe(&mut self, core: CoreId, limit_set: LimitSet, user: u32) -> bool {
+        let (at, timeout_us) = (self.cx.now, self.cx.plan.deadline_us);
+        let index = self.cx.send_check(ClientCheck {
+            sent_at: at,
+            received_at: at,
+            timeout_us,
+            core,
+            boot: self.regions[core.region.0].cores[core.core.0].boot,
+            limit_set,
+            user,
+            hits: 1,
+            probe: true,
+            answer: None,
+        });
+        while self.check(index).answer.is_none() && self.cx.now <= at + timeout_us {
+            self.run_until(self.cx.now + PROBE_STEP_US);
+        }
+        self.check(index).is_allowed()
+    }
+
+    fn check(&self, index: CheckIndex) -> &ClientCheck {
+        &self.cx.history.checks[index.0]
+    }
+
+    /// Draws a core.
+    pub(super) fn draw_core(&mut self) -> CoreId {
+        let region = RegionIndex::ONLY;
+        let count = self.regions[region.0].cores.len();
+        CoreId { region, core: CoreIndex(self.cx.rng.traffic.index(count)) }
+    }
+}

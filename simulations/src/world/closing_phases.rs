@@ -1,0 +1,89 @@
+//! The phases after the faults: everything settles, the limits are used up, and the limits refill.
+
+use super::World;
+use crate::faults::FaultKind;
+use crate::history::RefillProbes;
+use crate::ids::CoreId;
+use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us};
+use limiter::rules::{Limit, Period};
+
+/// More checks than any user's window that does not end allows.
+const MAX_DRAIN_CHECKS: u32 = 700;
+/// Nodes inspect leases and silent servers, and learn of changes, within this time, in microseconds.
+const UPKEEP_US: u64 = 400_000;
+/// A region that is not quiet after this additional time never will be, in microseconds.
+const GIVE_UP_AFTER_US: u64 = 10_000_000;
+
+impl World<'_> {
+    /// Waits for the stated time until nothing is in flight and the clocks are back where they were. If a region is not
+    /// quiet then, waits on until it is, or gives up.
+    pub fn quiesce(&mut self) {
+        let plan = &self.cx.plan;
+        let jumps = plan.faults.iter().map(|fault| match fault.kind {
+            FaultKind::ClockJump { by_ms, .. } => by_ms.unsigned_abs() * 1000,
+            _ => 0,
+        });
+        let Plan { lease_us, deadline_us, .. } = *plan;
+        let stated = lease_us + 2 * deadline_us + plan.round_trip_us() + UPKEEP_US + jumps.sum::<u64>();
+        self.run_until(self.cx.now + stated);
+        let end = self.cx.now + GIVE_UP_AFTER_US;
+        self.cx.history.quiesced_in_time = self.is_quiet();
+        while !self.is_quiet() && self.cx.now < end {
+            self.run_until(self.cx.now + UPKEEP_US);
+        }
+        self.cx.history.quiesced_at = self.cx.now;
+        self.cx.trace(|_| "-- everything is quiet".to_owned());
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.regions.iter().all(super::Region::is_quiet)
+    }
+
+    /// Uses up the windows that do not end. Skips the limits that users share if tokens may have been lost, because
+    /// their use then shows nothing.
+    pub fn drain(&mut self) {
+        let core = self.draw_core();
+        self.cx.history.drain_start = self.cx.history.checks.len();
+        for user in 0..self.cx.plan.users.min(DRAINED_USERS) {
+            self.use_up(core, LimitSet::PerUser, MAX_DRAIN_CHECKS, || user);
+        }
+        if !self.cx.plan.is_certain() {
+            return;
+        }
+        let mut new_user = self.cx.plan.users;
+        self.use_up(core, LimitSet::SharedPair, DRAIN_PROBE_USERS, || {
+            new_user += 1;
+            new_user - 1
+        });
+    }
+
+    /// Sends checks until one is denied, at most `max_checks`.
+    fn use_up(&mut self, core: CoreId, limit_set: LimitSet, max_checks: u32, mut user: impl FnMut() -> u32) {
+        for _ in 0..max_checks {
+            let user = user();
+            if !self.probe(core, limit_set, user) {
+                break;
+            }
+        }
+    }
+
+    /// Waits until no earlier charge counts, and probes that every limit is fully usable.
+    pub fn refill(&mut self) {
+        let plan = &self.cx.plan;
+        let short = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at));
+        let hits = short.map(capacity).min().unwrap_or(0);
+        let all = plan.edits.iter().flat_map(|edit| &edit.limits);
+        let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });
+        let horizon = ending.map(horizon_us).max().unwrap_or(0);
+        let users = plan.users;
+        for user in [0, users - 1].into_iter().take(users.min(2) as usize) {
+            self.run_until(self.cx.now + horizon);
+            let core = self.draw_core();
+            let start = self.cx.history.checks.len();
+            for _ in 0..hits {
+                self.probe(core, LimitSet::Short, user);
+            }
+            self.cx.history.refill_probes.push(RefillProbes { user, start, hits });
+        }
+    }
+}
