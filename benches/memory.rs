@@ -1,5 +1,5 @@
-//! BatchContext ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory store, and for how
-//! long the longest check and the longest tick on the way there held up a core.
+//! BatchContext ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory
+//! store, and for how long the longest check and the longest tick on the way there held up a core.
 //!
 //! Prints one line of JSON for each; bytes are the process's resident memory before and after.
 

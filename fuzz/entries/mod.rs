@@ -1,5 +1,6 @@
-//! Where bytes of strangers come in, and what must hold of every one of them: no panic, and an answer that makes sense. The
-//! fuzz targets of this folder look for bytes for which it does not; `tests/fuzz_corpora.rs` tries those that they kept.
+//! Where bytes of strangers come in, and what must hold of every one of them: no panic, and an answer that makes sense.
+//! The fuzz targets of this folder look for bytes for which it does not; `tests/fuzz_corpora.rs` tries those that they
+//! kept.
 
 #![allow(dead_code, reason = "each fuzz target uses its own part of it")]
 
@@ -209,8 +210,8 @@ where
     })
 }
 
-/// No fault of a client's is told as one that this node does not know, or that lost something. INTERNAL is what the library
-/// says of a message that is none.
+/// No fault of a client's is told as one that this node does not know, or that lost something. INTERNAL is what the
+/// library says of a message that is none.
 fn is_fit(status: i32) {
     const UNKNOWN: i32 = 2;
     const DATA_LOSS: i32 = 15;

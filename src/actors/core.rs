@@ -154,8 +154,8 @@ impl ShardCell {
         Duration::from_micros(self.config.deadline_us)
     }
 
-    /// Calls `work` on the shard. A panic ends the shard, not the node: a new one goes on without keys, which costs the tokens
-    /// that they held. Checks that waited get no decision.
+    /// Calls `work` on the shard. A panic ends the shard, not the node: a new one goes on without keys, which costs the
+    /// tokens that they held. Checks that waited get no decision.
     fn with<T>(&self, work: impl FnOnce(&mut Shard<Waiter>) -> T) -> Option<T> {
         let mut state = self.lock();
         if let Ok(value) = catch_unwind(AssertUnwindSafe(|| work(&mut state.shard))) {

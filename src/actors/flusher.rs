@@ -61,8 +61,8 @@ impl Actor for Flusher {
     }
 }
 
-/// Sends a batch to the store and passes the reply to the shard. Replies need no flusher: its restart loses none. A store that
-/// panics or exceeds the deadline has an unknown outcome, so no lane stays in flight for ever.
+/// Sends a batch to the store and passes the reply to the shard. Replies need no flusher: its restart loses none. A
+/// store that panics or exceeds the deadline has an unknown outcome, so no lane stays in flight for ever.
 async fn send_batch(core: Arc<Core>, out: Outgoing) {
     let Outgoing { lane, batch } = out;
     let id = batch.id;

@@ -1,5 +1,5 @@
-//! Keeps the flusher of a core running. A flusher that ends is started again. Nothing is lost: the core has what is queued and what is in
-//! flight.
+//! Keeps the flusher of a core running. A flusher that ends is started again. Nothing is lost: the core has what is
+//! queued and what is in flight.
 
 use std::sync::Arc;
 

@@ -56,7 +56,8 @@ pub enum Field<'a> {
 }
 
 impl CheckRequest {
-    /// Validates a check. `path` names a field in the words of the front end. `others` are violations that the front end found.
+    /// Validates a check. `path` names a field in the words of the front end. `others` are violations that the front
+    /// end found.
     ///
     /// # Errors
     /// Every violation.

@@ -74,8 +74,8 @@ impl CheckService {
         self.observe(request, pending.answer.get().await, pending.arrived, id)
     }
 
-    /// Adds what the node knows of the caller to the attributes. It knows nothing yet: this is where API keys, users and
-    /// tiers come in.
+    /// Adds what the node knows of the caller to the attributes. It knows nothing yet: this is where API keys, users
+    /// and tiers come in.
     async fn resolve(&self, _request: &mut CheckRequest) {}
 
     /// Counts and logs the outcome of a check that arrived at `arrived`. Events will begin here.

@@ -25,8 +25,8 @@ pub fn assembled<T>(node: Result<T, AssembleError>) -> Result<T, Exit> {
     })
 }
 
-/// Runs a node until SIGTERM or SIGINT. A second signal ends it at once. SIGHUP reads the rule file again. Calls `ready` with
-/// the addresses once the node listens.
+/// Runs a node until SIGTERM or SIGINT. A second signal ends it at once. SIGHUP reads the rule file again. Calls
+/// `ready` with the addresses once the node listens.
 pub fn run(node: Assembled, http: SocketAddr, grpc: SocketAddr, ready: impl FnOnce(SocketAddr, SocketAddr)) -> Exit {
     let Assembled { config, environment, file } = node;
     let bind = |address| {

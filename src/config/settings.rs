@@ -152,8 +152,8 @@ pub struct InvalidSettings {
 const LATER: [&str; 5] = ["postgres", "raft", "peers", "kafka", "tls"];
 
 impl Settings {
-    /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default name of
-    /// the node.
+    /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default
+    /// name of the node.
     ///
     /// # Errors
     /// Every error of all sources.

@@ -40,8 +40,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The wall clock less the monotonic clock, in microseconds. The coarse clocks tick together and cost a few nanoseconds. If the thread is
-/// stopped between the two reads, the result is wrong.
+/// The wall clock less the monotonic clock, in microseconds. The coarse clocks tick together and cost a few
+/// nanoseconds. If the thread is stopped between the two reads, the result is wrong.
 fn wall_ahead_us() -> i64 {
     micros(ClockId::RealtimeCoarse) - micros(ClockId::MonotonicCoarse)
 }

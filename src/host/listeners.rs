@@ -1,5 +1,5 @@
-//! The listening sockets of a node: each core has its own for each listener. The kernel chooses the core that accepts a connection, and
-//! the server spreads connections over the cores.
+//! The listening sockets of a node: each core has its own for each listener. The kernel chooses the core that accepts a
+//! connection, and the server spreads connections over the cores.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The memory of one resident key in bytes, rounded up: what `benches/memory.rs` measures, with room for long names and waiting checks.
+/// The memory of one resident key in bytes, rounded up: what `benches/memory.rs` measures, with room for long names and
+/// waiting checks.
 const BYTES_PER_KEY: u64 = 1024;
-/// The memory of a key with its record in the memory store. The record of a `rolling_window` of twenty cells is the largest.
+/// The memory of a key with its record in the memory store. The record of a `rolling_window` of twenty cells is the
+/// largest.
 const BYTES_PER_KEY_AND_RECORD: u64 = 4096;
 /// Keys may take this part of the memory: one half.
 const MEMORY_PART: u64 = 2;

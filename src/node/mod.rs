@@ -1,7 +1,7 @@
 //! A node: [`assemble`] builds its parts and is the only file that names adapters, [`run`] runs them.
 //!
-//! Every core has a runtime and a shard of its own, and shares nothing but the store. One more runtime runs what no check waits
-//! for: the background services and the metrics.
+//! Every core has a runtime and a shard of its own, and shares nothing but the store. One more runtime runs what no
+//! check waits for: the background services and the metrics.
 
 pub mod assemble;
 mod runtime;

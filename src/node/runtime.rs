@@ -23,8 +23,8 @@ use crate::server::body_budget::BodyBudget;
 /// Threads of the runtime for background services.
 const CONTROL_THREADS: usize = 2;
 
-/// Serves until `shutdown` is true, or a core or a service fails. Then every core stops accepting, answers the requests in
-/// flight and gives its tokens back, all within the drain time.
+/// Serves until `shutdown` is true, or a core or a service fails. Then every core stops accepting, answers the requests
+/// in flight and gives its tokens back, all within the drain time.
 ///
 /// # Errors
 /// The first failure of a service, else of a core.

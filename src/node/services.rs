@@ -1,4 +1,5 @@
-//! The runner of background services: it starts them in order, notices the first that ends, and stops them in reverse order.
+//! The runner of background services: it starts them in order, notices the first that ends, and stops them in reverse
+//! order.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -74,8 +74,8 @@ impl Shared {
         self.cores.iter().map(|core| core.revision()).min().unwrap_or_default()
     }
 
-    /// True if the node has rules and a store. A store that is lost later is no reason to leave: all nodes would leave at
-    /// once.
+    /// True if the node has rules and a store. A store that is lost later is no reason to leave: all nodes would leave
+    /// at once.
     fn may_start(&self) -> bool {
         let waited_long = self.clock.now().since(self.started) >= MAX_START_US;
         self.revision() > Revision::NONE && (waited_long || self.region.state().reached)

@@ -19,7 +19,8 @@ use crate::server::balance::Acceptor;
 
 /// How often a core that leaves checks whether its tokens are back.
 const RELEASE_POLL: Duration = Duration::from_millis(2);
-/// The longest time that a node which leaves goes on serving, so that others notice. It is a tenth of the drain time at most.
+/// The longest time that a node which leaves goes on serving, so that others notice. It is a tenth of the drain time at
+/// most.
 const MAX_NOTICE: Duration = Duration::from_secs(1);
 
 /// The stages of a core.

@@ -1,4 +1,5 @@
-//! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only them.
+//! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only
+//! them.
 
 mod service;
 
@@ -92,8 +93,8 @@ pub trait RuleSource: Send + Sync + 'static {
 
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that is less than
-    /// the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
+    /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that
+    /// is less than the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
     fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer;
     /// Decides many checks at once, each for itself, in order.
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer>;

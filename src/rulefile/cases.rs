@@ -1,4 +1,5 @@
-//! The cases of `rules test`, which a user writes beside a rule file: descriptors, and the expected limits and decisions.
+//! The cases of `rules test`, which a user writes beside a rule file: descriptors, and the expected limits and
+//! decisions.
 
 use std::rc::Rc;
 

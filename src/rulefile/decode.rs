@@ -46,8 +46,8 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
     };
     let mut errors = Errors::default();
     let rules = decode(&root, &mut errors);
-    // Rules with errors are validated as well, so that all errors are shown at once. A field that could not be read has a valid
-    // placeholder.
+    // Rules with errors are validated as well, so that all errors are shown at once. A field that could not be read has
+    // a valid placeholder.
     let compiled = RuleBook::compile(Arc::new(rules), revision);
     match compiled {
         Ok(book) if errors.0.is_empty() => Ok(book),

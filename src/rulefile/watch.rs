@@ -1,7 +1,8 @@
-//! A rule file as a source of rules. It is read again when it changes or on request, and the last valid rules stay in force.
+//! A rule file as a source of rules. It is read again when it changes or on request, and the last valid rules stay in
+//! force.
 //!
-//! The file is polled, not subscribed to: polling sees a rename, a write in place and a swapped symbolic link alike, on every file
-//! system. A text counts once it was read twice, so that a file which is being written is not taken.
+//! The file is polled, not subscribed to: polling sees a rename, a write in place and a swapped symbolic link alike, on
+//! every file system. A text counts once it was read twice, so that a file which is being written is not taken.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,6 +1,7 @@
 //! Spreads connections over the cores: the core that accepts a connection hands it to the core that has the fewest.
 //!
-//! Gateways hold few and long connections. The kernel chooses by hash who accepts one, and could give all of them to one core.
+//! Gateways hold few and long connections. The kernel chooses by hash who accepts one, and could give all of them to
+//! one core.
 
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
@@ -106,8 +107,8 @@ impl Acceptor {
         }
     }
 
-    /// Returns the connection if this core keeps it. Otherwise it was closed, because too many are open, or another core has
-    /// fewer and gets it.
+    /// Returns the connection if this core keeps it. Otherwise it was closed, because too many are open, or another
+    /// core has fewer and gets it.
     fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, ConnectionGuard)> {
         let SharedListener { cores, max_open, metrics, .. } = &*self.listener;
         let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Bounds the memory of request bodies that are still arriving. Each may be as large as a message may be, and many may arrive at
-//! once and never end. Together they have a budget.
+//! Bounds the memory of request bodies that are still arriving. Each may be as large as a message may be, and many may
+//! arrive at once and never end. Together they have a budget.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -40,7 +40,8 @@ impl BodyBudget {
 pub enum BodyKind {
     /// The reader keeps what has arrived.
     Plain,
-    /// One or many gRPC messages. As soon as the header of a message has arrived, its reader takes as much as the header says.
+    /// One or many gRPC messages. As soon as the header of a message has arrived, its reader takes as much as the
+    /// header says.
     GrpcMessages,
 }
 

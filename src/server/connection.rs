@@ -26,17 +26,17 @@ use crate::telemetry::connections::Closed;
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// How long the requests in flight may take then. A stream that nobody reads does not last longer.
 const LAST_REQUESTS: Duration = Duration::from_secs(30);
-/// How long the head of a request may take to arrive, and how long an idle HTTP/1 connection lasts. Proxies keep theirs for less
-/// (nginx 60 s), so that none sends a request into a connection that is just being closed.
+/// How long the head of a request may take to arrive, and how long an idle HTTP/1 connection lasts. Proxies keep theirs
+/// for less (nginx 60 s), so that none sends a request into a connection that is just being closed.
 pub const HEAD_TIME: Duration = Duration::from_secs(75);
 /// How long the HTTP/2 preface may take to arrive.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
-/// HTTP/2 streams per core, split evenly over its connections when each is accepted, but never below [`MIN_STREAMS`]. This keeps
-/// the state of requests in flight in the caches: a thousand streams on each of sixteen connections made each twice as expensive,
-/// just when there were many.
+/// HTTP/2 streams per core, split evenly over its connections when each is accepted, but never below [`MIN_STREAMS`].
+/// This keeps the state of requests in flight in the caches: a thousand streams on each of sixteen connections made
+/// each twice as expensive, just when there were many.
 const STREAMS_PER_CORE: usize = 512;
-/// A client may open a hundred streams before it hears the limit (RFC 9113, section 6.5.2, recommends no less). With fewer, its
-/// requests would be reset, and a gateway would let them pass.
+/// A client may open a hundred streams before it hears the limit (RFC 9113, section 6.5.2, recommends no less). With
+/// fewer, its requests would be reset, and a gateway would let them pass.
 const MIN_STREAMS: usize = 128;
 /// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -63,11 +63,11 @@ pub fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-/// Serves every connection of `acceptor` until `stop`, then until the requests in flight are answered. A connection that does
-/// not begin as `protocol` requires, or not in time, is closed.
+/// Serves every connection of `acceptor` until `stop`, then until the requests in flight are answered. A connection
+/// that does not begin as `protocol` requires, or not in time, is closed.
 ///
-/// This is not tonic's server. That one obeys `grpc-timeout` with status 200 (behind forward-auth a client could let itself
-/// pass), and waits for a silent connection without end.
+/// This is not tonic's server. That one obeys `grpc-timeout` with status 200 (behind forward-auth a client could let
+/// itself pass), and waits for a silent connection without end.
 pub async fn serve<S, B>(
     listener: TcpListener,
     mut acceptor: Acceptor,
@@ -194,8 +194,8 @@ impl<S: Service<Request<BudgetedBody>>> Service<Request<Incoming>> for CountingS
     }
 }
 
-/// Returns why this node closed a connection, if it did. A connection that carried requests and then none for long is idle, and
-/// its end is not counted.
+/// Returns why this node closed a connection, if it did. A connection that carried requests and then none for long is
+/// idle, and its end is not counted.
 fn why_closed(error: &(dyn Error + Send + Sync + 'static), used: bool) -> Option<Closed> {
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {

@@ -7,8 +7,9 @@ use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// A timer that sleeps as Tokio does and returns the time of the system's last tick (1 to 10 ms ago), which costs a fifth of an exact
-/// reading. The HTTP/2 library reads it several times per request, only to know since when a connection is idle.
+/// A timer that sleeps as Tokio does and returns the time of the system's last tick (1 to 10 ms ago), which costs a
+/// fifth of an exact reading. The HTTP/2 library reads it several times per request, only to know since when a
+/// connection is idle.
 #[derive(Clone, Debug)]
 pub struct CoarseTimer {
     tokio: TokioTimer,

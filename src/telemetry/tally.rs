@@ -1,5 +1,5 @@
-//! One core's tally of its decisions. Labels are looked up once per revision, and no cache line is shared with another core until the
-//! metrics are read.
+//! One core's tally of its decisions. Labels are looked up once per revision, and no cache line is shared with another
+//! core until the metrics are read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! YAML documents: a tree in which every value knows its place, and typed values read out of it with every error at once.
+//! YAML documents: a tree in which every value knows its place, and typed values read out of it with every error at
+//! once.
 
 pub mod decode;
 pub mod tree;

@@ -1,15 +1,15 @@
 //! Hash tags: the keys of a region are grouped by them, so that one script call carries many, all of one slot.
 //!
-//! Tag `i` of `n` holds the counters whose own slot (CRC-16 of the name, as Redis Cluster has it) is in the `i`-th of `n`
-//! equal parts of all slots, and is itself a text whose slot is in the middle of that part: so counters lie over the
-//! primaries much as they would without tags.
+//! Tag `i` of `n` holds the counters whose own slot (CRC-16 of the name, as Redis Cluster has it) is in the `i`-th of
+//! `n` equal parts of all slots, and is itself a text whose slot is in the middle of that part: so counters lie over
+//! the primaries much as they would without tags.
 
 use limiter::LaneId;
 
 /// Slots of a Redis Cluster.
 pub const SLOTS: u16 = 16_384;
-/// The slot of a key without braces: CRC-16/XMODEM of all of it, as Redis Cluster has it. A key with a hash tag has the slot of
-/// the text in its braces.
+/// The slot of a key without braces: CRC-16/XMODEM of all of it, as Redis Cluster has it. A key with a hash tag has the
+/// slot of the text in its braces.
 pub fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
         let rest = &key[open + 1..];

@@ -1,8 +1,8 @@
 //! How a batch is written for `script.lua`, and its answer read: big-endian integers of fixed widths, version 1.
 //!
 //! Batch: a head (version, holder, number, end), and each item's length and text. Answer: version, 0 late or 1 ran, the
-//! store's instant, and the items in order. Most items are brief, and so are their answers. Figures that do not fit their width, which none of a sound node is near, are written as the
-//! largest that does.
+//! store's instant, and the items in order. Most items are brief, and so are their answers. Figures that do not fit
+//! their width, which none of a sound node is near, are written as the largest that does.
 
 use std::iter;
 

@@ -1,5 +1,6 @@
-//! Instructions of the paths that every check takes, counted by callgrind: counts do not flicker as times do, so a limit on
-//! them is a test. `scripts/instructions` runs it. A limit that is passed for a good reason is raised here, by hand.
+//! Instructions of the paths that every check takes, counted by callgrind: counts do not flicker as times do, so a
+//! limit on them is a test. `scripts/instructions` runs it. A limit that is passed for a good reason is raised here, by
+//! hand.
 
 mod fixtures;
 

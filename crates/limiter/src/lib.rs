@@ -4,10 +4,11 @@
 //!
 //! - [`rules`]: the [`rules::RuleBook`] finds the limits that apply to the check.
 //! - [`Shard`]: hosts the keys of one core and decides the check from the tokens that they hold.
-//! - [`counter`]: a key that lacks tokens asks the region's counter store, in a [`counter::Batch`]. Every store does with
-//!   a batch what [`counter::apply`] does.
+//! - [`counter`]: a key that lacks tokens asks the region's counter store, in a [`counter::Batch`]. Every store does
+//!   with a batch what [`counter::apply`] does.
 //!
-//! [`Shard::check`] decides in place where it can. [`Shard::handle`] takes every other event and returns what must be done.
+//! [`Shard::check`] decides in place where it can. [`Shard::handle`] takes every other event and returns what must be
+//! done.
 
 #![cfg_attr(
     not(test),

@@ -1,9 +1,9 @@
 //! The clock of the node: monotonic time, plus the time for which the machine was suspended.
 //!
-//! The monotonic clock of a suspended machine stands still, so a lease would outlive its window. The wall clock goes on, or is
-//! set when the machine wakes. If the wall clock gains on the monotonic clock, the node's clock goes forward by the same time.
-//! A wall clock that is set forward for another reason looks the same: leases and waiting checks then end early, and no debt
-//! is lost. A machine whose two clocks both stand still does not notice.
+//! The monotonic clock of a suspended machine stands still, so a lease would outlive its window. The wall clock goes
+//! on, or is set when the machine wakes. If the wall clock gains on the monotonic clock, the node's clock goes forward
+//! by the same time. A wall clock that is set forward for another reason looks the same: leases and waiting checks then
+//! end early, and no debt is lost. A machine whose two clocks both stand still does not notice.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -30,9 +30,9 @@ impl NodeClock {
         Self { ahead_us: AtomicI64::new(ahead_us), suspended_us: AtomicU64::new(0), comparing: Mutex::new(()) }
     }
 
-    /// The node's time when the monotonic clock says `monotonic_us` and the wall clock is about `ahead_us` ahead of it. The
-    /// latter may be out of date, or taken from two instants. If the clocks seem to have parted, `measure` is called: it
-    /// returns the exact value, or `None` if it cannot measure now.
+    /// The node's time when the monotonic clock says `monotonic_us` and the wall clock is about `ahead_us` ahead of it.
+    /// The latter may be out of date, or taken from two instants. If the clocks seem to have parted, `measure` is
+    /// called: it returns the exact value, or `None` if it cannot measure now.
     #[inline]
     pub fn at(&self, monotonic_us: u64, ahead_us: i64, measure: impl FnOnce() -> Option<i64>) -> NodeTime {
         if (ahead_us - self.ahead_us.load(Ordering::Relaxed)).abs() >= SUSPENSION_US {

@@ -6,8 +6,9 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// What a call takes at first to read its message, and again to write its answer, in bytes. Larger ones grow. The library's own
-/// 8 KiB are most of the memory of a call that is under way, and no cache holds those of some hundred calls.
+/// What a call takes at first to read its message, and again to write its answer, in bytes. Larger ones grow. The
+/// library's own 8 KiB are most of the memory of a call that is under way, and no cache holds those of some hundred
+/// calls.
 const BUFFER: usize = 512;
 /// A stream hands on what it has written once it is so much, in bytes; the library's own.
 const HAND_ON: usize = 32 * 1024;

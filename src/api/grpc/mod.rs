@@ -30,13 +30,14 @@ use crate::server::balance::Acceptor;
 use crate::server::body_budget::MAX_MESSAGE;
 use crate::server::connection::{self, Protocol};
 
-/// The bytes that one gRPC call, and all calls of a connection, may send before they are read. Half of the latter is what the HTTP/2
-/// library lets small frames waste before it closes the connection: enough for a stream of small messages that is read slowly.
+/// The bytes that one gRPC call, and all calls of a connection, may send before they are read. Half of the latter is
+/// what the HTTP/2 library lets small frames waste before it closes the connection: enough for a stream of small
+/// messages that is read slowly.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
-/// Serves the gRPC calls until `stop`, then until the calls in flight are answered. Health says SERVING between `ready` and
-/// `leaving`: clients choose another node while this one starts, and while it leaves and still serves.
+/// Serves the gRPC calls until `stop`, then until the calls in flight are answered. Health says SERVING between `ready`
+/// and `leaving`: clients choose another node while this one starts, and while it leaves and still serves.
 ///
 /// # Errors
 /// When the server cannot run at all.

@@ -23,8 +23,8 @@ use crate::server::within;
 const MAX_CHECK: usize = 64 * 1024;
 /// How long a gRPC call may take, with the arrival of its message.
 const CALL_TIME: Duration = Duration::from_secs(10);
-/// The most batches of one connection that are in flight or whose answers are unread. Further ones wait. An answer to a batch may be
-/// much larger than the request, and it exists as a whole before a client reads any of it.
+/// The most batches of one connection that are in flight or whose answers are unread. Further ones wait. An answer to a
+/// batch may be much larger than the request, and it exists as a whole before a client reads any of it.
 const MAX_BATCHES: usize = 64;
 /// The most streams of checks on one connection. Each reads ahead, and holds what its client has not read.
 const MAX_CHECK_STREAMS: usize = 64;
@@ -53,7 +53,8 @@ impl Services {
         Self { envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
     }
 
-    /// Answers one call. A call whose message does not arrive, or that is not answered, ends in time and releases what it holds.
+    /// Answers one call. A call whose message does not arrive, or that is not answered, ends in time and releases what
+    /// it holds.
     pub fn answer(
         &self,
         request: Request<BudgetedBody>,

@@ -1,8 +1,8 @@
 //! `CheckStream`: checks are decided as they arrive and answered as they are decided, each under its id.
 //!
-//! All messages that have arrived are decided together. The stream reads no more while too many checks wait for the store, or while
-//! the client does not read its answers: the flow control of HTTP/2 bounds both ends. A check that was read is decided in time, even
-//! if its client does not read.
+//! All messages that have arrived are decided together. The stream reads no more while too many checks wait for the
+//! store, or while the client does not read its answers: the flow control of HTTP/2 bounds both ends. A check that was
+//! read is decided in time, even if its client does not read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -95,7 +95,8 @@ impl StreamSession {
         }
     }
 
-    /// Begins the checks of a message and of those that have arrived after it. Returns the error that ends the stream, if any.
+    /// Begins the checks of a message and of those that have arrived after it. Returns the error that ends the stream,
+    /// if any.
     async fn take(&mut self, mut request: Option<Result<CheckRequest, Status>>) -> Option<Status> {
         let (mut checks, mut all, mut broken) = (Vec::new(), 0, None);
         loop {

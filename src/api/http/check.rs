@@ -61,8 +61,8 @@ async fn decide(
     Ok((state.service.check(request, None, id).await?, deny_status))
 }
 
-/// Reads a whole body. Pieces are copied together as they arrive. Otherwise each piece would keep the buffer alive that it was read
-/// into, and a body in pieces of one byte would take thousands of times its size.
+/// Reads a whole body. Pieces are copied together as they arrive. Otherwise each piece would keep the buffer alive that
+/// it was read into, and a body in pieces of one byte would take thousands of times its size.
 async fn whole(mut body: Body) -> Result<Bytes, Rejection> {
     let error = |error: axum::Error| match error.into_inner().downcast::<Status>() {
         Ok(status) if status.code() == Code::Unavailable => {

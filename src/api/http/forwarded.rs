@@ -13,8 +13,8 @@ const ATTRIBUTE_PREFIX: &str = "x-tidegate-attr-";
 /// Returns the attributes of a request, each once.
 ///
 /// # Errors
-/// The attribute for which trusted headers disagree. A proxy passes on the headers that it does not set itself. If it sets one header
-/// and the client another for the same attribute, nobody can tell which is whose.
+/// The attribute for which trusted headers disagree. A proxy passes on the headers that it does not set itself. If it
+/// sets one header and the client another for the same attribute, nobody can tell which is whose.
 pub fn attributes(
     trusted: &[IpNet],
     peer: IpAddr,
@@ -63,8 +63,8 @@ fn one(name: &'static str, mut values: impl Iterator<Item = String>) -> Result<O
     if values.all(|other| other == first) { Ok(Some(first)) } else { Err(name) }
 }
 
-/// The host and the path of a URL or of a request target, whatever bytes they have: a URL that a parser would reject must not hide a
-/// path from its rules.
+/// The host and the path of a URL or of a request target, whatever bytes they have: a URL that a parser would reject
+/// must not hide a path from its rules.
 fn host_and_path(url: &str) -> (Option<&str>, &str) {
     let (host, target) = match url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?', '#'])) {
         Some((_, rest)) => {
@@ -79,7 +79,8 @@ fn host_and_path(url: &str) -> (Option<&str>, &str) {
     (host, if path.is_empty() { "/" } else { path })
 }
 
-/// The last address of `X-Forwarded-For` that is not a trusted proxy. The client may have written the addresses before it.
+/// The last address of `X-Forwarded-For` that is not a trusted proxy. The client may have written the addresses before
+/// it.
 fn client(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
     let mut nearest = peer;

@@ -1,4 +1,5 @@
-//! What a counter store does with a batch. This is pure: the memory store calls it, and every other store must do the same.
+//! What a counter store does with a batch. This is pure: the memory store calls it, and every other store must do the
+//! same.
 
 use serde::{Deserialize, Serialize};
 
@@ -80,8 +81,8 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
     }
 }
 
-/// The instant from which a record may be dropped: it counts nothing, and no node can still restore from what it saw. A cell
-/// whose hits were all given back is kept for as long, because nodes saw it before.
+/// The instant from which a record may be dropped: it counts nothing, and no node can still restore from what it saw. A
+/// cell whose hits were all given back is kept for as long, because nodes saw it before.
 pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
     match (record, &item.counter) {
         (Record::Window(window), Counter::Window { grid, .. }) => {

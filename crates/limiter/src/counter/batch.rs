@@ -1,8 +1,8 @@
 //! What travels between a node and its counter store. Every store uses these types.
 //!
-//! The store charges a batch item by item. An item is one key's returns, asks and prefetch. A store that replies has charged
-//! the items that it granted. [`StoreError::NotApplied`] says that it has not. Any other outcome is unknown and counts as
-//! charged.
+//! The store charges a batch item by item. An item is one key's returns, asks and prefetch. A store that replies has
+//! charged the items that it granted. [`StoreError::NotApplied`] says that it has not. Any other outcome is unknown and
+//! counts as charged.
 
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,8 @@ use crate::ids::Incarnation;
 pub const MAX_ENTRIES: usize = 32;
 /// No count grows past this, so that sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
-/// The entry that keeps what all incarnations charged together, at the least. Only a cell that has dropped entries has it.
+/// The entry that keeps what all incarnations charged together, at the least. Only a cell that has dropped entries has
+/// it.
 pub const FLOOR: Incarnation = Incarnation((1 << 48) - 1);
 
 /// What one incarnation charged to a cell and returned. Both numbers only grow.
@@ -30,9 +31,9 @@ impl Entry {
 /// One cell of a window.
 ///
 /// A cell that has no room for all incarnations drops the oldest entries and keeps the sum as a floor. The sum over the
-/// entries that it still has, and the floor, are each at most what was charged. The larger of the two counts. Therefore no
-/// entry counts twice, however often it is dropped and merged again. The floor grows with every charge and shrinks with
-/// every return. The cell may miss hits of a dropped incarnation that it never saw and that others merge later.
+/// entries that it still has, and the floor, are each at most what was charged. The larger of the two counts. Therefore
+/// no entry counts twice, however often it is dropped and merged again. The floor grows with every charge and shrinks
+/// with every return. The cell may miss hits of a dropped incarnation that it never saw and that others merge later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// Where the cell begins, in milliseconds since the epoch. It names the cell.
@@ -52,7 +53,8 @@ impl Cell {
         used(&self.entries)
     }
 
-    /// Merges entries that a node saw of this cell: the larger number of each wins. The entry of `current` is not dropped.
+    /// Merges entries that a node saw of this cell: the larger number of each wins. The entry of `current` is not
+    /// dropped.
     pub fn merge(&mut self, seen: &[Entry], current: Incarnation) {
         for entry in seen {
             let own = self.entry(entry.incarnation);

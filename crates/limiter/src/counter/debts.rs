@@ -1,16 +1,16 @@
 //! Debts: hits that holders admitted during an outage (`on_store_failure: local`), and how a record charges each once.
 //!
 //! A debt is charged to the current incarnation of the counter, like any other hit. A holder whose report got no reply
-//! reports the debt again. Therefore the record keeps how much of each debt it has charged, until the holder confirms that
-//! it knows. The numbers only grow, so copies merge by max.
+//! reports the debt again. Therefore the record keeps how much of each debt it has charged, until the holder confirms
+//! that it knows. The numbers only grow, so copies merge by max.
 
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, cell_mut};
 use crate::ids::{DebtId, Incarnation};
 
-/// A record keeps this many debts until their holders confirm them. Beyond that it forgets the oldest. If the holder of a
-/// forgotten debt got no reply, it reports the debt again and the debt is charged twice.
+/// A record keeps this many debts until their holders confirm them. Beyond that it forgets the oldest. If the holder of
+/// a forgotten debt got no reply, it reports the debt again and the debt is charged twice.
 pub const MAX_DEBTS: usize = 128;
 
 /// The hits that one holder admitted in one cell during one outage.
@@ -77,8 +77,8 @@ pub fn charge(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, inca
     }
 }
 
-/// Merges debts that a node saw as charged. A debt that has no room is charged again if its holder does not know yet that it
-/// was charged.
+/// Merges debts that a node saw as charged. A debt that has no room is charged again if its holder does not know yet
+/// that it was charged.
 pub fn merge<'a>(kept: &mut Vec<Debt>, seen: impl Iterator<Item = &'a Debt>) {
     for debt in seen {
         match position(kept, debt) {

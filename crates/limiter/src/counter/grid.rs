@@ -1,9 +1,9 @@
 //! The grid of a window counter: cells aligned to the epoch or to a calendar, and the hits that count at an instant.
 //!
 //! `fixed_window` has one cell. `sliding_window` has two, and the older is weighted by the part that still overlaps
-//! (Cloudflare's sliding window counter). `rolling_window` has n + 1 unweighted cells, which bounds every interval. Widths
-//! and weights are rounded **up**, so the count is never below the truth. All arithmetic is on integers below 2^53. A Redis
-//! script, which has only doubles, therefore computes the same.
+//! (Cloudflare's sliding window counter). `rolling_window` has n + 1 unweighted cells, which bounds every interval.
+//! Widths and weights are rounded **up**, so the count is never below the truth. All arithmetic is on integers below
+//! 2^53. A Redis script, which has only doubles, therefore computes the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,8 @@ pub const MAX_LIMIT: u64 = 1 << 36;
 /// A weight of 1. The weight of the older cell is a multiple of its inverse, rounded up.
 pub const WEIGHT_ONE: u64 = 1 << 16;
 
-/// The beginnings of four calendar cells in milliseconds: the one before the current, the current, and the two after it.
+/// The beginnings of four calendar cells in milliseconds: the one before the current, the current, and the two after
+/// it.
 ///
 /// A node sends them with an item, and the store picks the cell of its own `now`. Three cells cover the error of a
 /// node's estimate of the store's clock.
@@ -119,8 +120,8 @@ impl Grid {
         self.gone_at(newest_ms, span.end_ms).max(now)
     }
 
-    /// The instant from which a cell does not count any more. `end_ms` is the end of its window, which only a fixed window
-    /// and a calendar need.
+    /// The instant from which a cell does not count any more. `end_ms` is the end of its window, which only a fixed
+    /// window and a calendar need.
     pub fn gone_at(&self, start_ms: u64, end_ms: u64) -> StoreTime {
         StoreTime::from_millis(match *self {
             Self::Fixed { .. } | Self::Calendar { .. } => end_ms,

@@ -10,8 +10,8 @@ pub const MAX_HOLDERS: usize = 64;
 
 /// The last batch of each holder whose returns were applied, until no earlier batch can run any more.
 ///
-/// A holder has one batch in flight for a key. A batch that comes after a later one was therefore given up by its holder, or
-/// is a repeat: its returns are not applied.
+/// A holder has one batch in flight for a key. A batch that comes after a later one was therefore given up by its
+/// holder, or is a repeat: its returns are not applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayGuard(Vec<AppliedBatch>);
 
@@ -33,8 +33,8 @@ impl ReplayGuard {
         self.0.is_empty()
     }
 
-    /// Returns true, once, if the returns of this batch may be applied. A batch without an end could run again at any time,
-    /// so its returns never are.
+    /// Returns true, once, if the returns of this batch may be applied. A batch without an end could run again at any
+    /// time, so its returns never are.
     pub fn accept(&mut self, holder: HolderId, batch: BatchId, not_after: Option<StoreTime>) -> bool {
         let Some(end) = not_after else { return false };
         let room = self.0.len() < MAX_HOLDERS;

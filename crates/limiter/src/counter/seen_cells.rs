@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Entry};
 
-/// Cells of one window counter, the newest first. Most counters have one cell with one entry, which needs no allocation.
+/// Cells of one window counter, the newest first. Most counters have one cell with one entry, which needs no
+/// allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeenCells {
     #[default]

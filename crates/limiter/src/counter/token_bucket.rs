@@ -1,7 +1,8 @@
 //! `token_bucket` as GCRA, the generic cell rate algorithm (ITU-T I.371): one theoretical arrival time, `tat`.
 //!
-//! A hit costs `step` = window ÷ limit of time, rounded **up**. The bucket is full when `tat` ≤ now, and empty when `tat` is
-//! `burst` × `step` ahead of now. Therefore at most burst + T × limit ÷ window hits pass in every closed interval of length T.
+//! A hit costs `step` = window ÷ limit of time, rounded **up**. The bucket is full when `tat` ≤ now, and empty when
+//! `tat` is `burst` × `step` ahead of now. Therefore at most burst + T × limit ÷ window hits pass in every closed
+//! interval of length T.
 //!
 //! After a store forgot: every charge sets `tat = max(tat, now) + cost`. Before it forgot, the bucket therefore had
 //! `tat ≥ tat seen + costs since`, and the max of both restores exactly what is known.
@@ -50,9 +51,9 @@ impl Bucket {
         }
     }
 
-    /// Adopts the rate of a newer revision. Afterwards the bucket lacks as many hits as before and takes as long to fill,
-    /// whichever is more, but it never lacks more than its new size. A drained slow bucket that is made fast is therefore not
-    /// blocked for the old bucket's time, and a drained fast one that is made slow is not suddenly full.
+    /// Adopts the rate of a newer revision. Afterwards the bucket lacks as many hits as before and takes as long to
+    /// fill, whichever is more, but it never lacks more than its new size. A drained slow bucket that is made fast is
+    /// therefore not blocked for the old bucket's time, and a drained fast one that is made slow is not suddenly full.
     pub fn adopt(&mut self, rate: Rate, revision: Revision) {
         if revision > self.revision {
             if rate.step != self.rate.step {
@@ -64,9 +65,10 @@ impl Bucket {
         }
     }
 
-    /// Gives back unused hits, less what the refill has absorbed since: in a bucket that was full again meanwhile, nobody
-    /// missed them. The refund is what a bucket would lack now that only these hits were charged to. It is never too much:
-    /// the backlog of a queue is at most the sum of the backlogs that two parts of its arrivals would have alone.
+    /// Gives back unused hits, less what the refill has absorbed since: in a bucket that was full again meanwhile,
+    /// nobody missed them. The refund is what a bucket would lack now that only these hits were charged to. It is never
+    /// too much: the backlog of a queue is at most the sum of the backlogs that two parts of its arrivals would have
+    /// alone.
     pub fn give_back(&mut self, returns: &[BucketReturn]) {
         let ours = |back: &&BucketReturn| back.incarnation == self.incarnation && back.step == self.rate.step;
         let mut ours: Vec<&BucketReturn> = returns.iter().filter(ours).collect();

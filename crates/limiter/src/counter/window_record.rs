@@ -44,8 +44,8 @@ pub struct WindowItem<'a> {
 }
 
 impl WindowItem<'_> {
-    /// The instant that counts, and its cell; `None` if it is outside the bounds of the item. Time never goes back while the
-    /// key lives, nor behind what a node has seen of it.
+    /// The instant that counts, and its cell; `None` if it is outside the bounds of the item. Time never goes back
+    /// while the key lives, nor behind what a node has seen of it.
     pub fn current_cell(&self, stored: Option<&WindowRecord>, now: StoreTime) -> Option<(StoreTime, CellSpan)> {
         let cells = stored.into_iter().flat_map(|window| &window.cells).map(|c| c.start_ms);
         let reports = self.debts.reports.iter().map(|report| report.debt.cell_ms);

@@ -64,8 +64,8 @@ impl KeyQueue {
         self.waiting.push_back(ask);
     }
 
-    /// Removes the asks of a check that waits no more. During an outage thousands of checks leave one by one, so the asks are
-    /// found by binary search where they are in the order of their tickets.
+    /// Removes the asks of a check that waits no more. During an outage thousands of checks leave one by one, so the
+    /// asks are found by binary search where they are in the order of their tickets.
     pub fn withdraw(&mut self, ticket: Ticket) {
         if self.in_flight {
             self.withdrawn.push(ticket);
@@ -129,8 +129,8 @@ impl KeyQueue {
         windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
     }
 
-    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `idle` when none waits, and their
-    /// runs. Calls `spent` with the hits of each.
+    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `idle` when none waits, and
+    /// their runs. Calls `spent` with the hits of each.
     pub fn take_waiting(
         &mut self,
         idle: &Arc<EffectiveLimit>,
@@ -165,15 +165,15 @@ impl KeyQueue {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
-    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `reported`: the
-    /// store has charged the debts that it carried.
+    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `reported`:
+    /// the store has charged the debts that it carried.
     pub fn complete(&mut self, reported: bool) -> (Vec<QueuedAsk>, Revision) {
         self.end_flight(reported);
         (std::mem::take(&mut self.sent), self.sent_revision)
     }
 
-    /// The store did nothing with the item. Its asks are sent once more, except those that were resent already and those of
-    /// checks that left.
+    /// The store did nothing with the item. Its asks are sent once more, except those that were resent already and
+    /// those of checks that left.
     pub fn resend(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
         self.keep_returns();
         let mut withdrawn = std::mem::take(&mut self.withdrawn);
@@ -193,8 +193,8 @@ impl KeyQueue {
         self.mixed = !self.waiting.iter().is_sorted_by_key(|ask| ask.ticket);
     }
 
-    /// The item got no reply. Its asks and returns are not sent again if the store may have run it. Debts are: a store that
-    /// has charged a debt does not charge it again.
+    /// The item got no reply. Its asks and returns are not sent again if the store may have run it. Debts are: a store
+    /// that has charged a debt does not charge it again.
     pub fn fail(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
         if ran == MayHaveRun::No {
             self.keep_returns();

@@ -1,7 +1,8 @@
-//! The virtual actor of one key: the tokens that it holds, the asks that wait, one item in flight, and what it remembers.
+//! The virtual actor of one key: the tokens that it holds, the asks that wait, one item in flight, and what it
+//! remembers.
 //!
-//! It never waits and never reads a clock. Its shard passes it what happened, and when. [`exchange`] is its talk with the
-//! store.
+//! It never waits and never reads a clock. Its shard passes it what happened, and when. [`exchange`] is its talk with
+//! the store.
 
 mod exchange;
 
@@ -67,8 +68,8 @@ impl KeyState {
         }
     }
 
-    /// Adopts the limit of a newer revision. Tokens that were taken under the old one go back, and its denial is forgotten.
-    /// Returns true if the key must be flushed.
+    /// Adopts the limit of a newer revision. Tokens that were taken under the old one go back, and its denial is
+    /// forgotten. Returns true if the key must be flushed.
     pub fn adopt(&mut self, effective: &Arc<EffectiveLimit>) -> bool {
         if effective.revision <= self.effective.revision {
             return false;
@@ -82,8 +83,8 @@ impl KeyState {
         self.release()
     }
 
-    /// The remembered denial of `hits` under `revision`, if it still stands: when the hits would fit. For more hits than were
-    /// denied it returns when the whole limit is free, a safe upper bound.
+    /// The remembered denial of `hits` under `revision`, if it still stands: when the hits would fit. For more hits
+    /// than were denied it returns when the whole limit is free, a safe upper bound.
     pub fn remembered_denial(&self, hits: u64, revision: Revision, now: NodeTime) -> Option<Option<NodeTime>> {
         let stands = |d: &&Denial| now < d.until && hits.max(1) >= d.hits && revision == self.effective.revision;
         let denial = self.denial.as_deref().filter(stands)?;

@@ -1,8 +1,9 @@
-//! `on_store_failure: local`: what this holder admits of one key during an outage of the store, and owes the store afterwards.
+//! `on_store_failure: local`: what this holder admits of one key during an outage of the store, and owes the store
+//! afterwards.
 //!
-//! The share of a window is (limit − hits that others were last seen to have used) ÷ divisor. A bucket divides its rate and
-//! its burst. A debt counts against the share for as long as it counts at all. A store that answers now and then therefore
-//! adds no further share.
+//! The share of a window is (limit − hits that others were last seen to have used) ÷ divisor. A bucket divides its rate
+//! and its burst. A debt counts against the share for as long as it counts at all. A store that answers now and then
+//! therefore adds no further share.
 
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
@@ -18,8 +19,8 @@ pub struct Outage {
     /// A key that is evicted during an outage owes under a new id afterwards.
     debt_id: DebtId,
     owed: Owed,
-    /// The cells are those of the store's clock. Before it is known they are those of the node's wall clock, which may be years
-    /// off, and nothing is reported.
+    /// The cells are those of the store's clock. Before it is known they are those of the node's wall clock, which may
+    /// be years off, and nothing is reported.
     clock_known: bool,
     /// The debt of a bucket is still to be reported.
     unreported: bool,
@@ -124,7 +125,8 @@ impl Outage {
                     }
                 }
                 if let Some(seen) = seen.bucket() {
-                    // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the same.
+                    // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the
+                    // same.
                     part.tat = part.tat.max(seen.tat.min(part.empty_tat()));
                 }
                 self.left = part.available();
@@ -209,8 +211,8 @@ impl Outage {
         unreported.map(report).collect()
     }
 
-    /// The hits owed to a bucket that the next item reports, without those that the refill has absorbed. The debts of several
-    /// holders add up to no less than what one bucket that was charged all of them would lack.
+    /// The hits owed to a bucket that the next item reports, without those that the refill has absorbed. The debts of
+    /// several holders add up to no less than what one bucket that was charged all of them would lack.
     pub fn report_hits(&mut self, now: StoreTime) -> u64 {
         let Owed::Bucket(owed) = &mut self.owed else { return 0 };
         if !self.clock_known {
@@ -224,8 +226,8 @@ impl Outage {
         missing
     }
 
-    /// The item that carried the report has a reply or is lost. `charged`: the store has charged the report. A bucket that gets a
-    /// report twice is emptied, never driven below empty.
+    /// The item that carried the report has a reply or is lost. `charged`: the store has charged the report. A bucket
+    /// that gets a report twice is emptied, never driven below empty.
     pub fn complete_report(&mut self, charged: bool) {
         match &mut self.owed {
             Owed::Window(owed) => {
@@ -244,8 +246,8 @@ impl Outage {
         }
     }
 
-    /// `kept` are the unconfirmed debts that the store keeps. A confirmed debt of this holder that is among them came back after
-    /// a server had forgotten: it is confirmed again.
+    /// `kept` are the unconfirmed debts that the store keeps. A confirmed debt of this holder that is among them came
+    /// back after a server had forgotten: it is confirmed again.
     pub fn confirm_again(&mut self, kept: &[Debt]) {
         let Owed::Window(owed) = &mut self.owed else { return };
         for debt in kept.iter().filter(|debt| debt.id == self.debt_id) {
@@ -261,8 +263,8 @@ impl Outage {
         }
     }
 
-    /// True if nothing of it counts any more by this node's clock, and the store knows all of it. A node's clock may leap, so
-    /// the store decides whether the cell of a debt is over.
+    /// True if nothing of it counts any more by this node's clock, and the store knows all of it. A node's clock may
+    /// leap, so the store decides whether the cell of a debt is over.
     pub fn is_settled(&self, now: NodeTime) -> bool {
         self.until <= now && !self.is_unreported()
     }

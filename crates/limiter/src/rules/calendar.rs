@@ -1,7 +1,7 @@
 //! Calendar windows: where an hour, day, week, month or year of a time zone begins.
 //!
-//! A cell runs from one beginning to the next. The cells therefore partition time, even if clocks are set back over midnight, a day is
-//! skipped, or a zone changes by half an hour.
+//! A cell runs from one beginning to the next. The cells therefore partition time, even if clocks are set back over
+//! midnight, a day is skipped, or a zone changes by half an hour.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;

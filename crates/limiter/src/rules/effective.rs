@@ -149,8 +149,8 @@ const fn nominal_ms(period: &Period) -> u64 {
     }
 }
 
-/// The prefix of a limit's counters. It depends on the domain, the name of the limit, and everything that begins a new counter when
-/// it changes: window, algorithm, cells, `per`, and the match of an override that has its own counter.
+/// The prefix of a limit's counters. It depends on the domain, the name of the limit, and everything that begins a new
+/// counter when it changes: window, algorithm, cells, `per`, and the match of an override that has its own counter.
 fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
     let per = serde_json::to_string(&limit.per).unwrap_or_default();
     let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();

@@ -1,11 +1,13 @@
-//! The name of a counter. It is injective and bounded. It is short, because a store keeps every byte of it once per key.
+//! The name of a counter. It is injective and bounded. It is short, because a store keeps every byte of it once per
+//! key.
 //!
-//! The form is `limit/value/value…`: eight characters for the limit, and the values. Values are percent-encoded, except for a few plain
-//! characters. Therefore no value can look like a separator, like two values, or like a hash.
+//! The form is `limit/value/value…`: eight characters for the limit, and the values. Values are percent-encoded, except
+//! for a few plain characters. Therefore no value can look like a separator, like two values, or like a hash.
 
 use sha2::{Digest, Sha256};
 
-/// If the encoded values are longer than this together, in bytes, `#` and 144 bits of their SHA-256 replace them. A UUID fits.
+/// If the encoded values are longer than this together, in bytes, `#` and 144 bits of their SHA-256 replace them. A
+/// UUID fits.
 pub const MAX_VALUES: usize = 40;
 
 /// Base64 for URLs (RFC 4648, section 5).

@@ -109,8 +109,8 @@ impl RuleBook {
         self.domains.get(name).map(|d| &d.name)
     }
 
-    /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced limits. Returns
-    /// the shared name of the domain and how it charges; `None` if no rule has the domain.
+    /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced
+    /// limits. Returns the shared name of the domain and how it charges; `None` if no rule has the domain.
     pub fn applicable<'b>(
         &'b self,
         check: &Check<'_>,

@@ -1,8 +1,8 @@
 //! One core's shard: it hosts the virtual key actors and decides checks.
 //!
-//! [`Shard::check`] decides at once what the tokens of the keys cover. For everything else the shard is a state machine:
-//! [`Shard::handle`] takes an event and returns what must be done. At most one batch is in flight per lane, and the next one
-//! collects what comes meanwhile.
+//! [`Shard::check`] decides at once what the tokens of the keys cover. For everything else the shard is a state
+//! machine: [`Shard::handle`] takes an event and returns what must be done. At most one batch is in flight per lane,
+//! and the next one collects what comes meanwhile.
 
 use std::sync::Arc;
 
@@ -79,8 +79,8 @@ impl<W> Shard<W> {
         Self { book, keys, pending, delay_pending: false, name: Vec::new() }
     }
 
-    /// A shard that has the same rules and no keys, to go on with after a panic. Tickets and batches are numbered on, so that
-    /// it does not take anything meant for the old shard for its own.
+    /// A shard that has the same rules and no keys, to go on with after a panic. Tickets and batches are numbered on,
+    /// so that it does not take anything meant for the old shard for its own.
     #[must_use]
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
         let first = Ticket(self.pending.next_ticket().0 + 1);
@@ -92,8 +92,8 @@ impl<W> Shard<W> {
         &self.book
     }
 
-    /// Decides a check, or queues at the keys what it lacks. `lane_of` names the lane of a counter. `waiter` is called if
-    /// the check waits, and what it returns comes back with the decision.
+    /// Decides a check, or queues at the keys what it lacks. `lane_of` names the lane of a counter. `waiter` is called
+    /// if the check waits, and what it returns comes back with the decision.
     ///
     /// After one or more checks, [`Self::needs_flush`] says whether the flusher must run.
     pub fn check(

@@ -14,7 +14,8 @@ use crate::time::NodeTime;
 
 /// Names are spread over this many tables, which grow one at a time: a check waits for the growth of a small one only.
 const TABLES: usize = 256;
-/// The most slots that one sweep visits. At twenty sweeps a second, each of ten million keys is visited every two minutes.
+/// The most slots that one sweep visits. At twenty sweeps a second, each of ten million keys is visited every two
+/// minutes.
 const SWEEP_SLOTS_MAX: usize = 4096;
 /// The most keys that one sweep evicts. An eviction takes longer than a visit.
 const SWEEP_REMOVED_MAX: usize = 1024;
@@ -105,8 +106,8 @@ impl KeyTable {
         ((hash >> 32) as usize % TABLES, hash as u32)
     }
 
-    /// The slot of `name`, activated with `make` if it is not resident. `None` if every key of a full table is in use. Adds to
-    /// `released` the keys that must give back their tokens before they can be evicted.
+    /// The slot of `name`, activated with `make` if it is not resident. `None` if every key of a full table is in use.
+    /// Adds to `released` the keys that must give back their tokens before they can be evicted.
     pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, released: &mut Vec<SlotId>) -> Option<SlotId> {
         let (table, hash) = self.hash(name);
         let is = |entry: &Entry| entry.hash == hash && self.slots.get(entry.slot).is_some_and(|key| *key.name == *name);
@@ -127,8 +128,8 @@ impl KeyTable {
         Some(slot)
     }
 
-    /// Evicts a key that no check needs, by the second-chance algorithm over a bounded number of slots. If all of them were used
-    /// recently, one of those is evicted.
+    /// Evicts a key that no check needs, by the second-chance algorithm over a bounded number of slots. If all of them
+    /// were used recently, one of those is evicted.
     fn make_room(&mut self, released: &mut Vec<SlotId>) -> Option<()> {
         let mut recent = None;
         for _ in 0..EVICTION_PROBES_MAX {

@@ -1,4 +1,5 @@
-//! The resident keys of a shard, and what they have to send: lanes, leases, and keys that a failing store did not serve.
+//! The resident keys of a shard, and what they have to send: lanes, leases, and keys that a failing store did not
+//! serve.
 
 mod batches;
 

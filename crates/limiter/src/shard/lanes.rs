@@ -8,11 +8,11 @@ use super::store_clock::StoreClock;
 use crate::ids::{BatchId, LaneId, SlotId};
 use crate::time::{NodeTime, StoreTime, WallTime};
 
-/// One lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others collect
-/// keys meanwhile.
+/// One lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others
+/// collect keys meanwhile.
 const LANES_PER_FLIGHT: usize = 4;
-/// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer must
-/// not delay the others.
+/// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer
+/// must not delay the others.
 const STALLED_AFTER_US: u64 = 2_000;
 
 /// Every lane of a shard.
@@ -83,7 +83,8 @@ impl Lanes {
         !self.ready.is_empty() && self.free_flights(now) > 0
     }
 
-    /// Microseconds after which a batch may leave that cannot leave now, even if no reply comes; `None` if no batch waits.
+    /// Microseconds after which a batch may leave that cannot leave now, even if no reply comes; `None` if no batch
+    /// waits.
     pub fn send_delay(&self, now: NodeTime) -> Option<u64> {
         (!self.ready.is_empty() && self.free_flights(now) == 0).then_some(STALLED_AFTER_US)
     }

@@ -46,8 +46,8 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservationState {
     Untried,
-    /// A bucket is asked once the other limits of its group have granted. Its refill may absorb what goes back to it, so a
-    /// check that another limit denies must not have been charged there.
+    /// A bucket is asked once the other limits of its group have granted. Its refill may absorb what goes back to it,
+    /// so a check that another limit denies must not have been charged there.
     Deferred,
     Waiting,
     Done(AskResult),
@@ -67,7 +67,8 @@ impl Reservation {
 }
 
 impl PendingCheck {
-    /// Finds every limit that applies to `check` and pins the keys of their counters. `None` if no more keys can be held.
+    /// Finds every limit that applies to `check` and pins the keys of their counters. `None` if no more keys can be
+    /// held.
     pub fn new(
         book: &RuleBook,
         check: &Check<'_>,
@@ -154,7 +155,8 @@ impl PendingCheck {
         }
     }
 
-    /// Takes the tokens of every reservation from its key, or queues an ask there. Returns true if one waits for the store.
+    /// Takes the tokens of every reservation from its key, or queues an ask there. Returns true if one waits for the
+    /// store.
     pub fn reserve(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
         let Self { revision, reservations, waiting, .. } = self;
         // A limit that is known to deny denies before anything is charged.

@@ -25,8 +25,8 @@ pub(super) enum Switch {
 pub(super) struct PendingFences(Vec<(Fence, u32)>);
 
 impl PendingFences {
-    /// Retries all fences. Drops a fence once the old primary answers, or after [`FENCE_RETRIES`] heartbeats. Until then
-    /// a node may still call that primary.
+    /// Retries all fences. Drops a fence once the old primary answers, or after [`FENCE_RETRIES`] heartbeats. Until
+    /// then a node may still call that primary.
     pub(super) async fn retry(&mut self, on_heartbeat: bool) {
         let mut pending = Vec::new();
         for (fence, retries) in self.0.drain(..) {

@@ -108,8 +108,8 @@ impl KeyState {
         self.needs_flush()
     }
 
-    /// Pays asks that came while the item was in flight from the lease that it brought, in order, as far as the lease lasts.
-    /// Under load there always are such asks, and without this the next item would give the lease back.
+    /// Pays asks that came while the item was in flight from the lease that it brought, in order, as far as the lease
+    /// lasts. Under load there always are such asks, and without this the next item would give the lease back.
     fn pay_waiting(&mut self, now: NodeTime, out: &mut Vec<(QueuedAsk, AskResult)>) {
         if now >= self.held_until {
             return;

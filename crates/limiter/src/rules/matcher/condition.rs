@@ -90,7 +90,8 @@ fn regex(text: &str) -> Result<Regex, String> {
         .map_err(|e| format!("expected a regular expression: {}", e.to_string().replace('\n', " ")))
 }
 
-/// Translates a glob: `?` is one character, `*` any number of characters within a segment, and `**` any number across `/`.
+/// Translates a glob: `?` is one character, `*` any number of characters within a segment, and `**` any number across
+/// `/`.
 fn glob_to_regex(glob: &str) -> String {
     let mut out = String::from("^(?s)");
     let mut rest = glob;

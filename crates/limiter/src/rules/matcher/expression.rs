@@ -9,7 +9,8 @@ use cel::{Context, Env, Program, Value};
 const MAX_BYTES: usize = 4096;
 /// The deepest nesting of brackets, because the parser recurses.
 const MAX_DEPTH: usize = 64;
-/// The most operators and members (`.`, `+`, `<`, ...). A chain of them is a tree of the same depth, which is walked recursively.
+/// The most operators and members (`.`, `+`, `<`, ...). A chain of them is a tree of the same depth, which is walked
+/// recursively.
 const MAX_OPERATORS: usize = 512;
 
 /// A compiled expression.
@@ -48,7 +49,8 @@ impl Expression {
         Ok(Self { program, env })
     }
 
-    /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts as false.
+    /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
+    /// as false.
     pub fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
         let mut context = Context::with_env(Arc::clone(&self.env));
         let mut attributes: HashMap<String, Value> = HashMap::with_capacity(entries.len());
@@ -62,7 +64,8 @@ impl Expression {
     }
 }
 
-/// The variables that macros over lists bind. `None` if one macro is within the brackets of another, which would multiply the cost.
+/// The variables that macros over lists bind. `None` if one macro is within the brackets of another, which would
+/// multiply the cost.
 fn bound_by_loops(source: &str) -> Option<Vec<String>> {
     const LOOPS: [&str; 5] = ["all", "exists", "exists_one", "map", "filter"];
     let plain: String = outside_of_strings(source).chars().filter(|c| !c.is_whitespace()).collect();

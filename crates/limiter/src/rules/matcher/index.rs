@@ -1,8 +1,8 @@
 //! Finds the limits that could match a descriptor without scanning the book.
 //!
-//! Every limit is filed once, under its **anchor**: the positive condition (or `per` attribute) that the fewest other limits share. A
-//! lookup returns the limits that are filed under the attributes of the descriptor. Each of them is then tested in full. Therefore the
-//! index may return too many limits, but never too few.
+//! Every limit is filed once, under its **anchor**: the positive condition (or `per` attribute) that the fewest other
+//! limits share. A lookup returns the limits that are filed under the attributes of the descriptor. Each of them is
+//! then tested in full. Therefore the index may return too many limits, but never too few.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

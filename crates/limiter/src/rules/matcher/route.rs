@@ -1,4 +1,5 @@
-//! Route patterns. In `/a/{b}`, `{b}` matches one non-empty segment. In `/a/{*rest}`, `{*rest}` matches one or more segments at the end.
+//! Route patterns. In `/a/{b}`, `{b}` matches one non-empty segment. In `/a/{*rest}`, `{*rest}` matches one or more
+//! segments at the end.
 
 /// A compiled route pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
