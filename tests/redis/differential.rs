@@ -143,7 +143,7 @@ impl Server for Embedded {
 
     fn take_over(&mut self) {
         self.replication += 1;
-        self.redis.take_over(self.replication);
+        self.redis.set_replication_id(self.replication);
     }
 
     fn forget_all(&mut self) {
