@@ -57,7 +57,7 @@ impl Redis {
     /// # Errors
     /// When the script cannot be read.
     pub fn new(replication: u32) -> mlua::Result<Self> {
-        Self::running(COUNTERS.text, replication)
+        Self::running(COUNTERS.text(), replication)
     }
 
     /// The same, with another script.
@@ -89,8 +89,8 @@ impl Redis {
         };
         redis.set("error_reply", lua.create_function(error)?)?;
         globals.set("redis", redis)?;
-        let script = lua.load(script).set_name("script.lua").into_function()?;
-        let fence = lua.load(FENCE.text).set_name("fence.lua").into_function()?;
+        let script = lua.load(script).set_name("counters").into_function()?;
+        let fence = lua.load(FENCE.text()).set_name("fence.lua").into_function()?;
         Ok(Self { inside, script, fence, lua })
     }
 
@@ -136,10 +136,10 @@ impl Redis {
     /// # Errors
     /// When nothing was applied, or it is not known.
     pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchReply, StoreError> {
-        let text = wire::batch(batch, batch.items.iter());
+        let text = wire::encode_batch(batch, batch.items.iter());
         let keys = batch.items.iter().map(|item| &*item.key);
         match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
-            Ok(Ok(answer)) => wire::answer(&answer, batch.items.len()).map_err(|_| StoreError::Unknown),
+            Ok(Ok(answer)) => wire::decode_reply(&answer, batch.items.len()).map_err(|_| StoreError::Unknown),
             Ok(Err(Refused(_))) => Err(StoreError::NotApplied),
             Err(_) => Err(StoreError::Unknown),
         }

@@ -127,7 +127,7 @@ impl<'m> World<'m> {
     pub fn new(plan: Plan, meddler: &'m mut dyn Meddler, tells: bool) -> mlua::Result<Self> {
         let stream = |stream| Dice::new(plan.seed, stream);
         let mut names = stream(Stream::Names);
-        let script = meddler.script(COUNTERS.text.to_owned());
+        let script = meddler.script(COUNTERS.text().to_owned());
         let replication = |at: usize| u32::try_from(at * 1000 + 1).unwrap_or(1);
         let primaries = (0..plan.primaries).map(|at| Primary::new(script.clone(), replication(at), plan.lag_us));
         let primaries = primaries.collect::<mlua::Result<Vec<_>>>()?;

@@ -177,7 +177,7 @@ impl Connection {
         let silence = Silence { of: self, answered: false };
         let mut ran = self.run(script, keys, arguments, asking).await;
         if ran.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
-            let taught: Result<Value, _> = self.client.script_load(script.text).await;
+            let taught: Result<Value, _> = self.client.script_load(script.text()).await;
             ran = match taught {
                 Ok(_) => self.run(script, keys, arguments, asking).await,
                 Err(error) => Err(error),

@@ -125,12 +125,12 @@ impl RedisStore {
             return Err(StoreError::NotApplied);
         }
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [begin, &*item.key].concat().into()).collect();
-        let whole = wire::batch(&batch, batch.items.iter()).into();
+        let whole = wire::encode_batch(&batch, batch.items.iter()).into();
         match self.call(lane, &keys, whole).await {
             (_, Err(CallError::TryAgain)) => {
                 let each = keys.iter().zip(&batch.items);
-                let each =
-                    each.map(|(key, item)| (std::slice::from_ref(key), wire::batch(&batch, std::iter::once(item))));
+                let each = each
+                    .map(|(key, item)| (std::slice::from_ref(key), wire::encode_batch(&batch, std::iter::once(item))));
                 let each = each.map(async |(key, batch)| self.understood(self.call(lane, key, batch.into()).await, 1));
                 together(join_all(each).await)
             }
@@ -170,8 +170,10 @@ impl RedisStore {
     fn understood(&self, (server, answer): Called, items: usize) -> Result<BatchReply, StoreError> {
         match answer {
             Ok(answer) => {
-                let answer =
-                    answer.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::complete_answer(text, items));
+                let answer = answer
+                    .as_bytes()
+                    .ok_or(wire::Malformed)
+                    .and_then(|text| wire::decode_reply_with_error(text, items));
                 let (answer, complaint) = answer.map_err(|_| StoreError::Unknown)?;
                 if let (Some(why), Some(server)) = (complaint, server) {
                     self.complaints.note(&server.address, &why);
