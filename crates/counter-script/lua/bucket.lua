@@ -16,14 +16,15 @@ local function new_bucket(step, step_ticks, burst, revision)
 end
 
 local function read_bucket(text)
-  local bucket = {}
-  local shape, step, step_ticks, burst, revision, position
-  shape, bucket.incarnation, bucket.tat, bucket.tat_ticks, bucket.charged, bucket.charged_ticks, bucket.last, step,
-    step_ticks, burst, revision, position = unpack('>BI6I7I3I7I3I7I7I3I5I6', text)
+  local shape, incarnation, tat, tat_ticks, charged, charged_ticks, last, step, step_ticks, burst, revision, position =
+    unpack('>BI6I7I3I7I3I7I7I3I5I6', text)
   if shape ~= RECORD_BUCKET then error('the value is not the record of a bucket') end
-  set_rate(bucket, step, step_ticks, burst, revision)
-  bucket.applied = read_applied(text, position)
-  return bucket
+  local size, size_ticks = times(step, step_ticks, burst)
+  return {
+    incarnation = incarnation, tat = tat, tat_ticks = tat_ticks, charged = charged, charged_ticks = charged_ticks,
+    last = last, step = step, step_ticks = step_ticks, burst = burst, revision = revision, size = size,
+    size_ticks = size_ticks, applied = read_applied(text, position),
+  }
 end
 
 local function write_bucket(bucket)

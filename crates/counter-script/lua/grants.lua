@@ -1,12 +1,12 @@
 -- Asks and grants (grants.rs). Asks are a list of { hits, count }: `count` asks in a row, of `hits` tokens each.
 
 local function read_asks(text, position)
-  local asks, count = {}
-  count, position = unpack('>I2', text, position)
-  for i = 1, count do
-    local ask = {}
-    ask.hits, ask.count, position = unpack('>I6I4', text, position)
-    asks[i] = ask
+  local asks, runs = {}
+  runs, position = unpack('>I2', text, position)
+  for i = 1, runs do
+    local hits, count
+    hits, count, position = unpack('>I6I4', text, position)
+    asks[i] = { hits = hits, count = count }
   end
   return asks, position
 end

@@ -26,9 +26,9 @@ local function accept(applied)
 end
 
 local function read_applied_batch(text, position)
-  local last = {}
-  last.holder, last.batch_id, last.not_after, position = unpack('>I6I6I7', text, position)
-  return last, position
+  local last_holder, last_batch_id, last_not_after
+  last_holder, last_batch_id, last_not_after, position = unpack('>I6I6I7', text, position)
+  return { holder = last_holder, batch_id = last_batch_id, not_after = last_not_after }, position
 end
 
 local function write_applied_batch(out, last)

@@ -1,20 +1,24 @@
 -- Serves the items of window counters (window_record.rs).
 
--- Reads a compact item into the form of every other item. `returns_position` is where its returns begin.
+-- Reads a compact item into the form of every other item. `returns_position` is where its returns begin. The table
+-- constructors name every field: a table that gets its fields one by one is allocated several times.
 local function read_compact_item(kind, position)
-  local grid = { sliding = kind % KIND_COMPACT == KIND_SLIDING }
-  local item = { grid = grid, asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0 }
-  grid.width_ms, grid.older_cells, item.limit, item.want, item.holders, item.min_left, position =
-    unpack('>I6BI7I4I4I7', batch, position)
+  local width_ms, older_cells, limit, want, holders, min_left
+  width_ms, older_cells, limit, want, holders, min_left, position = unpack('>I6BI7I4I4I7', batch, position)
+  local item = {
+    grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind % KIND_COMPACT == KIND_SLIDING },
+    limit = limit, want = want, holders = holders, min_left = min_left,
+    asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
+  }
   if kind >= HAS_ASK then
-    local ask = {}
-    ask.hits, ask.count, position = unpack('>I6I4', batch, position)
-    item.asks[1] = ask
+    local hits, count
+    hits, count, position = unpack('>I6I4', batch, position)
+    item.asks[1] = { hits = hits, count = count }
   end
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
-    local start_ms
-    local entry = {}
-    start_ms, entry.incarnation, entry.charged, entry.returned, position = unpack('>I6I6I7I7', batch, position)
+    local start_ms, incarnation, charged, returned
+    start_ms, incarnation, charged, returned, position = unpack('>I6I6I7I7', batch, position)
+    local entry = { incarnation = incarnation, charged = charged, returned = returned }
     item.seen[1] = { start_ms = start_ms, entries = { entry } }
   end
   if kind % (2 * HAS_RETURN) >= HAS_RETURN then item.returns = 1 end
@@ -24,24 +28,29 @@ end
 
 local function read_item(kind, position)
   if kind >= KIND_COMPACT then return read_compact_item(kind, position) end
-  local grid = {}
-  local item = { grid = grid }
+  local grid
   if kind == KIND_CALENDAR then
     local previous, current, following, last
     previous, current, following, last, position = unpack('>I6I6I6I6', batch, position)
-    grid.bounds = { previous, current, following, last }
+    grid = { bounds = { previous, current, following, last } }
   else
-    grid.width_ms, grid.older_cells, position = unpack('>I6B', batch, position)
-    grid.sliding = kind == KIND_SLIDING
+    local width_ms, older_cells
+    width_ms, older_cells, position = unpack('>I6B', batch, position)
+    grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind == KIND_SLIDING }
   end
-  item.limit, item.want, item.holders, item.min_left, position = unpack('>I7I4I4I7', batch, position)
-  item.asks, position = read_asks(batch, position)
-  item.seen, position = read_cells(batch, position)
-  item.debts_seen_in, position = unpack('>I6', batch, position)
-  item.debts_seen, position = read_debts(batch, position)
-  item.reports, position = read_reports(batch, position)
-  item.returns, item.returns_position = unpack('>I4', batch, position)
-  return item
+  local limit, want, holders, min_left, asks, seen, debts_seen_in, debts_seen, reports, returns
+  limit, want, holders, min_left, position = unpack('>I7I4I4I7', batch, position)
+  asks, position = read_asks(batch, position)
+  seen, position = read_cells(batch, position)
+  debts_seen_in, position = unpack('>I6', batch, position)
+  debts_seen, position = read_debts(batch, position)
+  reports, position = read_reports(batch, position)
+  returns, position = unpack('>I4', batch, position)
+  return {
+    grid = grid, limit = limit, want = want, holders = holders, min_left = min_left, asks = asks, seen = seen,
+    debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, returns = returns,
+    returns_position = position,
+  }
 end
 
 -- Returns the instant that counts. Time never goes back while the key lives, nor behind what a node has seen of it.

@@ -4,8 +4,7 @@
 //! that does; no number of a sound node comes near that.
 //!
 //! - A batch has a head (version, holder, batch id, end), and for each item its length, its kind and its text. The
-//! length
-//!   does not count the kind.
+//!   length does not count the kind.
 //! - A reply has the version, a byte that tells if the batch ran or was late, the store's clock, and the replies to the
 //!   items in order.
 //!
