@@ -98,7 +98,7 @@ impl ractor::Actor for Sink {
 #[bench]
 fn batch_encode(bencher: Bencher<'_, '_>) {
     let batch = batch(100);
-    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::batch(black_box(&batch), batch.items.iter()));
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::encode_batch(black_box(&batch), batch.items.iter()));
 }
 
 /// Reading the script's answer to a hundred keys.
@@ -106,12 +106,12 @@ fn batch_encode(bencher: Bencher<'_, '_>) {
 fn batch_decode(bencher: Bencher<'_, '_>) {
     let mut answer = vec![wire::VERSION, 1, 0, 6, 0x48, 0, 0, 0, 0];
     for _ in 0..100 {
-        // A brief answer: its status, and nine figures, of which the incarnation is not 0.
+        // A compact reply: its status, and nine numbers, of which the incarnation is not 0.
         answer.push(4);
         answer.extend([1; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
     }
-    assert!(wire::answer(&answer, 100).is_ok());
-    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::answer(black_box(&answer), 100));
+    assert!(wire::decode_reply(&answer, 100).is_ok());
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::decode_reply(black_box(&answer), 100));
 }
 
 /// Writing Envoy's answer with the headers of one limit.

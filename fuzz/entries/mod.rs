@@ -259,12 +259,12 @@ pub fn store_reply(bytes: &[u8]) {
         let _ = shard.handle(Event::Tick, now);
         let _ = shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| LaneId(0), now, || ());
         for out in shard.handle(Event::Flush, now).send {
-            let result = wire::answer(bytes, out.batch.items.len()).map_err(|_| StoreError::Unknown);
+            let result = wire::decode_reply(bytes, out.batch.items.len()).map_err(|_| StoreError::Unknown);
             let _ = shard.handle(Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result }), now);
         }
     }
     for items in [0, 1, 3] {
-        if let Ok(answer) = wire::answer(bytes, items)
+        if let Ok(answer) = wire::decode_reply(bytes, items)
             && let BatchOutcome::Ran(each) = answer.outcome
         {
             assert_eq!(each.len(), items, "an answer for every item");

@@ -130,31 +130,38 @@ impl BugInjector for Planted {
             Bug::IgnoresIncarnations => patch(
                 text,
                 &[
-                    ("if incarnation % MARKS == mark then return incarnation end", "do return incarnation end"),
-                    ("if incarnation % MARKS ~= mark then return end", ""),
-                    ("if seen_source ~= incarnation or seen_charged == 0 then return end", ""),
+                    (
+                        "if incarnation % REPLICATION_MARKS == replication_mark then return incarnation end",
+                        "do return incarnation end",
+                    ),
+                    ("if incarnation % REPLICATION_MARKS ~= replication_mark then return end", ""),
+                    ("if seen_incarnation ~= incarnation or seen_charged == 0 then return end", ""),
                 ],
             ),
             Bug::IgnoresOlderCell => patch(
                 text,
                 &[(
-                    "local function weighted(used, overlap, width)",
-                    "local function weighted(used, overlap, width) do return 0 end",
+                    "local function weighted(used, overlap_ms, width_ms)",
+                    "local function weighted(used, overlap_ms, width_ms) do return 0 end",
                 )],
             ),
             Bug::ChargesBucketsOneLess => {
-                patch(text, &[("b.tu, b.tf = charge(tokens)", "b.tu, b.tf = charge(tokens - 1)")])
+                patch(text, &[("then charge(bucket, tokens) end", "then charge(bucket, tokens - 1) end")])
             }
             Bug::ForgetsChargedDebts => patch(
                 text,
                 &[
-                    ("if at then had_charged, had_returned", "if false then had_charged, had_returned"),
-                    ("had_returned = known_charged, known_returned", "had_returned = 0, 0"),
+                    (
+                        "  if own then\n    done_charged, done_returned",
+                        "  if false then\n    done_charged, done_returned",
+                    ),
+                    ("done_returned = report.known_charged, report.known_returned", "done_returned = 0, 0"),
                 ],
             ),
-            Bug::CountsDroppedSourcesAgain => {
-                patch(text, &[("return max(apart(cell))", "local sum, floor = apart(cell) return sum + floor")])
-            }
+            Bug::CountsDroppedSourcesAgain => patch(
+                text,
+                &[("return max(sum_and_floor(cell))", "local sum, floor = sum_and_floor(cell) return sum + floor")],
+            ),
             _ => text,
         }
     }

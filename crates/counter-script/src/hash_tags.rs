@@ -1,15 +1,17 @@
-//! Hash tags: the keys of a region are grouped by them, so that one script call carries many, all of one slot.
+//! Hash tags group the keys of a region, so that one script call carries many keys of one slot. The counters of one
+//! hash tag are a lane.
 //!
-//! Tag `i` of `n` holds the counters whose own slot (CRC-16 of the name, as Redis Cluster has it) is in the `i`-th of
-//! `n` equal parts of all slots, and is itself a text whose slot is in the middle of that part: so counters lie over
-//! the primaries much as they would without tags.
+//! All slots are divided into `n` equal parts, one for each of `n` tags. Tag `i` holds the counters whose own slot
+//! (CRC-16 of the name, as in Redis Cluster) is in part `i`. The tag is a text whose slot is in the middle of that
+//! part. Counters are therefore spread over the primaries much as they would be without tags.
 
 use limiter::LaneId;
 
-/// Slots of a Redis Cluster.
+/// The number of slots of a Redis Cluster.
 pub const SLOTS: u16 = 16_384;
-/// The slot of a key without braces: CRC-16/XMODEM of all of it, as Redis Cluster has it. A key with a hash tag has the
-/// slot of the text in its braces.
+
+/// Returns the slot of a key, as Redis Cluster computes it: CRC-16/XMODEM of the text in its braces if it has a hash
+/// tag, else of all of it.
 pub fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
         let rest = &key[open + 1..];
@@ -18,29 +20,31 @@ pub fn slot(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % SLOTS
 }
 
+/// CRC-16/XMODEM.
 fn crc16(text: &[u8]) -> u16 {
     text.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
     })
 }
 
-/// Letters that tags are made of.
-const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+/// The characters of tags.
+const CHARACTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// The tags of a region.
 #[derive(Clone, Debug)]
 pub struct Tags {
-    /// Text and slot of each.
+    /// The text and the slot of each tag, in order.
     each: Vec<(String, u16)>,
 }
 
 impl Tags {
-    /// `count` tags, 1 to 1,024.
+    /// Creates `count` tags, 1 to 1,024.
     pub fn new(count: u16) -> Self {
         let part = f64::from(SLOTS) / f64::from(count.max(1));
+        // From a slot to the middle of the tag's part.
         let distance = |tag: u16, slot: u16| (f64::from(slot) - (f64::from(tag) + 0.5) * part).abs();
-        // Of the texts of two letters, or of three for many tags, the one whose slot is nearest to the middle.
-        let longer = |text: &String| LETTERS.iter().map(|c| format!("{text}{}", char::from(*c))).collect::<Vec<_>>();
+        // A tag is the text of two characters, or of three if there are many tags, whose slot is nearest to the middle.
+        let longer = |text: &String| CHARACTERS.iter().map(|c| format!("{text}{}", char::from(*c))).collect::<Vec<_>>();
         let mut texts = vec![String::new()];
         for _ in 0..if count > 64 { 3 } else { 2 } {
             texts = texts.iter().flat_map(longer).collect();
@@ -56,17 +60,18 @@ impl Tags {
         Self { each: (0..count.max(1)).filter_map(nearest).collect() }
     }
 
+    /// Returns the number of tags.
     pub fn count(&self) -> u16 {
         u16::try_from(self.each.len()).unwrap_or(u16::MAX)
     }
 
-    /// The tag that holds the counter of this name.
+    /// Returns the lane of the counter of this name.
     pub fn of(&self, name: &[u8]) -> LaneId {
         let tag = u32::from(slot(name)) * u32::from(self.count()) / u32::from(SLOTS);
         LaneId(u16::try_from(tag).unwrap_or(0))
     }
 
-    /// Text and slot of every tag, in order.
+    /// Returns the text and the slot of every tag, in order.
     pub fn each(&self) -> impl Iterator<Item = (&str, u16)> {
         self.each.iter().map(|(text, slot)| (text.as_str(), *slot))
     }
@@ -79,8 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis_cluster() {
-        // The first is the test vector of the Redis Cluster specification, the others are of CLUSTER KEYSLOT.
+    fn slots_equal_those_of_redis_cluster() {
+        // The test vector of the Redis Cluster specification, and replies of CLUSTER KEYSLOT.
         assert_eq!(crc16(b"123456789"), 0x31c3);
         for (key, expected) in [("foo", 12_182), ("{foo}bar", 12_182), ("a{foo}b{c}", 12_182), ("{}foo", 9500), ("", 0)]
         {
@@ -89,19 +94,19 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_different_and_lie_in_their_parts() {
+    fn tags_differ_and_have_slots_in_their_parts() {
         for count in [1, 2, 3, 16, 32, 64, 65, 256, 1024] {
             let tags = Tags::new(count);
             assert_eq!(tags.count(), count);
             let texts: HashSet<&str> = tags.each().map(|(text, _)| text).collect();
             assert_eq!(texts.len(), usize::from(count), "{count} tags");
-            let lies = |slot: u16| u32::from(slot) * u32::from(count) / u32::from(SLOTS);
-            assert!(tags.each().enumerate().all(|(at, (_, slot))| lies(slot) as usize == at), "{count} tags");
+            let part = |slot: u16| u32::from(slot) * u32::from(count) / u32::from(SLOTS);
+            assert!(tags.each().enumerate().all(|(at, (_, slot))| part(slot) as usize == at), "{count} tags");
         }
     }
 
     #[test]
-    fn counters_lie_over_the_primaries_within_a_tenth() {
+    fn counters_are_spread_over_the_primaries_within_a_tenth() {
         let tags = Tags::new(32);
         let slots: Vec<u16> = tags.each().map(|(_, slot)| slot).collect();
         for primaries in [2, 3, 4, 5] {

@@ -1,6 +1,6 @@
 //! The Lua scripts that run in Redis, the wire format of the counter script, and the hash tags of a region.
 //!
-//! This crate knows no Redis client: a node and the simulator run the same scripts, each with its own client.
+//! This crate has no Redis client: a node and the simulator run the same scripts, each with its own client.
 
 #![cfg_attr(
     not(test),

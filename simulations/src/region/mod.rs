@@ -45,7 +45,7 @@ impl Region {
     /// # Errors
     /// Returns an error if the script does not compile.
     pub fn new(index: RegionIndex, cx: &mut Context<'_>) -> mlua::Result<Self> {
-        let script = cx.bugs.script(COUNTERS.text.to_owned());
+        let script = cx.bugs.script(COUNTERS.text().to_owned());
         let plan = &cx.plan;
         let replication_id = |primary: usize| u32::try_from(primary * 1000 + 1).unwrap_or(1);
         let primaries = (0..plan.primaries).map(|at| Primary::new(script.clone(), replication_id(at), plan.lag_us));

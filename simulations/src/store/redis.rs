@@ -58,7 +58,7 @@ impl Redis {
     /// # Errors
     /// Returns an error if the script does not compile.
     pub fn new(replication: u32) -> mlua::Result<Self> {
-        Self::with_script(COUNTERS.text, replication)
+        Self::with_script(COUNTERS.text(), replication)
     }
 
     /// Creates an empty primary that runs another script.
@@ -90,8 +90,8 @@ impl Redis {
         };
         redis.set("error_reply", lua.create_function(error)?)?;
         globals.set("redis", redis)?;
-        let script = lua.load(script).set_name("script.lua").into_function()?;
-        let fence = lua.load(FENCE.text).set_name("fence.lua").into_function()?;
+        let script = lua.load(script).set_name("counters").into_function()?;
+        let fence = lua.load(FENCE.text()).set_name("fence.lua").into_function()?;
         Ok(Self { state, script, fence, lua })
     }
 
@@ -138,10 +138,10 @@ impl Redis {
     /// # Errors
     /// Returns an error if nothing was applied, or if that is unknown.
     pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchReply, StoreError> {
-        let text = wire::batch(batch, batch.items.iter());
+        let text = wire::encode_batch(batch, batch.items.iter());
         let keys = batch.items.iter().map(|item| &*item.key);
         match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
-            Ok(Ok(reply)) => wire::answer(&reply, batch.items.len()).map_err(|_| StoreError::Unknown),
+            Ok(Ok(reply)) => wire::decode_reply(&reply, batch.items.len()).map_err(|_| StoreError::Unknown),
             Ok(Err(ScriptError(_))) => Err(StoreError::NotApplied),
             Err(_) => Err(StoreError::Unknown),
         }

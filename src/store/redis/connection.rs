@@ -107,7 +107,7 @@ impl Connection {
         let call = UnansweredCall { connection: self, answered: false };
         let mut reply = self.evalsha(script, keys, arguments, asking).await;
         if reply.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
-            let loaded: Result<Value, _> = self.client.script_load(script.text).await;
+            let loaded: Result<Value, _> = self.client.script_load(script.text()).await;
             reply = match loaded {
                 Ok(_) => self.evalsha(script, keys, arguments, asking).await,
                 Err(error) => Err(error),

@@ -89,12 +89,12 @@ impl RedisStore {
             return Err(StoreError::NotApplied);
         }
         let keys: Vec<Bytes> = batch.items.iter().map(|item| [prefix, &*item.key].concat().into()).collect();
-        let encoded = wire::batch(&batch, batch.items.iter()).into();
+        let encoded = wire::encode_batch(&batch, batch.items.iter()).into();
         match self.call(lane, &keys, encoded).await {
             (_, Err(CallError::TryAgain)) => {
                 // The slot is moving and its keys are on two servers: each item is sent alone.
                 let calls = keys.iter().zip(&batch.items).map(async |(key, item)| {
-                    let encoded = wire::batch(&batch, std::iter::once(item)).into();
+                    let encoded = wire::encode_batch(&batch, std::iter::once(item)).into();
                     self.decode_reply(self.call(lane, std::slice::from_ref(key), encoded).await, 1)
                 });
                 combine_replies(join_all(calls).await)
@@ -135,7 +135,8 @@ impl RedisStore {
     fn decode_reply(&self, (server, reply): Called, items: usize) -> Result<BatchReply, StoreError> {
         match reply {
             Ok(reply) => {
-                let reply = reply.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::complete_answer(text, items));
+                let reply =
+                    reply.as_bytes().ok_or(wire::Malformed).and_then(|text| wire::decode_reply_with_error(text, items));
                 let (reply, item_error) = reply.map_err(|_| StoreError::Unknown)?;
                 if let (Some(error), Some(server)) = (item_error, server) {
                     self.server_errors.record(&server.address, &error);

@@ -1,0 +1,102 @@
+-- How the record of a window counter is written. A window is { incarnation, applied, debts, cells }.
+--
+-- A record begins with a byte for the version and the shape, and six bytes for the incarnation:
+--   RECORD_TINY    one cell. Most keys have this record, in 12 bytes.
+--   RECORD_SINGLE  one cell, its returns, and the replay guard.
+--   RECORD_PLAIN   several cells.
+--   RECORD_FULL    everything.
+--
+-- The shapes other than RECORD_FULL are for windows without debts, whose cells begin at whole seconds and hold the
+-- charges of the record's own incarnation alone.
+
+local function simple_cell(incarnation, second, charged, returned)
+  local entry = { incarnation = incarnation, charged = charged, returned = returned }
+  return { start_ms = second * 1000, entries = { entry } }
+end
+
+local function read_window(text)
+  local shape, incarnation, position = unpack('>BI6', text)
+  local window = { incarnation = incarnation, applied = {}, debts = {}, cells = {} }
+  if shape == RECORD_TINY then
+    local second, charged = unpack('>I4B', text, position)
+    window.cells[1] = simple_cell(incarnation, second, charged, 0)
+  elseif shape == RECORD_SINGLE then
+    local second, charged, returned
+    second, charged, returned, position = unpack('>I4I4I4', text, position)
+    window.cells[1] = simple_cell(incarnation, second, charged, returned)
+    while position <= #text do
+      local last
+      last, position = read_applied_batch(text, position)
+      table.insert(window.applied, last)
+    end
+  elseif shape == RECORD_PLAIN then
+    local count
+    count, position = unpack('>B', text, position)
+    for i = 1, count do
+      local second, charged
+      second, charged, position = unpack('>I4I4', text, position)
+      window.cells[i] = simple_cell(incarnation, second, charged, 0)
+    end
+  elseif shape == RECORD_FULL then
+    window.cells, position = read_cells(text, position)
+    window.applied, position = read_applied(text, position)
+    -- A record of an earlier script ends here.
+    if position <= #text then window.debts = read_debts(text, position) end
+  else
+    error('the value is not the record of a window')
+  end
+  return window
+end
+
+-- Returns true if a shape other than RECORD_FULL can hold the cells and debts of the window.
+local function is_simple(window)
+  if #window.debts > 0 then return false end
+  for _, cell in ipairs(window.cells) do
+    local only = #cell.entries == 1 and cell.entries[1]
+    local own = only and only.incarnation == window.incarnation
+    local fits = own and only.charged < SHORT_END and only.returned < SHORT_END
+    if not fits or cell.start_ms % 1000 ~= 0 or cell.start_ms >= SHORT_END * 1000 then return false end
+  end
+  return true
+end
+
+local function write_single(window)
+  local cell, applied = window.cells[1], window.applied
+  local second, entry = cell.start_ms / 1000, cell.entries[1]
+  if entry.returned == 0 and entry.charged < 256 and #applied == 0 then
+    return pack('>BI6I4B', RECORD_TINY, window.incarnation, second, entry.charged)
+  end
+  local out = { pack('>BI6I4I4I4', RECORD_SINGLE, window.incarnation, second, entry.charged, entry.returned) }
+  for _, last in ipairs(applied) do write_applied_batch(out, last) end
+  return table.concat(out)
+end
+
+-- Returns the record of a window that has a cell.
+local function write_window(window)
+  local cells = window.cells
+  if is_simple(window) then
+    if #cells == 1 then return write_single(window) end
+    local returned = 0
+    for _, cell in ipairs(cells) do returned = returned + cell.entries[1].returned end
+    if returned == 0 and #window.applied == 0 then
+      local out = { pack('>BI6B', RECORD_PLAIN, window.incarnation, #cells) }
+      for _, cell in ipairs(cells) do
+        out[#out + 1] = pack('>I4I4', cell.start_ms / 1000, cell.entries[1].charged)
+      end
+      return table.concat(out)
+    end
+  end
+  local out = { pack('>BI6', RECORD_FULL, window.incarnation) }
+  write_cells(out, cells, #cells)
+  write_applied(out, window.applied)
+  write_debts(out, window.debts)
+  return table.concat(out)
+end
+
+-- Returns the millisecond from which the record says nothing any more. A cell of which all was returned still says
+-- that.
+local function window_expires(grid, cells)
+  local span = span_at(grid, cells[1].start_ms)
+  if not span then return grid.bounds[1] end
+  return gone_at(grid, cells[1], span.end_ms)
+end

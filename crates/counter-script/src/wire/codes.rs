@@ -1,0 +1,45 @@
+//! The numbers of the wire format and of the records. `script.rs` gives them to the counter script under the same
+//! names.
+
+/// The version of the batches, the replies and the records.
+pub const VERSION: u8 = 1;
+
+/// The kinds of an item: one for each [`limiter::counter::Grid`], and one for buckets.
+pub const KIND_FIXED: u64 = 1;
+pub const KIND_SLIDING: u64 = 2;
+pub const KIND_ROLLING: u64 = 3;
+pub const KIND_CALENDAR: u64 = 4;
+pub const KIND_BUCKET: u64 = 5;
+
+/// A compact item adds this to the kind of its window.
+pub const KIND_COMPACT: u64 = 16;
+/// A flag in the kind of a compact item: it carries one entry of one cell that the node saw.
+pub const HAS_SEEN: u64 = 32;
+/// A flag in the kind of a compact item: it carries one return.
+pub const HAS_RETURN: u64 = 64;
+/// A flag in the kind of a compact item: it carries one run of asks. The script relies on its being the highest flag.
+pub const HAS_ASK: u64 = 128;
+
+/// The batch came after its end and did nothing.
+pub const BATCH_LATE: u64 = 0;
+/// The batch ran. The replies to its items follow.
+pub const BATCH_RAN: u64 = 1;
+
+/// How the reply to an item begins.
+pub const FAILED: u64 = 0;
+pub const OUT_OF_BOUNDS: u64 = 1;
+pub const WINDOW_DONE: u64 = 2;
+pub const BUCKET_DONE: u64 = 3;
+/// A compact reply to an item whose asks were all granted.
+pub const COMPACT_GRANTED: u64 = 4;
+/// A compact reply to an item without asks.
+pub const COMPACT_RETURNED: u64 = 5;
+
+/// The first byte of a record: the version in the high half, the shape in the low half.
+pub const RECORD_TINY: u8 = VERSION << 4 | 1;
+pub const RECORD_PLAIN: u8 = VERSION << 4 | 2;
+pub const RECORD_FULL: u8 = VERSION << 4 | 3;
+pub const RECORD_BUCKET: u8 = VERSION << 4 | 4;
+pub const RECORD_SINGLE: u8 = VERSION << 4 | 5;
+/// Records other than full ones and buckets hold seconds and counts in four bytes, so these are below this.
+pub const SHORT_END: u64 = 1 << 32;

@@ -1,0 +1,199 @@
+//! Writes a batch.
+
+use limiter::counter::{
+    Ask, Batch, BucketReturn, Counter, Debt, Entry, Grid, Hits, Item, Prefetch, SeenCells, Ticks, WindowReturn,
+};
+
+use super::codes::{
+    HAS_ASK, HAS_RETURN, HAS_SEEN, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_FIXED, KIND_ROLLING, KIND_SLIDING,
+    VERSION,
+};
+
+/// The length of an item has three bytes.
+const MAX_ITEM_LENGTH: usize = 0x00ff_ffff;
+
+/// Writes a batch with the head of `batch` and these items.
+pub fn encode_batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(20 + 64 * items.size_hint().0));
+    out.put::<1>(VERSION.into());
+    out.put::<6>(batch.holder.0);
+    out.put::<6>(batch.id.0);
+    out.put::<7>(batch.not_after.map_or(0, |end| end.0.saturating_add(1)));
+    for item in items {
+        let begin = out.0.len();
+        out.put::<3>(0);
+        if !out.compact_item(item) {
+            out.general_item(item);
+        }
+        // Three bytes for the length and one for the kind do not count.
+        let length = (out.0.len() - begin - 4).min(MAX_ITEM_LENGTH);
+        out.0[begin..begin + 3].copy_from_slice(&length.to_be_bytes()[5..]);
+    }
+    out.0
+}
+
+/// The bytes written so far.
+pub(super) struct Writer(pub(super) Vec<u8>);
+
+impl Writer {
+    /// Writes an item in the compact form. Returns false and writes nothing if the item does not have one.
+    fn compact_item(&mut self, item: &Item) -> bool {
+        let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
+        let only = match seen {
+            SeenCells::None => None,
+            SeenCells::One { start_ms, entry } => Some((*start_ms, *entry)),
+            SeenCells::Many(_) => return false,
+        };
+        let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
+        if item.asks.len() > 1 || returns.len() > 1 || has_debts || matches!(grid, Grid::Calendar { .. }) {
+            return false;
+        }
+        let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };
+        let flags = flag(only.is_some(), HAS_SEEN)
+            + flag(!returns.is_empty(), HAS_RETURN)
+            + flag(!item.asks.is_empty(), HAS_ASK);
+        self.put::<1>(kind(grid) + KIND_COMPACT + flags);
+        self.grid(grid);
+        self.limit_and_lease(*limit, *lease);
+        item.asks.iter().for_each(|ask| self.ask(*ask));
+        if let Some((start_ms, entry)) = only {
+            self.put::<6>(start_ms);
+            self.entry(&entry);
+        }
+        returns.iter().for_each(|back| self.window_return(back));
+        true
+    }
+
+    fn general_item(&mut self, item: &Item) {
+        match &item.counter {
+            Counter::Window { grid, limit, seen, returns, debts, lease } => {
+                self.put::<1>(kind(grid));
+                self.grid(grid);
+                self.limit_and_lease(*limit, *lease);
+                self.asks(&item.asks);
+                self.cells(seen);
+                self.put::<6>(debts.seen_in.0);
+                self.count::<1>(debts.seen.len());
+                debts.seen.iter().for_each(|debt| self.debt(debt));
+                self.count::<1>(debts.reports.len());
+                for report in &debts.reports {
+                    self.debt(&report.debt);
+                    self.hits(report.known);
+                }
+                self.count::<4>(returns.len());
+                returns.iter().for_each(|back| self.window_return(back));
+            }
+            Counter::Bucket { rate, revision, seen, owed, returns } => {
+                self.put::<1>(KIND_BUCKET);
+                self.ticks(rate.step);
+                self.put::<5>(rate.burst);
+                self.put::<6>(revision.0);
+                self.put::<7>(*owed);
+                self.put::<1>(seen.is_some().into());
+                if let Some(seen) = seen {
+                    self.put::<6>(seen.incarnation.0);
+                    self.ticks(seen.tat);
+                }
+                self.asks(&item.asks);
+                self.count::<4>(returns.len());
+                returns.iter().for_each(|back| self.bucket_return(back));
+            }
+        }
+    }
+
+    /// Writes `value` in `N` bytes.
+    pub(super) fn put<const N: usize>(&mut self, value: u64) {
+        let value = value.min(u64::MAX >> (64 - 8 * N));
+        self.0.extend_from_slice(&value.to_be_bytes()[8 - N..]);
+    }
+
+    fn count<const N: usize>(&mut self, count: usize) {
+        self.put::<N>(count as u64);
+    }
+
+    /// Writes the part of a grid that its kind does not tell.
+    fn grid(&mut self, grid: &Grid) {
+        let (width_ms, older_cells) = match *grid {
+            Grid::Fixed { width_ms } => (width_ms, 0),
+            Grid::Sliding { width_ms } => (width_ms, 1),
+            Grid::Rolling { width_ms, cells } => (width_ms, cells.into()),
+            Grid::Calendar { bounds } => return bounds.iter().for_each(|bound| self.put::<6>(*bound)),
+        };
+        self.put::<6>(width_ms);
+        self.put::<1>(older_cells);
+    }
+
+    fn limit_and_lease(&mut self, limit: u64, lease: Option<Prefetch>) {
+        self.put::<7>(limit);
+        let Prefetch { want, holders, min_left } = lease.unwrap_or(Prefetch { want: 0, holders: 1, min_left: 0 });
+        self.put::<4>(want.into());
+        self.put::<4>(holders.into());
+        self.put::<7>(min_left);
+    }
+
+    fn asks(&mut self, asks: &[Ask]) {
+        self.count::<2>(asks.len());
+        asks.iter().for_each(|ask| self.ask(*ask));
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.put::<6>(ask.hits);
+        self.put::<4>(ask.count.into());
+    }
+
+    fn cells(&mut self, cells: &SeenCells) {
+        self.count::<1>(cells.iter().count());
+        for (start_ms, entries) in cells.iter() {
+            self.put::<6>(start_ms);
+            self.count::<1>(entries.len());
+            entries.iter().for_each(|entry| self.entry(entry));
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.put::<6>(entry.incarnation.0);
+        self.put::<7>(entry.charged);
+        self.put::<7>(entry.returned);
+    }
+
+    fn debt(&mut self, debt: &Debt) {
+        self.put::<6>(debt.cell_ms);
+        self.put::<6>(debt.id.0);
+        self.hits(debt.hits);
+    }
+
+    fn hits(&mut self, hits: Hits) {
+        self.put::<7>(hits.charged);
+        self.put::<7>(hits.returned);
+    }
+
+    fn window_return(&mut self, back: &WindowReturn) {
+        self.put::<6>(back.cell_ms);
+        self.put::<6>(back.incarnation.0);
+        self.put::<7>(back.tokens);
+    }
+
+    fn bucket_return(&mut self, back: &BucketReturn) {
+        self.put::<6>(back.incarnation.0);
+        self.ticks(back.step);
+        self.put::<6>(back.hits);
+        self.put::<7>(back.charged_at.0);
+    }
+
+    /// Writes whole microseconds, and the rest in 2^-20 microseconds.
+    fn ticks(&mut self, ticks: Ticks) {
+        let (micros, rest) = ticks.parts();
+        self.put::<7>(micros);
+        self.put::<3>(rest);
+    }
+}
+
+/// Returns the kind of a window.
+const fn kind(grid: &Grid) -> u64 {
+    match grid {
+        Grid::Fixed { .. } => KIND_FIXED,
+        Grid::Sliding { .. } => KIND_SLIDING,
+        Grid::Rolling { .. } => KIND_ROLLING,
+        Grid::Calendar { .. } => KIND_CALENDAR,
+    }
+}
