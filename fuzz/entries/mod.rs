@@ -31,7 +31,8 @@ use tidegate::api::request_id::RequestIds;
 use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
 use tidegate::rulefile::{cases, decode};
 use tidegate::server::body_budget::{BodyBudget, BodyKind, BudgetedBody};
-use tidegate::telemetry::metrics::Metrics;
+use tidegate::telemetry::checks::CheckMetrics;
+use tidegate::telemetry::registry::MetricsRegistry;
 use tower_service::Service;
 
 /// An instant in the middle of many windows, in microseconds.
@@ -90,8 +91,13 @@ impl NodeStatus for ReadyNode {
     }
 }
 
+fn check_metrics() -> Arc<CheckMetrics> {
+    let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
+    Arc::new(CheckMetrics::new(&registry).expect("metrics"))
+}
+
 fn service() -> Arc<CheckService> {
-    let metrics = Arc::new(Metrics::new("0", "fuzz").expect("metrics"));
+    let metrics = check_metrics();
     Arc::new(CheckService {
         limiter: Arc::new(Trying::new()),
         clock: Arc::new(Standing),
@@ -155,7 +161,7 @@ fn however<T: PartialEq + std::fmt::Debug>(
     call: impl Fn(BudgetedBody<Pieces>) -> T,
 ) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
-        let budget = Arc::new(BodyBudget::new(Arc::new(Metrics::new("0", "fuzz").expect("metrics"))));
+        let budget = Arc::new(BodyBudget::new(check_metrics()));
         let answer = call(BudgetedBody::new(Pieces::of(bytes, size), kind, Arc::clone(&budget)));
         assert_eq!(budget.bytes(), 0, "what was read is given back");
         answer

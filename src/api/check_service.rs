@@ -9,14 +9,14 @@ use super::attributes::{CheckRequest, with_checks};
 use super::request_id::{RequestId, RequestIds};
 use super::status::Rejection;
 use crate::ports::{Answer, Clock, Limiter, Unavailable};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
 
 /// The check service of one core.
 pub struct CheckService {
     pub limiter: Arc<dyn Limiter>,
     pub clock: Arc<dyn Clock>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<CheckMetrics>,
     pub tally: Arc<Tally>,
     pub ids: RequestIds,
 }

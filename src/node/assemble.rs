@@ -8,18 +8,21 @@ use std::time::Duration;
 use limiter::rules::RuleBook;
 use tokio::sync::watch;
 
+use super::metrics::{NodeMetrics, SeriesRemover};
 use super::{Environment, NodeConfig};
 use crate::config::settings::{DEFAULTS, Settings};
 use crate::host::clock::{self, SystemClock};
 use crate::host::machine;
 use crate::ports::{Clock, Region, RuleSource, Service};
 use crate::rulefile::decode::compile;
+use crate::rulefile::metrics::RuleFileMetrics;
 use crate::rulefile::watch::{FileRules, InvalidRuleFile};
 use crate::store::location::{RedisLocation, StoreLocation};
 use crate::store::memory::{MemoryStore, SingleNodeRegion};
+use crate::store::metrics::StoreMetrics;
 #[cfg(feature = "redis")]
 use crate::store::redis::{RedisConfig, RedisRegion};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::registry::MetricsRegistry;
 
 /// A node that can be run.
 pub struct Assembled {
@@ -64,11 +67,13 @@ impl RuleSource for FixedRules {
 /// # Errors
 /// Why it cannot be built.
 pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<Assembled, AssembleError> {
-    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
+    let registry = MetricsRegistry::new(build.0, build.1)?;
+    let file_metrics = RuleFileMetrics::new(&registry)?;
+    StoreMetrics::new(&registry)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (source, file): (Arc<dyn RuleSource>, _) = match rules {
         Some(path) => {
-            let file = Arc::new(FileRules::open(path.to_owned(), Arc::clone(&metrics))?);
+            let file = Arc::new(FileRules::open(path.to_owned(), file_metrics)?);
             (Arc::clone(&file) as Arc<dyn RuleSource>, Some(file))
         }
         None => {
@@ -89,6 +94,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         trusted_proxies: Arc::new([]),
     };
     let region = in_memory(&config, &clock);
+    let metrics = NodeMetrics::new(registry)?;
     Ok(assembled(config, clock, region, source, file, metrics))
 }
 
@@ -97,8 +103,9 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
 /// # Errors
 /// Why it cannot be built.
 pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, AssembleError> {
-    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
-    let file = Arc::new(FileRules::open(settings.rules.clone(), Arc::clone(&metrics))?);
+    let registry = MetricsRegistry::new(build.0, build.1)?;
+    let store_metrics = StoreMetrics::new(&registry)?;
+    let file = Arc::new(FileRules::open(settings.rules.clone(), RuleFileMetrics::new(&registry)?)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {
@@ -108,9 +115,10 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
             );
             in_memory(&config, &clock)
         }
-        StoreLocation::Redis(redis) => redis_region(settings, redis, &config, &metrics)?,
+        StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics)?,
     };
     let source = Arc::clone(&file) as Arc<dyn RuleSource>;
+    let metrics = NodeMetrics::new(registry)?;
     Ok(assembled(config, clock, region, source, Some(file), metrics))
 }
 
@@ -119,9 +127,9 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
 /// # Errors
 /// Every error of the store's settings.
 pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
-    let metrics = Arc::new(Metrics::new(build.0, build.1)?);
+    let metrics = StoreMetrics::new(&MetricsRegistry::new(build.0, build.1)?)?;
     if let StoreLocation::Redis(redis) = &settings.store.location {
-        redis_region(settings, redis, &node_config(settings), &metrics)?;
+        redis_region(settings, redis, &node_config(settings), metrics)?;
     }
     Ok(())
 }
@@ -132,11 +140,13 @@ fn assembled(
     region: Arc<dyn Region>,
     rules: Arc<dyn RuleSource>,
     file: Option<Arc<FileRules>>,
-    metrics: Arc<Metrics>,
+    metrics: NodeMetrics,
 ) -> Assembled {
+    let remover = SeriesRemover { rules: Arc::clone(&rules), checks: Arc::clone(&metrics.checks) };
     let mut services: Vec<Arc<dyn Service>> = file.iter().map(|file| Arc::clone(file) as Arc<dyn Service>).collect();
+    services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
-    let environment = Environment { clock, random: clock::random, region, rules, metrics, services };
+    let environment = Environment { clock, random: clock::random, region, rules, metrics: Arc::new(metrics), services };
     Assembled { config, environment, file }
 }
 
@@ -150,7 +160,7 @@ fn redis_region(
     _: &Settings,
     _: &RedisLocation,
     _: &NodeConfig,
-    _: &Arc<Metrics>,
+    _: StoreMetrics,
 ) -> Result<Arc<dyn Region>, AssembleError> {
     let error = "store.url: expected memory: because this program was built without the feature redis";
     Err(AssembleError::Store(vec![error.to_owned()]))
@@ -162,7 +172,7 @@ fn redis_region(
     settings: &Settings,
     redis: &RedisLocation,
     node: &NodeConfig,
-    metrics: &Arc<Metrics>,
+    metrics: StoreMetrics,
 ) -> Result<Arc<dyn Region>, AssembleError> {
     let (mut errors, store) = (Vec::new(), &settings.store);
     let mut read = |field: &str, path: &Option<std::path::PathBuf>| {
@@ -191,7 +201,7 @@ fn redis_region(
         key_prefix: store.key_prefix.clone(),
         tags: store.tags,
         deadline: Duration::from_millis(store.deadline_ms),
-        metrics: Arc::clone(metrics),
+        metrics,
     };
     let region = RedisRegion::new(config);
     let region = region.map_err(|error| AssembleError::Store(vec![format!("store.ca_file: {error}")]))?;
@@ -212,5 +222,28 @@ fn node_config(settings: &Settings) -> NodeConfig {
         min_holders: settings.store.min_holders,
         drain: Duration::from_millis(settings.limits.drain_ms),
         trusted_proxies: settings.listen.trusted_proxies.clone().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::metrics::Figures;
+    use crate::telemetry::names;
+
+    #[test]
+    fn every_metric_shown_is_on_the_closed_list_and_no_bundle_has_the_name_of_another() {
+        let registry = MetricsRegistry::new("1", "abc").unwrap();
+        StoreMetrics::new(&registry).unwrap().set_advice("evicts", true);
+        RuleFileMetrics::new(&registry).unwrap().invalid();
+        let metrics = NodeMetrics::new(registry).unwrap();
+        metrics.checks.failed(Some("keys"));
+        let text = metrics.render(&Figures { batches: 5, ..Figures::default() }).unwrap();
+        let text = text + &metrics.render(&Figures { batches: 7, ..Figures::default() }).unwrap();
+        assert!(text.contains("tidegate_store_batches_total 5") && text.contains("tidegate_store_batches_total 7"));
+        for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(name.starts_with("process_") || names::ALL.iter().any(|n| n.name == name), "{name}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! check waits for: the background services and the metrics.
 
 pub mod assemble;
+pub mod metrics;
 mod runtime;
 mod services;
 mod status;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::ports::{Clock, Fatal, Region, RuleSource, Service};
-use crate::telemetry::metrics::Metrics;
+use metrics::NodeMetrics;
 
 pub use runtime::run;
 
@@ -54,7 +55,7 @@ pub struct Environment {
     pub random: fn() -> io::Result<u64>,
     pub region: Arc<dyn Region>,
     pub rules: Arc<dyn RuleSource>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<NodeMetrics>,
     /// Background services, in the order of their start.
     pub services: Vec<Arc<dyn Service>>,
 }

@@ -129,8 +129,8 @@ fn workers(
 ) -> io::Result<Vec<CoreWorker>> {
     let Environment { clock, random, region, rules, metrics, .. } = environment;
     let acceptors = |listener| {
-        let budget = BodyBudget::new(Arc::clone(metrics));
-        acceptors(config.workers.get(), config.max_connections, metrics.connections(listener), budget)
+        let budget = BodyBudget::new(Arc::clone(&metrics.checks));
+        acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget)
     };
     let (http, grpc) = (http.each.into_iter().zip(acceptors("http")), grpc.each.into_iter().zip(acceptors("grpc")));
     let mut workers = Vec::new();
@@ -138,8 +138,8 @@ fn workers(
         let service = CheckService {
             limiter: Arc::clone(&core) as Arc<dyn Limiter>,
             clock: Arc::clone(clock),
-            metrics: Arc::clone(metrics),
-            tally: metrics.tally(),
+            metrics: Arc::clone(&metrics.checks),
+            tally: metrics.checks.tally(),
             ids: RequestIds::new(random()?),
         };
         let state = HttpState {

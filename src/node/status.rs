@@ -9,9 +9,9 @@ use limiter::{NodeTime, Revision};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::metrics::{Figures, NodeMetrics};
 use crate::actors::core::Core;
 use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, StoreHealth};
-use crate::telemetry::metrics::{Figures, Metrics};
 
 /// How often a node that starts checks whether it may decide.
 const START_POLL: Duration = Duration::from_millis(2);
@@ -26,7 +26,7 @@ struct Shared {
     cores: Vec<Arc<Core>>,
     region: Arc<dyn Region>,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<NodeMetrics>,
     started: NodeTime,
     draining: AtomicBool,
     /// Of the background services, which no check waits for.
@@ -40,7 +40,7 @@ impl Status {
         cores: Vec<Arc<Core>>,
         region: Arc<dyn Region>,
         clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<NodeMetrics>,
         control: Handle,
     ) -> Self {
         let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));

@@ -2,4 +2,5 @@
 
 pub mod cases;
 pub mod decode;
+pub mod metrics;
 pub mod watch;

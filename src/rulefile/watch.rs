@@ -16,8 +16,8 @@ use limiter::rules::{Diff, RuleBook};
 use tokio::sync::{Notify, watch};
 
 use super::decode::{FileError, compile};
+use super::metrics::RuleFileMetrics;
 use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
-use crate::telemetry::metrics::Metrics;
 
 /// How often the file is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -99,9 +99,9 @@ impl FileRules {
     ///
     /// # Errors
     /// When the file is not valid.
-    pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, InvalidRuleFile> {
+    pub fn open(path: PathBuf, metrics: RuleFileMetrics) -> Result<Self, InvalidRuleFile> {
         let (text, book) = load(&path, Revision::NONE.next(committed_at_ms(&path)))?;
-        metrics.rules_read(true);
+        metrics.valid();
         let (publish, books) = watch::channel(Arc::new(book));
         let watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: None };
         Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, reload: Notify::new() })
@@ -146,7 +146,7 @@ impl Service for FileRules {
 struct Watcher {
     path: PathBuf,
     publish: watch::Sender<Arc<RuleBook>>,
-    metrics: Arc<Metrics>,
+    metrics: RuleFileMetrics,
     /// The text that was compiled last.
     tried: String,
     /// Another text that was read once.
@@ -164,7 +164,7 @@ impl Watcher {
                 let why = error.to_string();
                 if self.unreadable.as_ref() != Some(&why) || at_once {
                     tracing::error!(error = why, "the rule file cannot be read: the rules stay as they are");
-                    self.metrics.rules_read(false);
+                    self.metrics.invalid();
                 }
                 self.unreadable = Some(why);
                 return;
@@ -193,15 +193,14 @@ impl Watcher {
             Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules are the same"),
             Ok(book) => {
                 let diff = old.diff(&book);
-                self.metrics.rules_read(true);
-                self.metrics.rules_changed(&diff);
+                self.metrics.valid();
                 let Diff { added, removed, changed } = &diff;
                 let [added, removed, changed] = [added, removed, changed].map(|names| names.join(" "));
                 tracing::info!(revision = %book.revision, added, removed, changed, "new rules are in force");
                 self.publish.send_replace(Arc::new(book));
             }
             Err(errors) => {
-                self.metrics.rules_read(false);
+                self.metrics.invalid();
                 for error in &errors {
                     tracing::error!(%error, "the rule file is invalid: the rules stay as they are");
                 }

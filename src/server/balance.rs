@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::body_budget::BodyBudget;
-use crate::telemetry::connections::{Closed, Connections};
+use super::metrics::{Closed, ListenerMetrics};
 
 /// The most connections on their way to one core. Further ones stay at the core that accepted them.
 const HANDOVER_QUEUE: usize = 64;
@@ -31,7 +31,7 @@ struct SharedListener {
     cores: Box<[Core]>,
     /// The most open connections.
     max_open: usize,
-    metrics: Connections,
+    metrics: ListenerMetrics,
     budget: Arc<BodyBudget>,
 }
 
@@ -72,7 +72,7 @@ impl Drop for ConnectionGuard {
 }
 
 /// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections.
-pub fn acceptors(cores: usize, max_open: usize, metrics: Connections, budget: BodyBudget) -> Vec<Acceptor> {
+pub fn acceptors(cores: usize, max_open: usize, metrics: ListenerMetrics, budget: BodyBudget) -> Vec<Acceptor> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let cores = senders.into_iter().map(|handover| Core { open: AtomicUsize::new(0), handover }).collect();
     let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget) });
@@ -137,16 +137,20 @@ impl Acceptor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::metrics::ConnectionMetrics;
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::checks::CheckMetrics;
+    use crate::telemetry::registry::MetricsRegistry;
 
     #[tokio::test]
     async fn a_connection_goes_to_the_core_with_the_fewest() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new("0", "test").unwrap());
-        let mut acceptors = acceptors(2, 100, metrics.connections("http"), BodyBudget::new(metrics));
+        let registry = MetricsRegistry::new("0", "test").unwrap();
+        let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
+        let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
+        let mut acceptors = acceptors(2, 100, metrics, budget);
         let (mut other, mut first) = (acceptors.pop().unwrap(), acceptors.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<ConnectionGuard>; 2] = Default::default();

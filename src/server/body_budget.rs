@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::Status;
 
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::checks::CheckMetrics;
 
 /// The largest gRPC message that is read, in bytes.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
@@ -21,11 +21,11 @@ const BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// What the arriving bodies of one listener take.
 pub struct BodyBudget {
     bytes: AtomicUsize,
-    metrics: Arc<Metrics>,
+    metrics: Arc<CheckMetrics>,
 }
 
 impl BodyBudget {
-    pub const fn new(metrics: Arc<Metrics>) -> Self {
+    pub const fn new(metrics: Arc<CheckMetrics>) -> Self {
         Self { bytes: AtomicUsize::new(0), metrics }
     }
 

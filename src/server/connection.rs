@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::balance::Acceptor;
 use super::body_budget::{BodyBudget, BodyKind, BudgetedBody};
+use super::metrics::Closed;
 use super::timer::CoarseTimer;
-use crate::telemetry::connections::Closed;
 
 /// The age at which a connection is asked to end, so that few long connections still spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);

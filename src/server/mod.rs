@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod body_budget;
 pub mod connection;
+pub mod metrics;
 pub mod timer;
 
 use std::future::{Future, poll_fn};

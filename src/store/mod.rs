@@ -2,5 +2,6 @@
 
 pub mod location;
 pub mod memory;
+pub mod metrics;
 #[cfg(feature = "redis")]
 pub mod redis;

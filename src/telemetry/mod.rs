@@ -1,7 +1,7 @@
 //! Metrics from one closed list, and logs.
 
-pub mod connections;
+pub mod checks;
 pub mod logs;
-pub mod metrics;
 pub mod names;
+pub mod registry;
 pub mod tally;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
+use super::checks::OTHER;
 use limiter::rules::EffectiveLimit;
 use limiter::{Decision, Revision};
 
@@ -68,7 +69,7 @@ impl Tally {
             local.degraded.inc();
         }
         let domain = decision.domain.as_ref();
-        let text = || domain.map_or("other", |domain| domain);
+        let text = || domain.map_or(OTHER, |domain| domain);
         let address = domain.map_or(0, |domain| Arc::as_ptr(domain).addr());
         let (_, checks) = local.domains.entry(address).or_insert_with(|| {
             let of = |outcome| self.of.checks.with_label_values(&[text(), outcome]).local();
@@ -83,7 +84,7 @@ impl Tally {
             };
             if limit.effective.from_request {
                 // A limit from a request has no name in the rules.
-                self.of.decisions.with_label_values(&[text(), "other", OUTCOMES[outcome]]).inc();
+                self.of.decisions.with_label_values(&[text(), OTHER, OUTCOMES[outcome]]).inc();
                 continue;
             }
             let (_, counters) = local.limits.entry(Arc::as_ptr(&limit.effective).addr()).or_insert_with(|| {
@@ -116,7 +117,8 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{Figures, Metrics};
+    use crate::telemetry::checks::CheckMetrics;
+    use crate::telemetry::registry::MetricsRegistry;
 
     fn decision(revision: Revision, domain: &Arc<str>, allowed: bool) -> Decision {
         let domain = Some(Arc::clone(domain));
@@ -125,7 +127,8 @@ mod tests {
 
     #[test]
     fn what_cores_count_is_shown_together_whatever_the_revision() {
-        let metrics = Metrics::new("1", "abc").unwrap();
+        let registry = MetricsRegistry::new("1", "abc").unwrap();
+        let metrics = CheckMetrics::new(&registry).unwrap();
         let (one, other) = (metrics.tally(), metrics.tally());
         let api: Arc<str> = "api".into();
         one.decided(&decision(Revision(1), &api, true), 3);
@@ -134,7 +137,8 @@ mod tests {
         other.decided(&decision(Revision(1), &"api".into(), true), 3);
         other.decided(&decision(Revision(1), &api, false), 3);
         for _ in 0..2 {
-            let text = metrics.render(&Figures::default()).unwrap();
+            metrics.flush();
+            let text = registry.render().unwrap();
             for line in [
                 "tidegate_checks_total{domain=\"api\",outcome=\"allowed\"} 3",
                 "tidegate_checks_total{domain=\"api\",outcome=\"refused\"} 1",

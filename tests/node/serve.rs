@@ -172,6 +172,22 @@ fn every_way_of_changing_the_file_is_seen() {
 }
 
 #[test]
+fn an_edit_removes_the_metric_series_of_limits_that_it_removes() {
+    let folder = Folder::new();
+    let node = Node::start(serve(&folder.path("rules.yaml")));
+    let series = |limit: &str| {
+        let label = format!("tidegate_decisions_total{{domain=\"d\",limit=\"{limit}\"");
+        node.get("/metrics").body.lines().filter(|line| line.starts_with(&label)).count()
+    };
+    node.check(r#"{"domain":"d","attributes":{"user":"a"}}"#);
+    assert!(series("l") > 0);
+    folder.write("rules.yaml", &rules("5").replace("name: l", "name: other-limit"));
+    wait_for("the new limit", || (limit(&node) == Some(5)).then_some(()));
+    wait_for("the removal of the series", || (series("l") == 0).then_some(()));
+    assert!(series("other-limit") > 0, "the series of limits in force stay");
+}
+
+#[test]
 fn an_edit_under_load_fails_no_check_and_a_broken_one_changes_nothing() {
     let folder = Folder::new();
     let node = Node::start(serve(&folder.path("rules.yaml")));

@@ -11,9 +11,10 @@ use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
 use tidegate::ports::{Clock, CounterStore, Limiter, RuleSource};
 use tidegate::rulefile::decode::compile;
+use tidegate::rulefile::metrics::RuleFileMetrics;
 use tidegate::rulefile::watch::FileRules;
 use tidegate::store::memory::MemoryStore;
-use tidegate::telemetry::metrics::Metrics;
+use tidegate::telemetry::registry::MetricsRegistry;
 use tokio::sync::watch;
 
 struct StoppedClock;
@@ -91,9 +92,10 @@ async fn buckets_follow_the_rules_in_force_from_a_file_to_a_change_log_and_back(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.yaml");
     // A file system stamps files with the instant of its last tick, a few milliseconds ago.
+    let metrics = RuleFileMetrics::new(&MetricsRegistry::new("0", "0").unwrap()).unwrap();
     let file = |burst: u64, at_ms: u64| loop {
         std::fs::write(&path, rules(burst)).unwrap();
-        let source = FileRules::open(path.clone(), Arc::new(Metrics::new("0", "0").unwrap())).unwrap();
+        let source = FileRules::open(path.clone(), metrics.clone()).unwrap();
         if source.follow().borrow().revision > Revision(at_ms) {
             break source;
         }

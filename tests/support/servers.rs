@@ -15,8 +15,9 @@ use limiter::{BatchId, HolderId, LaneId};
 use tempfile::TempDir;
 use tidegate::ports::{CounterStore, Region, Service, Shutdown, StoreHealth};
 use tidegate::store::location::StoreLocation;
+use tidegate::store::metrics::StoreMetrics;
 use tidegate::store::redis::{RedisConfig, RedisRegion};
-use tidegate::telemetry::metrics::Metrics;
+use tidegate::telemetry::registry::MetricsRegistry;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
@@ -228,7 +229,7 @@ pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRe
         tags: 32,
         // Far longer than a shared machine takes.
         deadline: Duration::from_secs(5),
-        metrics: Arc::new(Metrics::new("0", "test").unwrap()),
+        metrics: StoreMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap(),
     };
     change(&mut config);
     RedisRegion::new(config).unwrap()

@@ -1,6 +1,5 @@
 //! How to connect to a server: user, TLS, timeouts and reconnection, as options of the client library.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fred::types::config::{
@@ -9,7 +8,7 @@ use fred::types::config::{
 };
 
 use super::super::location::Address;
-use crate::telemetry::metrics::Metrics;
+use crate::store::metrics::StoreMetrics;
 
 /// A connection that leaves anything unanswered for this long is closed and opened again.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
@@ -34,7 +33,7 @@ pub struct ConnectOptions {
     pub tls: Option<TlsConnector>,
     /// The longest wait for a reply.
     pub deadline: Duration,
-    pub metrics: Arc<Metrics>,
+    pub metrics: StoreMetrics,
 }
 
 impl ConnectOptions {

@@ -40,11 +40,11 @@ impl Connection {
         let (config, performance, connection, policy) = options.client_config(address);
         let client = Client::new(config, Some(performance), Some(connection), Some(policy));
         let last_error = Arc::new(Mutex::new(String::new()));
-        let (metrics, server, newest) = (Arc::clone(&options.metrics), address.clone(), Arc::clone(&last_error));
+        let (metrics, server, newest) = (options.metrics.clone(), address.clone(), Arc::clone(&last_error));
         client.on_error(move |(error, _)| {
             let details = error.details();
             *newest.lock().unwrap_or_else(PoisonError::into_inner) = system_message(details).to_owned();
-            metrics.redis_connection_error();
+            metrics.connection_error();
             tracing::debug!(%server, %error, "a connection to Redis failed");
             std::future::ready(Ok(()))
         });

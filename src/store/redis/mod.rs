@@ -19,11 +19,10 @@ mod tls;
 mod topology;
 mod topology_discovery;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::location::RedisLocation;
-use crate::telemetry::metrics::Metrics;
+use crate::store::metrics::StoreMetrics;
 pub use counter_store::RedisStore;
 pub use region::RedisRegion;
 pub use tls::TlsError;
@@ -48,5 +47,5 @@ pub struct RedisConfig {
     pub tags: u16,
     /// The longest duration of a batch.
     pub deadline: Duration,
-    pub metrics: Arc<Metrics>,
+    pub metrics: StoreMetrics,
 }

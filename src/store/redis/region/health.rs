@@ -67,7 +67,7 @@ impl RedisRegion {
             tracing::warn!(advice = new.label(), "{}", new.text());
         }
         for warning in ConfigWarning::ALL {
-            self.config.metrics.store_advice(warning.label(), found.contains(&warning));
+            self.config.metrics.set_advice(warning.label(), found.contains(&warning));
         }
         state.warnings = found;
         audited

@@ -80,7 +80,7 @@ impl RedisRegion {
             database: redis.database,
             tls: if redis.tls { Some(tls::connector(config.authorities.as_deref())?) } else { None },
             deadline: config.deadline,
-            metrics: Arc::clone(&config.metrics),
+            metrics: config.metrics.clone(),
         };
         let control_options = ConnectOptions { deadline: config.deadline.max(MIN_CONTROL_DEADLINE), ..options.clone() };
         let tags = Arc::new(Tags::new(config.tags));
@@ -166,7 +166,8 @@ impl Service for RedisRegion {
 mod tests {
     use super::*;
     use crate::store::location::{Address, RedisLocation};
-    use crate::telemetry::metrics::Metrics;
+    use crate::store::metrics::StoreMetrics;
+    use crate::telemetry::registry::MetricsRegistry;
 
     fn region() -> RedisRegion {
         let redis = RedisLocation {
@@ -189,7 +190,7 @@ mod tests {
             key_prefix: "tidegate".to_owned(),
             tags: 32,
             deadline: Duration::from_millis(100),
-            metrics: Arc::new(Metrics::new("1", "abc").unwrap()),
+            metrics: StoreMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap(),
         })
         .unwrap()
     }

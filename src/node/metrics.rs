@@ -1,0 +1,144 @@
+//! The metrics of a node as a whole.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use limiter::invariant::{self, Invariant};
+use limiter::{Revision, ShardStats};
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge};
+
+use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
+use crate::server::metrics::ConnectionMetrics;
+use crate::telemetry::checks::CheckMetrics;
+use crate::telemetry::names;
+use crate::telemetry::registry::MetricsRegistry;
+
+/// The numbers of all cores together at one instant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub keys: u64,
+    pub waiting: u64,
+    pub tasks: u64,
+    pub batches: u64,
+    pub items: u64,
+    pub failed_batches: u64,
+    pub failed_items: u64,
+    pub restarts: u64,
+    pub revision: Revision,
+    pub holders: u64,
+    pub store_ok: bool,
+}
+
+impl Figures {
+    /// Adds the numbers of one core.
+    pub const fn add(&mut self, stats: ShardStats, restarts: u64) {
+        self.keys += stats.keys as u64;
+        self.waiting += stats.waiting as u64;
+        self.batches += stats.batches;
+        self.items += stats.items;
+        self.failed_batches += stats.failed_batches;
+        self.failed_items += stats.failed_items;
+        self.restarts += restarts;
+    }
+}
+
+/// The metrics of a node: those of its checks and connections, and its [`Figures`].
+pub struct NodeMetrics {
+    registry: MetricsRegistry,
+    pub checks: Arc<CheckMetrics>,
+    pub connections: ConnectionMetrics,
+    keys: IntGauge,
+    waiting: IntGauge,
+    tasks: IntGauge,
+    batches: IntCounter,
+    items: IntCounter,
+    failed_batches: IntCounter,
+    failed_items: IntCounter,
+    holders: IntGauge,
+    store_ok: IntGauge,
+    restarts: IntCounter,
+    invariants: IntCounterVec,
+    revision: IntGauge,
+    /// One scrape at a time raises the counters.
+    scrape: Mutex<()>,
+}
+
+impl NodeMetrics {
+    /// # Errors
+    /// Returns an error if the registry has these metrics already.
+    pub fn new(registry: MetricsRegistry) -> Result<Self, Error> {
+        Ok(Self {
+            checks: Arc::new(CheckMetrics::new(&registry)?),
+            connections: ConnectionMetrics::new(&registry)?,
+            keys: registry.gauge(&names::KEYS)?,
+            waiting: registry.gauge(&names::WAITING)?,
+            tasks: registry.gauge(&names::TASKS)?,
+            batches: registry.counter(&names::BATCHES)?,
+            items: registry.counter(&names::ITEMS)?,
+            failed_batches: registry.counter(&names::FAILED_BATCHES)?,
+            failed_items: registry.counter(&names::FAILED_ITEMS)?,
+            holders: registry.gauge(&names::HOLDERS)?,
+            store_ok: registry.gauge(&names::STORE_REACHED)?,
+            restarts: registry.counter(&names::RESTARTS)?,
+            invariants: registry.counters(&names::INVARIANTS)?,
+            revision: registry.gauge(&names::REVISION)?,
+            scrape: Mutex::new(()),
+            registry,
+        })
+    }
+
+    /// Renders every metric of the registry in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// Returns an error if the encoder rejects a metric.
+    pub fn render(&self, figures: &Figures) -> Result<String, Error> {
+        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checks.flush();
+        let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge(&self.keys, figures.keys);
+        gauge(&self.waiting, figures.waiting);
+        gauge(&self.tasks, figures.tasks);
+        gauge(&self.revision, figures.revision.0);
+        gauge(&self.holders, figures.holders);
+        gauge(&self.store_ok, figures.store_ok.into());
+        let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.batches, figures.batches);
+        raise(&self.items, figures.items);
+        raise(&self.failed_batches, figures.failed_batches);
+        raise(&self.failed_items, figures.failed_items);
+        raise(&self.restarts, figures.restarts);
+        for invariant in Invariant::ALL {
+            raise(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));
+        }
+        self.registry.render()
+    }
+}
+
+/// Removes the series of limits that new rules no longer have.
+pub struct SeriesRemover {
+    pub rules: Arc<dyn RuleSource>,
+    pub checks: Arc<CheckMetrics>,
+}
+
+impl Service for SeriesRemover {
+    fn name(&self) -> &'static str {
+        "metric series"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            let mut rules = self.rules.follow();
+            loop {
+                tokio::select! {
+                    changed = rules.changed() => if changed.is_err() {
+                        // The rules of this source never change again.
+                        shutdown.requested().await;
+                        return Ok(());
+                    },
+                    () = shutdown.requested() => return Ok(()),
+                }
+                let book = Arc::clone(&rules.borrow_and_update());
+                self.checks.retain_limits(&book);
+            }
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! The metrics of checks: what was decided, and what was not.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use limiter::rules::RuleBook;
+use prometheus::core::Collector;
+use prometheus::{Error, IntCounter, IntCounterVec};
+
+use super::names;
+use super::registry::MetricsRegistry;
+use super::tally::{Counted, OUTCOMES, Tally};
+
+/// Upper bounds of the latency buckets, in seconds: from a decision in place to one without the store.
+const LATENCY_BUCKETS: [f64; 14] =
+    [5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5];
+
+/// The reasons for which a node sheds load.
+const SHED_REASONS: [&str; 5] = ["waiting", "keys", "restart", "starting", "reading"];
+
+/// The label of a domain or a limit that the rules do not name.
+pub(super) const OTHER: &str = "other";
+
+/// The counters of all checks of a node.
+pub struct CheckMetrics {
+    errors: IntCounter,
+    shed: IntCounterVec,
+    counted: Counted,
+    /// One per core.
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+impl CheckMetrics {
+    /// # Errors
+    /// Returns an error if the registry has these metrics already.
+    pub fn new(registry: &MetricsRegistry) -> Result<Self, Error> {
+        let requests = registry.counters(&names::REQUESTS)?;
+        let of = |status: &str| requests.with_label_values(&[status]);
+        let shed = registry.counters(&names::SHED)?;
+        // A series that begins with its first event would hide that event.
+        SHED_REASONS.iter().for_each(|reason| drop(shed.with_label_values(&[reason])));
+        let counted = Counted {
+            requests: [of("allowed"), of("blocked")],
+            latency: registry.histogram(&names::LATENCY, &LATENCY_BUCKETS)?,
+            degraded: registry.counters(&names::DEGRADED)?.with_label_values(&["store"]),
+            checks: registry.counters(&names::CHECKS)?,
+            decisions: registry.counters(&names::DECISIONS)?,
+        };
+        Ok(Self { errors: of("error"), shed, counted, tallies: Mutex::default() })
+    }
+
+    /// Creates the tally of one core. The metrics show the sum of all tallies after [`Self::flush`].
+    pub fn tally(&self) -> Arc<Tally> {
+        let tally = Arc::new(Tally::new(self.counted.clone()));
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
+    }
+
+    /// Counts a check that was answered with an error. `shed` is the reason if the node shed load.
+    pub fn failed(&self, shed: Option<&'static str>) {
+        self.errors.inc();
+        self.counted.checks.with_label_values(&[OTHER, "error"]).inc();
+        if let Some(reason) = shed {
+            self.shed.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// Adds the tally of every core to the metrics.
+    pub fn flush(&self) {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|tally| tally.flush());
+    }
+
+    /// Removes the series of limits that these rules do not have, so that edits do not accumulate series.
+    pub fn retain_limits(&self, book: &RuleBook) {
+        let domains = book.rules().domains.iter();
+        let limits: HashSet<(&str, &str)> =
+            domains.flat_map(|d| d.limits.iter().map(move |limit| (d.domain.as_ref(), limit.name.as_ref()))).collect();
+        for family in self.counted.decisions.collect() {
+            for series in family.get_metric() {
+                let label = |name| series.get_label().iter().find(|label| label.name() == name);
+                let (Some(domain), Some(limit)) = (label("domain"), label("limit")) else { continue };
+                let (domain, limit) = (domain.value(), limit.value());
+                if limit != OTHER && !limits.contains(&(domain, limit)) {
+                    for outcome in OUTCOMES {
+                        // Another outcome of the same limit may have removed it.
+                        let _ = self.counted.decisions.remove_label_values(&[domain, limit, outcome]);
+                    }
+                }
+            }
+        }
+    }
+}
