@@ -3,6 +3,7 @@
 mod inspect;
 mod outages;
 mod promises;
+mod rule_changes;
 mod rules;
 mod stories;
 mod world;

@@ -1,0 +1,62 @@
+//! Scenarios in which the rules change while tokens are held, remembered or in flight.
+
+use crate::rules::limit;
+use crate::stories::{HOUR, check_times, world};
+use limiter::rules::{Algorithm, Consistency};
+
+#[test]
+fn a_rule_change_ends_a_remembered_denial() {
+    let mut world = world(1, 1, Consistency::Leased);
+    assert_eq!(check_times(&mut world, 0, 3), 1);
+    world.change_rules(vec![limit("l", Algorithm::FixedWindow, 3, HOUR, Consistency::Leased)]);
+    assert_eq!(check_times(&mut world, 0, 5), 2, "a denial is remembered for its own revision only");
+}
+
+#[test]
+fn a_rule_change_keeps_what_was_seen_of_the_current_window() {
+    let mut world = world(1, 10, Consistency::Exact);
+    assert_eq!(check_times(&mut world, 0, 8), 8);
+    world.change_rules(vec![limit("l", Algorithm::FixedWindow, 9, HOUR, Consistency::Exact)]);
+    // The key gets its new limit while the store is not reachable. Then there are no checks for it.
+    world.check(0, 0, 1);
+    world.fail_to_send(0);
+    (0..20).for_each(|_| world.advance(50_000));
+    world.lose_data(true);
+    assert_eq!(check_times(&mut world, 0, 9), 1, "the holder restores what it saw before the store grants anything");
+}
+
+#[test]
+fn a_lease_of_the_old_rules_is_not_spent_under_the_new_rules() {
+    let mut world = world(2, 100, Consistency::Leased);
+    assert_eq!(check_times(&mut world, 0, 30), 30);
+    world.check(1, 0, 0);
+    world.deliver_all();
+    assert!(world.charged_hits(0) > 30, "the first holder has a lease");
+    world.change_rules(vec![limit("l", Algorithm::FixedWindow, 30, HOUR, Consistency::Leased)]);
+    assert_eq!(check_times(&mut world, 0, 5) + check_times(&mut world, 1, 5), 0, "all 30 are used");
+    world.end_leases();
+    assert_eq!(world.charged_hits(0), 30, "the lease was returned");
+}
+
+#[test]
+fn a_rule_change_returns_the_lease_of_an_idle_key() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(check_times(&mut world, 0, 30), 30);
+    world.change_rules(vec![limit("l", Algorithm::FixedWindow, 200, HOUR, Consistency::Leased)]);
+    world.deliver_all();
+    assert_eq!(world.charged_hits(0), 30, "the lease is returned at once, not at its end");
+}
+
+#[test]
+fn a_lease_in_flight_during_a_rule_change_is_not_spent_under_the_new_rules() {
+    let mut world = world(1, 100, Consistency::Leased);
+    assert_eq!(check_times(&mut world, 0, 29), 29);
+    // The lease ends, so that the next check asks the store and takes a new lease.
+    world.end_leases();
+    world.check(0, 0, 1);
+    world.deliver_batch(0, false);
+    world.change_rules(vec![limit("l", Algorithm::FixedWindow, 30, HOUR, Consistency::Leased)]);
+    world.deliver_reply(0);
+    assert!(world.charged_hits(0) > 30, "the old rules granted a lease");
+    assert_eq!(check_times(&mut world, 0, 5), 0, "all 30 are used");
+}
