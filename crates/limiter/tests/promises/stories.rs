@@ -201,8 +201,8 @@ fn a_denied_check_returns_nothing_to_an_unlimited_bucket() {
     let mut unlimited = limit("unlimited", Algorithm::TokenBucket, 1, 1000, Consistency::Exact);
     unlimited.limit = Quota::Unlimited;
     let mut world =
-        World::new(1, vec![unlimited, limit("window", Algorithm::FixedWindow, 5, HOUR, Consistency::Exact)]);
-    // An unlimited bucket has no counter, so it keeps its grant when the window denies. That breaks no invariant.
+        World::new(1, vec![unlimited, limit("bucket", Algorithm::TokenBucket, 5, HOUR, Consistency::Exact)]);
+    // An unlimited bucket has no counter, so it keeps its grant when the other bucket denies. That breaks no invariant.
     assert_eq!(check_times(&mut world, 0, 8), 5);
 }
 
