@@ -13,7 +13,7 @@ use limiter::{
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::flusher::FlusherMessage;
+use super::messages::FlusherMessage;
 use crate::ports::{Answer, Clock, CounterStore, Limiter, Unavailable};
 
 /// A core's shard, its store, and its flusher.

@@ -10,15 +10,7 @@ use limiter::{Event, Outgoing, Reply, TICK};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::Core;
-
-/// What wakes a flusher.
-#[derive(Clone, Copy, Debug)]
-pub enum FlusherMessage {
-    Flush,
-    /// The delay that the shard asked for is over.
-    DelayOver,
-    Tick,
-}
+use super::messages::FlusherMessage;
 
 /// The actor. Its state is the core that it serves.
 pub struct Flusher;

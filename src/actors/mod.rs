@@ -3,4 +3,5 @@
 
 pub mod core;
 pub mod flusher;
+mod messages;
 pub mod supervisor;

@@ -18,9 +18,6 @@ const LATENCY_BUCKETS: [f64; 14] =
 /// The reasons for which a node sheds load.
 const SHED_REASONS: [&str; 5] = ["waiting", "keys", "restart", "starting", "reading"];
 
-/// The label of a domain or a limit that the rules do not name.
-pub(super) const OTHER: &str = "other";
-
 /// The counters of all checks of a node.
 pub struct CheckMetrics {
     errors: IntCounter,
@@ -59,7 +56,7 @@ impl CheckMetrics {
     /// Counts a check that was answered with an error. `shed` is the reason if the node shed load.
     pub fn failed(&self, shed: Option<&'static str>) {
         self.errors.inc();
-        self.counted.checks.with_label_values(&[OTHER, "error"]).inc();
+        self.counted.checks.with_label_values(&[names::OTHER, "error"]).inc();
         if let Some(reason) = shed {
             self.shed.with_label_values(&[reason]).inc();
         }
@@ -80,7 +77,7 @@ impl CheckMetrics {
                 let label = |name| series.get_label().iter().find(|label| label.name() == name);
                 let (Some(domain), Some(limit)) = (label("domain"), label("limit")) else { continue };
                 let (domain, limit) = (domain.value(), limit.value());
-                if limit != OTHER && !limits.contains(&(domain, limit)) {
+                if limit != names::OTHER && !limits.contains(&(domain, limit)) {
                     for outcome in OUTCOMES {
                         // Another outcome of the same limit may have removed it.
                         let _ = self.counted.decisions.remove_label_values(&[domain, limit, outcome]);

@@ -1,5 +1,8 @@
 //! The closed list of metric names. Label values come from the rules or from a short list, never from a request.
 
+/// The label of a domain or a limit that the rules do not name.
+pub const OTHER: &str = "other";
+
 /// A metric: its name, its help text, its labels.
 pub struct Name {
     pub name: &'static str,

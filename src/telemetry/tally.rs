@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
-use super::checks::OTHER;
+use super::names::OTHER;
 use limiter::rules::EffectiveLimit;
 use limiter::{Decision, Revision};
 

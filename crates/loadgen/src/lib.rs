@@ -25,6 +25,7 @@ mod connection;
 mod framing;
 mod http1;
 mod key_distribution;
+mod load_thread;
 mod pacer;
 mod plan;
 mod plot;

@@ -6,11 +6,11 @@ use std::time::Instant;
 use std::{io, thread};
 
 use crate::connection;
+use crate::load_thread;
 use crate::pacer::Pacer;
 use crate::plan::LoadPlan;
 use crate::recorder::Recorder;
 use crate::report::{Report, SecondSummary};
-use crate::worker;
 
 /// Runs `plan` to its end, or until `stop` is true. Calls `progress` once for each second that all threads completed.
 ///
@@ -98,7 +98,7 @@ fn run_thread(
         let Some(begin) = begin else { return Ok(None) };
         let pacer = Pacer::new(plan, thread, threads, begin, Arc::clone(stop));
         let recorder = Recorder::new(plan, begin, seconds)?;
-        let recorder = worker::run(plan, thread, pacer, recorder, connections).await?;
+        let recorder = load_thread::run(plan, thread, pacer, recorder, connections).await?;
         Ok(Some(recorder.finish(plan, stop.load(Ordering::Relaxed))))
     })
 }

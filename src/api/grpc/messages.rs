@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use proto::tidegate::v1::{self as wire, CheckResponse, Error};
+use limiter::{Decision, millis_up};
+use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
-use super::native::response;
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
 use crate::api::check_service::{CheckService, PendingAnswer};
 use crate::api::request_id::{self, RequestId, RequestIds};
@@ -39,6 +39,30 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
         Field::Value(at, _, name) => format!("{}[{name:?}]", place(at)),
     });
     CheckMessage { id, check }
+}
+
+/// The message of a decision.
+pub(super) fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
+    let limits = decision.limits.iter().map(|limit| LimitStatus {
+        name: limit.effective.name.to_string(),
+        descriptor: u32::try_from(limit.descriptor).unwrap_or(u32::MAX),
+        algorithm: limit.effective.algorithm.as_str().to_owned(),
+        limit: limit.limit(),
+        remaining: limit.remaining,
+        window_ms: limit.effective.window_ms,
+        reset_ms: millis_up(limit.reset),
+        refused: limit.denied,
+        shadow: limit.shadow,
+    });
+    CheckResponse {
+        allowed: decision.allowed,
+        degraded: decision.degraded,
+        revision: decision.revision.0,
+        request_id: id.to_text(),
+        retry_after_ms: decision.retry_after.map(millis_up),
+        limits: limits.collect(),
+        error: None,
+    }
 }
 
 /// The id of a check: its own, else the call's, else a new one.

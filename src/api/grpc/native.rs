@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use limiter::{Decision, millis_up};
 use proto::tidegate::v1::rate_limit_service_server::RateLimitService;
 use proto::tidegate::v1::{
-    CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, LimitStatus, ReserveRequest, ReserveResponse,
-    ResetRequest, ResetResponse, SettleRequest, SettleResponse,
+    CheckBatchRequest, CheckBatchResponse, CheckRequest, CheckResponse, ReserveRequest, ReserveResponse, ResetRequest,
+    ResetResponse, SettleRequest, SettleResponse,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -16,7 +15,6 @@ use super::messages::{self, CheckMessage};
 use super::metadata::{CallMetadata, with_id};
 use super::stream::{Answers, answers};
 use crate::api::check_service::CheckService;
-use crate::api::request_id::RequestId;
 use crate::api::status::{Rejection, violation};
 
 /// The most checks in one message.
@@ -38,30 +36,6 @@ impl Native {
     }
 }
 
-/// The message of a decision.
-pub(super) fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
-    let limits = decision.limits.iter().map(|limit| LimitStatus {
-        name: limit.effective.name.to_string(),
-        descriptor: u32::try_from(limit.descriptor).unwrap_or(u32::MAX),
-        algorithm: limit.effective.algorithm.as_str().to_owned(),
-        limit: limit.limit(),
-        remaining: limit.remaining,
-        window_ms: limit.effective.window_ms,
-        reset_ms: millis_up(limit.reset),
-        refused: limit.denied,
-        shadow: limit.shadow,
-    });
-    CheckResponse {
-        allowed: decision.allowed,
-        degraded: decision.degraded,
-        revision: decision.revision.0,
-        request_id: id.to_text(),
-        retry_after_ms: decision.retry_after.map(millis_up),
-        limits: limits.collect(),
-        error: None,
-    }
-}
-
 #[tonic::async_trait]
 impl RateLimitService for Native {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
@@ -74,7 +48,7 @@ impl RateLimitService for Native {
             Err(violations) => Err(self.service.reject(Rejection::Invalid(violations), &id)),
         };
         match decision {
-            Ok(decision) => Ok(with_id(Response::new(response(&decision, &id)), &id)),
+            Ok(decision) => Ok(with_id(Response::new(messages::response(&decision, &id)), &id)),
             Err(rejection) => Err(rejection.into_status(&id)),
         }
     }
