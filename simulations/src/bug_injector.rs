@@ -26,10 +26,10 @@ pub trait BugInjector {
     }
 
     /// Changes a batch that a core sends.
-    fn batch(&mut self, _core: CoreId, _batch: &mut Batch) {}
+    fn alter_batch(&mut self, _core: CoreId, _batch: &mut Batch) {}
 
     /// Changes a reply that a core receives.
-    fn reply(&mut self, _core: CoreId, _reply: &mut BatchReply) {}
+    fn alter_reply(&mut self, _core: CoreId, _reply: &mut BatchReply) {}
 
     /// Returns true if a core sends a batch again that got no reply.
     fn resends(&mut self, _core: CoreId) -> bool {

@@ -22,11 +22,11 @@
 pub mod bug_injector;
 pub mod campaign;
 mod context;
-pub mod draw;
 pub mod faults;
 pub mod history;
 pub mod ids;
 pub mod oracle;
+pub mod plot;
 mod region;
 mod rng;
 pub mod run;

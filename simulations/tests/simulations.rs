@@ -8,10 +8,10 @@ use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply
 use limiter::{Revision, ShardConfig, StoreTime};
 use simulations::bug_injector::{BugInjector, NoBugs};
 use simulations::campaign::{Campaign, run_seed};
-use simulations::draw;
 use simulations::history::{ClientCheck, Decided};
 use simulations::ids::{CoreId, CoreIndex, NodeIndex};
 use simulations::oracle::{PROMISES, Violation};
+use simulations::plot;
 use simulations::run::run;
 use simulations::scenario::{Plan, Scenario};
 
@@ -183,7 +183,7 @@ impl BugInjector for Planted {
         }
     }
 
-    fn batch(&mut self, _: CoreId, batch: &mut Batch) {
+    fn alter_batch(&mut self, _: CoreId, batch: &mut Batch) {
         match self.bug {
             Bug::IgnoresNotAfter => batch.not_after = None,
             Bug::RejectsEveryBatchAsLate => batch.not_after = batch.not_after.map(|at| StoreTime(at.0 - 60_000_000)),
@@ -196,7 +196,7 @@ impl BugInjector for Planted {
                     Bug::RefundsTwice => returns.iter_mut().for_each(|returned| returned.tokens *= 2),
                     Bug::NeverReturnsReservations if !only_returns => returns.clear(),
                     Bug::NeverReturnsLeases if only_returns => returns.clear(),
-                    Bug::ForgetsCounters => (*seen, debts.seen) = (SeenCells::None, Vec::new()),
+                    Bug::ForgetsCounters => (*seen, debts.seen) = (SeenCells::Empty, Vec::new()),
                     Bug::NeverReportsDebts => debts.reports.clear(),
                     Bug::ReportsHalfOfEachDebt => {
                         debts.reports.iter_mut().for_each(|report| report.debt.hits.charged /= 2);
@@ -216,7 +216,7 @@ impl BugInjector for Planted {
         }
     }
 
-    fn reply(&mut self, _: CoreId, reply: &mut BatchReply) {
+    fn alter_reply(&mut self, _: CoreId, reply: &mut BatchReply) {
         let BatchOutcome::Ran(items) = &mut reply.outcome else { return };
         for item in items {
             if let ItemReply::Done(grant) = item
@@ -346,8 +346,8 @@ fn planted_bugs_are_found() {
 #[test]
 fn the_pictures_show_limits_and_faults() {
     let run = run_seed(Scenario::Failover, 3, false).unwrap();
-    let picture = draw::svg(&run).unwrap();
+    let picture = plot::svg(&run).unwrap();
     assert!(picture.starts_with("<svg") && picture.contains("the limit"));
-    let text = draw::text(&run);
+    let text = plot::text(&run);
     assert!(text.contains("a full bar is") && text.contains('▒'));
 }

@@ -18,7 +18,7 @@ use crate::ports::{Answer, Clock, CounterStore, Limiter, Unavailable};
 
 /// A core's shard, its store, and its flusher.
 pub struct Core {
-    shard: Arc<ShardCell>,
+    shard: Arc<SharedShard>,
     store: Arc<dyn CounterStore>,
     flusher: Mutex<Option<ActorRef<FlusherMessage>>>,
     /// The flusher has a message that it has not handled yet.
@@ -27,8 +27,8 @@ pub struct Core {
     starting: AtomicBool,
 }
 
-/// The shard under its lock. Checks that wait hold it, too.
-struct ShardCell {
+/// The shard under its lock. Waiting checks share its ownership.
+struct SharedShard {
     config: ShardConfig,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -38,11 +38,11 @@ type Waiter = oneshot::Sender<Decision>;
 
 struct State {
     shard: Shard<Waiter>,
-    /// Shards that a panic has ended.
+    /// How many shards a panic has ended.
     restarts: u64,
 }
 
-/// What the flusher must do after an event.
+/// What the flusher must do after an event: something only after [`Event::Flush`].
 #[derive(Default)]
 pub(super) struct ToSend {
     pub batches: Vec<Outgoing>,
@@ -55,7 +55,7 @@ impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, restarts: 0 });
-        let shard = Arc::new(ShardCell { config, clock, state });
+        let shard = Arc::new(SharedShard { config, clock, state });
         let (wake_pending, starting) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { shard, store, flusher: Mutex::new(None), wake_pending, starting }
     }
@@ -83,7 +83,7 @@ impl Core {
         self.shard.lock().shard.book().revision
     }
 
-    /// Shards that a panic has ended.
+    /// Returns how many shards a panic has ended.
     pub fn restarts(&self) -> u64 {
         self.shard.lock().restarts
     }
@@ -145,7 +145,7 @@ impl Core {
     }
 }
 
-impl ShardCell {
+impl SharedShard {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,10 +181,10 @@ impl ShardCell {
 
 /// A check that waits for the store. If it is dropped before it has an answer, it is cancelled and charged nothing.
 struct WaitingCheck {
-    shard: Arc<ShardCell>,
+    shard: Arc<SharedShard>,
     ticket: Ticket,
     decision: oneshot::Receiver<Decision>,
-    over: bool,
+    finished: bool,
 }
 
 impl WaitingCheck {
@@ -192,7 +192,7 @@ impl WaitingCheck {
         let deadline = self.shard.deadline();
         let timeout = timeout.map_or(deadline, |timeout| timeout.min(deadline));
         let decision = tokio::time::timeout(timeout, &mut self.decision).await;
-        self.over = true;
+        self.finished = true;
         if decision.is_err() {
             self.shard.handle(Event::Expire(self.ticket));
         }
@@ -203,14 +203,20 @@ impl WaitingCheck {
 
 impl Drop for WaitingCheck {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.finished {
             self.shard.handle(Event::Cancel(self.ticket));
         }
     }
 }
 
 impl Core {
-    fn begin(&self, shard: &mut Shard<Waiter>, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer {
+    fn begin_check(
+        &self,
+        shard: &mut Shard<Waiter>,
+        check: &Check<'_>,
+        now: NodeTime,
+        timeout: Option<Duration>,
+    ) -> Answer {
         let mut waiting = None;
         let waiter = || {
             let (sender, receiver) = oneshot::channel();
@@ -222,7 +228,7 @@ impl Core {
             Verdict::Overloaded(overload) => Answer::Now(Err(Unavailable::Overloaded(overload))),
             Verdict::Waits(ticket) => match waiting {
                 Some(decision) => {
-                    let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, over: false };
+                    let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, finished: false };
                     Answer::Later(Box::pin(check.wait(timeout)))
                 }
                 None => Answer::Now(Err(Unavailable::Restarted)),
@@ -237,7 +243,7 @@ impl Limiter for Core {
             return Answer::Now(Err(Unavailable::Starting));
         }
         let checked = self.shard.with(|shard| {
-            let answer = self.begin(shard, check, now, timeout);
+            let answer = self.begin_check(shard, check, now, timeout);
             (answer, shard.needs_flush(now))
         });
         let Some((answer, flush)) = checked else { return Answer::Now(Err(Unavailable::Restarted)) };
@@ -253,7 +259,7 @@ impl Limiter for Core {
         }
         let mut answers = Vec::with_capacity(checks.len());
         let flush = self.shard.with(|shard| {
-            answers.extend(checks.iter().map(|check| self.begin(shard, check, now, timeout)));
+            answers.extend(checks.iter().map(|check| self.begin_check(shard, check, now, timeout)));
             shard.needs_flush(now)
         });
         if flush == Some(true) {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Exit, GlobalArgs, Output, output};
 use simulations::campaign::{Campaign, Summary, run_seed};
-use simulations::draw;
+use simulations::plot;
 use simulations::run::Run;
 use simulations::scenario::Scenario;
 
@@ -60,7 +60,7 @@ impl Simulate {
     fn run_one(&self, output: Output) -> Result<Exit, String> {
         let run = run_seed(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
         if let Some(path) = &self.plot {
-            draw::svg(&run).and_then(|picture| {
+            plot::svg(&run).and_then(|picture| {
                 std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))
             })?;
         }
@@ -98,7 +98,7 @@ const fn exit(all_kept: bool) -> Exit {
 }
 
 fn as_text(run: &Run) -> String {
-    let mut text = format!("{}\n\n{}{}\n", run.plan, run.trace, draw::text(run));
+    let mut text = format!("{}\n\n{}{}\n", run.plan, run.trace, plot::text(run));
     for violation in &run.violations {
         text += &format!("{} {violation}\n", output::word("broken", false));
     }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::body_budget::BodyBudget;
-use super::metrics::{Closed, ListenerMetrics};
+use super::metrics::{CloseReason, ListenerMetrics};
 
 /// The most connections on their way to one core. Further ones stay at the core that accepted them.
 const HANDOVER_QUEUE: usize = 64;
@@ -59,7 +59,7 @@ impl ConnectionGuard {
     }
 
     /// Counts that this node closed the connection, and why.
-    pub fn closed(&self, why: Closed) {
+    pub fn closed(&self, why: CloseReason) {
         self.listener.metrics.closed(why);
     }
 }
@@ -113,7 +113,7 @@ impl Acceptor {
         let SharedListener { cores, max_open, metrics, .. } = &*self.listener;
         let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);
         if (0..cores.len()).map(|core| count(&core)).sum::<usize>() >= *max_open {
-            metrics.closed(Closed::Full);
+            metrics.closed(CloseReason::Full);
             return None;
         }
         let guard = |core: usize| {

@@ -1,4 +1,4 @@
-//! The life of a connection: it begins in time, carries requests, ends in time, and the reason is counted.
+//! Serves connections within limits on their start, their idle time and their age, and counts why this node closed them.
 
 use std::error::Error;
 use std::io;
@@ -19,29 +19,30 @@ use tokio::sync::watch;
 
 use super::balance::Acceptor;
 use super::body_budget::{BodyBudget, BodyKind, BudgetedBody};
-use super::metrics::Closed;
+use super::metrics::CloseReason;
 use super::timer::CoarseTimer;
 
 /// The age at which a connection is asked to end, so that few long connections still spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// How long the requests in flight may take then. A stream that nobody reads does not last longer.
-const LAST_REQUESTS: Duration = Duration::from_secs(30);
+/// How long the requests in flight may take then. A stream that its client does not read lasts no longer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the head of a request may take to arrive, and how long an idle HTTP/1 connection lasts. Proxies keep theirs
 /// for less (nginx 60 s), so that none sends a request into a connection that is just being closed.
-pub const HEAD_TIME: Duration = Duration::from_secs(75);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long the HTTP/2 preface may take to arrive.
-const PREFACE_TIME: Duration = Duration::from_secs(10);
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 streams per core, split evenly over its connections when each is accepted, but never below [`MIN_STREAMS`].
-/// This keeps the state of requests in flight in the caches: a thousand streams on each of sixteen connections made
-/// each twice as expensive, just when there were many.
+/// This keeps the state of requests in flight in the caches: a thousand streams on each of sixteen connections doubled
+/// the cost of each request.
 const STREAMS_PER_CORE: usize = 512;
-/// A client may open a hundred streams before it hears the limit (RFC 9113, section 6.5.2, recommends no less). With
-/// fewer, its requests would be reset, and a gateway would let them pass.
+/// A client may open a hundred streams before it receives the limit (RFC 9113, section 6.5.2, recommends no less). With
+/// a lower limit its requests would be reset, and a gateway that fails open would let them pass.
 const MIN_STREAMS: usize = 128;
 /// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first and the longest pause before the preface is looked at again.
+/// The first pause before the preface is read again. Each pause is twice as long as the one before.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
+/// The longest of these pauses.
 const MAX_PREFACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often an idle connection is pinged.
@@ -66,8 +67,8 @@ pub fn builder() -> Builder<TokioExecutor> {
 /// Serves every connection of `acceptor` until `stop`, then until the requests in flight are answered. A connection
 /// that does not begin as `protocol` requires, or not in time, is closed.
 ///
-/// This is not tonic's server. That one obeys `grpc-timeout` with status 200 (behind forward-auth a client could let
-/// itself pass), and waits for a silent connection without end.
+/// This is not tonic's server. That one answers an elapsed `grpc-timeout` with HTTP status 200, which forward-auth takes
+/// for allowed, and it waits for a silent connection without end.
 pub async fn serve<S, B>(
     listener: TcpListener,
     mut acceptor: Acceptor,
@@ -81,7 +82,7 @@ pub async fn serve<S, B>(
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     // Every connection holds a receiver. None is left once the last connection has ended.
-    let (ending, ended) = watch::channel(());
+    let (shutdown, is_shut_down) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
         let (stream, guard) = tokio::select! {
@@ -89,23 +90,25 @@ pub async fn serve<S, B>(
             () = &mut stop => break,
         };
         let service = service(guard.peer);
-        let (mut builder, mut ended) = (builder.clone(), ended.clone());
+        let (mut builder, mut is_shut_down) = (builder.clone(), is_shut_down.clone());
         let streams = (STREAMS_PER_CORE / guard.open_on_core()).max(MIN_STREAMS);
         builder.http2().max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
-        #[expect(clippy::disallowed_methods, reason = "`ending` waits until every connection has ended")]
+        #[expect(clippy::disallowed_methods, reason = "`shutdown` waits until every connection has ended")]
         tokio::spawn(async move {
-            let used = Arc::new(AtomicBool::new(false));
+            let carried_request = Arc::new(AtomicBool::new(false));
             let kind = if protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
-            let service = CountingService { service, used: Arc::clone(&used), kind, budget: guard.budget() };
-            if let Err(why) = serve_one(stream, protocol, &builder, service, &used, &mut ended).await {
+            let service =
+                TrackedService { service, carried_request: Arc::clone(&carried_request), kind, budget: guard.budget() };
+            if let Err(why) = serve_one(stream, protocol, &builder, service, &carried_request, &mut is_shut_down).await
+            {
                 guard.closed(why);
             }
         });
     }
     // Other cores hand over no more connections.
-    drop((listener, acceptor, ended));
-    ending.send_replace(());
-    ending.closed().await;
+    drop((listener, acceptor, is_shut_down));
+    shutdown.send_replace(());
+    shutdown.closed().await;
 }
 
 /// Serves one connection. An error says why this node had to close it.
@@ -113,40 +116,40 @@ async fn serve_one<S, B>(
     stream: TcpStream,
     protocol: Protocol,
     builder: &Builder<TokioExecutor>,
-    service: CountingService<S>,
-    used: &AtomicBool,
-    ended: &mut watch::Receiver<()>,
-) -> Result<(), Closed>
+    service: TrackedService<S>,
+    carried_request: &AtomicBool,
+    is_shut_down: &mut watch::Receiver<()>,
+) -> Result<(), CloseReason>
 where
     S: Service<Request<BudgetedBody>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let time = if protocol == Protocol::Grpc { PREFACE_TIME } else { HEAD_TIME };
+    let time = if protocol == Protocol::Grpc { PREFACE_TIMEOUT } else { HEAD_TIMEOUT };
     let preface = tokio::select! {
         preface = tokio::time::timeout(time, sniff_preface(&stream)) => {
-            preface.map_err(|_| Closed::Slow)?.unwrap_or(Preface::Closed)
+            preface.map_err(|_| CloseReason::Slow)?.unwrap_or(Preface::EndOfStream)
         }
-        _ = ended.changed() => return Ok(()),
+        _ = is_shut_down.changed() => return Ok(()),
     };
     match preface {
-        Preface::Closed => return Ok(()),
-        Preface::Other if protocol == Protocol::Grpc => return Err(Closed::Protocol),
+        Preface::EndOfStream => return Ok(()),
+        Preface::Other if protocol == Protocol::Grpc => return Err(CloseReason::Protocol),
         Preface::Other | Preface::Http2 => {}
     }
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let why = |done: Result<(), Box<dyn Error + Send + Sync>>| {
         // A client that goes away is not counted.
-        done.err().and_then(|error| why_closed(&*error, used.load(Ordering::Relaxed))).map_or(Ok(()), Err)
+        done.err().and_then(|error| close_reason(&*error, carried_request.load(Ordering::Relaxed))).map_or(Ok(()), Err)
     };
     tokio::select! {
         done = connection.as_mut() => return why(done),
-        _ = ended.changed() => {}
+        _ = is_shut_down.changed() => {}
         () = tokio::time::sleep(MAX_AGE) => {}
     }
     connection.as_mut().graceful_shutdown();
-    tokio::time::timeout(LAST_REQUESTS, connection).await.map_or(Err(Closed::Slow), why)
+    tokio::time::timeout(DRAIN_TIMEOUT, connection).await.map_or(Err(CloseReason::Slow), why)
 }
 
 /// How a connection begins.
@@ -154,8 +157,8 @@ enum Preface {
     Http2,
     /// As HTTP/1, or as something unknown.
     Other,
-    /// It was closed before.
-    Closed,
+    /// The client closed it before.
+    EndOfStream,
 }
 
 /// Looks at the first bytes of a connection without taking them.
@@ -164,11 +167,11 @@ async fn sniff_preface(stream: &TcpStream) -> io::Result<Preface> {
     let mut pause = PREFACE_PAUSE;
     loop {
         match stream.peek(&mut seen).await? {
-            0 => return Ok(Preface::Closed),
+            0 => return Ok(Preface::EndOfStream),
             count if !PREFACE.starts_with(&seen[..count]) => return Ok(Preface::Other),
             count if count == PREFACE.len() => return Ok(Preface::Http2),
             // A peek returns at once while bytes are there, and does not say that no more will come.
-            _ if stream.ready(Interest::READABLE).await?.is_read_closed() => return Ok(Preface::Closed),
+            _ if stream.ready(Interest::READABLE).await?.is_read_closed() => return Ok(Preface::EndOfStream),
             _ => tokio::time::sleep(pause).await,
         }
         pause = (2 * pause).min(MAX_PREFACE_PAUSE);
@@ -176,32 +179,32 @@ async fn sniff_preface(stream: &TcpStream) -> io::Result<Preface> {
 }
 
 /// Records that a connection carried a request, and gives each body its budget.
-struct CountingService<S> {
+struct TrackedService<S> {
     service: S,
-    used: Arc<AtomicBool>,
+    carried_request: Arc<AtomicBool>,
     kind: BodyKind,
     budget: Arc<BodyBudget>,
 }
 
-impl<S: Service<Request<BudgetedBody>>> Service<Request<Incoming>> for CountingService<S> {
+impl<S: Service<Request<BudgetedBody>>> Service<Request<Incoming>> for TrackedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
     fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.used.store(true, Ordering::Relaxed);
+        self.carried_request.store(true, Ordering::Relaxed);
         self.service.call(request.map(|body| BudgetedBody::new(body, self.kind, Arc::clone(&self.budget))))
     }
 }
 
 /// Returns why this node closed a connection, if it did. A connection that carried requests and then none for long is
 /// idle, and its end is not counted.
-fn why_closed(error: &(dyn Error + Send + Sync + 'static), used: bool) -> Option<Closed> {
+fn close_reason(error: &(dyn Error + Send + Sync + 'static), carried_request: bool) -> Option<CloseReason> {
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {
-        return (!used).then_some(Closed::Slow);
+        return (!carried_request).then_some(CloseReason::Slow);
     }
     let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
     let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);
-    protocol.then_some(Closed::Protocol)
+    protocol.then_some(CloseReason::Protocol)
 }

@@ -7,7 +7,7 @@ use crate::telemetry::registry::MetricsRegistry;
 
 /// Why this node closed a connection, or did not accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
+pub enum CloseReason {
     /// Too many connections were open.
     Full,
     /// The request or the preface did not arrive in time.
@@ -16,7 +16,7 @@ pub enum Closed {
     Protocol,
 }
 
-impl Closed {
+impl CloseReason {
     const ALL: [Self; 3] = [Self::Full, Self::Slow, Self::Protocol];
 
     const fn word(self) -> &'static str {
@@ -43,7 +43,7 @@ impl ConnectionMetrics {
 
     /// Returns the metrics of one listener, by its name in labels.
     pub fn listener(&self, name: &'static str) -> ListenerMetrics {
-        let closed = Closed::ALL.map(|reason| self.closed.with_label_values(&[name, reason.word()]));
+        let closed = CloseReason::ALL.map(|reason| self.closed.with_label_values(&[name, reason.word()]));
         ListenerMetrics { open: self.open.with_label_values(&[name]), closed }
     }
 }
@@ -65,7 +65,7 @@ impl ListenerMetrics {
     }
 
     /// Counts a connection that this node closed or did not accept.
-    pub fn closed(&self, reason: Closed) {
+    pub fn closed(&self, reason: CloseReason) {
         self.closed[reason as usize].inc();
     }
 }

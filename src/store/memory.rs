@@ -197,7 +197,7 @@ mod tests {
         let counter = Counter::Window {
             grid,
             limit: 5,
-            seen: SeenCells::None,
+            seen: SeenCells::Empty,
             returns: Vec::new(),
             debts: Debts::default(),
             lease: None,

@@ -258,7 +258,7 @@ fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
     let counter = Counter::Window {
         grid: LONG_WINDOW,
         limit,
-        seen: SeenCells::None,
+        seen: SeenCells::Empty,
         returns: Vec::new(),
         debts: Debts::default(),
         lease: None,

@@ -77,7 +77,7 @@ impl RealServer {
             counter: Counter::Window {
                 grid: Grid::Fixed { width_ms: 60_000 },
                 limit: 1,
-                seen: SeenCells::None,
+                seen: SeenCells::Empty,
                 returns: Vec::new(),
                 debts: Debts::default(),
                 lease: None,
@@ -250,7 +250,7 @@ fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
     let run = |holder, id, asks: u64, returns: Vec<WindowReturn>| {
         let grid = Grid::Fixed { width_ms: 60_000 };
         let counter =
-            Counter::Window { grid, limit: 100, seen: SeenCells::None, returns, debts: Debts::default(), lease: None };
+            Counter::Window { grid, limit: 100, seen: SeenCells::Empty, returns, debts: Debts::default(), lease: None };
         let asks = (asks > 0).then_some(Ask { hits: asks, count: 1 }).into_iter().collect();
         let item = Item { key: b"{lane}k".as_slice().into(), asks, counter };
         let batch = Batch {

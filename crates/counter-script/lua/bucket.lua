@@ -155,7 +155,7 @@ return function(key, position)
   local asks, returns
   asks, position = read_asks(batch, position)
   returns, position = unpack('>I4', batch, position)
-  if returns > 0 and accept(bucket.applied) then give_back(bucket, returns, position) end
+  if returns > 0 and accept_once(bucket.applied) then give_back(bucket, returns, position) end
   bucket.tat, bucket.tat_ticks = later(bucket.tat, bucket.tat_ticks, bucket.last, 0)
   -- Returns make room first. A debt that an empty bucket has no room for is forgiven.
   if owed > 0 then owe(bucket, owed) end

@@ -9,11 +9,11 @@ local now_ms = (now - now % 1000) / 1000
 -- Returns the reply to a compact item. Returns nothing, and has changed nothing, if the general path must serve the
 -- item. `position` is where the item begins in the batch, behind its kind.
 local function serve_compact(key, kind, position)
-  local width_ms, older_cells, limit, want, holders, min_left
+  local width_ms, older_cells, limit, want, holders, min_left_us
   local has_ask, hits, count = kind >= HAS_ASK, 0, 0
   local seen_ms, seen_incarnation, seen_charged, seen_returned
   local return_ms, return_incarnation, return_tokens
-  width_ms, older_cells, limit, want, holders, min_left, position = unpack('>I6BI7I4I4I7', batch, position)
+  width_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   if has_ask then hits, count, position = unpack('>I6I4', batch, position) end
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
     seen_ms, seen_incarnation, seen_charged, seen_returned, position = unpack('>I6I6I7I7', batch, position)
@@ -66,7 +66,7 @@ local function serve_compact(key, kind, position)
   end
   if return_ms then
     if not has_cell or return_ms ~= start_ms or return_incarnation ~= incarnation then return end
-    -- This is `accept` of the replay guard, for at most one holder.
+    -- This is `accept_once` of the replay guard, for at most one holder.
     local accepted = has_end
     if has_end and applied_holder == holder then
       accepted = batch_id > applied_batch
@@ -87,7 +87,7 @@ local function serve_compact(key, kind, position)
   local tokens = hits * count
   -- The general path computes when a denied ask would fit.
   if has_ask and (tokens > available or available == 0) then return end
-  if want > 0 and end_ms * 1000 - now >= min_left then
+  if want > 0 and end_ms * 1000 - now >= min_left_us then
     local lease = (available - tokens) / (2 * (holders > 0 and holders or 1))
     lease = lease - lease % 1
     if lease < want then want = lease end

@@ -34,7 +34,7 @@ local function write_debts(out, debts)
 end
 
 -- Returns the debts, or reports, of cells that still count.
-local function that_count(debts, span)
+local function still_valid(debts, span)
   local kept = {}
   for _, debt in ipairs(debts) do
     if debt.cell_ms >= span.oldest_ms then kept[#kept + 1] = debt end

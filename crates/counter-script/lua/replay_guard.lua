@@ -11,7 +11,7 @@ local function prune(applied)
 end
 
 -- Returns true, once, if the returns and debts of this batch may be applied.
-local function accept(applied)
+local function accept_once(applied)
   if not has_end then return false end
   for _, last in ipairs(applied) do
     if last.holder == holder then

@@ -1,13 +1,13 @@
--- Serves the items of window counters (window_record.rs).
+-- Serves the items of window counters, as counter/window_record.rs of the limiter crate does.
 
 -- Reads a compact item into the form of every other item. `returns_position` is where its returns begin. The table
 -- constructors name every field: a table that gets its fields one by one is allocated several times.
 local function read_compact_item(kind, position)
-  local width_ms, older_cells, limit, want, holders, min_left
-  width_ms, older_cells, limit, want, holders, min_left, position = unpack('>I6BI7I4I4I7', batch, position)
+  local width_ms, older_cells, limit, want, holders, min_left_us
+  width_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   local item = {
     grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind % KIND_COMPACT == KIND_SLIDING },
-    limit = limit, want = want, holders = holders, min_left = min_left,
+    limit = limit, want = want, holders = holders, min_left_us = min_left_us,
     asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
   }
   if kind >= HAS_ASK then
@@ -38,8 +38,8 @@ local function read_item(kind, position)
     width_ms, older_cells, position = unpack('>I6B', batch, position)
     grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind == KIND_SLIDING }
   end
-  local limit, want, holders, min_left, asks, seen, debts_seen_in, debts_seen, reports, returns
-  limit, want, holders, min_left, position = unpack('>I7I4I4I7', batch, position)
+  local limit, want, holders, min_left_us, asks, seen, debts_seen_in, debts_seen, reports, returns
+  limit, want, holders, min_left_us, position = unpack('>I7I4I4I7', batch, position)
   asks, position = read_asks(batch, position)
   seen, position = read_cells(batch, position)
   debts_seen_in, position = unpack('>I6', batch, position)
@@ -47,13 +47,14 @@ local function read_item(kind, position)
   reports, position = read_reports(batch, position)
   returns, position = unpack('>I4', batch, position)
   return {
-    grid = grid, limit = limit, want = want, holders = holders, min_left = min_left, asks = asks, seen = seen,
+    grid = grid, limit = limit, want = want, holders = holders, min_left_us = min_left_us, asks = asks, seen = seen,
     debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, returns = returns,
     returns_position = position,
   }
 end
 
--- Returns the instant that counts. Time never goes back while the key lives, nor behind what a node has seen of it.
+-- Returns the instant in microseconds at which the item is served. It is never before a cell that the record or the
+-- item knows, so that time never goes back for a key.
 local function current_instant(item, window)
   local newest_ms = 0
   for _, cell in ipairs(window and window.cells or {}) do newest_ms = max(newest_ms, cell.start_ms) end
@@ -62,26 +63,27 @@ local function current_instant(item, window)
   return max(now, newest_ms * 1000)
 end
 
--- Takes returns back and charges debts. Returns true if the debts were charged: those of a repeated batch are not.
-local function receive(item, window, span)
+-- Applies returns and charges debts. Returns true if the item's debts are charged, or if it has none. The debts of a
+-- repeated batch are not charged.
+local function apply_returns_and_debts(item, window, span)
   local incarnation, cells = window.incarnation, window.cells
   -- A debt of a cell that is over counts no more.
-  window.debts = that_count(window.debts, span)
-  -- In the incarnation that the node saw, the record knows all that the node saw, and what was confirmed since.
-  if item.debts_seen_in ~= incarnation then merge_debts(window.debts, that_count(item.debts_seen, span)) end
-  local first = (item.returns > 0 or #item.reports > 0) and accept(window.applied)
-  if first then
+  window.debts = still_valid(window.debts, span)
+  -- In the same incarnation the record already has the debts that the node saw, and knows what was confirmed since.
+  if item.debts_seen_in ~= incarnation then merge_debts(window.debts, still_valid(item.debts_seen, span)) end
+  local is_first_delivery = (item.returns > 0 or #item.reports > 0) and accept_once(window.applied)
+  if is_first_delivery then
     local position = item.returns_position
     for _ = 1, item.returns do
-      local cell_ms, source, tokens
-      cell_ms, source, tokens, position = unpack('>I6I6I7', batch, position)
-      give_back(cells, cell_ms, source, tokens)
+      local cell_ms, of_incarnation, tokens
+      cell_ms, of_incarnation, tokens, position = unpack('>I6I6I7', batch, position)
+      give_back(cells, cell_ms, of_incarnation, tokens)
     end
-    for _, report in ipairs(that_count(item.reports, span)) do
+    for _, report in ipairs(still_valid(item.reports, span)) do
       charge_debt(window.debts, cells, report, incarnation)
     end
   end
-  return first or #item.reports == 0
+  return is_first_delivery or #item.reports == 0
 end
 
 -- Drops the cells that the newest one makes obsolete. Time alone drops none: a clock that steps back finds them again.
@@ -94,7 +96,7 @@ local function drop_old_cells(grid, cells)
   end
 end
 
--- Serves an item of a window counter and returns the reply. `position` is where the item begins, behind its kind.
+-- Serves an item of a window counter and returns the reply. `position` is where the item begins, after its kind.
 return function(key, kind, position)
   local stored = call('GET', key)
   local item = read_item(kind, position)
@@ -113,26 +115,26 @@ return function(key, kind, position)
       merge_entries(cell_at(cells, cell.start_ms), cell.entries, window.incarnation)
     end
   end
-  local reported = receive(item, window, span)
+  local debts_charged = apply_returns_and_debts(item, window, span)
 
   -- A counter without a limit denies nothing, however much is counted.
   local used = limit < MAX_COUNT and used_at(grid, cells, span, instant) or 0
   local available = max(limit - used, 0)
   local counts, tokens = grant_in_order(asks, available)
-  local lease = 0
-  if max(span.end_ms * 1000 - instant, 0) >= item.min_left then
-    lease = min(floor((available - tokens) / (2 * max(item.holders, 1))), item.want)
+  local lease_tokens = 0
+  if max(span.end_ms * 1000 - instant, 0) >= item.min_left_us then
+    lease_tokens = min(floor((available - tokens) / (2 * max(item.holders, 1))), item.want)
   end
-  tokens = tokens + lease
+  tokens = tokens + lease_tokens
   if tokens > 0 then charge(cell_at(cells, span.start_ms), window.incarnation, tokens) end
   drop_old_cells(grid, cells)
 
   local out = { pack('>B', WINDOW_DONE) }
   write_granted(out, asks, counts, function(hits) return fits_at(grid, cells, span, instant, hits, limit) end)
-  out[#out + 1] = pack('>I4I7I7I6I6I6', lease, available - tokens, empty_at(grid, cells, span, instant),
+  out[#out + 1] = pack('>I4I7I7I6I6I6', lease_tokens, available - tokens, empty_at(grid, cells, span, instant),
     window.incarnation, span.start_ms, span.end_ms)
   write_cells(out, cells, min(#cells, 2))
-  out[#out + 1] = pack('>B', reported and 1 or 0)
+  out[#out + 1] = pack('>B', debts_charged and 1 or 0)
   write_debts(out, window.debts)
   -- A key that holds nothing need not exist.
   if cells[1] then

@@ -19,7 +19,7 @@ macro_rules! id {
 }
 
 id! {
-    /// A check that waits for the store, within one shard. Never used again, also not after a panic.
+    /// Identifies a waiting check within its shard. It is never reused, even after a panic.
     Ticket(u64)
 }
 id! {
@@ -27,27 +27,28 @@ id! {
     LaneId(u16)
 }
 id! {
-    /// Where a shard holds a resident key. It is used again after the key was forgotten.
+    /// The place of a resident key in its shard. It is reused after the key is evicted.
     SlotId(u32)
 }
 id! {
-    /// One shard of the region, below 2^48. Random: no other shard has it or had it.
+    /// Identifies one shard of a region; below 2^48. It is random, so no other shard has it or had it. A shard that follows
+    /// after a panic has a new one.
     HolderId(u64)
 }
 id! {
-    /// A batch of one holder, below 2^48. Batches are numbered as they are sent.
+    /// Identifies a batch of one holder; below 2^48. A holder numbers its batches in the order in which it sends them.
     BatchId(u64)
 }
 id! {
-    /// A time of a counter's life in its store, below 2^48. A new one begins whenever counts may have been forgotten.
+    /// One lifetime of a counter in its store; below 2^48. A new one begins whenever the store may have lost counts.
     Incarnation(u64)
 }
 id! {
-    /// The hits that one holder admitted of one key during one outage, below 2^48. Random, and never used again.
+    /// Identifies the hits that one holder admitted of one key during one outage; below 2^48. It is random and never reused.
     DebtId(u64)
 }
 
-/// Generates identifiers below 2^48 that no other holder has: SplitMix64 (Steele, Lea, Flood 2014).
+/// Generates identifiers below 2^48 that are unique with high probability: SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct IdGenerator(u64);
 
@@ -57,8 +58,8 @@ impl IdGenerator {
         Self(seed)
     }
 
-    /// The next identifier, never 0.
-    pub fn next(&mut self) -> u64 {
+    /// Returns the next identifier, never 0.
+    pub fn next_id(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

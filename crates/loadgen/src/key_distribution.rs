@@ -19,7 +19,7 @@ pub enum KeyDistribution {
     Uniform(u64),
     /// This many keys and the exponent s: the probability of the k-th key is proportional to 1/k^s.
     Zipf(u64, f64),
-    /// This many keys in a scattered order. Every key occurs once before any key occurs again.
+    /// This many keys in an order of fixed strides. Every key occurs once before any key occurs again.
     Cycle(u64),
 }
 
@@ -85,10 +85,10 @@ enum Sampler {
 }
 
 impl KeyGenerator {
-    pub fn new(keys: &KeyDistribution, seed: u64) -> Self {
-        // Every distribution is valid: counts are at least 1, and exponents are at least 0.
+    pub fn new(distribution: &KeyDistribution, seed: u64) -> Self {
+        // A distribution that was parsed is valid: counts are at least 1, and exponents are at least 0.
         #[expect(clippy::cast_precision_loss, reason = "there are at most 10^9 keys")]
-        let sampler = match *keys {
+        let sampler = match *distribution {
             KeyDistribution::Hot => Some(Sampler::Hot),
             KeyDistribution::Uniform(count) => Uniform::new(0, count.max(1)).ok().map(Sampler::Uniform),
             KeyDistribution::Zipf(count, s) => Zipf::new(count.max(1) as f64, s).ok().map(Sampler::Zipf),
@@ -97,8 +97,8 @@ impl KeyGenerator {
         Self { rng: SmallRng::seed_from_u64(seed), sampler: sampler.unwrap_or(Sampler::Hot) }
     }
 
-    /// Returns the key of check `number` of the run, counted from 0.
-    pub fn key(&mut self, number: u64) -> u64 {
+    /// Returns the key of check `check_index` of the run, counted from 0.
+    pub fn key(&mut self, check_index: u64) -> u64 {
         match &self.sampler {
             Sampler::Hot => 0,
             Sampler::Uniform(uniform) => uniform.sample(&mut self.rng),
@@ -107,7 +107,7 @@ impl KeyGenerator {
             Sampler::Cycle(count) => {
                 // 1,000,003 is a prime: it shares no divisor with a count that is not its multiple.
                 let step = if count.is_multiple_of(1_000_003) { 1 } else { 1_000_003 };
-                u64::try_from(u128::from(number) * step % u128::from(*count)).unwrap_or(0)
+                u64::try_from(u128::from(check_index) * step % u128::from(*count)).unwrap_or(0)
             }
         }
     }
@@ -152,7 +152,7 @@ mod tests {
             }
         }
         // The harmonic sum of 100,000 is 12.09: the first key has 1/12.09 of the checks, the second half of that.
-        let weight = |count: u32| f64::from(count) / 200_000.0 * 12.09;
-        assert!((weight(counts[0]) - 1.0).abs() < 0.1 && (weight(counts[1]) - 0.5).abs() < 0.1, "{counts:?}");
+        let share = |count: u32| f64::from(count) / 200_000.0 * 12.09;
+        assert!((share(counts[0]) - 1.0).abs() < 0.1 && (share(counts[1]) - 0.5).abs() < 0.1, "{counts:?}");
     }
 }

@@ -17,23 +17,23 @@ const RESENT_ID_OFFSET: u64 = 1 << 40;
 impl Region {
     /// Sends a batch from its core to its primary.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, mut packet: Packet) {
-        cx.bugs.batch(packet.core, &mut packet.batch);
+        cx.bugs.alter_batch(packet.core, &mut packet.batch);
         let Packet { core, boot, primary, to_replaced, .. } = packet;
-        let it = &self.cores[core.core.0];
-        let node = it.node;
+        let core_state = &self.cores[core.core.0];
+        let node = core_state.node;
         let is_dead = self.primaries[primary.0].health == Health::Dead && !to_replaced;
-        if it.breakers[primary.0].is_open() || is_dead {
+        if core_state.breakers[primary.0].is_open() || is_dead {
             let soon = cx.rng.network.between(0, SEND_FAILS_WITHIN_US);
             let reply = packet.reply(Err(StoreError::NotApplied));
             cx.schedule_in(soon, Event::ReplyArrives { core, boot, reply });
             return;
         }
         cx.schedule_in(cx.plan.deadline_us, Event::ReplyOverdue(packet.clone()));
-        if self.is_repeated(cx) {
+        if self.draw_repeat(cx) {
             let after = self.delay(cx, primary) + cx.rng.network.between(0, 2 * cx.plan.deadline_us);
             cx.schedule_in(after, Event::PacketArrives(Packet { duplicate: true, ..packet.clone() }));
         }
-        if !self.is_lost(cx, node, primary) {
+        if !self.draw_loss(cx, node, primary) {
             let delay = self.delay(cx, primary);
             cx.schedule_in(delay, Event::PacketArrives(packet));
         }
@@ -52,13 +52,13 @@ impl Region {
         cx.rng.network.between(longest.min(20), longest)
     }
 
-    fn is_repeated(&self, cx: &mut Context<'_>) -> bool {
+    fn draw_repeat(&self, cx: &mut Context<'_>) -> bool {
         let percent = |kind: &FaultKind| if let FaultKind::Repeat { percent } = kind { *percent } else { 0 };
         let percent = cx.active_faults(self.index).map(percent).max().unwrap_or(0);
         cx.rng.network.chance(percent)
     }
 
-    fn is_lost(&self, cx: &mut Context<'_>, node: NodeIndex, primary: PrimaryIndex) -> bool {
+    fn draw_loss(&self, cx: &mut Context<'_>, node: NodeIndex, primary: PrimaryIndex) -> bool {
         let is_cut = cx.is_faulty(self.index, |kind| *kind == FaultKind::Cut { node, primary });
         let percent = |kind: &FaultKind| if let FaultKind::Loss { percent } = kind { *percent } else { 0 };
         let percent = cx.active_faults(self.index).map(percent).max().unwrap_or(0);
@@ -96,7 +96,7 @@ impl Region {
         };
         let reply = packet.reply(result);
         let node = self.cores[core.core.0].node;
-        if !duplicate && !self.is_lost(cx, node, primary) {
+        if !duplicate && !self.draw_loss(cx, node, primary) {
             let delay = self.delay(cx, primary);
             cx.schedule_in(delay, Event::ReplyArrives { core, boot, reply });
         }
@@ -108,7 +108,7 @@ impl Region {
         let reply = self.primaries[primary.0].run(&packet.batch, now, packet.to_replaced);
         if let Ok(BatchOutcome::Ran(replies)) = reply.as_ref().map(|reply| &reply.outcome) {
             let detected = self.replacement_detected.get(&primary);
-            let is_fenced = detected.is_some_and(|at| at + cx.plan.round_trip_us() < now);
+            let fence_expected = detected.is_some_and(|at| at + cx.plan.round_trip_us() < now);
             for (item, reply) in packet.batch.items.iter().zip(replies) {
                 let (ItemReply::Done(grant), Some(counter)) = (reply, self.counters.get(&*item.key)) else {
                     continue;
@@ -120,7 +120,8 @@ impl Region {
                 cx.history.granted.entry(*counter).or_default().push(grant);
                 cx.history.primary.insert(*counter, self.primary_id(primary));
                 // A stopped server that goes on runs the packets in its sockets before any node can fence it.
-                if packet.to_replaced && (!is_fenced || packet.held) {
+                if packet.to_replaced && (!fence_expected || packet.held) {
+                    // The batch counts as forgotten: the new primary does not know what the replaced one charged.
                     let forgotten = Forgotten { at: now, since: now.saturating_sub(1) };
                     cx.history.forgotten.entry(*counter).or_default().push(forgotten);
                 }
@@ -133,14 +134,14 @@ impl Region {
     /// Passes the reply to a batch to its core.
     pub fn receive_reply(&mut self, cx: &mut Context<'_>, core: CoreIndex, boot: Boot, mut reply: Reply) {
         if let Ok(reply) = &mut reply.result {
-            cx.bugs.reply(self.id_of(core), reply);
+            cx.bugs.alter_reply(self.id_of(core), reply);
         }
-        let it = &self.cores[core.0];
-        if !it.is_running(boot) {
+        let core_state = &self.cores[core.0];
+        if !core_state.is_running(boot) {
             return;
         }
         if reply.result.is_ok() {
-            it.breakers[self.lanes[usize::from(reply.lane.0)].0].record_answer();
+            core_state.breakers[self.lanes[usize::from(reply.lane.0)].0].record_answer();
         }
         self.handle(cx, core, ShardEvent::Reply(reply));
     }
@@ -149,15 +150,15 @@ impl Region {
     pub fn expire_packet(&mut self, cx: &mut Context<'_>, packet: Packet) {
         let Packet { core: id, boot, lane, primary, .. } = packet;
         let core = id.core;
-        let it = &self.cores[core.0];
-        if !it.is_running(boot) {
+        let core_state = &self.cores[core.0];
+        if !core_state.is_running(boot) {
             return;
         }
-        let failed_before = it.shard.stats().failed_batches;
+        let failed_before = core_state.shard.stats().failed_batches;
         self.handle(cx, core, ShardEvent::Reply(packet.reply(Err(StoreError::Unknown))));
-        let it = &self.cores[core.0];
-        if it.shard.stats().failed_batches > failed_before {
-            it.breakers[primary.0].record_timeout();
+        let core_state = &self.cores[core.0];
+        if core_state.shard.stats().failed_batches > failed_before {
+            core_state.breakers[primary.0].record_timeout();
             let batch = packet.batch.id;
             cx.trace(|_| format!("core {core}: batch {batch}, lane {lane}, got no reply"));
             if cx.bugs.resends(id) {
@@ -173,17 +174,17 @@ impl Region {
     /// Probes the primaries for which a core's breakers are open.
     pub fn probe_primaries(&mut self, cx: &mut Context<'_>, core: CoreIndex, boot: Boot) {
         let id = self.id_of(core);
-        let it = &self.cores[core.0];
-        if !it.is_running(boot) {
+        let core_state = &self.cores[core.0];
+        if !core_state.is_running(boot) {
             return;
         }
         let interval = u64::try_from(PROBE_INTERVAL.as_micros()).unwrap_or(u64::MAX);
         cx.schedule_in(interval, Event::Probe { core: id, boot });
         for primary in (0..self.primaries.len()).map(PrimaryIndex) {
-            let breaker = &it.breakers[primary.0];
+            let breaker = &core_state.breakers[primary.0];
             if breaker.is_open()
-                && self.replies(core, primary)
-                && !self.is_lost(cx, it.node, primary)
+                && self.is_responsive(core, primary)
+                && !self.draw_loss(cx, core_state.node, primary)
                 && cx.bugs.probes(id)
             {
                 breaker.record_answer();
@@ -191,8 +192,8 @@ impl Region {
         }
     }
 
-    /// True if the server to which the core sends replies.
-    fn replies(&self, core: CoreIndex, primary: PrimaryIndex) -> bool {
+    /// True if the server that the core sends to is responsive.
+    fn is_responsive(&self, core: CoreIndex, primary: PrimaryIndex) -> bool {
         let server = &self.primaries[primary.0];
         if self.sends_to_replaced(core, primary) { !server.replaced_is_stopped } else { server.health == Health::Up }
     }

@@ -8,11 +8,11 @@ use super::names::Scenario;
 use crate::rng::Rng;
 use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
 
-/// Draws the limits. `crowded` says that many cores share few counters.
-pub fn draw_limits(rng: &mut Rng, scenario: Scenario, crowded: bool) -> Vec<Limit> {
+/// Draws the limits. `few_counters` says that many cores share few counters.
+pub fn draw_limits(rng: &mut Rng, scenario: Scenario, few_counters: bool) -> Vec<Limit> {
     use Algorithm::{FixedWindow, RollingWindow, SlidingWindow, TokenBucket};
     let buckets = scenario == Scenario::Buckets;
-    let hits = if crowded {
+    let hits = if few_counters {
         rng.pick(200, &[100, 1000])
     } else if scenario == Scenario::Suspended {
         rng.pick(100, &[200, 400, 1000])
@@ -28,31 +28,32 @@ pub fn draw_limits(rng: &mut Rng, scenario: Scenario, crowded: bool) -> Vec<Limi
     if scenario == Scenario::Suspended {
         algorithm = rng.pick(FixedWindow, &[FixedWindow, RollingWindow]);
     }
-    let mut limits = vec![rule(rng, "brief", algorithm, hits, None)];
+    let mut limits = vec![draw_limit(rng, "brief", algorithm, hits, None)];
     if buckets || rng.chance(35) {
         let other = rng.pick(TokenBucket, &[FixedWindow, RollingWindow, SlidingWindow, TokenBucket]);
         algorithm = if buckets { TokenBucket } else { other };
         let more = rng.between(0, 20);
-        let mut second = rule(rng, "brief-too", algorithm, hits + more, None);
+        let mut second = draw_limit(rng, "brief-too", algorithm, hits + more, None);
         if rng.chance(50) {
             second.per.clear();
         }
         limits.push(second);
     }
-    let mut long = |name, few, many| {
+    let mut draw_unending = |name, few, many| {
         let algorithm = rng.pick(FixedWindow, &[SlidingWindow, RollingWindow]);
-        let hits = rng.between(few, many) * if crowded && name == "solo" { 10 } else { 1 };
-        rule(rng, name, algorithm, hits, Some(UNENDING_MS))
+        let hits = rng.between(few, many) * if few_counters && name == "solo" { 10 } else { 1 };
+        draw_limit(rng, name, algorithm, hits, Some(UNENDING_MS))
     };
-    limits.push(long("pair-small", 2, 8));
-    limits.push(Limit { per: Vec::new(), ..long("pair-shared", 10, 60) });
-    limits.push(long("solo", 5, 60));
+    limits.push(draw_unending("pair-small", 2, 8));
+    limits.push(Limit { per: Vec::new(), ..draw_unending("pair-shared", 10, 60) });
+    limits.push(draw_unending("solo", 5, 60));
     let on_store_failure = match scenario {
         Scenario::Outage | Scenario::Buckets | Scenario::Crowded => OnStoreFailure::Local,
         Scenario::Suspended | Scenario::Replaced => OnStoreFailure::Deny,
         _ => rng.pick(OnStoreFailure::Deny, &[OnStoreFailure::Local, OnStoreFailure::Allow]),
     };
     if scenario == Scenario::Suspended {
+        // Only a lease can end while its machine is suspended.
         limits
             .iter_mut()
             .filter(|limit| limit.consistency.is_some())
@@ -63,7 +64,7 @@ pub fn draw_limits(rng: &mut Rng, scenario: Scenario, crowded: bool) -> Vec<Limi
 }
 
 /// Draws a limit that counts each user separately. The part of its name before `-` is the name of its limit set.
-fn rule(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window_ms: Option<u64>) -> Limit {
+fn draw_limit(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window_ms: Option<u64>) -> Limit {
     let bucket = algorithm == Algorithm::TokenBucket;
     let set = name.split('-').next().unwrap_or(name);
     let mut kinds = vec![set.to_owned()];

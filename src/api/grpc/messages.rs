@@ -41,8 +41,8 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
     CheckMessage { id, check }
 }
 
-/// The message of a decision.
-pub(super) fn response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
+/// Returns the message of a decision. Its field `refused` says that a limit denied.
+pub(super) fn to_check_response(decision: &Decision, id: &RequestId<'_>) -> CheckResponse {
     let limits = decision.limits.iter().map(|limit| LimitStatus {
         name: limit.effective.name.to_string(),
         descriptor: u32::try_from(limit.descriptor).unwrap_or(u32::MAX),
@@ -71,7 +71,7 @@ pub fn id_of<'a>(ids: &RequestIds, own: &'a str, call: Option<&'a str>) -> Reque
 }
 
 /// A check of a message whose decision has begun, or that is invalid.
-pub struct Begun {
+pub struct StartedCheck {
     id: String,
     state: State,
 }
@@ -86,7 +86,7 @@ pub async fn begin(
     service: &CheckService,
     messages: impl Iterator<Item = CheckMessage>,
     timeout: Option<Duration>,
-) -> Vec<Begun> {
+) -> Vec<StartedCheck> {
     let (mut valid, mut all) = (Vec::new(), Vec::new());
     for CheckMessage { id, check } in messages {
         let violations = check.map(|check| valid.push(check)).err();
@@ -99,12 +99,12 @@ pub async fn begin(
             Some(violations) => State::Invalid(violations),
             None => pending.next().map(|(check, answer)| State::Pending(check, answer))?,
         };
-        Some(Begun { id, state })
+        Some(StartedCheck { id, state })
     });
     begun.collect()
 }
 
-impl Begun {
+impl StartedCheck {
     /// True if the check waits for the store.
     pub fn waits(&self) -> bool {
         matches!(&self.state, State::Pending(_, answer) if answer.waits())
@@ -118,7 +118,7 @@ impl Begun {
             State::Pending(check, answer) => service.finish(&check, answer, &id).await,
         };
         match outcome {
-            Ok(decision) => response(&decision, &id),
+            Ok(decision) => to_check_response(&decision, &id),
             Err(rejection) => {
                 let (code, message) = rejection.code_and_message();
                 let error = Some(Error { code: i32::from(code), message });

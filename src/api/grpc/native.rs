@@ -20,7 +20,7 @@ use crate::api::status::{Rejection, violation};
 /// The most checks in one message.
 const MAX_CHECKS: usize = 1000;
 /// The most descriptors in all checks of one message. A core does nothing else until it has begun all of them.
-const MAX_DESCRIPTORS_IN_ALL: usize = 4000;
+const MAX_TOTAL_DESCRIPTORS: usize = 4000;
 
 /// The native service of one core.
 pub struct Native {
@@ -30,7 +30,7 @@ pub struct Native {
 }
 
 impl Native {
-    fn not_built<T>(&self, request: &Request<T>) -> Status {
+    fn unimplemented<T>(&self, request: &Request<T>) -> Status {
         let id = self.service.ids.take(CallMetadata::of(request.metadata()).request_id);
         self.service.reject(Rejection::NotBuilt, &id).into_status(&id)
     }
@@ -48,7 +48,7 @@ impl RateLimitService for Native {
             Err(violations) => Err(self.service.reject(Rejection::Invalid(violations), &id)),
         };
         match decision {
-            Ok(decision) => Ok(with_id(Response::new(messages::response(&decision, &id)), &id)),
+            Ok(decision) => Ok(with_id(Response::new(messages::to_check_response(&decision, &id)), &id)),
             Err(rejection) => Err(rejection.into_status(&id)),
         }
     }
@@ -60,8 +60,8 @@ impl RateLimitService for Native {
         let weight = || checks.iter().map(|check| check.descriptors.len().max(1)).sum::<usize>();
         let too_many = if checks.len() > MAX_CHECKS {
             Some(format!("expected at most {MAX_CHECKS}"))
-        } else if weight() > MAX_DESCRIPTORS_IN_ALL {
-            Some(format!("expected at most {MAX_DESCRIPTORS_IN_ALL} descriptors in all of them"))
+        } else if weight() > MAX_TOTAL_DESCRIPTORS {
+            Some(format!("expected at most {MAX_TOTAL_DESCRIPTORS} descriptors in all of them"))
         } else {
             None
         };
@@ -71,7 +71,7 @@ impl RateLimitService for Native {
             return Err(service.reject(rejection, &id).into_status(&id));
         }
         let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout).await;
-        let waits = begun.iter().any(messages::Begun::waits);
+        let waits = begun.iter().any(messages::StartedCheck::waits);
         let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));
         let results = if waits {
             join_all(each).await
@@ -92,14 +92,14 @@ impl RateLimitService for Native {
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
-        Err(self.not_built(&request))
+        Err(self.unimplemented(&request))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
-        Err(self.not_built(&request))
+        Err(self.unimplemented(&request))
     }
 
     async fn reset(&self, request: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        Err(self.not_built(&request))
+        Err(self.unimplemented(&request))
     }
 }

@@ -20,11 +20,12 @@ use crate::api::check_service::CheckService;
 use crate::ports::BoxFuture;
 use proto::tidegate::v1::{CheckRequest, CheckResponse};
 
-/// The most descriptors, or a few more, that are decided together, and answered ahead of a client.
+/// A soft maximum of the descriptors that are decided together, and of those that are answered ahead of a client: the
+/// last check may exceed it.
 const MAX_TOGETHER: usize = 256;
 /// The stream reads no more while its checks with this many descriptors wait for the store.
 const MAX_WAITING: usize = 10_000;
-/// The age at which a stream stops to read, as connections end, so that few long ones spread over cores and nodes.
+/// The age at which a stream stops reading, as connections end, so that few long ones spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// The answers of a stream.
@@ -64,7 +65,7 @@ struct StreamSession {
 
 impl StreamSession {
     async fn run(mut self, sender: mpsc::Sender<AnswerList>) {
-        // The error of a message that is no check. It is sent last.
+        // The error of a message that cannot be decoded. It is sent last.
         let mut broken = None;
         loop {
             let (answered, waits) = (!self.answers.is_empty(), !self.waiting.is_empty());

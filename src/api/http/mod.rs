@@ -27,7 +27,7 @@ use super::status::{FieldViolation, Rejection, violation};
 use super::{headers, request_id};
 use crate::ports::NodeStatus;
 use crate::server::balance::Acceptor;
-use crate::server::connection::{self, HEAD_TIME, Protocol};
+use crate::server::connection::{self, HEAD_TIMEOUT, Protocol};
 use crate::server::timer::CoarseTimer;
 
 /// How long a request may take to arrive and to be answered.
@@ -56,7 +56,7 @@ impl HttpState {
 /// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests in flight are answered.
 pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: HttpState, stop: impl Future<Output = ()>) {
     let mut builder = connection::builder();
-    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIME);
+    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let routes = routes(state);
     let service =
         |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));

@@ -40,7 +40,7 @@ impl Writer {
     fn compact_item(&mut self, item: &Item) -> bool {
         let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
         let only = match seen {
-            SeenCells::None => None,
+            SeenCells::Empty => None,
             SeenCells::One { start_ms, entry } => Some((*start_ms, *entry)),
             SeenCells::Many(_) => return false,
         };

@@ -129,7 +129,7 @@ mod tests {
             counter: Counter::Window {
                 grid,
                 limit,
-                seen: SeenCells::None,
+                seen: SeenCells::Empty,
                 returns: Vec::new(),
                 debts: Debts::default(),
                 lease: None,

@@ -1,4 +1,5 @@
-//! The cells that a node saw of a window counter. It sends them with its next item, so that the store restores them.
+//! The cells that a node saw of a window counter. It sends them with its next item, so that the store can restore
+//! counts that it lost.
 
 use std::slice;
 
@@ -11,7 +12,7 @@ use super::cell::{Cell, Entry};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeenCells {
     #[default]
-    None,
+    Empty,
     One {
         start_ms: u64,
         entry: Entry,
@@ -24,7 +25,7 @@ impl SeenCells {
     /// The beginning of each cell, in milliseconds since the epoch, and its entries.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[Entry])> {
         let (one, many) = match self {
-            Self::None => (None, [].as_slice()),
+            Self::Empty => (None, [].as_slice()),
             Self::One { start_ms, entry } => (Some((*start_ms, slice::from_ref(entry))), [].as_slice()),
             Self::Many(cells) => (None, cells.as_slice()),
         };
@@ -33,6 +34,7 @@ impl SeenCells {
 
     /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
     pub fn newest_ms(&self) -> u64 {
+        // A store that is not ours may send them in another order.
         self.iter().map(|(start_ms, _)| start_ms).max().unwrap_or(0)
     }
 
@@ -45,7 +47,7 @@ impl SeenCells {
 impl From<&[Cell]> for SeenCells {
     fn from(cells: &[Cell]) -> Self {
         match cells {
-            [] => Self::None,
+            [] => Self::Empty,
             [Cell { start_ms, entries }] if entries.len() == 1 => Self::One { start_ms: *start_ms, entry: entries[0] },
             _ => Self::Many(cells.to_vec()),
         }

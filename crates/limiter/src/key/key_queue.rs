@@ -1,4 +1,5 @@
-//! What a key holds only while it talks with the store: asks that wait, the item in flight, and hits to give back.
+//! What a key holds only while it has business with the store: asks that wait, the item in flight, hits to return, and
+//! the debts of an outage.
 //!
 //! Most keys have no queue: it is made for the first ask and dropped when it is empty.
 
@@ -17,10 +18,11 @@ const MAX_ASKS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct KeyQueue {
-    /// In the order in which they came.
+    /// Oldest first.
     waiting: VecDeque<QueuedAsk>,
-    /// That is not the order of their tickets: a bucket is asked last, so its asks may come later than their tickets.
-    mixed: bool,
+    /// True if `waiting` may not be in the order of the tickets: a bucket is asked last, so an ask may come after one
+    /// of a later check.
+    out_of_ticket_order: bool,
     /// The asks of the item in flight.
     sent: Vec<QueuedAsk>,
     /// Tickets of checks that were withdrawn while the item is in flight.
@@ -59,8 +61,8 @@ impl<T: Clone> Returns<T> {
 
 impl KeyQueue {
     pub fn push(&mut self, ask: QueuedAsk) {
-        self.mixed = !self.waiting.is_empty()
-            && (self.mixed || self.waiting.back().is_some_and(|last| last.ticket > ask.ticket));
+        self.out_of_ticket_order = !self.waiting.is_empty()
+            && (self.out_of_ticket_order || self.waiting.back().is_some_and(|last| last.ticket > ask.ticket));
         self.waiting.push_back(ask);
     }
 
@@ -70,7 +72,7 @@ impl KeyQueue {
         if self.in_flight {
             self.withdrawn.push(ticket);
         }
-        if self.mixed {
+        if self.out_of_ticket_order {
             self.waiting.retain(|ask| ask.ticket != ticket);
             return;
         }
@@ -109,18 +111,18 @@ impl KeyQueue {
     }
 
     /// True if asks wait or hits are to be given back. The key must not be evicted then.
-    pub fn must_flush(&self) -> bool {
+    pub fn has_asks_or_returns(&self) -> bool {
         self.has_waiting() || !self.window_returns.next.is_empty() || !self.bucket_returns.next.is_empty()
     }
 
     /// True if there is something to send, debts included.
-    pub fn needs_flush(&self) -> bool {
-        self.must_flush() || self.outage.as_ref().is_some_and(Outage::is_unreported)
+    pub fn has_anything_to_send(&self) -> bool {
+        self.has_asks_or_returns() || self.outage.as_ref().is_some_and(Outage::is_unreported)
     }
 
     /// True if it holds nothing at all.
     pub fn is_empty(&self) -> bool {
-        !self.in_flight && self.sent.is_empty() && !self.must_flush() && self.outage.is_none()
+        !self.in_flight && self.sent.is_empty() && !self.has_asks_or_returns() && self.outage.is_none()
     }
 
     /// Hits that are on their way back to the store.
@@ -129,26 +131,26 @@ impl KeyQueue {
         windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
     }
 
-    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `idle` when none waits, and
-    /// their runs. Calls `spent` with the hits of each.
+    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `fallback_limit` when
+    /// none waits, and the asks, equal ones in a row as one. Calls `spent` with the hits of each.
     pub fn take_waiting(
         &mut self,
-        idle: &Arc<EffectiveLimit>,
+        fallback_limit: &Arc<EffectiveLimit>,
         mut spent: impl FnMut(u64),
     ) -> (Arc<EffectiveLimit>, Vec<Ask>) {
-        let effective = Arc::clone(self.waiting.front().map_or(idle, |ask| &ask.effective));
-        let mut runs: Vec<Ask> = Vec::new();
+        let effective = Arc::clone(self.waiting.front().map_or(fallback_limit, |ask| &ask.effective));
+        let mut asks: Vec<Ask> = Vec::new();
         while self.sent.len() < MAX_ASKS
             && let Some(next) = self.waiting.pop_front_if(|ask| ask.effective.revision == effective.revision)
         {
-            match runs.last_mut().filter(|run| run.hits == next.hits) {
-                Some(run) => run.count += 1,
-                None => runs.push(Ask { hits: next.hits, count: 1 }),
+            match asks.last_mut().filter(|ask| ask.hits == next.hits) {
+                Some(ask) => ask.count += 1,
+                None => asks.push(Ask { hits: next.hits, count: 1 }),
             }
             spent(next.hits);
             self.sent.push(next);
         }
-        (effective, runs)
+        (effective, asks)
     }
 
     /// Takes what the next item gives back to a window.
@@ -165,17 +167,17 @@ impl KeyQueue {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
-    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `reported`:
-    /// the store has charged the debts that it carried.
-    pub fn complete(&mut self, reported: bool) -> (Vec<QueuedAsk>, Revision) {
-        self.end_flight(reported);
+    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `debts_charged`
+    /// says that the store has charged the debts that it carried.
+    pub fn complete(&mut self, debts_charged: bool) -> (Vec<QueuedAsk>, Revision) {
+        self.end_flight(debts_charged);
         (std::mem::take(&mut self.sent), self.sent_revision)
     }
 
     /// The store did nothing with the item. Its asks are sent once more, except those that were resent already and
-    /// those of checks that left.
-    pub fn resend(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
-        self.keep_returns();
+    /// those of withdrawn checks.
+    pub fn requeue_sent(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        self.requeue_returns();
         let mut withdrawn = std::mem::take(&mut self.withdrawn);
         withdrawn.sort_unstable();
         self.end_flight(false);
@@ -190,14 +192,14 @@ impl KeyQueue {
                 self.waiting.push_front(ask);
             }
         }
-        self.mixed = !self.waiting.iter().is_sorted_by_key(|ask| ask.ticket);
+        self.out_of_ticket_order = !self.waiting.iter().is_sorted_by_key(|ask| ask.ticket);
     }
 
     /// The item got no reply. Its asks and returns are not sent again if the store may have run it. Debts are: a store
     /// that has charged a debt does not charge it again.
-    pub fn fail(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
+    pub fn fail_sent(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
         if ran == MayHaveRun::No {
-            self.keep_returns();
+            self.requeue_returns();
         }
         self.end_flight(false);
         out.extend(self.sent.drain(..).map(|ask| (ask, AskResult::Undecided)));
@@ -206,21 +208,21 @@ impl KeyQueue {
     /// Nothing can be sent: the waiting asks stay undecided.
     pub fn fail_waiting(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
         out.extend(self.waiting.drain(..).map(|ask| (ask, AskResult::Undecided)));
-        self.mixed = false;
+        self.out_of_ticket_order = false;
     }
 
-    fn keep_returns(&mut self) {
+    fn requeue_returns(&mut self) {
         self.window_returns.next.append(&mut self.window_returns.sent);
         self.bucket_returns.next.append(&mut self.bucket_returns.sent);
     }
 
-    fn end_flight(&mut self, reported: bool) {
+    fn end_flight(&mut self, debts_charged: bool) {
         self.in_flight = false;
         self.withdrawn.clear();
         self.window_returns.sent.clear();
         self.bucket_returns.sent.clear();
         if let Some(outage) = &mut self.outage {
-            outage.complete_report(reported);
+            outage.complete_report(debts_charged);
         }
     }
 }

@@ -234,7 +234,7 @@ impl KeyState {
 
     /// True if the key can be evicted without losing tokens or asks. An evicted debt adds a share to its outage.
     pub fn is_evictable(&self) -> bool {
-        self.held == 0 && !self.queue.as_ref().is_some_and(|q| q.is_in_flight() || q.must_flush())
+        self.held == 0 && !self.queue.as_ref().is_some_and(|q| q.is_in_flight() || q.has_asks_or_returns())
     }
 
     /// True if asks wait to be sent.
@@ -248,7 +248,7 @@ impl KeyState {
 
     /// True if there is something to send.
     pub fn needs_flush(&self) -> bool {
-        self.queue.as_ref().is_some_and(|q| q.needs_flush())
+        self.queue.as_ref().is_some_and(|q| q.has_anything_to_send())
     }
 
     fn drop_empty_queue(&mut self) {

@@ -36,7 +36,7 @@ impl LastSeen {
         match self {
             Self::Window(cells) => cells.clone(),
             Self::WindowWithDebts(seen) => seen.cells.clone(),
-            Self::Nothing | Self::Bucket(_) => SeenCells::None,
+            Self::Nothing | Self::Bucket(_) => SeenCells::Empty,
         }
     }
 

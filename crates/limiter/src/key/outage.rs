@@ -24,8 +24,8 @@ pub struct Outage {
     clock_known: bool,
     /// The debt of a bucket is still to be reported.
     unreported: bool,
-    /// From this instant nothing of it counts.
-    until: NodeTime,
+    /// From this instant none of the debts counts any more.
+    expires_at: NodeTime,
     /// Hits of this holder's share that were left after the last admission.
     left: u64,
 }
@@ -42,22 +42,22 @@ enum Owed {
 struct CellDebt {
     start_ms: u64,
     hits: Hits,
-    /// The part that the store has reported as charged.
-    known: Hits,
+    /// The hits that the store has acknowledged as charged.
+    acknowledged: Hits,
     /// What the report in flight says.
     sent: Option<Hits>,
-    /// The store knows that this holder knows.
+    /// True if the store knows that this holder has received the acknowledgement.
     confirmed: bool,
 }
 
 impl CellDebt {
     const fn new(start_ms: u64) -> Self {
         let nothing = Hits { charged: 0, returned: 0 };
-        Self { start_ms, hits: nothing, known: nothing, sent: None, confirmed: true }
+        Self { start_ms, hits: nothing, acknowledged: nothing, sent: None, confirmed: true }
     }
 
     fn is_unreported(&self) -> bool {
-        self.hits != self.known || !self.confirmed
+        self.hits != self.acknowledged || !self.confirmed
     }
 }
 
@@ -73,11 +73,12 @@ fn cell_of(start_ms: u64, used: u64) -> Cell {
 
 #[derive(Debug)]
 struct BucketDebt {
-    /// This holder's share of the bucket.
-    part: Bucket,
-    /// A bucket of the whole rate that lacks only the debt, so that the refill absorbs it.
+    /// This holder's share of the bucket: a bucket with a part of the rate and the burst.
+    share: Bucket,
+    /// A bucket of the whole rate that was charged the debt and nothing else. What it still lacks is the debt that the
+    /// refill has not absorbed.
     whole: Bucket,
-    /// Its `tat` when the report in flight was sent.
+    /// The theoretical arrival time (`tat`) of `whole` when the report in flight was sent.
     sent: Option<Ticks>,
 }
 
@@ -85,12 +86,12 @@ impl Outage {
     pub fn new(effective: &EffectiveLimit, debt_id: DebtId, cx: &Context) -> Self {
         let owed = if effective.is_bucket() {
             let of = |rate| Bucket::new(Incarnation(1), cx.store_now, rate, Revision::NONE);
-            let part = of(part_of(effective.rate, cx.divisor));
-            Owed::Bucket(Box::new(BucketDebt { part, whole: of(effective.rate), sent: None }))
+            let share = of(share_of(effective.rate, cx.divisor));
+            Owed::Bucket(Box::new(BucketDebt { share, whole: of(effective.rate), sent: None }))
         } else {
             Owed::Window(Vec::new())
         };
-        Self { debt_id, owed, clock_known: cx.clock_known, unreported: false, until: NodeTime(0), left: 0 }
+        Self { debt_id, owed, clock_known: cx.clock_known, unreported: false, expires_at: NodeTime(0), left: 0 }
     }
 
     /// Admits `hits` if this holder's share has room for them. 0 hits ask whether one would pass.
@@ -104,8 +105,8 @@ impl Outage {
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
                 let others = used_by_others(&seen.cells(), owed);
-                let share = effective.limit.saturating_sub(grid.used(&others, &span, now)) / divisor(cx);
-                self.left = share.saturating_sub(grid.used(&as_cells(owed), &span, now));
+                let window_share = effective.limit.saturating_sub(grid.used(&others, &span, now)) / divisor(cx);
+                self.left = window_share.saturating_sub(grid.used(&as_cells(owed), &span, now));
                 if hits.max(1) > self.left {
                     return None;
                 }
@@ -116,32 +117,32 @@ impl Outage {
                 (Receipt::Local { cell_ms: span.start_ms }, grid.empty_at(&as_cells(owed), &span, now))
             }
             Owed::Bucket(owed) => {
-                let BucketDebt { part, whole, .. } = &mut **owed;
-                let rates = [part_of(effective.rate, cx.divisor), effective.rate];
-                for (bucket, rate) in [&mut *part, &mut *whole].into_iter().zip(rates) {
+                let BucketDebt { share, whole, .. } = &mut **owed;
+                let rates = [share_of(effective.rate, cx.divisor), effective.rate];
+                for (bucket, rate) in [&mut *share, &mut *whole].into_iter().zip(rates) {
                     bucket.last = bucket.last.max(cx.store_now);
                     if bucket.rate != rate {
                         bucket.adopt(rate, bucket.revision.next(0));
                     }
                 }
                 if let Some(seen) = seen.bucket() {
-                    // A slower and smaller bucket lasts as long as the whole: it is as empty when its `tat` is the
-                    // same.
-                    part.tat = part.tat.max(seen.tat.min(part.empty_tat()));
+                    // The share is divisor times slower and smaller, so it fills in the same time as the whole. With
+                    // the theoretical arrival time of the whole it is therefore empty to the same degree.
+                    share.tat = share.tat.max(seen.tat.min(share.empty_tat()));
                 }
-                self.left = part.available();
-                if !part.fits(hits.max(1)) {
+                self.left = share.available();
+                if !share.fits(hits.max(1)) {
                     return None;
                 }
                 if hits == 0 {
                     return Some(Receipt::Free);
                 }
-                part.charge(hits);
+                share.charge(hits);
                 whole.charge(hits);
-                (Receipt::Local { cell_ms: 0 }, part.full_at())
+                (Receipt::Local { cell_ms: 0 }, share.full_at())
             }
         };
-        self.until = self.until.max(cx.now.plus(over_at.since(cx.store_now)));
+        self.expires_at = self.expires_at.max(cx.now.plus(over_at.since(cx.store_now)));
         self.unreported = true;
         self.left = self.left.saturating_sub(hits);
         Some(receipt)
@@ -165,14 +166,14 @@ impl Outage {
                 grid.empty_at(&as_cells(owed), &span, now)
             }
             Owed::Bucket(owed) => {
-                let BucketDebt { part, whole, .. } = &mut **owed;
-                part.set_clock(now);
+                let BucketDebt { share, whole, .. } = &mut **owed;
+                share.set_clock(now);
                 whole.set_clock(now);
-                part.full_at()
+                share.full_at()
             }
         };
         self.clock_known = true;
-        self.until = cx.now.plus(over_at.since(now));
+        self.expires_at = cx.now.plus(over_at.since(now));
     }
 
     /// Hits of this holder's share that are left.
@@ -189,15 +190,15 @@ impl Outage {
                 }
             }
             Owed::Bucket(owed) => {
-                let BucketDebt { part, whole, .. } = &mut **owed;
-                part.uncharge(unused);
+                let BucketDebt { share, whole, .. } = &mut **owed;
+                share.uncharge(unused);
                 whole.uncharge(unused);
             }
         }
     }
 
     /// The debts of a window that the next item reports.
-    pub fn report(&mut self) -> Vec<Report> {
+    pub fn report_window(&mut self) -> Vec<Report> {
         let Owed::Window(owed) = &mut self.owed else { return Vec::new() };
         if !self.clock_known {
             return Vec::new();
@@ -206,14 +207,14 @@ impl Outage {
         let unreported = owed.iter_mut().filter(|cell| cell.is_unreported());
         let report = |cell: &mut CellDebt| {
             cell.sent = Some(cell.hits);
-            Report { debt: Debt { cell_ms: cell.start_ms, id, hits: cell.hits }, known: cell.known }
+            Report { debt: Debt { cell_ms: cell.start_ms, id, hits: cell.hits }, known: cell.acknowledged }
         };
         unreported.map(report).collect()
     }
 
     /// The hits owed to a bucket that the next item reports, without those that the refill has absorbed. The debts of
     /// several holders add up to no less than what one bucket that was charged all of them would lack.
-    pub fn report_hits(&mut self, now: StoreTime) -> u64 {
+    pub fn report_bucket(&mut self, now: StoreTime) -> u64 {
         let Owed::Bucket(owed) = &mut self.owed else { return 0 };
         if !self.clock_known {
             return 0;
@@ -233,7 +234,7 @@ impl Outage {
             Owed::Window(owed) => {
                 for cell in owed {
                     if let Some(sent) = cell.sent.take().filter(|_| charged) {
-                        (cell.confirmed, cell.known) = (sent == cell.known, sent);
+                        (cell.confirmed, cell.acknowledged) = (sent == cell.acknowledged, sent);
                     }
                 }
             }
@@ -247,8 +248,8 @@ impl Outage {
     }
 
     /// `kept` are the unconfirmed debts that the store keeps. A confirmed debt of this holder that is among them came
-    /// back after a server had forgotten: it is confirmed again.
-    pub fn confirm_again(&mut self, kept: &[Debt]) {
+    /// back after a server had lost data, so it becomes unconfirmed.
+    pub fn mark_unconfirmed(&mut self, kept: &[Debt]) {
         let Owed::Window(owed) = &mut self.owed else { return };
         for debt in kept.iter().filter(|debt| debt.id == self.debt_id) {
             owed.iter_mut().filter(|cell| cell.start_ms == debt.cell_ms).for_each(|cell| cell.confirmed = false);
@@ -266,7 +267,7 @@ impl Outage {
     /// True if nothing of it counts any more by this node's clock, and the store knows all of it. A node's clock may
     /// leap, so the store decides whether the cell of a debt is over.
     pub fn is_settled(&self, now: NodeTime) -> bool {
-        self.until <= now && !self.is_unreported()
+        self.expires_at <= now && !self.is_unreported()
     }
 }
 
@@ -274,8 +275,8 @@ fn divisor(cx: &Context) -> u64 {
     cx.divisor.max(1).into()
 }
 
-/// The share of one holder of a bucket.
-fn part_of(rate: Rate, divisor: u32) -> Rate {
+/// One holder's share of a bucket's rate.
+fn share_of(rate: Rate, divisor: u32) -> Rate {
     let divisor = divisor.max(1);
     Rate { step: Ticks(rate.step.0.saturating_mul(divisor.into())), burst: rate.burst / u64::from(divisor) }
 }
@@ -289,8 +290,8 @@ fn debt_in(owed: &mut Vec<CellDebt>, start_ms: u64) -> &mut CellDebt {
     &mut owed[at]
 }
 
-/// What others used: the cells seen, less the debts of this holder that the store has reported as charged.
+/// What others used: the cells seen, less the debts of this holder that the store has acknowledged.
 fn used_by_others(seen: &SeenCells, owed: &[CellDebt]) -> Vec<Cell> {
-    let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.known.net());
+    let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.acknowledged.net());
     seen.iter().map(|(start_ms, entries)| cell_of(start_ms, used(entries).saturating_sub(own(start_ms)))).collect()
 }

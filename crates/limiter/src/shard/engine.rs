@@ -113,8 +113,8 @@ impl<W> Shard<W> {
         }
         let ticket = pending.take_ticket();
         if pending.len() >= keys.config().max_waiting {
-            check.stop(ticket, keys);
-            check.give_back(keys, now);
+            check.abandon(ticket, keys);
+            check.refund(keys, now);
             return Verdict::Overloaded(Overload::TooManyWaiting);
         }
         pending.insert(ticket, check, waiter());
@@ -130,14 +130,14 @@ impl<W> Shard<W> {
             Event::Tick => self.keys.tick(now),
             Event::Reply(reply) => self.complete(reply, &mut effects, now),
             Event::Expire(ticket) => {
-                if let Some((mut check, waiter)) = self.stop(ticket) {
+                if let Some((mut check, waiter)) = self.abandon(ticket) {
                     check.expire();
                     effects.decided.push((waiter, check.settle(&mut self.keys, now)));
                 }
             }
             Event::Cancel(ticket) => {
-                if let Some((check, _)) = self.stop(ticket) {
-                    check.give_back(&mut self.keys, now);
+                if let Some((check, _)) = self.abandon(ticket) {
+                    check.refund(&mut self.keys, now);
                 }
             }
             Event::Rules(book) => self.set_book(book),
@@ -194,10 +194,10 @@ impl<W> Shard<W> {
         }
     }
 
-    /// Takes a check from where it waits.
-    fn stop(&mut self, ticket: Ticket) -> Option<(PendingCheck, W)> {
+    /// Removes a check from the pending checks and withdraws its asks.
+    fn abandon(&mut self, ticket: Ticket) -> Option<(PendingCheck, W)> {
         let (check, waiter) = self.pending.remove(ticket)?;
-        check.stop(ticket, &mut self.keys);
+        check.abandon(ticket, &mut self.keys);
         Some((check, waiter))
     }
 

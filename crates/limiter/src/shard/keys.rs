@@ -41,7 +41,7 @@ impl Keys {
             lanes: Lanes::new(config.lanes, wall, now),
             leases: BinaryHeap::new(),
             stalled: VecDeque::new(),
-            holder: HolderId(ids.next()),
+            holder: HolderId(ids.next_id()),
             ids,
             last_batch,
             stats: ShardStats::default(),
@@ -199,7 +199,7 @@ impl Keys {
     }
 
     pub fn new_debt_id(&mut self) -> DebtId {
-        DebtId(self.ids.next())
+        DebtId(self.ids.next_id())
     }
 
     pub fn stats(&self) -> ShardStats {

@@ -1,4 +1,4 @@
-//! A check over several limits: tokens are reserved at every key, and given back if one limit denies.
+//! A check over several limits: tokens are reserved at every key, and refunded if one limit denies.
 //!
 //! All or nothing holds within a **group**: all of a check, or each descriptor if the domain says `charge: each`.
 
@@ -20,10 +20,10 @@ pub struct PendingCheck {
     pub(super) revision: Revision,
     pub(super) domain: Option<Arc<str>>,
     pub(super) reservations: SmallVec<[Reservation; 1]>,
-    /// What to show: the position of a reservation, and of the descriptor that it applies to.
-    pub(super) shown: SmallVec<[(usize, usize); 2]>,
-    /// Reservations that wait for the store.
-    waiting: usize,
+    /// The limits to report, in order: the position of a reservation, and of the descriptor that it applies to.
+    pub(super) reported_limits: SmallVec<[(usize, usize); 2]>,
+    /// The number of reservations that wait for the store.
+    waiting_count: usize,
     /// A counter found no room in the table.
     table_full: bool,
     /// At least one limit was decided without the store.
@@ -45,16 +45,17 @@ pub struct Reservation {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservationState {
-    Untried,
-    /// A bucket is asked once the other limits of its group have granted. Its refill may absorb what goes back to it,
-    /// so a check that another limit denies must not have been charged there.
+    /// Not asked yet, or not charged because another limit denied.
+    NotCharged,
+    /// A bucket is asked once the other limits of its group have granted. A refund to a bucket can be lost to its
+    /// refill, so a bucket is charged only if no other limit denies.
     Deferred,
     Waiting,
     Done(AskResult),
 }
 
 impl Reservation {
-    fn wait(&mut self, position: usize, slot: SlotId, ticket: Ticket, key: &mut KeyState) {
+    fn queue_ask(&mut self, position: usize, slot: SlotId, ticket: Ticket, key: &mut KeyState) {
         self.state = ReservationState::Waiting;
         let effective = Arc::clone(&self.effective);
         key.ask(QueuedAsk { ticket, slot, reservation: position, hits: self.hits, effective, resent: false });
@@ -74,7 +75,7 @@ impl PendingCheck {
         check: &Check<'_>,
         lane_of: impl Fn(&[u8]) -> LaneId,
         keys: &mut Keys,
-        name: &mut Vec<u8>,
+        key_buffer: &mut Vec<u8>,
     ) -> Option<Self> {
         let mut limits = Vec::new();
         let domain = book.applicable(check, &mut limits);
@@ -84,21 +85,22 @@ impl PendingCheck {
         let mut limits = limits.into_iter().peekable();
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let group = if each { position } else { 0 };
-            let own = descriptor.limit.as_ref().zip(pending.domain.as_ref());
-            let own = own.map(|((limit, period), name)| descriptor_limit(name, *limit, period.clone(), book.revision));
+            let inline_limit = descriptor.limit.as_ref().zip(pending.domain.as_ref());
+            let inline_limit = inline_limit
+                .map(|((limit, period), name)| descriptor_limit(name, *limit, period.clone(), book.revision));
             while let Some(limit) = limits.next_if(|limit| limit.descriptor == position) {
-                if own.is_none() {
+                if inline_limit.is_none() {
                     let values = limit.per.iter().map(|key| descriptor.value(key).unwrap_or_default());
-                    limit.effective.key(values, name);
-                    let slot = pending.slot(limit.effective, name, &lane_of, keys);
+                    limit.effective.key(values, key_buffer);
+                    let slot = pending.slot(limit.effective, key_buffer, &lane_of, keys);
                     pending.add(limit.effective, slot, group, position, descriptor, keys);
                 }
             }
-            if let Some(effective) = own.map(Arc::new) {
-                name.clear();
-                name.extend_from_slice(&effective.key_prefix);
-                push_values(name, descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]));
-                let slot = pending.slot(&effective, name, &lane_of, keys);
+            if let Some(effective) = inline_limit.map(Arc::new) {
+                key_buffer.clear();
+                key_buffer.extend_from_slice(&effective.key_prefix);
+                push_values(key_buffer, descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]));
+                let slot = pending.slot(&effective, key_buffer, &lane_of, keys);
                 pending.add(&effective, slot, group, position, descriptor, keys);
             }
         }
@@ -141,12 +143,12 @@ impl PendingCheck {
             if let Some(slot) = slot {
                 keys.pin(slot);
             }
-            let (effective, state) = (Arc::clone(effective), ReservationState::Untried);
+            let (effective, state) = (Arc::clone(effective), ReservationState::NotCharged);
             self.reservations.push(Reservation { slot, group, hits: 0, effective, state, local_remaining: None });
             self.reservations.len() - 1
         });
         self.reservations[at].hits += u64::from(descriptor.hits);
-        self.shown.push((at, position));
+        self.reported_limits.push((at, position));
     }
 
     pub fn unpin(&self, keys: &mut Keys) {
@@ -158,8 +160,8 @@ impl PendingCheck {
     /// Takes the tokens of every reservation from its key, or queues an ask there. Returns true if one waits for the
     /// store.
     pub fn reserve(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
-        let Self { revision, reservations, waiting, .. } = self;
-        // A limit that is known to deny denies before anything is charged.
+        let Self { revision, reservations, waiting_count, .. } = self;
+        // Remembered denials apply before anything is charged.
         for reservation in reservations.iter_mut() {
             let denial = match reservation.slot {
                 None => (reservation.effective.limit == 0).then_some(None),
@@ -178,8 +180,9 @@ impl PendingCheck {
         let order = [false, true].into_iter().flat_map(|buckets| (0..count).map(move |at| (at, buckets)));
         for (at, buckets) in order {
             let reservation = &mut reservations[at];
-            let passed = reservation.effective.is_bucket() != buckets || reservation.state != ReservationState::Untried;
-            if passed || denied.contains(&reservation.group) {
+            let skip =
+                reservation.effective.is_bucket() != buckets || reservation.state != ReservationState::NotCharged;
+            if skip || denied.contains(&reservation.group) {
                 continue;
             }
             if buckets && waiting_groups.contains(&reservation.group) {
@@ -196,8 +199,8 @@ impl PendingCheck {
                     key.state.wants_refill()
                 }
                 None => {
-                    reservation.wait(at, slot, ticket, &mut key.state);
-                    *waiting += 1;
+                    reservation.queue_ask(at, slot, ticket, &mut key.state);
+                    *waiting_count += 1;
                     if !buckets && reservation.effective.mode == Mode::Enforce {
                         waiting_groups.push(reservation.group);
                     }
@@ -208,7 +211,7 @@ impl PendingCheck {
                 keys.queue(slot);
             }
         }
-        *waiting > 0
+        *waiting_count > 0
     }
 
     /// Records what the store decided about one reservation. Returns true if the check waits for nothing more.
@@ -222,33 +225,33 @@ impl PendingCheck {
     ) -> bool {
         let Some(reservation) = self.reservations.get_mut(position) else { return false };
         reservation.state = ReservationState::Done(result);
-        self.waiting -= 1;
-        self.waiting == 0 && !self.ask_deferred(ticket, keys, now)
+        self.waiting_count -= 1;
+        self.waiting_count == 0 && !self.ask_deferred(ticket, keys, now)
     }
 
     /// Asks the buckets of groups that no limit has denied. Returns true if one waits now.
     fn ask_deferred(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
         if self.reservations.iter().any(|r| r.state == ReservationState::Deferred) {
             // A window that the store did not decide may deny, too.
-            self.decide_undecided(keys, now);
+            self.decide_without_store(keys, now);
         }
-        let Self { reservations, waiting, .. } = self;
+        let Self { reservations, waiting_count, .. } = self;
         let denied = denied_groups(reservations);
         let deferred = |r: &&mut Reservation| r.state == ReservationState::Deferred;
         for (at, reservation) in reservations.iter_mut().enumerate().filter(|(_, r)| deferred(r)) {
-            reservation.state = ReservationState::Untried;
+            reservation.state = ReservationState::NotCharged;
             let key = reservation.slot.and_then(|slot| Some((slot, keys.get_mut(slot)?)));
             if let Some((slot, key)) = key.filter(|_| !denied.contains(&reservation.group)) {
-                reservation.wait(at, slot, ticket, &mut key.state);
-                *waiting += 1;
+                reservation.queue_ask(at, slot, ticket, &mut key.state);
+                *waiting_count += 1;
                 keys.queue(slot);
             }
         }
-        *waiting > 0
+        *waiting_count > 0
     }
 
-    /// Stops waiting for the store. A reply that is still in flight is given back when it comes.
-    pub fn stop(&self, ticket: Ticket, keys: &mut Keys) {
+    /// Stops waiting for the store. Tokens of a reply that comes later are returned.
+    pub fn abandon(&self, ticket: Ticket, keys: &mut Keys) {
         self.unpin(keys);
         let waiting = self.reservations.iter().filter(|r| r.state == ReservationState::Waiting);
         for slot in waiting.filter_map(|r| r.slot) {
@@ -258,8 +261,8 @@ impl PendingCheck {
         }
     }
 
-    /// Gives back what was reserved.
-    pub fn give_back(self, keys: &mut Keys, now: NodeTime) {
+    /// Refunds what was reserved.
+    pub fn refund(self, keys: &mut Keys, now: NodeTime) {
         for reservation in self.reservations {
             if let (ReservationState::Done(AskResult::Granted(receipt)), Some(slot)) =
                 (reservation.state, reservation.slot)

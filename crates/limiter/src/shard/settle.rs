@@ -23,22 +23,23 @@ impl PendingCheck {
 
     /// Makes the decision. The reservations of a denied group go back.
     pub fn settle(mut self, keys: &mut Keys, now: NodeTime) -> Decision {
-        self.decide_undecided(keys, now);
+        self.decide_without_store(keys, now);
         let denied = denied_groups(&self.reservations);
         for reservation in self.reservations.iter_mut().filter(|r| denied.contains(&r.group)) {
             if let (ReservationState::Done(AskResult::Granted(receipt)), Some(slot)) =
                 (reservation.state, reservation.slot)
             {
-                reservation.state = ReservationState::Untried;
+                reservation.state = ReservationState::NotCharged;
                 keys.refund(slot, reservation.hits, receipt, now);
             }
         }
         let granted = |r: &Reservation| matches!(r.state, ReservationState::Done(AskResult::Granted(_)));
-        let kept = |r: &Reservation| r.slot.is_some() && granted(r) && denied.contains(&r.group);
-        invariant::check(Invariant::I4AllOrNothing, !self.reservations.iter().any(kept));
-        let shown = self.shown.iter().map(|(at, descriptor)| (&self.reservations[*at], *descriptor));
+        let charged_in_denied_group = |r: &Reservation| r.slot.is_some() && granted(r) && denied.contains(&r.group);
+        invariant::check(Invariant::I4AllOrNothing, !self.reservations.iter().any(charged_in_denied_group));
+        let reported_limits =
+            self.reported_limits.iter().map(|(at, descriptor)| (&self.reservations[*at], *descriptor));
         let limits: Vec<LimitStatus> =
-            shown.map(|(reservation, descriptor)| status(reservation, descriptor, keys, now)).collect();
+            reported_limits.map(|(reservation, descriptor)| status(reservation, descriptor, keys, now)).collect();
         let waits = || limits.iter().filter(|l| l.denied && !l.shadow).map(|l| l.retry_after);
         // The longest wait of all. No wait helps if one limit will never grant.
         let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
@@ -47,28 +48,29 @@ impl PendingCheck {
     }
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.
-    pub(super) fn decide_undecided(&mut self, keys: &mut Keys, now: NodeTime) {
+    pub(super) fn decide_without_store(&mut self, keys: &mut Keys, now: NodeTime) {
         for at in 0..self.reservations.len() {
             if self.reservations[at].state != ReservationState::Done(AskResult::Undecided) {
                 continue;
             }
             self.degraded = true;
             let group = self.reservations[at].group;
-            // If another limit denies for sure, this node need not admit anything on its own account.
+            // If another limit denies for sure, this node need not admit anything locally.
             let denied = self.reservations.iter().any(|r| r.group == group && r.denies());
             let reservation = &mut self.reservations[at];
-            reservation.state = if denied { ReservationState::Untried } else { decide(reservation, keys, now) };
+            reservation.state =
+                if denied { ReservationState::NotCharged } else { decide_locally(reservation, keys, now) };
         }
     }
 }
 
-fn decide(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime) -> ReservationState {
+fn decide_locally(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime) -> ReservationState {
     let debt_id = keys.new_debt_id();
     let slot = reservation.slot;
     let lane = slot.and_then(|slot| Some(keys.get_mut(slot)?.lane)).unwrap_or(LaneId(0));
     let cx = keys.context(lane, now);
     let Some((slot, key)) = slot.and_then(|slot| Some((slot, keys.get_mut(slot)?))) else {
-        return ReservationState::Untried;
+        return ReservationState::NotCharged;
     };
     let receipt = key.state.decide_locally(reservation.hits, &reservation.effective, &cx, debt_id);
     reservation.local_remaining = key.state.local_remaining(&reservation.effective);
@@ -77,7 +79,7 @@ fn decide(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime) -> Rese
     }
     ReservationState::Done(match receipt {
         Some(receipt) => AskResult::Granted(receipt),
-        // The store may be back after a lease.
+        // A retry makes sense after one lease time: the store may reply again by then.
         None if reservation.hits <= reservation.effective.max_grant() => AskResult::Denied(Some(now.plus(cx.lease_us))),
         None => AskResult::Denied(None),
     })

@@ -66,7 +66,7 @@ impl RedisRegion {
         state.reached = true;
         state.matching_heartbeats = state.matching_heartbeats.saturating_add(u32::from(counts));
         state.members.update(named.iter().filter_map(|text| text.parse().ok()), counts);
-        let holders = state.members.cores().max(self.config.cores);
+        let holders = state.members.total_cores().max(self.config.cores);
         drop(state);
         self.holders.send_if_modified(|known| std::mem::replace(known, holders) != holders);
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// A member that this many heartbeats in a row did not name is gone.
+/// A member is dropped after this many replies to heartbeats in a row that do not name it.
 const GONE_AFTER_MISSES: u32 = 10;
 
-/// A process that counts in the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal digits. The
+/// A process that uses the counters of the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal digits. The
 /// text is part of the protocol between nodes of different versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
@@ -50,15 +50,15 @@ pub struct Members(HashMap<Member, u32>);
 
 impl Members {
     /// Adds the members that a heartbeat `named`. A member that is not named stays for a while, because the store may
-    /// have lost it. `counts` says that the members that are not named are missed.
-    pub fn update(&mut self, named: impl IntoIterator<Item = Member>, counts: bool) {
-        self.0.values_mut().for_each(|missed| *missed += u32::from(counts));
+    /// have lost it. `count_misses` says whether members that are not named get a miss.
+    pub fn update(&mut self, named: impl IntoIterator<Item = Member>, count_misses: bool) {
+        self.0.values_mut().for_each(|missed| *missed += u32::from(count_misses));
         self.0.extend(named.into_iter().map(|member| (member, 0)));
         self.0.retain(|_, missed| *missed < GONE_AFTER_MISSES);
     }
 
     /// Returns the cores of all members.
-    pub fn cores(&self) -> u32 {
+    pub fn total_cores(&self) -> u32 {
         self.0.keys().map(|member| member.cores).fold(0, u32::saturating_add)
     }
 }
@@ -86,16 +86,16 @@ mod tests {
     fn a_member_is_gone_after_enough_heartbeats_without_it() {
         let mut members = Members::default();
         members.update([member("a/a/2"), member("b/7/4")], true);
-        assert_eq!(members.cores(), 6);
+        assert_eq!(members.total_cores(), 6);
         members.update([member("a/a/2")], true);
-        assert_eq!(members.cores(), 6, "the store may have lost b");
+        assert_eq!(members.total_cores(), 6, "the store may have lost b");
         for _ in 0..GONE_AFTER_MISSES {
             members.update([member("a/a/2")], false);
         }
-        assert_eq!(members.cores(), 6, "only heartbeats that count make b a missed member");
+        assert_eq!(members.total_cores(), 6, "only heartbeats that count make b a missed member");
         for _ in 0..GONE_AFTER_MISSES {
             members.update([member("a/a/2")], true);
         }
-        assert_eq!(members.cores(), 2);
+        assert_eq!(members.total_cores(), 2);
     }
 }

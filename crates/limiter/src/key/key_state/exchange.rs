@@ -45,7 +45,7 @@ impl KeyState {
 
     fn bucket(&mut self, effective: &EffectiveLimit, cx: &Context) -> Counter {
         let queue = self.queue.get_or_insert_default();
-        let owed = queue.outage.as_mut().map_or(0, |outage| outage.report_hits(cx.store_now));
+        let owed = queue.outage.as_mut().map_or(0, |outage| outage.report_bucket(cx.store_now));
         let returns = queue.send_bucket_returns();
         Counter::Bucket { rate: effective.rate, revision: effective.revision, seen: self.seen.bucket(), owed, returns }
     }
@@ -55,7 +55,7 @@ impl KeyState {
         // The store's time is never behind what was seen of the key. No store can be where no calendar reaches.
         let at = cx.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
         let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
-        let reports = queue.outage.as_mut().map(Outage::report).unwrap_or_default();
+        let reports = queue.outage.as_mut().map(Outage::report_window).unwrap_or_default();
         let (seen_in, seen) = self.seen.debts();
         let lease = Prefetch { want, holders: cx.holders, min_left: cx.lease_us / 16 };
         Counter::Window {
@@ -100,7 +100,7 @@ impl KeyState {
         if let (Seen::Window { debts, .. }, Some(outage)) =
             (&grant.seen, self.queue.as_mut().and_then(|queue| queue.outage.as_mut()))
         {
-            outage.confirm_again(debts);
+            outage.mark_unconfirmed(debts);
         }
         self.seen = grant.seen.into();
         self.pay_waiting(cx.now, out);
@@ -139,7 +139,7 @@ impl KeyState {
     /// The store did nothing with the item. Its asks are sent once more, except those that were resent already.
     pub fn resend(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
         if let Some(queue) = &mut self.queue {
-            queue.resend(out);
+            queue.requeue_sent(out);
         }
         self.drop_empty_queue();
     }
@@ -147,7 +147,7 @@ impl KeyState {
     /// The item got no reply.
     pub fn fail(&mut self, ran: MayHaveRun, out: &mut Vec<(QueuedAsk, AskResult)>) {
         if let Some(queue) = &mut self.queue {
-            queue.fail(ran, out);
+            queue.fail_sent(ran, out);
         }
         self.drop_empty_queue();
     }
