@@ -47,6 +47,8 @@ pub struct ShardConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardStats {
     pub keys: usize,
+    /// Places in the queue of keys whose returns or debts a failing store did not take.
+    pub stalled: usize,
     pub waiting: usize,
     pub batches: u64,
     pub items: u64,

@@ -29,8 +29,6 @@ pub struct Key {
     pub lane: LaneId,
     /// It is in the queue of its lane.
     pub queued: bool,
-    /// It waits to be tried again after a failure of the store.
-    pub stalled: bool,
     /// The end of its lease is tracked.
     pub lease_tracked: bool,
     /// Pending checks that need it.
@@ -44,16 +42,7 @@ impl Key {
     /// A key that was just activated.
     pub fn new(name: &[u8], lane: LaneId, effective: &Arc<EffectiveLimit>) -> Self {
         let state = KeyState::new(Arc::clone(effective));
-        Self {
-            name: name.into(),
-            lane,
-            queued: false,
-            stalled: false,
-            lease_tracked: false,
-            pins: 0,
-            recent: false,
-            state,
-        }
+        Self { name: name.into(), lane, queued: false, lease_tracked: false, pins: 0, recent: false, state }
     }
 }
 

@@ -4,11 +4,12 @@
 mod batches;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::key_table::{Key, KeyTable};
 use super::lanes::Lanes;
+use super::slot_queue::SlotQueue;
 use super::{ShardConfig, ShardStats};
 use crate::ids::{BatchId, DebtId, HolderId, IdGenerator, LaneId, SlotId};
 use crate::key::{Context, Receipt};
@@ -24,7 +25,7 @@ pub struct Keys {
     /// Keys with tokens in hand, by the end of their lease.
     leases: BinaryHeap<Reverse<(NodeTime, SlotId)>>,
     /// Keys whose returns or debts a failing store did not take. They are tried again tick by tick.
-    stalled: VecDeque<SlotId>,
+    stalled: SlotQueue,
     ids: IdGenerator,
     holder: HolderId,
     /// The number of the last batch that was sent.
@@ -40,7 +41,7 @@ impl Keys {
             table: KeyTable::new(config.max_keys, config.seeds),
             lanes: Lanes::new(config.lanes, wall, now),
             leases: BinaryHeap::new(),
-            stalled: VecDeque::new(),
+            stalled: SlotQueue::default(),
             holder: HolderId(ids.next_id()),
             ids,
             last_batch,
@@ -115,8 +116,8 @@ impl Keys {
         let Some(key) = self.table.get_mut(slot) else { return };
         if key.state.has_waiting() {
             self.queue(slot);
-        } else if key.state.needs_flush() && !std::mem::replace(&mut key.stalled, true) {
-            self.stalled.push_back(slot);
+        } else if key.state.needs_flush() {
+            self.stalled.push(slot);
         }
     }
 
@@ -169,15 +170,15 @@ impl Keys {
     fn queue_stalled(&mut self) {
         let mut probed = Vec::new();
         for _ in 0..self.stalled.len().min(self.config.max_items) {
-            let Some(slot) = self.stalled.pop_front() else { break };
-            let Some(key) = self.table.get_mut(slot) else { continue };
+            let Some(slot) = self.stalled.pop() else { break };
+            // The key may have been evicted meanwhile, and the slot may have another key.
+            let Some(key) = self.table.get_mut(slot).filter(|key| key.state.needs_flush()) else { continue };
             let lane = key.lane;
             if self.lanes.is_failing(lane) && probed.contains(&lane) {
-                self.stalled.push_back(slot);
+                self.stalled.push(slot);
                 continue;
             }
             probed.push(lane);
-            key.stalled = false;
             self.queue(slot);
         }
     }
@@ -203,6 +204,6 @@ impl Keys {
     }
 
     pub fn stats(&self) -> ShardStats {
-        ShardStats { keys: self.table.len(), ..self.stats }
+        ShardStats { keys: self.table.len(), stalled: self.stalled.len(), ..self.stats }
     }
 }

@@ -9,6 +9,7 @@ mod pending_check;
 mod pending_checks;
 mod settle;
 mod slab;
+mod slot_queue;
 mod store_clock;
 
 use std::time::Duration;
