@@ -8,6 +8,7 @@ mod contract;
 mod counter_store;
 mod differential;
 mod forgetting;
+mod membership;
 mod operate;
 mod region;
 mod streams;

@@ -44,6 +44,16 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// Creates a fence with this key for `old`. `successor` is the replication id of the new primary.
+    pub const fn new(old: Arc<Connection>, key: Bytes, successor: Bytes) -> Self {
+        Self { old, key, successor }
+    }
+
+    /// Returns the address of the old primary.
+    pub fn address(&self) -> &Address {
+        &self.old.address
+    }
+
     /// Fences the old primary if its connection is up. Returns its reply; `None` if there is none.
     pub async fn set(&self) -> Option<FenceReply> {
         if !self.old.is_up() {
@@ -73,7 +83,7 @@ pub async fn hand_over(pool: &ConnectionPool, old: &[Address], new: &Address, ke
         .ok_or_else(|| format!("the new primary {new} does not act as a primary yet"))?;
     let mut unfenced = Vec::new();
     for address in old.iter().filter(|address| *address != new) {
-        let fence = Fence { old: pool.get_or_open(address), key: key.clone(), successor: id.clone().into() };
+        let fence = Fence::new(pool.get_or_open(address), key.clone(), id.clone().into());
         match fence.set().await {
             Some(FenceReply::Successor) => return Ok(Handover::SameServer),
             Some(FenceReply::Fenced | FenceReply::Replica) => {}
@@ -92,10 +102,12 @@ pub async fn hand_over(pool: &ConnectionPool, old: &[Address], new: &Address, ke
 async fn run_fence_script(server: &Connection, key: &Bytes, successor: &Bytes) -> Result<FenceReply, CallError> {
     let arguments = [successor.clone(), FENCE_MS.to_string().into()];
     let reply = server.run_script(&counter_script::FENCE, std::slice::from_ref(key), &arguments, false).await?;
+    // A fence whose outcome is unknown is tried again.
     Ok(match reply.into_string().as_deref() {
         Some("fenced") => FenceReply::Fenced,
         Some("successor") => FenceReply::Successor,
-        _ => FenceReply::Replica,
+        Some("replica") => FenceReply::Replica,
+        _ => return Err(CallError::Unknown),
     })
 }
 

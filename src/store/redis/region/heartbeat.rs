@@ -28,8 +28,12 @@ pub(super) enum HeartbeatError {
 }
 
 impl RedisRegion {
-    /// Sends one heartbeat. `counts` says that the members that it does not name are missed.
+    /// Sends one heartbeat. `counts` says that the members that it does not name get a miss.
     pub(super) async fn heartbeat(&self, topology: &Topology, counts: bool) -> Result<(), HeartbeatError> {
+        let left = self.left.lock().await;
+        if *left {
+            return Ok(());
+        }
         let keys = [self.key("constants"), self.key("members")];
         let address = topology.primary(slot(&keys[0])).ok_or(HeartbeatError::NoAnswer)?;
         let connection = self.pool.get_or_open(address);
@@ -71,8 +75,9 @@ impl RedisRegion {
         self.holders.send_if_modified(|known| std::mem::replace(known, holders) != holders);
     }
 
-    /// Removes this process from the members.
+    /// Removes this process from the members, and sends no more heartbeats.
     pub(super) async fn remove_own_member(&self) {
+        *self.left.lock().await = true;
         let key = self.key("members");
         let topology = self.topology.borrow().clone();
         let address = topology.as_ref().and_then(|topology| topology.primary(slot(&key)));

@@ -56,6 +56,8 @@ pub struct RedisRegion {
     stores: Mutex<Vec<Weak<RedisStore>>>,
     server_errors: Arc<ServerErrors>,
     state: Mutex<State>,
+    /// True once this process has left the members. Held during each heartbeat, so that none comes after the end.
+    left: tokio::sync::Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -96,6 +98,7 @@ impl RedisRegion {
             stores: Mutex::default(),
             server_errors: Arc::default(),
             state: Mutex::default(),
+            left: tokio::sync::Mutex::new(false),
             options,
             config,
         })
@@ -163,13 +166,13 @@ impl Service for RedisRegion {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::location::{Address, RedisLocation};
     use crate::store::metrics::StoreMetrics;
     use crate::telemetry::registry::MetricsRegistry;
 
-    fn region() -> RedisRegion {
+    pub(super) fn region() -> RedisRegion {
         let redis = RedisLocation {
             deployment: Deployment::Single,
             tls: false,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::fence::{self, Fence, Handover};
 use super::super::topology::Topology;
+use crate::store::location::Address;
 use super::RedisRegion;
 
 /// An old primary that did not answer gets its fence retried for this many heartbeats.
@@ -25,6 +26,13 @@ pub(super) enum Switch {
 pub(super) struct PendingFences(Vec<(Fence, u32)>);
 
 impl PendingFences {
+    /// Adds the fences of old primaries that did not answer a switch to `new`. Fences of earlier switches stay, except
+    /// that of a server that is the new primary.
+    fn add(&mut self, unfenced: Vec<Fence>, new: &Address) {
+        self.0.retain(|(fence, _)| fence.address() != new && unfenced.iter().all(|f| f.address() != fence.address()));
+        self.0.extend(unfenced.into_iter().map(|fence| (fence, FENCE_RETRIES)));
+    }
+
     /// Retries all fences. Drops a fence once the old primary answers, or after [`FENCE_RETRIES`] heartbeats. Until
     /// then a node may still call that primary.
     pub(super) async fn retry(&mut self, on_heartbeat: bool) {
@@ -51,7 +59,7 @@ impl RedisRegion {
         }
         match fence::hand_over(&self.pool, &known.primaries(), new, &key).await {
             Ok(Handover::Done(unfenced)) => {
-                fences.0 = unfenced.into_iter().map(|fence| (fence, FENCE_RETRIES)).collect();
+                fences.add(unfenced, new);
                 Switch::Allowed
             }
             Ok(Handover::SameServer) => Switch::SameServer,
@@ -76,5 +84,29 @@ impl RedisRegion {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::connection_pool::ConnectionPool;
+    use super::super::tests::region;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fence_stays_pending_after_the_next_switch_and_ends_when_its_server_is_primary_again() {
+        let pool = ConnectionPool::new(region().options);
+        // Nothing listens on these ports.
+        let [a, b, c] = [1, 2, 3].map(|port| Address::new("127.0.0.1".to_owned(), port));
+        let fence = |old: &Address| vec![Fence::new(pool.get_or_open(old), "key".into(), "successor".into())];
+        let pending = |fences: &PendingFences| fences.0.iter().map(|(fence, _)| fence.address().port).collect::<Vec<_>>();
+        let mut fences = PendingFences::default();
+        fences.add(fence(&a), &b);
+        fences.add(fence(&b), &c);
+        assert_eq!(pending(&fences), [1, 2]);
+        fences.add(fence(&c), &a);
+        assert_eq!(pending(&fences), [2, 3]);
+        fences.add(fence(&b), &a);
+        assert_eq!(pending(&fences), [3, 2], "each server has one fence");
     }
 }
