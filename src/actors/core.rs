@@ -2,7 +2,7 @@
 //! statistics now and then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Core {
     wake_pending: AtomicBool,
     /// No check is decided yet.
     starting: AtomicBool,
+    /// The revision of the rules in force. Probes read it without the lock.
+    revision: AtomicU64,
 }
 
 /// The shard under its lock. Waiting checks share its ownership.
@@ -57,7 +59,7 @@ impl Core {
         let state = Mutex::new(State { shard, restarts: 0 });
         let shard = Arc::new(SharedShard { config, clock, state });
         let (wake_pending, starting) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { shard, store, flusher: Mutex::new(None), wake_pending, starting }
+        Self { shard, store, flusher: Mutex::new(None), wake_pending, starting, revision: AtomicU64::new(0) }
     }
 
     /// Sets the actor that sends this core's batches.
@@ -80,7 +82,7 @@ impl Core {
 
     /// The revision of the rules in force.
     pub fn revision(&self) -> Revision {
-        self.shard.lock().shard.book().revision
+        Revision(self.revision.load(Ordering::Relaxed))
     }
 
     /// Returns how many shards a panic has ended.
@@ -90,7 +92,9 @@ impl Core {
 
     /// Decides the next checks under `book`, unless it is older than the book in force.
     pub fn set_book(&self, book: Arc<RuleBook>) {
+        let revision = book.revision;
         self.handle(Event::Rules(book));
+        self.revision.fetch_max(revision.0, Ordering::Relaxed);
     }
 
     /// Sets how many shards of the region may hold tokens of a key.

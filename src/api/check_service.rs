@@ -100,7 +100,10 @@ impl CheckService {
 
     /// Counts and logs a request that gets no decision.
     pub fn reject(&self, rejection: Rejection, id: &RequestId<'_>) -> Rejection {
-        self.metrics.failed(rejection.shed_reason());
+        // The budget of arriving bodies counts what it rejects.
+        if !matches!(rejection, Rejection::Unavailable(Unavailable::Reading)) {
+            self.metrics.failed(rejection.shed_reason());
+        }
         tracing::debug!(request_id = %id, ?rejection, "check without a decision");
         rejection
     }

@@ -84,6 +84,8 @@ impl Rejection {
             Self::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting)) => Some("waiting"),
             Self::Unavailable(Unavailable::Overloaded(Overload::TooManyKeys)) => Some("keys"),
             Self::Unavailable(Unavailable::Restarted) => Some("restart"),
+            // The body's budget has counted it already.
+            Self::Unavailable(Unavailable::Reading) => None,
             _ => None,
         }
     }

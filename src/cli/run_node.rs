@@ -1,7 +1,6 @@
 //! Runs a node until a signal ends it, for `dev` and `serve`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -9,10 +8,9 @@ use tokio::sync::watch;
 use super::Exit;
 use crate::host::listeners::Listeners;
 use crate::host::machine;
-use crate::node::assemble::{AssembleError, Assembled};
+use crate::node::assemble::{AssembleError, Assembled, Reload};
 use crate::node::{self, Failure};
 use crate::ports::Fatal;
-use crate::rulefile::watch::FileRules;
 
 /// The most files that a node has open beside the connections of its clients.
 const OTHER_FILES: u64 = 1000;
@@ -28,7 +26,7 @@ pub fn assembled<T>(node: Result<T, AssembleError>) -> Result<T, Exit> {
 /// Runs a node until SIGTERM or SIGINT. A second signal ends it at once. SIGHUP reads the rule file again. Calls
 /// `ready` with the addresses once the node listens.
 pub fn run(node: Assembled, http: SocketAddr, grpc: SocketAddr, ready: impl FnOnce(SocketAddr, SocketAddr)) -> Exit {
-    let Assembled { config, environment, file } = node;
+    let Assembled { config, environment, reload } = node;
     let bind = |address| {
         Listeners::bind(address, config.workers.get()).map_err(|error| {
             eprintln!("{address}: {error}");
@@ -46,7 +44,7 @@ pub fn run(node: Assembled, http: SocketAddr, grpc: SocketAddr, ready: impl FnOn
         tracing::warn!(files = allowed, wanted = files, "the limit of open files is below the limit of connections");
     }
     let (stop, stopped) = watch::channel(false);
-    if let Err(error) = listen_for_signals(stop, file) {
+    if let Err(error) = listen_for_signals(stop, reload) {
         eprintln!("signals: {error}");
         return Exit::Failed;
     }
@@ -65,7 +63,7 @@ pub fn run(node: Assembled, http: SocketAddr, grpc: SocketAddr, ready: impl FnOn
 }
 
 /// Listens for signals on a thread of its own, as long as the process lives.
-fn listen_for_signals(stop: watch::Sender<bool>, file: Option<Arc<FileRules>>) -> std::io::Result<()> {
+fn listen_for_signals(stop: watch::Sender<bool>, reload: Option<Reload>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -77,7 +75,7 @@ fn listen_for_signals(stop: watch::Sender<bool>, file: Option<Arc<FileRules>>) -
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 _ = hangup.recv() => {
-                    file.iter().for_each(|file| file.reload());
+                    reload.iter().for_each(|reload| reload());
                     continue;
                 }
             }

@@ -24,12 +24,15 @@ use crate::store::metrics::StoreMetrics;
 use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::registry::MetricsRegistry;
 
+/// A function that makes a source read its rules at once.
+pub type Reload = Box<dyn Fn() + Send + Sync>;
+
 /// A node that can be run.
 pub struct Assembled {
     pub config: NodeConfig,
     pub environment: Environment,
-    /// The watched rule file, if there is one.
-    pub file: Option<Arc<FileRules>>,
+    /// Reads the rules again at once, if they come from a file.
+    pub reload: Option<Reload>,
 }
 
 /// Why a node cannot be built.
@@ -147,7 +150,8 @@ fn assembled(
     services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
     let environment = Environment { clock, random: clock::random, region, rules, metrics: Arc::new(metrics), services };
-    Assembled { config, environment, file }
+    let reload = file.map(|file| Box::new(move || file.reload()) as Reload);
+    Assembled { config, environment, reload }
 }
 
 fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Arc<dyn Region> {

@@ -1,6 +1,6 @@
 //! The metrics of a node as a whole.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use limiter::invariant::{self, Invariant};
 use limiter::{Revision, ShardStats};
@@ -58,8 +58,6 @@ pub struct NodeMetrics {
     restarts: IntCounter,
     invariants: IntCounterVec,
     revision: IntGauge,
-    /// One scrape at a time raises the counters.
-    scrape: Mutex<()>,
 }
 
 impl NodeMetrics {
@@ -81,17 +79,15 @@ impl NodeMetrics {
             restarts: registry.counter(&names::RESTARTS)?,
             invariants: registry.counters(&names::INVARIANTS)?,
             revision: registry.gauge(&names::REVISION)?,
-            scrape: Mutex::new(()),
             registry,
         })
     }
 
-    /// Renders every metric of the registry in the text format of Prometheus.
+    /// Renders every metric of the registry in the text format of Prometheus. One call at a time.
     ///
     /// # Errors
     /// Returns an error if the encoder rejects a metric.
     pub fn render(&self, figures: &Figures) -> Result<String, Error> {
-        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.checks.flush();
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge(&self.keys, figures.keys);

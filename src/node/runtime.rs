@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use limiter::{MAX_ITEMS, ShardConfig};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +21,8 @@ use crate::ports::{Fatal, Limiter, NodeStatus};
 use crate::server::balance::acceptors;
 use crate::server::body_budget::BodyBudget;
 
+/// How long the end of a runtime may wait for blocking calls, such as reading a file from a server that is gone.
+const MAX_BLOCKED: Duration = Duration::from_millis(500);
 /// Threads of the runtime for background services.
 const CONTROL_THREADS: usize = 2;
 
@@ -55,7 +58,9 @@ pub fn run(
             threads.push(scope.spawn(move || {
                 let serve = || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                    runtime.block_on(worker.serve(status, stop))
+                    let ended = runtime.block_on(worker.serve(status, stop));
+                    runtime.shutdown_timeout(MAX_BLOCKED);
+                    ended
                 };
                 // A panic outside of a decision ends the node, as any other failure of a core.
                 let ended = std::panic::catch_unwind(AssertUnwindSafe(serve))
@@ -85,6 +90,7 @@ pub fn run(
             }
             fatal
         });
+        control.shutdown_timeout(MAX_BLOCKED);
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
         if let Some(fatal) = fatal {
             return Err(fatal.into());
@@ -166,5 +172,53 @@ async fn stop(mut shutdown: watch::Receiver<bool>, mut failed: watch::Receiver<b
     tokio::select! {
         _ = shutdown.wait_for(|stop| *stop) => {}
         _ = failed.wait_for(|stop| *stop) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use super::super::assemble;
+    use super::*;
+    use crate::ports::{BoxFuture, Service, Shutdown};
+
+    const RULES: &str = "version: 1\ndomains: []\n";
+
+    /// A service that waits for a blocking call without a deadline and does not watch for the shutdown.
+    struct BlockedService(Arc<Mutex<mpsc::Receiver<()>>>);
+
+    impl Service for BlockedService {
+        fn name(&self) -> &'static str {
+            "blocked"
+        }
+
+        fn run(&self, _: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+            let call = Arc::clone(&self.0);
+            Box::pin(async move {
+                let _ = tokio::task::spawn_blocking(move || call.lock().unwrap().recv()).await;
+                Ok(())
+            })
+        }
+    }
+
+    #[test]
+    fn a_blocking_call_that_never_returns_does_not_keep_the_node_from_ending() {
+        let mut node = assemble::dev(None, RULES, ("1", "abc")).unwrap();
+        let (never, call) = mpsc::channel();
+        node.environment.services.push(Arc::new(BlockedService(Arc::new(Mutex::new(call)))));
+        let listen = || Listeners::bind("127.0.0.1:0".parse().unwrap(), node.config.workers.get()).unwrap();
+        let (http, grpc) = (listen(), listen());
+        let (stop, stopped) = watch::channel(false);
+        let (ended, end) = mpsc::channel();
+        #[expect(clippy::disallowed_methods, reason = "the test waits for it below")]
+        let running = std::thread::spawn(move || {
+            let result = run(&node.config, &node.environment, http, grpc, stopped);
+            ended.send(result.is_ok()).unwrap();
+        });
+        stop.send_replace(true);
+        assert_eq!(end.recv_timeout(std::time::Duration::from_secs(30)), Ok(true));
+        running.join().unwrap();
+        drop(never);
     }
 }

@@ -1,5 +1,5 @@
-//! The runner of background services: it starts them in order, notices the first that ends, and stops them in reverse
-//! order.
+//! The runner of background services: it starts them in order, notices the first that ends, and lets them leave in
+//! reverse order before it stops them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -52,8 +52,10 @@ impl Services {
     /// Lets every service leave, the last first, and ends all of them.
     pub async fn stop(mut self) {
         for service in self.all.iter().rev() {
-            if tokio::time::timeout(MAX_LEAVE, service.leave()).await.is_err() {
-                tracing::warn!(service = service.name(), "the service did not leave in time");
+            match tokio::time::timeout(MAX_LEAVE, AssertUnwindSafe(service.leave()).catch_unwind()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => tracing::error!(service = service.name(), "the service panicked while it left"),
+                Err(_) => tracing::warn!(service = service.name(), "the service did not leave in time"),
             }
         }
         self.shutdown.send_replace(true);

@@ -27,11 +27,13 @@ struct Shared {
     region: Arc<dyn Region>,
     clock: Arc<dyn Clock>,
     metrics: Arc<NodeMetrics>,
+    /// Held while the metrics are rendered, so that scrapes take at most one thread.
+    scrape: Arc<tokio::sync::Mutex<()>>,
     started: NodeTime,
     draining: AtomicBool,
-    /// Of the background services, which no check waits for.
+    /// The runtime of the background services, which no check waits for.
     control: Handle,
-    /// Of the control runtime and of every core that has started.
+    /// The control runtime and those of the cores that have started.
     runtimes: Mutex<Vec<Handle>>,
 }
 
@@ -44,8 +46,8 @@ impl Status {
         control: Handle,
     ) -> Self {
         let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));
-        let draining = AtomicBool::new(false);
-        Self(Arc::new(Shared { cores, region, clock, metrics, started, draining, control, runtimes }))
+        let (draining, scrape) = (AtomicBool::new(false), Arc::default());
+        Self(Arc::new(Shared { cores, region, clock, metrics, scrape, started, draining, control, runtimes }))
     }
 
     /// Counts the tasks of a runtime from now on.
@@ -106,9 +108,15 @@ impl NodeStatus for Status {
 
     fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {
         let shared = Arc::clone(&self.0);
-        // The figures lock every shard, and the text is long: no core that decides does this.
-        let rendered = self.0.control.spawn_blocking(move || shared.metrics.render(&shared.figures()));
         Box::pin(async {
+            // A caller that leaves drops its place in the queue, but not the guard of a thread that renders.
+            let guard = Arc::clone(&shared.scrape).lock_owned().await;
+            let control = shared.control.clone();
+            // The figures lock every shard, and the text is long: no core that decides does this.
+            let rendered = control.spawn_blocking(move || {
+                let _guard = guard;
+                shared.metrics.render(&shared.figures())
+            });
             match rendered.await {
                 Ok(text) => text.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),

@@ -1,5 +1,6 @@
 //! One core of a node, from its start to its end: its shard, its flusher, and its front ends.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use limiter::rules::RuleBook;
 use ractor::Actor;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::status::Status;
 use crate::actors::core::Core;
@@ -58,12 +60,7 @@ impl CoreWorker {
         let ((http, http_acceptor), (grpc, grpc_acceptor)) = (listen(http)?, listen(grpc)?);
         let (supervisor, mut supervising) =
             Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
-        let of = Arc::clone(&core);
-        tokio::spawn(follow(rules, move |book| of.set_book(Arc::clone(book))));
-        let of = Arc::clone(&core);
-        tokio::spawn(follow(holders, move |holders| of.set_holders(*holders)));
-        let store = Arc::clone(core.store());
-        tokio::spawn(async move { store.keep().await });
+        let mut background = background(&core, rules, holders);
 
         let (stage, staged) = watch::channel(Stage::Starting);
         let until = |at_least: Stage| {
@@ -89,6 +86,10 @@ impl CoreWorker {
         });
         let ended = tokio::select! {
             () = stop => Ok(()),
+            Some(ended) = background.join_next() => {
+                let error = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+                Err(io::Error::other(format!("a background task of a core ended{error}")))
+            }
             _ = &mut supervising => Err(io::Error::other("the supervisor of a core ended")),
             _ = &mut http => Err(io::Error::other("the HTTP front end ended")),
             ended = &mut grpc => {
@@ -125,12 +126,32 @@ impl CoreWorker {
     }
 }
 
-/// Passes on the current value, and every newer one.
-async fn follow<T>(mut values: watch::Receiver<T>, pass_on: impl Fn(&T)) {
+/// Starts the tasks that run as long as a core: it follows the rules and the number of holders, and its store keeps its
+/// connections.
+fn background(
+    core: &Arc<Core>,
+    rules: watch::Receiver<Arc<RuleBook>>,
+    holders: watch::Receiver<u32>,
+) -> JoinSet<Infallible> {
+    let mut tasks = JoinSet::new();
+    let follower = Arc::clone(core);
+    tasks.spawn(follow(rules, move |book| follower.set_book(Arc::clone(book))));
+    let follower = Arc::clone(core);
+    tasks.spawn(follow(holders, move |holders| follower.set_holders(*holders)));
+    let store = Arc::clone(core.store());
+    tasks.spawn(async move {
+        store.keep().await;
+        std::future::pending().await
+    });
+    tasks
+}
+
+/// Passes on the current value, and every newer one. A source that is gone has no newer value.
+async fn follow<T>(mut values: watch::Receiver<T>, pass_on: impl Fn(&T)) -> Infallible {
     loop {
         pass_on(&values.borrow_and_update());
         if values.changed().await.is_err() {
-            break;
+            std::future::pending::<()>().await;
         }
     }
 }

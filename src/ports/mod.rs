@@ -125,6 +125,9 @@ pub enum Unavailable {
     Overloaded(#[from] Overload),
     #[error("the shard was restarted while the check waited")]
     Restarted,
+    /// The request was not read.
+    #[error("overloaded: too many bytes of request bodies are arriving")]
+    Reading,
 }
 
 /// What the front ends ask of the node that they belong to.

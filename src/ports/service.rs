@@ -4,8 +4,8 @@ use tokio::sync::watch;
 
 use super::BoxFuture;
 
-/// A background part of a node. One runner starts all of them, ends the node if one fails, and stops them in reverse
-/// order.
+/// A background part of a node. One runner starts all of them and ends the node if one fails. At the end they leave in
+/// reverse order, and then all of them stop.
 pub trait Service: Send + Sync + 'static {
     /// The name in logs.
     fn name(&self) -> &'static str;

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use limiter::{Decision, Overload};
+use limiter::Decision;
 use tonic::{Code, Status};
 
 use super::check_json::{self, Answer};
@@ -65,9 +65,7 @@ async fn decide(
 /// it was read into, and a body in pieces of one byte would take thousands of times its size.
 async fn whole(mut body: Body) -> Result<Bytes, Rejection> {
     let error = |error: axum::Error| match error.into_inner().downcast::<Status>() {
-        Ok(status) if status.code() == Code::Unavailable => {
-            Rejection::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting))
-        }
+        Ok(status) if status.code() == Code::Unavailable => Rejection::Unavailable(Unavailable::Reading),
         _ => Rejection::Invalid(vec![violation("", "expected a whole body")]),
     };
     let mut read = BytesMut::new();
@@ -92,5 +90,25 @@ fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
         "" | "application/json" | "application/x-www-form-urlencoded" => Ok(()),
         other if other.starts_with("application/") && other.ends_with("+json") => Ok(()),
         _ => Err(Rejection::WrongMediaType),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_beyond_the_budget_is_answered_with_that_reason() {
+        let rejected = |status: Status| async {
+            let pieces = futures_util::stream::iter([Ok(Frame::data(Bytes::from("{"))), Err(status)]);
+            whole(Body::new(StreamBody::new(pieces))).await.unwrap_err()
+        };
+        let reason = rejected(Status::unavailable("overloaded")).await;
+        assert_eq!(reason, Rejection::Unavailable(Unavailable::Reading));
+        assert!(Unavailable::Reading.to_string().contains("request bodies"));
+        assert!(matches!(rejected(Status::unknown("reset")).await, Rejection::Invalid(_)));
     }
 }

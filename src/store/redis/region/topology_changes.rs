@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::super::fence::{self, Fence, Handover};
 use super::super::topology::Topology;
-use crate::store::location::Address;
 use super::RedisRegion;
+use crate::store::location::Address;
 
 /// An old primary that did not answer gets its fence retried for this many heartbeats.
 const FENCE_RETRIES: u32 = 60;
@@ -99,7 +99,8 @@ mod tests {
         // Nothing listens on these ports.
         let [a, b, c] = [1, 2, 3].map(|port| Address::new("127.0.0.1".to_owned(), port));
         let fence = |old: &Address| vec![Fence::new(pool.get_or_open(old), "key".into(), "successor".into())];
-        let pending = |fences: &PendingFences| fences.0.iter().map(|(fence, _)| fence.address().port).collect::<Vec<_>>();
+        let pending =
+            |fences: &PendingFences| fences.0.iter().map(|(fence, _)| fence.address().port).collect::<Vec<_>>();
         let mut fences = PendingFences::default();
         fences.add(fence(&a), &b);
         fences.add(fence(&b), &c);
