@@ -178,7 +178,7 @@ fn endless_headers_close_the_connection() {
 }
 
 #[test]
-fn endless_pings_and_settings_use_no_memory() {
+fn endless_pings_and_settings_use_bounded_memory() {
     let victim = Victim::new(&[]);
     for control_frame in [frame(0x6, 0, 0, &[0; 8]), frame(0x4, 0, 0, &[])] {
         // The client reads no responses.
