@@ -1,5 +1,5 @@
-//! A bare tonic server: it parses Envoy's request and answers the message that a decision would be, in one
-//! current-thread runtime. What a limiter costs is measured against it.
+//! A bare tonic server, as the baseline for measurements of the cost of a limiter. It decodes Envoy's request and
+//! responds with the message that a decision would be. It runs in one current-thread runtime.
 
 use std::net::SocketAddr;
 
@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-struct Bare;
+struct BareServer;
 
 #[tonic::async_trait]
-impl RateLimitService for Bare {
+impl RateLimitService for BareServer {
     async fn should_rate_limit(
         &self,
         request: Request<RateLimitRequest>,
@@ -37,6 +37,6 @@ impl RateLimitService for Bare {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address: SocketAddr = std::env::args().nth(1).ok_or("expected an address")?.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let server = tonic::transport::Server::builder().add_service(RateLimitServiceServer::new(Bare));
+    let server = tonic::transport::Server::builder().add_service(RateLimitServiceServer::new(BareServer));
     Ok(runtime.block_on(server.serve(address))?)
 }

@@ -1,4 +1,4 @@
-//! What each layer of a check costs by itself: `cargo bench --bench layers`.
+//! Measures each layer of a check by itself: `cargo bench --bench layers`.
 
 #[path = "../crates/limiter/benches/fixtures/mod.rs"]
 mod fixtures;
@@ -23,7 +23,7 @@ fn main() {
     divan::main();
 }
 
-/// Finding the limits of a check among so many.
+/// Measures the search for the limits of a check in a rule book of `limits` limits.
 #[bench(args = [10, 1000, 10_000])]
 fn matching(bencher: Bencher<'_, '_>, limits: usize) {
     let book = book(limits, Consistency::Leased);
@@ -36,7 +36,7 @@ fn matching(bencher: Bencher<'_, '_>, limits: usize) {
     });
 }
 
-/// A decision of a key that has tokens in hand.
+/// Measures a decision for a key that has tokens in hand.
 #[bench]
 fn hot_key(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(hot_shard).counter(ItemsCount::new(100u32)).bench_local_values(|mut shard| {
@@ -47,9 +47,9 @@ fn hot_key(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// From a check to the queue of its lane, to a batch, and back with its answer.
+/// Measures a check that goes through the queue of its lane, a batch, and the reply to it.
 #[bench]
-fn queue_and_answer(bencher: Bencher<'_, '_>) {
+fn queue_and_reply(bencher: Bencher<'_, '_>) {
     let (mut shard, mut record) = (shard(Consistency::Exact), None);
     bencher.bench_local(|| {
         ask(&mut shard, black_box(&ENTRIES), NOW);
@@ -57,24 +57,25 @@ fn queue_and_answer(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A message to the actor that sends batches.
+/// Measures a message to an actor.
 #[bench]
-fn queue_to_the_actor(bencher: Bencher<'_, '_>) {
+fn send_to_actor(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (actor, _task) = runtime.block_on(ractor::Actor::spawn(None, Sink, ())).expect("an actor");
+    let (actor, _task) = runtime.block_on(ractor::Actor::spawn(None, SumActor, ())).expect("an actor");
     bencher.counter(ItemsCount::new(100u32)).bench_local(|| {
         runtime.block_on(async {
             for _ in 0..100 {
-                actor.cast(black_box(1)).expect("an actor that lives");
+                actor.cast(black_box(1)).expect("a running actor");
             }
             tokio::task::yield_now().await;
         });
     });
 }
 
-struct Sink;
+/// An actor that adds up its messages.
+struct SumActor;
 
-impl ractor::Actor for Sink {
+impl ractor::Actor for SumActor {
     type Msg = u8;
     type State = u64;
     type Arguments = ();
@@ -94,44 +95,44 @@ impl ractor::Actor for Sink {
     }
 }
 
-/// Writing a batch of a hundred keys for the script.
+/// Measures the encoding of a batch of a hundred items for the script.
 #[bench]
-fn batch_encode(bencher: Bencher<'_, '_>) {
+fn encode_batch(bencher: Bencher<'_, '_>) {
     let batch = batch(100);
     bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::encode_batch(black_box(&batch), batch.items.iter()));
 }
 
-/// Reading the script's answer to a hundred keys.
+/// Measures the decoding of the script's reply to a hundred items.
 #[bench]
-fn batch_decode(bencher: Bencher<'_, '_>) {
-    let mut answer = vec![wire::VERSION, 1, 0, 6, 0x48, 0, 0, 0, 0];
+fn decode_reply(bencher: Bencher<'_, '_>) {
+    let mut reply = vec![wire::VERSION, 1, 0, 6, 0x48, 0, 0, 0, 0];
     for _ in 0..100 {
-        // A compact reply: its status, and nine numbers, of which the incarnation is not 0.
-        answer.push(4);
-        answer.extend([1; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
+        // A compact reply: the status and nine numbers. The incarnation is not 0.
+        reply.push(4);
+        reply.extend([1; 4 + 4 + 7 + 7 + 6 + 6 + 6 + 7 + 7]);
     }
-    assert!(wire::decode_reply(&answer, 100).is_ok());
-    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::decode_reply(black_box(&answer), 100));
+    assert!(wire::decode_reply(&reply, 100).is_ok());
+    bencher.counter(ItemsCount::new(100u32)).bench_local(|| wire::decode_reply(black_box(&reply), 100));
 }
 
-/// Writing Envoy's answer with the headers of one limit.
+/// Measures the encoding of Envoy's response with the headers of one limit.
 #[bench]
-fn headers(bencher: Bencher<'_, '_>) {
+fn encode_headers(bencher: Bencher<'_, '_>) {
     let header = |key: &str| HeaderValue { key: key.to_owned(), value: "1000000".to_owned() };
     bencher.bench_local(|| {
         let response_headers_to_add = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(header);
-        let answer = RateLimitResponse {
+        let response = RateLimitResponse {
             overall_code: 1,
             response_headers_to_add: response_headers_to_add.into(),
             ..RateLimitResponse::default()
         };
-        black_box(answer.encode_to_vec())
+        black_box(response.encode_to_vec())
     });
 }
 
-/// Holding the book that a check is decided by.
+/// Measures the clone of the shared rule book that each check takes.
 #[bench]
-fn hold_the_book(bencher: Bencher<'_, '_>) {
+fn clone_rule_book(bencher: Bencher<'_, '_>) {
     let book = book(10, Consistency::Leased);
     bencher.bench_local(|| Arc::clone(black_box(&book)));
 }

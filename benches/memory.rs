@@ -1,7 +1,7 @@
-//! BatchContext ten million keys: bytes per resident key, what passivation gives back, bytes per record of the memory
-//! store, and for how long the longest check and the longest tick on the way there held up a core.
+//! Measures a shard with ten million keys: bytes per resident key, bytes that remain after every key was evicted, bytes
+//! per key and record with the memory store, and the longest time for which a check, a tick or a batch occupied a core.
 //!
-//! Prints one line of JSON for each; bytes are the process's resident memory before and after.
+//! Prints one line of JSON for each measurement. Bytes are differences of the resident memory of the process.
 
 #[path = "../crates/limiter/benches/fixtures/mod.rs"]
 mod fixtures;
@@ -29,7 +29,8 @@ const KEYS: u64 = 10_000_000;
 const RULES: &str =
     "version: 1\ndomains: [{ domain: api, limits: [{ name: per-user, per: [user], limit: 100, window: 1m }] }]\n";
 
-fn resident() -> u64 {
+/// Returns the resident memory of this process, in bytes.
+fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
@@ -39,48 +40,51 @@ fn report(what: &str, bytes: u64) {
     println!("{{\"what\":\"{what}\",\"bytes\":{bytes},\"per_key\":{:.1}}}", bytes as f64 / KEYS as f64);
 }
 
-/// The longest pauses.
+/// The longest durations of each operation, in CPU time.
 #[derive(Default)]
-struct Pauses {
+struct Longest {
     check: Cell<Duration>,
     tick: Cell<Duration>,
-    /// The tick that finds no key any more.
+    /// The tick that evicts the last keys and frees their tables.
     last_tick: Cell<Duration>,
     batch: Cell<Duration>,
 }
 
-/// What this thread took of a core: others of this machine do not count.
-fn spent() -> Duration {
+/// Returns the CPU time of this thread. Other threads of the machine do not change it.
+fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().expect("it grows"), time.tv_nsec.try_into().expect("below a second"))
+    Duration::new(
+        time.tv_sec.try_into().expect("CPU time is not negative"),
+        time.tv_nsec.try_into().expect("nanoseconds are below one second"),
+    )
 }
 
-/// Does `work`, and remembers how long it took if that was the longest yet.
+/// Runs `work`. If it took longer than `longest`, `longest` is set to its CPU time.
 fn timed<T>(longest: &Cell<Duration>, work: impl FnOnce() -> T) -> T {
-    let begin = spent();
+    let start = cpu_time();
     let value = work();
-    longest.set((spent() - begin).max(longest.get()));
+    longest.set((cpu_time() - start).max(longest.get()));
     value
 }
 
-impl Pauses {
+impl Longest {
     fn report(&self) {
-        let all = [
+        let operations = [
             ("check", &self.check),
             ("tick", &self.tick),
-            ("tick that gives back what a crowd took", &self.last_tick),
+            ("tick that frees the tables", &self.last_tick),
             ("batch of 1,000 in the memory store", &self.batch),
         ];
-        for (what, longest) in all {
+        for (what, longest) in operations {
             println!("{{\"what\":\"longest {what}\",\"us\":{}}}", longest.get().as_micros());
         }
     }
 }
 
-/// A clock that does not move.
-struct Standing(NodeTime);
+/// A clock that does not advance.
+struct FixedClock(NodeTime);
 
-impl Clock for Standing {
+impl Clock for FixedClock {
     fn now(&self) -> NodeTime {
         self.0
     }
@@ -90,8 +94,8 @@ impl Clock for Standing {
     }
 }
 
-/// Sends what is queued, and has it answered by `run`.
-fn carry(shard: &mut Shard<()>, now: NodeTime, run: impl Fn(Batch) -> BatchReply) -> Vec<Decision> {
+/// Gives every queued batch to `run` and its reply to the shard. Returns the decisions.
+fn run_batches(shard: &mut Shard<()>, now: NodeTime, run: impl Fn(Batch) -> BatchReply) -> Vec<Decision> {
     let mut decided = Vec::new();
     for out in shard.handle(Event::Flush, now).send {
         let (lane, batch) = (out.lane, out.batch.id);
@@ -101,75 +105,79 @@ fn carry(shard: &mut Shard<()>, now: NodeTime, run: impl Fn(Batch) -> BatchReply
     decided
 }
 
-/// A store that keeps nothing.
-fn forget(batch: &Batch, now: NodeTime) -> BatchReply {
-    counter::run(batch, StoreTime(WALL + now.0), 1, |item, at| counter::apply(&mut None, item, at))
+/// Runs a batch as a store does that has no records and keeps none.
+fn run_without_records(batch: &Batch, now: NodeTime) -> BatchReply {
+    counter::run(batch, StoreTime(WALL + now.0), 1, |item, cx| counter::apply(&mut None, item, cx))
 }
 
-#[expect(clippy::disallowed_methods, reason = "it measures what the process holds while real time passes")]
+#[expect(clippy::disallowed_methods, reason = "it measures the memory of the process while real time passes")]
 fn main() {
     let rules: Rules = {
-        let book = tidegate::rulefile::decode::compile("rules.yaml", RULES, Revision(1)).expect("good rules");
+        let book = tidegate::rulefile::decode::compile("rules.yaml", RULES, Revision(1)).expect("valid rules");
         Rules::clone(book.rules())
     };
     let mut shard = Shard::new(CONFIG, WallTime(WALL), NodeTime(0));
-    let book = Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).expect("good rules"));
+    let book = Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).expect("valid rules"));
     let _ = shard.handle(Event::Rules(book), NodeTime(0));
-    let before = resident();
+    let before = resident_bytes();
     let mut now = NodeTime(1);
-    let pauses = Pauses::default();
+    let longest = Longest::default();
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
         let check = Check { domain: "api", descriptors: &descriptors };
-        let verdict = timed(&pauses.check, || shard.check(&check, |_| LaneId(0), now, || ()));
+        let verdict = timed(&longest.check, || shard.check(&check, |_| LaneId(0), now, || ()));
         assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
         if user % 1000 == 999 {
-            let decided = carry(&mut shard, now, |batch| forget(&batch, now));
+            let decided = run_batches(&mut shard, now, |batch| run_without_records(&batch, now));
             assert!(decided.len() == 1000 && decided.iter().all(|decision| decision.allowed));
-            let _ = timed(&pauses.tick, || shard.handle(Event::Tick, now));
+            let _ = timed(&longest.tick, || shard.handle(Event::Tick, now));
         }
     }
     assert_eq!(shard.stats().keys as u64, KEYS);
-    report("resident keys", resident() - before);
-    // Two windows later nothing that a key remembers matters; a tick looks at a part of all keys.
+    report("resident keys", resident_bytes() - before);
+    // After two windows no key has state that matters, so each tick evicts some of the keys that it checks.
     now = NodeTime(130_000_000);
     for _ in 0..KEYS / 512 {
         now = now.plus(50_000);
         let before = shard.stats().keys;
         let tick = Cell::default();
         let _ = timed(&tick, || shard.handle(Event::Tick, now));
-        let longest = if before > 0 && shard.stats().keys == 0 { &pauses.last_tick } else { &pauses.tick };
-        longest.set(longest.get().max(tick.get()));
+        let kind = if before > 0 && shard.stats().keys == 0 { &longest.last_tick } else { &longest.tick };
+        kind.set(kind.get().max(tick.get()));
     }
-    assert_eq!(shard.stats().keys, 0, "every key is passivated");
-    // The allocator hands pages to the system a second after they fell free, while it is in use.
-    let freed = Instant::now();
-    while freed.elapsed() < Duration::from_secs(3) {
+    assert_eq!(shard.stats().keys, 0, "every key must be evicted");
+    // The allocator returns pages to the system a second after they were freed, but only while it is in use.
+    let freed_at = Instant::now();
+    while freed_at.elapsed() < Duration::from_secs(3) {
         now = now.plus(50_000);
         let _ = shard.handle(Event::Tick, now);
         drop(black_box(vec![0_u8; 1 << 20]));
         std::thread::sleep(Duration::from_millis(5));
     }
-    report("3 s after passivation", resident().saturating_sub(before));
+    report("3 s after the eviction", resident_bytes().saturating_sub(before));
 
-    let store = MemoryStore::new(Arc::new(Standing(now)), 12_000_000);
-    let begin = resident();
+    let store = MemoryStore::new(Arc::new(FixedClock(now)), 12_000_000);
+    let before = resident_bytes();
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
         shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| LaneId(0), now, || ());
         if user % 1000 == 999 {
-            carry(&mut shard, now, |batch| {
-                timed(&pauses.batch, || {
-                    store.run(LaneId(0), batch).now_or_never().expect("it never waits").expect("it never fails")
+            run_batches(&mut shard, now, |batch| {
+                timed(&longest.batch, || {
+                    store
+                        .run(LaneId(0), batch)
+                        .now_or_never()
+                        .expect("the memory store never waits")
+                        .expect("the memory store never fails here")
                 })
             });
         }
     }
     assert_eq!(store.len() as u64, KEYS);
-    report("resident keys and their records in the memory store", resident() - begin);
-    pauses.report();
+    report("resident keys and their records in the memory store", resident_bytes() - before);
+    longest.report();
 }

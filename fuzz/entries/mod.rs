@@ -1,8 +1,8 @@
-//! Where bytes of strangers come in, and what must hold of every one of them: no panic, and an answer that makes sense.
-//! The fuzz targets of this folder look for bytes for which it does not; `tests/fuzz_corpora.rs` tries those that they
-//! kept.
+//! The entry points for untrusted bytes, and the properties that must hold for all bytes: no panic, and a valid answer.
+//! The fuzz targets of `fuzz/targets/` search for bytes that violate them. `tests/pure/fuzz_corpora.rs` runs the saved
+//! inputs.
 
-#![allow(dead_code, reason = "each fuzz target uses its own part of it")]
+#![allow(dead_code, reason = "each fuzz target uses only one entry point")]
 
 use limiter::{Event, LaneId, Reply, WallTime};
 use std::convert::Infallible;
@@ -35,30 +35,35 @@ use tidegate::telemetry::checks::CheckMetrics;
 use tidegate::telemetry::registry::MetricsRegistry;
 use tower_service::Service;
 
-/// An instant in the middle of many windows, in microseconds.
-const BEGIN: StoreTime = StoreTime(1_700_000_123_456_789);
-/// Rules of every kind, for requests to meet.
+/// The time at which every run starts, in microseconds since the epoch. It is in the middle of many windows.
+const START: StoreTime = StoreTime(1_700_000_123_456_789);
+/// Rules of every kind, so that requests can match each kind.
 const RULES: &str = include_str!("rules.yaml");
 
+/// Returns the compiled [`RULES`].
 fn book() -> Arc<RuleBook> {
     static BOOK: LazyLock<Arc<RuleBook>> =
-        LazyLock::new(|| Arc::new(decode::compile("rules.yaml", RULES, Revision(1)).expect("rules of this folder")));
+        LazyLock::new(|| Arc::new(decode::compile("rules.yaml", RULES, Revision(1)).expect("valid rules")));
     Arc::clone(&BOOK)
 }
 
-/// A limiter that decides at once, on a store of its own, and whose time goes on by a millisecond a check.
-struct Trying(Mutex<DryRun>, AtomicU64);
+/// A limiter that decides at once with a store of its own. Its time advances by one millisecond for each check.
+struct DryRunLimiter {
+    dry_run: Mutex<DryRun>,
+    /// The time since [`START`], in microseconds.
+    elapsed: AtomicU64,
+}
 
-impl Trying {
+impl DryRunLimiter {
     fn new() -> Self {
-        Self(Mutex::new(DryRun::new(book(), BEGIN)), AtomicU64::new(0))
+        Self { dry_run: Mutex::new(DryRun::new(book(), START)), elapsed: AtomicU64::new(0) }
     }
 }
 
-impl Limiter for Trying {
+impl Limiter for DryRunLimiter {
     fn check(&self, check: &Check<'_>, _: NodeTime, _: Option<Duration>) -> Answer {
-        let after = self.1.fetch_add(1000, Ordering::Relaxed);
-        let decision = self.0.lock().unwrap_or_else(PoisonError::into_inner).check(check, after);
+        let elapsed = self.elapsed.fetch_add(1000, Ordering::Relaxed);
+        let decision = self.dry_run.lock().unwrap_or_else(PoisonError::into_inner).check(check, elapsed);
         Answer::Now(decision.map_err(Unavailable::Overloaded))
     }
 
@@ -67,18 +72,20 @@ impl Limiter for Trying {
     }
 }
 
-struct Standing;
+/// A clock that does not advance.
+struct FixedClock;
 
-impl Clock for Standing {
+impl Clock for FixedClock {
     fn now(&self) -> NodeTime {
         NodeTime(0)
     }
 
     fn wall(&self) -> WallTime {
-        WallTime(BEGIN.0)
+        WallTime(START.0)
     }
 }
 
+/// A node that is always ready.
 struct ReadyNode;
 
 impl NodeStatus for ReadyNode {
@@ -99,8 +106,8 @@ fn check_metrics() -> Arc<CheckMetrics> {
 fn service() -> Arc<CheckService> {
     let metrics = check_metrics();
     Arc::new(CheckService {
-        limiter: Arc::new(Trying::new()),
-        clock: Arc::new(Standing),
+        limiter: Arc::new(DryRunLimiter::new()),
+        clock: Arc::new(FixedClock),
         tally: metrics.tally(),
         metrics,
         ids: RequestIds::new(1),
@@ -112,21 +119,22 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
 }
 
-fn wait_for<T>(work: impl Future<Output = T>) -> T {
-    RUNTIME.with(|runtime| runtime.block_on(work))
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// A rule file, with the cases beside its rules: it is refused with places, or its rules decide a check.
+/// Reads the bytes as a rule file and as a file of test cases. Invalid rules must yield errors that have a text. Valid
+/// rules must decide checks without a panic.
 pub fn rule_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match decode::compile("f.yaml", text, Revision(1)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
         Ok(book) => {
-            let mut trial = DryRun::new(Arc::new(book), BEGIN);
-            for (at, domain) in ["d", "api", "d"].into_iter().enumerate() {
+            let mut dry_run = DryRun::new(Arc::new(book), START);
+            for (index, domain) in ["d", "api", "d"].into_iter().enumerate() {
                 let entries = [("user", "u"), ("path", "/a/b"), ("tier", "free"), ("ip", "10.0.0.1")];
                 let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
-                let _ = trial.check(&Check { domain, descriptors: &descriptors }, at as u64 * 1000);
+                let _ = dry_run.check(&Check { domain, descriptors: &descriptors }, index as u64 * 1000);
             }
         }
     }
@@ -135,64 +143,67 @@ pub fn rule_file(bytes: &[u8]) {
     }
 }
 
-/// A body that comes in pieces.
-struct Pieces(Vec<Bytes>);
+/// A request body that arrives in chunks. The last element is the next chunk.
+struct ChunkedBody(Vec<Bytes>);
 
-impl Pieces {
-    /// The first comes first.
-    fn of(bytes: &[u8], size: usize) -> Self {
+impl ChunkedBody {
+    /// Splits `bytes` into chunks of `size` bytes.
+    fn new(bytes: &[u8], size: usize) -> Self {
         Self(bytes.chunks(size).rev().map(Bytes::copy_from_slice).collect())
     }
 }
 
-impl HttpBody for Pieces {
+impl HttpBody for ChunkedBody {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.0.pop().map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 
-/// What `call` answers to a body, which is the same however it comes in; nothing of it is held afterwards.
-fn however<T: PartialEq + std::fmt::Debug>(
+/// Returns the answer of `call` to a body. Asserts that the answer does not depend on the size of the chunks in which
+/// the body arrives, and that the body budget is free afterwards.
+fn same_answer_for_any_chunking<T: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
     kind: BodyKind,
-    call: impl Fn(BudgetedBody<Pieces>) -> T,
+    call: impl Fn(BudgetedBody<ChunkedBody>) -> T,
 ) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
         let budget = Arc::new(BodyBudget::new(check_metrics()));
-        let answer = call(BudgetedBody::new(Pieces::of(bytes, size), kind, Arc::clone(&budget)));
-        assert_eq!(budget.bytes(), 0, "what was read is given back");
+        let answer = call(BudgetedBody::new(ChunkedBody::new(bytes, size), kind, Arc::clone(&budget)));
+        assert_eq!(budget.bytes(), 0, "the budget must be free after the answer");
         answer
     });
-    let [whole, in_pieces] = answers;
-    assert_eq!(whole, in_pieces, "an answer that depends on how its question comes in");
+    let [whole, chunked] = answers;
+    assert_eq!(whole, chunked, "the answer must not depend on the chunks of the body");
     whole
 }
 
-/// The body of `POST /v1/check`: a decision, or what is wrong with it, in JSON.
+/// Sends the bytes as the body of `POST /v1/check`. The response must be a JSON object: a decision or a problem
+/// document.
 pub fn http_body(bytes: &[u8]) {
-    let (status, body) = however(bytes, BodyKind::Plain, check);
+    let (status, body) = same_answer_for_any_chunking(bytes, BodyKind::Plain, post_check);
     assert!([200, 400, 413, 429].contains(&status), "{status}");
     assert!(body.starts_with(b"{") && body.ends_with(b"}"));
 }
 
-fn check(body: BudgetedBody<Pieces>) -> (u16, Bytes) {
+/// Returns the status and the body of the response to `POST /v1/check`.
+fn post_check(body: BudgetedBody<ChunkedBody>) -> (u16, Bytes) {
     let request = Request::post("/v1/check").body(body).expect("a request");
-    wait_for(async {
+    block_on(async {
         let mut routes =
             routes(HttpState { service: service(), node: Arc::new(ReadyNode), trusted_proxies: Arc::new([]) });
-        let answer: Result<Response<Body>, Infallible> = routes.call(request).await;
-        let (head, body) = answer.expect("an answer").into_parts();
+        let response: Result<Response<Body>, Infallible> = routes.call(request).await;
+        let (head, body) = response.expect("a response").into_parts();
         (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))
     })
 }
 
-/// What a gRPC service answers to a body, messages and what frames them included: its `grpc-status`.
-fn grpc<S, B>(mut service: S, path: &str, body: BudgetedBody<Pieces>) -> i32
+/// Returns the `grpc-status` with which a service responds to a body. The body includes the framing of the messages.
+fn call_grpc<S, B>(mut service: S, path: &str, body: BudgetedBody<ChunkedBody>) -> i32
 where
-    S: Service<Request<BudgetedBody<Pieces>>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<BudgetedBody<ChunkedBody>>, Response = Response<B>, Error = Infallible>,
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Debug,
 {
@@ -201,9 +212,9 @@ where
         .header("te", "trailers")
         .body(body)
         .expect("a request");
-    wait_for(async {
-        let answer = service.call(request).await.expect("an answer");
-        let (head, mut body) = answer.into_parts();
+    block_on(async {
+        let response = service.call(request).await.expect("a response");
+        let (head, mut body) = response.into_parts();
         assert_eq!(head.status, 200);
         let mut status = head.headers.get("grpc-status").cloned();
         while let Some(frame) = body.frame().await {
@@ -216,34 +227,35 @@ where
     })
 }
 
-/// No fault of a client's is told as one that this node does not know, or that lost something. INTERNAL is what the
-/// library says of a message that is none.
-fn is_fit(status: i32) {
+/// Asserts that a status is suitable for invalid input: UNKNOWN and DATA_LOSS are not. INTERNAL is allowed, because the
+/// library returns it for bytes that are no message.
+fn assert_suitable_status(status: i32) {
     const UNKNOWN: i32 = 2;
     const DATA_LOSS: i32 = 15;
     assert!((0..=16).contains(&status) && ![UNKNOWN, DATA_LOSS].contains(&status), "{status}");
 }
 
-/// Envoy's call, as it comes in.
+/// Sends the bytes as the body of Envoy's call.
 pub fn envoy_request(bytes: &[u8]) {
     let path = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-    is_fit(however(bytes, BodyKind::GrpcMessages, |body| {
-        grpc(EnvoyServer::new(Envoy(service())).max_decoding_message_size(1 << 20), path, body)
+    assert_suitable_status(same_answer_for_any_chunking(bytes, BodyKind::GrpcMessages, |body| {
+        call_grpc(EnvoyServer::new(Envoy(service())).max_decoding_message_size(1 << 20), path, body)
     }));
 }
 
-/// What a client sends on a stream of checks, in one call and as a batch.
+/// Sends the bytes as the body of each native call: a stream of checks, one check, and a batch.
 pub fn native_stream(bytes: &[u8]) {
     for call in ["CheckStream", "Check", "CheckBatch"] {
-        is_fit(however(bytes, BodyKind::GrpcMessages, |body| {
-            let (_ended, ending) = tokio::sync::watch::channel(());
+        assert_suitable_status(same_answer_for_any_chunking(bytes, BodyKind::GrpcMessages, |body| {
+            let (_sender, ending) = tokio::sync::watch::channel(());
             let service = NativeServer::new(Native { service: service(), ending }).max_decoding_message_size(1 << 20);
-            grpc(service, &format!("/tidegate.v1.RateLimitService/{call}"), body)
+            call_grpc(service, &format!("/tidegate.v1.RateLimitService/{call}"), body)
         }));
     }
 }
 
-/// What the script answers, by way of a Redis that may be anybody's: to a core that asked it, and goes on afterwards.
+/// Gives the bytes to a shard as the replies to its batches. A Redis that is not trusted may send any reply, and the
+/// shard must continue after it.
 pub fn store_reply(bytes: &[u8]) {
     let config = ShardConfig {
         max_keys: 100,
@@ -256,7 +268,7 @@ pub fn store_reply(bytes: &[u8]) {
         max_items: 10,
         seeds: [1, 2, 3, 4],
     };
-    let mut shard = Shard::new(config, WallTime(BEGIN.0), NodeTime(0));
+    let mut shard = Shard::new(config, WallTime(START.0), NodeTime(0));
     let _ = shard.handle(Event::Rules(book()), NodeTime(0));
     let entries = [("user", "u"), ("tier", "free"), ("ip", "10.0.0.1"), ("path", "/a/b")];
     let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
@@ -270,10 +282,10 @@ pub fn store_reply(bytes: &[u8]) {
         }
     }
     for items in [0, 1, 3] {
-        if let Ok(answer) = wire::decode_reply(bytes, items)
-            && let BatchOutcome::Ran(each) = answer.outcome
+        if let Ok(reply) = wire::decode_reply(bytes, items)
+            && let BatchOutcome::Ran(replies) = reply.outcome
         {
-            assert_eq!(each.len(), items, "an answer for every item");
+            assert_eq!(replies.len(), items, "every item must have a reply");
         }
     }
 }

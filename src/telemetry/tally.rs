@@ -126,16 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cores_count_is_shown_together_whatever_the_revision() {
+    fn the_metrics_are_the_sum_of_all_cores_and_revisions() {
         let registry = MetricsRegistry::new("1", "abc").unwrap();
         let metrics = CheckMetrics::new(&registry).unwrap();
-        let (one, other) = (metrics.tally(), metrics.tally());
+        let (first, second) = (metrics.tally(), metrics.tally());
         let api: Arc<str> = "api".into();
-        one.decided(&decision(Revision(1), &api, true), 3);
-        one.decided(&decision(Revision(2), &api, true), 3);
-        one.decided(&decision(Revision(2), &"web".into(), true), 3);
-        other.decided(&decision(Revision(1), &"api".into(), true), 3);
-        other.decided(&decision(Revision(1), &api, false), 3);
+        first.decided(&decision(Revision(1), &api, true), 3);
+        first.decided(&decision(Revision(2), &api, true), 3);
+        first.decided(&decision(Revision(2), &"web".into(), true), 3);
+        second.decided(&decision(Revision(1), &"api".into(), true), 3);
+        second.decided(&decision(Revision(1), &api, false), 3);
         for _ in 0..2 {
             metrics.flush();
             let text = registry.render().unwrap();

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_document_is_refused_with_its_place() {
+    fn invalid_documents_are_reported_with_their_place() {
         for (text, line) in [("a: [", 1), ("a: 1\na: 2", 2), ("a: 1\n--- \nb: 2", 3), ("a: *x", 1), ("? [a]\n: 1", 1)] {
             let error = Node::parse(text).unwrap_err();
             assert!(error.place.line >= line && error.message.starts_with("expected"), "{text:?} {error:?}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_bomb_is_refused() {
+    fn an_alias_bomb_is_rejected() {
         let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
         for at in 1..9 {
             let list = vec![format!("*a{}", at - 1); 10].join(",");

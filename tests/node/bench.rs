@@ -149,7 +149,7 @@ async fn open_loop_latencies_include_the_waiting_time() {
 }
 
 #[test]
-fn unanswered_calls_and_lost_connections_are_counted_apart() {
+fn unanswered_calls_and_lost_connections_are_counted_separately() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = format!("grpc://{}", silent.local_addr().unwrap());
     let (code, report) = run_bench(&addr, &["--connections", "1", "--in-flight", "3", "--calls", "9"]);

@@ -1,4 +1,4 @@
-//! The gRPC faces of a running node: Tidegate's own calls, Envoy's, health and reflection.
+//! The gRPC services of a running node: Tidegate's own calls, Envoy's call, health and reflection.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ domains:
       - { name: tree, exact_keys: [b, a], per: [], limit: 1, window: 1d }
 ";
 
-fn node() -> (Node, tempfile::TempDir) {
+fn start_node() -> (Node, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.yaml");
     std::fs::write(&rules, RULES).unwrap();
@@ -54,16 +54,16 @@ fn check(user: &str, hits: Option<u32>) -> CheckRequest {
 }
 
 #[tokio::test]
-async fn own_calls_admit_what_the_limit_allows() {
-    let (node, _folder) = node();
+async fn native_calls_admit_as_many_checks_as_the_limit_allows() {
+    let (node, _folder) = start_node();
     let mut client = RateLimitServiceClient::new(connect(&node).await);
     let mut allowed = Vec::new();
     for _ in 0..4 {
         allowed.push(client.check(check("a", None)).await.unwrap().into_inner().allowed);
     }
     assert_eq!(allowed, [true, true, true, false]);
-    let refused = client.check(check("a", None)).await.unwrap().into_inner();
-    assert!(refused.retry_after_ms.is_some() && refused.limits[0].refused && refused.request_id.len() == 32);
+    let denied = client.check(check("a", None)).await.unwrap().into_inner();
+    assert!(denied.retry_after_ms.is_some() && denied.limits[0].refused && denied.request_id.len() == 32);
     let peek = client.check(check("b", Some(0))).await.unwrap().into_inner();
     assert_eq!((peek.allowed, peek.limits[0].remaining), (true, Some(3)));
 
@@ -76,11 +76,11 @@ async fn own_calls_admit_what_the_limit_allows() {
 }
 
 #[tokio::test]
-async fn wrong_calls_say_what_was_expected() {
-    let (node, _folder) = node();
+async fn errors_of_invalid_calls_name_the_expected_values() {
+    let (node, _folder) = start_node();
     let mut client = RateLimitServiceClient::new(connect(&node).await);
-    let wrong = CheckRequest { descriptors: vec![Descriptor::default()], domain: String::new(), ..check("x", None) };
-    let status = client.check(wrong).await.unwrap_err();
+    let invalid = CheckRequest { descriptors: vec![Descriptor::default()], domain: String::new(), ..check("x", None) };
+    let status = client.check(invalid).await.unwrap_err();
     let fields: Vec<String> =
         status.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
     assert_eq!((status.code(), fields), (Code::InvalidArgument, vec!["domain".to_owned(), "descriptors".to_owned()]));
@@ -96,8 +96,8 @@ async fn wrong_calls_say_what_was_expected() {
 }
 
 #[tokio::test]
-async fn the_caller_names_its_request_and_how_long_it_waits() {
-    let (node, _folder) = node();
+async fn a_caller_can_set_the_request_id_and_a_timeout() {
+    let (node, _folder) = start_node();
     let mut client = RateLimitServiceClient::new(connect(&node).await);
     let mut request = Request::new(check("t", None));
     request.set_timeout(Duration::from_secs(5));
@@ -115,10 +115,10 @@ async fn the_caller_names_its_request_and_how_long_it_waits() {
 }
 
 #[tokio::test]
-async fn envoys_call_has_a_status_for_each_descriptor() {
-    let (node, _folder) = node();
+async fn envoys_call_returns_a_status_for_each_descriptor() {
+    let (node, _folder) = start_node();
     let mut client = EnvoyClient::new(connect(&node).await);
-    let asked = request(vec![
+    let descriptors = request(vec![
         descriptor(&[("remote_address", "1.1.1.1")]),
         descriptor(&[("path", "/free")]),
         descriptor(&[("path", "/nowhere")]),
@@ -126,64 +126,68 @@ async fn envoys_call_has_a_status_for_each_descriptor() {
         descriptor(&[("b", "1"), ("a", "2")]),
         descriptor(&[("a", "1"), ("b", "2")]),
     ]);
-    let first = client.should_rate_limit(asked.clone()).await.unwrap().into_inner();
+    let first = client.should_rate_limit(descriptors.clone()).await.unwrap().into_inner();
     assert_eq!(first.overall_code(), Verdict::Ok);
     let codes: Vec<_> = first.statuses.iter().map(|s| s.code()).collect();
-    assert_eq!(codes, [Verdict::Ok; 6], "a shadow limit of 0 refuses nothing");
+    assert_eq!(codes, [Verdict::Ok; 6], "a shadow limit of 0 must not deny");
     let limit = first.statuses[0].current_limit.as_ref().unwrap();
     assert_eq!((limit.name.as_str(), limit.requests_per_unit, limit.unit()), ("per-ip", 3, Unit::Minute));
     assert_eq!(first.statuses[0].limit_remaining, 2);
     assert!(first.statuses[0].duration_until_reset.is_some());
     assert_eq!((first.statuses[1].limit_remaining, &first.statuses[1].current_limit), (u32::MAX, &None));
     assert_eq!((first.statuses[2].limit_remaining, &first.statuses[2].current_limit), (0, &None));
-    assert_eq!(first.statuses[4].current_limit.as_ref().unwrap().unit(), Unit::Day, "keys in the tree's order");
-    assert_eq!(first.statuses[5].current_limit, None, "not in the tree's order");
+    assert_eq!(
+        first.statuses[4].current_limit.as_ref().unwrap().unit(),
+        Unit::Day,
+        "the keys are in the order of exact_keys"
+    );
+    assert_eq!(first.statuses[5].current_limit, None, "the keys are not in the order of exact_keys");
 
-    let second = client.should_rate_limit(asked).await.unwrap().into_inner();
+    let second = client.should_rate_limit(descriptors).await.unwrap().into_inner();
     let codes: Vec<_> = second.statuses.iter().map(|s| s.code()).collect();
     assert_eq!((second.overall_code(), codes[0], codes[4]), (Verdict::OverLimit, Verdict::Ok, Verdict::OverLimit));
-    assert_eq!(second.statuses[0].limit_remaining, 2, "refused together, so charged nowhere");
+    assert_eq!(second.statuses[0].limit_remaining, 2, "a denied check must not charge its other limits");
     assert!(second.response_headers_to_add.iter().any(|h| h.key == "retry-after"));
 
-    let mut three = request(vec![descriptor(&[("remote_address", "2.2.2.2")])]);
-    three.hits_addend = 4;
-    let over = client.should_rate_limit(three).await.unwrap().into_inner();
-    assert_eq!(over.overall_code(), Verdict::OverLimit);
-    assert!(over.response_headers_to_add.iter().any(|h| h.key == "x-plan" && h.value == "free"));
+    let mut over_limit = request(vec![descriptor(&[("remote_address", "2.2.2.2")])]);
+    over_limit.hits_addend = 4;
+    let denied = client.should_rate_limit(over_limit).await.unwrap().into_inner();
+    assert_eq!(denied.overall_code(), Verdict::OverLimit);
+    assert!(denied.response_headers_to_add.iter().any(|h| h.key == "x-plan" && h.value == "free"));
 }
 
 #[tokio::test]
-async fn envoys_descriptors_bring_hits_and_limits_of_their_own() {
-    let (node, _folder) = node();
+async fn envoys_descriptors_can_set_their_hits_and_limit() {
+    let (node, _folder) = start_node();
     let mut client = EnvoyClient::new(connect(&node).await);
-    let own = |hits: Option<u64>, limit: Option<(u32, Unit)>| RateLimitDescriptor {
+    let with = |hits: Option<u64>, limit: Option<(u32, Unit)>| RateLimitDescriptor {
         hits_addend: hits,
         limit: limit.map(|(requests_per_unit, unit)| RateLimitOverride { requests_per_unit, unit: unit.into() }),
         ..descriptor(&[("remote_address", "3.3.3.3")])
     };
     for _ in 0..5 {
-        let peek = client.should_rate_limit(request(vec![own(Some(0), None)])).await.unwrap().into_inner();
+        let peek = client.should_rate_limit(request(vec![with(Some(0), None)])).await.unwrap().into_inner();
         assert_eq!((peek.overall_code(), peek.statuses[0].limit_remaining), (Verdict::Ok, 3));
     }
-    let two = client.should_rate_limit(request(vec![own(Some(2), None)])).await.unwrap().into_inner();
+    let two = client.should_rate_limit(request(vec![with(Some(2), None)])).await.unwrap().into_inner();
     assert_eq!(two.statuses[0].limit_remaining, 1);
-    let brought =
-        client.should_rate_limit(request(vec![own(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
-    let limit = brought.statuses[0].current_limit.as_ref().unwrap();
-    assert_eq!((limit.requests_per_unit, limit.unit(), brought.statuses[0].limit_remaining), (7, Unit::Hour, 2));
-    for wrong in
-        [request(vec![own(Some(1 << 32), None)]), request(vec![own(None, Some((1, Unit::Unknown)))]), request(vec![])]
+    let overridden =
+        client.should_rate_limit(request(vec![with(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
+    let limit = overridden.statuses[0].current_limit.as_ref().unwrap();
+    assert_eq!((limit.requests_per_unit, limit.unit(), overridden.statuses[0].limit_remaining), (7, Unit::Hour, 2));
+    for invalid in
+        [request(vec![with(Some(1 << 32), None)]), request(vec![with(None, Some((1, Unit::Unknown)))]), request(vec![])]
     {
-        assert_eq!(client.should_rate_limit(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(client.should_rate_limit(invalid).await.unwrap_err().code(), Code::InvalidArgument);
     }
-    let nameless = RateLimitRequest { domain: String::new(), ..request(vec![own(None, None)]) };
-    let status = client.should_rate_limit(nameless).await.unwrap_err();
+    let without_domain = RateLimitRequest { domain: String::new(), ..request(vec![with(None, None)]) };
+    let status = client.should_rate_limit(without_domain).await.unwrap_err();
     assert!(status.code() == Code::InvalidArgument && status.message().contains("domain"), "{status:?}");
 }
 
 #[tokio::test]
-async fn health_and_reflection_answer() {
-    let (node, _folder) = node();
+async fn health_and_reflection_respond() {
+    let (node, _folder) = start_node();
     let channel = connect(&node).await;
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService"] {

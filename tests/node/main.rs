@@ -1,13 +1,13 @@
-//! Tests of the program: its commands, and nodes that count in memory.
+//! Tests of the program: its commands, and nodes with the memory store.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod bench;
 mod binary;
-mod faces_agree;
+mod front_ends_agree;
 mod grpc;
-mod hostile;
+mod hostile_clients;
 mod http;
 mod rules_commands;
 mod serve;

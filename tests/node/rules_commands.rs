@@ -1,4 +1,4 @@
-//! `tidegate rules …`: offline work with rule files.
+//! `tidegate rules …`: commands that work on rule files without a node.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,6 +39,7 @@ cases:
       - { expect: refused }
 ";
 
+/// A rule file and its test cases in a temporary folder.
 struct Files(tempfile::TempDir);
 
 impl Files {
@@ -49,27 +50,27 @@ impl Files {
         files
     }
 
-    /// Exit code, standard output, standard error.
+    /// Runs `tidegate rules` and returns the exit code, the standard output and the standard error output.
     fn run(&self, command: &str, args: &[&str]) -> (Option<i32>, String, String) {
         let file = self.0.path().join("rules.yaml");
-        let mut all = vec!["rules", command, file.to_str().unwrap()];
-        all.extend(args);
-        let output = output(&all);
+        let mut arguments = vec!["rules", command, file.to_str().unwrap()];
+        arguments.extend(args);
+        let output = output(&arguments);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
 }
 
 #[test]
-fn cases_that_hold_pass() {
+fn cases_that_meet_their_expectations_pass() {
     let (code, out, _) = Files::new(RULES, CASES).run("test", &[]);
     assert_eq!((code, out.contains("2 of 2 cases pass")), (Some(0), true), "{out}");
 }
 
 #[test]
-fn cases_that_do_not_hold_fail_with_their_line() {
-    let wrong = CASES.replace("times: 3", "times: 4").replace("matches: [free]", "matches: [free, per-user]");
-    let files = Files::new(RULES, &wrong);
+fn failing_cases_are_reported_with_their_line() {
+    let failing = CASES.replace("times: 3", "times: 4").replace("matches: [free]", "matches: [free, per-user]");
+    let files = Files::new(RULES, &failing);
     let (code, out, _) = files.run("test", &[]);
     assert_eq!(code, Some(1));
     assert!(out.contains("rules.test.yaml:11: time 4 of 4: expected allowed, found refused by [\"free\"]"), "{out}");
@@ -80,9 +81,9 @@ fn cases_that_do_not_hold_fail_with_their_line() {
 }
 
 #[test]
-fn a_wrong_file_of_cases_is_told_every_error() {
-    let wrong = "version: 1\ncases:\n  - { name: a, domain: api, steps: [{ expect: perhaps, times: 0, by: [x] }], more: 1 }\n  - { name: b }\n";
-    let (code, _, errors) = Files::new(RULES, wrong).run("test", &[]);
+fn every_error_of_an_invalid_case_file_is_reported() {
+    let invalid = "version: 1\ncases:\n  - { name: a, domain: api, steps: [{ expect: perhaps, times: 0, by: [x] }], more: 1 }\n  - { name: b }\n";
+    let (code, _, errors) = Files::new(RULES, invalid).run("test", &[]);
     assert_eq!(code, Some(78));
     for expected in [
         "cases[0].steps[0].expect: expected allowed | refused",
@@ -96,7 +97,7 @@ fn a_wrong_file_of_cases_is_told_every_error() {
 }
 
 #[test]
-fn explain_shows_what_applies_and_what_does_not() {
+fn explain_lists_the_limits_that_apply_and_those_that_do_not() {
     let files = Files::new(RULES, CASES);
     let explain = |args: &[&str]| files.run("explain", args);
     let (code, out, _) = explain(&["--domain", "api", "user=acme", "tier=free", "--output", "json"]);
@@ -106,13 +107,12 @@ fn explain_shows_what_applies_and_what_does_not() {
     assert_eq!(json["others"], serde_json::json!(["per-user", "bucket"]));
     let (_, table, _) = explain(&["--domain", "api", "user=u1"]);
     assert!(table.contains("per-user") && table.contains("do not apply: free, bucket"), "{table}");
-    let (_, nothing, _) = explain(&["--domain", "other", "user=u1"]);
-    assert!(nothing.contains("no rule has the domain"), "{nothing}");
+    let (_, no_domain, _) = explain(&["--domain", "other", "user=u1"]);
+    assert!(no_domain.contains("no rule has the domain"), "{no_domain}");
 }
 
-/// The schema and the reader know the same fields.
 #[test]
-fn the_schema_has_the_fields_that_the_reader_knows() {
+fn the_schema_and_the_decoder_have_the_same_fields() {
     let schema: Value = serde_json::from_slice(&output(&["rules", "schema"]).stdout).unwrap();
     let unknown = "version: 1\nx: 1\ndomains:\n  - domain: d\n    x: 1\n    limits:\n      \
                    - { name: l, per: [], limit: 1, window: 1s, x: 1, overrides: [{ x: 1 }] }\n";
@@ -133,13 +133,13 @@ fn the_schema_has_the_fields_that_the_reader_knows() {
 }
 
 #[test]
-fn the_example_of_the_documentation_is_true() {
+fn the_example_of_the_documentation_passes_its_tests() {
     let text = include_str!("../../docs/rules.md");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     let folder = tempfile::tempdir().unwrap();
     for (name, block) in ["rules.yaml", "rules.test.yaml"].into_iter().zip(&blocks) {
         std::fs::write(folder.path().join(name), block).unwrap();
     }
-    let done = output(&["rules", "test", folder.path().join("rules.yaml").to_str().unwrap()]);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let result = output(&["rules", "test", folder.path().join("rules.yaml").to_str().unwrap()]);
+    assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stdout));
 }

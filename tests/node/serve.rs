@@ -1,4 +1,4 @@
-//! `tidegate serve`: its configuration, and a rule file that changes while checks go on.
+//! `tidegate serve`: its configuration, its shutdown, and rule files that change under load.
 
 use std::fs;
 use std::io::Write as _;
@@ -33,8 +33,8 @@ impl Folder {
     }
 }
 
-/// `serve` with everything from the environment.
-fn serve(rules: &Path) -> Command {
+/// Returns a `serve` command whose configuration comes from the environment only.
+fn serve_from_environment(rules: &Path) -> Command {
     let mut command = tidegate(&["serve"]);
     command
         .env("TIDEGATE_REGION", "us-east")
@@ -47,22 +47,27 @@ fn serve(rules: &Path) -> Command {
     command
 }
 
-fn errors(mut command: Command) -> (Option<i32>, Vec<String>) {
+/// Runs a command and returns its exit code and the lines of its standard error output.
+fn exit_code_and_errors(mut command: Command) -> (Option<i32>, Vec<String>) {
     let output = command.output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap().lines().map(ToOwned::to_owned).collect())
 }
 
 #[test]
-fn the_environment_is_enough() {
+fn a_node_can_be_configured_by_the_environment_alone() {
     let folder = Folder::new();
-    let node = Node::start(serve(&folder.path("rules.yaml")));
+    let node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
     assert_eq!(node.check(r#"{"domain":"d","attributes":{"user":"u"}}"#).json()["limits"][0]["limit"], 1_000_000);
     let authorize = node.send("GET /v1/authorize?domain=d HTTP/1.1\r\nx-tidegate-attr-user: u", "");
-    assert_eq!(authorize.header("x-ratelimit-remaining"), Some("999998"), "this test is a trusted proxy");
+    assert_eq!(
+        authorize.header("x-ratelimit-remaining"),
+        Some("999998"),
+        "the address of this test is a trusted proxy"
+    );
 }
 
 #[test]
-fn every_error_of_every_source_is_told_at_once() {
+fn every_configuration_error_is_reported_at_once() {
     let folder = Folder::new();
     let config = "region: us east\nlisten: { http: nowhere, grpc: '0.0.0.0:1', cluster: '0.0.0.0:1' }\nstore:\n  \
                   url: redis://user:secret@h?secret=1\n  deadline: 1h\n  leese: 1s\npostgres: { url: x }\nlog: { level: loud }\n";
@@ -70,7 +75,7 @@ fn every_error_of_every_source_is_told_at_once() {
     let mut command = tidegate(&["serve", "--check", "--config", folder.path("tidegate.yaml").to_str().unwrap()]);
     command.args(["--log-level", "louder"]).env("TIDEGATE_WORKERS", "many").env("TIDEGATE_STORE__TAGS", "0");
     command.env("TIDEGATE_UNKNOWN", "1");
-    let (code, errors) = errors(command);
+    let (code, errors) = exit_code_and_errors(command);
     assert_eq!(code, Some(78));
     for expected in [
         "tidegate.yaml:1:9: region: expected",
@@ -93,149 +98,153 @@ fn every_error_of_every_source_is_told_at_once() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_and_that_beats_the_file() {
+fn flags_override_the_environment_and_the_environment_overrides_the_file() {
     let folder = Folder::new();
     let path = folder.path("rules.yaml");
     let config =
         format!("region: file\nnode: file\nstore: {{ url: 'memory:' }}\nrules: {{ file: {} }}\n", path.display());
     folder.write("tidegate.yaml", &config);
     let file = folder.path("tidegate.yaml");
-    let check = |flags: &[&str], environment: &[(&str, &str)]| {
-        let mut all = vec!["serve", "--check", "--output", "json", "--config", file.to_str().unwrap()];
-        all.extend(flags);
-        let output = tidegate(&all).envs(environment.iter().copied()).output().unwrap();
+    let region_and_node = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut arguments = vec!["serve", "--check", "--output", "json", "--config", file.to_str().unwrap()];
+        arguments.extend(flags);
+        let output = tidegate(&arguments).envs(environment.iter().copied()).output().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (json["region"].as_str().unwrap().to_owned(), json["node"].as_str().unwrap().to_owned())
     };
-    let both = |region: &str, node: &str| (region.to_owned(), node.to_owned());
-    assert_eq!(check(&[], &[]), both("file", "file"));
-    assert_eq!(check(&[], &[("TIDEGATE_REGION", "env"), ("TIDEGATE_NODE", "7")]), both("env", "7"));
-    assert_eq!(check(&["--region", "flag"], &[("TIDEGATE_REGION", "env")]), both("flag", "file"));
+    let expected = |region: &str, node: &str| (region.to_owned(), node.to_owned());
+    assert_eq!(region_and_node(&[], &[]), expected("file", "file"));
+    assert_eq!(region_and_node(&[], &[("TIDEGATE_REGION", "env"), ("TIDEGATE_NODE", "7")]), expected("env", "7"));
+    assert_eq!(region_and_node(&["--region", "flag"], &[("TIDEGATE_REGION", "env")]), expected("flag", "file"));
 }
 
 #[test]
-fn what_is_missing_or_wrong_ends_with_78() {
-    let (code, missing) = errors(tidegate(&["serve"]));
+fn missing_or_invalid_configuration_exits_with_78() {
+    let (code, missing) = exit_code_and_errors(tidegate(&["serve"]));
     assert_eq!(code, Some(78));
     for field in ["TIDEGATE_REGION: region", "TIDEGATE_STORE__URL: store.url", "TIDEGATE_RULES__FILE: rules.file"] {
         assert!(missing.iter().any(|line| line.starts_with(field)), "{field} is missing in {missing:?}");
     }
     let folder = Folder::new();
     let absent = folder.path("absent.yaml");
-    assert_eq!(errors(serve(&absent)).0, Some(78));
+    assert_eq!(exit_code_and_errors(serve_from_environment(&absent)).0, Some(78));
     assert_eq!(output(&["serve", "--config", absent.to_str().unwrap()]).status.code(), Some(78));
-    let mut redis = serve(&folder.path("rules.yaml"));
+    let mut redis = serve_from_environment(&folder.path("rules.yaml"));
     redis.env_remove("TIDEGATE_STORE__URL").env("REDIS_CLUSTER", "a:7001,b:seven");
-    let (code, refused) = errors(redis);
+    let (code, invalid) = exit_code_and_errors(redis);
     assert_eq!(code, Some(78));
-    assert!(refused[0].starts_with("REDIS_CLUSTER: store.url: expected further hosts"), "{refused:?}");
+    assert!(invalid[0].starts_with("REDIS_CLUSTER: store.url: expected further hosts"), "{invalid:?}");
 }
 
-fn limit(node: &Node) -> Option<u64> {
-    let answer = node.check(r#"{"domain":"d","attributes":{"user":"look"},"hits":0}"#);
+/// Returns the limit that the node applies now. The check is a peek, so it charges nothing.
+fn current_limit(node: &Node) -> Option<u64> {
+    let answer = node.check(r#"{"domain":"d","attributes":{"user":"peek"},"hits":0}"#);
     answer.json()["limits"][0]["limit"].as_u64()
 }
 
 #[test]
-fn every_way_of_changing_the_file_is_seen() {
+fn the_node_follows_the_rule_file_however_it_is_replaced() {
     let folder = Folder::new();
     for version in ["a", "b"] {
         fs::create_dir(folder.path(version)).unwrap();
     }
     folder.write("a/rules.yaml", &rules("10"));
     folder.write("b/rules.yaml", &rules("20"));
-    // As Kubernetes mounts a config map: a link to a folder that is swapped.
+    // Kubernetes mounts a config map like this: the path goes through a symbolic link, which is swapped.
     std::os::unix::fs::symlink("a", folder.path("data")).unwrap();
     std::os::unix::fs::symlink("data/rules.yaml", folder.path("linked.yaml")).unwrap();
-    let node = Node::start(serve(&folder.path("linked.yaml")));
-    let becomes = |expected: u64| wait_for("the new limit", || (limit(&node) == Some(expected)).then_some(()));
-    becomes(10);
+    let node = Node::start(serve_from_environment(&folder.path("linked.yaml")));
+    let wait_for_limit =
+        |expected: u64| wait_for("the new limit", || (current_limit(&node) == Some(expected)).then_some(()));
+    wait_for_limit(10);
     std::os::unix::fs::symlink("b", folder.path("next")).unwrap();
     fs::rename(folder.path("next"), folder.path("data")).unwrap();
-    becomes(20);
+    wait_for_limit(20);
     folder.write("b/rules.yaml", &rules("30"));
-    becomes(30);
+    wait_for_limit(30);
     folder.write("b/new.yaml", &rules("40"));
     fs::rename(folder.path("b/new.yaml"), folder.path("b/rules.yaml")).unwrap();
-    becomes(40);
+    wait_for_limit(40);
     folder.write("b/rules.yaml", &rules("50"));
     node.signal("HUP");
-    becomes(50);
-    // A pipe in its place, which nobody writes to, is told and holds up nothing.
+    wait_for_limit(50);
+    // A pipe without a writer is reported as invalid, and the watcher does not block on it.
     let pipe = folder.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     fs::rename(pipe, folder.path("b/rules.yaml")).unwrap();
-    wait_for("the pipe to be refused", || node.log().contains("expected a regular file").then_some(()));
+    wait_for("the error about the pipe", || node.log().contains("expected a regular file").then_some(()));
     folder.write("b/new.yaml", &rules("60"));
     fs::rename(folder.path("b/new.yaml"), folder.path("b/rules.yaml")).unwrap();
-    becomes(60);
+    wait_for_limit(60);
 }
 
 #[test]
-fn an_edit_removes_the_metric_series_of_limits_that_it_removes() {
+fn removing_a_limit_removes_its_metric_series() {
     let folder = Folder::new();
-    let node = Node::start(serve(&folder.path("rules.yaml")));
-    let series = |limit: &str| {
+    let node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
+    let count_series = |limit: &str| {
         let label = format!("tidegate_decisions_total{{domain=\"d\",limit=\"{limit}\"");
         node.get("/metrics").body.lines().filter(|line| line.starts_with(&label)).count()
     };
     node.check(r#"{"domain":"d","attributes":{"user":"a"}}"#);
-    assert!(series("l") > 0);
+    assert!(count_series("l") > 0);
     folder.write("rules.yaml", &rules("5").replace("name: l", "name: other-limit"));
-    wait_for("the new limit", || (limit(&node) == Some(5)).then_some(()));
-    wait_for("the removal of the series", || (series("l") == 0).then_some(()));
-    assert!(series("other-limit") > 0, "the series of limits in force stay");
+    wait_for("the new limit", || (current_limit(&node) == Some(5)).then_some(()));
+    wait_for("the removal of the series", || (count_series("l") == 0).then_some(()));
+    assert!(count_series("other-limit") > 0, "the series of the limit in force must remain");
 }
 
 #[test]
-fn an_edit_under_load_fails_no_check_and_a_broken_one_changes_nothing() {
+fn a_rule_change_under_load_fails_no_check_and_an_invalid_one_is_ignored() {
     let folder = Folder::new();
-    let node = Node::start(serve(&folder.path("rules.yaml")));
+    let node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
     let stop = AtomicBool::new(false);
-    let reads = |outcome: &str| {
+    let load_count = |outcome: &str| {
         let name = format!("tidegate_rules_loads_total{{outcome=\"{outcome}\"}} ");
         let text = node.get("/metrics").body;
         text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or(0)
     };
     std::thread::scope(|scope| {
-        let load: Vec<_> = (0..4)
-            .map(|thread| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
                 let (node, stop) = (&node, &stop);
                 scope.spawn(move || {
-                    let (mut asked, mut last) = (0u64, 0);
-                    while !stop.load(Ordering::Relaxed) || asked == 0 {
-                        let answer = node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"u{thread}"}}}}"#));
+                    let (mut checks, mut max_limit) = (0u64, 0);
+                    while !stop.load(Ordering::Relaxed) || checks == 0 {
+                        let answer = node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"u{client}"}}}}"#));
                         let body = answer.json();
                         let limit = body["limits"][0]["limit"].as_u64().unwrap();
                         assert!([1_000_000, 2_000_000, 4_000_000].contains(&limit), "{answer:?}");
                         assert_eq!((answer.status, body["degraded"].as_bool()), (200, Some(false)), "{answer:?}");
-                        // A core may take a new book a moment later than another, and then keeps it.
-                        last = last.max(limit);
-                        asked += 1;
+                        // One core may switch to new rules a moment later than another, and then keeps them.
+                        max_limit = max_limit.max(limit);
+                        checks += 1;
                     }
-                    (asked, last)
+                    (checks, max_limit)
                 })
             })
             .collect();
         folder.write("rules.yaml", &rules("2000000"));
-        wait_for("the edit", || (limit(&node) == Some(2_000_000)).then_some(()));
-        for (count, broken) in ["version: [", "version: 1\ndomains: 5\n", "", "version: 2\n"].into_iter().enumerate() {
-            folder.write("rules.yaml", broken);
-            wait_for("the refusal", || (reads("refused") == count as u64 + 1).then_some(()));
-            assert_eq!(limit(&node), Some(2_000_000), "after {broken:?}");
+        wait_for("the new limit", || (current_limit(&node) == Some(2_000_000)).then_some(()));
+        for (count, invalid) in ["version: [", "version: 1\ndomains: 5\n", "", "version: 2\n"].into_iter().enumerate() {
+            folder.write("rules.yaml", invalid);
+            wait_for("the rules to be reported as invalid", || {
+                (load_count("refused") == count as u64 + 1).then_some(())
+            });
+            assert_eq!(current_limit(&node), Some(2_000_000), "after {invalid:?}");
         }
         fs::remove_file(folder.path("rules.yaml")).unwrap();
-        wait_for("the refusal", || (reads("refused") == 5).then_some(()));
-        assert_eq!(limit(&node), Some(2_000_000), "without a file");
+        wait_for("the rules to be reported as invalid", || (load_count("refused") == 5).then_some(()));
+        assert_eq!(current_limit(&node), Some(2_000_000), "after the file was removed");
         folder.write("rules.yaml", &rules("4000000"));
-        wait_for("the good edit", || (limit(&node) == Some(4_000_000)).then_some(()));
+        wait_for("the new limit", || (current_limit(&node) == Some(4_000_000)).then_some(()));
         stop.store(true, Ordering::Relaxed);
-        for thread in load {
-            let (asked, last) = thread.join().unwrap();
-            assert!(asked > 10 && last >= 2_000_000, "{asked} checks, last under {last}");
+        for client in clients {
+            let (checks, max_limit) = client.join().unwrap();
+            assert!(checks > 10 && max_limit >= 2_000_000, "{checks} checks, maximum limit {max_limit}");
         }
     });
-    assert_eq!(reads("taken"), 3);
+    assert_eq!(load_count("taken"), 3);
     let log = node.log();
     assert!(
         log.contains("rules.yaml:2:10: domains: expected a list") && log.contains("new rules are in force"),
@@ -244,13 +253,13 @@ fn an_edit_under_load_fails_no_check_and_a_broken_one_changes_nothing() {
 }
 
 #[test]
-fn who_says_nothing_does_not_hold_up_the_end() {
+fn idle_connections_do_not_delay_shutdown() {
     let folder = Folder::new();
-    let mut node = Node::start(serve(&folder.path("rules.yaml")));
-    // A connection that says nothing, one that begins, and one that watches health for ever.
+    let mut node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
+    // A silent connection, one that sends half of the HTTP/2 preface, and one with an endless health stream.
     let silent = TcpStream::connect(&node.grpc).unwrap();
-    let mut halting = TcpStream::connect(&node.grpc).unwrap();
-    halting.write_all(b"PRI * HTT").unwrap();
+    let mut half_open = TcpStream::connect(&node.grpc).unwrap();
+    half_open.write_all(b"PRI * HTT").unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut watch = runtime.block_on(async {
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap();
@@ -263,35 +272,36 @@ fn who_says_nothing_does_not_hold_up_the_end() {
     node.signal("TERM");
     let second = runtime.block_on(watch.message()).unwrap().unwrap();
     assert_eq!(second.status, 2, "NOT_SERVING");
-    // For a while it still serves, and says that it leaves.
+    // The node serves for a while longer and reports that it is draining.
     let ready = node.get("/ready");
     assert_eq!((ready.status, ready.json()["draining"].as_bool()), (503, Some(true)));
     assert_eq!(node.check(r#"{"domain":"d","attributes":{"user":"u"}}"#).status, 200);
     assert_eq!(node.child.wait().unwrap().code(), Some(0));
     assert!(!node.log().contains("left before"), "{}", node.log());
-    drop((silent, halting));
+    drop((silent, half_open));
 }
 
 #[test]
-fn errors_are_told_to_programs_too_and_those_of_the_rules_beside_those_of_the_configuration() {
+fn json_output_lists_configuration_errors_and_rule_errors_together() {
     let folder = Folder::new();
-    folder.write("wrong.yaml", "version: 1\ndomains:\n  - domain: d\n    limts:\n      - {}\n");
-    let wrong = folder.path("wrong.yaml");
-    let json = |command: &mut Command| -> serde_json::Value {
+    folder.write("invalid.yaml", "version: 1\ndomains:\n  - domain: d\n    limts:\n      - {}\n");
+    let invalid = folder.path("invalid.yaml");
+    let run = |command: &mut Command| -> serde_json::Value {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(78));
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
     };
-    let told = json(&mut tidegate(&["rules", "validate", wrong.to_str().unwrap(), "--output", "json"]));
-    assert_eq!(told["ok"], false);
-    assert_eq!((told["errors"][0]["line"].as_u64(), told["errors"][0]["column"].as_u64()), (Some(3), Some(5)));
+    let report = run(&mut tidegate(&["rules", "validate", invalid.to_str().unwrap(), "--output", "json"]));
+    assert_eq!(report["ok"], false);
+    assert_eq!((report["errors"][0]["line"].as_u64(), report["errors"][0]["column"].as_u64()), (Some(3), Some(5)));
     assert_eq!(
-        (told["errors"][1]["line"].as_u64(), told["errors"][1]["field"].as_str()),
+        (report["errors"][1]["line"].as_u64(), report["errors"][1]["field"].as_str()),
         (Some(4), Some("domains[0].limts"))
     );
-    let check = ["serve", "--check", "--output", "json", "--region", "r", "--store", "memory:", "--log-level", "loud"];
-    let mut command = tidegate(&check);
-    let told = json(command.args(["--rules", wrong.to_str().unwrap()]));
-    let fields: Vec<&str> = told["errors"].as_array().unwrap().iter().filter_map(|e| e["field"].as_str()).collect();
+    let arguments =
+        ["serve", "--check", "--output", "json", "--region", "r", "--store", "memory:", "--log-level", "loud"];
+    let mut command = tidegate(&arguments);
+    let report = run(command.args(["--rules", invalid.to_str().unwrap()]));
+    let fields: Vec<&str> = report["errors"].as_array().unwrap().iter().filter_map(|e| e["field"].as_str()).collect();
     assert!(fields.contains(&"log.level") && fields.contains(&"domains[0].limts"), "{fields:?}");
 }

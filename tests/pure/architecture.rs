@@ -1,10 +1,11 @@
-//! The layers, read from the imports and the manifests: what each module may use of ours, and what the core may do.
+//! The layers of the code, checked in the imports and the manifests: the modules and crates that each may use, and the
+//! purity of the core.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module of `src/` and the modules that it may import, itself apart.
+/// Each module of `src/` and the other modules that it may import.
 const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("ports", &[]),
     ("telemetry", &[]),
@@ -20,10 +21,11 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("cli", &["ports", "telemetry", "yaml", "host", "rulefile", "api", "config", "node"]),
 ];
 
-/// Modules that are adapters. Only `node/assemble.rs` names them, and `cli` the rule files that it reads.
+/// The adapters. Only `src/node/assemble.rs` may name them. One exception: `cli` imports `rulefile`, because it reads
+/// rule files.
 const ADAPTERS: [&str; 2] = ["store", "rulefile"];
 
-/// A crate of the workspace and those of ours that it may depend on.
+/// Each crate of the workspace and the workspace crates that it may depend on.
 const MAY_DEPEND: [(&str, &[&str]); 5] = [
     ("crates/limiter", &[]),
     ("crates/proto", &[]),
@@ -32,7 +34,8 @@ const MAY_DEPEND: [(&str, &[&str]); 5] = [
     ("simulations", &["limiter", "counter-script"]),
 ];
 
-/// What the pure crates must not name: clocks, randomness, threads, files, sockets. Their manifests exclude the rest.
+/// Names that the pure crates must not use: clocks, randomness, threads, files, sockets. Their manifests exclude the
+/// rest.
 const IMPURE: [&str; 8] = [
     "Instant::now",
     "SystemTime",
@@ -48,13 +51,13 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every source file below `folder`, or of the module that is one file, without its comments.
+/// Returns every source file below `folder`, or the single file of the module, without comments.
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut todo = vec![folder.to_owned(), folder.with_extension("rs")];
+    let mut pending = vec![folder.to_owned(), folder.with_extension("rs")];
     let mut found = Vec::new();
-    while let Some(path) = todo.pop() {
+    while let Some(path) = pending.pop() {
         if path.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|e| e == "rs")
             && let Ok(text) = fs::read_to_string(&path)
         {
@@ -72,27 +75,28 @@ fn every_module_has_a_layer() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let known = ["main", "lib"].contains(&name) || MAY_IMPORT.iter().any(|(known, _)| *known == name);
-        // Git keeps no empty folder.
+        // Git does not store an empty folder, so a checkout may have a left-over one.
         let empty = path.is_dir() && fs::read_dir(&path).unwrap().next().is_none();
         assert!(known || empty, "{name} has no layer: add it to MAY_IMPORT");
     }
 }
 
 #[test]
-fn no_module_imports_what_its_layer_does_not_allow() {
+fn modules_import_only_what_their_layer_allows() {
     for (module, allowed) in MAY_IMPORT {
         for (path, code) in sources(&root().join("src").join(module)) {
-            for (at, _) in code.match_indices("crate::") {
-                let target: String = code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let fits = target == module || allowed.contains(&target.as_str());
-                assert!(fits, "{} imports {target}, which {module} may not", path.display());
+            for (start, _) in code.match_indices("crate::") {
+                let target: String =
+                    code[start + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let allowed = target == module || allowed.contains(&target.as_str());
+                assert!(allowed, "{} imports {target}, which {module} may not", path.display());
             }
         }
     }
 }
 
 #[test]
-fn only_the_assembly_names_adapters() {
+fn only_the_assembly_of_a_node_names_adapters() {
     for (path, code) in sources(&root().join("src/node")) {
         for adapter in ADAPTERS {
             let named = code.contains(&format!("crate::{adapter}::"));
@@ -102,7 +106,7 @@ fn only_the_assembly_names_adapters() {
 }
 
 #[test]
-fn no_crate_depends_on_what_its_layer_does_not_allow() {
+fn crates_depend_only_on_what_their_layer_allows() {
     for (folder, allowed) in MAY_DEPEND {
         let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
@@ -120,7 +124,7 @@ fn the_core_and_the_simulator_are_pure() {
     for folder in ["crates/limiter/src", "crates/counter-script/src", "simulations/src"] {
         for (path, code) in sources(&root().join(folder)) {
             for name in IMPURE {
-                // The simulator runs its seeds on threads, which decide nothing.
+                // The simulator runs its seeds on several threads. They do not change the result of a seed.
                 let campaign = path.ends_with("campaign.rs") && name == "std::thread";
                 assert!(campaign || !code.contains(name), "{} names {name}", path.display());
             }
@@ -128,30 +132,35 @@ fn the_core_and_the_simulator_are_pure() {
     }
 }
 
-/// Fails if two folders of a crate import each other.
+/// The modules of the crate root that a source file below `root` imports, through `crate::` or `super::`.
+fn imported_modules(root: &Path, path: &Path, code: &str) -> Vec<String> {
+    let below = path.strip_prefix(root).unwrap();
+    let depth = below.components().count() - usize::from(path.ends_with("mod.rs"));
+    let code = code.split("#[cfg(test)]").next().unwrap().replace(&"super::".repeat(depth), "crate::");
+    let first = |from: &str| from.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    code.match_indices("crate::").map(|(start, found)| first(&code[start + found.len()..])).collect()
+}
+
 #[test]
-fn no_two_folders_of_a_crate_import_each_other() {
-    for source in ["crates/limiter/src", "crates/counter-script/src", "crates/loadgen/src", "simulations/src"] {
-        let mut imports: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for entry in fs::read_dir(root().join(source)).unwrap() {
+fn the_folders_of_a_crate_have_no_import_cycle() {
+    for source in ["crates/limiter/src", "crates/counter-script/src", "crates/loadgen/src", "simulations/src", "src"] {
+        let source = root().join(source);
+        let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for entry in fs::read_dir(&source).unwrap() {
             let folder = entry.unwrap().path();
-            if !folder.is_dir() {
-                continue;
-            }
-            let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-            for (_, code) in sources(&folder) {
-                let code = code.split("#[cfg(test)]").next().unwrap().to_owned();
-                let targets = code.match_indices("crate::").map(|(at, _)| {
-                    code[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
-                });
-                imports.entry(name.clone()).or_default().extend(targets);
+            if folder.is_dir() && fs::read_dir(&folder).unwrap().next().is_some() {
+                let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+                let targets = sources(&folder).into_iter();
+                let targets = targets.flat_map(|(path, code)| imported_modules(&source, &path, &code));
+                let targets = targets.filter(|target| *target != name).collect();
+                imports.insert(name, targets);
             }
         }
-        for (folder, targets) in &imports {
-            for target in targets.iter().filter(|target| *target != folder) {
-                let back = imports.get(target).is_some_and(|back| back.contains(folder));
-                assert!(!back, "{source}: {folder} and {target} import each other");
-            }
+        // Folders that import no other are removed, until none is left. What cannot be removed is a cycle.
+        while let Some(leaf) = imports.keys().find(|name| imports[*name].iter().all(|t| !imports.contains_key(t))) {
+            let leaf = leaf.clone();
+            imports.remove(&leaf);
         }
+        assert!(imports.is_empty(), "{} has a cycle: {imports:?}", source.display());
     }
 }

@@ -1,41 +1,41 @@
-//! What the fuzz targets found worth keeping, tried again: `scripts/fuzz` looks for more.
+//! Runs the entry points of the fuzz targets on their saved corpora. `scripts/fuzz` searches for new inputs.
 
 use std::path::Path;
 
-/// Tries every file of a corpus, and every one cut short.
+/// Runs `entry` on every file of a corpus, whole and cut to half its length.
 fn replay(target: &str, entry: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let mut tried = 0;
+    let mut files = 0;
     for file in std::fs::read_dir(folder).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         entry(&bytes);
         entry(&bytes[..bytes.len() / 2]);
-        tried += 1;
+        files += 1;
     }
-    assert!(tried >= 5, "{target}: {tried} files");
+    assert!(files >= 5, "{target}: {files} files");
 }
 
 #[test]
-fn rule_files() {
+fn rule_files_of_the_corpus_hold() {
     replay("rule_file", crate::entries::rule_file);
 }
 
 #[test]
-fn http_bodies() {
+fn http_bodies_of_the_corpus_hold() {
     replay("http_body", crate::entries::http_body);
 }
 
 #[test]
-fn envoy_requests() {
+fn envoy_requests_of_the_corpus_hold() {
     replay("envoy_request", crate::entries::envoy_request);
 }
 
 #[test]
-fn native_streams() {
+fn native_streams_of_the_corpus_hold() {
     replay("native_stream", crate::entries::native_stream);
 }
 
 #[test]
-fn store_replies() {
+fn store_replies_of_the_corpus_hold() {
     replay("store_reply", crate::entries::store_reply);
 }

@@ -1,8 +1,8 @@
-//! Tests that need no server: the layers of the code, the documents, rule files, and a core on the memory store.
+//! Tests that need no server: the layers of the code, the documents, rule files, and a core with the memory store.
 
 mod architecture;
 mod core;
-mod document;
+mod documents;
 #[path = "../../fuzz/entries/mod.rs"]
 mod entries;
 mod fuzz_corpora;

@@ -1,4 +1,5 @@
-//! A region moves from one source of rules to another and back: its token buckets follow the rules in force.
+//! Revisions across sources: if a region moves from one source of rules to another and back, its token buckets follow
+//! the rules in force.
 
 use limiter::WallTime;
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use tidegate::store::memory::MemoryStore;
 use tidegate::telemetry::registry::MetricsRegistry;
 use tokio::sync::watch;
 
-struct StoppedClock;
+/// A clock that does not advance.
+struct FixedClock;
 
-impl Clock for StoppedClock {
+impl Clock for FixedClock {
     fn now(&self) -> NodeTime {
         NodeTime(1_000_000)
     }
@@ -29,7 +31,7 @@ impl Clock for StoppedClock {
     }
 }
 
-/// A source of rules that has seen no commit before its own first, as the change log of a new database.
+/// A source of rules that knows no commits before its first own commit, like the change log of a new database.
 struct ChangeLog(watch::Sender<Arc<RuleBook>>);
 
 impl ChangeLog {
@@ -62,8 +64,8 @@ fn rules(burst: u64) -> String {
     )
 }
 
-/// Hits that a node grants `user`, one by one, under the newest rules of `source`. The node starts anew each time.
-async fn granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, user: &str) -> u64 {
+/// Starts a new node with the newest rules of `source` and returns how many hits it grants to `user`, one by one.
+async fn count_granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, user: &str) -> u64 {
     const CONFIG: ShardConfig = ShardConfig {
         max_keys: 100,
         max_waiting: 100,
@@ -75,7 +77,7 @@ async fn granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, user: &
         max_items: 100,
         seeds: [1, 2, 3, 4],
     };
-    let core = Arc::new(Core::new(CONFIG, Arc::new(StoppedClock), Arc::clone(store)));
+    let core = Arc::new(Core::new(CONFIG, Arc::new(FixedClock), Arc::clone(store)));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     core.set_book(Arc::clone(&source.follow().borrow()));
     let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
@@ -88,24 +90,25 @@ async fn granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, user: &
 }
 
 #[tokio::test]
-async fn buckets_follow_the_rules_in_force_from_a_file_to_a_change_log_and_back() {
+async fn buckets_follow_the_rules_from_a_file_to_a_change_log_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rules.yaml");
-    // A file system stamps files with the instant of its last tick, a few milliseconds ago.
     let metrics = RuleFileMetrics::new(&MetricsRegistry::new("0", "0").unwrap()).unwrap();
-    let file = |burst: u64, at_ms: u64| loop {
+    // A file system stamps files with the time of its last tick, a few milliseconds ago. So the file is written until
+    // its revision is newer than `after_ms`.
+    let write_file = |burst: u64, after_ms: u64| loop {
         std::fs::write(&path, rules(burst)).unwrap();
         let source = FileRules::open(path.clone(), metrics.clone()).unwrap();
-        if source.follow().borrow().revision > Revision(at_ms) {
+        if source.follow().borrow().revision > Revision(after_ms) {
             break source;
         }
     };
-    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(StoppedClock), 100));
-    assert_eq!(granted(&store, &file(5, 0), "u").await, 5);
+    let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(FixedClock), 100));
+    assert_eq!(count_granted(&store, &write_file(5, 0), "u").await, 5);
     let log = ChangeLog::new();
     log.commit(20);
-    assert_eq!(granted(&store, &log, "u").await, 15, "a full bucket of 20 less the 5 that were spent");
+    assert_eq!(count_granted(&store, &log, "u").await, 15, "a full bucket of 20 minus the 5 hits that were spent");
     log.commit(50);
-    assert_eq!(granted(&store, &log, "u").await, 30);
-    assert_eq!(granted(&store, &file(60, now_ms()), "u").await, 10);
+    assert_eq!(count_granted(&store, &log, "u").await, 30);
+    assert_eq!(count_granted(&store, &write_file(60, now_ms()), "u").await, 10);
 }

@@ -1,4 +1,4 @@
-//! The rule file as a user writes it: what is taken, and how everything that is wrong is told.
+//! Rule files as users write them: how their limits apply, and how their errors are reported.
 
 use limiter::{Check, Descriptor, Revision};
 use tidegate::rulefile::decode::compile;
@@ -26,6 +26,7 @@ domains:
       - { name: resting, per: [], limit: 1, window: 1s, mode: "off" }
 "#;
 
+/// Compiles the rules and returns `name=limit` of each limit that applies to these entries.
 fn applicable(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
     let book = compile("rules.yaml", text, Revision(1)).unwrap();
     let mut out = Vec::new();
@@ -45,7 +46,7 @@ fn limits_overrides_and_replaces_apply_as_written() {
 }
 
 #[test]
-fn every_error_is_told_at_once_with_its_place() {
+fn every_error_is_reported_at_once_with_its_place() {
     let text = r#"version: 2
 domains:
   - domain: api
@@ -56,7 +57,7 @@ domains:
         limit: -1
         window: 1 fortnight
         algoritm: sliding_window
-      - { name: a, per: [], limit: 1, window: 1s, calendar: day, replaces: [a, nobody] }
+      - { name: a, per: [], limit: 1, window: 1s, calendar: day, replaces: [a, unknown] }
 "#;
     let errors: Vec<String> =
         compile("r.yaml", text, Revision(1)).unwrap_err().iter().map(ToString::to_string).collect();
@@ -70,7 +71,7 @@ domains:
         "r.yaml:9:17: domains[0].limits[0].window: expected a length of time",
         "r.yaml:10:19: domains[0].limits[0].algoritm: expected one of algorithm,",
         "domains[0].limits[1].calendar: expected either window or calendar, not both",
-        "domains[0].limits[1].replaces[1]: expected the name of a limit of this domain, not \"nobody\"",
+        "domains[0].limits[1].replaces[1]: expected the name of a limit of this domain, not \"unknown\"",
         "domains[0].limits[1].replaces: expected no cycle",
     ];
     for start in starts {
@@ -79,18 +80,18 @@ domains:
 }
 
 #[test]
-fn an_error_of_syntax_comes_alone_with_its_place() {
+fn a_syntax_error_is_reported_alone_with_its_place() {
     let errors = compile("r.yaml", "version: 1\ndomains: [1, }\nx: 1", Revision(1)).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].place.line, 2, "{}", errors[0]);
 }
 
 #[test]
-fn a_book_of_ten_thousand_limits_is_not_scanned() {
+fn one_of_ten_thousand_limits_is_found() {
     let mut text = "version: 1\ndomains:\n  - domain: api\n    limits:\n".to_owned();
-    for at in 0..10_000 {
+    for index in 0..10_000 {
         text += &format!(
-            "      - {{ name: l{at}, match: {{ tier: free, path: {{ route: \"/r{at}/{{x}}\" }} }}, per: [], limit: {at}, window: 1s }}\n"
+            "      - {{ name: l{index}, match: {{ tier: free, path: {{ route: \"/r{index}/{{x}}\" }} }}, per: [], limit: {index}, window: 1s }}\n"
         );
     }
     assert_eq!(applicable(&text, &[("tier", "free"), ("path", "/r77/a")], 1), ["l77=77"]);

@@ -1,4 +1,4 @@
-//! Rules for tests of a core.
+//! Rules for the tests of a core.
 
 use std::sync::Arc;
 
@@ -7,9 +7,10 @@ use limiter::rules::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
 };
 
-/// The store's clock when a test begins, in microseconds since the epoch.
+/// The time of the store's clock at the start of a test, in microseconds since the epoch.
 pub const BEGIN: u64 = 1_700_000_000_000_000;
 
+/// Returns a limit per user that denies if the store fails.
 pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
     let bucket = algorithm == Algorithm::TokenBucket;
     Limit {
@@ -31,6 +32,7 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
     }
 }
 
+/// Returns the compiled rules of one domain `d` with these limits.
 pub fn book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
     let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())

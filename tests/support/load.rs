@@ -90,16 +90,21 @@ pub async fn run_load(nodes: &[Node], load: Load, stop: &Arc<AtomicBool>) -> Vec
 
 /// Returns the number of admitted checks.
 pub fn count_admitted(records: &[CheckRecord]) -> usize {
-    records.iter().filter(|a| a.allowed == Some(true)).count()
+    records.iter().filter(|record| record.allowed == Some(true)).count()
 }
 
 /// Returns the maximum number of admitted checks that were both sent and answered within an interval of `length`
 /// microseconds.
 pub fn max_admitted_within(records: &[CheckRecord], length: u64) -> usize {
-    let mut admitted: Vec<(u64, u64)> =
-        records.iter().filter(|a| a.allowed == Some(true)).map(|a| (a.sent_at, a.answered_at)).collect();
+    let mut admitted: Vec<(u64, u64)> = records
+        .iter()
+        .filter(|record| record.allowed == Some(true))
+        .map(|record| (record.sent_at, record.answered_at))
+        .collect();
     admitted.sort_unstable();
-    let within = |from: u64| admitted.iter().filter(|(a, b)| *a >= from && *b <= from + length).count();
+    let within = |from: u64| {
+        admitted.iter().filter(|(sent_at, answered_at)| *sent_at >= from && *answered_at <= from + length).count()
+    };
     admitted.iter().map(|(sent_at, _)| within(*sent_at)).max().unwrap_or(0)
 }
 
@@ -122,7 +127,7 @@ impl RuleFile {
         static REGIONS: AtomicU32 = AtomicU32::new(0);
         // A new region for each case: the store remembers the members of an earlier case for a while.
         let region = format!("r{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-        let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
+        let names: Vec<String> = (0..count).map(|index| format!("n{index}")).collect();
         let start = |name: &String| {
             let mut environment =
                 vec![("TIDEGATE_REGION", region.as_str()), ("TIDEGATE_NODE", name), ("TIDEGATE_WORKERS", "2")];

@@ -1,4 +1,4 @@
-//! What the documents name is there.
+//! The paths that the documents name exist.
 
 use std::fs;
 use std::path::Path;
@@ -7,22 +7,23 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Words in backticks.
+/// Returns the parts of the text that are in backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
 #[test]
-fn every_row_of_the_user_s_document_says_where_or_when_or_why() {
+fn every_row_of_the_users_document_names_a_path_or_a_status() {
     let text = fs::read_to_string(root().join("docs/document.md")).unwrap();
     let rows: Vec<&str> = text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| The document")).collect();
     assert!(rows.len() > 50, "{}", rows.len());
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
-        let [_, here] = cells.as_slice() else { panic!("{row}: expected two cells") };
-        let paths = || quoted(here).filter(|word| word.contains('/') && !word.starts_with('/') && !word.ends_with('/'));
-        let said = here.contains("planned") || here.contains("differs") || here.starts_with("outside");
-        assert!(said || paths().next().is_some(), "{row}: expected a path, planned, differs or outside");
+        let [_, answer] = cells.as_slice() else { panic!("{row}: expected two cells") };
+        let paths =
+            || quoted(answer).filter(|word| word.contains('/') && !word.starts_with('/') && !word.ends_with('/'));
+        let has_status = answer.contains("planned") || answer.contains("differs") || answer.starts_with("outside");
+        assert!(has_status || paths().next().is_some(), "{row}: expected a path, planned, differs or outside");
         for path in paths() {
             assert!(root().join(path).exists(), "{row}: {path} does not exist");
         }
@@ -46,14 +47,14 @@ fn paths_in_the_other_documents_exist() {
         let words = quoted(&text).flat_map(str::split_whitespace);
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         let links = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
-        let own = Path::new(document).parent().unwrap();
+        let document_folder = Path::new(document).parent().unwrap();
         for path in words.filter(|word| folders.iter().any(|folder| word.starts_with(folder))) {
             let path = path.split("::").next().unwrap().trim_end_matches([',', '.', ';', ':']);
             assert!(root().join(path).exists(), "{document}: {path} does not exist");
         }
         for link in links {
             let file = link.split('#').next().unwrap();
-            assert!(root().join(own).join(file).exists(), "{document}: {link} does not exist");
+            assert!(root().join(document_folder).join(file).exists(), "{document}: {link} does not exist");
         }
     }
 }

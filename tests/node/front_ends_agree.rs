@@ -1,4 +1,4 @@
-//! Envoy's call and the HTTP check say the same, request by request, on the same book.
+//! Envoy's call and the HTTP check give the same answers to the same sequence of requests under the same rules.
 
 use crate::node::{Node, tidegate};
 use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 const REQUESTS: usize = 1000;
 
-/// Windows that no test outlives, so that only what is asked makes a difference.
+/// Rules with windows that are longer than any test, so that the answers depend only on the requests.
 const RULES: &str = "
 version: 1
 domains:
@@ -27,7 +27,7 @@ domains:
   - { domain: each, charge: each, limits: *limits }
 ";
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same requests in every run.
+/// The random number generator SplitMix64 (Steele, Lea, Flood 2014). It makes the same requests in every run.
 struct Random(u64);
 
 impl Random {
@@ -39,15 +39,15 @@ impl Random {
         usize::try_from((z ^ (z >> 31)) % end as u64).unwrap()
     }
 
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
+    fn choose<'a>(&mut self, values: &[&'a str]) -> &'a str {
+        values[self.below(values.len())]
     }
 }
 
 fn start(rules: &std::path::Path) -> Node {
     let mut command = tidegate(&["serve", "--region", "r", "--store", "memory:", "--log-format", "json"]);
     command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--rules"]).arg(rules);
-    // One core each: what a lease holds back from another core is no difference between faces.
+    // Each node has one core: tokens that another core holds in a lease must not make the front ends differ.
     Node::start({
         command.env("TIDEGATE_WORKERS", "1");
         command
@@ -55,23 +55,24 @@ fn start(rules: &std::path::Path) -> Node {
 }
 
 fn descriptor(random: &mut Random) -> Vec<(&'static str, &'static str)> {
-    let mut all = Vec::new();
+    let mut attributes = Vec::new();
     if random.below(4) > 0 {
-        all.push(("path", random.one(&["/a", "/a/1", "/b/1", "/b/2", "/c"])));
+        attributes.push(("path", random.choose(&["/a", "/a/1", "/b/1", "/b/2", "/c"])));
     }
     if random.below(3) == 0 {
-        all.push(("tier", random.one(&["free", "trial", "paid"])));
+        attributes.push(("tier", random.choose(&["free", "trial", "paid"])));
     }
     if random.below(5) > 0 {
-        all.push(("user", random.one(&["u1", "u2", "u3", "{u}/4"])));
+        attributes.push(("user", random.choose(&["u1", "u2", "u3", "{u}/4"])));
     }
-    all
+    attributes
 }
 
-/// Per descriptor: whether it passes, and the name and what is left of the limit that is shown.
-type Said = (bool, Vec<(bool, Option<String>, Option<u64>)>);
+/// An answer: true if the check is allowed; and for each descriptor true if it passes, the name of the limit that is
+/// shown, and the remaining hits of that limit.
+type ComparedAnswer = (bool, Vec<(bool, Option<String>, Option<u64>)>);
 
-fn of_envoy(answer: &RateLimitResponse) -> Said {
+fn answer_of_envoy(answer: &RateLimitResponse) -> ComparedAnswer {
     let statuses = answer.statuses.iter().map(|status| {
         let shown = status.current_limit.as_ref();
         (status.code() == Code::Ok, shown.map(|l| l.name.clone()), shown.map(|_| status.limit_remaining.into()))
@@ -79,44 +80,44 @@ fn of_envoy(answer: &RateLimitResponse) -> Said {
     (answer.overall_code() == Code::Ok, statuses.collect())
 }
 
-/// What Envoy's call shows, read from the JSON in the words of the contract.
-fn of_http(answer: &Value, descriptors: usize) -> Said {
+/// Returns the answer that Envoy's call must give, computed from the JSON of the HTTP check.
+fn answer_of_http(answer: &Value, descriptors: usize) -> ComparedAnswer {
     let limits = answer["limits"].as_array().unwrap();
     let statuses = (0..descriptors).map(|at| {
-        let own = || limits.iter().filter(move |l| l["descriptor"] == at && l["shadow"] == false);
-        let refusing = || own().filter(|l| l["refused"] == true);
-        let limited = own().filter(|l| !l["limit"].is_null());
-        let part = |l: &&Value| {
-            let most = if l["name"] == "bucket" { 50 } else { l["limit"].as_u64().unwrap() };
-            (l["remaining"].as_u64().unwrap() as f64 / most as f64 * 1e9) as u64
+        let of_descriptor = || limits.iter().filter(move |l| l["descriptor"] == at && l["shadow"] == false);
+        let denying = || of_descriptor().filter(|l| l["refused"] == true);
+        let limited = of_descriptor().filter(|l| !l["limit"].is_null());
+        let remaining_share = |l: &&Value| {
+            let capacity = if l["name"] == "bucket" { 50 } else { l["limit"].as_u64().unwrap() };
+            (l["remaining"].as_u64().unwrap() as f64 / capacity as f64 * 1e9) as u64
         };
-        // Of several that refuse any may be shown.
-        let shown = match refusing().count() {
-            0 => limited.min_by_key(part),
-            1 => refusing().next(),
+        // If several limits deny, Envoy's call may show any of them.
+        let shown = match denying().count() {
+            0 => limited.min_by_key(remaining_share),
+            1 => denying().next(),
             _ => None,
         };
         let name = shown.map(|l| l["name"].as_str().unwrap().to_owned());
-        (refusing().count() == 0, name, shown.map(|l| l["remaining"].as_u64().unwrap()))
+        (denying().count() == 0, name, shown.map(|l| l["remaining"].as_u64().unwrap()))
     });
     (answer["allowed"] == true, statuses.collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoys_call_and_the_http_check_agree() {
+async fn envoys_call_and_the_http_check_give_the_same_answers() {
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.yaml");
     std::fs::write(&rules, RULES).unwrap();
     let (envoy, http) = (start(&rules), start(&rules));
     let mut client = RateLimitServiceClient::connect(format!("http://{}", envoy.grpc)).await.unwrap();
     let mut random = Random(20_261_124);
-    let (mut refused, mut compared) = (0, 0);
+    let (mut denied, mut compared) = (0, 0);
     for at in 0..REQUESTS {
-        let domain = random.one(&["all", "each", "all", "each", "none"]);
+        let domain = random.choose(&["all", "each", "all", "each", "none"]);
         let hits = [0, 1, 1, 2, 4][random.below(5)];
         let descriptors: Vec<_> = (0..1 + random.below(3)).map(|_| descriptor(&mut random)).collect();
         let entry = |(key, value): &(&str, &str)| Entry { key: (*key).to_owned(), value: (*value).to_owned() };
-        let asked = RateLimitRequest {
+        let request = RateLimitRequest {
             domain: domain.to_owned(),
             descriptors: descriptors
                 .iter()
@@ -128,29 +129,29 @@ async fn envoys_call_and_the_http_check_agree() {
                 .collect(),
             hits_addend: 0,
         };
-        let by_envoy = of_envoy(client.should_rate_limit(asked).await.unwrap().get_ref());
+        let by_envoy = answer_of_envoy(client.should_rate_limit(request).await.unwrap().get_ref());
         let maps: Vec<Map<String, Value>> =
             descriptors.iter().map(|d| d.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect()).collect();
         let body = json!({ "domain": domain, "descriptors": maps, "hits": hits }).to_string();
         let answer = tokio::task::block_in_place(|| http.check(&body));
-        let by_http = of_http(&answer.json(), descriptors.len());
+        let by_http = answer_of_http(&answer.json(), descriptors.len());
         assert_eq!(answer.status, if by_envoy.0 { 200 } else { 429 }, "request {at}: {body}: {answer:?}");
         assert_eq!(by_envoy.0, by_http.0, "request {at}: {body}");
-        // Refused as a whole, a check need not have asked every limit: which of several refusals is named depends on
-        // what a node remembers.
-        let whole = domain == "all" && !by_http.0;
-        for said in [&by_envoy, &by_http].iter().filter(|_| whole) {
-            assert!(said.1.iter().any(|(passes, ..)| !passes), "request {at}: {body}: {answer:?}");
+        // A check that is denied as a whole may not have asked every limit. Which of several denying limits is named
+        // depends on the denials that a node remembers.
+        let denied_as_a_whole = domain == "all" && !by_http.0;
+        for compared_answer in [&by_envoy, &by_http].iter().filter(|_| denied_as_a_whole) {
+            assert!(compared_answer.1.iter().any(|(passes, ..)| !passes), "request {at}: {body}: {answer:?}");
         }
-        for (envoys, https) in by_envoy.1.iter().zip(&by_http.1) {
-            assert!(whole || envoys.0 == https.0, "request {at}: {body}: {answer:?}");
-            if https.1.is_some() && envoys.1 == https.1 {
-                assert_eq!(envoys.2, https.2, "request {at}: {body}: {answer:?}");
+        for (from_envoy, from_http) in by_envoy.1.iter().zip(&by_http.1) {
+            assert!(denied_as_a_whole || from_envoy.0 == from_http.0, "request {at}: {body}: {answer:?}");
+            if from_http.1.is_some() && from_envoy.1 == from_http.1 {
+                assert_eq!(from_envoy.2, from_http.2, "request {at}: {body}: {answer:?}");
                 compared += 1;
             }
         }
-        refused += usize::from(!by_http.0);
+        denied += usize::from(!by_http.0);
     }
-    assert!((100..900).contains(&refused), "{refused} of {REQUESTS} refused: the book says too little");
-    assert!(compared > 500, "{compared}");
+    assert!((100..900).contains(&denied), "{denied} of {REQUESTS} checks were denied: the rules test too little");
+    assert!(compared > 500, "only {compared} limits were compared");
 }
