@@ -46,7 +46,7 @@ struct State {
 
 /// What the flusher must do after an event: something only after [`Event::Flush`].
 #[derive(Default)]
-pub(super) struct ToSend {
+pub(super) struct FlushWork {
     pub batches: Vec<Outgoing>,
     /// [`Event::FlushDelayOver`] must follow in this many microseconds.
     pub flush_in: Option<u64>,
@@ -118,13 +118,13 @@ impl Core {
     }
 
     /// Passes an event to the shard, delivers the decisions, and wakes the flusher if it must run.
-    pub(super) fn handle(&self, event: Event) -> ToSend {
+    pub(super) fn handle(&self, event: Event) -> FlushWork {
         // After a panic the flusher may have to run for the new shard.
-        let (to_send, flush) = self.shard.handle(event).unwrap_or((ToSend::default(), true));
+        let (work, flush) = self.shard.handle(event).unwrap_or((FlushWork::default(), true));
         if flush {
             self.wake();
         }
-        to_send
+        work
     }
 
     /// Lets the flusher run, unless it is about to.
@@ -172,14 +172,14 @@ impl SharedShard {
     }
 
     /// Passes an event to the shard and delivers the decisions. Returns what to send, and whether the flusher must run.
-    fn handle(&self, event: Event) -> Option<(ToSend, bool)> {
+    fn handle(&self, event: Event) -> Option<(FlushWork, bool)> {
         let now = self.clock.now();
         let Effects { send, decided, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
         for (waiter, decision) in decided {
             // A caller that is gone has cancelled its check.
             let _ = waiter.send(decision);
         }
-        Some((ToSend { batches: send, flush_in }, flush))
+        Some((FlushWork { batches: send, flush_in }, flush))
     }
 }
 

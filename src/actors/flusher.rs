@@ -41,11 +41,11 @@ impl Actor for Flusher {
             FlusherMessage::DelayOver => Event::FlushDelayOver,
             FlusherMessage::Tick => Event::Tick,
         };
-        let to_send = core.handle(event);
-        if let Some(delay) = to_send.flush_in {
+        let work = core.handle(event);
+        if let Some(delay) = work.flush_in {
             me.send_after(Duration::from_micros(delay), || FlusherMessage::DelayOver);
         }
-        for batch in to_send.batches {
+        for batch in work.batches {
             #[expect(clippy::disallowed_methods, reason = "the lane stays in flight until the batch has its reply")]
             tokio::spawn(send_batch(Arc::clone(core), batch));
         }

@@ -4,7 +4,7 @@ use limiter::rules::Period;
 use limiter::{Check, Descriptor};
 use smallvec::SmallVec;
 
-use super::status::{FieldViolation, violation};
+use super::rejection::{FieldViolation, violation};
 
 /// The longest domain, attribute name and attribute value, in bytes.
 const MAX_TEXT: usize = 4096;
@@ -94,11 +94,6 @@ impl CheckRequest {
         }
         violations.extend(others);
         if violations.is_empty() { Ok(Self { domain, descriptors }) } else { Err(violations) }
-    }
-
-    /// The number of descriptors: how much work the check is.
-    pub fn weight(&self) -> usize {
-        self.descriptors.len()
     }
 }
 

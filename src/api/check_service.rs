@@ -6,8 +6,8 @@ use std::time::Duration;
 use limiter::{Decision, NodeTime};
 
 use super::attributes::{CheckRequest, with_checks};
+use super::rejection::Rejection;
 use super::request_id::{RequestId, RequestIds};
-use super::status::Rejection;
 use crate::ports::{Answer, Clock, Limiter, Unavailable};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;

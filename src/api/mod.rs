@@ -1,11 +1,10 @@
-//! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls
-//! the
-//! [`check_service`], and writes the answer. [`status`] is the one table from error to response.
+//! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls the
+//! [`check_service`], and writes the answer. `rejection.rs` has the one table from error to response.
 
 pub mod attributes;
 pub mod check_service;
 pub mod grpc;
 mod headers;
 pub mod http;
+mod rejection;
 pub mod request_id;
-mod status;

@@ -232,7 +232,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::metrics::Figures;
+    use crate::node::metrics::NodeStats;
     use crate::telemetry::names;
 
     #[test]
@@ -242,8 +242,8 @@ mod tests {
         RuleFileMetrics::new(&registry).unwrap().invalid();
         let metrics = NodeMetrics::new(registry).unwrap();
         metrics.checks.failed(Some("keys"));
-        let text = metrics.render(&Figures { batches: 5, ..Figures::default() }).unwrap();
-        let text = text + &metrics.render(&Figures { batches: 7, ..Figures::default() }).unwrap();
+        let text = metrics.render(&NodeStats { batches: 5, ..NodeStats::default() }).unwrap();
+        let text = text + &metrics.render(&NodeStats { batches: 7, ..NodeStats::default() }).unwrap();
         assert!(text.contains("tidegate_store_batches_total 5") && text.contains("tidegate_store_batches_total 7"));
         for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
             let name = line.split(' ').nth(2).unwrap();

@@ -14,7 +14,7 @@ use crate::telemetry::registry::MetricsRegistry;
 
 /// The numbers of all cores together at one instant.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
+pub struct NodeStats {
     pub keys: u64,
     pub waiting: u64,
     pub tasks: u64,
@@ -28,7 +28,7 @@ pub struct Figures {
     pub store_ok: bool,
 }
 
-impl Figures {
+impl NodeStats {
     /// Adds the numbers of one core.
     pub const fn add(&mut self, stats: ShardStats, restarts: u64) {
         self.keys += stats.keys as u64;
@@ -41,7 +41,7 @@ impl Figures {
     }
 }
 
-/// The metrics of a node: those of its checks and connections, and its [`Figures`].
+/// The metrics of a node: those of its checks and connections, and its [`NodeStats`].
 pub struct NodeMetrics {
     registry: MetricsRegistry,
     pub checks: Arc<CheckMetrics>,
@@ -87,21 +87,21 @@ impl NodeMetrics {
     ///
     /// # Errors
     /// Returns an error if the encoder rejects a metric.
-    pub fn render(&self, figures: &Figures) -> Result<String, Error> {
+    pub fn render(&self, stats: &NodeStats) -> Result<String, Error> {
         self.checks.flush();
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        gauge(&self.keys, figures.keys);
-        gauge(&self.waiting, figures.waiting);
-        gauge(&self.tasks, figures.tasks);
-        gauge(&self.revision, figures.revision.0);
-        gauge(&self.holders, figures.holders);
-        gauge(&self.store_ok, figures.store_ok.into());
+        gauge(&self.keys, stats.keys);
+        gauge(&self.waiting, stats.waiting);
+        gauge(&self.tasks, stats.tasks);
+        gauge(&self.revision, stats.revision.0);
+        gauge(&self.holders, stats.holders);
+        gauge(&self.store_ok, stats.store_ok.into());
         let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
-        raise(&self.batches, figures.batches);
-        raise(&self.items, figures.items);
-        raise(&self.failed_batches, figures.failed_batches);
-        raise(&self.failed_items, figures.failed_items);
-        raise(&self.restarts, figures.restarts);
+        raise(&self.batches, stats.batches);
+        raise(&self.items, stats.items);
+        raise(&self.failed_batches, stats.failed_batches);
+        raise(&self.failed_items, stats.failed_items);
+        raise(&self.restarts, stats.restarts);
         for invariant in Invariant::ALL {
             raise(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));
         }

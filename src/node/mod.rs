@@ -7,7 +7,7 @@ pub mod assemble;
 pub mod metrics;
 mod runtime;
 mod services;
-mod status;
+mod state;
 mod worker;
 
 use std::io;

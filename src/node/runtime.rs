@@ -9,7 +9,7 @@ use limiter::{MAX_ITEMS, ShardConfig};
 use tokio::sync::{mpsc, watch};
 
 use super::services::Services;
-use super::status::Status;
+use super::state::NodeState;
 use super::worker::CoreWorker;
 use super::{Environment, Failure, NodeConfig};
 use crate::actors::core::Core;
@@ -43,7 +43,7 @@ pub fn run(
     let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(new_core).collect::<io::Result<_>>()?;
     let control = tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
     let handle = control.handle().clone();
-    let status = Status::new(cores.clone(), Arc::clone(region), Arc::clone(clock), Arc::clone(metrics), handle);
+    let status = NodeState::new(cores.clone(), Arc::clone(region), Arc::clone(clock), Arc::clone(metrics), handle);
     let (opening, opened) = watch::channel(false);
     let workers = workers(config, environment, cores, &status, &opened, (http, grpc))?;
     // A core that fails stops the others: half a node is worse than none.
@@ -129,7 +129,7 @@ fn workers(
     config: &NodeConfig,
     environment: &Environment,
     cores: Vec<Arc<Core>>,
-    status: &Status,
+    status: &NodeState,
     opened: &watch::Receiver<bool>,
     (http, grpc): (Listeners, Listeners),
 ) -> io::Result<Vec<CoreWorker>> {

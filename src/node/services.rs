@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::ports::{Fatal, Service, Shutdown};
 
 /// How long one service may take to leave, and all of them to end.
-const MAX_LEAVE: Duration = Duration::from_millis(500);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Running services.
 pub struct Services {
@@ -52,7 +52,7 @@ impl Services {
     /// Lets every service leave, the last first, and ends all of them.
     pub async fn stop(mut self) {
         for service in self.all.iter().rev() {
-            match tokio::time::timeout(MAX_LEAVE, AssertUnwindSafe(service.leave()).catch_unwind()).await {
+            match tokio::time::timeout(LEAVE_TIMEOUT, AssertUnwindSafe(service.leave()).catch_unwind()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => tracing::error!(service = service.name(), "the service panicked while it left"),
                 Err(_) => tracing::warn!(service = service.name(), "the service did not leave in time"),
@@ -60,7 +60,7 @@ impl Services {
         }
         self.shutdown.send_replace(true);
         let all = async { while self.running.join_next().await.is_some() {} };
-        if tokio::time::timeout(MAX_LEAVE, all).await.is_err() {
+        if tokio::time::timeout(LEAVE_TIMEOUT, all).await.is_err() {
             tracing::warn!("a service did not end in time");
         }
     }

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::status::Status;
+use super::state::NodeState;
 use crate::actors::core::Core;
 use crate::actors::supervisor::Supervisor;
 use crate::api::grpc;
@@ -53,7 +53,7 @@ pub struct CoreWorker {
 impl CoreWorker {
     /// Serves until `stop` or a failure, then answers the requests in flight and gives the tokens back.
     #[expect(clippy::disallowed_methods, reason = "the front ends are waited for below, the others run to the end")]
-    pub async fn serve(self, status: Status, stop: impl Future<Output = ()>) -> io::Result<()> {
+    pub async fn serve(self, status: NodeState, stop: impl Future<Output = ()>) -> io::Result<()> {
         let Self { core, state, http, grpc, rules, holders, mut opened, drain } = self;
         status.register_runtime(&Handle::current());
         let listen = |(socket, acceptor)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, acceptor));

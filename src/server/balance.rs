@@ -28,14 +28,14 @@ pub struct Acceptor {
 
 /// What the cores of one listener share.
 struct SharedListener {
-    cores: Box<[Core]>,
+    cores: Box<[CoreSlot]>,
     /// The most open connections.
     max_open: usize,
     metrics: ListenerMetrics,
     budget: Arc<BodyBudget>,
 }
 
-struct Core {
+struct CoreSlot {
     open: AtomicUsize,
     handover: mpsc::Sender<(StdTcpStream, ConnectionGuard)>,
 }
@@ -74,7 +74,7 @@ impl Drop for ConnectionGuard {
 /// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections.
 pub fn acceptors(cores: usize, max_open: usize, metrics: ListenerMetrics, budget: BodyBudget) -> Vec<Acceptor> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
-    let cores = senders.into_iter().map(|handover| Core { open: AtomicUsize::new(0), handover }).collect();
+    let cores = senders.into_iter().map(|handover| CoreSlot { open: AtomicUsize::new(0), handover }).collect();
     let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget) });
     let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
     receivers.into_iter().enumerate().map(acceptor).collect()
@@ -93,7 +93,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // Without it, answers only come later.
+                    // If this fails, answers are slower, not wrong.
                     let _ = stream.set_nodelay(true);
                     if let Some(kept) = self.keep_or_hand_over(stream, peer) {
                         return kept;

@@ -17,7 +17,7 @@ use super::metadata::{CallMetadata, with_id};
 use crate::api::attributes::{Attributes, CheckRequest, DescriptorRequest, Field};
 use crate::api::check_service::CheckService;
 use crate::api::headers;
-use crate::api::status::{FieldViolation, Rejection, violation};
+use crate::api::rejection::{FieldViolation, Rejection, violation};
 
 /// Envoy's service of one core.
 pub struct Envoy(pub Arc<CheckService>);

@@ -7,8 +7,8 @@ use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
 use crate::api::check_service::{CheckService, PendingAnswer};
+use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
-use crate::api::status::{FieldViolation, Rejection, violation};
 
 /// A check as it came in a message.
 pub struct CheckMessage {

@@ -15,7 +15,7 @@ use super::messages::{self, CheckMessage};
 use super::metadata::{CallMetadata, with_id};
 use super::stream::{Answers, answers};
 use crate::api::check_service::CheckService;
-use crate::api::status::{Rejection, violation};
+use crate::api::rejection::{Rejection, violation};
 
 /// The most checks in one message.
 const MAX_CHECKS: usize = 1000;

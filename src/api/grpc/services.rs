@@ -22,7 +22,7 @@ use crate::server::within;
 /// The largest message of a stream of checks, in bytes: one check, as over HTTP.
 const MAX_CHECK: usize = 64 * 1024;
 /// How long a gRPC call may take, with the arrival of its message.
-const CALL_TIME: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most batches of one connection that are in flight or whose answers are unread. Further ones wait. An answer to a
 /// batch may be much larger than the request, and it exists as a whole before a client reads any of it.
 const MAX_BATCHES: usize = 64;
@@ -81,7 +81,7 @@ impl Services {
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
         };
         async {
-            let answer = within(CALL_TIME, async {
+            let answer = within(CALL_TIMEOUT, async {
                 match call {
                     Call::Check(call) => call.await,
                     Call::Batch(call, batches) => match batches.acquire_owned().await {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::forwarded::attributes;
 use super::{HttpState, Peer, decided, parameters, unknown_parameter, with_id};
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
-use crate::api::status::{FieldViolation, Rejection, violation};
+use crate::api::rejection::{FieldViolation, Rejection, violation};
 
 pub async fn authorize(
     State(state): State<HttpState>,

@@ -12,8 +12,8 @@ use tonic::{Code, Status};
 
 use super::check_json::{self, Answer};
 use super::{HttpState, decided, parameters, unknown_parameter, with_id};
+use crate::api::rejection::{Rejection, violation};
 use crate::api::request_id::RequestId;
-use crate::api::status::{Rejection, violation};
 use crate::ports::Unavailable;
 
 /// The largest body, in bytes.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
-use crate::api::status::{FieldViolation, violation};
+use crate::api::rejection::{FieldViolation, violation};
 
 /// Reads a body.
 ///

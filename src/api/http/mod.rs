@@ -22,8 +22,8 @@ use limiter::Decision;
 use tokio::net::TcpListener;
 
 use super::check_service::CheckService;
+use super::rejection::{FieldViolation, Rejection, violation};
 use super::request_id::RequestId;
-use super::status::{FieldViolation, Rejection, violation};
 use super::{headers, request_id};
 use crate::ports::NodeStatus;
 use crate::server::balance::Acceptor;
@@ -31,7 +31,7 @@ use crate::server::connection::{self, HEAD_TIMEOUT, Protocol};
 use crate::server::timer::CoarseTimer;
 
 /// How long a request may take to arrive and to be answered.
-const MAX_TIME: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The address that a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ pub fn routes(state: HttpState) -> Router {
 
 async fn in_time(State(state): State<HttpState>, request: Request, next: Next) -> Response {
     let id = request.headers().get(request_id::HEADER).cloned();
-    let answer = tokio::time::timeout(MAX_TIME, next.run(request)).await;
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
     answer.unwrap_or_else(|_| {
         let headers = id.map(|id| (HeaderName::from_static(request_id::HEADER), id)).into_iter().collect();
         reject(State(state), headers, Rejection::TooSlow)

@@ -29,8 +29,8 @@ pub struct Connection {
     breaker: Breaker,
     /// True while a probe waits for its reply.
     probing: AtomicBool,
-    /// The last error of connecting or of the connection; empty if there was none since the last reply to a ping.
-    last_error: Arc<Mutex<String>>,
+    /// The last error of connecting or of the connection; `None` if there was none since the last reply to a ping.
+    last_error: Arc<Mutex<Option<String>>>,
 }
 
 impl Connection {
@@ -39,11 +39,11 @@ impl Connection {
     pub fn open(options: &ConnectOptions, address: &Address) -> Self {
         let (config, performance, connection, policy) = options.client_config(address);
         let client = Client::new(config, Some(performance), Some(connection), Some(policy));
-        let last_error = Arc::new(Mutex::new(String::new()));
+        let last_error = Arc::new(Mutex::new(None));
         let (metrics, server, newest) = (options.metrics.clone(), address.clone(), Arc::clone(&last_error));
         client.on_error(move |(error, _)| {
             let details = error.details();
-            *newest.lock().unwrap_or_else(PoisonError::into_inner) = system_message(details).to_owned();
+            *newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(system_message(details).to_owned());
             metrics.connection_error();
             tracing::debug!(%server, %error, "a connection to Redis failed");
             std::future::ready(Ok(()))
@@ -60,13 +60,16 @@ impl Connection {
 
     /// True if the first attempt to connect has neither succeeded nor failed yet.
     pub fn is_connecting(&self) -> bool {
-        !self.client.is_connected() && self.last_error.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.client.is_connected() && self.last_error.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Returns the server's address, and its last error in parentheses if there is one.
     pub fn address_and_error(&self) -> String {
         let error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.is_empty() { self.address.to_string() } else { format!("{} ({error})", self.address) }
+        match &*error {
+            Some(error) => format!("{} ({error})", self.address),
+            None => self.address.to_string(),
+        }
     }
 
     /// Sends a `PING` if the breaker is open and no other probe waits; a reply closes the breaker.
@@ -86,7 +89,7 @@ impl Connection {
             let reply = self.command("PING", &[]).await;
             if reply.is_ok() {
                 // The last error is resolved: it must not explain a later problem.
-                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take();
             }
             call.finish(!matches!(reply, Err(CallError::Unknown)));
         }

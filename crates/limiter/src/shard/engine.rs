@@ -81,8 +81,8 @@ impl<W> Shard<W> {
         Self { book, keys, pending, delay_pending: false, name: Vec::new() }
     }
 
-    /// A shard that has the same rules and no keys, to go on with after a panic. Tickets and batches are numbered on,
-    /// so that it does not take anything meant for the old shard for its own.
+    /// Returns the shard that replaces this one after a panic. It has the same rules and no keys. The numbering of
+    /// tickets and batches continues, so that it ignores late replies to the old shard.
     #[must_use]
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
         let first = Ticket(self.pending.next_ticket().0 + 1);

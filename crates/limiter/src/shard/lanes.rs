@@ -8,7 +8,7 @@ use super::store_clock::StoreClock;
 use crate::ids::{BatchId, LaneId, SlotId};
 use crate::time::{NodeTime, StoreTime, WallTime};
 
-/// One lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others
+/// At most one lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others
 /// collect keys meanwhile.
 const LANES_PER_FLIGHT: usize = 4;
 /// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer
@@ -102,8 +102,8 @@ impl Lanes {
 
     /// Queues a key that has something to send.
     pub fn queue(&mut self, lane: LaneId, slot: SlotId) {
-        if let Some(of) = self.get_mut(lane) {
-            of.queue.push_back(slot);
+        if let Some(lane_state) = self.get_mut(lane) {
+            lane_state.queue.push_back(slot);
             self.make_ready_if_queued(lane);
         }
     }

@@ -16,13 +16,15 @@ use bytes::Bytes;
 use counter_script::Tags;
 use tokio::sync::{Notify, watch};
 
+use super::config::RedisConfig;
 use super::config_audit::ConfigWarning;
 use super::connect_options::ConnectOptions;
 use super::connection_pool::ConnectionPool;
+use super::counter_store::RedisStore;
 use super::server_errors::ServerErrors;
+use super::tls::{self, TlsError};
 use super::topology::Topology;
 use super::topology_discovery::TopologyDiscovery;
-use super::{RedisConfig, RedisStore, TlsError, tls};
 use crate::ports::{BoxFuture, CounterStore, Fatal, Region, RegionState, Service, Shutdown, StoreHealth};
 use crate::store::location::Deployment;
 use constants::RegionConstants;

@@ -9,7 +9,7 @@ use limiter::{NodeTime, Revision};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::metrics::{Figures, NodeMetrics};
+use super::metrics::{NodeMetrics, NodeStats};
 use crate::actors::core::Core;
 use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, StoreHealth};
 
@@ -20,7 +20,7 @@ const MAX_START_US: u64 = 10_000_000;
 
 /// The cores of a node, its region, and its runtimes.
 #[derive(Clone)]
-pub struct Status(Arc<Shared>);
+pub struct NodeState(Arc<Shared>);
 
 struct Shared {
     cores: Vec<Arc<Core>>,
@@ -37,7 +37,7 @@ struct Shared {
     runtimes: Mutex<Vec<Handle>>,
 }
 
-impl Status {
+impl NodeState {
     pub fn new(
         cores: Vec<Arc<Core>>,
         region: Arc<dyn Region>,
@@ -83,13 +83,13 @@ impl Shared {
         self.revision() > Revision::NONE && (waited_long || self.region.state().reached)
     }
 
-    fn figures(&self) -> Figures {
+    fn stats(&self) -> NodeStats {
         let holders = (*self.region.holders().borrow()).into();
         let store_ok = self.region.state().store == StoreHealth::Ok;
         let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum();
         drop(runtimes);
-        let mut all = Figures { revision: self.revision(), holders, store_ok, tasks, ..Figures::default() };
+        let mut all = NodeStats { revision: self.revision(), holders, store_ok, tasks, ..NodeStats::default() };
         for core in &self.cores {
             all.add(core.stats(), core.restarts());
         }
@@ -97,7 +97,7 @@ impl Shared {
     }
 }
 
-impl NodeStatus for Status {
+impl NodeStatus for NodeState {
     fn readiness(&self) -> Readiness {
         let Shared { cores, region, draining, .. } = &*self.0;
         let draining = draining.load(Ordering::Relaxed);
@@ -112,10 +112,10 @@ impl NodeStatus for Status {
             // A caller that leaves drops its place in the queue, but not the guard of a thread that renders.
             let guard = Arc::clone(&shared.scrape).lock_owned().await;
             let control = shared.control.clone();
-            // The figures lock every shard, and the text is long: no core that decides does this.
+            // The stats lock every shard, and the text is long: no core that decides does this.
             let rendered = control.spawn_blocking(move || {
                 let _guard = guard;
-                shared.metrics.render(&shared.figures())
+                shared.metrics.render(&shared.stats())
             });
             match rendered.await {
                 Ok(text) => text.map_err(|error| error.to_string()),

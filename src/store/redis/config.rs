@@ -1,0 +1,29 @@
+//! The configuration of the Redis adapter.
+
+use std::time::Duration;
+
+use crate::store::location::RedisLocation;
+use crate::store::metrics::StoreMetrics;
+
+/// The configuration of a node's place in its region's Redis.
+#[derive(Clone)]
+pub struct RedisConfig {
+    pub redis: RedisLocation,
+    /// The certificate authorities that signed the servers' certificates, in PEM; `None`: those that this machine
+    /// trusts.
+    pub authorities: Option<Vec<u8>>,
+    pub region: String,
+    /// The name of this node.
+    pub node: String,
+    /// A random number that identifies this process.
+    pub boot: u64,
+    /// The cores of this process. Each may hold tokens.
+    pub cores: u32,
+    /// The prefix of every key.
+    pub key_prefix: String,
+    /// The number of hash tags; the same on all nodes of the region.
+    pub tags: u16,
+    /// The longest duration of a batch.
+    pub deadline: Duration,
+    pub metrics: StoreMetrics,
+}
