@@ -10,7 +10,7 @@ use std::sync::Arc;
 use counter_script::wire;
 use divan::counter::ItemsCount;
 use divan::{Bencher, bench};
-use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, carry, hot_shard, shard};
+use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, hot_shard, run_batches, shard};
 use limiter::rules::Consistency;
 use prost::Message;
 use proto::envoy::config::core::v3::HeaderValue;
@@ -53,7 +53,7 @@ fn queue_and_reply(bencher: Bencher<'_, '_>) {
     let (mut shard, mut record) = (shard(Consistency::Exact), None);
     bencher.bench_local(|| {
         ask(&mut shard, black_box(&ENTRIES), NOW);
-        carry(&mut shard, &mut record, NOW);
+        run_batches(&mut shard, &mut record, NOW);
     });
 }
 

@@ -1,6 +1,6 @@
-//! Instructions of the paths that every check takes, counted by callgrind: counts do not flicker as times do, so a
-//! limit on them is a test. `scripts/instructions` runs it. A limit that is passed for a good reason is raised here, by
-//! hand.
+//! Counts the instructions of the paths that every check takes, with Callgrind. A count does not vary from run to run as
+//! times do, so a limit on it is a test. `scripts/instructions` runs it. A limit that is exceeded for a good reason is
+//! raised here by hand.
 
 mod fixtures;
 
@@ -27,7 +27,7 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     config
 }
 
-// A hundred look-ups in a book of ten limits and in one of ten thousand: of as many instructions but for a few.
+// A hundred lookups in a rule book of ten, a thousand and ten thousand limits. All take nearly the same number.
 #[library_benchmark(config = at_most(165_000))]
 #[bench::ten(book_of(10))]
 #[bench::thousand(book_of(1000))]
@@ -53,7 +53,7 @@ fn hot_key(mut shard: Shard<()>) -> Shard<()> {
     shard
 }
 
-// A hundred checks that queue for the store, each of a key of its own.
+// A hundred checks that wait for the store, each with its own key.
 #[library_benchmark(config = at_most(470_000))]
 #[bench::queued(shard(Consistency::Exact), (0..CHECKS).map(|at| format!("u{at}")).collect())]
 fn cold_keys(mut shard: Shard<()>, users: Vec<String>) -> (Shard<()>, Vec<String>) {
@@ -64,16 +64,17 @@ fn cold_keys(mut shard: Shard<()>, users: Vec<String>) -> (Shard<()>, Vec<String
     (shard, users)
 }
 
-// A thousand checks that wait for one key, half of them in flight, and leave one by one, as when a store stands still.
+// A thousand checks that wait for one key, half of them in flight, and expire one by one, as when
+// a store does not reply.
 #[library_benchmark(config = at_most(9_000_000))]
 #[bench::expire(waiting_shard())]
-fn leaving((mut shard, tickets): (Shard<()>, Vec<Ticket>)) -> Shard<()> {
+fn expiring((mut shard, tickets): (Shard<()>, Vec<Ticket>)) -> Shard<()> {
     for ticket in tickets {
         assert_eq!(shard.handle(Event::Expire(black_box(ticket)), NOW).decided.len(), 1);
     }
     shard
 }
 
-library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys, leaving]);
+library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys, expiring]);
 
 main!(library_benchmark_groups = paths);
