@@ -1,4 +1,5 @@
-//! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls the
+//! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls
+//! the
 //! [`check_service`], and writes the answer. `rejection.rs` has the one table from error to response.
 
 pub mod attributes;

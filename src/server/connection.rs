@@ -1,4 +1,5 @@
-//! Serves connections within limits on their start, their idle time and their age, and counts why this node closed them.
+//! Serves connections within limits on their start, their idle time and their age, and counts why this node closed
+//! them.
 
 use std::error::Error;
 use std::io;
@@ -67,8 +68,8 @@ pub fn builder() -> Builder<TokioExecutor> {
 /// Serves every connection of `acceptor` until `stop`, then until the requests in flight are answered. A connection
 /// that does not begin as `protocol` requires, or not in time, is closed.
 ///
-/// This is not tonic's server. That one answers an elapsed `grpc-timeout` with HTTP status 200, which forward-auth takes
-/// for allowed, and it waits for a silent connection without end.
+/// This is not tonic's server. That one answers an elapsed `grpc-timeout` with HTTP status 200, which forward-auth
+/// takes for allowed, and it waits for a silent connection without end.
 pub async fn serve<S, B>(
     listener: TcpListener,
     mut acceptor: Acceptor,

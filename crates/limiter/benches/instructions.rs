@@ -1,6 +1,6 @@
-//! Counts the instructions of the paths that every check takes, with Callgrind. A count does not vary from run to run as
-//! times do, so a limit on it is a test. `scripts/instructions` runs it. A limit that is exceeded for a good reason is
-//! raised here by hand.
+//! Counts the instructions of the paths that every check takes, with Callgrind. A count does not vary from run to run
+//! as times do, so a limit on it is a test. `scripts/instructions` runs it. A limit that is exceeded for a good reason
+//! is raised here by hand.
 
 mod fixtures;
 

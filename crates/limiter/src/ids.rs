@@ -31,8 +31,8 @@ id! {
     SlotId(u32)
 }
 id! {
-    /// Identifies one shard of a region; below 2^48. It is random, so no other shard has it or had it. A shard that follows
-    /// after a panic has a new one.
+    /// Identifies one shard of a region; below 2^48. It is random, so no other shard has it or had it. A shard that
+    /// follows after a panic has a new one.
     HolderId(u64)
 }
 id! {
@@ -44,7 +44,8 @@ id! {
     Incarnation(u64)
 }
 id! {
-    /// Identifies the hits that one holder admitted of one key during one outage; below 2^48. It is random and never reused.
+    /// Identifies the hits that one holder admitted of one key during one outage; below 2^48. It is random and never
+    /// reused.
     DebtId(u64)
 }
 

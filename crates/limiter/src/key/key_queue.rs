@@ -167,8 +167,8 @@ impl KeyQueue {
         (self.in_flight, self.sent_revision) = (true, revision);
     }
 
-    /// The store ran the item. Returns the asks that it carried and the revision that it was made under. `debts_charged`
-    /// says that the store has charged the debts that it carried.
+    /// The store ran the item. Returns the asks that it carried and the revision that it was made under.
+    /// `debts_charged` says that the store has charged the debts that it carried.
     pub fn complete(&mut self, debts_charged: bool) -> (Vec<QueuedAsk>, Revision) {
         self.end_flight(debts_charged);
         (std::mem::take(&mut self.sent), self.sent_revision)

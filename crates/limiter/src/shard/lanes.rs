@@ -8,8 +8,8 @@ use super::store_clock::StoreClock;
 use crate::ids::{BatchId, LaneId, SlotId};
 use crate::time::{NodeTime, StoreTime, WallTime};
 
-/// At most one lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the others
-/// collect keys meanwhile.
+/// At most one lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the
+/// others collect keys meanwhile.
 const LANES_PER_FLIGHT: usize = 4;
 /// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer
 /// must not delay the others.

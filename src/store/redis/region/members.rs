@@ -7,8 +7,8 @@ use std::str::FromStr;
 /// A member is dropped after this many replies to heartbeats in a row that do not name it.
 const GONE_AFTER_MISSES: u32 = 10;
 
-/// A process that uses the counters of the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal digits. The
-/// text is part of the protocol between nodes of different versions.
+/// A process that uses the counters of the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal
+/// digits. The text is part of the protocol between nodes of different versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The name of the node.
