@@ -1,4 +1,4 @@
-//! The configuration of `serve`: a file, the environment and flags in one, read with every error at once.
+//! Loads the settings of `serve` from a file, the environment and flags, and reports all errors together.
 
 pub mod overlay;
 pub mod settings;

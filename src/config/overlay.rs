@@ -1,4 +1,4 @@
-//! One tree from a file, the environment and flags. Every value knows its origin.
+//! Merges a file, the environment and flags into one tree. [`Overlay::origin`] says where a value comes from.
 
 use std::fmt;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ impl Setting {
         Some(Self { origin: name.to_owned(), path, text: value.to_owned() })
     }
 
-    /// The setting of a flag. `path` has dots.
+    /// The setting of a flag. The parts of `path` are separated by dots.
     pub fn from_flag(flag: &str, path: &str, value: impl fmt::Display) -> Self {
         let path = path.split('.').map(ToOwned::to_owned).collect();
         Self { origin: flag.to_owned(), path, text: value.to_string() }

@@ -75,7 +75,7 @@ impl NodeMetrics {
             failed_batches: registry.counter(&names::FAILED_BATCHES)?,
             failed_items: registry.counter(&names::FAILED_ITEMS)?,
             holders: registry.gauge(&names::HOLDERS)?,
-            store_ok: registry.gauge(&names::STORE_REACHED)?,
+            store_ok: registry.gauge(&names::STORE_OK)?,
             restarts: registry.counter(&names::RESTARTS)?,
             invariants: registry.counters(&names::INVARIANTS)?,
             revision: registry.gauge(&names::REVISION)?,
@@ -83,7 +83,7 @@ impl NodeMetrics {
         })
     }
 
-    /// Renders every metric of the registry in the text format of Prometheus. One call at a time.
+    /// Renders every metric of the registry in the text format of Prometheus. Calls must not overlap.
     ///
     /// # Errors
     /// Returns an error if the encoder rejects a metric.
@@ -96,14 +96,14 @@ impl NodeMetrics {
         gauge(&self.revision, stats.revision.0);
         gauge(&self.holders, stats.holders);
         gauge(&self.store_ok, stats.store_ok.into());
-        let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
-        raise(&self.batches, stats.batches);
-        raise(&self.items, stats.items);
-        raise(&self.failed_batches, stats.failed_batches);
-        raise(&self.failed_items, stats.failed_items);
-        raise(&self.restarts, stats.restarts);
+        let advance_to = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        advance_to(&self.batches, stats.batches);
+        advance_to(&self.items, stats.items);
+        advance_to(&self.failed_batches, stats.failed_batches);
+        advance_to(&self.failed_items, stats.failed_items);
+        advance_to(&self.restarts, stats.restarts);
         for invariant in Invariant::ALL {
-            raise(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));
+            advance_to(&self.invariants.with_label_values(&[invariant.id()]), invariant::broken(invariant));
         }
         self.registry.render()
     }

@@ -30,7 +30,7 @@ const CONTROL_THREADS: usize = 2;
 /// in flight and gives its tokens back, all within the drain time.
 ///
 /// # Errors
-/// The first failure of a service, else of a core.
+/// The first failure of a service; otherwise that of a core.
 pub fn run(
     config: &NodeConfig,
     environment: &Environment,
@@ -39,22 +39,22 @@ pub fn run(
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let Environment { clock, region, metrics, services, .. } = environment;
-    let new_core = |_| new_core(config, environment);
-    let cores: Vec<Arc<Core>> = (0..config.workers.get()).map(new_core).collect::<io::Result<_>>()?;
+    let cores = (0..config.workers.get()).map(|_| new_core(config, environment));
+    let cores: Vec<Arc<Core>> = cores.collect::<io::Result<_>>()?;
     let control = tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
     let handle = control.handle().clone();
     let status = NodeState::new(cores.clone(), Arc::clone(region), Arc::clone(clock), Arc::clone(metrics), handle);
     let (opening, opened) = watch::channel(false);
     let workers = workers(config, environment, cores, &status, &opened, (http, grpc))?;
-    // A core that fails stops the others: half a node is worse than none.
+    // If one core fails, all cores stop.
     let (failing, failed) = watch::channel(false);
     std::thread::scope(|scope| {
-        // Every core holds a sender until it ends.
-        let (serving, mut served) = mpsc::channel::<()>(1);
+        // Every core holds a sender until it ends, so the receiver has an end once all cores have ended.
+        let (core_alive, mut all_cores_ended) = mpsc::channel::<()>(1);
         let mut threads = Vec::new();
         for worker in workers {
             let (status, stop) = (status.clone(), stop(shutdown.clone(), failed.clone()));
-            let (failing, serving) = (failing.clone(), serving.clone());
+            let (failing, core_alive) = (failing.clone(), core_alive.clone());
             threads.push(scope.spawn(move || {
                 let serve = || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -62,29 +62,29 @@ pub fn run(
                     runtime.shutdown_timeout(MAX_BLOCKED);
                     ended
                 };
-                // A panic outside of a decision ends the node, as any other failure of a core.
+                // A panic that the core does not catch ends the node, as any other failure of a core.
                 let ended = std::panic::catch_unwind(AssertUnwindSafe(serve))
                     .unwrap_or_else(|_| Err(io::Error::other("a core panicked")));
                 if ended.is_err() {
                     failing.send_replace(true);
                 }
-                drop(serving);
+                drop(core_alive);
                 ended
             }));
         }
-        drop(serving);
+        drop(core_alive);
         let fatal = control.block_on(async {
             let mut services = Services::start(services.clone());
             let fatal = tokio::select! {
                 fatal = services.failed() => Some(fatal),
-                _ = served.recv() => None,
+                _ = all_cores_ended.recv() => None,
                 never = status.open_when_ready(&opening) => match never {},
             };
             if fatal.is_some() {
                 failing.send_replace(true);
-                served.recv().await;
+                all_cores_ended.recv().await;
             }
-            // A node that does not fit its region has no place there to leave.
+            // After a configuration error the node has no membership to end.
             if !matches!(fatal, Some(Fatal::Configuration(_))) {
                 services.stop().await;
             }
@@ -168,7 +168,7 @@ fn workers(
 }
 
 async fn stop(mut shutdown: watch::Receiver<bool>, mut failed: watch::Receiver<bool>) {
-    // A sender that is gone belongs to a node that stops.
+    // A closed channel means that the node stops, too.
     tokio::select! {
         _ = shutdown.wait_for(|stop| *stop) => {}
         _ = failed.wait_for(|stop| *stop) => {}

@@ -2,7 +2,8 @@
 //! force.
 //!
 //! The file is polled, not subscribed to: polling sees a rename, a write in place and a swapped symbolic link alike, on
-//! every file system. A text counts once it was read twice, so that a file which is being written is not taken.
+//! every file system. A text is compiled after two identical reads in a row, so that a file which is being written is not
+//! used.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -31,7 +32,7 @@ pub struct FileRules {
     reload: Notify,
 }
 
-/// Why a rule file is not in force.
+/// Why a rule file was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRuleFile {
     #[error("{file}: {error}")]
@@ -84,10 +85,10 @@ pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), Inval
     Ok((text, book))
 }
 
-/// When the file came to be as it is here, in milliseconds since the epoch.
+/// Returns when the file was last changed or installed, in milliseconds since the epoch.
 ///
 /// Uses ctime, not mtime: a rollback installs an old file and must still get a newer revision.
-fn committed_at_ms(path: &Path) -> u64 {
+fn changed_at_ms(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| {
         let changed = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
         u64::try_from(changed).unwrap_or(0)
@@ -100,10 +101,10 @@ impl FileRules {
     /// # Errors
     /// When the file is not valid.
     pub fn open(path: PathBuf, metrics: RuleFileMetrics) -> Result<Self, InvalidRuleFile> {
-        let (text, book) = load(&path, Revision::NONE.next(committed_at_ms(&path)))?;
+        let (text, book) = load(&path, Revision::NONE.next(changed_at_ms(&path)))?;
         metrics.valid();
         let (publish, books) = watch::channel(Arc::new(book));
-        let watcher = Watcher { path, publish, metrics, tried: text, seen: None, unreadable: None };
+        let watcher = Watcher { path, publish, metrics, last_compiled: text, candidate: None, unreadable: None };
         Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, reload: Notify::new() })
     }
 
@@ -148,9 +149,9 @@ struct Watcher {
     publish: watch::Sender<Arc<RuleBook>>,
     metrics: RuleFileMetrics,
     /// The text that was compiled last.
-    tried: String,
-    /// Another text that was read once.
-    seen: Option<String>,
+    last_compiled: String,
+    /// Another text, which was read once.
+    candidate: Option<String>,
     /// The logged reason why the file cannot be read.
     unreadable: Option<String>,
 }
@@ -172,12 +173,12 @@ impl Watcher {
         };
         self.unreadable = None;
         if !at_once {
-            if text == self.tried {
-                self.seen = None;
+            if text == self.last_compiled {
+                self.candidate = None;
                 return;
             }
-            if self.seen.as_ref() != Some(&text) {
-                self.seen = Some(text);
+            if self.candidate.as_ref() != Some(&text) {
+                self.candidate = Some(text);
                 return;
             }
         }
@@ -186,9 +187,9 @@ impl Watcher {
 
     fn take(&mut self, text: String) {
         let old = Arc::clone(&self.publish.borrow());
-        let revision = old.revision.next(committed_at_ms(&self.path));
+        let revision = old.revision.next(changed_at_ms(&self.path));
         let compiled = compile(&self.path.display().to_string(), &text, revision);
-        (self.tried, self.seen) = (text, None);
+        (self.last_compiled, self.candidate) = (text, None);
         match compiled {
             Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules are the same"),
             Ok(book) => {
@@ -227,7 +228,7 @@ mod tests {
             let file = File::options().write(true).open(&path).unwrap();
             file.set_times(FileTimes::new().set_modified(date)).unwrap();
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-            let off = u128::from(committed_at_ms(&path)).abs_diff(now);
+            let off = u128::from(changed_at_ms(&path)).abs_diff(now);
             assert!(off < hour.as_millis() / 2, "{off} ms");
         }
     }

@@ -50,8 +50,7 @@ pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
 pub const HOLDERS: Name =
     metric("tidegate_holders", "Holders of the region, as far as this node knows: the cores of all nodes.", &[]);
-pub const STORE_REACHED: Name =
-    metric("tidegate_store_ok", "1 if all of the store answers, 0 if some of it does not.", &[]);
+pub const STORE_OK: Name = metric("tidegate_store_ok", "1 if all of the store answers, 0 if some of it does not.", &[]);
 pub const ADVICE: Name =
     metric("tidegate_store_advice", "1 if a setting of the store weakens the promises.", &["advice"]);
 pub const RESTARTS: Name =
@@ -86,7 +85,7 @@ pub const ALL: [&Name; 24] = [
     &CLOSED,
     &REDIS_ERRORS,
     &HOLDERS,
-    &STORE_REACHED,
+    &STORE_OK,
     &ADVICE,
     &RESTARTS,
     &INVARIANTS,

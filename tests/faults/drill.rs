@@ -9,17 +9,18 @@ use crate::servers::redis_cli;
 use crate::table::Row;
 use crate::verdict::{admitted, is_abnormal, p99_wait_ms, promised, ratio};
 
-/// The maximum time until an answer on a shared machine, including `store.deadline` (100 ms). A check that waits for
-/// anything else takes longer.
+/// The maximum time until an answer on a shared machine, including `store.deadline` (100 ms). A check that also
+/// waits for something other than the store takes longer.
 const MAX_WAIT_MS: u64 = 1000;
 /// The maximum time until an answer if the fault stops a node.
 pub const MAX_WAIT_WITH_STOPPED_NODE_MS: u64 = 3000;
 /// Service is normal after this time without an abnormal check.
 const NORMAL_AFTER: Duration = Duration::from_secs(1);
-/// The minimum part of their limits that users can use after any fault. Hits that batches without a reply asked for are
-/// lost.
+/// The minimum part of their limits that users can use after any fault. Hits that were asked
+/// for in batches without a reply are lost.
 const MIN_USED_RATIO: f64 = 0.9;
-/// The maximum time to normal service. Sentinels wait twenty seconds before they replace a primary again.
+/// The maximum time to normal service. Sentinels wait twenty seconds before they replace a primary again,
+/// and a shared machine may be slow.
 const MAX_RECOVERY_MS: u64 = 90_000;
 
 /// A fault and its permitted effects.
@@ -31,9 +32,9 @@ pub struct Fault<'a> {
     /// with its end.
     pub recovers_during_fault: bool,
     /// True if the fault ends nodes, so that clients must retry at another node.
-    pub ends_nodes: bool,
+    pub kills_nodes: bool,
     /// True if the fault stops a node, so that its checks wait until it continues.
-    pub stops_node: bool,
+    pub pauses_node: bool,
     /// The port of the affected primary, if the fault affects only one.
     pub primary: Option<u16>,
     pub begin: Box<dyn FnOnce(&mut Region) + 'a>,
@@ -50,8 +51,8 @@ impl<'a> Fault<'a> {
             name,
             loses_data: false,
             recovers_during_fault: false,
-            ends_nodes: false,
-            stops_node: false,
+            kills_nodes: false,
+            pauses_node: false,
             primary: None,
             begin,
             duration: Duration::from_secs(2),
@@ -59,8 +60,8 @@ impl<'a> Fault<'a> {
         }
     }
 
-    pub fn stops_node(self) -> Self {
-        Self { stops_node: true, ..self }
+    pub fn pauses_node(self) -> Self {
+        Self { pauses_node: true, ..self }
     }
 
     pub fn loses_data(self) -> Self {
@@ -72,8 +73,8 @@ impl<'a> Fault<'a> {
     }
 
     /// The region must also recover during the fault.
-    pub fn ends_nodes(self) -> Self {
-        Self { ends_nodes: true, recovers_during_fault: true, ..self }
+    pub fn kills_nodes(self) -> Self {
+        Self { kills_nodes: true, recovers_during_fault: true, ..self }
     }
 
     pub fn at_primary(self, port: u16) -> Self {
@@ -88,7 +89,7 @@ impl<'a> Fault<'a> {
 impl Region {
     /// Runs `fault` under load and compares the answers with the promises.
     pub fn drill(&mut self, fault: Fault<'_>) {
-        let Fault { name, loses_data, recovers_during_fault, ends_nodes, stops_node, primary, begin, duration, end } =
+        let Fault { name, loses_data, recovers_during_fault, kills_nodes, pauses_node, primary, begin, duration, end } =
             fault;
         let clients = self.clients(None);
         clients.start(&self.runtime);
@@ -124,8 +125,8 @@ impl Region {
             .enumerate()
             .map(|(index, user)| (user.mode, records.iter().filter(|a| a.user == index).copied().collect()))
             .collect();
-        let with_deny = users.iter().filter(|(mode, _)| matches!(mode, Mode::Exact | Mode::Leased));
-        let with_deny: Vec<usize> = with_deny.map(|(mode, checks)| admitted(*mode, checks)).collect();
+        let deny_mode_users = users.iter().filter(|(mode, _)| matches!(mode, Mode::Exact | Mode::Leased));
+        let deny_mode_users: Vec<usize> = deny_mode_users.map(|(mode, checks)| admitted(*mode, checks)).collect();
         let ratios =
             users.iter().map(|(mode, checks)| ratio(admitted(*mode, checks), promised(*mode, checks, &data_losses)));
         let others: Option<Vec<DrillCheck>> =
@@ -138,7 +139,7 @@ impl Region {
             retried: records.iter().filter(|a| a.answer.is_some() && a.retries > 0).count(),
             degraded_percent: 100.0 * ratio(abnormal_in_fault, checks_in_fault),
             worst_ratio: ratios.fold(0.0, f64::max),
-            used_ratio: ratio(with_deny.iter().sum(), with_deny.len() * LIMIT),
+            used_ratio: ratio(deny_mode_users.iter().sum(), deny_mode_users.len() * LIMIT),
             recovery_ms,
             others_p99_ms: others.as_ref().map(|checks| {
                 let (before, during): (Vec<DrillCheck>, Vec<DrillCheck>) =
@@ -147,10 +148,10 @@ impl Region {
             }),
         };
         println!("{row:?}");
-        assert_eq!(row.failed, 0, "{name}: every check has an answer");
-        assert!(ends_nodes || row.retried == 0, "{name}: every check has an answer from the first node");
+        assert_eq!(row.failed, 0, "{name}: some checks have no answer");
+        assert!(kills_nodes || row.retried == 0, "{name}: some checks have no answer from their first node");
         assert!(row.used_ratio >= MIN_USED_RATIO, "{name}: only {:.2} of the limits can be used", row.used_ratio);
-        let max_wait_ms = if stops_node { MAX_WAIT_WITH_STOPPED_NODE_MS } else { MAX_WAIT_MS };
+        let max_wait_ms = if pauses_node { MAX_WAIT_WITH_STOPPED_NODE_MS } else { MAX_WAIT_MS };
         assert!(row.longest_wait_ms < max_wait_ms, "{name}: a check waited {} ms", row.longest_wait_ms);
         assert!(row.worst_ratio <= 1.0, "{name}: more hits were admitted for a user than promised");
         assert!(row.recovery_ms < MAX_RECOVERY_MS, "{name}: {} ms to normal service", row.recovery_ms);
@@ -167,7 +168,7 @@ impl Region {
         let keys = redis_cli(primary, &["--scan"]);
         let is_here = |name: &str| keys.lines().any(|key| key.ends_with(&format!("/{name}")));
         let users: Vec<usize> = (0..clients.users.len()).filter(|user| !is_here(&clients.users[*user].name)).collect();
-        assert!(!users.is_empty() && users.len() < clients.users.len(), "the counters are on several primaries");
+        assert!(!users.is_empty() && users.len() < clients.users.len(), "the counters of all users are on one primary");
         users
     }
 }

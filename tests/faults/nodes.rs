@@ -24,7 +24,7 @@ fn promises_hold_while_nodes_stop_and_restart() {
     let mut region = Region::start(&redis.url(), &[]);
     let signal = |name: &'static str| move |region: &mut Region| region.nodes[0].signal(name);
     let fault = Fault::new("a node stops (SIGSTOP)", signal("STOP"), signal("CONT"));
-    region.drill(fault.lasting(Duration::from_secs(1)).stops_node());
+    region.drill(fault.lasting(Duration::from_secs(1)).pauses_node());
     let kill = |region: &mut Region| {
         region.nodes[0].child.kill().unwrap();
         region.nodes[0].child.wait().unwrap();
@@ -33,9 +33,9 @@ fn promises_hold_while_nodes_stop_and_restart() {
         region.nodes[0] = region.start_node(0);
         region.wait_for_node(0);
     };
-    region.drill(Fault::new("a node is killed and restarted", kill, back).ends_nodes());
+    region.drill(Fault::new("a node is killed and restarted", kill, back).kills_nodes());
     let roll = |region: &mut Region| (0..NODES).for_each(|index| replace(region, index));
-    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).ends_nodes());
+    region.drill(Fault::new("all nodes are replaced, one after another (SIGTERM)", roll, |_| ()).kills_nodes());
     wait_for("all shards to run without a restart", || {
         region.nodes.iter().all(|node| node.metric("tidegate_shard_restarts_total ") == 0.0).then_some(())
     });

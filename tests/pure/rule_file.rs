@@ -66,7 +66,7 @@ domains:
         "r.yaml:5:15: domains[0].limits[0].name: expected 1 to 64 of a-z, 0-9, _ and -",
         "r.yaml:6:24: domains[0].limits[0].match.path: expected a regular expression",
         "r.yaml:6:48: domains[0].limits[0].match.status: expected a string: quote it, \"200\"",
-        "r.yaml:7:21: domains[0].limits[0].per[1]: expected an attribute name, each once",
+        "r.yaml:7:21: domains[0].limits[0].per[1]: expected an attribute name that occurs once",
         "r.yaml:8:16: domains[0].limits[0].limit: expected a whole number",
         "r.yaml:9:17: domains[0].limits[0].window: expected a length of time",
         "r.yaml:10:19: domains[0].limits[0].algoritm: expected one of algorithm,",

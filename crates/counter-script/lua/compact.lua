@@ -23,7 +23,7 @@ local function serve_compact(key, kind, position)
   end
   -- Short records hold the beginning of a cell in seconds.
   local start_ms = now_ms - now_ms % width_ms
-  if start_ms % 1000 ~= 0 or start_ms >= SHORT_END * 1000 then return end
+  if start_ms % 1000 ~= 0 or start_ms >= U32_RANGE * 1000 then return end
   local end_ms, oldest_ms = start_ms + width_ms, start_ms - width_ms * older_cells
 
   local stored = call('GET', key)
@@ -96,7 +96,7 @@ local function serve_compact(key, kind, position)
   end
   tokens = tokens + want
   charged, used = charged + tokens, used + tokens
-  if charged == 0 or charged >= SHORT_END or (tokens == 0 and not has_cell) then return end
+  if charged == 0 or charged >= U32_RANGE or (tokens == 0 and not has_cell) then return end
   local record
   if applied_holder then
     record = pack('>BI6I4I4I4I6I6I7', RECORD_SINGLE, incarnation, start_ms / 1000, charged, returned, applied_holder,

@@ -1,9 +1,11 @@
--- How the record of a window counter is written. A window is { incarnation, applied, debts, cells }.
+-- How the record of a window counter is written. A window is { incarnation, applied, debts, cells }:
+-- `applied` has the last batch of each holder whose returns were applied (the replay guard).
 --
 -- A record begins with a byte for the version and the shape, and six bytes for the incarnation:
---   RECORD_TINY    one cell. Most keys have this record, in 12 bytes.
---   RECORD_SINGLE  one cell, its returns, and the replay guard.
---   RECORD_PLAIN   several cells.
+--   RECORD_TINY    one cell with fewer than 256 hits, none of them returned, and an empty `applied`. Most keys have this
+--                  record, in 12 bytes.
+--   RECORD_SINGLE  one cell, its returns, and `applied`.
+--   RECORD_PLAIN   several cells without returns, and an empty `applied`.
 --   RECORD_FULL    everything.
 --
 -- The shapes other than RECORD_FULL are for windows without debts, whose cells begin at whole seconds and hold the
@@ -25,9 +27,9 @@ local function read_window(text)
     second, charged, returned, position = unpack('>I4I4I4', text, position)
     window.cells[1] = simple_cell(incarnation, second, charged, returned)
     while position <= #text do
-      local last
-      last, position = read_applied_batch(text, position)
-      table.insert(window.applied, last)
+      local batch_of_holder
+      batch_of_holder, position = read_applied_batch(text, position)
+      table.insert(window.applied, batch_of_holder)
     end
   elseif shape == RECORD_PLAIN then
     local count
@@ -54,8 +56,8 @@ local function is_simple(window)
   for _, cell in ipairs(window.cells) do
     local only = #cell.entries == 1 and cell.entries[1]
     local own = only and only.incarnation == window.incarnation
-    local fits = own and only.charged < SHORT_END and only.returned < SHORT_END
-    if not fits or cell.start_ms % 1000 ~= 0 or cell.start_ms >= SHORT_END * 1000 then return false end
+    local fits = own and only.charged < U32_RANGE and only.returned < U32_RANGE
+    if not fits or cell.start_ms % 1000 ~= 0 or cell.start_ms >= U32_RANGE * 1000 then return false end
   end
   return true
 end
@@ -67,7 +69,7 @@ local function write_single(window)
     return pack('>BI6I4B', RECORD_TINY, window.incarnation, second, entry.charged)
   end
   local out = { pack('>BI6I4I4I4', RECORD_SINGLE, window.incarnation, second, entry.charged, entry.returned) }
-  for _, last in ipairs(applied) do write_applied_batch(out, last) end
+  for _, batch_of_holder in ipairs(applied) do write_applied_batch(out, batch_of_holder) end
   return table.concat(out)
 end
 
@@ -93,10 +95,11 @@ local function write_window(window)
   return table.concat(out)
 end
 
--- Returns the millisecond from which the record says nothing any more. A cell of which all was returned still says
--- that.
+-- Returns when the record may expire, in milliseconds. A cell whose hits were all returned does not expire earlier: it
+-- still shows that they were.
 local function window_expires(grid, cells)
   local span = span_at(grid, cells[1].start_ms)
+  -- The newest cell is outside of the calendar's bounds, so nothing of the record counts any more.
   if not span then return grid.bounds[1] end
   return gone_at(grid, cells[1], span.end_ms)
 end

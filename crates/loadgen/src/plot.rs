@@ -74,7 +74,7 @@ fn plot_by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), B
     for ((name, run), colour) in runs.iter().zip(COLOURS.iter().cycle()) {
         let colour = *colour;
         let load = match run.rate {
-            Some(rate) => format!("{rate:.0} calls/s due"),
+            Some(rate) => format!("{rate:.0} calls/s scheduled"),
             None => format!("{} x {} in flight", run.connections, run.in_flight),
         };
         chart
@@ -115,13 +115,13 @@ fn plot_over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<d
         .map_err(plot_error)?;
     for ((name, run), colour) in runs.iter().zip(COLOURS.iter().cycle()) {
         let colour = *colour;
-        for (figure, width, latency) in [
+        for (statistic, width, latency) in [
             ("p50", 3, (|s| s.p50_us) as fn(&SecondSummary) -> Option<f64>),
             ("p99", 2, |s| s.p99_us),
             ("max", 1, |s| s.max_us),
         ] {
-            let style = colour.mix(if figure == "max" { 0.45 } else { 1.0 }).stroke_width(width);
-            let mut name = Some(format!("{name}: {figure}"));
+            let style = colour.mix(if statistic == "max" { 0.45 } else { 1.0 }).stroke_width(width);
+            let mut name = Some(format!("{name}: {statistic}"));
             // Seconds without an answer leave a gap in the line.
             for consecutive in significant_seconds(run).chunk_by(|a, b| latency(a).is_some() == latency(b).is_some()) {
                 #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]

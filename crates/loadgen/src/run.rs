@@ -19,29 +19,29 @@ use crate::report::{Report, SecondSummary};
 pub fn run(plan: &LoadPlan, stop: &Arc<AtomicBool>, mut progress: impl FnMut(&SecondSummary)) -> io::Result<Report> {
     let threads = plan.threads.clamp(1, plan.connections.max(1));
     let start = StartBarrier::new(threads);
-    let (seconds, completed_seconds) = mpsc::channel();
+    let (summary_sender, summaries) = mpsc::channel();
     let recorders = thread::scope(|scope| {
         let mut running = Vec::new();
         for thread in 0..threads {
-            let (seconds, start) = (seconds.clone(), &start);
-            running.push(scope.spawn(move || run_thread(plan, thread, threads, start, stop, seconds)));
+            let (summary_sender, start) = (summary_sender.clone(), &start);
+            running.push(scope.spawn(move || run_thread(plan, thread, threads, start, stop, summary_sender)));
         }
-        drop(seconds);
+        drop(summary_sender);
         // Each second with the number of threads that completed it.
         let mut partial: Vec<(SecondSummary, u32)> = Vec::new();
-        for second in completed_seconds {
-            let second: SecondSummary = second;
-            match partial.iter_mut().find(|(other, _)| other.second == second.second) {
+        for summary in summaries {
+            let summary: SecondSummary = summary;
+            match partial.iter_mut().find(|(other, _)| other.second == summary.second) {
                 Some((sum, parts)) => {
-                    sum.add(&second);
+                    sum.add(&summary);
                     *parts += 1;
                 }
-                None => partial.push((second, 1)),
+                None => partial.push((summary, 1)),
             }
-            partial.retain(|(second, parts)| {
+            partial.retain(|(summary, parts)| {
                 let complete = *parts == threads;
                 if complete {
-                    progress(second);
+                    progress(summary);
                 }
                 !complete
             });
@@ -77,7 +77,7 @@ impl StartBarrier {
     }
 }
 
-/// Runs one thread's share of the plan. Returns `None` if another thread could not begin.
+/// Runs one thread's share of the plan. Returns `None` if another thread could not connect.
 fn run_thread(
     plan: &LoadPlan,
     thread: u32,

@@ -1,5 +1,5 @@
-//! No check waits past its deadline, whatever the store does. If its core was stopped, the deadline is the end of the
-//! stop.
+//! No check waits past its deadline, whatever the store does. If its node was paused or suspended, the deadline is at
+//! least the end of the pause.
 
 use super::violation::Violation;
 use crate::faults::FaultKind;
@@ -13,12 +13,14 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
         let at = match &check.answer {
             Some((at, _)) if *at <= latest => continue,
             Some((at, _)) => *at,
+            // The run ends before an ordinary check of its last phase must have its answer.
             None if check.sent_at >= history.quiesced_at && !check.probe => continue,
             None => history.quiesced_at,
         };
-        let waited = at.saturating_sub(check.sent_at);
+        let after = at.saturating_sub(check.received_at);
+        let limit = latest.saturating_sub(check.received_at);
         let what = if check.answer.is_some() { "answered" } else { "not answered" };
-        let text = format!("core {}: {what} after {waited} us, at most {}", check.core, check.timeout_us);
+        let text = format!("core {}: {what} {after} us after the arrival, deadline {limit} us", check.core);
         found.push(Violation { promise: "deadline", at, text });
     }
 }

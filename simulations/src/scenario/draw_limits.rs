@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::kind::Scenario;
 use super::limit_math::UNENDING_MS;
 use super::limit_set::LimitSet;
-use super::names::Scenario;
 use crate::rng::Rng;
 use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::draw_limits::{draw_limits, edit_limit};
+use super::kind::Scenario;
 use super::limit_set::LimitSet;
-use super::names::Scenario;
 use super::plan::{DOMAIN, Edit, Plan, Traffic};
 use crate::faults::Fault;
 use crate::faults::draw::{self, DrawFault, RegionSize};

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::kind::Scenario;
 use super::limit_math::describe;
 use super::limit_set::LimitSet;
-use super::names::Scenario;
 use crate::faults::Fault;
 use crate::ids::{Counter, Instant, RegionIndex};
 use limiter::rules::{Limit, RuleBook};

@@ -1,4 +1,4 @@
-//! A connection to one primary. It reconnects by itself for as long as it lives. A circuit breaker withholds calls from
+//! A connection to one primary. It reconnects automatically until it is dropped. A circuit breaker withholds calls from
 //! a server that does not reply, until it replies to a probe.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,7 +85,7 @@ impl Connection {
     /// Sends a `PING`. A few pings in a row without a reply open the breaker.
     pub async fn ping(&self) {
         if self.client.is_connected() {
-            let call = UnansweredCall { connection: self, answered: false };
+            let call = UnansweredCall { connection: self, replied: false };
             let reply = self.command("PING", &[]).await;
             if reply.is_ok() {
                 // The last error is resolved: it must not explain a later problem.
@@ -107,7 +107,7 @@ impl Connection {
         if !self.is_up() {
             return Err(CallError::NotSent);
         }
-        let call = UnansweredCall { connection: self, answered: false };
+        let call = UnansweredCall { connection: self, replied: false };
         let mut reply = self.evalsha(script, keys, arguments, asking).await;
         if reply.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
             let loaded: Result<Value, _> = self.client.script_load(script.text()).await;
@@ -166,17 +166,18 @@ impl Drop for Connection {
     }
 }
 
-/// A call that waits for its reply. Dropping it, as when its future is dropped, counts the call as a timeout.
+/// A call that waits for its reply. If it is dropped without one, for example because its future was cancelled, it
+/// counts as a timeout.
 struct UnansweredCall<'a> {
     connection: &'a Connection,
-    answered: bool,
+    replied: bool,
 }
 
 impl UnansweredCall<'_> {
     /// Tells the breaker whether the server replied.
-    fn finish(mut self, answered: bool) {
-        self.answered = answered;
-        if answered {
+    fn finish(mut self, replied: bool) {
+        self.replied = replied;
+        if replied {
             self.connection.breaker.record_answer();
         }
     }
@@ -184,14 +185,14 @@ impl UnansweredCall<'_> {
 
 impl Drop for UnansweredCall<'_> {
     fn drop(&mut self) {
-        if !self.answered {
+        if !self.replied {
             self.connection.breaker.record_timeout();
         }
     }
 }
 
-/// Returns the operating system's message from an error that the client library formats as Rust's debug output; any
-/// other text as it is.
+/// Returns the operating system's message from an error that the client library formats as Rust's debug output.
+/// Returns any other text unchanged.
 fn system_message(details: &str) -> &str {
     let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(details, |(message, _)| message)

@@ -42,4 +42,4 @@ pub const RECORD_FULL: u8 = VERSION << 4 | 3;
 pub const RECORD_BUCKET: u8 = VERSION << 4 | 4;
 pub const RECORD_SINGLE: u8 = VERSION << 4 | 5;
 /// Records other than full ones and buckets hold seconds and counts in four bytes, so these are below this.
-pub const SHORT_END: u64 = 1 << 32;
+pub const U32_RANGE: u64 = 1 << 32;

@@ -2,7 +2,8 @@
 //!
 //! A debt is charged to the current incarnation of the counter, like any other hit. A holder whose report got no reply
 //! reports the debt again. Therefore the record keeps how much of each debt it has charged, until the holder confirms
-//! that it knows. The numbers only grow, so copies merge by max.
+//! that it knows. The numbers only grow, so two versions of a debt
+//! merge by taking each maximum.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,35 +41,36 @@ impl Hits {
     }
 }
 
-/// A holder reports a debt, or confirms it: then `known` equals the hits of the debt.
+/// A holder's report of a debt. If `known` equals the hits of the debt, it confirms that the holder has the
+/// acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub debt: Debt,
-    /// The part that the store has reported as charged.
+    /// The hits that the store has acknowledged as charged.
     pub known: Hits,
 }
 
-/// Charges the part of a report that the record has not charged yet to `incarnation`.
+/// Charges to `incarnation` the hits of a report that the record has not charged yet.
 pub fn charge(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, incarnation: Incarnation) {
     let Report { debt, known } = *report;
     let at = position(kept, &debt);
-    let charged = at.map_or(known, |at| kept[at].hits.max(known));
+    let already = at.map_or(known, |at| kept[at].hits.max(known));
     let confirms = debt.hits == known;
     match at {
         Some(at) if confirms => {
             kept.remove(at);
         }
-        Some(at) => kept[at].hits = charged.max(debt.hits),
+        Some(at) => kept[at].hits = already.max(debt.hits),
         None if confirms => {}
         None => {
             if kept.len() >= MAX_DEBTS {
                 kept.remove(0);
             }
-            kept.push(Debt { hits: charged.max(debt.hits), ..debt });
+            kept.push(Debt { hits: already.max(debt.hits), ..debt });
         }
     }
-    let more = debt.hits.charged.saturating_sub(charged.charged);
-    let back = debt.hits.returned.saturating_sub(charged.returned);
+    let more = debt.hits.charged.saturating_sub(already.charged);
+    let back = debt.hits.returned.saturating_sub(already.returned);
     if more > 0 {
         cell_mut(cells, debt.cell_ms).charge(incarnation, more);
     }
@@ -77,8 +79,8 @@ pub fn charge(kept: &mut Vec<Debt>, cells: &mut Vec<Cell>, report: &Report, inca
     }
 }
 
-/// Merges debts that a node saw as charged. A debt that has no room is charged again if its holder does not know yet
-/// that it was charged.
+/// Merges debts that a node saw as charged. If `kept` is full, a debt is skipped. It is charged again if
+/// its holder does not know yet that it was charged.
 pub fn merge<'a>(kept: &mut Vec<Debt>, seen: impl Iterator<Item = &'a Debt>) {
     for debt in seen {
         match position(kept, debt) {

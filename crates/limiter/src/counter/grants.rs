@@ -1,9 +1,10 @@
-//! Which asks of an item are granted, and how many tokens it gets in advance.
+//! Which asks of an item are granted, and how many tokens it gets in advance. An [`Ask`] stands for `count` equal asks in
+//! a row.
 
 use super::batch::{Ask, Granted, Prefetch};
 use crate::time::StoreTime;
 
-/// Grants whole asks in order. Returns how many of each run pass, and the tokens that they take together.
+/// Grants whole asks in order. Returns how many of each ask pass, and the tokens that they take together.
 pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
     let mut taken = 0;
     let counts = asks
@@ -11,6 +12,7 @@ pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
         .map(|ask| {
             let left = available - taken;
             let fitting = match ask.hits {
+                // A peek takes nothing.
                 0 if left == 0 => 0,
                 0 => u64::MAX,
                 hits => left / hits,
@@ -23,7 +25,7 @@ pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
     (counts, taken)
 }
 
-/// The reply to each run: how many passed and, if some did not, when one more would fit.
+/// The reply to each ask: how many passed and, if some did not, when one more would fit.
 pub fn granted_runs(asks: &[Ask], counts: &[u32], fits_at: impl Fn(u64) -> Option<StoreTime>) -> Vec<Granted> {
     let run = |(ask, count): (&Ask, &u32)| Granted {
         count: *count,
@@ -32,7 +34,8 @@ pub fn granted_runs(asks: &[Ask], counts: &[u32], fits_at: impl Fn(u64) -> Optio
     asks.iter().zip(counts).map(run).collect()
 }
 
-/// The tokens granted in advance: at most a fair half of what is left, and none from a cell that ends within `left_us`.
+/// The tokens granted in advance: at most half of the available ones divided by the holders, and none if the cell, of
+/// which `left_us` microseconds are left, ends too soon.
 pub fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
     if left_us < lease.min_left {
         return 0;

@@ -1,6 +1,6 @@
 //! Validates rules, and finds every error at once: its path, and what was expected there.
 //!
-//! Every source of rules uses this: rule files, Raft entries and admin calls.
+//! Every source of rules uses this. Rule files are the only source today.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -60,31 +60,35 @@ impl Problems {
 }
 
 fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {
-    let mut places = HashMap::new();
+    let mut index_of = HashMap::new();
     for (at, limit) in domain.limits.iter().enumerate() {
         let name = path.index(at).field("name");
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         let fits = (1..=64).contains(&limit.name.len()) && limit.name.bytes().all(plain);
         found.expect(fits, &name, "expected 1 to 64 of a-z, 0-9, _ and -");
-        let first = places.insert(limit.name.as_str(), at).is_none();
+        let first = index_of.insert(limit.name.as_str(), at).is_none();
         found.expect(first, &name, "expected a name that no other limit of the domain has");
     }
     for (at, limit) in domain.limits.iter().enumerate() {
         check_limit(limit, &path.index(at), found);
         for (place, name) in limit.replaces.iter().enumerate() {
             let path = path.index(at).field("replaces").index(place);
-            let known = places.contains_key(name.as_str());
+            let known = index_of.contains_key(name.as_str());
             found.expect(known, &path, &format!("expected the name of a limit of this domain, not {name:?}"));
         }
     }
-    for at in replacement_cycles(&domain.limits, &places) {
-        found.expect(false, &path.index(at).field("replaces"), "expected no cycle: this limit comes to replace itself");
+    for at in replacement_cycles(&domain.limits, &index_of) {
+        found.expect(
+            false,
+            &path.index(at).field("replaces"),
+            "expected no cycle: this limit replaces itself through other limits",
+        );
     }
 }
 
 /// The limits that replace themselves through a cycle of `replaces`.
-fn replacement_cycles(limits: &[Limit], places: &HashMap<&str, usize>) -> Vec<usize> {
-    let next = |at: usize| limits[at].replaces.iter().filter_map(|name| places.get(name.as_str()).copied());
+fn replacement_cycles(limits: &[Limit], index_of: &HashMap<&str, usize>) -> Vec<usize> {
+    let next = |at: usize| limits[at].replaces.iter().filter_map(|name| index_of.get(name.as_str()).copied());
     let returns = |start: usize| {
         let (mut seen, mut todo) = (HashSet::new(), next(start).collect::<Vec<_>>());
         while let Some(at) = todo.pop() {
@@ -105,7 +109,7 @@ fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
     let mut seen = BTreeSet::new();
     for (at, key) in limit.per.iter().enumerate() {
         let path = path.field("per").index(at);
-        found.expect(!key.is_empty() && seen.insert(key), &path, "expected an attribute name, each once");
+        found.expect(!key.is_empty() && seen.insert(key), &path, "expected an attribute name that occurs once");
     }
     check_quota(limit.limit, &path.field("limit"), found);
     check_period(limit, path, found);
@@ -140,8 +144,8 @@ fn check_override(limit: &Limit, change: &Override, path: &Path, found: &mut Pro
         check_quota(*quota, &path.field("limit"), found);
     }
     let off = *mode == Some(Mode::Off);
-    let replaces = limit.replaces.is_empty() || !off;
-    found.expect(replaces, &path.field("mode"), "expected enforce or shadow where the limit has `replaces`");
+    let mode_allowed = limit.replaces.is_empty() || !off;
+    found.expect(mode_allowed, &path.field("mode"), "expected enforce or shadow where the limit has `replaces`");
     let burst = burst.or(if quota.is_some() { None } else { limit.burst });
     check_burst(limit, quota.unwrap_or(limit.limit), burst, &path.field("burst"), found);
     if let Some(headers) = response_headers {

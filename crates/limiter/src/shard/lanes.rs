@@ -1,6 +1,6 @@
 //! The lanes to the store. Each has its own queue, its own clock, and at most one batch in flight.
 //!
-//! A lane holds the counters of one hash tag, which one primary of the store serves.
+//! A lane queues the keys of one hash tag, which one primary of the store serves.
 
 use std::collections::VecDeque;
 
@@ -11,15 +11,15 @@ use crate::time::{NodeTime, StoreTime, WallTime};
 /// At most one lane in this many has a batch in flight. A call to the store costs as much as several keys in it, so the
 /// others collect keys meanwhile.
 const LANES_PER_FLIGHT: usize = 4;
-/// A batch without a reply for this long, in microseconds, does not count as in flight: a primary that does not answer
-/// must not delay the others.
+/// A batch without a reply for this long, in microseconds, does not count against the maximum: a primary that does
+/// not reply must not delay the others.
 const STALLED_AFTER_US: u64 = 2_000;
 
 /// Every lane of a shard.
 #[derive(Debug)]
 pub struct Lanes {
     each: Vec<Lane>,
-    /// Lanes that have something to send and nothing in flight, the longest waiting first.
+    /// Lanes that have keys to send or whose clock is unknown, and nothing in flight. The longest waiting first.
     ready: VecDeque<LaneId>,
     /// Lanes with a batch in flight.
     in_flight: usize,
@@ -50,7 +50,7 @@ pub struct InFlight {
 }
 
 impl Lanes {
-    /// `count` lanes, one at least. Each asks for its store's clock first; `wall` is the first estimate.
+    /// `count` lanes, one at least. Each asks for its primary's clock first; `wall` is the first estimate.
     pub fn new(count: u16, wall: WallTime, now: NodeTime) -> Self {
         let lane = |_| Lane {
             queue: VecDeque::new(),
@@ -80,17 +80,16 @@ impl Lanes {
 
     /// True if some lane can send.
     pub fn can_send(&self, now: NodeTime) -> bool {
-        !self.ready.is_empty() && self.free_flights(now) > 0
+        !self.ready.is_empty() && self.free_batches(now) > 0
     }
 
-    /// Microseconds after which a batch may leave that cannot leave now, even if no reply comes; `None` if no batch
-    /// waits.
+    /// The microseconds after which a waiting batch may be sent even if no reply comes; `None` if no batch waits.
     pub fn send_delay(&self, now: NodeTime) -> Option<u64> {
-        (!self.ready.is_empty() && self.free_flights(now) == 0).then_some(STALLED_AFTER_US)
+        (!self.ready.is_empty() && self.free_batches(now) == 0).then_some(STALLED_AFTER_US)
     }
 
     /// The number of batches that may leave now.
-    fn free_flights(&self, now: NodeTime) -> usize {
+    fn free_batches(&self, now: NodeTime) -> usize {
         if self.in_flight < self.max_in_flight {
             return self.max_in_flight - self.in_flight;
         }
@@ -110,23 +109,23 @@ impl Lanes {
 
     /// The next lane that can send. The caller sends its batch or empties its queue.
     pub fn take_ready(&mut self, now: NodeTime) -> Option<LaneId> {
-        if self.free_flights(now) == 0 {
+        if self.free_batches(now) == 0 {
             return None;
         }
         let lane = self.ready.pop_front()?;
-        if let Some(of) = self.get_mut(lane) {
-            of.ready = false;
+        if let Some(lane_state) = self.get_mut(lane) {
+            lane_state.ready = false;
         }
         Some(lane)
     }
 
-    /// Lets lanes whose clock is unknown ask for it: all whose store answers, and one whose store does not.
+    /// Lets lanes whose clock is unknown ask for it: all whose primary replies, and one whose primary does not.
     pub fn probe_clocks(&mut self) {
         let count = u16::try_from(self.each.len()).unwrap_or(u16::MAX);
         let (first, mut failing) = (self.next_probe, None);
         for lane in (0..count).map(|at| LaneId((first + at) % count)) {
-            let Some(of) = self.get(lane).filter(|of| !of.clock.is_known()) else { continue };
-            if !of.failing {
+            let Some(lane_state) = self.get(lane).filter(|lane_state| !lane_state.clock.is_known()) else { continue };
+            if !lane_state.failing {
                 self.make_ready(lane);
             } else if failing.is_none() {
                 failing = Some(lane);
@@ -144,14 +143,14 @@ impl Lanes {
     }
 
     pub fn mark_sent(&mut self, lane: LaneId, batch: InFlight) {
-        if let Some(of) = self.get_mut(lane) {
-            let first = of.in_flight.replace(batch).is_none();
+        if let Some(lane_state) = self.get_mut(lane) {
+            let first = lane_state.in_flight.replace(batch).is_none();
             self.in_flight += usize::from(first);
         }
     }
 
-    /// A batch has its outcome: it ran at `ran` by the store's clock, or got no reply. `late`: it came too late and did
-    /// nothing. `None` if it is not in flight.
+    /// Ends the flight of a batch. It ran at `ran` by the primary's clock, or got no reply. `late` says that it came
+    /// after its `not_after` and did nothing. Returns `None` if the batch is not in flight.
     pub fn complete(
         &mut self,
         lane: LaneId,
@@ -160,57 +159,57 @@ impl Lanes {
         late: bool,
         now: NodeTime,
     ) -> Option<InFlight> {
-        let of = self.get_mut(lane)?;
-        let sent = of.in_flight.take_if(|sent| sent.batch == batch)?;
-        of.failing = ran.is_none();
+        let lane_state = self.get_mut(lane)?;
+        let sent = lane_state.in_flight.take_if(|sent| sent.batch == batch)?;
+        lane_state.failing = ran.is_none();
         if let Some(ran) = ran {
             if late {
                 // Another server has the lane now, or the estimate of its clock is wrong.
-                of.clock.forget();
+                lane_state.clock.forget();
             }
-            of.clock.learn(sent.sent, now, ran);
+            lane_state.clock.learn(sent.sent, now, ran);
         }
         self.in_flight -= 1;
         self.make_ready_if_queued(lane);
         Some(sent)
     }
 
-    /// The store answered and could serve no key of the batch.
+    /// The primary replied and could serve no key of the batch.
     pub fn mark_failing(&mut self, lane: LaneId) {
-        if let Some(of) = self.get_mut(lane) {
-            of.failing = true;
+        if let Some(lane_state) = self.get_mut(lane) {
+            lane_state.failing = true;
         }
     }
 
     /// True if the last batch got no reply, or none of its keys could be served.
     pub fn is_failing(&self, lane: LaneId) -> bool {
-        self.get(lane).is_some_and(|of| of.failing)
+        self.get(lane).is_some_and(|lane_state| lane_state.failing)
     }
 
     /// The estimated time of the store.
     pub fn store_now(&self, lane: LaneId, now: NodeTime) -> StoreTime {
-        self.get(lane).map_or(StoreTime(0), |of| of.clock.at(now))
+        self.get(lane).map_or(StoreTime(0), |lane_state| lane_state.clock.at(now))
     }
 
     /// True if the store has answered once.
     pub fn is_clock_known(&self, lane: LaneId) -> bool {
-        self.get(lane).is_some_and(|of| of.clock.is_known())
+        self.get(lane).is_some_and(|lane_state| lane_state.clock.is_known())
     }
 
     /// The store's time when the node's is `at`; `None` until the store has answered.
     pub fn store_time_of(&self, lane: LaneId, at: NodeTime) -> Option<StoreTime> {
-        self.get(lane).filter(|of| of.clock.is_known()).map(|of| of.clock.at(at))
+        self.get(lane).filter(|lane_state| lane_state.clock.is_known()).map(|lane_state| lane_state.clock.at(at))
     }
 
     fn make_ready_if_queued(&mut self, lane: LaneId) {
-        if self.get(lane).is_some_and(|of| !of.queue.is_empty()) {
+        if self.get(lane).is_some_and(|lane_state| !lane_state.queue.is_empty()) {
             self.make_ready(lane);
         }
     }
 
     fn make_ready(&mut self, lane: LaneId) {
-        let Some(of) = self.get_mut(lane) else { return };
-        if of.in_flight.is_none() && !std::mem::replace(&mut of.ready, true) {
+        let Some(lane_state) = self.get_mut(lane) else { return };
+        if lane_state.in_flight.is_none() && !std::mem::replace(&mut lane_state.ready, true) {
             self.ready.push_back(lane);
         }
     }

@@ -1,8 +1,8 @@
-//! The scenarios, and the kinds of faults from which each one draws.
+//! The scenarios, and the faults from which each one chooses at random.
 
 use crate::faults::draw::{self, DrawFault};
 
-/// The faults that may occur, and what else is special.
+/// A kind of simulation: which faults occur, and what else differs, such as the load and the size of the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
     Calm,
@@ -70,24 +70,26 @@ impl Scenario {
         match self {
             Self::Calm => "no faults",
             Self::Network => "batches and replies are slow, lost or late, or arrive twice",
-            Self::Stall => "primaries are stopped, and go on later",
-            Self::Outage => "primaries are stopped, dead, full or cut off, while nodes crash and restart",
+            Self::Stall => "primaries are paused, and continue later",
+            Self::Outage => "primaries are paused, dead, out of memory or cut off, while nodes crash and restart",
             Self::Failover => "replicas take over without the last writes, at once or after a while",
             Self::Forgetting => "primaries lose all their data, some keys or their last writes",
-            Self::Crash => "nodes are killed, or stopped for a while",
+            Self::Crash => "nodes are killed, or paused for a while",
             Self::Clock => "the clocks of primaries are set forward and back",
             Self::Edits => "the rules change while checks are in progress",
             Self::Memory => "there are more keys than fit into the memory of a node",
             Self::Migration => "keys move from one primary to another",
-            Self::Buckets => "a check needs two large buckets, whose primaries are far away and sometimes dead",
+            Self::Buckets => {
+                "a check needs two large buckets, whose primaries have a high latency and are sometimes dead"
+            }
             Self::Crowded => "tens of cores, with many outages and failovers in one window",
             Self::Suspended => "machines of nodes are suspended, and their monotonic clocks stand still",
-            Self::Replaced => "primaries are replaced while the rules change, and the old servers go on",
+            Self::Replaced => "primaries are replaced while the rules change, and the old servers continue",
             Self::Everything => "the faults of all scenarios",
         }
     }
 
-    /// The kinds of faults from which a seed draws. A kind that is listed twice is drawn more often.
+    /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
     pub fn faults(self) -> &'static [DrawFault] {
         match self {
             Self::Calm | Self::Edits | Self::Memory => &[],
