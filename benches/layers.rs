@@ -11,7 +11,7 @@ use counter_script::wire;
 use divan::counter::ItemsCount;
 use divan::{Bencher, bench};
 use fixtures::{ENTRIES, HOT, NOW, ask, batch, book, hot_shard, run_batches, shard};
-use limiter::rules::Consistency;
+use limiter::rules::{ApplicableLimits, Consistency};
 use prost::Message;
 use proto::envoy::config::core::v3::HeaderValue;
 use proto::envoy::service::ratelimit::v3::RateLimitResponse;
@@ -30,7 +30,7 @@ fn matching(bencher: Bencher<'_, '_>, limits: usize) {
     let descriptors = [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, limit: None }];
     let check = Check { domain: "api", descriptors: &descriptors };
     bencher.bench_local(|| {
-        let mut applied = Vec::new();
+        let mut applied = ApplicableLimits::new();
         book.applicable(black_box(&check), &mut applied);
         applied.len()
     });

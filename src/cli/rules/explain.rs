@@ -9,7 +9,7 @@ use super::super::check::attribute;
 use super::super::output::{length, table, word};
 use super::super::{Exit, Output};
 use super::book;
-use limiter::rules::{EffectiveLimit, Mode, OnStoreFailure, RuleBook, Shape};
+use limiter::rules::{ApplicableLimits, EffectiveLimit, Mode, OnStoreFailure, RuleBook, Shape};
 use limiter::{Check, Descriptor};
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ impl Explain {
         let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let descriptors = [Descriptor { entries: &entries, ordered: false, hits: self.hits, limit: None }];
         let check = Check { domain: &self.domain, descriptors: &descriptors };
-        let mut applied = Vec::new();
+        let mut applied = ApplicableLimits::new();
         book.applicable(&check, &mut applied);
         let mut name = Vec::new();
         let mut rows = Vec::new();

@@ -11,7 +11,7 @@ use super::super::{Exit, Output};
 use super::{bad, book};
 use crate::rulefile::cases::{Ask, Case, Step, parse};
 use crate::rulefile::watch::{InvalidRuleFile, read};
-use limiter::rules::RuleBook;
+use limiter::rules::{ApplicableLimits, RuleBook};
 use limiter::{Check, Decision, Descriptor, DryRun, StoreTime};
 
 /// The instant at which every case begins: the first of 2026 in UTC, which begins every kind of window.
@@ -107,7 +107,7 @@ fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
         .iter()
         .map(|entries| Descriptor { entries, ordered: false, hits: case.ask.hits, limit: None })
         .collect();
-    let mut applied = Vec::new();
+    let mut applied = ApplicableLimits::new();
     book.applicable(&Check { domain: &case.domain, descriptors: &descriptors }, &mut applied);
     applied.iter().map(|limit| limit.effective.name.to_string()).collect()
 }

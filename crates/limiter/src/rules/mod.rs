@@ -19,6 +19,6 @@ pub use rule::{
     MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope,
 };
 pub(crate) use rule_book::descriptor_limit;
-pub use rule_book::{ApplicableLimit, Diff, RuleBook};
+pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, RuleBook};
 pub use rule_map::RuleMap;
 pub use validate::Problem;

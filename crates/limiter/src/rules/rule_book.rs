@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::effective::EffectiveLimit;
-use super::matcher::{MatchTable, Matcher};
+use super::matcher::{Found, MatchTable, Matcher};
 use super::path::Path;
 use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
 use super::rule_map::RuleMap;
@@ -40,6 +41,9 @@ struct LimitBook {
     /// Positions of the limits that this one replaces.
     replaces: Vec<u32>,
 }
+
+/// The limits that apply to a check. Few need no allocation.
+pub type ApplicableLimits<'b> = SmallVec<[ApplicableLimit<'b>; 4]>;
 
 /// A limit that applies to a descriptor of a check.
 #[derive(Clone, Debug)]
@@ -114,11 +118,11 @@ impl RuleBook {
     pub fn applicable<'b>(
         &'b self,
         check: &Check<'_>,
-        out: &mut Vec<ApplicableLimit<'b>>,
+        out: &mut ApplicableLimits<'b>,
     ) -> Option<(&'b Arc<str>, Charge)> {
         out.clear();
         let book = self.domains.get(check.domain)?;
-        let mut found = Vec::new();
+        let mut found = Found::new();
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             book.table.matching(check.domain, descriptor, &mut found);
             for place in &found {

@@ -11,7 +11,7 @@ use crate::check::{Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
-use crate::rules::{Charge, EffectiveLimit, Mode, RuleBook, descriptor_limit, push_values};
+use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, descriptor_limit, push_values};
 use crate::time::NodeTime;
 
 /// A check with the limits that apply to it.
@@ -77,7 +77,7 @@ impl PendingCheck {
         keys: &mut Keys,
         key_buffer: &mut Vec<u8>,
     ) -> Option<Self> {
-        let mut limits = Vec::new();
+        let mut limits = ApplicableLimits::new();
         let domain = book.applicable(check, &mut limits);
         let each = domain.is_some_and(|(_, charge)| charge == Charge::Each);
         let domain = domain.map(|(name, _)| Arc::clone(name));

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::super::rule_map::RuleMap;
 use super::condition::{Compiled, address};
 use super::route::Segment;
 
 type Ids = Vec<u32>;
+/// Limits that were found. Few need no allocation.
+pub type Found = SmallVec<[u32; 8]>;
 
 /// What a limit may be filed under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,7 +106,7 @@ impl Index {
     }
 
     /// Sets `out` to every limit that could match, sorted, each once.
-    pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Vec<u32>) {
+    pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Found) {
         out.clear();
         out.extend_from_slice(&self.always);
         for (key, value) in entries {
@@ -132,22 +135,24 @@ impl KeyIndex {
         ids.push(id);
     }
 
-    fn candidates(&self, value: &str, out: &mut Vec<u32>) {
+    fn candidates(&self, value: &str, out: &mut Found) {
         out.extend_from_slice(&self.present);
-        out.extend(self.equal.get(value).into_iter().flatten());
+        out.extend(self.equal.get(value).into_iter().flatten().copied());
         for (length, by_text) in &self.prefixes {
-            out.extend(value.get(..*length).and_then(|s| by_text.get(s)).into_iter().flatten());
+            out.extend(value.get(..*length).and_then(|s| by_text.get(s)).into_iter().flatten().copied());
         }
         for (length, by_text) in &self.suffixes {
             let start = value.len().checked_sub(*length);
-            out.extend(start.and_then(|at| value.get(at..)).and_then(|s| by_text.get(s)).into_iter().flatten());
+            out.extend(
+                start.and_then(|at| value.get(at..)).and_then(|s| by_text.get(s)).into_iter().flatten().copied(),
+            );
         }
         if !self.nets.is_empty()
             && let Some(ip) = address(value)
         {
             for ((ipv4, length), by_network) in &self.nets {
                 let net = IpNet::new(ip, *length).ok().filter(|_| ip.is_ipv4() == *ipv4);
-                out.extend(net.and_then(|net| by_network.get(&net.network())).into_iter().flatten());
+                out.extend(net.and_then(|net| by_network.get(&net.network())).into_iter().flatten().copied());
             }
         }
         if let Some(path) = value.strip_prefix('/') {
@@ -166,7 +171,7 @@ impl RouteNode {
     }
 
     /// Adds the limits of every pattern that is a prefix of `path`, segment by segment.
-    fn candidates(&self, path: &str, out: &mut Vec<u32>) {
+    fn candidates(&self, path: &str, out: &mut Found) {
         out.extend_from_slice(&self.ids);
         let (part, rest) = path.split_once('/').map_or((path, None), |(part, rest)| (part, Some(rest)));
         for node in self.literal.get(part).into_iter().chain(self.any.as_deref()) {

@@ -5,6 +5,7 @@ mod expression;
 mod index;
 mod route;
 
+pub use index::Found;
 use index::{Index, Token};
 
 use self::condition::Compiled;
@@ -62,7 +63,7 @@ impl MatchTable {
     }
 
     /// Sets `out` to the positions of all limits that match, in book order.
-    pub fn matching(&self, domain: &str, descriptor: &Descriptor<'_>, out: &mut Vec<u32>) {
+    pub fn matching(&self, domain: &str, descriptor: &Descriptor<'_>, out: &mut Found) {
         self.index.candidates(descriptor.entries, out);
         out.retain(|id| {
             let (matcher, per) = &self.matchers[*id as usize];
@@ -124,9 +125,9 @@ mod tests {
                 .filter(|(_, (m, per))| per.iter().all(|k| descriptor.value(k).is_some()) && m.matches("d", &descriptor))
                 .map(|(id, _)| id)
                 .collect();
-            let mut found = Vec::new();
+            let mut found = Found::new();
             MatchTable::new(book.iter().map(compile).collect()).matching("d", &descriptor, &mut found);
-            prop_assert_eq!(found, scan);
+            prop_assert_eq!(found.as_slice(), scan);
         }
     }
 
