@@ -183,7 +183,7 @@ impl<'s> ContractSuite<'s> {
     async fn a_time_outside_the_calendar_bounds_changes_nothing(&self) {
         let grid = Grid::Calendar { bounds: [1, 2, 3, 4] };
         let replies = self.send_items(vec![on_grid(window(self.key("bounds"), &[(5, 1)], 5), grid)]).await;
-        assert_eq!(replies, [ItemReply::OutOfBounds]);
+        assert_eq!(replies, [ItemReply::OutOfBounds { newest_ms: 0 }]);
         assert_eq!(counts(&self.send_item(window(self.key("bounds"), &[(5, 1)], 5)).await), [1]);
     }
 

@@ -220,7 +220,7 @@ async fn compare<S: Server>(mut server: S) {
             assert_eq!(reply, expected, "batch {number} of seed {seed}: {item:?} on {old:?} at {at:?}");
             let kind = match &reply {
                 ItemReply::Failed => 1,
-                ItemReply::OutOfBounds => 2,
+                ItemReply::OutOfBounds { .. } => 2,
                 ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
                 ItemReply::Done(_) => 4,
             };

@@ -53,11 +53,17 @@ local function read_item(kind, position)
   }
 end
 
+-- Returns the beginning of the record's newest cell in milliseconds, 0 if there is none.
+local function newest_cell_ms(window)
+  local newest_ms = 0
+  for _, cell in ipairs(window and window.cells or {}) do newest_ms = max(newest_ms, cell.start_ms) end
+  return newest_ms
+end
+
 -- Returns the instant in microseconds at which the item is served. It is never before a cell that the record or the
 -- item knows, so that time never goes back for a key.
 local function current_instant(item, window)
-  local newest_ms = 0
-  for _, cell in ipairs(window and window.cells or {}) do newest_ms = max(newest_ms, cell.start_ms) end
+  local newest_ms = newest_cell_ms(window)
   for _, cell in ipairs(item.seen) do newest_ms = max(newest_ms, cell.start_ms) end
   for _, report in ipairs(item.reports) do newest_ms = max(newest_ms, report.cell_ms) end
   return max(now, newest_ms * 1000)
@@ -105,7 +111,7 @@ return function(key, kind, position)
   local window = stored and read_window(stored)
   local instant = current_instant(item, window)
   local span = span_at(grid, floor(instant / 1000))
-  if not span then return pack('>B', OUT_OF_BOUNDS) end
+  if not span then return pack('>BI6', OUT_OF_BOUNDS, newest_cell_ms(window)) end
 
   window = window or { incarnation = new_incarnation, applied = {}, debts = {}, cells = {} }
   window.incarnation, window.applied = continue_or_renew(window.incarnation), prune(window.applied)

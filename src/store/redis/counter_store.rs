@@ -158,7 +158,7 @@ fn combine_replies(replies: Vec<Result<BatchReply, StoreError>>) -> Result<Batch
     let item = |reply: Result<BatchReply, StoreError>| match reply.map(|reply| reply.outcome) {
         Ok(BatchOutcome::Ran(mut items)) => items.pop().unwrap_or(ItemReply::Failed),
         // The item was not applied: it is sent once more.
-        Ok(BatchOutcome::Late) => ItemReply::OutOfBounds,
+        Ok(BatchOutcome::Late) => ItemReply::OutOfBounds { newest_ms: 0 },
         Err(_) => ItemReply::Failed,
     };
     Ok(BatchReply { now, outcome: BatchOutcome::Ran(replies.into_iter().map(item).collect()) })

@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
                 self.error = Some(self.bytes(usize::try_from(length).map_err(|_| Malformed)?)?);
                 Ok(ItemReply::Failed)
             }
-            OUT_OF_BOUNDS => Ok(ItemReply::OutOfBounds),
+            OUT_OF_BOUNDS => Ok(ItemReply::OutOfBounds { newest_ms: self.get::<6>()? }),
             WINDOW_DONE => self.window().map(ItemReply::Done),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
             COMPACT_GRANTED => self.compact(true).map(ItemReply::Done),

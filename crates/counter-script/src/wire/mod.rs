@@ -35,9 +35,10 @@ mod tests {
         let mut out = Writer(vec![VERSION, 1]);
         out.put::<7>(1_700_000_000_000_000);
         out.0.extend([0, 3, b'O', b'O', b'M', 1]);
+        out.put::<6>(77);
         let (reply, error) = decode_reply_with_error(&out.0, 2).unwrap();
         assert_eq!(error.as_deref(), Some("OOM"));
-        assert_eq!(reply.outcome, BatchOutcome::Ran(vec![ItemReply::Failed, ItemReply::OutOfBounds]));
+        assert_eq!(reply.outcome, BatchOutcome::Ran(vec![ItemReply::Failed, ItemReply::OutOfBounds { newest_ms: 77 }]));
         for cut in 0..out.0.len() {
             assert_eq!(decode_reply(&out.0[..cut], 2), Err(Malformed));
         }

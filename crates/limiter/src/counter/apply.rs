@@ -45,8 +45,9 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
             };
             let item = WindowItem { grid, limit: *limit, seen, returns, debts, lease: *lease, asks: &item.asks };
             let Some((now, span)) = item.current_cell(stored.as_ref(), cx.now) else {
+                let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
                 *record = stored.map(Record::Window);
-                return ItemReply::OutOfBounds;
+                return ItemReply::OutOfBounds { newest_ms };
             };
             let (window, grant) = item.run(stored, now, &span, cx);
             // A key that holds nothing need not exist.
@@ -263,7 +264,7 @@ mod tests {
             not_after: None,
         };
         let mut record = None;
-        assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemReply::OutOfBounds);
+        assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemReply::OutOfBounds { newest_ms: 0 });
         assert_eq!(record, None);
     }
 

@@ -131,8 +131,12 @@ pub enum BatchOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ItemReply {
     Done(Grant),
-    /// The store's instant is outside the calendar bounds of the item: the store did nothing.
-    OutOfBounds,
+    /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
+    /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. It may be in the future of a
+    /// store whose clock was set back.
+    OutOfBounds {
+        newest_ms: u64,
+    },
     /// The store could not serve this key (a wrong type, a script error). Nothing of the item counts as granted.
     Failed,
 }

@@ -32,6 +32,13 @@ pub struct Received {
     pub debts: Vec<Debt>,
 }
 
+impl WindowRecord {
+    /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
+    pub fn newest_ms(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.start_ms).max().unwrap_or(0)
+    }
+}
+
 /// The window part of an item.
 pub struct WindowItem<'a> {
     pub grid: &'a Grid,
@@ -47,9 +54,9 @@ impl WindowItem<'_> {
     /// The instant that counts, and its cell; `None` if it is outside the bounds of the item. Time never goes back
     /// while the key lives, nor behind what a node has seen of it.
     pub fn current_cell(&self, stored: Option<&WindowRecord>, now: StoreTime) -> Option<(StoreTime, CellSpan)> {
-        let cells = stored.into_iter().flat_map(|window| &window.cells).map(|c| c.start_ms);
+        let stored = stored.map(WindowRecord::newest_ms);
         let reports = self.debts.reports.iter().map(|report| report.debt.cell_ms);
-        let newest = cells.chain(reports).chain([self.seen.newest_ms()]).max().unwrap_or(0);
+        let newest = reports.chain(stored).chain([self.seen.newest_ms()]).max().unwrap_or(0);
         let now = now.max(StoreTime::from_millis(newest));
         Some((now, self.grid.span_at(now)?))
     }

@@ -8,6 +8,8 @@ use crate::ids::Incarnation;
 pub enum LastSeen {
     #[default]
     Nothing,
+    /// Only the beginning of the counter's newest cell, in milliseconds: the last item was out of its bounds.
+    NewestCell(u64),
     Window(SeenCells),
     WindowWithDebts(Box<WindowWithDebts>),
     Bucket(Box<BucketSeen>),
@@ -25,9 +27,20 @@ impl LastSeen {
     /// The beginning of the newest cell that was seen, in milliseconds.
     pub fn newest_ms(&self) -> u64 {
         match self {
+            Self::NewestCell(start_ms) => *start_ms,
             Self::Window(cells) => cells.newest_ms(),
             Self::WindowWithDebts(seen) => seen.cells.newest_ms(),
             Self::Nothing | Self::Bucket(_) => 0,
+        }
+    }
+
+    /// Takes note that an item was out of its bounds, and of the newest cell of the record, so that the next item has
+    /// bounds around it. A record that has no newer cell was lost, or the clock has passed it.
+    pub fn note_out_of_bounds(&mut self, newest_ms: u64) {
+        if newest_ms > self.newest_ms() {
+            *self = Self::NewestCell(newest_ms);
+        } else if matches!(self, Self::NewestCell(_)) {
+            *self = Self::Nothing;
         }
     }
 
@@ -36,7 +49,7 @@ impl LastSeen {
         match self {
             Self::Window(cells) => cells.clone(),
             Self::WindowWithDebts(seen) => seen.cells.clone(),
-            Self::Nothing | Self::Bucket(_) => SeenCells::Empty,
+            Self::Nothing | Self::NewestCell(_) | Self::Bucket(_) => SeenCells::Empty,
         }
     }
 

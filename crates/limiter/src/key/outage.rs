@@ -176,6 +176,14 @@ impl Outage {
         self.expires_at = cx.now.plus(over_at.since(now));
     }
 
+    /// The beginning of the newest cell with a debt, in milliseconds since the epoch; 0 if there is none.
+    pub fn newest_ms(&self) -> u64 {
+        match &self.owed {
+            Owed::Window(owed) => owed.first().map_or(0, |cell| cell.start_ms),
+            Owed::Bucket(_) => 0,
+        }
+    }
+
     /// Hits of this holder's share that are left.
     pub const fn left(&self) -> u64 {
         self.left

@@ -1,5 +1,6 @@
 //! Property tests and scenarios with real shards and the real store function. The tests control time and the network.
 
+mod clock_steps;
 mod evictions;
 mod inspect;
 mod outages;

@@ -52,8 +52,10 @@ impl KeyState {
 
     fn window(&mut self, effective: &EffectiveLimit, want: u32, cx: &Context) -> Counter {
         let queue = self.queue.get_or_insert_default();
-        // The store's time is never behind what was seen of the key. No store can be where no calendar reaches.
-        let at = cx.store_now.max(StoreTime::from_millis(self.seen.newest_ms()));
+        // The time of a counter is never before its newest cell, nor before a cell that has a debt. No store can be where
+        // no calendar reaches.
+        let owed_ms = queue.outage.as_ref().map_or(0, Outage::newest_ms);
+        let at = cx.store_now.max(StoreTime::from_millis(self.seen.newest_ms().max(owed_ms)));
         let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });
         let reports = queue.outage.as_mut().map(Outage::report_window).unwrap_or_default();
         let (seen_in, seen) = self.seen.debts();
@@ -134,6 +136,13 @@ impl KeyState {
         } else {
             self.release();
         }
+    }
+
+    /// The item was out of its calendar bounds. Its asks are sent once more, with bounds around the newest cell of the
+    /// record, except those that were resent already.
+    pub fn resend_in_bounds(&mut self, newest_ms: u64, out: &mut Vec<(QueuedAsk, AskResult)>) {
+        self.seen.note_out_of_bounds(newest_ms);
+        self.resend(out);
     }
 
     /// The store did nothing with the item. Its asks are sent once more, except those that were resent already.

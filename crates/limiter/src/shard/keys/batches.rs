@@ -80,10 +80,13 @@ impl Keys {
         results: &mut Vec<(QueuedAsk, AskResult)>,
     ) {
         let cx = self.context(lane, now);
-        let mut replies = match reply.outcome {
-            BatchOutcome::Ran(replies) => replies.into_iter(),
-            BatchOutcome::Late => vec![ItemReply::OutOfBounds; in_flight.slots.len()].into_iter(),
+        let BatchOutcome::Ran(replies) = reply.outcome else {
+            for slot in in_flight.slots {
+                self.resend(slot, None, results);
+            }
+            return;
         };
+        let mut replies = replies.into_iter();
         if replies.len() > 0 && replies.as_slice().iter().all(|reply| *reply == ItemReply::Failed) {
             self.lanes.mark_failing(lane);
         }
@@ -102,10 +105,7 @@ impl Keys {
                         }
                     }
                 }
-                Some(ItemReply::OutOfBounds) => {
-                    key.state.resend(results);
-                    self.queue_after_failure(slot);
-                }
+                Some(ItemReply::OutOfBounds { newest_ms }) => self.resend(slot, Some(newest_ms), results),
                 Some(ItemReply::Failed) | None => {
                     self.stats.failed_items += 1;
                     key.state.fail(MayHaveRun::Unknown, results);
@@ -114,6 +114,18 @@ impl Keys {
             }
             self.track_lease(slot);
         }
+    }
+
+    /// Sends the asks of an item once more that the store did nothing with. `newest_ms` is the newest cell of its record
+    /// if the item was out of its bounds.
+    fn resend(&mut self, slot: SlotId, newest_ms: Option<u64>, results: &mut Vec<(QueuedAsk, AskResult)>) {
+        let Some(key) = self.table.get_mut(slot) else { return };
+        match newest_ms {
+            Some(newest_ms) => key.state.resend_in_bounds(newest_ms, results),
+            None => key.state.resend(results),
+        }
+        self.queue_after_failure(slot);
+        self.track_lease(slot);
     }
 
     fn fail(
