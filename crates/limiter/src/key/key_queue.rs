@@ -18,11 +18,8 @@ const MAX_ASKS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct KeyQueue {
-    /// Oldest first.
+    /// In the order of the tickets, the oldest first.
     waiting: VecDeque<QueuedAsk>,
-    /// True if `waiting` may not be in the order of the tickets: a bucket is asked last, so an ask may come after one
-    /// of a later check.
-    out_of_ticket_order: bool,
     /// The asks of the item in flight.
     sent: Vec<QueuedAsk>,
     /// Tickets of checks that were withdrawn while the item is in flight.
@@ -61,20 +58,20 @@ impl<T: Clone> Returns<T> {
 
 impl KeyQueue {
     pub fn push(&mut self, ask: QueuedAsk) {
-        self.out_of_ticket_order = !self.waiting.is_empty()
-            && (self.out_of_ticket_order || self.waiting.back().is_some_and(|last| last.ticket > ask.ticket));
-        self.waiting.push_back(ask);
+        // A bucket is asked last, so an ask may come after one of a later check. It is put before that one: withdrawing
+        // thousands of checks takes long if each must be searched.
+        let place = match self.waiting.back() {
+            Some(last) if last.ticket > ask.ticket => self.waiting.partition_point(|other| other.ticket <= ask.ticket),
+            _ => self.waiting.len(),
+        };
+        self.waiting.insert(place, ask);
     }
 
     /// Removes the asks of a check that waits no more. During an outage thousands of checks leave one by one, so the
-    /// asks are found by binary search where they are in the order of their tickets.
+    /// asks are found by binary search.
     pub fn withdraw(&mut self, ticket: Ticket) {
         if self.in_flight {
             self.withdrawn.push(ticket);
-        }
-        if self.out_of_ticket_order {
-            self.waiting.retain(|ask| ask.ticket != ticket);
-            return;
         }
         let first = self.waiting.partition_point(|ask| ask.ticket < ticket);
         while self.waiting.get(first).is_some_and(|ask| ask.ticket == ticket) {
@@ -189,10 +186,10 @@ impl KeyQueue {
                 out.push((ask, AskResult::Undecided));
             } else {
                 ask.resent = true;
-                self.waiting.push_front(ask);
+                let place = self.waiting.partition_point(|other| other.ticket < ask.ticket);
+                self.waiting.insert(place, ask);
             }
         }
-        self.out_of_ticket_order = !self.waiting.iter().is_sorted_by_key(|ask| ask.ticket);
     }
 
     /// The item got no reply. Its asks and returns are not sent again if the store may have run it. Debts are: a store
@@ -208,7 +205,6 @@ impl KeyQueue {
     /// Nothing can be sent: the waiting asks stay undecided.
     pub fn fail_waiting(&mut self, out: &mut Vec<(QueuedAsk, AskResult)>) {
         out.extend(self.waiting.drain(..).map(|ask| (ask, AskResult::Undecided)));
-        self.out_of_ticket_order = false;
     }
 
     fn requeue_returns(&mut self) {
@@ -224,5 +220,41 @@ impl KeyQueue {
         if let Some(outage) = &mut self.outage {
             outage.complete_report(debts_charged);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SlotId;
+    use crate::rules::{Period, descriptor_limit};
+
+    fn tickets(queue: &KeyQueue) -> Vec<u64> {
+        queue.waiting.iter().map(|ask| ask.ticket.0).collect()
+    }
+
+    #[test]
+    fn asks_are_in_the_order_of_their_tickets_so_that_each_can_be_withdrawn() {
+        let effective = Arc::new(descriptor_limit(&"d".into(), 10, Period::Window { ms: 1000 }, Revision::NONE));
+        let ask = |ticket| QueuedAsk {
+            ticket: Ticket(ticket),
+            slot: SlotId(0),
+            reservation: 0,
+            hits: 1,
+            effective: Arc::clone(&effective),
+            resent: false,
+        };
+        let mut queue = KeyQueue::default();
+        [2, 4, 1, 5, 3].into_iter().for_each(|ticket| queue.push(ask(ticket)));
+        assert_eq!(tickets(&queue), [1, 2, 3, 4, 5]);
+        queue.withdraw(Ticket(3));
+        assert_eq!(tickets(&queue), [1, 2, 4, 5]);
+        queue.take_waiting(&effective, |_| {});
+        queue.mark_sent(Revision::NONE);
+        [7, 3].into_iter().for_each(|ticket| queue.push(ask(ticket)));
+        queue.withdraw(Ticket(4));
+        // The store did nothing: what was sent waits again, apart from the withdrawn ask.
+        queue.requeue_sent(&mut Vec::new());
+        assert_eq!(tickets(&queue), [1, 2, 3, 5, 7]);
     }
 }
