@@ -39,7 +39,7 @@ impl Keys {
         Self {
             config,
             table: KeyTable::new(config.max_keys, config.seeds),
-            lanes: Lanes::new(config.lanes, wall, now),
+            lanes: Lanes::new(config.lanes, wall, now, config.deadline_us),
             leases: BinaryHeap::new(),
             stalled: SlotQueue::default(),
             holder: HolderId(ids.next_id()),

@@ -51,13 +51,13 @@ pub struct InFlight {
 
 impl Lanes {
     /// `count` lanes, one at least. Each asks for its primary's clock first; `wall` is the first estimate.
-    pub fn new(count: u16, wall: WallTime, now: NodeTime) -> Self {
+    pub fn new(count: u16, wall: WallTime, now: NodeTime, deadline_us: u64) -> Self {
         let lane = |_| Lane {
             queue: VecDeque::new(),
             in_flight: None,
             ready: true,
             failing: false,
-            clock: StoreClock::new(wall, now),
+            clock: StoreClock::new(wall, now, deadline_us),
         };
         let each: Vec<Lane> = (0..count.max(1)).map(lane).collect();
         let max_in_flight = each.len().div_ceil(LANES_PER_FLIGHT);
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_lane_has_one_batch_in_flight_and_does_not_block_other_lanes() {
-        let mut lanes = Lanes::new(2, WALL, NodeTime(0));
+        let mut lanes = Lanes::new(2, WALL, NodeTime(0), 100_000);
         lanes.queue(LaneId(0), SlotId(7));
         lanes.queue(LaneId(1), SlotId(8));
         let now = NodeTime(0);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_lanes_may_be_in_flight_and_stalled_lanes_do_not_count() {
-        let mut lanes = Lanes::new(8, WALL, NodeTime(0));
+        let mut lanes = Lanes::new(8, WALL, NodeTime(0), 100_000);
         (0..8).for_each(|lane| lanes.queue(LaneId(lane), SlotId(7)));
         let now = NodeTime(1000);
         for lane in 0..2 {
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_reply_to_a_late_batch_sets_the_clock_despite_a_long_round_trip() {
-        let mut lanes = Lanes::new(1, WALL, NodeTime(0));
+        let mut lanes = Lanes::new(1, WALL, NodeTime(0), 100_000);
         let mut round_trip = |batch, sent: u64, received: u64, ran: u64, late| {
             send(&mut lanes, 0, batch, NodeTime(sent));
             lanes.complete(LaneId(0), BatchId(batch), Some(StoreTime(ran)), late, NodeTime(received));

@@ -4,6 +4,8 @@
 
 use crate::time::{NodeTime, StoreTime, WallTime};
 
+/// A core that is busy handles a reply at most this late, in microseconds.
+const LAG_US: u64 = 1_000_000;
 /// A sample older than this, in microseconds, is replaced by any other.
 const STALE_US: u64 = 5_000_000;
 
@@ -13,17 +15,24 @@ pub struct StoreClock {
     offset: i128,
     /// The round trip and the instant of the best sample, once the store has answered.
     sample: Option<(u64, NodeTime)>,
+    max_round_trip_us: u64,
 }
 
 impl StoreClock {
-    /// The first estimate is the node's wall clock.
-    pub fn new(wall: WallTime, now: NodeTime) -> Self {
-        Self { offset: i128::from(wall.0) - i128::from(now.0), sample: None }
+    /// The first estimate is the node's wall clock. A batch takes at most `deadline_us` from its start to its reply.
+    pub fn new(wall: WallTime, now: NodeTime, deadline_us: u64) -> Self {
+        let max_round_trip_us = deadline_us.saturating_add(LAG_US);
+        Self { offset: i128::from(wall.0) - i128::from(now.0), sample: None, max_round_trip_us }
     }
 
     /// Learns from a batch that was sent at `sent`, ran at `ran`, and had its reply at `now`. The closest sample wins.
     pub fn learn(&mut self, sent: NodeTime, now: NodeTime, ran: StoreTime) {
         let round_trip = now.since(sent);
+        if round_trip > self.max_round_trip_us {
+            // The node's clock leapt meanwhile, so no earlier sample is right either.
+            self.forget();
+            return;
+        }
         let better = self.sample.is_none_or(|(best, at)| round_trip <= 2 * best + 100 || now.since(at) > STALE_US);
         if better {
             let middle = sent.plus(round_trip / 2);
@@ -45,5 +54,22 @@ impl StoreClock {
     /// The estimated time of the store when the node's is `node`.
     pub fn at(&self, node: NodeTime) -> StoreTime {
         StoreTime(u64::try_from(i128::from(node.0) + self.offset).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leap_of_the_nodes_clock_during_a_batch_makes_the_stores_clock_unknown() {
+        let mut clock = StoreClock::new(WallTime(0), NodeTime(0), 100_000);
+        clock.learn(NodeTime(1000), NodeTime(2000), StoreTime(501_500));
+        assert_eq!(clock.at(NodeTime(3000)), StoreTime(503_000));
+        // The node's clock leaps ten minutes forward before the reply comes.
+        clock.learn(NodeTime(3000), NodeTime(600_004_000), StoreTime(503_500));
+        assert!(!clock.is_known());
+        clock.learn(NodeTime(600_005_000), NodeTime(600_006_000), StoreTime(505_500));
+        assert_eq!(clock.at(NodeTime(600_007_000)), StoreTime(507_000));
     }
 }
