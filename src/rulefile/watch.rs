@@ -5,7 +5,7 @@
 //! every file system. A text is compiled after two identical reads in a row, so that a file which is being written is not
 //! used.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
 
 /// How often the file is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The most symbolic links on the path of a rule file, as on Linux.
+const MAX_LINKS: u32 = 40;
 /// The largest rule file, in bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -85,14 +87,34 @@ pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), Inval
     Ok((text, book))
 }
 
-/// Returns when the file was last changed or installed, in milliseconds since the epoch.
+/// Returns when the file was last changed or installed, in milliseconds since the epoch: the newest ctime of the file
+/// and of the symbolic links on its path.
 ///
-/// Uses ctime, not mtime: a rollback installs an old file and must still get a newer revision.
+/// Uses ctime, not mtime, and asks the links, too: a rollback installs an old file, or sets a link to one, and must
+/// still get a newer revision.
 fn changed_at_ms(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |file| {
-        let changed = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
-        u64::try_from(changed).unwrap_or(0)
-    })
+    let parts = |path: &Path| path.iter().rev().map(ToOwned::to_owned).collect::<Vec<_>>();
+    let (mut resolved, mut rest) = (PathBuf::new(), parts(path));
+    let (mut newest, mut links) = (0, 0);
+    while let Some(part) = rest.pop() {
+        let next = resolved.join(part);
+        let Ok(found) = next.symlink_metadata() else { break };
+        if found.is_symlink() && links < MAX_LINKS {
+            (newest, links) = (newest.max(ctime_ms(&found)), links + 1);
+            rest.extend(next.read_link().iter().flat_map(|target| parts(target)));
+            continue;
+        }
+        if rest.is_empty() {
+            newest = newest.max(ctime_ms(&found));
+        }
+        resolved = next;
+    }
+    newest
+}
+
+fn ctime_ms(file: &Metadata) -> u64 {
+    let changed = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
+    u64::try_from(changed).unwrap_or(0)
 }
 
 impl FileRules {
@@ -231,5 +253,31 @@ mod tests {
             let off = u128::from(changed_at_ms(&path)).abs_diff(now);
             assert!(off < hour.as_millis() / 2, "{off} ms");
         }
+    }
+
+    #[test]
+    fn a_link_that_is_set_to_an_older_file_is_a_newer_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["old", "new"] {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::write(at(name).join("rules.yaml"), "version: 1").unwrap();
+        }
+        // As Kubernetes and other deployments do it: a link to the file through a link to a folder.
+        std::os::unix::fs::symlink("new", at("current")).unwrap();
+        std::os::unix::fs::symlink("current/rules.yaml", at("rules.yaml")).unwrap();
+        let before = changed_at_ms(&at("rules.yaml"));
+        assert!(before >= changed_at_ms(&at("new").join("rules.yaml")));
+        // Wait until the clock of the file system has moved on.
+        let after = loop {
+            std::os::unix::fs::symlink("old", at("next")).unwrap();
+            std::fs::rename(at("next"), at("current")).unwrap();
+            let after = changed_at_ms(&at("rules.yaml"));
+            if after != before {
+                break after;
+            }
+        };
+        assert!(after > before);
+        assert!(after > changed_at_ms(&at("old").join("rules.yaml")), "the file itself is older");
     }
 }

@@ -9,7 +9,7 @@ use prometheus::{Error, IntCounter, IntCounterVec};
 
 use super::names;
 use super::registry::MetricsRegistry;
-use super::tally::{Counted, OUTCOMES, Tally};
+use super::tally::{Counted, Tally};
 
 /// Upper bounds of the latency buckets, in seconds: from a decision in place to one without the store.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -67,22 +67,29 @@ impl CheckMetrics {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|tally| tally.flush());
     }
 
-    /// Removes the series of limits that these rules do not have, so that edits do not accumulate series.
+    /// Removes the series of domains and limits that these rules do not have, so that edits do not accumulate series.
     pub fn retain_limits(&self, book: &RuleBook) {
-        let domains = book.rules().domains.iter();
-        let limits: HashSet<(&str, &str)> =
-            domains.flat_map(|d| d.limits.iter().map(move |limit| (d.domain.as_ref(), limit.name.as_ref()))).collect();
-        for family in self.counted.decisions.collect() {
-            for series in family.get_metric() {
-                let label = |name| series.get_label().iter().find(|label| label.name() == name);
-                let (Some(domain), Some(limit)) = (label("domain"), label("limit")) else { continue };
-                let (domain, limit) = (domain.value(), limit.value());
-                if limit != names::OTHER && !limits.contains(&(domain, limit)) {
-                    for outcome in OUTCOMES {
-                        // Another outcome of the same limit may have removed it.
-                        let _ = self.counted.decisions.remove_label_values(&[domain, limit, outcome]);
-                    }
-                }
+        let domains = || book.rules().domains.iter();
+        let limits: HashSet<(&str, &str)> = domains()
+            .flat_map(|d| d.limits.iter().map(move |limit| (d.domain.as_ref(), limit.name.as_ref())))
+            .collect();
+        let names: HashSet<&str> = domains().map(|d| d.domain.as_ref()).chain([names::OTHER]).collect();
+        retain(&self.counted.checks, names::CHECKS.labels, |labels| names.contains(labels[0]));
+        retain(&self.counted.decisions, names::DECISIONS.labels, |labels| {
+            names.contains(labels[0]) && (labels[1] == names::OTHER || limits.contains(&(labels[0], labels[1])))
+        });
+    }
+}
+
+/// Removes the series whose labels `keeps` rejects. `names` are the names of the labels, in order.
+fn retain(counters: &IntCounterVec, names: &[&str], keeps: impl Fn(&[&str]) -> bool) {
+    for family in counters.collect() {
+        for series in family.get_metric() {
+            let value = |name: &&str| series.get_label().iter().find(|label| label.name() == *name);
+            let values: Vec<&str> = names.iter().filter_map(value).map(|label| label.value()).collect();
+            if values.len() == names.len() && !keeps(&values) {
+                // It exists: it was just listed.
+                let _ = counters.remove_label_values(&values);
             }
         }
     }

@@ -102,7 +102,7 @@ impl Tally {
 }
 
 /// The outcome of one limit.
-pub(super) const OUTCOMES: [&str; 3] = ["allowed", "refused", "shadow"];
+const OUTCOMES: [&str; 3] = ["allowed", "refused", "shadow"];
 
 impl Local {
     fn flush(&self) {

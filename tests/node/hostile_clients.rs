@@ -311,3 +311,28 @@ async fn incomplete_messages_have_a_common_memory_bound() {
     let check = CheckRequest { domain: "d".to_owned(), ..CheckRequest::default() };
     assert!(other.check(check).await.unwrap().into_inner().allowed, "other clients must be served over gRPC");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_metrics_are_bounded() {
+    let victim = Victim::new(&[]);
+    let address = victim.node.http.trim_start_matches("http://").to_owned();
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    // The client accepts no byte of any body.
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+    let connection = tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for _ in 0..40 {
+        client = client.ready().await.unwrap();
+        let request = http::Request::get(format!("http://{address}/metrics")).body(()).unwrap();
+        answers.push(client.send_request(request, true).unwrap().0.await.unwrap());
+    }
+    let rejected = answers.iter().filter(|answer| answer.status() == 503).count();
+    assert_eq!(rejected, 40 - 16);
+    connection.abort();
+    drop((client, answers));
+    tokio::task::block_in_place(|| {
+        wait_for("the metrics after the client has left", || (victim.node.get("/metrics").status == 200).then_some(()));
+    });
+}

@@ -192,6 +192,10 @@ fn removing_a_limit_removes_its_metric_series() {
     wait_for("the new limit", || (current_limit(&node) == Some(5)).then_some(()));
     wait_for("the removal of the series", || (count_series("l") == 0).then_some(()));
     assert!(count_series("other-limit") > 0, "the series of the limit in force must remain");
+    folder.write("rules.yaml", &rules("5").replace("domain: d", "domain: e"));
+    wait_for("the removal of the domain's series", || {
+        (!node.get("/metrics").body.contains("tidegate_checks_total{domain=\"d\"")).then_some(())
+    });
 }
 
 #[test]

@@ -10,16 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
+use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use limiter::Decision;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::check_service::CheckService;
 use super::rejection::{FieldViolation, Rejection, violation};
@@ -63,8 +66,12 @@ pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: HttpState, 
     connection::serve(listener, acceptor, service, builder, Protocol::Http, stop).await;
 }
 
+/// The most answers to `/metrics` of one core that clients have not read to the end. Each may be large.
+const MAX_SCRAPES: usize = 16;
+
 /// The routes of one core.
 pub fn routes(state: HttpState) -> Router {
+    let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     let live = || get(async || "ok\n");
     Router::new()
         .route("/v1/check", post(check::check))
@@ -73,7 +80,7 @@ pub fn routes(state: HttpState) -> Router {
         .route("/livez", live())
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |state| metrics(state, scrapes)))
         .fallback(async |state, headers| reject(state, headers, Rejection::NoSuchPath))
         .method_not_allowed_fallback(async |state, headers| reject(state, headers, Rejection::WrongMethod))
         .layer(from_fn_with_state(state.clone(), in_time))
@@ -101,9 +108,18 @@ async fn ready(State(state): State<HttpState>) -> Response {
     (status, axum::Json(readiness)).into_response()
 }
 
-async fn metrics(State(state): State<HttpState>) -> Response {
+async fn metrics(State(state): State<HttpState>, scrapes: Arc<Semaphore>) -> Response {
+    let Ok(permit) = scrapes.try_acquire_owned() else { return Rejection::TooManyScrapes.into_response() };
     match state.node.metrics().await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => {
+            let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            // The body holds the permit until the client has read it.
+            let body = Body::from(text).map_frame(move |frame| {
+                let _ = &permit;
+                frame
+            });
+            (headers, Body::new(body)).into_response()
+        }
         Err(error) => {
             tracing::error!(error, "the metrics cannot be rendered");
             Rejection::Internal.into_response()
