@@ -1,6 +1,6 @@
 //! A YAML document as a tree in which every node knows its line and column.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
@@ -156,6 +156,7 @@ impl<'t> Reader<'t> {
             }
             Event::MappingStart(anchor, _) => {
                 let mut entries: Vec<(String, Place, Rc<Node>)> = Vec::new();
+                let mut keys = HashSet::new();
                 loop {
                     let (event, span) = self.next()?;
                     let key = match event {
@@ -163,7 +164,7 @@ impl<'t> Reader<'t> {
                         Event::Scalar(text, ..) => text.into_owned(),
                         _ => return Err(error(&span, "expected a plain key")),
                     };
-                    if entries.iter().any(|(k, ..)| *k == key) {
+                    if !keys.insert(key.clone()) {
                         return Err(error(&span, &format!("expected each key once, not {key:?} again")));
                     }
                     let (event, value_span) = self.next()?;

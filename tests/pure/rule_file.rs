@@ -96,3 +96,15 @@ fn one_of_ten_thousand_limits_is_found() {
     }
     assert_eq!(applicable(&text, &[("tier", "free"), ("path", "/r77/a")], 1), ["l77=77"]);
 }
+
+#[test]
+fn a_cycle_of_replacements_is_reported_once() {
+    let limit = |name: &str, replaced: &str| {
+        format!("      - {{ name: {name}, per: [], limit: 1, window: 1s, replaces: [{replaced}] }}\n")
+    };
+    let limits = [("d", "a"), ("a", "b"), ("b", "c"), ("c", "a"), ("e", "d, b")].map(|(name, by)| limit(name, by));
+    let text = format!("version: 1\ndomains:\n  - domain: api\n    limits:\n{}", limits.concat());
+    let errors = compile("rules.yaml", &text, Revision(1)).unwrap_err();
+    let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+    assert_eq!(fields, ["domains[0].limits[3].replaces"], "{errors:?}");
+}

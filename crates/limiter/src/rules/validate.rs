@@ -81,27 +81,42 @@ fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {
         found.expect(
             false,
             &path.index(at).field("replaces"),
-            "expected no cycle: this limit replaces itself through other limits",
+            "expected no cycle: a limit that this one replaces comes to replace it",
         );
     }
 }
 
-/// The limits that replace themselves through a cycle of `replaces`.
+/// The limits whose `replaces` closes a cycle. Visits each limit once, depth first.
 fn replacement_cycles(limits: &[Limit], index_of: &HashMap<&str, usize>) -> Vec<usize> {
-    let next = |at: usize| limits[at].replaces.iter().filter_map(|name| index_of.get(name.as_str()).copied());
-    let returns = |start: usize| {
-        let (mut seen, mut todo) = (HashSet::new(), next(start).collect::<Vec<_>>());
-        while let Some(at) = todo.pop() {
-            if at == start {
-                return true;
+    #[derive(Clone, Copy, PartialEq)]
+    enum Visit {
+        Unknown,
+        Open,
+        Done,
+    }
+    let mut visits = vec![Visit::Unknown; limits.len()];
+    let mut cycles = BTreeSet::new();
+    for start in 0..limits.len() {
+        // Limits that are being visited, each with the position of the next one that it replaces.
+        let mut path = vec![(start, 0)];
+        while let Some((at, next)) = path.pop() {
+            if next == 0 && visits[at] != Visit::Unknown {
+                continue;
             }
-            if seen.insert(at) {
-                todo.extend(next(at));
+            visits[at] = Visit::Open;
+            let Some(name) = limits[at].replaces.get(next) else {
+                visits[at] = Visit::Done;
+                continue;
+            };
+            path.push((at, next + 1));
+            match index_of.get(name.as_str()) {
+                Some(replaced) if visits[*replaced] == Visit::Open => drop(cycles.insert(at)),
+                Some(replaced) => path.push((*replaced, 0)),
+                None => {}
             }
         }
-        false
-    };
-    (0..limits.len()).filter(|at| !limits[*at].replaces.is_empty() && returns(*at)).collect()
+    }
+    cycles.into_iter().collect()
 }
 
 fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
