@@ -63,7 +63,7 @@ pub fn decision(output: Output, answer: &Value) {
         return;
     }
     let allowed = answer["allowed"] == true;
-    let mut line = word(if allowed { "allowed" } else { "refused" }, allowed);
+    let mut line = word(if allowed { "allowed" } else { "denied" }, allowed);
     if let Some(wait) = answer["retry_after_ms"].as_u64() {
         line += &format!(", try again in {}", length(wait));
     }
@@ -80,11 +80,11 @@ pub fn decision(output: Output, answer: &Value) {
     for limit in limits {
         let count = |field: &str| limit[field].as_u64().map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
         let time = |field: &str| length(limit[field].as_u64().unwrap_or(0));
-        let refused = limit["refused"] == true;
-        let said = match (refused, limit["shadow"] == true) {
+        let denied = limit["refused"] == true;
+        let outcome = match (denied, limit["shadow"] == true) {
             (false, _) => "passes",
-            (true, false) => "refuses",
-            (true, true) => "would refuse (shadow)",
+            (true, false) => "denies",
+            (true, true) => "would deny (shadow)",
         };
         table.add_row(vec![
             Cell::new(limit["name"].as_str().unwrap_or_default()),
@@ -93,7 +93,7 @@ pub fn decision(output: Output, answer: &Value) {
             Cell::new(count("limit")),
             Cell::new(time("window_ms")),
             Cell::new(time("reset_ms")),
-            verdict(said, !refused),
+            verdict(outcome, !denied),
         ]);
     }
     outln!("{table}");

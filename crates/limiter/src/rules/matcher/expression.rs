@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, ExecutionError, Program, Value};
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
@@ -46,6 +46,9 @@ impl Expression {
         if let Some(name) = unknown {
             return Err(format!("expected only the variables attributes, domain and hits, not {name}"));
         }
+        if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&env, name)) {
+            return Err(format!("expected a function of CEL, not {name}"));
+        }
         Ok(Self { program, env })
     }
 
@@ -62,6 +65,18 @@ impl Expression {
         context.add_variable_from_value("hits", i64::from(hits));
         matches!(self.program.execute(&context), Ok(Value::Bool(true)))
     }
+}
+
+/// True if CEL has a function or an operator of this name. Without this check, an expression with an unknown function
+/// would be false for every check, and its limit would never apply.
+fn is_declared(env: &Arc<Env>, name: &str) -> bool {
+    let is_operator = !name.starts_with(char::is_alphabetic);
+    let undeclared = |call: String| {
+        let result = env.compile(&call).map(|program| program.execute(&Context::with_env(Arc::clone(env))));
+        matches!(result, Ok(Err(ExecutionError::UndeclaredReference(_))))
+    };
+    // As a function, and as a method of each type that has methods. A declared one rejects the missing arguments.
+    is_operator || !["", "''.", "[].", "{}."].iter().all(|receiver| undeclared(format!("{receiver}{name}()")))
 }
 
 /// The variables that macros over lists bind. `None` if one macro is within the brackets of another, which would
@@ -150,6 +165,23 @@ mod tests {
         assert!(expression.holds("api", &[("user", "u1")], 3));
         assert!(!expression.holds("api", &[("user", "u1")], 2));
         assert!(!expression.holds("api", &[], 3), "an expression with a missing attribute does not match");
+    }
+
+    #[test]
+    fn an_unknown_function_is_invalid() {
+        for unknown in ["foo(attributes.user)", "attributes.user.bar()", "hits > 1 && attributes.user.baz('x')"] {
+            let error = Expression::compile(unknown).unwrap_err();
+            assert!(error.starts_with("expected a function of CEL, not "), "{unknown}: {error}");
+        }
+        for known in [
+            "attributes.user.startsWith('a') || attributes.user.endsWith('z') || attributes.user.contains('m')",
+            "attributes.user.matches('^a+$') && size(attributes.user) > 2 && attributes.user.size() < 9",
+            "int(attributes.age) >= 18 && double('1.5') < 2.0 && string(hits) != '3' && uint('7') == 7u",
+            "has(attributes.user) && ['a', 'b'].exists(u, u == attributes.user) && !(attributes.user in ['c'])",
+            "(hits > 1 ? -1 : 1) < 0 && attributes['user'] != '' && [1, 2][0] + 1 == 2",
+        ] {
+            assert_eq!(Expression::compile(known).map(drop), Ok(()), "{known}");
+        }
     }
 
     #[test]
