@@ -2,8 +2,8 @@
 //! force.
 //!
 //! The file is polled, not subscribed to: polling sees a rename, a write in place and a swapped symbolic link alike, on
-//! every file system. A text is compiled after two identical reads in a row, so that a file which is being written is not
-//! used.
+//! every file system. A text is compiled after two identical reads in a row, so that a file which is being written is
+//! not used.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

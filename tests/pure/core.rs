@@ -18,6 +18,9 @@ use tidegate::store::memory::MemoryStore;
 const NOW: NodeTime = NodeTime(1_000_000);
 
 /// A clock that does not advance.
+/// The time of the store's clock at the start of a test, in microseconds since the epoch.
+pub const BEGIN_US: u64 = 1_700_000_000_000_000;
+
 struct FixedClock;
 
 impl Clock for FixedClock {
@@ -26,7 +29,7 @@ impl Clock for FixedClock {
     }
 
     fn wall(&self) -> WallTime {
-        WallTime(crate::rules::BEGIN)
+        WallTime(BEGIN_US)
     }
 }
 
@@ -47,7 +50,7 @@ async fn core_with_limit(store: Arc<dyn CounterStore>, limit: u64, consistency: 
     let core = Arc::new(Core::new(CONFIG, Arc::new(FixedClock), store));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     let rule = crate::rules::limit("l", Algorithm::SlidingWindow, limit, 60_000, consistency);
-    core.set_book(crate::rules::book(vec![rule], Revision(1)));
+    core.set_book(crate::rules::rule_book(vec![rule], Revision(1)));
     core
 }
 
@@ -172,7 +175,7 @@ impl Clock for PausedClock {
     }
 
     fn wall(&self) -> WallTime {
-        WallTime(crate::rules::BEGIN + self.now().0)
+        WallTime(BEGIN_US + self.now().0)
     }
 }
 
@@ -201,7 +204,7 @@ async fn a_stalled_lane_does_not_block_others() {
     let store = Arc::new(PartlySilentStore(MemoryStore::new(Arc::<PausedClock>::clone(&clock), 100)));
     let core = Arc::new(Core::new(ShardConfig { lanes: 8, ..CONFIG }, Arc::<PausedClock>::clone(&clock), store));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
-    core.set_book(crate::rules::book(
+    core.set_book(crate::rules::rule_book(
         vec![crate::rules::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)],
         Revision(1),
     ));
@@ -267,7 +270,7 @@ async fn two_limits_of_one_check_never_share_a_slot() {
     let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(FixedClock), 100));
     let core = Arc::new(Core::new(ShardConfig { max_keys: 1, ..CONFIG }, Arc::new(FixedClock), store));
     let rule = |name, hits| crate::rules::limit(name, Algorithm::FixedWindow, hits, 60_000, Consistency::Exact);
-    core.set_book(crate::rules::book(vec![rule("a", 1), rule("b", 2)], Revision(1)));
+    core.set_book(crate::rules::rule_book(vec![rule("a", 1), rule("b", 2)], Revision(1)));
     for _ in 0..2 {
         assert_eq!(check_u1(&core).await.unwrap_err(), Unavailable::Overloaded(Overload::TooManyKeys));
     }
@@ -305,7 +308,7 @@ async fn a_killed_flusher_is_restarted() {
     let store: Arc<dyn CounterStore> = Arc::new(MemoryStore::new(Arc::new(FixedClock), 100));
     let core = Arc::new(Core::new(CONFIG, Arc::new(FixedClock), store));
     let (supervisor, _) = Actor::spawn(None, Supervisor, Arc::clone(&core)).await.unwrap();
-    core.set_book(crate::rules::book(
+    core.set_book(crate::rules::rule_book(
         vec![crate::rules::limit("l", Algorithm::SlidingWindow, 5, 60_000, Consistency::Exact)],
         Revision(1),
     ));

@@ -8,4 +8,5 @@ mod entries;
 mod fuzz_corpora;
 mod revisions;
 mod rule_file;
+#[path = "../../crates/limiter/tests/promises/rules.rs"]
 mod rules;

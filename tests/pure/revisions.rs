@@ -27,7 +27,7 @@ impl Clock for FixedClock {
     }
 
     fn wall(&self) -> WallTime {
-        WallTime(crate::rules::BEGIN)
+        WallTime(crate::core::BEGIN_US)
     }
 }
 

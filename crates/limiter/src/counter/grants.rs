@@ -1,5 +1,5 @@
-//! Which asks of an item are granted, and how many tokens it gets in advance. An [`Ask`] stands for `count` equal asks in
-//! a row.
+//! Which asks of an item are granted, and how many tokens it gets in advance. An [`Ask`] stands for `count` equal asks
+//! in a row.
 
 use super::batch::{Ask, Granted, Prefetch};
 use crate::time::StoreTime;

@@ -1,4 +1,4 @@
-//! Rules for the worlds of the property tests.
+//! Rules for tests of the core. The tests of the node's cores use this file, too.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use limiter::rules::{
     Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
 };
 
+/// Returns a limit per user that denies if the store fails.
 pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
     let bucket = algorithm == Algorithm::TokenBucket;
     Limit {
@@ -28,6 +29,7 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
     }
 }
 
+/// Returns the compiled rules of one domain `d` with these limits.
 pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
     let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())

@@ -52,8 +52,8 @@ impl KeyState {
 
     fn window(&mut self, effective: &EffectiveLimit, want: u32, cx: &Context) -> Counter {
         let queue = self.queue.get_or_insert_default();
-        // The time of a counter is never before its newest cell, nor before a cell that has a debt. No store can be where
-        // no calendar reaches.
+        // The time of a counter is never before its newest cell, nor before a cell that has a debt. No store can be
+        // where no calendar reaches.
         let owed_ms = queue.outage.as_ref().map_or(0, Outage::newest_ms);
         let at = cx.store_now.max(StoreTime::from_millis(self.seen.newest_ms().max(owed_ms)));
         let grid = effective.grid(at).unwrap_or(Grid::Calendar { bounds: [0; 4] });

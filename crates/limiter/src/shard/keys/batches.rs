@@ -116,8 +116,8 @@ impl Keys {
         }
     }
 
-    /// Sends the asks of an item once more that the store did nothing with. `newest_ms` is the newest cell of its record
-    /// if the item was out of its bounds.
+    /// Sends the asks of an item once more that the store did nothing with. `newest_ms` is the newest cell of its
+    /// record if the item was out of its bounds.
     fn resend(&mut self, slot: SlotId, newest_ms: Option<u64>, results: &mut Vec<(QueuedAsk, AskResult)>) {
         let Some(key) = self.table.get_mut(slot) else { return };
         match newest_ms {
