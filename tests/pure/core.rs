@@ -17,10 +17,10 @@ use tidegate::store::memory::MemoryStore;
 
 const NOW: NodeTime = NodeTime(1_000_000);
 
-/// A clock that does not advance.
 /// The time of the store's clock at the start of a test, in microseconds since the epoch.
 pub const BEGIN_US: u64 = 1_700_000_000_000_000;
 
+/// A clock that does not advance.
 struct FixedClock;
 
 impl Clock for FixedClock {
