@@ -8,7 +8,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The scripts set the commit. It is part of the binary only, so that a commit does not rebuild the library.
 const BUILD: BuildInfo = BuildInfo {
     version: env!("CARGO_PKG_VERSION"),
-    commit: match option_env!("TIDEGATE_COMMIT") {
+    commit: match option_env!("BUILD_COMMIT") {
         Some(commit) => commit,
         None => "unknown",
     },

@@ -164,3 +164,11 @@ fn the_folders_of_a_crate_have_no_import_cycle() {
         assert!(imports.is_empty(), "{} has a cycle: {imports:?}", source.display());
     }
 }
+
+/// Environment variables with this prefix are settings of a node, and unknown ones are errors.
+#[test]
+fn the_scripts_environment_has_no_variable_that_a_node_takes_for_a_setting() {
+    let script = fs::read_to_string(root().join("scripts/env")).unwrap();
+    assert!(script.contains("export BUILD_COMMIT"));
+    assert!(!script.contains("TIDEGATE_"), "scripts/env sets a variable that `tidegate serve` rejects");
+}
