@@ -1,9 +1,9 @@
 //! The front ends of a node: HTTP, the native gRPC calls and Envoy's. Each only translates: it reads a request, calls
-//! the
-//! [`check_service`], and writes the answer. `rejection.rs` has the one table from error to response.
+//! the [`check_service`], and writes the answer. `rejection.rs` has the one table from error to response.
 
 pub mod attributes;
 pub mod check_service;
+pub mod client_text;
 pub mod grpc;
 mod headers;
 pub mod http;
