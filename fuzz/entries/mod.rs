@@ -133,7 +133,13 @@ pub fn rule_file(bytes: &[u8]) {
             let mut dry_run = DryRun::new(Arc::new(book), START);
             for (index, domain) in ["d", "api", "d"].into_iter().enumerate() {
                 let entries = [("user", "u"), ("path", "/a/b"), ("tier", "free"), ("ip", "10.0.0.1")];
-                let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+                let descriptors = [Descriptor {
+                    entries: &entries,
+                    ordered: true,
+                    hits: 1,
+                    charging: Default::default(),
+                    limit: None,
+                }];
                 let _ = dry_run.check(&Check { domain, descriptors: &descriptors }, index as u64 * 1000);
             }
         }
@@ -271,7 +277,8 @@ pub fn store_reply(bytes: &[u8]) {
     let mut shard = Shard::new(config, WallTime(START.0), NodeTime(0));
     let _ = shard.handle(Event::Rules(book()), NodeTime(0));
     let entries = [("user", "u"), ("tier", "free"), ("ip", "10.0.0.1"), ("path", "/a/b")];
-    let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
     for round in 0..3 {
         let now = NodeTime(round * 200_000);
         let _ = shard.handle(Event::Tick, now);

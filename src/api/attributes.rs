@@ -1,7 +1,7 @@
 //! The checks that callers ask, owned and valid. Every front end makes them here, so that all have the same bounds.
 
 use limiter::rules::Period;
-use limiter::{Check, Descriptor};
+use limiter::{Charging, Check, Descriptor};
 use smallvec::SmallVec;
 
 use super::rejection::{FieldViolation, violation};
@@ -24,6 +24,7 @@ pub struct DescriptorRequest {
     /// True if the order of the attributes has a meaning.
     pub ordered: bool,
     pub hits: u32,
+    pub charging: Charging,
     /// A limit from the request.
     pub limit: Option<(u64, Period)>,
 }
@@ -31,7 +32,8 @@ pub struct DescriptorRequest {
 impl DescriptorRequest {
     /// A descriptor whose attributes have no order.
     pub fn unordered(attributes: impl IntoIterator<Item = (String, String)>, hits: u32) -> Self {
-        Self { attributes: Attributes(attributes.into_iter().collect()), ordered: false, hits, limit: None }
+        let (attributes, charging) = (Attributes(attributes.into_iter().collect()), Charging::IfAllowed);
+        Self { attributes, ordered: false, hits, charging, limit: None }
     }
 }
 
@@ -110,8 +112,8 @@ pub fn with_checks<'a, T>(
         .map(|descriptor| {
             let entries;
             (entries, rest) = rest.split_at(descriptor.attributes.0.len());
-            let DescriptorRequest { ordered, hits, limit, .. } = descriptor;
-            Descriptor { entries, ordered: *ordered, hits: *hits, limit: limit.clone() }
+            let DescriptorRequest { ordered, hits, charging, limit, .. } = descriptor;
+            Descriptor { entries, ordered: *ordered, hits: *hits, charging: *charging, limit: limit.clone() }
         })
         .collect();
     let mut rest = descriptors.as_slice();

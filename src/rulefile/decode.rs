@@ -111,6 +111,7 @@ fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
     const CONSISTENCIES: [(&str, Consistency); 2] = [("exact", Consistency::Exact), ("leased", Consistency::Leased)];
     let consistency = fields.get("consistency").and_then(|n| word(n, &at("consistency"), &CONSISTENCIES, errors));
     let scope = scope(&mut fields, path, errors);
+    let overdraft = fields.get("overdraft").and_then(|n| boolean(n, &at("overdraft"), errors)).unwrap_or_default();
     let common = common(&mut fields, path, errors);
     let overrides = fields.get("overrides").map(|n| list(n, &at("overrides"), errors, override_of)).unwrap_or_default();
     let replaces = fields.get("replaces").map(|n| list(n, &at("replaces"), errors, string)).unwrap_or_default();
@@ -126,6 +127,7 @@ fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
         burst,
         consistency,
         scope,
+        overdraft,
         on_store_failure: common.on_store_failure.unwrap_or_default(),
         mode: common.mode.unwrap_or_default(),
         overrides,

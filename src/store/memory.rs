@@ -202,7 +202,8 @@ mod tests {
             debts: Debts::default(),
             lease: None,
         };
-        let item = Item { key: key.as_bytes().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
+        let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
+        let item = Item { key: key.as_bytes().into(), asks, refund: 0, counter };
         match store.run_now(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }).outcome
         {
             BatchOutcome::Ran(mut replies) => replies.pop().unwrap(),

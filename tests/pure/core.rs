@@ -56,7 +56,8 @@ async fn core_with_limit(store: Arc<dyn CounterStore>, limit: u64, consistency: 
 
 /// Checks one hit of the user `u1`.
 async fn check_u1(core: &Core) -> Result<Decision, Unavailable> {
-    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await
 }
 
@@ -104,7 +105,13 @@ async fn a_panic_restarts_only_its_shard_and_does_not_exceed_the_limit() {
         assert!(check_u1(&core).await.unwrap().allowed);
     }
     store.panic_next.store(true, Ordering::Relaxed);
-    let descriptors = [Descriptor { entries: &[("user", "another")], ordered: true, hits: 1, limit: None }];
+    let descriptors = [Descriptor {
+        entries: &[("user", "another")],
+        ordered: true,
+        hits: 1,
+        charging: Default::default(),
+        limit: None,
+    }];
     let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await;
     assert_eq!(answer.unwrap_err(), Unavailable::Restarted);
     assert_eq!(
@@ -148,7 +155,13 @@ async fn a_check_waits_until_the_store_deadline_or_the_timeout_of_the_caller() {
         let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
         #[expect(clippy::disallowed_methods, reason = "paused time")]
         let start = tokio::time::Instant::now();
-        let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+        let descriptors = [Descriptor {
+            entries: &[("user", "u1")],
+            ordered: true,
+            hits: 1,
+            charging: Default::default(),
+            limit: None,
+        }];
         let check = Check { domain: "d", descriptors: &descriptors };
         let decision = core.check(&check, NOW, timeout.map(Duration::from_millis)).get().await.unwrap();
         assert!(decision.degraded && !decision.allowed, "the limit has on_store_failure: deny");
@@ -209,7 +222,13 @@ async fn a_stalled_lane_does_not_block_others() {
         Revision(1),
     ));
     let check = |user| {
-        let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
+        let descriptors = [Descriptor {
+            entries: &[("user", user)],
+            ordered: true,
+            hits: 1,
+            charging: Default::default(),
+            limit: None,
+        }];
         core.check(&Check { domain: "d", descriptors: &descriptors }, clock.now(), None)
     };
     let mut stalled = Vec::new();
@@ -230,7 +249,8 @@ async fn a_stalled_lane_does_not_block_others() {
 #[tokio::test]
 async fn a_dropped_check_stops_waiting() {
     let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
-    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     for _ in 0..1000 {
         drop(core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None));
         assert_eq!(core.stats().waiting, 0);
@@ -240,7 +260,8 @@ async fn a_dropped_check_stops_waiting() {
 #[tokio::test]
 async fn checks_beyond_the_maximum_of_waiting_checks_are_shed() {
     let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
-    let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "d", descriptors: &descriptors };
     let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, NOW, None)).collect();
     let shed = core.check(&check, NOW, None).get().await.unwrap_err();
@@ -255,7 +276,13 @@ async fn a_full_table_evicts_an_idle_key_for_a_new_one() {
     let core = core_with_limit(store, 5, Consistency::Exact).await;
     for user in 0..10 * CONFIG.max_keys {
         let name = user.to_string();
-        let descriptors = [Descriptor { entries: &[("user", &name)], ordered: true, hits: 1, limit: None }];
+        let descriptors = [Descriptor {
+            entries: &[("user", &name)],
+            ordered: true,
+            hits: 1,
+            charging: Default::default(),
+            limit: None,
+        }];
         let check = Check { domain: "d", descriptors: &descriptors };
         // After two checks, every key counts as recently used.
         for _ in 0..2 {
@@ -284,7 +311,8 @@ async fn a_remembered_denial_gives_no_retry_time_that_is_too_early_for_more_hits
         core_with_limit(store, 5, Consistency::Exact).await,
     ];
     let retry_after = async |core: &Core, hits: u32| {
-        let descriptors = [Descriptor { entries: &[("user", "u1")], ordered: true, hits, limit: None }];
+        let descriptors =
+            [Descriptor { entries: &[("user", "u1")], ordered: true, hits, charging: Default::default(), limit: None }];
         core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await.unwrap().retry_after
     };
     assert_eq!(retry_after(&cores[0], 5).await, None);

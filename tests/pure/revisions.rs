@@ -80,7 +80,8 @@ async fn count_granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, u
     let core = Arc::new(Core::new(CONFIG, Arc::new(FixedClock), Arc::clone(store)));
     Actor::spawn(None, Flusher, Arc::clone(&core)).await.unwrap();
     core.set_book(Arc::clone(&source.follow().borrow()));
-    let descriptors = [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "d", descriptors: &descriptors };
     let mut granted = 0;
     while granted < 1000 && core.check(&check, NodeTime(1_000_000), None).get().await.unwrap().allowed {

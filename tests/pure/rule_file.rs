@@ -30,7 +30,7 @@ domains:
 fn applicable(text: &str, entries: &[(&str, &str)], hits: u32) -> Vec<String> {
     let book = compile("rules.yaml", text, Revision(1)).unwrap();
     let mut out = limiter::rules::ApplicableLimits::new();
-    let descriptors = [Descriptor { entries, ordered: true, hits, limit: None }];
+    let descriptors = [Descriptor { entries, ordered: true, hits, charging: Default::default(), limit: None }];
     book.applicable(&Check { domain: "api", descriptors: &descriptors }, &mut out);
     out.iter().map(|a| format!("{}={}", a.effective.name, a.effective.limit)).collect()
 }

@@ -83,15 +83,21 @@ impl BatchGenerator {
         let seen = self.seen.get(&key).cloned();
         // Sometimes the item is of another kind than the record under the key.
         let kind = if self.random.one_in(100) { self.random.below(18) } else { kind };
-        let max_hits = self.random.pick(&[1, 3, 10, 100, 1_000_000, MAX_LIMIT]);
-        let asks =
-            (0..self.random.below(4)).map(|_| Ask { hits: self.random.size(max_hits + 2), count: 1 + self.small(5) });
+        let max_hits = self.random.pick(&[1, 3, 10, 20, 21, 100, 1_000_000, MAX_LIMIT]);
+        // Overdrafts and refunds need the general path.
+        let general = self.random.one_in(if kind < 14 { 3 } else { 20 });
+        let asks = (0..self.random.below(4)).map(|_| Ask {
+            hits: self.random.size(max_hits + 2),
+            count: 1 + self.small(5),
+            overdraft: general && self.random.one_in(2),
+        });
         let asks = asks.collect();
+        let refund = if general && self.random.one_in(2) { self.random.size(max_hits + 2) } else { 0 };
         let counter = match kind {
             0..=9 | 14.. => self.window(kind, max_hits, seen),
             _ => self.bucket(kind, max_hits, seen),
         };
-        Item { key, asks, counter }
+        Item { key, asks, refund, counter }
     }
 
     fn small(&mut self, end: u64) -> u32 {
@@ -106,13 +112,13 @@ impl BatchGenerator {
             2 => Grid::Sliding { width_ms: 250 },
             3 => Grid::Sliding { width_ms: 1000 },
             4 => Grid::Sliding { width_ms: 86_400_000 },
-            5 => Grid::Rolling { width_ms: 13, cells: 20 },
-            6 => Grid::Rolling { width_ms: 100, cells: 10 },
-            7 => Grid::Rolling { width_ms: 60_000, cells: 2 },
+            5 => Grid::Rolling { window_ms: 250, cells: 20 },
+            6 => Grid::Rolling { window_ms: 1000, cells: 10 },
+            7 => Grid::Rolling { window_ms: 120_000, cells: 2 },
             14 => Grid::Fixed { width_ms: 1000 },
             15 => Grid::Fixed { width_ms: 3_600_000 },
             16 => Grid::Sliding { width_ms: 3_600_000 },
-            17 => Grid::Rolling { width_ms: 1000, cells: 1 },
+            17 => Grid::Rolling { window_ms: 1000, cells: 1 },
             _ => {
                 let from = ms - ms % 400;
                 let from = if self.random.one_in(10) { from + 800 } else { from };
@@ -120,7 +126,8 @@ impl BatchGenerator {
             }
         };
         let width_ms = match grid {
-            Grid::Fixed { width_ms } | Grid::Sliding { width_ms } | Grid::Rolling { width_ms, .. } => width_ms,
+            Grid::Fixed { width_ms } | Grid::Sliding { width_ms } => width_ms,
+            Grid::Rolling { window_ms, cells } => window_ms.div_ceil(cells.into()),
             Grid::Calendar { .. } => 400,
         };
         // Most keys are simple: only their own incarnation charges them.

@@ -13,7 +13,7 @@ use tidegate::ports::CounterStore;
 
 const YEAR_MS: u64 = 31_536_000_000;
 /// A window so long that it does not end during a test.
-const LONG_WINDOW: Grid = Grid::Rolling { width_ms: YEAR_MS, cells: 1 };
+const LONG_WINDOW: Grid = Grid::Rolling { window_ms: YEAR_MS, cells: 1 };
 
 /// The contract tests for one store.
 pub struct ContractSuite<'s> {
@@ -251,7 +251,7 @@ fn incarnation_and_cell(grant: &Grant) -> (Incarnation, u64) {
 }
 
 fn asks(runs: &[(u64, u32)]) -> Vec<Ask> {
-    runs.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect()
+    runs.iter().map(|(hits, count)| Ask { hits: *hits, count: *count, overdraft: false }).collect()
 }
 
 fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
@@ -263,7 +263,7 @@ fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
         debts: Debts::default(),
         lease: None,
     };
-    Item { key, asks: asks(runs), counter }
+    Item { key, asks: asks(runs), refund: 0, counter }
 }
 
 fn with_details(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: Option<Prefetch>) -> Item {
@@ -283,6 +283,7 @@ fn bucket(key: Box<[u8]>, runs: &[(u64, u32)], returns: Vec<BucketReturn>) -> It
     Item {
         key,
         asks: asks(runs),
+        refund: 0,
         counter: Counter::Bucket { rate: RATE, revision: Revision(1), seen: None, owed: 0, returns },
     }
 }

@@ -73,7 +73,8 @@ impl RealServer {
         let lane = store.lane(b"{lane}");
         let first = Item {
             key: b"{lane}first".as_slice().into(),
-            asks: vec![Ask { hits: 1, count: 1 }],
+            asks: vec![Ask { hits: 1, count: 1, overdraft: false }],
+            refund: 0,
             counter: Counter::Window {
                 grid: Grid::Fixed { width_ms: 60_000 },
                 limit: 1,
@@ -251,8 +252,8 @@ fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
         let grid = Grid::Fixed { width_ms: 60_000 };
         let counter =
             Counter::Window { grid, limit: 100, seen: SeenCells::Empty, returns, debts: Debts::default(), lease: None };
-        let asks = (asks > 0).then_some(Ask { hits: asks, count: 1 }).into_iter().collect();
-        let item = Item { key: b"{lane}k".as_slice().into(), asks, counter };
+        let asks = (asks > 0).then_some(Ask { hits: asks, count: 1, overdraft: false }).into_iter().collect();
+        let item = Item { key: b"{lane}k".as_slice().into(), asks, refund: 0, counter };
         let batch = Batch {
             not_after: Some(StoreTime(now + 100_000)),
             holder: HolderId(holder),

@@ -103,17 +103,45 @@ local function give_back(bucket, count, position)
   bucket.charged, bucket.charged_ticks = minus(bucket.charged, bucket.charged_ticks, refund, refund_ticks)
 end
 
--- Charges hits that a holder admitted during an outage. They empty the bucket and never drive it below empty. `tat` is
--- not before `last`.
-local function owe(bucket, hits)
-  -- More hits than the burst empty the bucket as the burst does.
-  local cost, cost_ticks = times(bucket.step, bucket.step_ticks, min(hits, bucket.burst))
+-- Returns roughly what `hits` cost, in microseconds. It may exceed 2^53.
+local function rough_cost(bucket, hits)
+  return hits * (bucket.step + bucket.step_ticks / TICKS_PER_MICRO)
+end
+
+-- Charges hits, and moves `tat` no further than the given span beyond empty. `tat` is not before `last`.
+local function charge_up_to(bucket, hits, span, span_ticks)
   local before, before_ticks = bucket.tat, bucket.tat_ticks
-  local most, most_ticks = later(before, before_ticks, empty_tat(bucket))
-  local tat, tat_ticks = plus(before, before_ticks, cost, cost_ticks)
-  bucket.tat, bucket.tat_ticks = earlier(tat, tat_ticks, most, most_ticks)
+  local most, most_ticks = plus(span, span_ticks, empty_tat(bucket))
+  most, most_ticks = later(before, before_ticks, most, most_ticks)
+  bucket.tat, bucket.tat_ticks = most, most_ticks
+  -- A cost that is above the size of the bucket and the span need not be computed exactly, and must not overflow.
+  if rough_cost(bucket, hits) <= bucket.size + span + 2 then
+    local tat, tat_ticks = plus(before, before_ticks, times(bucket.step, bucket.step_ticks, hits))
+    bucket.tat, bucket.tat_ticks = earlier(tat, tat_ticks, most, most_ticks)
+  end
   local owed, owed_ticks = minus(bucket.tat, bucket.tat_ticks, before, before_ticks)
   bucket.charged, bucket.charged_ticks = plus(bucket.charged, bucket.charged_ticks, owed, owed_ticks)
+end
+
+-- Charges hits that a holder admitted during an outage. They empty the bucket and never drive it below empty.
+local function owe(bucket, hits)
+  charge_up_to(bucket, hits, 0, 0)
+end
+
+-- Charges hits whether they fit or not. They may drive the bucket below empty.
+local function overdraw(bucket, hits)
+  local span, span_ticks = MAX_OVERDRAFT_US, 0
+  if rough_cost(bucket, MAX_OVERDRAFT_HITS) < MAX_OVERDRAFT_US then
+    span, span_ticks = times(bucket.step, bucket.step_ticks, MAX_OVERDRAFT_HITS)
+  end
+  charge_up_to(bucket, hits, span, span_ticks)
+end
+
+-- Takes back hits, whoever was granted them.
+local function uncharge(bucket, hits)
+  local cost, cost_ticks = times(bucket.step, bucket.step_ticks, min(hits, missing_hits(bucket)))
+  bucket.tat, bucket.tat_ticks = minus(bucket.tat, bucket.tat_ticks, cost, cost_ticks)
+  bucket.charged, bucket.charged_ticks = minus(bucket.charged, bucket.charged_ticks, cost, cost_ticks)
 end
 
 -- Charges hits that fit. `tat` is not before `last`.
@@ -141,8 +169,8 @@ end
 -- Serves an item of a token bucket and returns the reply. `position` is where the item begins, behind its kind.
 return function(key, position)
   local stored = call('GET', key)
-  local step, step_ticks, burst, revision, owed, has_seen
-  step, step_ticks, burst, revision, owed, has_seen, position = unpack('>I7I3I5I6I7B', batch, position)
+  local step, step_ticks, burst, revision, owed, refund, has_seen
+  step, step_ticks, burst, revision, owed, refund, has_seen, position = unpack('>I7I3I5I6I7I7B', batch, position)
   local bucket = stored and read_bucket(stored) or new_bucket(step, step_ticks, burst, revision)
   bucket.last, bucket.applied = max(bucket.last, now), prune(bucket.applied)
   set_incarnation(bucket, continue_or_renew(bucket.incarnation))
@@ -152,15 +180,22 @@ return function(key, position)
     merge(bucket, incarnation, tat, tat_ticks)
   end
   adopt(bucket, step, step_ticks, burst, revision)
-  local asks, returns
-  asks, position = read_asks(batch, position)
+  local asks, has_overdraft, returns
+  asks, has_overdraft, position = read_asks(batch, position)
   returns, position = unpack('>I4', batch, position)
-  if returns > 0 and accept_once(bucket.applied) then give_back(bucket, returns, position) end
+  if (returns > 0 or refund > 0) and accept_once(bucket.applied) then
+    give_back(bucket, returns, position)
+    uncharge(bucket, refund)
+  end
   bucket.tat, bucket.tat_ticks = later(bucket.tat, bucket.tat_ticks, bucket.last, 0)
   -- Returns make room first. A debt that an empty bucket has no room for is forgiven.
   if owed > 0 then owe(bucket, owed) end
   local counts, tokens = grant_in_order(asks, available(bucket))
-  if tokens > 0 then charge(bucket, tokens) end
+  if has_overdraft then
+    overdraw(bucket, tokens)
+  elseif tokens > 0 then
+    charge(bucket, tokens)
+  end
 
   local full_at = max(micros_up(bucket.tat, bucket.tat_ticks), bucket.last)
   local out = { pack('>B', BUCKET_DONE) }

@@ -16,6 +16,16 @@ local function used_in(cell)
   return max(sum_and_floor(cell))
 end
 
+-- Returns the hits that were ever charged to a cell. It is more than any count if the cell has dropped entries.
+local function charged_in(cell)
+  local charged = 0
+  for _, entry in ipairs(cell.entries) do
+    if entry.incarnation == FLOOR then return 2 * MAX_COUNT end
+    charged = charged + entry.charged
+  end
+  return charged
+end
+
 local function find_entry(cell, incarnation)
   for _, entry in ipairs(cell.entries) do
     if entry.incarnation == incarnation then return entry end
@@ -75,6 +85,21 @@ local function give_back(cells, start_ms, incarnation, tokens)
       return
     end
   end
+end
+
+-- Takes back hits of any incarnation, the newest first. Returns how many.
+local function refund_cell(cell, hits)
+  local left = hits
+  for i = #cell.entries, 1, -1 do
+    local entry = cell.entries[i]
+    if entry.incarnation ~= FLOOR then
+      local back = min(left, max(entry.charged - entry.returned, 0))
+      entry.returned, left = entry.returned + back, left - back
+    end
+  end
+  local floor_entry = find_entry(cell, FLOOR)
+  if floor_entry then floor_entry.returned = min(floor_entry.returned + hits - left, floor_entry.charged) end
+  return hits - left
 end
 
 -- Returns the cell that begins at `start_ms`, added if it is missing.

@@ -9,11 +9,18 @@ local now_ms = (now - now % 1000) / 1000
 -- Returns the reply to a compact item. Returns nothing, and has changed nothing, if the general path must serve the
 -- item. `position` is where the item begins in the batch, behind its kind.
 local function serve_compact(key, kind, position)
-  local width_ms, older_cells, limit, want, holders, min_left_us
+  local window_ms, older_cells, limit, want, holders, min_left_us
   local has_ask, hits, count = kind >= HAS_ASK, 0, 0
   local seen_ms, seen_incarnation, seen_charged, seen_returned
   local return_ms, return_incarnation, return_tokens
-  width_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
+  window_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
+  local width_ms = window_ms
+  if older_cells > 0 then
+    -- Small limits have a log.
+    if limit <= MAX_LOGGED_LIMIT then return end
+    width_ms = window_ms + older_cells - 1
+    width_ms = (width_ms - width_ms % older_cells) / older_cells
+  end
   if has_ask then hits, count, position = unpack('>I6I4', batch, position) end
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
     seen_ms, seen_incarnation, seen_charged, seen_returned, position = unpack('>I6I6I7I7', batch, position)

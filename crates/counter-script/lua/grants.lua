@@ -1,28 +1,31 @@
--- Asks and grants (grants.rs). Asks are a list of { hits, count }: `count` asks in a row, of `hits` tokens each.
+-- Asks and grants (grants.rs). Asks are a list of { hits, count, overdraft }: `count` asks in a row, of `hits` tokens
+-- each. Those with `overdraft` are charged even if they do not fit.
 
+-- Returns the asks, and whether one has `overdraft`.
 local function read_asks(text, position)
-  local asks, runs = {}
+  local asks, has_overdraft, runs = {}, false
   runs, position = unpack('>I2', text, position)
   for i = 1, runs do
-    local hits, count
-    hits, count, position = unpack('>I6I4', text, position)
-    asks[i] = { hits = hits, count = count }
+    local hits, count, overdraft
+    hits, count, overdraft, position = unpack('>I6I4B', text, position)
+    asks[i] = { hits = hits, count = count, overdraft = overdraft == 1 }
+    has_overdraft = has_overdraft or overdraft == 1
   end
-  return asks, position
+  return asks, has_overdraft, position
 end
 
--- Grants whole asks in order. Returns how many of each run pass, and the tokens that they take together.
+-- Grants whole asks in order. Returns how many of each run pass, and the tokens that are charged for them together.
 local function grant_in_order(asks, available)
   local counts, tokens = {}, 0
   for i, ask in ipairs(asks) do
     local hits, count = ask.hits, ask.count
-    local left = available - tokens
+    local left = max(available - tokens, 0)
     if hits > 0 then
       count = min(floor(left / hits), count)
     elseif left == 0 then
       count = 0
     end
-    tokens = tokens + count * hits
+    tokens = tokens + (ask.overdraft and ask.count or count) * hits
     counts[i] = count
   end
   return counts, tokens

@@ -3,17 +3,16 @@
 -- Reads a compact item into the form of every other item. `returns_position` is where its returns begin. The table
 -- constructors name every field: a table that gets its fields one by one is allocated several times.
 local function read_compact_item(kind, position)
-  local width_ms, older_cells, limit, want, holders, min_left_us
-  width_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
+  local window_ms, older_cells, limit, want, holders, min_left_us
+  window_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   local item = {
-    grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind % KIND_COMPACT == KIND_SLIDING },
-    limit = limit, want = want, holders = holders, min_left_us = min_left_us,
-    asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
+    grid = grid_of(window_ms, older_cells, kind % KIND_COMPACT == KIND_SLIDING), limit = limit, want = want,
+    holders = holders, min_left_us = min_left_us, refund = 0, asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
   }
   if kind >= HAS_ASK then
     local hits, count
     hits, count, position = unpack('>I6I4', batch, position)
-    item.asks[1] = { hits = hits, count = count }
+    item.asks[1] = { hits = hits, count = count, overdraft = false }
   end
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
     local start_ms, incarnation, charged, returned
@@ -34,20 +33,21 @@ local function read_item(kind, position)
     previous, current, following, last, position = unpack('>I6I6I6I6', batch, position)
     grid = { bounds = { previous, current, following, last } }
   else
-    local width_ms, older_cells
-    width_ms, older_cells, position = unpack('>I6B', batch, position)
-    grid = { width_ms = width_ms, older_cells = older_cells, sliding = kind == KIND_SLIDING }
+    local window_ms, older_cells
+    window_ms, older_cells, position = unpack('>I6B', batch, position)
+    grid = grid_of(window_ms, older_cells, kind == KIND_SLIDING)
   end
-  local limit, want, holders, min_left_us, asks, seen, debts_seen_in, debts_seen, reports, returns
-  limit, want, holders, min_left_us, position = unpack('>I7I4I4I7', batch, position)
-  asks, position = read_asks(batch, position)
+  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, returns
+  limit, want, holders, min_left_us, refund, position = unpack('>I7I4I4I7I7', batch, position)
+  asks, _, position = read_asks(batch, position)
   seen, position = read_cells(batch, position)
   debts_seen_in, position = unpack('>I6', batch, position)
   debts_seen, position = read_debts(batch, position)
   reports, position = read_reports(batch, position)
   returns, position = unpack('>I4', batch, position)
   return {
-    grid = grid, limit = limit, want = want, holders = holders, min_left_us = min_left_us, asks = asks, seen = seen,
+    grid = grid, limit = limit, want = want, holders = holders, min_left_us = min_left_us, refund = refund,
+    asks = asks, seen = seen,
     debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, returns = returns,
     returns_position = position,
   }
@@ -77,7 +77,8 @@ local function apply_returns_and_debts(item, window, span)
   window.debts = still_valid(window.debts, span)
   -- In the same incarnation the record already has the debts that the node saw, and knows what was confirmed since.
   if item.debts_seen_in ~= incarnation then merge_debts(window.debts, still_valid(item.debts_seen, span)) end
-  local is_first_delivery = (item.returns > 0 or #item.reports > 0) and accept_once(window.applied)
+  local is_first_delivery = (item.returns > 0 or #item.reports > 0 or item.refund > 0)
+    and accept_once(window.applied)
   if is_first_delivery then
     local position = item.returns_position
     for _ = 1, item.returns do
@@ -88,18 +89,24 @@ local function apply_returns_and_debts(item, window, span)
     for _, report in ipairs(still_valid(item.reports, span)) do
       charge_debt(window.debts, cells, report, incarnation)
     end
+    local refund = item.refund
+    for _, cell in ipairs(cells) do
+      if cell.start_ms >= span.oldest_ms then refund = refund - refund_cell(cell, refund) end
+    end
   end
   return is_first_delivery or #item.reports == 0
 end
 
 -- Drops the cells that the newest one makes obsolete. Time alone drops none: a clock that steps back finds them again.
-local function drop_old_cells(grid, cells)
+local function drop_old_cells(grid, window)
+  local cells = window.cells
   if not cells[1] then return end
   local newest = span_at(grid, cells[1].start_ms)
   local oldest_ms = newest and newest.oldest_ms or cells[1].start_ms
   for i = #cells, 1, -1 do
     if cells[i].start_ms < oldest_ms then table.remove(cells, i) end
   end
+  window.log = logged_since(window.log, oldest_ms * 1000)
 end
 
 -- Serves an item of a window counter and returns the reply. `position` is where the item begins, after its kind.
@@ -113,7 +120,7 @@ return function(key, kind, position)
   local span = span_at(grid, floor(instant / 1000))
   if not span then return pack('>BI6', OUT_OF_BOUNDS, newest_cell_ms(window)) end
 
-  window = window or { incarnation = new_incarnation, applied = {}, debts = {}, cells = {} }
+  window = window or { incarnation = new_incarnation, applied = {}, debts = {}, cells = {}, log = {} }
   window.incarnation, window.applied = continue_or_renew(window.incarnation), prune(window.applied)
   local cells = window.cells
   for _, cell in ipairs(item.seen) do
@@ -121,24 +128,27 @@ return function(key, kind, position)
       merge_entries(cell_at(cells, cell.start_ms), cell.entries, window.incarnation)
     end
   end
+  if grid.bounds or grid.older_cells == 0 then window.log = {} end
   local debts_charged = apply_returns_and_debts(item, window, span)
 
   -- A counter without a limit denies nothing, however much is counted.
-  local used = limit < MAX_COUNT and used_at(grid, cells, span, instant) or 0
+  local used = limit < MAX_COUNT and used_at(grid, window, span, instant) or 0
   local available = max(limit - used, 0)
-  local counts, tokens = grant_in_order(asks, available)
+  local counts, asked = grant_in_order(asks, available)
   local lease_tokens = 0
   if max(span.end_ms * 1000 - instant, 0) >= item.min_left_us then
-    lease_tokens = min(floor((available - tokens) / (2 * max(item.holders, 1))), item.want)
+    lease_tokens = min(floor(max(available - asked, 0) / (2 * max(item.holders, 1))), item.want)
   end
-  tokens = tokens + lease_tokens
+  local tokens = asked + lease_tokens
   if tokens > 0 then charge(cell_at(cells, span.start_ms), window.incarnation, tokens) end
-  drop_old_cells(grid, cells)
+  -- Nobody knows when tokens of a lease will be spent, so they are not logged.
+  if asked > 0 and is_logged(grid, limit) then note_hits(window.log, instant, asked) end
+  drop_old_cells(grid, window)
 
   local out = { pack('>B', WINDOW_DONE) }
-  write_granted(out, asks, counts, function(hits) return fits_at(grid, cells, span, instant, hits, limit) end)
-  out[#out + 1] = pack('>I4I7I7I6I6I6', lease_tokens, available - tokens, empty_at(grid, cells, span, instant),
-    window.incarnation, span.start_ms, span.end_ms)
+  write_granted(out, asks, counts, function(hits) return fits_at(grid, window, span, instant, hits, limit) end)
+  out[#out + 1] = pack('>I4I7I7I6I6I6', lease_tokens, max(available - tokens, 0),
+    empty_at(grid, window, span, instant), window.incarnation, span.start_ms, span.end_ms)
   write_cells(out, cells, min(#cells, 2))
   out[#out + 1] = pack('>B', debts_charged and 1 or 0)
   write_debts(out, window.debts)

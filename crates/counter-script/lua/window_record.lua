@@ -1,4 +1,4 @@
--- How the record of a window counter is written. A window is { incarnation, applied, debts, cells }:
+-- How the record of a window counter is written. A window is { incarnation, applied, debts, cells, log }:
 -- `applied` has the last batch of each holder whose returns were applied (the replay guard).
 --
 -- A record begins with a byte for the version and the shape, and six bytes for the incarnation:
@@ -8,7 +8,7 @@
 --   RECORD_PLAIN   several cells without returns, and an empty `applied`.
 --   RECORD_FULL    everything.
 --
--- The shapes other than RECORD_FULL are for windows without debts, whose cells begin at whole seconds and hold the
+-- The shapes other than RECORD_FULL are for windows without debts and without a log, whose cells begin at whole seconds and hold the
 -- charges of the record's own incarnation alone.
 
 local function simple_cell(incarnation, second, charged, returned)
@@ -18,7 +18,7 @@ end
 
 local function read_window(text)
   local shape, incarnation, position = unpack('>BI6', text)
-  local window = { incarnation = incarnation, applied = {}, debts = {}, cells = {} }
+  local window = { incarnation = incarnation, applied = {}, debts = {}, cells = {}, log = {} }
   if shape == RECORD_TINY then
     local second, charged = unpack('>I4B', text, position)
     window.cells[1] = simple_cell(incarnation, second, charged, 0)
@@ -42,17 +42,18 @@ local function read_window(text)
   elseif shape == RECORD_FULL then
     window.cells, position = read_cells(text, position)
     window.applied, position = read_applied(text, position)
-    -- A record of an earlier script ends here.
-    if position <= #text then window.debts = read_debts(text, position) end
+    -- Records of earlier scripts end before the debts, or before the log.
+    if position <= #text then window.debts, position = read_debts(text, position) end
+    if position <= #text then window.log = read_log(text, position) end
   else
     error('the value is not the record of a window')
   end
   return window
 end
 
--- Returns true if a shape other than RECORD_FULL can hold the cells and debts of the window.
+-- Returns true if a shape other than RECORD_FULL can hold the window.
 local function is_simple(window)
-  if #window.debts > 0 then return false end
+  if #window.debts > 0 or #window.log > 0 then return false end
   for _, cell in ipairs(window.cells) do
     local only = #cell.entries == 1 and cell.entries[1]
     local own = only and only.incarnation == window.incarnation
@@ -92,6 +93,7 @@ local function write_window(window)
   write_cells(out, cells, #cells)
   write_applied(out, window.applied)
   write_debts(out, window.debts)
+  if #window.log > 0 then write_log(out, window.log) end
   return table.concat(out)
 end
 

@@ -10,7 +10,7 @@
 //! load_general     a function, called when the first item needs it
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
-//!     cell, grid, debts, window_record, window
+//!     cell, grid, hit_log, usage, debts, window_record, window
 //!   load_bucket      a function, called for the first bucket
 //!     ticks, bucket
 //!   dispatch
@@ -27,7 +27,8 @@ use std::fmt::Write;
 use std::sync::{LazyLock, OnceLock};
 
 use limiter::counter::{
-    self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_HOLDERS, MAX_LIMIT, REPLICATION_MARKS, TICKS_PER_MICRO, WEIGHT_ONE,
+    self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT,
+    MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, REPLICATION_MARKS, TICKS_PER_MICRO, WEIGHT_ONE,
 };
 use sha1::{Digest as _, Sha1};
 
@@ -111,11 +112,13 @@ fn counters() -> String {
         "load_window",
         &[
             &constants! {
-                WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_DEBTS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
+                WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_DEBTS, MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
                 OUT_OF_BOUNDS, WINDOW_DONE,
             },
             file!("cell"),
             file!("grid"),
+            file!("hit_log"),
+            file!("usage"),
             file!("debts"),
             file!("window_record"),
             file!("window"),
@@ -125,7 +128,7 @@ fn counters() -> String {
         "load_bucket",
         &[
             &constants! {
-                TICKS_PER_MICRO, RECORD_BUCKET, BUCKET_DONE,
+                TICKS_PER_MICRO, MAX_OVERDRAFT_US, MAX_OVERDRAFT_HITS, RECORD_BUCKET, BUCKET_DONE,
             },
             file!("ticks"),
             file!("bucket"),
@@ -149,6 +152,7 @@ fn counters() -> String {
         &*constants! {
             VERSION, BATCH_LATE, BATCH_RAN, REPLICATION_MARKS, FLOOR, MAX_COUNT, KIND_COMPACT, HAS_SEEN, HAS_RETURN,
             HAS_ASK, FAILED, COMPACT_GRANTED, COMPACT_RETURNED, RECORD_TINY, RECORD_SINGLE, U32_RANGE,
+            MAX_LOGGED_LIMIT,
         },
         file!("head"),
         file!("compact"),

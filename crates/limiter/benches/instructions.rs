@@ -33,7 +33,8 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 #[bench::thousand(book_of(1000))]
 #[bench::ten_thousand(book_of(10_000))]
 fn matching(book: Arc<RuleBook>) -> Arc<RuleBook> {
-    let descriptors = [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "api", descriptors: &descriptors };
     for _ in 0..CHECKS {
         let mut applied = ApplicableLimits::new();

@@ -9,6 +9,19 @@ pub struct Check<'a> {
     pub descriptors: &'a [Descriptor<'a>],
 }
 
+/// How the hits of a descriptor are charged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Charging {
+    /// If the check is allowed. A limit with `overdraft` is charged like [`Self::Always`], unless a limit without it
+    /// denies.
+    #[default]
+    IfAllowed,
+    /// Whether they fit or not, because the hits have happened. The answer says whether they fitted.
+    Always,
+    /// The hits go back: as many of the newest ones as count now. This is never denied.
+    Refund,
+}
+
 /// One descriptor of a check.
 #[derive(Clone, Debug)]
 pub struct Descriptor<'a> {
@@ -18,6 +31,7 @@ pub struct Descriptor<'a> {
     pub ordered: bool,
     /// 0 peeks: would one hit pass? Nothing is charged.
     pub hits: u32,
+    pub charging: Charging,
     /// A limit from the request. It applies instead of the rules and has its own counter.
     pub limit: Option<(u64, Period)>,
 }

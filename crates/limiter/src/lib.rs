@@ -37,7 +37,7 @@ mod shard;
 mod time;
 
 pub use breaker::{Breaker, PROBE_INTERVAL};
-pub use check::{Check, Descriptor};
+pub use check::{Charging, Check, Descriptor};
 pub use decision::{Decision, LimitStatus, by_part_left, tightest};
 pub use dry_run::DryRun;
 pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, SlotId, Ticket};

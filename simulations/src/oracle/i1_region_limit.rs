@@ -7,6 +7,7 @@ use super::violation::Violation;
 use crate::history::History;
 use crate::ids::Instant;
 use crate::scenario::{Plan, capacity, describe, quota};
+use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Algorithm, Limit, Period};
 
 pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<Violation>) {
@@ -82,7 +83,12 @@ impl Bound<'_> {
                 .filter(|hit| hit.to / window == cell && (hit.to <= last.from || std::ptr::eq(**hit, *last)))
                 .copied()
                 .collect();
-            let before: Vec<&AdmittedHits> = inside.iter().filter(|hit| hit.to / window + 1 == cell).copied().collect();
+            // The store may know of a small limit which hits are older than the window, and leave them out.
+            let in_force = self.allowance.in_force(last.sent_at, last.answered_at).map(quota);
+            let is_small = in_force.min().is_some_and(|limit| limit <= MAX_LOGGED_LIMIT);
+            let counts = |hit: &&&AdmittedHits| !is_small || hit.from + window >= last.to;
+            let before: Vec<&AdmittedHits> =
+                inside.iter().filter(|hit| hit.to / window + 1 == cell).filter(counts).copied().collect();
             let sum = |hits: &[&AdmittedHits]| hits.iter().map(|hit| u128::from(hit.hits)).sum::<u128>();
             let overlap = window - last.to % window;
             let used = sum(&current) * u128::from(window) + sum(&before) * u128::from(overlap);

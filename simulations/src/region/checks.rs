@@ -20,7 +20,8 @@ impl Region {
         }
         let name = user.to_string();
         let entries = [("kind", limit_set.name()), ("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
+        let descriptors =
+            [Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None }];
         let check = Check { domain: DOMAIN, descriptors: &descriptors };
         let it = &mut self.cores[core.0];
         let now = it.clock(cx.now);

@@ -85,6 +85,7 @@ fn draw_limit(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window
         burst: bucket.then(|| rng.between(1, 2 * hits)),
         consistency: (!bucket).then_some(consistency),
         scope: Scope::Region,
+        overdraft: false,
         on_store_failure: OnStoreFailure::Local,
         mode: Mode::Enforce,
         overrides: Vec::new(),

@@ -277,7 +277,8 @@ mod tests {
             debts: Debts::default(),
             lease: None,
         };
-        let item = Item { key: b"k".as_slice().into(), asks: vec![Ask { hits: 1, count: 1 }], counter };
+        let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
+        let item = Item { key: b"k".as_slice().into(), asks, refund: 0, counter };
         match redis
             .run(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }, now_us)?
             .outcome

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use limiter::rules::{CalendarUnit, Period};
-use limiter::{Decision, LimitStatus, tightest};
+use limiter::{Charging, Decision, LimitStatus, tightest};
 use proto::envoy::config::core::v3::HeaderValue;
 use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
@@ -81,7 +81,7 @@ fn read_descriptor(
         limit
     });
     let attributes = descriptor.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
-    DescriptorRequest { attributes: Attributes(attributes), ordered: true, hits, limit }
+    DescriptorRequest { attributes: Attributes(attributes), ordered: true, hits, charging: Charging::IfAllowed, limit }
 }
 
 /// The limit of a descriptor; `None` if its unit is unknown.

@@ -31,7 +31,13 @@ impl Explain {
             Err(exit) => return exit,
         };
         let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let descriptors = [Descriptor { entries: &entries, ordered: false, hits: self.hits, limit: None }];
+        let descriptors = [Descriptor {
+            entries: &entries,
+            ordered: false,
+            hits: self.hits,
+            charging: Default::default(),
+            limit: None,
+        }];
         let check = Check { domain: &self.domain, descriptors: &descriptors };
         let mut applied = ApplicableLimits::new();
         book.applicable(&check, &mut applied);

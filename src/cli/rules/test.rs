@@ -105,7 +105,13 @@ fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
     let entries = borrow(&case.ask);
     let descriptors: Vec<Descriptor<'_>> = entries
         .iter()
-        .map(|entries| Descriptor { entries, ordered: false, hits: case.ask.hits, limit: None })
+        .map(|entries| Descriptor {
+            entries,
+            ordered: false,
+            hits: case.ask.hits,
+            charging: Default::default(),
+            limit: None,
+        })
         .collect();
     let mut applied = ApplicableLimits::new();
     book.applicable(&Check { domain: &case.domain, descriptors: &descriptors }, &mut applied);
@@ -114,8 +120,16 @@ fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
 
 fn check(trial: &mut DryRun, domain: &str, ask: &Ask, after: u64) -> Result<Decision, String> {
     let entries = borrow(ask);
-    let descriptors: Vec<Descriptor<'_>> =
-        entries.iter().map(|entries| Descriptor { entries, ordered: false, hits: ask.hits, limit: None }).collect();
+    let descriptors: Vec<Descriptor<'_>> = entries
+        .iter()
+        .map(|entries| Descriptor {
+            entries,
+            ordered: false,
+            hits: ask.hits,
+            charging: Default::default(),
+            limit: None,
+        })
+        .collect();
     trial.check(&Check { domain, descriptors: &descriptors }, after).map_err(|shed| shed.to_string())
 }
 

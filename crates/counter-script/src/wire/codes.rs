@@ -1,8 +1,10 @@
 //! The numbers of the wire format and of the records. `script.rs` gives them to the counter script under the same
 //! names.
 
-/// The version of the batches, the replies and the records.
-pub const VERSION: u8 = 1;
+/// The version of the batches and the replies.
+pub const VERSION: u8 = 2;
+/// The version of the records. Scripts that read the same records have one version of it.
+const RECORD_VERSION: u8 = 1;
 
 /// The kinds of an item: one for each [`limiter::counter::Grid`], and one for buckets.
 pub const KIND_FIXED: u64 = 1;
@@ -36,10 +38,10 @@ pub const COMPACT_GRANTED: u64 = 4;
 pub const COMPACT_RETURNED: u64 = 5;
 
 /// The first byte of a record: the version in the high half, the shape in the low half.
-pub const RECORD_TINY: u8 = VERSION << 4 | 1;
-pub const RECORD_PLAIN: u8 = VERSION << 4 | 2;
-pub const RECORD_FULL: u8 = VERSION << 4 | 3;
-pub const RECORD_BUCKET: u8 = VERSION << 4 | 4;
-pub const RECORD_SINGLE: u8 = VERSION << 4 | 5;
+pub const RECORD_TINY: u8 = RECORD_VERSION << 4 | 1;
+pub const RECORD_PLAIN: u8 = RECORD_VERSION << 4 | 2;
+pub const RECORD_FULL: u8 = RECORD_VERSION << 4 | 3;
+pub const RECORD_BUCKET: u8 = RECORD_VERSION << 4 | 4;
+pub const RECORD_SINGLE: u8 = RECORD_VERSION << 4 | 5;
 /// Records other than full ones and buckets hold seconds and counts in four bytes, so these are below this.
 pub const U32_RANGE: u64 = 1 << 32;

@@ -45,7 +45,8 @@ impl Writer {
             SeenCells::Many(_) => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
-        if item.asks.len() > 1 || returns.len() > 1 || has_debts || matches!(grid, Grid::Calendar { .. }) {
+        let is_plain = item.refund == 0 && !has_debts && item.asks.iter().all(|ask| !ask.overdraft);
+        if !is_plain || item.asks.len() > 1 || returns.len() > 1 || matches!(grid, Grid::Calendar { .. }) {
             return false;
         }
         let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };
@@ -55,7 +56,7 @@ impl Writer {
         self.put::<1>(kind(grid) + KIND_COMPACT + flags);
         self.grid(grid);
         self.limit_and_lease(*limit, *lease);
-        item.asks.iter().for_each(|ask| self.ask(*ask));
+        item.asks.iter().for_each(|ask| self.hits_and_count(*ask));
         if let Some((start_ms, entry)) = only {
             self.put::<6>(start_ms);
             self.entry(&entry);
@@ -70,6 +71,7 @@ impl Writer {
                 self.put::<1>(kind(grid));
                 self.grid(grid);
                 self.limit_and_lease(*limit, *lease);
+                self.put::<7>(item.refund);
                 self.asks(&item.asks);
                 self.cells(seen);
                 self.put::<6>(debts.seen_in.0);
@@ -89,6 +91,7 @@ impl Writer {
                 self.put::<5>(rate.burst);
                 self.put::<6>(revision.0);
                 self.put::<7>(*owed);
+                self.put::<7>(item.refund);
                 self.put::<1>(seen.is_some().into());
                 if let Some(seen) = seen {
                     self.put::<6>(seen.incarnation.0);
@@ -113,13 +116,13 @@ impl Writer {
 
     /// Writes the part of a grid that its kind does not tell.
     fn grid(&mut self, grid: &Grid) {
-        let (width_ms, older_cells) = match *grid {
+        let (window_ms, older_cells) = match *grid {
             Grid::Fixed { width_ms } => (width_ms, 0),
             Grid::Sliding { width_ms } => (width_ms, 1),
-            Grid::Rolling { width_ms, cells } => (width_ms, cells.into()),
+            Grid::Rolling { window_ms, cells } => (window_ms, cells.into()),
             Grid::Calendar { bounds } => return bounds.iter().for_each(|bound| self.put::<6>(*bound)),
         };
-        self.put::<6>(width_ms);
+        self.put::<6>(window_ms);
         self.put::<1>(older_cells);
     }
 
@@ -133,10 +136,13 @@ impl Writer {
 
     fn asks(&mut self, asks: &[Ask]) {
         self.count::<2>(asks.len());
-        asks.iter().for_each(|ask| self.ask(*ask));
+        for ask in asks {
+            self.hits_and_count(*ask);
+            self.put::<1>(ask.overdraft.into());
+        }
     }
 
-    fn ask(&mut self, ask: Ask) {
+    fn hits_and_count(&mut self, ask: Ask) {
         self.put::<6>(ask.hits);
         self.put::<4>(ask.count.into());
     }

@@ -43,7 +43,16 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
                 Some(Record::Window(window)) => Some(window),
                 _ => None,
             };
-            let item = WindowItem { grid, limit: *limit, seen, returns, debts, lease: *lease, asks: &item.asks };
+            let item = WindowItem {
+                grid,
+                limit: *limit,
+                seen,
+                returns,
+                debts,
+                lease: *lease,
+                refund: item.refund,
+                asks: &item.asks,
+            };
             let Some((now, span)) = item.current_cell(stored.as_ref(), cx.now) else {
                 let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
                 *record = stored.map(Record::Window);
@@ -66,8 +75,10 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
                 bucket.merge(seen);
             }
             bucket.adopt(*rate, *revision);
-            if !returns.is_empty() && bucket.replay_guard.accept(cx.holder, cx.batch, cx.not_after) {
+            let takes_back = !returns.is_empty() || item.refund > 0;
+            if takes_back && bucket.replay_guard.accept(cx.holder, cx.batch, cx.not_after) {
                 bucket.give_back(returns);
+                bucket.refund(item.refund);
             }
             // Returns make room first. A debt that an empty bucket has no room for is forgiven.
             bucket.owe(*owed);
@@ -102,7 +113,9 @@ pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
 
 fn charge_bucket(bucket: &mut Bucket, asks: &[Ask]) -> Grant {
     let (counts, tokens) = grant_in_order(asks, bucket.available());
-    if tokens > 0 {
+    if asks.iter().any(|ask| ask.overdraft) {
+        bucket.overdraw(tokens);
+    } else if tokens > 0 {
         bucket.charge(tokens);
         invariant::check(Invariant::I1RegionLimit, bucket.tat <= bucket.empty_tat());
     }
@@ -126,7 +139,8 @@ mod tests {
     fn item(grid: Grid, limit: u64, asks: &[(u64, u32)]) -> Item {
         Item {
             key: b"k".as_slice().into(),
-            asks: asks.iter().map(|(hits, count)| Ask { hits: *hits, count: *count }).collect(),
+            asks: asks.iter().map(|(hits, count)| Ask { hits: *hits, count: *count, overdraft: false }).collect(),
+            refund: 0,
             counter: Counter::Window {
                 grid,
                 limit,

@@ -32,6 +32,8 @@ pub struct Item {
     pub key: Box<[u8]>,
     /// In order. Each is granted whole or not at all. An ask for 0 hits peeks: would one hit pass?
     pub asks: Vec<Ask>,
+    /// Hits to take back before the asks, whoever was granted them: the newest ones, and never more than count now.
+    pub refund: u64,
     pub counter: Counter,
 }
 
@@ -40,6 +42,8 @@ pub struct Item {
 pub struct Ask {
     pub hits: u64,
     pub count: u32,
+    /// True if an ask that does not fit is charged all the same. It is still not granted.
+    pub overdraft: bool,
 }
 
 /// How the store counts, and what the node knows of the counter.

@@ -53,6 +53,12 @@ impl Cell {
         used(&self.entries)
     }
 
+    /// Hits that were ever charged to this cell. [`u64::MAX`] if it has dropped entries.
+    pub fn charged(&self) -> u64 {
+        let has_dropped = self.entries.iter().any(|e| e.incarnation == FLOOR);
+        if has_dropped { u64::MAX } else { self.entries.iter().map(|e| e.charged).sum() }
+    }
+
     /// Merges entries that a node saw of this cell: the larger number of each wins. The entry of `current` is not
     /// dropped.
     pub fn merge(&mut self, seen: &[Entry], current: Incarnation) {
@@ -80,6 +86,21 @@ impl Cell {
         if let Some(floor) = self.find_mut(FLOOR) {
             floor.returned = floor.returned.saturating_add(back).min(floor.charged);
         }
+    }
+
+    /// Takes back hits of any incarnation, the newest first. Returns how many.
+    pub fn refund(&mut self, hits: u64) -> u64 {
+        let mut left = hits;
+        for entry in self.entries.iter_mut().rev().filter(|entry| entry.incarnation != FLOOR) {
+            let back = left.min(entry.used());
+            entry.returned += back;
+            left -= back;
+        }
+        let back = hits - left;
+        if let Some(floor) = self.find_mut(FLOOR) {
+            floor.returned = floor.returned.saturating_add(back).min(floor.charged);
+        }
+        back
     }
 
     fn find_mut(&mut self, incarnation: Incarnation) -> Option<&mut Entry> {

@@ -4,13 +4,13 @@
 use super::batch::{Ask, Granted, Prefetch};
 use crate::time::StoreTime;
 
-/// Grants whole asks in order. Returns how many of each ask pass, and the tokens that they take together.
+/// Grants whole asks in order. Returns how many of each ask pass, and the tokens that are charged for them together.
 pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
     let mut taken = 0;
     let counts = asks
         .iter()
         .map(|ask| {
-            let left = available - taken;
+            let left = available.saturating_sub(taken);
             let fitting = match ask.hits {
                 // A peek takes nothing.
                 0 if left == 0 => 0,
@@ -18,7 +18,7 @@ pub fn grant_in_order(asks: &[Ask], available: u64) -> (Vec<u32>, u64) {
                 hits => left / hits,
             };
             let count = fitting.min(u64::from(ask.count));
-            taken += count * ask.hits;
+            taken += if ask.overdraft { u64::from(ask.count) } else { count } * ask.hits;
             u32::try_from(count).unwrap_or(ask.count)
         })
         .collect();

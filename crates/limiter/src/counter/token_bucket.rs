@@ -31,6 +31,11 @@ pub struct Bucket {
     pub revision: Revision,
 }
 
+/// Hits above the burst that were charged take at most this long to refill, in microseconds: 400 days.
+pub const MAX_OVERDRAFT_US: u64 = 400 * 86_400_000_000;
+/// At most so many hits above the burst are charged.
+pub const MAX_OVERDRAFT_HITS: u64 = 1 << 40;
+
 impl Bucket {
     pub fn new(incarnation: Incarnation, now: StoreTime, rate: Rate, revision: Revision) -> Self {
         let (replay_guard, nothing) = (ReplayGuard::default(), Ticks(0));
@@ -94,8 +99,20 @@ impl Bucket {
 
     /// Charges hits that a holder admitted during an outage. They empty the bucket and never drive it below empty.
     pub fn owe(&mut self, hits: u64) {
+        self.charge_up_to(hits, self.empty_tat());
+    }
+
+    /// Charges hits whether they fit or not. They may drive the bucket below empty, by [`MAX_OVERDRAFT_US`] and
+    /// [`MAX_OVERDRAFT_HITS`] at most.
+    pub fn overdraw(&mut self, hits: u64) {
+        let most = Ticks::from_micros(MAX_OVERDRAFT_US).min(self.rate.cost(MAX_OVERDRAFT_HITS));
+        self.charge_up_to(hits, self.empty_tat().plus(most));
+    }
+
+    /// Charges hits, and moves `tat` no further than `latest`.
+    fn charge_up_to(&mut self, hits: u64, latest: Ticks) {
         let before = self.tat.max(Ticks::from_micros(self.last.0));
-        self.tat = before.plus(self.rate.cost(hits)).min(self.empty_tat().max(before));
+        self.tat = before.plus(self.rate.cost(hits)).min(latest.max(before));
         self.charged = self.charged.plus(self.tat.minus(before));
     }
 
@@ -115,6 +132,11 @@ impl Bucket {
     pub const fn uncharge(&mut self, hits: u64) {
         self.tat = self.tat.minus(self.rate.cost(hits));
         self.charged = self.charged.minus(self.rate.cost(hits));
+    }
+
+    /// Takes back hits, whoever was granted them.
+    pub fn refund(&mut self, hits: u64) {
+        self.uncharge(hits.min(self.missing()));
     }
 
     /// Hits that the bucket lacks now. A part of a hit counts as one.

@@ -8,8 +8,10 @@ use super::cell::{Cell, MAX_COUNT, cell_mut};
 use super::debts::{self, Debt};
 use super::grants::{grant_in_order, granted_runs, prefetch};
 use super::grid::{CellSpan, Grid};
+use super::hit_log::HitLog;
 use super::replay_guard::ReplayGuard;
 use super::seen_cells::SeenCells;
+use super::usage::Usage;
 use crate::ids::Incarnation;
 use crate::invariant::{self, Invariant};
 use crate::time::StoreTime;
@@ -22,6 +24,8 @@ pub struct WindowRecord {
     pub received: Option<Box<Received>>,
     /// The newest first.
     pub cells: Vec<Cell>,
+    /// When hits were charged, if the limit is small.
+    pub log: HitLog,
 }
 
 /// What a record remembers so that it applies nothing twice.
@@ -37,6 +41,13 @@ impl WindowRecord {
     pub fn newest_ms(&self) -> u64 {
         self.cells.iter().map(|cell| cell.start_ms).max().unwrap_or(0)
     }
+
+    /// Takes back hits, the newest first.
+    fn refund(&mut self, mut hits: u64, span: &CellSpan) {
+        for cell in self.cells.iter_mut().filter(|cell| cell.start_ms >= span.oldest_ms) {
+            hits -= cell.refund(hits);
+        }
+    }
 }
 
 /// The window part of an item.
@@ -47,6 +58,7 @@ pub struct WindowItem<'a> {
     pub returns: &'a [WindowReturn],
     pub debts: &'a Debts,
     pub lease: Option<Prefetch>,
+    pub refund: u64,
     pub asks: &'a [Ask],
 }
 
@@ -69,36 +81,51 @@ impl WindowItem<'_> {
         span: &CellSpan,
         cx: BatchContext,
     ) -> (WindowRecord, Grant) {
-        let new = || WindowRecord { incarnation: cx.new_incarnation(), received: None, cells: Vec::new() };
-        let mut window = stored.unwrap_or_else(new);
+        let mut window = stored.unwrap_or_else(|| WindowRecord {
+            incarnation: cx.new_incarnation(),
+            received: None,
+            cells: Vec::new(),
+            log: HitLog::default(),
+        });
         window.incarnation = cx.continue_or_renew(window.incarnation);
         for (start_ms, entries) in self.seen.iter().filter(|(start_ms, _)| *start_ms >= span.oldest_ms) {
             cell_mut(&mut window.cells, start_ms).merge(entries, window.incarnation);
         }
+        if self.grid.sliding_ms().is_none() {
+            window.log = HitLog::default();
+        }
         let reported = self.receive(&mut window, span, cx);
 
         // A counter without a limit denies nothing, however much is counted.
-        let used = if self.limit >= MAX_COUNT { 0 } else { self.grid.used(&window.cells, span, now) };
+        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log };
+        let used = if self.limit >= MAX_COUNT { 0 } else { usage.used(span, now) };
         let available = self.limit.saturating_sub(used);
-        let (counts, mut tokens) = grant_in_order(self.asks, available);
+        let (counts, asked) = grant_in_order(self.asks, available);
         let left_us = StoreTime::from_millis(span.end_ms).since(now);
-        let lease = self.lease.map_or(0, |lease| prefetch(lease, available - tokens, left_us));
-        tokens += u64::from(lease);
-        invariant::check(Invariant::I1RegionLimit, tokens <= available);
+        let lease = self.lease.map_or(0, |lease| prefetch(lease, available.saturating_sub(asked), left_us));
+        let tokens = asked + u64::from(lease);
+        let overdraft = self.asks.iter().any(|ask| ask.overdraft);
+        invariant::check(Invariant::I1RegionLimit, tokens <= available || overdraft);
         if tokens > 0 {
             cell_mut(&mut window.cells, span.start_ms).charge(window.incarnation, tokens);
+        }
+        // Nobody knows when tokens of a lease will be spent, so they are not logged.
+        if asked > 0 && self.grid.is_logged(self.limit) {
+            window.log.note(now, asked);
         }
         // A newer cell drops the old ones, time alone does not: a clock that steps back finds them again.
         if let Some(newest) = window.cells.first().map(|c| StoreTime::from_millis(c.start_ms)) {
             let oldest_ms = self.grid.span_at(newest).map_or(newest.millis(), |span| span.oldest_ms);
             window.cells.retain(|c| c.start_ms >= oldest_ms);
+            window.log.drop_before(StoreTime::from_millis(oldest_ms));
         }
         let cells = &window.cells;
+        let usage = Usage { grid: self.grid, cells, log: &window.log };
         let grant = Grant {
-            granted: granted_runs(self.asks, &counts, |hits| self.grid.fits_at(cells, span, now, hits, self.limit)),
+            granted: granted_runs(self.asks, &counts, |hits| usage.fits_at(span, now, hits, self.limit)),
             lease,
-            available: available - tokens,
-            reset_at: self.grid.empty_at(cells, span, now),
+            available: available.saturating_sub(tokens),
+            reset_at: usage.empty_at(span, now),
             reported,
             seen: Seen::Window {
                 incarnation: window.incarnation,
@@ -113,8 +140,8 @@ impl WindowItem<'_> {
 
     /// Takes returns back and charges debts. Returns true if the debts were charged: those of a repeated batch are not.
     fn receive(&self, window: &mut WindowRecord, span: &CellSpan, cx: BatchContext) -> bool {
-        let WindowRecord { incarnation, received, cells } = window;
-        let carries = !self.returns.is_empty() || !self.debts.reports.is_empty();
+        let carries = !self.returns.is_empty() || !self.debts.reports.is_empty() || self.refund > 0;
+        let WindowRecord { incarnation, received, cells, .. } = window;
         if received.is_none() && !carries && self.debts.seen.is_empty() {
             return true;
         }
@@ -137,6 +164,9 @@ impl WindowItem<'_> {
             debts::charge(debts, cells, report, *incarnation);
         }
         received.take_if(|received| received.batches.is_empty() && received.debts.is_empty());
+        if first {
+            window.refund(self.refund, span);
+        }
         first || self.debts.reports.is_empty()
     }
 }

@@ -81,7 +81,10 @@ impl KeyQueue {
 
     /// Takes the ask that waits longest if it is of `revision` and `tokens` cover it.
     pub fn pop_covered(&mut self, tokens: u64, revision: Revision) -> Option<QueuedAsk> {
-        self.waiting.pop_front_if(|next| next.effective.revision == revision && next.hits.max(1) <= tokens)
+        let covered = |next: &mut QueuedAsk| {
+            next.effective.revision == revision && next.hits.max(1) <= tokens && next.refund == 0
+        };
+        self.waiting.pop_front_if(covered)
     }
 
     pub fn return_to_window(&mut self, back: WindowReturn) {
@@ -128,26 +131,27 @@ impl KeyQueue {
         windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
     }
 
-    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `fallback_limit` when
-    /// none waits, and the asks, equal ones in a row as one. Calls `spent` with the hits of each.
+    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `fallback_limit` when none
+    /// waits, the asks, equal ones in a row as one, and the hits to take back. Calls `spent` with the hits of each.
     pub fn take_waiting(
         &mut self,
         fallback_limit: &Arc<EffectiveLimit>,
         mut spent: impl FnMut(u64),
-    ) -> (Arc<EffectiveLimit>, Vec<Ask>) {
+    ) -> (Arc<EffectiveLimit>, Vec<Ask>, u64) {
         let effective = Arc::clone(self.waiting.front().map_or(fallback_limit, |ask| &ask.effective));
-        let mut asks: Vec<Ask> = Vec::new();
+        let (mut asks, mut refund): (Vec<Ask>, u64) = (Vec::new(), 0);
         while self.sent.len() < MAX_ASKS
             && let Some(next) = self.waiting.pop_front_if(|ask| ask.effective.revision == effective.revision)
         {
-            match asks.last_mut().filter(|ask| ask.hits == next.hits) {
+            match asks.last_mut().filter(|ask| (ask.hits, ask.overdraft) == next.kind()) {
                 Some(ask) => ask.count += 1,
-                None => asks.push(Ask { hits: next.hits, count: 1 }),
+                None => asks.push(Ask { hits: next.hits, count: 1, overdraft: next.overdraft }),
             }
+            refund = refund.saturating_add(next.refund);
             spent(next.hits);
             self.sent.push(next);
         }
-        (effective, asks)
+        (effective, asks, refund)
     }
 
     /// Takes what the next item gives back to a window.
@@ -241,6 +245,8 @@ mod tests {
             slot: SlotId(0),
             reservation: 0,
             hits: 1,
+            overdraft: false,
+            refund: 0,
             effective: Arc::clone(&effective),
             resent: false,
         };

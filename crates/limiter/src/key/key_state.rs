@@ -180,10 +180,12 @@ impl KeyState {
         self.queue.get_or_insert_default().return_to_window(WindowReturn { cell_ms, incarnation, tokens });
     }
 
-    /// Decides `hits` without the store, as the limit's `on_store_failure` says. `debt_id` must be random.
+    /// Decides `hits` without the store, as the limit's `on_store_failure` says. `overdraft` hits that a `local` share
+    /// has no room for are owed to the store all the same. `debt_id` must be random.
     pub fn decide_locally(
         &mut self,
         hits: u64,
+        overdraft: bool,
         effective: &EffectiveLimit,
         cx: &Context,
         debt_id: DebtId,
@@ -197,7 +199,7 @@ impl KeyState {
             OnStoreFailure::Local => {
                 let outage = &mut self.queue.get_or_insert_default().outage;
                 let outage = outage.get_or_insert_with(|| Outage::new(effective, debt_id, cx));
-                outage.admit(hits, effective, &self.seen, cx)
+                outage.admit(hits, overdraft, effective, &self.seen, cx)
             }
         }
     }

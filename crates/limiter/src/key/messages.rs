@@ -40,10 +40,21 @@ pub struct QueuedAsk {
     /// The position of the reservation in its check.
     pub reservation: usize,
     pub hits: u64,
+    /// True if the hits are charged even if they do not fit.
+    pub overdraft: bool,
+    /// Hits to take back. An ask that takes hits back asks for none.
+    pub refund: u64,
     /// The limit that was in force when the check came. An edit does not change it.
     pub effective: Arc<EffectiveLimit>,
     /// The ask was sent once before, and the store did nothing with it.
     pub resent: bool,
+}
+
+impl QueuedAsk {
+    /// Asks of one kind in a row are one [`Ask`](crate::counter::Ask).
+    pub const fn kind(&self) -> (u64, bool) {
+        (self.hits, self.overdraft)
+    }
 }
 
 /// What the store decided about an ask.

@@ -7,7 +7,9 @@
 
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
-use crate::counter::{Bucket, Cell, Debt, Entry, Hits, Rate, Report, SeenCells, Ticks, used};
+use crate::counter::{
+    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Rate, Report, SeenCells, Ticks, Usage, used,
+};
 use crate::ids::{DebtId, Incarnation};
 use crate::revision::Revision;
 use crate::rules::EffectiveLimit;
@@ -94,10 +96,18 @@ impl Outage {
         Self { debt_id, owed, clock_known: cx.clock_known, unreported: false, expires_at: NodeTime(0), left: 0 }
     }
 
-    /// Admits `hits` if this holder's share has room for them. 0 hits ask whether one would pass.
-    pub fn admit(&mut self, hits: u64, effective: &EffectiveLimit, seen: &LastSeen, cx: &Context) -> Option<Receipt> {
+    /// Admits `hits` if this holder's share has room for them. 0 hits ask whether one would pass. `overdraft` hits are
+    /// charged to the debt even if they are not admitted.
+    pub fn admit(
+        &mut self,
+        hits: u64,
+        overdraft: bool,
+        effective: &EffectiveLimit,
+        seen: &LastSeen,
+        cx: &Context,
+    ) -> Option<Receipt> {
         self.adopt_clock(effective, cx);
-        let (receipt, over_at) = match &mut self.owed {
+        let (fits, receipt, over_at) = match &mut self.owed {
             Owed::Window(owed) => {
                 let newest_ms = owed.first().map_or(0, |c| c.start_ms).max(seen.newest_ms());
                 let now = cx.store_now.max(StoreTime::from_millis(newest_ms));
@@ -105,16 +115,16 @@ impl Outage {
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
                 let others = used_by_others(&seen.cells(), owed);
-                let window_share = effective.limit.saturating_sub(grid.used(&others, &span, now)) / divisor(cx);
-                self.left = window_share.saturating_sub(grid.used(&as_cells(owed), &span, now));
-                if hits.max(1) > self.left {
-                    return None;
+                let window_share =
+                    effective.limit.saturating_sub(unlogged(&grid, &others).used(&span, now)) / divisor(cx);
+                self.left = window_share.saturating_sub(unlogged(&grid, &as_cells(owed)).used(&span, now));
+                let fits = hits.max(1) <= self.left;
+                if hits == 0 || !(fits || overdraft) {
+                    return fits.then_some(Receipt::Free);
                 }
-                if hits == 0 {
-                    return Some(Receipt::Free);
-                }
-                debt_in(owed, span.start_ms).hits.charged += hits;
-                (Receipt::Local { cell_ms: span.start_ms }, grid.empty_at(&as_cells(owed), &span, now))
+                let debt = &mut debt_in(owed, span.start_ms).hits;
+                debt.charged = debt.charged.saturating_add(hits).min(MAX_COUNT);
+                (fits, Receipt::Local { cell_ms: span.start_ms }, unlogged(&grid, &as_cells(owed)).empty_at(&span, now))
             }
             Owed::Bucket(owed) => {
                 let BucketDebt { share, whole, .. } = &mut **owed;
@@ -131,21 +141,24 @@ impl Outage {
                     share.tat = share.tat.max(seen.tat.min(share.empty_tat()));
                 }
                 self.left = share.available();
-                if !share.fits(hits.max(1)) {
-                    return None;
+                let fits = share.fits(hits.max(1));
+                if hits == 0 || !(fits || overdraft) {
+                    return fits.then_some(Receipt::Free);
                 }
-                if hits == 0 {
-                    return Some(Receipt::Free);
+                if fits {
+                    share.charge(hits);
+                    whole.charge(hits);
+                } else {
+                    share.overdraw(hits);
+                    whole.overdraw(hits);
                 }
-                share.charge(hits);
-                whole.charge(hits);
-                (Receipt::Local { cell_ms: 0 }, share.full_at())
+                (fits, Receipt::Local { cell_ms: 0 }, share.full_at())
             }
         };
         self.expires_at = self.expires_at.max(cx.now.plus(over_at.since(cx.store_now)));
         self.unreported = true;
         self.left = self.left.saturating_sub(hits);
-        Some(receipt)
+        fits.then_some(receipt)
     }
 
     /// Once the store's clock is known, hits that were admitted before it count as of now.
@@ -163,7 +176,7 @@ impl Outage {
                 if charged > 0 {
                     debt_in(owed, span.start_ms).hits.charged = charged;
                 }
-                grid.empty_at(&as_cells(owed), &span, now)
+                unlogged(&grid, &as_cells(owed)).empty_at(&span, now)
             }
             Owed::Bucket(owed) => {
                 let BucketDebt { share, whole, .. } = &mut **owed;
@@ -277,6 +290,11 @@ impl Outage {
     pub fn is_settled(&self, now: NodeTime) -> bool {
         self.expires_at <= now && !self.is_unreported()
     }
+}
+
+/// The usage of cells of which nobody knows when their hits were charged.
+const fn unlogged<'a>(grid: &'a Grid, cells: &'a [Cell]) -> Usage<'a> {
+    Usage { grid, cells, log: HitLog::EMPTY }
 }
 
 fn divisor(cx: &Context) -> u64 {

@@ -27,6 +27,8 @@ pub struct EffectiveLimit {
     /// The nominal length of the window. A month counts 30 days and a year 365.
     pub window_ms: u64,
     pub leased: bool,
+    /// A check that does not fit is denied and charged all the same.
+    pub overdraft: bool,
     pub mode: Mode,
     pub on_store_failure: OnStoreFailure,
     pub response_headers: BTreeMap<String, String>,
@@ -69,7 +71,8 @@ impl EffectiveLimit {
             limit: hits,
             rate: if hits == UNLIMITED { Rate::default() } else { Rate::new(hits, window_ms, burst) },
             window_ms,
-            leased: limit.algorithm != Algorithm::TokenBucket && limit.consistency != Some(Consistency::Exact),
+            leased: leased(limit, hits),
+            overdraft: limit.overdraft,
             mode: change.and_then(|c| c.mode).unwrap_or(limit.mode),
             on_store_failure: change.and_then(|c| c.on_store_failure).unwrap_or(limit.on_store_failure),
             response_headers: headers.clone(),
@@ -116,6 +119,12 @@ impl EffectiveLimit {
     }
 }
 
+/// True if keys take tokens in advance. The store must see each hit of a small limit when it comes.
+fn leased(limit: &Limit, hits: u64) -> bool {
+    let exact = limit.algorithm == Algorithm::TokenBucket || limit.consistency == Some(Consistency::Exact);
+    !exact && !matches!(shape(limit), Shape::Grid(grid) if grid.is_logged(hits))
+}
+
 fn shape(limit: &Limit) -> Shape {
     let ms = match &limit.period {
         Period::Window { ms } => *ms,
@@ -129,7 +138,7 @@ fn shape(limit: &Limit) -> Shape {
         Algorithm::SlidingWindow => Shape::Grid(Grid::Sliding { width_ms: ms }),
         Algorithm::RollingWindow => {
             let cells = limit.cells.unwrap_or(DEFAULT_CELLS);
-            Shape::Grid(Grid::Rolling { width_ms: ms.div_ceil(u64::from(cells)), cells })
+            Shape::Grid(Grid::Rolling { window_ms: ms, cells })
         }
         Algorithm::TokenBucket => Shape::Bucket,
     }

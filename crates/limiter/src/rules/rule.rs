@@ -58,6 +58,8 @@ pub struct Limit {
     /// `None` means leased for a window. A token bucket is always exact.
     pub consistency: Option<Consistency>,
     pub scope: Scope,
+    /// True if a check that does not fit is denied and charged all the same, for usage that is known afterwards.
+    pub overdraft: bool,
     pub on_store_failure: OnStoreFailure,
     pub mode: Mode,
     pub overrides: Vec<Override>,

@@ -182,6 +182,7 @@ pub fn descriptor_limit(
         burst: None,
         consistency: None,
         scope: Default::default(),
+        overdraft: false,
         on_store_failure: Default::default(),
         mode: Mode::Enforce,
         overrides: Vec::new(),

@@ -138,7 +138,8 @@ impl<W> Shard<W> {
                 }
             }
             Event::Cancel(ticket) => {
-                if let Some((check, _)) = self.abandon(ticket) {
+                let charges_always = self.pending.get_mut(ticket).is_some_and(|check| check.charges_always());
+                if let Some((check, _)) = if charges_always { None } else { self.abandon(ticket) } {
                     check.refund(&mut self.keys, now);
                 }
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::keys::Keys;
-use crate::check::{Check, Descriptor};
+use crate::check::{Charging, Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
@@ -37,6 +37,7 @@ pub struct Reservation {
     pub slot: Option<SlotId>,
     pub group: usize,
     pub hits: u64,
+    pub charging: Charging,
     pub effective: Arc<EffectiveLimit>,
     pub state: ReservationState,
     /// Hits left of this node's share, if it decided without the store.
@@ -47,18 +48,55 @@ pub struct Reservation {
 pub enum ReservationState {
     /// Not asked yet, or not charged because another limit denied.
     NotCharged,
-    /// A bucket is asked once the other limits of its group have granted. A refund to a bucket can be lost to its
-    /// refill, so a bucket is charged only if no other limit denies.
+    /// It is asked once the limits of earlier stages of its group have granted.
     Deferred,
     Waiting,
     Done(AskResult),
 }
 
+/// When the reservations of a group are asked. Those of a later stage are charged only if none of an earlier one denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Window,
+    /// A refund to a bucket can be lost to its refill.
+    Bucket,
+    /// An overdraft is charged for good, unless a limit without `overdraft` denies.
+    Overdraft,
+}
+
+const STAGES: [Stage; 3] = [Stage::Window, Stage::Bucket, Stage::Overdraft];
+
 impl Reservation {
     fn queue_ask(&mut self, position: usize, slot: SlotId, ticket: Ticket, key: &mut KeyState) {
         self.state = ReservationState::Waiting;
         let effective = Arc::clone(&self.effective);
-        key.ask(QueuedAsk { ticket, slot, reservation: position, hits: self.hits, effective, resent: false });
+        let (hits, refund) = if self.charging == Charging::Refund { (0, self.hits) } else { (self.hits, 0) };
+        let overdraft = self.is_overdraft();
+        key.ask(QueuedAsk { ticket, slot, reservation: position, hits, overdraft, refund, effective, resent: false });
+    }
+
+    /// True if it is charged even if it does not fit.
+    pub fn is_overdraft(&self) -> bool {
+        self.charging == Charging::Always
+    }
+
+    fn stage(&self) -> Stage {
+        match self.charging {
+            Charging::Always => Stage::Overdraft,
+            Charging::IfAllowed if self.effective.is_bucket() => Stage::Bucket,
+            Charging::IfAllowed | Charging::Refund => Stage::Window,
+        }
+    }
+
+    /// What is known of its decision without the store: a limit of 0 denies, and so does a key that remembers a denial.
+    fn known_denial(&self, revision: Revision, keys: &mut Keys, now: NodeTime) -> Option<Option<NodeTime>> {
+        match self.slot {
+            None => (self.effective.limit == 0 && self.charging != Charging::Refund).then_some(None),
+            Some(slot) if self.charging == Charging::IfAllowed => {
+                keys.get_mut(slot)?.state.remembered_denial(self.hits, revision, now)
+            }
+            Some(_) => None,
+        }
     }
 
     /// True if it denies its group.
@@ -136,15 +174,19 @@ impl PendingCheck {
         descriptor: &Descriptor<'_>,
         keys: &mut Keys,
     ) {
+        let overdraft = effective.overdraft && descriptor.charging == Charging::IfAllowed;
+        let charging = if overdraft { Charging::Always } else { descriptor.charging };
         // Descriptors that share a counter ask for the sum.
-        let shared = self.reservations.iter().position(|r| slot.is_some() && r.slot == slot && r.group == group);
+        let same = |r: &Reservation| r.slot == slot && r.group == group && r.charging == charging;
+        let shared = self.reservations.iter().position(|r| slot.is_some() && same(r));
         let at = shared.unwrap_or_else(|| {
             // The activation of another key must not take the slot.
             if let Some(slot) = slot {
                 keys.pin(slot);
             }
             let (effective, state) = (Arc::clone(effective), ReservationState::NotCharged);
-            self.reservations.push(Reservation { slot, group, hits: 0, effective, state, local_remaining: None });
+            let (hits, local_remaining) = (0, None);
+            self.reservations.push(Reservation { slot, group, hits, charging, effective, state, local_remaining });
             self.reservations.len() - 1
         });
         self.reservations[at].hits += u64::from(descriptor.hits);
@@ -161,39 +203,35 @@ impl PendingCheck {
     /// store.
     pub fn reserve(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
         let Self { revision, reservations, waiting_count, .. } = self;
-        // Remembered denials apply before anything is charged.
+        // Denials that are known apply before anything is charged.
         for reservation in reservations.iter_mut() {
-            let denial = match reservation.slot {
-                None => (reservation.effective.limit == 0).then_some(None),
-                Some(slot) => {
-                    keys.get_mut(slot).and_then(|key| key.state.remembered_denial(reservation.hits, *revision, now))
-                }
-            };
-            if let Some(fits_at) = denial {
+            if let Some(fits_at) = reservation.known_denial(*revision, keys, now) {
                 reservation.state = ReservationState::Done(AskResult::Denied(fits_at));
             }
         }
-        let denied = denied_groups(reservations);
+        let uncharged = uncharged_groups(reservations);
         let mut waiting_groups = Vec::new();
-        // Windows first.
         let count = reservations.len();
-        let order = [false, true].into_iter().flat_map(|buckets| (0..count).map(move |at| (at, buckets)));
-        for (at, buckets) in order {
+        let order = STAGES.into_iter().flat_map(|stage| (0..count).map(move |at| (at, stage)));
+        for (at, stage) in order {
             let reservation = &mut reservations[at];
-            let skip =
-                reservation.effective.is_bucket() != buckets || reservation.state != ReservationState::NotCharged;
-            if skip || denied.contains(&reservation.group) {
+            let skip = reservation.stage() != stage || reservation.state != ReservationState::NotCharged;
+            if skip || uncharged.contains(&reservation.group) && reservation.charging != Charging::Refund {
                 continue;
             }
-            if buckets && waiting_groups.contains(&reservation.group) {
+            if stage > Stage::Window && waiting_groups.contains(&reservation.group) {
                 reservation.state = ReservationState::Deferred;
                 continue;
             }
-            let Some((slot, key)) = reservation.slot.and_then(|slot| Some((slot, keys.get_mut(slot)?))) else {
+            // A refund of 0 hits asks for nothing.
+            let slot = reservation.slot.filter(|_| reservation.hits > 0 || reservation.charging != Charging::Refund);
+            let Some((slot, key)) = slot.and_then(|slot| Some((slot, keys.get_mut(slot)?))) else {
                 reservation.state = ReservationState::Done(AskResult::Granted(Receipt::Free));
                 continue;
             };
-            let to_send = match key.state.spend(reservation.hits, *revision, now) {
+            let refunds = reservation.charging == Charging::Refund;
+            let paid = if refunds { None } else { key.state.spend(reservation.hits, *revision, now) };
+            let to_send = match paid {
                 Some(receipt) => {
                     reservation.state = ReservationState::Done(AskResult::Granted(receipt));
                     key.state.wants_refill()
@@ -201,7 +239,7 @@ impl PendingCheck {
                 None => {
                     reservation.queue_ask(at, slot, ticket, &mut key.state);
                     *waiting_count += 1;
-                    if !buckets && reservation.effective.mode == Mode::Enforce {
+                    if reservation.effective.mode == Mode::Enforce && !refunds {
                         waiting_groups.push(reservation.group);
                     }
                     true
@@ -229,25 +267,34 @@ impl PendingCheck {
         self.waiting_count == 0 && !self.ask_deferred(ticket, keys, now)
     }
 
-    /// Asks the buckets of groups that no limit has denied. Returns true if one waits now.
+    /// Asks the deferred reservations of the next stage, in the groups that no limit has denied. Returns true if one
+    /// waits now.
     fn ask_deferred(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
-        if self.reservations.iter().any(|r| r.state == ReservationState::Deferred) {
-            // A window that the store did not decide may deny, too.
-            self.decide_without_store(keys, now);
-        }
+        let deferred = |r: &Reservation| r.state == ReservationState::Deferred;
+        let Some(next) = self.reservations.iter().filter(|r| deferred(r)).map(Reservation::stage).min() else {
+            return false;
+        };
+        // A limit that the store did not decide may deny, too.
+        self.decide_without_store(keys, now);
         let Self { reservations, waiting_count, .. } = self;
-        let denied = denied_groups(reservations);
-        let deferred = |r: &&mut Reservation| r.state == ReservationState::Deferred;
-        for (at, reservation) in reservations.iter_mut().enumerate().filter(|(_, r)| deferred(r)) {
+        let uncharged = uncharged_groups(reservations);
+        let asked = |r: &Reservation| deferred(r) && (r.stage() == next || uncharged.contains(&r.group));
+        for (at, reservation) in reservations.iter_mut().enumerate().filter(|(_, r)| asked(r)) {
             reservation.state = ReservationState::NotCharged;
             let key = reservation.slot.and_then(|slot| Some((slot, keys.get_mut(slot)?)));
-            if let Some((slot, key)) = key.filter(|_| !denied.contains(&reservation.group)) {
+            if let Some((slot, key)) = key.filter(|_| !uncharged.contains(&reservation.group)) {
                 reservation.queue_ask(at, slot, ticket, &mut key.state);
                 *waiting_count += 1;
                 keys.queue(slot);
             }
         }
-        *waiting_count > 0
+        // Groups differ: one may have been denied at this stage, and another may wait for the stage after it.
+        *waiting_count > 0 || self.ask_deferred(ticket, keys, now)
+    }
+
+    /// True if it charges hits whatever the answer is. It is then decided even if nobody waits for the answer.
+    pub fn charges_always(&self) -> bool {
+        self.reservations.iter().any(|r| r.is_overdraft() || r.charging == Charging::Refund)
     }
 
     /// Stops waiting for the store. Tokens of a reply that comes later are returned.
@@ -276,4 +323,9 @@ impl PendingCheck {
 /// The groups that a limit denies.
 pub fn denied_groups(reservations: &[Reservation]) -> Vec<usize> {
     reservations.iter().filter(|r| r.denies()).map(|r| r.group).collect()
+}
+
+/// The groups that are charged nowhere: a limit without `overdraft` denies them.
+fn uncharged_groups(reservations: &[Reservation]) -> Vec<usize> {
+    reservations.iter().filter(|r| r.denies() && !r.is_overdraft()).map(|r| r.group).collect()
 }

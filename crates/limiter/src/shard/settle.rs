@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::keys::Keys;
 use super::pending_check::{PendingCheck, Reservation, ReservationState, denied_groups};
+use crate::check::Charging;
 use crate::decision::{Decision, LimitStatus};
 use crate::ids::LaneId;
 use crate::invariant::{self, Invariant};
@@ -21,11 +22,12 @@ impl PendingCheck {
         }
     }
 
-    /// Makes the decision. The reservations of a denied group go back.
+    /// Makes the decision. The reservations of a denied group go back, except for overdrafts.
     pub fn settle(mut self, keys: &mut Keys, now: NodeTime) -> Decision {
         self.decide_without_store(keys, now);
         let denied = denied_groups(&self.reservations);
-        for reservation in self.reservations.iter_mut().filter(|r| denied.contains(&r.group)) {
+        let goes_back = |r: &&mut Reservation| denied.contains(&r.group) && r.charging == Charging::IfAllowed;
+        for reservation in self.reservations.iter_mut().filter(goes_back) {
             if let (ReservationState::Done(AskResult::Granted(receipt)), Some(slot)) =
                 (reservation.state, reservation.slot)
             {
@@ -34,7 +36,9 @@ impl PendingCheck {
             }
         }
         let granted = |r: &Reservation| matches!(r.state, ReservationState::Done(AskResult::Granted(_)));
-        let charged_in_denied_group = |r: &Reservation| r.slot.is_some() && granted(r) && denied.contains(&r.group);
+        let charged_in_denied_group = |r: &Reservation| {
+            r.slot.is_some() && granted(r) && denied.contains(&r.group) && r.charging == Charging::IfAllowed
+        };
         invariant::check(Invariant::I4AllOrNothing, !self.reservations.iter().any(charged_in_denied_group));
         let reported_limits =
             self.reported_limits.iter().map(|(at, descriptor)| (&self.reservations[*at], *descriptor));
@@ -72,9 +76,14 @@ fn decide_locally(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime)
     let Some((slot, key)) = slot.and_then(|slot| Some((slot, keys.get_mut(slot)?))) else {
         return ReservationState::NotCharged;
     };
-    let receipt = key.state.decide_locally(reservation.hits, &reservation.effective, &cx, debt_id);
+    if reservation.charging == Charging::Refund {
+        // Nobody can take hits back from a store that does not answer.
+        return ReservationState::Done(AskResult::Granted(Receipt::Free));
+    }
+    let overdraft = reservation.is_overdraft();
+    let receipt = key.state.decide_locally(reservation.hits, overdraft, &reservation.effective, &cx, debt_id);
     reservation.local_remaining = key.state.local_remaining(&reservation.effective);
-    if matches!(receipt, Some(Receipt::Local { .. })) {
+    if matches!(receipt, Some(Receipt::Local { .. })) || overdraft {
         keys.queue_after_failure(slot);
     }
     ReservationState::Done(match receipt {

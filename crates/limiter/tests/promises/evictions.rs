@@ -30,7 +30,8 @@ fn keys_that_are_evicted_during_an_outage_leave_nothing_behind() {
     for user in 0..5000 {
         let user = user.to_string();
         let entries = [("user", user.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+        let descriptors =
+            [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
         let verdict = shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| LaneId(0), now, || ());
         assert!(!matches!(verdict, Verdict::Overloaded(_)), "a key with only a debt makes room for another");
         // The store takes nothing: neither the batch of the check nor those that report debts.

@@ -21,6 +21,7 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
         burst: None,
         consistency: (!bucket).then_some(consistency),
         scope: Default::default(),
+        overdraft: false,
         on_store_failure: OnStoreFailure::Deny,
         mode: Default::default(),
         overrides: Vec::new(),

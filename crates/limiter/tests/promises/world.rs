@@ -13,8 +13,8 @@ use limiter::counter::{
 };
 use limiter::rules::Limit;
 use limiter::{
-    Check, Decision, Descriptor, Effects, Event, LaneId, NodeTime, Outgoing, Overload, Reply, Revision, Shard,
-    ShardConfig, StoreTime, Ticket, Verdict, WallTime,
+    Charging, Check, Decision, Descriptor, Effects, Event, LaneId, NodeTime, Outgoing, Overload, Reply, Revision,
+    Shard, ShardConfig, StoreTime, Ticket, Verdict, WallTime,
 };
 
 /// The time at which a world starts, in microseconds since the epoch. It is a full second.
@@ -49,6 +49,8 @@ pub struct World {
     pub replication_id: u64,
     pub holders: Vec<Holder>,
     pub admissions: Vec<Admission>,
+    /// The decision of the last check that was decided.
+    pub last_decision: Option<Decision>,
     /// Number of checks that a limit denied or for whose keys there was no room.
     pub denied: u64,
     /// Hits of batches that the store may have charged without a reply.
@@ -142,6 +144,7 @@ impl World {
             replication_id: 1,
             holders: (0..holders).map(new_holder).collect(),
             admissions: Vec::new(),
+            last_decision: None,
             denied: 0,
             uncertain_hits: 0,
             revision: Revision(1),
@@ -152,15 +155,20 @@ impl World {
         (START_US + self.now).saturating_add_signed(self.store_clock_offset)
     }
 
-    fn node_now(&self, holder: usize) -> NodeTime {
+    pub fn node_now(&self, holder: usize) -> NodeTime {
         NodeTime(self.now + self.holders[holder].clock_offset)
     }
 
     pub fn check(&mut self, holder: usize, user: u8, hits: u32) {
+        self.check_charging(holder, user, hits, Charging::IfAllowed);
+    }
+
+    /// Asks a check whose hits are charged as `charging` says.
+    pub fn check_charging(&mut self, holder: usize, user: u8, hits: u32, charging: Charging) {
         let (now, at) = (self.node_now(holder), self.store_now());
         let name = user.to_string();
         let entries = [("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits, limit: None }];
+        let descriptors = [Descriptor { entries: &entries, ordered: true, hits, charging, limit: None }];
         let check = Check { domain: "d", descriptors: &descriptors };
         let target = &mut self.holders[holder];
         target.check_count += 1;
@@ -176,6 +184,7 @@ impl World {
     }
 
     fn record_decision(&mut self, decision: &Decision, user: u8, hits: u64, at: u64) {
+        self.last_decision = Some(decision.clone());
         if decision.allowed {
             self.admissions.push(Admission { user, at, hits, degraded: decision.degraded });
         } else {
@@ -300,9 +309,14 @@ impl World {
         Some(batch)
     }
 
+    /// Returns the tickets of the holder's waiting checks.
+    pub fn waiting_tickets(&self, holder: usize) -> Vec<Ticket> {
+        self.holders[holder].waiting.values().map(|check| check.ticket).collect()
+    }
+
     /// Expires every waiting check of the holder.
     pub fn expire_all(&mut self, holder: usize) {
-        let tickets = self.holders[holder].waiting.values().map(|check| check.ticket).collect();
+        let tickets = self.waiting_tickets(holder);
         self.expire_tickets(holder, tickets);
     }
 

@@ -27,7 +27,7 @@ impl KeyState {
         }
         let owes = queue.outage.as_ref().is_some_and(Outage::is_unreported);
         let prefetcher = &mut self.prefetcher;
-        let (effective, asks) =
+        let (effective, asks, refund) =
             queue.take_waiting(&self.effective, |hits| prefetcher.spend(u32::try_from(hits).unwrap_or(u32::MAX)));
         let counter =
             if effective.is_bucket() { self.bucket(&effective, cx) } else { self.window(&effective, want, cx) };
@@ -40,7 +40,7 @@ impl KeyState {
             return None;
         }
         self.queue.get_or_insert_default().mark_sent(effective.revision);
-        Some(Item { key: key.into(), asks, counter })
+        Some(Item { key: key.into(), asks, refund, counter })
     }
 
     fn bucket(&mut self, effective: &EffectiveLimit, cx: &Context) -> Counter {
@@ -190,13 +190,14 @@ fn decide(
     };
     let mut denial: Option<Denial> = None;
     let (mut asks, mut runs) = (asks.into_iter().peekable(), grant.granted.iter());
-    while let Some(hits) = asks.peek().map(|ask| ask.hits) {
+    while let Some(kind @ (hits, _)) = asks.peek().map(QueuedAsk::kind) {
         let run = runs.next();
         let mut left = run.map_or(0, |Granted { count, .. }| *count);
         let fits_at = run.and_then(|run| run.fits_at);
-        while let Some(ask) = asks.next_if(|ask| ask.hits == hits) {
+        while let Some(ask) = asks.next_if(|ask| ask.kind() == kind) {
             let result = match (run, left) {
                 (None, _) => AskResult::Undecided,
+                _ if ask.refund > 0 => AskResult::Granted(Receipt::Free),
                 (Some(_), 0) => {
                     if denial.is_none_or(|denial| hits.max(1) < denial.hits) {
                         let stands_us = fits_at.map_or(cx.lease_us, until).min(cx.lease_us);

@@ -118,7 +118,7 @@ mod tests {
             ]), 0..4),
         ) {
             let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            let descriptor = Descriptor { entries: &entries, ordered: true, hits: 1, limit: None };
+            let descriptor = Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
             let compile = |(m, per): &(Match, Vec<String>)| (Matcher::new(m).unwrap(), per.clone());
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
@@ -136,7 +136,7 @@ mod tests {
         let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
         let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
         let matches = |ordered, entries: &[(&str, &str)]| {
-            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, limit: None })
+            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None })
         };
         assert!(matches(true, &[("a", "1"), ("b", "2")]));
         assert!(!matches(true, &[("b", "2"), ("a", "1")]));
