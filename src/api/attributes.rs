@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::rejection::{FieldViolation, violation};
 
-/// The longest domain, attribute name and attribute value, in bytes.
+/// The longest domain, attribute name and attribute value, in bytes. A gateway's values have no bound of their own.
 const MAX_TEXT: usize = 4096;
 /// The most descriptors in one check.
 pub const MAX_DESCRIPTORS: usize = 100;
@@ -58,8 +58,8 @@ pub enum Field<'a> {
 }
 
 impl CheckRequest {
-    /// Validates a check. `path` names a field in the words of the front end. `others` are violations that the front
-    /// end found.
+    /// Validates a check that an application asks. `path` names a field in the words of the front end. `others` are
+    /// violations that the front end found.
     ///
     /// # Errors
     /// Every violation.
@@ -68,6 +68,30 @@ impl CheckRequest {
         descriptors: Vec<DescriptorRequest>,
         others: Vec<FieldViolation>,
         path: impl Fn(Field<'_>) -> String,
+    ) -> Result<Self, Vec<FieldViolation>> {
+        Self::validated(domain, descriptors, others, path, MAX_TEXT)
+    }
+
+    /// Validates a check that a gateway asks. The gateway's client chooses the values, so a value of any length is
+    /// valid: a gateway may let a request pass whose check is an error.
+    ///
+    /// # Errors
+    /// Every violation.
+    pub fn from_gateway(
+        domain: String,
+        descriptors: Vec<DescriptorRequest>,
+        others: Vec<FieldViolation>,
+        path: impl Fn(Field<'_>) -> String,
+    ) -> Result<Self, Vec<FieldViolation>> {
+        Self::validated(domain, descriptors, others, path, usize::MAX)
+    }
+
+    fn validated(
+        domain: String,
+        descriptors: Vec<DescriptorRequest>,
+        others: Vec<FieldViolation>,
+        path: impl Fn(Field<'_>) -> String,
+        max_value: usize,
     ) -> Result<Self, Vec<FieldViolation>> {
         let mut violations = Vec::new();
         let mut expect = |holds: bool, field: Field<'_>, expected: &str| {
@@ -86,11 +110,11 @@ impl CheckRequest {
                 continue;
             }
             for (position, (name, value)) in attributes.iter().enumerate() {
-                let expected = || format!("expected a string of at most {MAX_TEXT} bytes");
+                let expected = |most: usize| format!("expected a string of at most {most} bytes");
                 if name.len() > MAX_TEXT {
-                    expect(false, Field::Name(at, position, name), &expected());
-                } else if value.len() > MAX_TEXT {
-                    expect(false, Field::Value(at, position, name), &expected());
+                    expect(false, Field::Name(at, position, name), &expected(MAX_TEXT));
+                } else if value.len() > max_value {
+                    expect(false, Field::Value(at, position, name), &expected(max_value));
                 }
             }
         }
@@ -170,5 +194,17 @@ mod tests {
         assert!(request("d", Vec::new()).is_err());
         assert!(request("d", vec![descriptor(&[], 1); MAX_DESCRIPTORS]).is_ok());
         assert!(request("d", vec![descriptor(&[], 1); MAX_DESCRIPTORS + 1]).is_err());
+    }
+
+    #[test]
+    fn a_value_of_a_gateways_client_has_no_bound() {
+        let long = "x".repeat(1 << 20);
+        let check = |attribute: (&str, &str)| {
+            let descriptors = vec![descriptor(&[attribute], 1)];
+            CheckRequest::from_gateway("d".to_owned(), descriptors, Vec::new(), |field| format!("{field:?}")).is_ok()
+        };
+        assert!(check(("user_agent", &long)));
+        assert!(!check((&long, "v")), "the gateway's operator chooses the names");
+        assert!(request("d", vec![descriptor(&[("user_agent", &long)], 1)]).is_err());
     }
 }
