@@ -27,7 +27,8 @@ fn main() {
 #[bench(args = [10, 1000, 10_000])]
 fn matching(bencher: Bencher<'_, '_>, limits: usize) {
     let book = book(limits, Consistency::Leased);
-    let descriptors = [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, limit: None }];
+    let descriptors =
+        [Descriptor { entries: &ENTRIES, ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "api", descriptors: &descriptors };
     bencher.bench_local(|| {
         let mut applied = ApplicableLimits::new();
