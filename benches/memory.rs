@@ -125,7 +125,8 @@ fn main() {
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+        let descriptors =
+            [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
         let check = Check { domain: "api", descriptors: &descriptors };
         let verdict = timed(&longest.check, || shard.check(&check, |_| LaneId(0), now, || ()));
         assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
@@ -163,7 +164,8 @@ fn main() {
     for user in 0..KEYS {
         let name = format!("user-{user:012}");
         let entries = [("user", name.as_str())];
-        let descriptors = [Descriptor { entries: &entries, ordered: true, hits: 1, limit: None }];
+        let descriptors =
+            [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
         shard.check(&Check { domain: "api", descriptors: &descriptors }, |_| LaneId(0), now, || ());
         if user % 1000 == 999 {
             run_batches(&mut shard, now, |batch| {
