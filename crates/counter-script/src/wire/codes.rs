@@ -3,8 +3,8 @@
 
 /// The version of the batches and the replies.
 pub const VERSION: u8 = 2;
-/// The version of the records. Scripts that read the same records have one version of it.
-const RECORD_VERSION: u8 = 1;
+/// The version of the records. Nodes whose scripts have the same version read each other's records.
+pub const RECORD_VERSION: u8 = 1;
 
 /// The kinds of an item: one for each [`limiter::counter::Grid`], and one for buckets.
 pub const KIND_FIXED: u64 = 1;

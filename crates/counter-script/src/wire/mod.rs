@@ -14,7 +14,7 @@ pub(crate) mod codes;
 mod decode;
 mod encode;
 
-pub use codes::VERSION;
+pub use codes::{RECORD_VERSION, VERSION};
 pub use decode::{decode_reply, decode_reply_with_error};
 pub use encode::encode_batch;
 

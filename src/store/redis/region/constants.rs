@@ -9,7 +9,7 @@ const HASH: &str = "crc16";
 
 /// The constants of one node. Its text in Redis is part of the protocol between nodes of different versions.
 pub struct RegionConstants {
-    /// The version of the wire format and of the records in Redis.
+    /// The version of the records in Redis.
     version: u8,
     /// The number of hash tags.
     tags: u16,
@@ -17,7 +17,7 @@ pub struct RegionConstants {
 
 impl RegionConstants {
     pub const fn new(tags: u16) -> Self {
-        Self { version: wire::VERSION, tags }
+        Self { version: wire::RECORD_VERSION, tags }
     }
 
     /// True if the text in Redis says the same constants.
