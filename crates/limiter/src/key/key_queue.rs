@@ -10,8 +10,7 @@ use super::messages::{AskResult, MayHaveRun, QueuedAsk};
 use super::outage::Outage;
 use crate::counter::{Ask, BucketReturn, WindowReturn};
 use crate::ids::Ticket;
-use crate::revision::Revision;
-use crate::rules::EffectiveLimit;
+use crate::rules::{EffectiveLimit, Terms};
 
 /// One item takes at most this many waiting asks.
 const MAX_ASKS: usize = 4096;
@@ -25,8 +24,8 @@ pub struct KeyQueue {
     /// Tickets of checks that were withdrawn while the item is in flight.
     withdrawn: Vec<Ticket>,
     in_flight: bool,
-    /// The revision of the rules that the item in flight was made under.
-    sent_revision: Revision,
+    /// The terms that the item in flight was made under.
+    sent_terms: Terms,
     window_returns: Returns<WindowReturn>,
     bucket_returns: Returns<BucketReturn>,
     pub outage: Option<Outage>,
@@ -79,11 +78,10 @@ impl KeyQueue {
         }
     }
 
-    /// Takes the ask that waits longest if it is of `revision` and `tokens` cover it.
-    pub fn pop_covered(&mut self, tokens: u64, revision: Revision) -> Option<QueuedAsk> {
-        let covered = |next: &mut QueuedAsk| {
-            next.effective.revision == revision && next.hits.max(1) <= tokens && next.refund == 0
-        };
+    /// Takes the ask that waits longest if it is of `terms` and `tokens` cover it.
+    pub fn pop_covered(&mut self, tokens: u64, terms: Terms) -> Option<QueuedAsk> {
+        let covered =
+            |next: &mut QueuedAsk| next.effective.terms() == terms && next.hits.max(1) <= tokens && next.refund == 0;
         self.waiting.pop_front_if(covered)
     }
 
@@ -131,7 +129,7 @@ impl KeyQueue {
         windows.chain(self.bucket_returns.iter().map(|back| back.hits)).fold(0, u64::saturating_add)
     }
 
-    /// Moves the waiting asks of one revision to the next item. Returns their limit, or `fallback_limit` when none
+    /// Moves the waiting asks of equal terms to the next item. Returns their limit, or `fallback_limit` when none
     /// waits, the asks, equal ones in a row as one, and the hits to take back. Calls `spent` with the hits of each.
     pub fn take_waiting(
         &mut self,
@@ -141,7 +139,7 @@ impl KeyQueue {
         let effective = Arc::clone(self.waiting.front().map_or(fallback_limit, |ask| &ask.effective));
         let (mut asks, mut refund): (Vec<Ask>, u64) = (Vec::new(), 0);
         while self.sent.len() < MAX_ASKS
-            && let Some(next) = self.waiting.pop_front_if(|ask| ask.effective.revision == effective.revision)
+            && let Some(next) = self.waiting.pop_front_if(|ask| ask.effective.terms() == effective.terms())
         {
             match asks.last_mut().filter(|ask| (ask.hits, ask.overdraft) == next.kind()) {
                 Some(ask) => ask.count += 1,
@@ -164,15 +162,15 @@ impl KeyQueue {
         self.bucket_returns.send()
     }
 
-    pub const fn mark_sent(&mut self, revision: Revision) {
-        (self.in_flight, self.sent_revision) = (true, revision);
+    pub const fn mark_sent(&mut self, terms: Terms) {
+        (self.in_flight, self.sent_terms) = (true, terms);
     }
 
-    /// The store ran the item. Returns the asks that it carried and the revision that it was made under.
+    /// The store ran the item. Returns the asks that it carried and the terms that it was made under.
     /// `debts_charged` says that the store has charged the debts that it carried.
-    pub fn complete(&mut self, debts_charged: bool) -> (Vec<QueuedAsk>, Revision) {
+    pub fn complete(&mut self, debts_charged: bool) -> (Vec<QueuedAsk>, Terms) {
         self.end_flight(debts_charged);
-        (std::mem::take(&mut self.sent), self.sent_revision)
+        (std::mem::take(&mut self.sent), self.sent_terms)
     }
 
     /// The store did nothing with the item. Its asks are sent once more, except those that were resent already and
@@ -230,7 +228,9 @@ impl KeyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::{Charging, Descriptor};
     use crate::ids::SlotId;
+    use crate::revision::Revision;
     use crate::rules::{Period, descriptor_limit};
 
     fn tickets(queue: &KeyQueue) -> Vec<u64> {
@@ -239,7 +239,9 @@ mod tests {
 
     #[test]
     fn asks_are_in_the_order_of_their_tickets_so_that_each_can_be_withdrawn() {
-        let effective = Arc::new(descriptor_limit(&"d".into(), 10, Period::Window { ms: 1000 }, Revision::NONE));
+        let limit = Some((10, Period::Window { ms: 1000 }));
+        let descriptor = Descriptor { entries: &[], ordered: true, hits: 1, charging: Charging::IfAllowed, limit };
+        let effective = Arc::new(descriptor_limit(&"d".into(), &descriptor, Revision::NONE).unwrap());
         let ask = |ticket| QueuedAsk {
             ticket: Ticket(ticket),
             slot: SlotId(0),
@@ -256,7 +258,7 @@ mod tests {
         queue.withdraw(Ticket(3));
         assert_eq!(tickets(&queue), [1, 2, 4, 5]);
         queue.take_waiting(&effective, |_| {});
-        queue.mark_sent(Revision::NONE);
+        queue.mark_sent(effective.terms());
         [7, 3].into_iter().for_each(|ticket| queue.push(ask(ticket)));
         queue.withdraw(Ticket(4));
         // The store did nothing: what was sent waits again, apart from the withdrawn ask.

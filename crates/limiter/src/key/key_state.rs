@@ -16,8 +16,7 @@ use super::prefetch::Prefetcher;
 use crate::counter::{BucketReturn, WindowReturn};
 use crate::ids::{DebtId, Incarnation, Ticket};
 use crate::invariant::{self, Invariant};
-use crate::revision::Revision;
-use crate::rules::{EffectiveLimit, OnStoreFailure};
+use crate::rules::{EffectiveLimit, OnStoreFailure, Terms};
 use crate::time::NodeTime;
 
 /// The state of one key.
@@ -68,10 +67,11 @@ impl KeyState {
         }
     }
 
-    /// Adopts the limit of a newer revision. Tokens that were taken under the old one go back, and its denial is
-    /// forgotten. Returns true if the key must be flushed.
+    /// Adopts the limit of a newer revision, or another limit that a request brought for this counter. Tokens that were
+    /// taken under the old one go back, and its denial is forgotten. Returns true if the key must be flushed.
     pub fn adopt(&mut self, effective: &Arc<EffectiveLimit>) -> bool {
-        if effective.revision <= self.effective.revision {
+        let (old, new) = (self.effective.terms(), effective.terms());
+        if new == old || new.revision < old.revision {
             return false;
         }
         if self.effective.limit != effective.limit || self.effective.rate != effective.rate {
@@ -83,10 +83,10 @@ impl KeyState {
         self.release()
     }
 
-    /// The remembered denial of `hits` under `revision`, if it still stands: when the hits would fit. For more hits
+    /// The remembered denial of `hits` under `terms`, if it still stands: when the hits would fit. For more hits
     /// than were denied it returns when the whole limit is free, a safe upper bound.
-    pub fn remembered_denial(&self, hits: u64, revision: Revision, now: NodeTime) -> Option<Option<NodeTime>> {
-        let stands = |d: &&Denial| now < d.until && hits.max(1) >= d.hits && revision == self.effective.revision;
+    pub fn remembered_denial(&self, hits: u64, terms: Terms, now: NodeTime) -> Option<Option<NodeTime>> {
+        let stands = |d: &&Denial| now < d.until && hits.max(1) >= d.hits && terms == self.effective.terms();
         let denial = self.denial.as_deref().filter(stands)?;
         Some(match self.estimate {
             _ if hits > self.effective.max_grant() => None,
@@ -96,9 +96,9 @@ impl KeyState {
     }
 
     /// Pays `hits` from the tokens in hand, if they cover all of them.
-    pub fn spend(&mut self, hits: u64, revision: Revision, now: NodeTime) -> Option<Receipt> {
+    pub fn spend(&mut self, hits: u64, terms: Terms, now: NodeTime) -> Option<Receipt> {
         let hits = u32::try_from(hits).ok()?;
-        let covered = self.held >= hits.max(1) && now < self.held_until && revision == self.effective.revision;
+        let covered = self.held >= hits.max(1) && now < self.held_until && terms == self.effective.terms();
         if self.has_waiting() || !covered {
             return None;
         }

@@ -39,6 +39,14 @@ pub struct EffectiveLimit {
     pub key_prefix: Box<[u8]>,
 }
 
+/// What the tokens of a counter are granted under. Tokens and denials of other terms do not count: rules may have
+/// changed, or a request brought a limit of its own for the same counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    pub revision: Revision,
+    pub limit: u64,
+}
+
 /// The limit of a counter that never denies.
 pub const UNLIMITED: u64 = MAX_COUNT;
 
@@ -80,6 +88,10 @@ impl EffectiveLimit {
             from_request: false,
             key_prefix: key_prefix(domain, limit, change).into(),
         }
+    }
+
+    pub const fn terms(&self) -> Terms {
+        Terms { revision: self.revision, limit: self.limit }
     }
 
     pub const fn is_bucket(&self) -> bool {

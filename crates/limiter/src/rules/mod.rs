@@ -11,7 +11,7 @@ mod rule_map;
 mod validate;
 
 pub use crate::counter::MAX_LIMIT;
-pub use effective::{EffectiveLimit, Shape, UNLIMITED};
+pub use effective::{EffectiveLimit, Shape, Terms, UNLIMITED};
 pub(crate) use key_name::push_values;
 pub use path::{Path, Step};
 pub use rule::{

@@ -12,8 +12,11 @@ use super::path::Path;
 use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
 use super::rule_map::RuleMap;
 use super::validate::{Problem, validate};
-use crate::check::Check;
+use crate::check::{Check, Descriptor};
 use crate::revision::Revision;
+
+/// The longest name that is shown for the limit of a descriptor, in bytes.
+const MAX_SHOWN_NAME: usize = 120;
 
 /// Compiled rules. They are immutable: an edit makes a new book with a higher revision.
 #[derive(Debug)]
@@ -164,15 +167,13 @@ fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
-/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window` with its own counter.
-pub fn descriptor_limit(
-    domain: &Arc<str>,
-    limit: u64,
-    period: super::rule::Period,
-    revision: Revision,
-) -> EffectiveLimit {
+/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window`. Its counter belongs to
+/// the entries of the descriptor and the window, so that another number of hits goes on with the same counter.
+pub fn descriptor_limit(domain: &Arc<str>, descriptor: &Descriptor<'_>, revision: Revision) -> Option<EffectiveLimit> {
+    let (limit, period) = descriptor.limit.clone()?;
     let rule = Limit {
-        name: format!("descriptor-{limit}"),
+        // It names the counters. No limit of the rules can have it.
+        name: "descriptor limit".to_owned(),
         matches: Default::default(),
         per: Vec::new(),
         limit: Quota::Hits(limit),
@@ -189,5 +190,20 @@ pub fn descriptor_limit(
         replaces: Vec::new(),
         response_headers: BTreeMap::new(),
     };
-    EffectiveLimit { from_request: true, ..EffectiveLimit::new(domain, &rule, None, revision) }
+    let name = descriptor_limit_name(descriptor).into();
+    Some(EffectiveLimit { name, from_request: true, ..EffectiveLimit::new(domain, &rule, None, revision) })
+}
+
+/// The name that answers show for the limit of a descriptor: `descriptor-limit` and the keys of its entries. Gateways
+/// write it into headers, so it has plain characters only.
+fn descriptor_limit_name(descriptor: &Descriptor<'_>) -> String {
+    let mut name = "descriptor-limit".to_owned();
+    for (key, _) in descriptor.entries {
+        if name.len() + key.len() > MAX_SHOWN_NAME {
+            break;
+        }
+        name.push('/');
+        name.extend(key.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }));
+    }
+    name
 }

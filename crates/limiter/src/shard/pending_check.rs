@@ -89,11 +89,11 @@ impl Reservation {
     }
 
     /// What is known of its decision without the store: a limit of 0 denies, and so does a key that remembers a denial.
-    fn known_denial(&self, revision: Revision, keys: &mut Keys, now: NodeTime) -> Option<Option<NodeTime>> {
+    fn known_denial(&self, keys: &mut Keys, now: NodeTime) -> Option<Option<NodeTime>> {
         match self.slot {
             None => (self.effective.limit == 0 && self.charging != Charging::Refund).then_some(None),
             Some(slot) if self.charging == Charging::IfAllowed => {
-                keys.get_mut(slot)?.state.remembered_denial(self.hits, revision, now)
+                keys.get_mut(slot)?.state.remembered_denial(self.hits, self.effective.terms(), now)
             }
             Some(_) => None,
         }
@@ -123,9 +123,8 @@ impl PendingCheck {
         let mut limits = limits.into_iter().peekable();
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let group = if each { position } else { 0 };
-            let inline_limit = descriptor.limit.as_ref().zip(pending.domain.as_ref());
-            let inline_limit = inline_limit
-                .map(|((limit, period), name)| descriptor_limit(name, *limit, period.clone(), book.revision));
+            let inline_limit = pending.domain.as_ref();
+            let inline_limit = inline_limit.and_then(|name| descriptor_limit(name, descriptor, book.revision));
             while let Some(limit) = limits.next_if(|limit| limit.descriptor == position) {
                 if inline_limit.is_none() {
                     let values = limit.per.iter().map(|key| descriptor.value(key).unwrap_or_default());
@@ -189,7 +188,12 @@ impl PendingCheck {
             self.reservations.push(Reservation { slot, group, hits, charging, effective, state, local_remaining });
             self.reservations.len() - 1
         });
-        self.reservations[at].hits += u64::from(descriptor.hits);
+        let reservation = &mut self.reservations[at];
+        reservation.hits += u64::from(descriptor.hits);
+        // Two limits that requests bring may share a counter. The sum must fit both.
+        if effective.limit < reservation.effective.limit {
+            reservation.effective = Arc::clone(effective);
+        }
         self.reported_limits.push((at, position));
     }
 
@@ -202,10 +206,10 @@ impl PendingCheck {
     /// Takes the tokens of every reservation from its key, or queues an ask there. Returns true if one waits for the
     /// store.
     pub fn reserve(&mut self, ticket: Ticket, keys: &mut Keys, now: NodeTime) -> bool {
-        let Self { revision, reservations, waiting_count, .. } = self;
+        let Self { reservations, waiting_count, .. } = self;
         // Denials that are known apply before anything is charged.
         for reservation in reservations.iter_mut() {
-            if let Some(fits_at) = reservation.known_denial(*revision, keys, now) {
+            if let Some(fits_at) = reservation.known_denial(keys, now) {
                 reservation.state = ReservationState::Done(AskResult::Denied(fits_at));
             }
         }
@@ -230,7 +234,8 @@ impl PendingCheck {
                 continue;
             };
             let refunds = reservation.charging == Charging::Refund;
-            let paid = if refunds { None } else { key.state.spend(reservation.hits, *revision, now) };
+            let terms = reservation.effective.terms();
+            let paid = if refunds { None } else { key.state.spend(reservation.hits, terms, now) };
             let to_send = match paid {
                 Some(receipt) => {
                     reservation.state = ReservationState::Done(AskResult::Granted(receipt));

@@ -39,7 +39,7 @@ impl KeyState {
             self.drop_empty_queue();
             return None;
         }
-        self.queue.get_or_insert_default().mark_sent(effective.revision);
+        self.queue.get_or_insert_default().mark_sent(effective.terms());
         Some(Item { key: key.into(), asks, refund, counter })
     }
 
@@ -66,7 +66,7 @@ impl KeyState {
             seen: self.seen.cells(),
             returns: queue.send_window_returns(),
             debts: Debts { seen_in, seen, reports },
-            lease: Some(lease).filter(|_| effective.revision == self.effective.revision && want > 0),
+            lease: Some(lease).filter(|_| effective.terms() == self.effective.terms() && want > 0),
         }
     }
 
@@ -79,15 +79,15 @@ impl KeyState {
         out: &mut Vec<(QueuedAsk, AskResult)>,
     ) -> bool {
         let Some(queue) = self.queue.as_mut() else { return false };
-        let (asks, revision) = queue.complete(grant.reported);
-        let same_rules = revision == self.effective.revision;
+        let (asks, terms) = queue.complete(grant.reported);
+        let same_terms = terms == self.effective.terms();
         let until = |at: StoreTime| at.since(times.ran);
         let origin = match &grant.seen {
             Seen::Window { incarnation, cell_ms, .. } => ChargeOrigin { cell_ms: *cell_ms, incarnation: *incarnation },
             Seen::Bucket { .. } => ChargeOrigin::default(),
         };
         let denial = decide(asks, &grant, origin, times, cx, out);
-        if same_rules {
+        if same_terms {
             self.denial = denial.map(Box::new);
             let reset_at = cx.now.plus(until(grant.reset_at));
             self.estimate = Some(Estimate { available: Some(grant.available), reset_at });
@@ -97,7 +97,7 @@ impl KeyState {
         {
             let cell_ends_us = until(StoreTime::from_millis(*cell_end_ms));
             let lease_ends = times.sent.plus(cx.lease_us.min(cell_ends_us));
-            self.hold(grant.lease, origin, lease_ends, same_rules, cx.now);
+            self.hold(grant.lease, origin, lease_ends, same_terms, cx.now);
         }
         if let (Seen::Window { debts, .. }, Some(outage)) =
             (&grant.seen, self.queue.as_mut().and_then(|queue| queue.outage.as_mut()))
@@ -117,21 +117,21 @@ impl KeyState {
             return;
         }
         while let Some(next) =
-            self.queue.as_mut().and_then(|queue| queue.pop_covered(self.held.into(), self.effective.revision))
+            self.queue.as_mut().and_then(|queue| queue.pop_covered(self.held.into(), self.effective.terms()))
         {
             let receipt = self.pay(u32::try_from(next.hits).unwrap_or(u32::MAX));
             out.push((next, AskResult::Granted(receipt)));
         }
     }
 
-    /// Holds granted tokens, or gives them back at once if the rules changed meanwhile.
-    fn hold(&mut self, tokens: u32, origin: ChargeOrigin, until: NodeTime, same_rules: bool, now: NodeTime) {
-        if self.origin != origin || !same_rules {
+    /// Holds granted tokens, or gives them back at once if the terms changed meanwhile.
+    fn hold(&mut self, tokens: u32, origin: ChargeOrigin, until: NodeTime, same_terms: bool, now: NodeTime) {
+        if self.origin != origin || !same_terms {
             self.release();
         }
         (self.origin, self.held_until) = (origin, until);
         self.held = self.held.saturating_add(tokens);
-        if same_rules {
+        if same_terms {
             self.prefetcher.granted(now);
         } else {
             self.release();
