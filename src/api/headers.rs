@@ -1,11 +1,15 @@
 //! The headers that a decision adds to a response: `RateLimit` and `RateLimit-Policy`
-//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, and those of a limit that denies.
+//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, `X-Tidegate-Shadow`, and those of a limit
+//! that denies.
 
 use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use limiter::{Decision, LimitStatus, by_part_left};
+
+/// Names the limits in mode `shadow` that would have denied.
+pub const SHADOW: &str = "x-tidegate-shadow";
 
 /// The most limits that are named in headers: those that deny, then the tightest.
 const MAX_SHOWN: usize = 10;
@@ -17,6 +21,8 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
+    // On a denial, every reset is what `Retry-After` says: asking earlier does not help.
+    let reset = |limit: &LimitStatus| seconds(decision.retry_after.unwrap_or_else(|| limit.shown_reset()));
     let mut shown = enforced(decision);
     // Proxies bound the size of headers.
     if shown.len() > MAX_SHOWN {
@@ -28,7 +34,7 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
         put(
             "ratelimit",
             list(&shown, |limit, out| {
-                let _ = write!(out, ";r={};t={}", limit.remaining.unwrap_or(0), seconds(limit.reset));
+                let _ = write!(out, ";r={};t={}", limit.remaining.unwrap_or(0), reset(limit));
             }),
         );
     }
@@ -37,10 +43,13 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     {
         put("x-ratelimit-limit", most.to_string());
         put("x-ratelimit-remaining", remaining.to_string());
-        put("x-ratelimit-reset", seconds(limit.reset).to_string());
+        put("x-ratelimit-reset", reset(limit).to_string());
     }
     if let Some(wait) = decision.retry_after {
         put("retry-after", seconds(wait).to_string());
+    }
+    if let Some(names) = shadow_denials(decision) {
+        put(SHADOW, names);
     }
     for (name, value) in of_denying_limits(decision.limits.iter()) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
@@ -55,6 +64,17 @@ pub fn of_denying_limits<'d>(
 ) -> impl Iterator<Item = (&'d str, &'d str)> {
     let denying = limits.filter(|l| l.denied && !l.shadow);
     denying.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+/// The names of the limits in mode `shadow` that would have denied, each once. `None` if there are none.
+pub fn shadow_denials(decision: &Decision) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for limit in decision.limits.iter().filter(|l| l.denied && l.shadow) {
+        if names.len() < MAX_SHOWN && !names.contains(&&*limit.effective.name) {
+            names.push(&limit.effective.name);
+        }
+    }
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The limits that can deny, each name once. If several descriptors have one limit, the tightest of them is shown.
@@ -82,14 +102,15 @@ fn list(limits: &[&LimitStatus], parameters: impl Fn(&LimitStatus, &mut String))
 }
 
 fn policy(limit: &LimitStatus, out: &mut String) {
-    let _ = write!(out, ";q={}", limit.effective.limit);
-    let window = limit.effective.window_ms;
+    let _ = write!(out, ";q={}", limit.limit().unwrap_or(0));
+    let window = limit.window_ms();
     // The draft counts whole seconds. A shorter window has none.
     if window >= 1000 {
         let _ = write!(out, ";w={}", window.div_ceil(1000));
     }
 }
 
-const fn seconds(micros: u64) -> u64 {
+/// Whole seconds, rounded up.
+pub const fn seconds(micros: u64) -> u64 {
     micros.div_ceil(1_000_000)
 }

@@ -39,9 +39,26 @@ pub struct LimitStatus {
 }
 
 impl LimitStatus {
-    /// The configured limit. `None` if the limit is unlimited.
+    /// The limit to show, of which `remaining` is the part that is left. A bucket that holds more than its limit shows
+    /// its burst. `None` if the limit is unlimited.
     pub fn limit(&self) -> Option<u64> {
-        (!self.effective.is_unlimited()).then_some(self.effective.limit)
+        (!self.effective.is_unlimited()).then_some(self.effective.limit.max(self.effective.max_grant()))
+    }
+
+    /// The window to show beside [`Self::limit`], in milliseconds, so that both give the configured rate: for a burst,
+    /// the time in which an empty bucket fills.
+    pub fn window_ms(&self) -> u64 {
+        let EffectiveLimit { limit, window_ms, .. } = *self.effective;
+        let Some(burst) = self.limit().filter(|shown| *shown > limit) else { return window_ms };
+        let fills_in = (u128::from(window_ms) * u128::from(burst)).div_ceil(u128::from(limit.max(1)));
+        u64::try_from(fills_in).unwrap_or(u64::MAX)
+    }
+
+    /// Microseconds to show as the reset. If the limit denied: until asking again helps. Otherwise, and if no wait
+    /// helps: until the whole limit is free.
+    pub fn shown_reset(&self) -> u64 {
+        let wait = if self.shadow { None } else { self.retry_after };
+        wait.unwrap_or(self.reset)
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn to_check_response(decision: &Decision, id: &RequestId<'_>) -> Chec
         algorithm: limit.effective.algorithm.as_str().to_owned(),
         limit: limit.limit(),
         remaining: limit.remaining,
-        window_ms: limit.effective.window_ms,
+        window_ms: limit.window_ms(),
         reset_ms: millis_up(limit.reset),
         refused: limit.denied,
         shadow: limit.shadow,

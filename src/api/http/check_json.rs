@@ -126,7 +126,7 @@ impl<'d> Answer<'d> {
             algorithm: limit.effective.algorithm.as_str(),
             limit: limit.limit(),
             remaining: limit.remaining,
-            window_ms: limit.effective.window_ms,
+            window_ms: limit.window_ms(),
             reset_ms: millis_up(limit.reset),
             refused: limit.denied,
             shadow: limit.shadow,
