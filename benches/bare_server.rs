@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use proto::Checked;
 use proto::envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::{RateLimitService, RateLimitServiceServer};
 use proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
@@ -17,19 +18,25 @@ struct BareServer;
 impl RateLimitService for BareServer {
     async fn should_rate_limit(
         &self,
-        request: Request<RateLimitRequest>,
+        request: Request<Checked<RateLimitRequest>>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let request = request.get_ref();
+        let request = &request.get_ref().message;
         let status = |_| DescriptorStatus {
             code: Code::Ok.into(),
-            current_limit: Some(RateLimit { name: "per-user".to_owned(), requests_per_unit: 4_000_000_000, unit: 2 }),
+            current_limit: Some(RateLimit {
+                name: "per-user".to_owned(),
+                requests_per_unit: 4_000_000_000,
+                unit: 2,
+                unit_multiplier: None,
+            }),
             limit_remaining: 3_999_999_999,
             duration_until_reset: Some(prost_types::Duration { seconds: 100, nanos: 123_456_000 }),
+            quota: None,
         };
         Ok(Response::new(RateLimitResponse {
             overall_code: Code::Ok.into(),
             statuses: request.descriptors.iter().map(status).collect(),
-            response_headers_to_add: Vec::new(),
+            ..RateLimitResponse::default()
         }))
     }
 }

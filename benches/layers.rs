@@ -119,7 +119,7 @@ fn decode_reply(bencher: Bencher<'_, '_>) {
 /// Measures the encoding of Envoy's response with the headers of one limit.
 #[bench]
 fn encode_headers(bencher: Bencher<'_, '_>) {
-    let header = |key: &str| HeaderValue { key: key.to_owned(), value: "1000000".to_owned() };
+    let header = |key: &str| HeaderValue { key: key.to_owned(), value: "1000000".to_owned(), ..HeaderValue::default() };
     bencher.bench_local(|| {
         let response_headers_to_add = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(header);
         let response = RateLimitResponse {

@@ -21,6 +21,8 @@ use hyper::body::Frame;
 use limiter::counter::{BatchOutcome, StoreError};
 use limiter::rules::RuleBook;
 use limiter::{Check, Descriptor, DryRun, NodeTime, Revision, Shard, ShardConfig, StoreTime};
+use prost::Message as _;
+use proto::envoy::service::ratelimit::v3::RateLimitRequest;
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use tidegate::api::check_service::CheckService;
@@ -234,19 +236,40 @@ where
 }
 
 /// Asserts that a status is suitable for invalid input: UNKNOWN and DATA_LOSS are not. INTERNAL is allowed, because the
-/// library returns it for bytes that are no message.
+/// library returns it for a body that is no message, or ends within one.
 fn assert_suitable_status(status: i32) {
     const UNKNOWN: i32 = 2;
     const DATA_LOSS: i32 = 15;
     assert!((0..=16).contains(&status) && ![UNKNOWN, DATA_LOSS].contains(&status), "{status}");
 }
 
-/// Sends the bytes as the body of Envoy's call.
+/// Sends the bytes as the body of Envoy's call. Its answer is an error only if Envoy's configuration can be the cause.
 pub fn envoy_request(bytes: &[u8]) {
     let path = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-    assert_suitable_status(same_answer_for_any_chunking(bytes, BodyKind::GrpcMessages, |body| {
+    let status = same_answer_for_any_chunking(bytes, BodyKind::GrpcMessages, |body| {
         call_grpc(EnvoyServer::new(Envoy(service())).max_decoding_message_size(1 << 20), path, body)
-    }));
+    });
+    assert_suitable_status(status);
+    if is_configured_well(bytes) {
+        assert_eq!(status, 0, "a client of the gateway can cause an error");
+    }
+}
+
+/// True if the body is one request of Envoy in which everything that only Envoy's configuration says is valid.
+fn is_configured_well(body: &[u8]) -> bool {
+    let Some((&[0, a, b, c, d], message)) = body.split_first_chunk() else { return false };
+    if message.len() != u32::from_be_bytes([a, b, c, d]) as usize {
+        return false;
+    }
+    let Ok(request) = RateLimitRequest::decode(message) else { return false };
+    let counts = |count: usize| (1..=100).contains(&count);
+    (1..=4096).contains(&request.domain.len())
+        && counts(request.descriptors.len())
+        && request.descriptors.iter().all(|descriptor| {
+            let known_unit = descriptor.limit.is_none_or(|limit| (1..=7).contains(&limit.unit));
+            let keys = || descriptor.entries.iter().all(|entry| entry.key.len() <= 1000);
+            known_unit && descriptor.entries.len() <= 100 && keys()
+        })
 }
 
 /// Sends the bytes as the body of each native call: a stream of checks, one check, and a batch.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limiter::{Decision, NodeTime};
+use tonic::{Code, Status};
 
 use super::attributes::{CheckRequest, with_checks};
 use super::rejection::Rejection;
@@ -106,5 +107,31 @@ impl CheckService {
         }
         tracing::debug!(request_id = %id, ?rejection, "check without a decision");
         rejection
+    }
+
+    /// Counts and logs a gRPC message that the library could not read: it is too large, or no message. What the budget
+    /// of arriving bodies rejects is counted there, and a client that has gone gets no answer.
+    pub fn unreadable(&self, status: &Status) {
+        if matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded) {
+            return;
+        }
+        self.metrics.failed(None);
+        self.metrics.unreadable.inc();
+        self.warn_of_invalid_call(status.message());
+    }
+
+    /// Logs that a call got an error that its gateway caused, not its client.
+    pub fn warn_of_invalid_call(&self, error: &str) {
+        if let Some(more) = self.metrics.invalid_calls_log.admit(self.clock.now()) {
+            tracing::warn!(error, more, "a gRPC call is invalid: a gateway may let the request of its client pass");
+        }
+    }
+
+    /// Counts and logs the fields of a call that this version does not know.
+    pub fn warn_of_unknown_fields(&self, fields: &[String]) {
+        self.metrics.unknown_fields.inc();
+        if let Some(more) = self.metrics.unknown_fields_log.admit(self.clock.now()) {
+            tracing::warn!(?fields, more, "a call has fields that this version does not know: their meaning is lost");
+        }
     }
 }

@@ -10,11 +10,22 @@ use std::fmt::Write as _;
 /// backslash is doubled. A value of UTF-8 that contains `\x` gets doubled backslashes too, so that it is not mistaken
 /// for an escaped value.
 pub fn from_bytes(bytes: &[u8]) -> Cow<'_, str> {
-    if let Ok(text) = str::from_utf8(bytes)
-        && !text.contains("\\x")
-    {
-        return Cow::Borrowed(text);
+    match str::from_utf8(bytes) {
+        Ok(text) if !text.contains("\\x") => Cow::Borrowed(text),
+        _ => Cow::Owned(escape(bytes)),
     }
+}
+
+/// As [`from_bytes`], without a copy of a value that stays as it is.
+pub fn from_vec(bytes: Vec<u8>) -> String {
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.contains("\\x") => text,
+        Ok(text) => escape(text.as_bytes()),
+        Err(error) => escape(error.as_bytes()),
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 16);
     for chunk in bytes.utf8_chunks() {
         out += &chunk.valid().replace('\\', "\\\\");
@@ -22,7 +33,7 @@ pub fn from_bytes(bytes: &[u8]) -> Cow<'_, str> {
             let _ = write!(out, "\\x{byte:02x}");
         }
     }
-    Cow::Owned(out)
+    out
 }
 
 #[cfg(test)]
@@ -43,6 +54,7 @@ mod tests {
         ];
         for (bytes, text) in cases {
             assert_eq!(from_bytes(bytes), text);
+            assert_eq!(from_vec(bytes.to_vec()), text);
         }
     }
 

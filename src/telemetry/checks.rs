@@ -7,6 +7,7 @@ use limiter::rules::RuleBook;
 use prometheus::core::Collector;
 use prometheus::{Error, IntCounter, IntCounterVec};
 
+use super::log_gate::LogGate;
 use super::names;
 use super::registry::MetricsRegistry;
 use super::tally::{Counted, Tally};
@@ -22,6 +23,12 @@ const SHED_REASONS: [&str; 5] = ["waiting", "keys", "restart", "starting", "read
 pub struct CheckMetrics {
     errors: IntCounter,
     shed: IntCounterVec,
+    pub unreadable: IntCounter,
+    pub unknown_fields: IntCounter,
+    /// Admits the log lines about calls that are invalid.
+    pub invalid_calls_log: LogGate,
+    /// Admits the log lines about unknown fields.
+    pub unknown_fields_log: LogGate,
     counted: Counted,
     /// One per core.
     tallies: Mutex<Vec<Arc<Tally>>>,
@@ -43,7 +50,16 @@ impl CheckMetrics {
             checks: registry.counters(&names::CHECKS)?,
             decisions: registry.counters(&names::DECISIONS)?,
         };
-        Ok(Self { errors: of("error"), shed, counted, tallies: Mutex::default() })
+        Ok(Self {
+            errors: of("error"),
+            shed,
+            unreadable: registry.counter(&names::UNREADABLE)?,
+            unknown_fields: registry.counter(&names::UNKNOWN_FIELDS)?,
+            invalid_calls_log: LogGate::default(),
+            unknown_fields_log: LogGate::default(),
+            counted,
+            tallies: Mutex::default(),
+        })
     }
 
     /// Creates the tally of one core. The metrics show the sum of all tallies after [`Self::flush`].

@@ -27,6 +27,13 @@ pub const DECISIONS: Name = metric(
 pub const DEGRADED: Name = metric("tidegate_degraded_total", "Checks decided without the store.", &["reason"]);
 pub const SHED: Name =
     metric("tidegate_shed_total", "Checks that were not decided, by the reason for which load was shed.", &["reason"]);
+pub const UNREADABLE: Name =
+    metric("tidegate_unreadable_messages_total", "gRPC messages that are too large or cannot be decoded.", &[]);
+pub const UNKNOWN_FIELDS: Name = metric(
+    "tidegate_unknown_fields_total",
+    "Calls of Envoy that have fields which this version does not know and skips.",
+    &[],
+);
 pub const KEYS: Name = metric("tidegate_keys", "Resident keys.", &[]);
 pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
 pub const TASKS: Name =
@@ -67,13 +74,15 @@ pub const BUILD: Name = metric(
 );
 
 /// Every metric of a node, apart from those of the process collector.
-pub const ALL: [&Name; 24] = [
+pub const ALL: [&Name; 26] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
     &DECISIONS,
     &DEGRADED,
     &SHED,
+    &UNREADABLE,
+    &UNKNOWN_FIELDS,
     &KEYS,
     &WAITING,
     &TASKS,

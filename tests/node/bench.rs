@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::node::{Node, output};
+use proto::Checked;
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::{RateLimitService, RateLimitServiceServer};
 use proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use serde_json::Value;
@@ -119,7 +120,10 @@ const STALL: Duration = Duration::from_millis(400);
 
 #[tonic::async_trait]
 impl RateLimitService for StallingServer {
-    async fn should_rate_limit(&self, _: Request<RateLimitRequest>) -> Result<Response<RateLimitResponse>, Status> {
+    async fn should_rate_limit(
+        &self,
+        _: Request<Checked<RateLimitRequest>>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
         if self.calls.fetch_add(1, Ordering::Relaxed) == 50 {
             tokio::time::sleep(STALL).await;
         }

@@ -116,15 +116,15 @@ async fn envoys_call_and_the_http_check_give_the_same_answers() {
         let domain = random.choose(&["all", "each", "all", "each", "none"]);
         let hits = [0, 1, 1, 2, 4][random.below(5)];
         let descriptors: Vec<_> = (0..1 + random.below(3)).map(|_| descriptor(&mut random)).collect();
-        let entry = |(key, value): &(&str, &str)| Entry { key: (*key).to_owned(), value: (*value).to_owned() };
+        let entry = |(key, value): &(&str, &str)| Entry { key: (*key).into(), value: (*value).into() };
         let request = RateLimitRequest {
             domain: domain.to_owned(),
             descriptors: descriptors
                 .iter()
                 .map(|d| RateLimitDescriptor {
                     entries: d.iter().map(entry).collect(),
-                    limit: None,
                     hits_addend: Some(hits),
+                    ..RateLimitDescriptor::default()
                 })
                 .collect(),
             hits_addend: 0,

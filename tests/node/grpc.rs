@@ -40,8 +40,8 @@ async fn connect(node: &Node) -> Channel {
 }
 
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
-    let entries = entries.iter().map(|(k, v)| Entry { key: (*k).to_owned(), value: (*v).to_owned() }).collect();
-    RateLimitDescriptor { entries, limit: None, hits_addend: None }
+    let entries = entries.iter().map(|(k, v)| Entry { key: (*k).into(), value: (*v).into() }).collect();
+    RateLimitDescriptor { entries, ..RateLimitDescriptor::default() }
 }
 
 fn request(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest {
@@ -162,7 +162,11 @@ async fn envoys_descriptors_can_set_their_hits_and_limit() {
     let mut client = EnvoyClient::new(connect(&node).await);
     let with = |hits: Option<u64>, limit: Option<(u32, Unit)>| RateLimitDescriptor {
         hits_addend: hits,
-        limit: limit.map(|(requests_per_unit, unit)| RateLimitOverride { requests_per_unit, unit: unit.into() }),
+        limit: limit.map(|(requests_per_unit, unit)| RateLimitOverride {
+            requests_per_unit,
+            unit: unit.into(),
+            unit_multiplier: None,
+        }),
         ..descriptor(&[("remote_address", "3.3.3.3")])
     };
     for _ in 0..5 {
@@ -175,9 +179,7 @@ async fn envoys_descriptors_can_set_their_hits_and_limit() {
         client.should_rate_limit(request(vec![with(Some(5), Some((7, Unit::Hour)))])).await.unwrap().into_inner();
     let limit = overridden.statuses[0].current_limit.as_ref().unwrap();
     assert_eq!((limit.requests_per_unit, limit.unit(), overridden.statuses[0].limit_remaining), (7, Unit::Hour, 2));
-    for invalid in
-        [request(vec![with(Some(1 << 32), None)]), request(vec![with(None, Some((1, Unit::Unknown)))]), request(vec![])]
-    {
+    for invalid in [request(vec![with(None, Some((1, Unit::Unknown)))]), request(vec![])] {
         assert_eq!(client.should_rate_limit(invalid).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let without_domain = RateLimitRequest { domain: String::new(), ..request(vec![with(None, None)]) };
@@ -190,7 +192,7 @@ async fn health_and_reflection_respond() {
     let (node, _folder) = start_node();
     let channel = connect(&node).await;
     let mut health = HealthClient::new(channel.clone());
-    for service in ["", "tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService"] {
+    for service in ["", "ratelimit", "tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService"] {
         let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }

@@ -5,10 +5,12 @@ mod support;
 
 mod bench;
 mod binary;
+mod envoy_call;
 mod front_ends_agree;
 mod grpc;
 mod hostile_clients;
 mod http;
+mod resets;
 mod rules_commands;
 mod serve;
 

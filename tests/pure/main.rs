@@ -1,10 +1,13 @@
 //! Tests that need no server: the layers of the code, the documents, rule files, and a core with the memory store.
 
+#[path = "../support/api_lines.rs"]
+mod api_lines;
 mod architecture;
 mod core;
 mod documents;
 #[path = "../../fuzz/entries/mod.rs"]
 mod entries;
+mod envoy_api;
 mod fuzz_corpora;
 mod revisions;
 mod rule_file;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses only some of the helpers")]
 
+pub mod api_lines;
 pub mod load;
 pub mod node;
 pub mod servers;

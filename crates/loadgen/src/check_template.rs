@@ -39,8 +39,9 @@ impl CheckTemplate {
         let mut out = Vec::with_capacity(64 * keys.len());
         match call {
             Call::Envoy => {
-                let entry = Entry { key: self.attribute.clone(), value: self.value(first_key()) };
-                let descriptors = vec![RateLimitDescriptor { entries: vec![entry], limit: None, hits_addend: None }];
+                let entry =
+                    Entry { key: self.attribute.clone().into_bytes(), value: self.value(first_key()).into_bytes() };
+                let descriptors = vec![RateLimitDescriptor { entries: vec![entry], ..RateLimitDescriptor::default() }];
                 let hits_addend = if self.hits == 1 { 0 } else { self.hits };
                 push_frame(&RateLimitRequest { domain: self.domain.clone(), descriptors, hits_addend }, &mut out);
             }

@@ -2,8 +2,9 @@
 #![allow(missing_docs, clippy::pedantic, reason = "generated code")]
 
 mod codec;
+mod unknown_fields;
 
-pub use codec::SmallBufferCodec;
+pub use codec::{Checked, CheckedCodec, SmallBufferCodec};
 
 /// Tidegate's own calls.
 pub mod tidegate {
@@ -34,6 +35,7 @@ pub mod envoy {
         pub mod ratelimit {
             pub mod v3 {
                 tonic::include_proto!("envoy.service.ratelimit.v3");
+                tonic::include_proto!("envoy.service.ratelimit.v3.RateLimitService");
             }
         }
     }

@@ -6,6 +6,7 @@ mod metadata;
 pub mod native;
 mod services;
 mod stream;
+mod units;
 
 use std::future::Future;
 use std::io;
@@ -48,8 +49,10 @@ pub async fn serve(
     [ready, leaving, stop]: [impl Future<Output = ()> + Send + 'static; 3],
 ) -> io::Result<()> {
     let (mut reporter, health) = tonic_health::server::health_reporter();
-    let all = [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, ""];
-    // The empty name is the node as a whole, which probes ask about.
+    // The empty name is the node as a whole, which probes ask about. The reference service of Envoy's call has the name
+    // `ratelimit`.
+    let all =
+        [<NativeServer<Native> as NamedService>::NAME, <EnvoyServer<Envoy> as NamedService>::NAME, "ratelimit", ""];
     for service in all {
         reporter.set_service_status(service, ServingStatus::NotServing).await;
     }
@@ -64,10 +67,10 @@ pub async fn serve(
     let (ended, ending) = watch::channel(());
     let native =
         NativeServer::new(Native { service: Arc::clone(&service), ending }).max_decoding_message_size(MAX_MESSAGE);
-    let envoy = EnvoyServer::new(Envoy(service)).max_decoding_message_size(MAX_MESSAGE);
+    let envoy = EnvoyServer::new(Envoy(Arc::clone(&service))).max_decoding_message_size(MAX_MESSAGE);
     let others = others.into_axum_router();
     let services = |_| {
-        let services = Services::new(envoy.clone(), native.clone(), others.clone());
+        let services = Services::new(Arc::clone(&service), envoy.clone(), native.clone(), others.clone());
         service_fn(move |request| services.answer(request))
     };
     let stop = async move {

@@ -16,6 +16,7 @@ use tonic::server::NamedService;
 
 use super::envoy::Envoy;
 use super::native::Native;
+use crate::api::check_service::CheckService;
 use crate::server::body_budget::BudgetedBody;
 use crate::server::within;
 
@@ -31,6 +32,7 @@ const MAX_CHECK_STREAMS: usize = 64;
 
 /// The gRPC services of one connection. Those that gateways call for every request are found without a router.
 pub struct Services {
+    service: Arc<CheckService>,
     pub envoy: EnvoyServer<Envoy>,
     pub native: NativeServer<Native>,
     /// Health and reflection.
@@ -47,10 +49,24 @@ fn with_permit(body: tonic::body::Body, permit: OwnedSemaphorePermit) -> tonic::
     }))
 }
 
+/// Counts and logs the answer if the library rejected the call: its message was too large, or no message.
+fn observed(answer: Response<tonic::body::Body>, service: &CheckService) -> Response<tonic::body::Body> {
+    // The check service has counted its own rejections, which have details.
+    if let Some(status) = answer.extensions().get::<Status>().filter(|status| status.details().is_empty()) {
+        service.unreadable(status);
+    }
+    answer
+}
+
 impl Services {
-    pub fn new(envoy: EnvoyServer<Envoy>, native: NativeServer<Native>, others: axum::Router) -> Self {
+    pub fn new(
+        service: Arc<CheckService>,
+        envoy: EnvoyServer<Envoy>,
+        native: NativeServer<Native>,
+        others: axum::Router,
+    ) -> Self {
         let (batches, streams) = (Semaphore::new(MAX_BATCHES), Semaphore::new(MAX_CHECK_STREAMS));
-        Self { envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
+        Self { service, envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
     }
 
     /// Answers one call. A call whose message does not arrive, or that is not answered, ends in time and releases what
@@ -80,14 +96,15 @@ impl Services {
             // Boxed, because it is rare and large: the future of every call would be as large.
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
         };
-        async {
+        let service = Arc::clone(&self.service);
+        async move {
             let answer = within(CALL_TIMEOUT, async {
                 match call {
-                    Call::Check(call) => call.await,
+                    Call::Check(call) => Ok(observed(call.await?, &service)),
                     Call::Batch(call, batches) => match batches.acquire_owned().await {
-                        Ok(permit) => Ok(call.await?.map(|body| with_permit(body, permit))),
+                        Ok(permit) => Ok(observed(call.await?, &service).map(|body| with_permit(body, permit))),
                         // Nobody closes the semaphore.
-                        Err(_) => call.await,
+                        Err(_) => Ok(observed(call.await?, &service)),
                     },
                     Call::Stream(call, Ok(permit)) => Ok(call.await?.map(|body| with_permit(body, permit))),
                     Call::Stream(_, Err(_)) => {

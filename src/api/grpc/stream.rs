@@ -107,7 +107,10 @@ impl StreamSession {
                     checks.push(check);
                 }
                 // The checks before it are answered.
-                Some(Err(status)) => (self.requests, broken) = (None, Some(status)),
+                Some(Err(status)) => {
+                    self.service.unreadable(&status);
+                    (self.requests, broken) = (None, Some(status));
+                }
                 None => self.requests = None,
             }
             if all >= MAX_TOGETHER || self.requests.is_none() {
