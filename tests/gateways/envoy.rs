@@ -89,11 +89,23 @@ fn socket(host: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": host, "port_value": port } })
 }
 
+fn router() -> Value {
+    typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}))
+}
+
+/// The application. Its answers have five bytes, or 400.
+fn application_listener(address: &Value) -> Value {
+    let answer = |path: &str, size: usize| {
+        let body = json!({ "inline_string": "x".repeat(size) });
+        json!({ "match": { "prefix": path }, "direct_response": { "status": 200, "body": body } })
+    };
+    listener("application", address.clone(), json!([answer("/400", 400), answer("/", 5)]), json!([router()]))
+}
+
 /// The configuration of an Envoy that asks the node at `grpc` on `routes`.
 fn configuration(folder: &Path, grpc: &str, routes: Value) -> Value {
     let (host, port) = grpc.rsplit_once(':').unwrap();
     let application = json!({ "pipe": { "path": folder.join("application") } });
-    let router = || typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}));
     let rate_limit = json!({
         "domain": "edge",
         "timeout": "10s",
@@ -105,10 +117,6 @@ fn configuration(folder: &Path, grpc: &str, routes: Value) -> Value {
     });
     let kind = "envoy.extensions.filters.http.ratelimit.v3.RateLimit";
     let rate_limit = typed("envoy.filters.http.ratelimit", kind, rate_limit);
-    let answer = |path: &str, size: usize| {
-        let body = json!({ "inline_string": "x".repeat(size) });
-        json!({ "match": { "prefix": path }, "direct_response": { "status": 200, "body": body } })
-    };
     let http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
     let mut options = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2 });
     options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["@type"] =
@@ -127,7 +135,7 @@ fn configuration(folder: &Path, grpc: &str, routes: Value) -> Value {
         "static_resources": {
             "listeners": [
                 listener("front", socket("127.0.0.1", 0), routes, json!([rate_limit, router()])),
-                listener("application", application.clone(), json!([answer("/400", 400), answer("/", 5)]), json!([router()])),
+                application_listener(&application),
             ],
             "clusters": [
                 cluster("tidegate", socket(host, port.parse().unwrap()), tidegate),
@@ -138,16 +146,22 @@ fn configuration(folder: &Path, grpc: &str, routes: Value) -> Value {
 }
 
 impl Gateway {
+    /// Starts a node with [`RULES`], and Envoy with these routes.
     fn start(routes: Value) -> Self {
+        Self::with(RULES, |folder, grpc| configuration(folder, grpc, routes).to_string())
+    }
+
+    /// Starts a node with these rules, and Envoy with the configuration that `configuration` makes of a folder for
+    /// sockets and the address of the node.
+    fn with(rules: &str, configuration: impl FnOnce(&Path, &str) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_owned();
         let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
-        std::fs::write(path("rules.yaml"), RULES).unwrap();
+        std::fs::write(path("rules.yaml"), rules).unwrap();
         let node = Node::dev(&["--rules", &path("rules.yaml")]);
-        let configuration = configuration(&root, &node.grpc, routes);
-        std::fs::write(path("envoy.json"), configuration.to_string()).unwrap();
+        std::fs::write(path("envoy.yaml"), configuration(&root, &node.grpc)).unwrap();
         let mut child = Command::new(envoy())
-            .args(["--config-path", &path("envoy.json"), "--admin-address-path", &path("admin")])
+            .args(["--config-path", &path("envoy.yaml"), "--admin-address-path", &path("admin")])
             .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"])
             .spawn()
             .unwrap();
@@ -312,5 +326,36 @@ fn usage_is_charged_when_a_response_has_ended() {
         });
         assert_eq!(gateway.get("/400", &[("x-user", b"u1")]).status, 200);
     }
+    assert_eq!(gateway.failed_calls(), 0);
+}
+
+#[test]
+fn the_configuration_in_the_documents_works() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/envoy");
+    let [rules, envoy] = ["rules.yaml", "envoy.yaml"].map(|name| std::fs::read_to_string(deploy.join(name)).unwrap());
+    let gateway = Gateway::with(&rules, |folder, grpc| {
+        let application = json!({ "pipe": { "path": folder.join("application") } });
+        let address = |port: u16| format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
+        let (_, node) = grpc.rsplit_once(':').unwrap();
+        let changes = [
+            (address(9901), address(0)),
+            (address(10_000), address(0)),
+            (address(8000), application.to_string()),
+            (address(8081), address(node.parse().unwrap())),
+            ("  listeners:\n".to_owned(), format!("  listeners:\n  - {}\n", application_listener(&application))),
+        ];
+        changes.iter().fold(envoy, |text, (from, to)| {
+            assert_eq!(text.matches(from).count(), 1, "{from}");
+            text.replace(from, to)
+        })
+    });
+    let answer = gateway.get("/", &[("x-user", b"u1")]);
+    let shown = answer.header("x-ratelimit-limit").unwrap_or_default();
+    assert_eq!(shown, "100, 100;w=60;name=\"per-address\", 1000;w=3600;name=\"per-user\"", "{answer:?}");
+    assert_eq!(gateway.get("/downloads/file", &[("x-user", b"u1")]).status, 200);
+    wait_for("the charge of the download", || {
+        let body = r#"{"domain":"edge","attributes":{"downloader":"u1"},"hits":0}"#;
+        (gateway.node.check(body).json()["limits"][0]["remaining"] == 9_999_995).then_some(())
+    });
     assert_eq!(gateway.failed_calls(), 0);
 }
