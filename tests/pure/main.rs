@@ -8,6 +8,7 @@ mod documents;
 #[path = "../../fuzz/entries/mod.rs"]
 mod entries;
 mod envoy_api;
+mod envoy_values;
 mod fuzz_corpora;
 mod revisions;
 mod rule_file;
