@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 /// for an escaped value.
 pub fn from_bytes(bytes: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(bytes) {
-        Ok(text) if !text.contains("\\x") => Cow::Borrowed(text),
+        Ok(text) if is_unambiguous(text) => Cow::Borrowed(text),
         _ => Cow::Owned(escape(bytes)),
     }
 }
@@ -19,10 +19,16 @@ pub fn from_bytes(bytes: &[u8]) -> Cow<'_, str> {
 /// As [`from_bytes`], without a copy of a value that stays as it is.
 pub fn from_vec(bytes: Vec<u8>) -> String {
     match String::from_utf8(bytes) {
-        Ok(text) if !text.contains("\\x") => text,
+        Ok(text) if is_unambiguous(&text) => text,
         Ok(text) => escape(text.as_bytes()),
         Err(error) => escape(error.as_bytes()),
     }
+}
+
+/// True if `text` cannot be mistaken for an escaped value.
+fn is_unambiguous(text: &str) -> bool {
+    // Few values have a backslash, and a single byte is found faster.
+    !text.as_bytes().contains(&b'\\') || !text.contains("\\x")
 }
 
 fn escape(bytes: &[u8]) -> String {
