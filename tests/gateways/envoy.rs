@@ -21,7 +21,7 @@ domains:
       - { name: per-tenant, match: { tenant: { present: true } }, per: [tenant], limit: 5, window: 30m }
       - { name: watched, match: { path: /watched }, per: [], limit: 1, window: 1d, mode: shadow }
       - { name: bytes, match: { downloader: { present: true } }, per: [downloader], limit: 1000, window: 1d,
-          algorithm: fixed_window }
+          algorithm: fixed_window, overdraft: true }
 ";
 
 /// Envoy in front of a node and of an application. The application is Envoy, too: a second listener that answers by
@@ -318,14 +318,28 @@ fn usage_is_charged_when_a_response_has_ended() {
         { "actions": [user()], "hits_addend": { "format": "%BYTES_SENT%" }, "apply_on_stream_done": true },
     ]);
     let gateway = Gateway::start(json!([route("/", peek_then_charge)]));
-    for left in [1000, 600, 200] {
+    // The third response does not fit. It is charged, and there is no fourth.
+    for (left, status) in [(1000, 200), (600, 200), (200, 200), (0, 429)] {
         wait_for("the charge of the response before", || {
-            // A peek.
-            let body = r#"{"domain":"edge","attributes":{"downloader":"u1"},"hits":0}"#;
-            (gateway.node.check(body).json()["limits"][0]["remaining"] == left).then_some(())
+            let peek = r#"{"domain":"edge","attributes":{"downloader":"u1"},"hits":0}"#;
+            (gateway.node.check(peek).json()["limits"][0]["remaining"] == left).then_some(())
         });
-        assert_eq!(gateway.get("/400", &[("x-user", b"u1")]).status, 200);
+        assert_eq!(gateway.get("/400", &[("x-user", b"u1")]).status, status, "{left} bytes are left");
     }
+    assert_eq!(gateway.failed_calls(), 0);
+}
+
+#[test]
+fn negative_hits_of_a_route_go_back() {
+    let user = || header("x-user", "user");
+    let refund = json!([{ "actions": [user()], "hits_addend": { "number": 1, "is_negative_hits": true } }]);
+    let gateway = Gateway::start(json!([route("/cancel", refund), route("/", json!([{ "actions": [user()] }]))]));
+    let headers: &[(&str, &[u8])] = &[("x-user", b"u1")];
+    let left = |path: &str| gateway.get(path, headers).header("x-ratelimit-remaining").unwrap().to_owned();
+    assert_eq!(["/", "/", "/cancel", "/", "/"].map(left), ["2", "1", "2", "1", "0"]);
+    assert_eq!(gateway.statuses(2, "/", headers), [429, 429]);
+    assert_eq!(gateway.statuses(2, "/cancel", headers), [200, 200]);
+    assert_eq!(gateway.statuses(3, "/", headers), [200, 200, 429]);
     assert_eq!(gateway.failed_calls(), 0);
 }
 

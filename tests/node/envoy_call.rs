@@ -23,6 +23,10 @@ domains:
     limits:
       - { name: per-agent, match: { agent: { present: true } }, per: [agent], limit: 3, window: 1d,
           algorithm: fixed_window }
+      - { name: fixed, match: { fixed: { present: true } }, per: [fixed], limit: 5, window: 1d, algorithm: fixed_window }
+      - { name: exact, match: { exact: { present: true } }, per: [exact], limit: 5, window: 1d, consistency: exact }
+      - { name: bucket, match: { bucket: { present: true } }, per: [bucket], limit: 5, window: 1d,
+          algorithm: token_bucket }
       - { name: per-address, match: { address: { present: true } }, per: [address], limit: 100, window: 1d }
 ";
 
@@ -135,6 +139,38 @@ async fn more_hits_than_can_be_counted_are_over_the_limit() {
         let asked = RateLimitDescriptor { hits_addend: Some(hits), ..descriptor(&[("agent", b"a")]) };
         let answer = ask(&mut client, vec![asked]).await;
         assert_eq!((answer.overall_code(), answer.statuses[0].limit_remaining), (Verdict::OverLimit, 3), "{hits} hits");
+    }
+}
+
+#[tokio::test]
+async fn negative_hits_go_back_and_are_never_charged_or_denied() {
+    let (node, _folder) = start_node();
+    let mut client = EnvoyClient::new(connect(&node).await);
+    let own = RateLimitOverride { requests_per_unit: 5, unit: Unit::Day.into(), unit_multiplier: None };
+    for (key, limit) in [("fixed", None), ("exact", None), ("bucket", None), ("agent", Some(own))] {
+        // The hits, whether they are negative, and what is left afterwards; `None` for a denial.
+        let steps = [
+            (Some(3), false, Some(2)),
+            (Some(1), true, Some(3)),
+            (None, true, Some(4)),
+            (Some(0), true, Some(4)),
+            (Some(4), false, Some(0)),
+            (Some(0), true, Some(0)),
+            (Some(1), false, None),
+            (Some(2), true, Some(2)),
+            (Some(100), true, Some(5)),
+            (Some(u64::MAX), true, Some(5)),
+            (Some(5), false, Some(0)),
+            (Some(1), false, None),
+        ];
+        for (at, (hits_addend, is_negative_hits, left)) in steps.into_iter().enumerate() {
+            let descriptor = descriptor(&[(key, b"a")]);
+            let asked = RateLimitDescriptor { limit, hits_addend, is_negative_hits, ..descriptor };
+            let answer = ask(&mut client, vec![asked]).await;
+            let shown = answer.statuses[0].limit_remaining;
+            let shown = (answer.overall_code() == Verdict::Ok).then_some(shown);
+            assert_eq!(shown, left, "{key}, step {at}: {hits_addend:?} hits, negative: {is_negative_hits}");
+        }
     }
 }
 
