@@ -75,6 +75,28 @@ async fn native_calls_admit_as_many_checks_as_the_limit_allows() {
     assert_eq!(outcomes, [(true, None), (true, None), (false, None), (false, Some(Code::InvalidArgument as i32))]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overdraft_is_charged_even_if_it_does_not_fit() {
+    let (node, _folder) = start_node();
+    let mut client = RateLimitServiceClient::new(connect(&node).await);
+    let overdraft = |user: &str| CheckRequest { overdraft: true, ..check(user, Some(5)) };
+    let denied = client.check(overdraft("native")).await.unwrap().into_inner();
+    assert!(!denied.allowed && denied.limits[0].refused, "five hits do not fit a limit of 3: {denied:?}");
+    let batch = client.check_batch(CheckBatchRequest { checks: vec![overdraft("batch")] }).await.unwrap().into_inner();
+    assert!(!batch.results[0].allowed);
+    let json = |user: &str, overdraft: &str| {
+        let attributes = format!(r#"{{"remote_address":"{user}"}}"#);
+        node.check(&format!(r#"{{"domain":"edge","attributes":{attributes},"hits":5,"overdraft":{overdraft}}}"#))
+    };
+    assert_eq!([json("json", "true").status, json("none", "false").status], [429, 429]);
+    for (user, left) in [("native", 0), ("batch", 0), ("json", 0), ("none", 3)] {
+        let peek = client.check(check(user, Some(0))).await.unwrap().into_inner();
+        assert_eq!((peek.allowed, peek.limits[0].remaining), (left > 0, Some(left)), "{user}");
+    }
+    let invalid = json("x", "1");
+    assert_eq!((invalid.status, invalid.json()["errors"][0]["pointer"].as_str()), (400, Some("/overdraft")));
+}
+
 #[tokio::test]
 async fn errors_of_invalid_calls_name_the_expected_values() {
     let (node, _folder) = start_node();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use limiter::{Decision, millis_up};
+use limiter::{Charging, Decision, millis_up};
 use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
@@ -19,7 +19,7 @@ pub struct CheckMessage {
 
 /// Reads a message.
 pub fn read(message: wire::CheckRequest) -> CheckMessage {
-    let wire::CheckRequest { domain, attributes, descriptors, hits, request_id: id } = message;
+    let wire::CheckRequest { domain, attributes, descriptors, hits, request_id: id, overdraft } = message;
     let mut violations = Vec::new();
     if !id.is_empty() && !request_id::is_valid(&id) {
         violations.push(violation("request_id", "expected at most 128 visible ASCII characters"));
@@ -30,7 +30,9 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
     let hits = hits.unwrap_or(1);
     let one = descriptors.is_empty();
     let maps = one.then_some(attributes).into_iter().chain(descriptors.into_iter().map(|d| d.attributes));
-    let descriptors = maps.map(|map| DescriptorRequest::unordered(map, hits)).collect();
+    let charging = if overdraft { Charging::Always } else { Charging::IfAllowed };
+    let read = |map| DescriptorRequest { charging, ..DescriptorRequest::unordered(map, hits) };
+    let descriptors = maps.map(read).collect();
     let place = |at: usize| if one { "attributes".to_owned() } else { format!("descriptors[{at}].attributes") };
     let check = CheckRequest::new(domain, descriptors, violations, |field| match field {
         Field::Domain => "domain".to_owned(),

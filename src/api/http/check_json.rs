@@ -1,6 +1,6 @@
 //! The JSON of `/v1/check`: reads a request, writes an answer.
 
-use limiter::{Decision, millis_up};
+use limiter::{Charging, Decision, millis_up};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -20,10 +20,10 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
         }
     };
     let mut take = |key: &str| object.remove(key);
-    let (domain, hits) = (take("domain"), take("hits"));
+    let (domain, hits, overdraft) = (take("domain"), take("hits"), take("overdraft"));
     let (attributes, descriptors) = (take("attributes"), take("descriptors"));
     for key in object.keys() {
-        let detail = "expected one of domain, attributes, descriptors, hits; this field is unknown";
+        let detail = "expected one of domain, attributes, descriptors, hits, overdraft; this field is unknown";
         violations.push(violation(format!("/{}", escape(key)), detail));
     }
     // A domain of another type is as invalid as an empty one.
@@ -33,6 +33,14 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
         violations.push(violation("/hits", format!("expected a whole number from 0 to {}", u32::MAX)));
     }
     let hits = hits.unwrap_or(1);
+    let charging = match overdraft {
+        None | Some(Value::Bool(false)) => Charging::IfAllowed,
+        Some(Value::Bool(true)) => Charging::Always,
+        Some(_) => {
+            violations.push(violation("/overdraft", "expected true or false"));
+            Charging::IfAllowed
+        }
+    };
     let one = attributes.is_some();
     let objects = match (attributes, descriptors) {
         (Some(_), Some(_)) => {
@@ -50,8 +58,8 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
     };
     let place = |at: usize| if one { "/attributes".to_owned() } else { format!("/descriptors/{at}") };
     let each = objects.into_iter().enumerate().take(MAX_DESCRIPTORS + 1);
-    let descriptors =
-        each.map(|(at, value)| read(value, hits, &mut violations, || place(at))).collect::<Vec<DescriptorRequest>>();
+    let each = each.map(|(at, value)| read(value, hits, &mut violations, || place(at)));
+    let descriptors = each.map(|descriptor| DescriptorRequest { charging, ..descriptor }).collect();
     CheckRequest::new(domain, descriptors, violations, |field| match field {
         Field::Domain => "/domain".to_owned(),
         Field::Descriptors => "/descriptors".to_owned(),
