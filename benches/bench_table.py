@@ -25,11 +25,13 @@ for (case, server), of in runs.items():
     rate = statistics.median(r["per_second"] for r in reports)
     ceiling = bare.get(case)
     ratio = "" if server == "bare" or ceiling is None or reports[0]["rate"] else f"{rate / ceiling:.2f}"
-    latency = [statistics.median(r["latency_us"][p] for r in reports) for p in ("p50", "p99", "p99.9")]
+    # A percentile is null if too few calls were measured for it.
+    values = [[r["latency_us"][p] for r in reports] for p in ("p50", "p99", "p99.9")]
+    latency = ["–" if None in of_runs else f"{statistics.median(of_runs):.0f}" for of_runs in values]
     cpu = spread([r["cpu_us_a_check"] for r in of], lambda v: f"{v:.2f}")
     calls = statistics.median(r["calls_a_check"] for r in of)
     print(f"| {case} | {server} | {spread([r['per_second'] for r in reports], thousands)} | {ratio} | "
-          + " | ".join(f"{value:.0f}" for value in latency) + f" | {cpu} | {calls:.5f} |")
+          + " | ".join(latency) + f" | {cpu} | {calls:.5f} |")
     failed = sum(sum(n for n in r["failed"].values() if isinstance(n, int)) for r in reports)
     if failed:
         broken.append(f"{case} on {server}: {failed} failed, the first with {reports[0]['failed']['first']}")

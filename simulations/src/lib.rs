@@ -4,7 +4,7 @@
 //! saw. One seed has exactly one history, byte for byte.
 //!
 //! The folders, from the bottom up: `scenario` and `faults` (what a seed decides), `store` (a Redis server), `context`
-//! (clock, event queue, history), `region` (cores and primaries), `world` (regions and clients), `oracle`, and `draw`
+//! (clock, event queue, history), `region` (cores and primaries), `world` (regions and clients), `oracle`, and `plot`
 //! (pictures).
 
 #![cfg_attr(

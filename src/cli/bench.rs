@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressStyle};
-use loadgen::{LoadPlan, Report, RunLength, SecondSummary, group_thousands, plot_svg};
+use loadgen::{LoadPlan, Percentile, Report, RunLength, SecondSummary, format_latency, group_thousands, plot_svg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -173,23 +173,12 @@ fn format_count(count: u64) -> String {
     group_thousands(count as f64)
 }
 
-/// Formats a latency with the unit that fits its size.
-fn format_latency(us: f64) -> String {
-    if us >= 1e6 {
-        format!("{:.2} s", us / 1e6)
-    } else if us >= 1000.0 {
-        format!("{:.2} ms", us / 1000.0)
-    } else {
-        format!("{us:.0} us")
-    }
-}
-
 fn print_table(report: &Report) {
     let mut table =
         output::table(&["checks/s", "p50", "p90", "p99", "p99.9", "p99.99", "max", "admitted", "denied", "failed"]);
     let latency = &report.latency_us;
     let failed = report.failed.checks(report.batch);
-    let latency_cell = |us: f64| Cell::new(if us == 0.0 { "-".to_owned() } else { format_latency(us) });
+    let latency_cell = |us: Option<f64>| Cell::new(us.map_or_else(|| "-".to_owned(), format_latency));
     table.add_row(vec![
         Cell::new(group_thousands(report.per_second)),
         latency_cell(latency.p50),
@@ -203,4 +192,24 @@ fn print_table(report: &Report) {
         output::verdict(format_count(failed), failed == 0),
     ]);
     outln!("{table}");
+    if latency.max.is_some() {
+        note_missing_percentiles(report);
+    }
+}
+
+/// Says which percentiles the table lacks, and why.
+fn note_missing_percentiles(report: &Report) {
+    let latency = &report.latency_us;
+    let values = [latency.p50, latency.p90, latency.p99, latency.p999, latency.p9999];
+    let missing = Percentile::ALL.into_iter().zip(values).filter(|(_, value)| value.is_none());
+    let needs =
+        |(percentile, _): (Percentile, _)| format!("{} needs {}", percentile.name, format_count(percentile.needs()));
+    let missing: Vec<String> = missing.map(needs).collect();
+    if !missing.is_empty() {
+        outln!(
+            "too few calls for some percentiles: {} ({} were answered)",
+            missing.join(", "),
+            format_count(report.calls)
+        );
+    }
 }

@@ -60,9 +60,7 @@ impl Simulate {
     fn run_one(&self, output: Output) -> Result<Exit, String> {
         let run = run_seed(self.scenario.unwrap_or(Scenario::Everything), self.seed, !self.brief)?;
         if let Some(path) = &self.plot {
-            plot::svg(&run).and_then(|picture| {
-                std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))
-            })?;
+            std::fs::write(path, plot::svg(&run)).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         let text = if output == Output::Json { format!("{}\n", as_json(&run)) } else { as_text(&run) };
         // A reader such as `head` may close the pipe early.
@@ -98,7 +96,8 @@ const fn exit(all_kept: bool) -> Exit {
 }
 
 fn as_text(run: &Run) -> String {
-    let mut text = format!("{}\n\n{}{}\n", run.plan, run.trace, plot::text(run));
+    let trace = if run.trace.is_empty() { String::new() } else { format!("\n{}", run.trace) };
+    let mut text = format!("{}\n{trace}{}\n", run.plan, plot::text(run));
     for violation in &run.violations {
         text += &format!("{} {violation}\n", output::word("broken", false));
     }

@@ -7,7 +7,7 @@ use crate::node::wait_for;
 use crate::region::Region;
 use crate::servers::redis_cli;
 use crate::table::Row;
-use crate::verdict::{admitted, is_abnormal, p99_wait_ms, promised, ratio};
+use crate::verdict::{admitted, is_abnormal, p90_wait_ms, promised, ratio};
 
 /// The maximum time until an answer on a shared machine, including `store.deadline` (100 ms). A check that also
 /// waits for something other than the store takes longer.
@@ -141,10 +141,10 @@ impl Region {
             worst_ratio: ratios.fold(0.0, f64::max),
             used_ratio: ratio(deny_mode_users.iter().sum(), deny_mode_users.len() * LIMIT),
             recovery_ms,
-            others_p99_ms: others.as_ref().map(|checks| {
+            others_p90_ms: others.as_ref().map(|checks| {
                 let (before, during): (Vec<DrillCheck>, Vec<DrillCheck>) =
                     checks.iter().filter(|a| a.sent_at <= ended_at).partition(|a| a.answered_at < began_at);
-                (p99_wait_ms(&before), p99_wait_ms(&during))
+                (p90_wait_ms(&before), p90_wait_ms(&during))
             }),
         };
         println!("{row:?}");

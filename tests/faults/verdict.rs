@@ -1,5 +1,7 @@
 //! The number of hits that clients were promised, and the number that were admitted.
 
+use loadgen::Percentile;
+
 use crate::clients::{DrillCheck, LIMIT, Mode};
 
 /// Returns true if the check has no answer or a degraded one.
@@ -28,11 +30,12 @@ pub fn admitted(mode: Mode, checks: &[DrillCheck]) -> usize {
     checks.iter().filter(|check| is_allowed(check) && (mode != Mode::Allow || !is_abnormal(check))).count()
 }
 
-/// Returns the 99th percentile of the waits, in milliseconds.
-pub fn p99_wait_ms(checks: &[DrillCheck]) -> u64 {
+/// Returns the 90th percentile of the waits, in milliseconds; `None` for too few checks.
+pub fn p90_wait_ms(checks: &[DrillCheck]) -> Option<u64> {
     let mut waits: Vec<u64> = checks.iter().map(DrillCheck::wait_ms).collect();
     waits.sort_unstable();
-    waits.get(waits.len() * 99 / 100).copied().unwrap_or(0)
+    let supported = waits.len() as u64 >= Percentile::P90.needs();
+    waits.get(waits.len() * 9 / 10).copied().filter(|_| supported)
 }
 
 /// Returns `part` divided by `whole`, or by 1 if `whole` is 0.

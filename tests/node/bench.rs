@@ -50,7 +50,7 @@ fn every_kind_of_call_counts_its_answers() {
         assert_eq!(code, 1, "{call}: {report}");
         assert_eq!(report["failed"]["errors"], checks, "{call}: {report}");
         assert!(report["failed"]["first"].as_str().unwrap().contains("domain"), "{call}: {report}");
-        assert_eq!((&report["calls"], &report["latency_us"]["max"]), (&0.into(), &0.0.into()), "errors are not timed");
+        assert_eq!((&report["calls"], &report["latency_us"]["max"]), (&0.into(), &Value::Null), "errors are not timed");
     }
 }
 

@@ -1,7 +1,11 @@
-//! The paths that the documents name exist.
+//! What the documents say holds: the paths that they name exist, and the simulation that they show is a good first one.
 
 use std::fs;
 use std::path::Path;
+
+use simulations::campaign::run_seed;
+use simulations::plot;
+use simulations::scenario::Scenario;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -57,4 +61,21 @@ fn paths_in_the_other_documents_exist() {
             assert!(root().join(document_folder).join(file).exists(), "{document}: {link} does not exist");
         }
     }
+}
+
+/// A reader who tries the first simulation of the README should see limits that are kept although Redis failed.
+#[test]
+fn the_first_simulation_of_the_readme_shows_limits_that_are_kept_without_the_store() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let command = text.lines().find(|line| line.starts_with("tidegate simulate")).unwrap();
+    let after = |flag: &str| command.split_whitespace().skip_while(|word| *word != flag).nth(1);
+    let name = after("--scenario").unwrap();
+    let scenario = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name).unwrap();
+    let run = run_seed(scenario, after("--seed").unwrap().parse().unwrap(), false).unwrap();
+    let picture = plot::text(&run);
+    let good = run.violations.is_empty() && picture.contains('█') && picture.contains('!') && !picture.contains('▲');
+    assert!(good, "expected a seed that uses a limit up and never exceeds it: choose another one\n{picture}");
+    assert!(command.contains("--brief"), "{command}");
+    let lines = run.plan.to_string().lines().count() + picture.lines().count();
+    assert!(lines < 50, "{lines} lines are too long for a first look");
 }

@@ -2,144 +2,137 @@
 
 use std::error::Error;
 
-use plotters::coord::ranged1d::{KeyPointHint, Ranged, ValueFormatter};
-use plotters::prelude::*;
-use plotters::style::full_palette::{BLUE_700, GREEN_700, GREY_300, ORANGE_700, PURPLE_700};
+use charts::{Axis, Chart, Colour, Label, Mark, Picture, Point, Shape, group_thousands};
 
-use crate::report::{Report, SecondSummary};
+use crate::percentile::Percentile;
+use crate::report::{Report, SecondSummary, format_latency};
 
-const SIZE: (u32, u32) = (1100, 860);
-const FONT: &str = "sans-serif";
-const COLOURS: [RGBColor; 4] = [BLUE_700, ORANGE_700, GREEN_700, PURPLE_700];
+/// The colours of the runs, in their order.
+const COLOURS: [Colour; 4] = [Colour::Blue, Colour::Orange, Colour::Green, Colour::Purple];
+const HEIGHT: f64 = 280.0;
 
 /// Returns an SVG of one or more runs, each with its name.
 ///
 /// # Errors
-/// Returns an error if no run measured a call, or if drawing fails.
+/// Returns an error if no run measured enough calls for a percentile.
 pub fn plot_svg(runs: &[(&str, &Report)]) -> Result<String, Box<dyn Error>> {
     if runs.iter().all(|(_, run)| run.latency_us.curve.is_empty()) {
-        return Err("no call was measured".into());
+        return Err("too few calls were measured for a plot".into());
     }
-    let mut out = String::new();
-    {
-        let root = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(plot_error)?;
-        let (upper, lower) = root.split_vertically(SIZE.1 / 2);
-        plot_by_percentile(&upper, runs)?;
-        plot_over_time(&lower, runs)?;
-        root.present().map_err(plot_error)?;
-    }
-    Ok(out)
+    let runs: Vec<Run<'_>> = runs.iter().zip(COLOURS.iter().cycle()).map(|(run, colour)| (*run, *colour)).collect();
+    let title = "Latency of calls, from the instant at which a call was due".to_owned();
+    Ok(Picture { title, charts: vec![by_percentile(&runs), over_time(&runs)] }.svg())
 }
 
-fn plot_error(error: impl Error) -> Box<dyn Error> {
-    error.to_string().into()
+/// A run with its name and its colour.
+type Run<'r> = ((&'r str, &'r Report), Colour);
+
+/// Returns the number of nines of a quantile: 1 for 90 %, 2 for 99 %.
+fn nines(quantile: f64) -> f64 {
+    -(1.0 - quantile).log10()
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
-/// Returns the number of nines of a percentile: 1 for 90 %, 2 for 99 %.
-fn nines(percentile: f64) -> f64 {
-    -(1.0 - percentile / 100.0).log10()
-}
-
-fn plot_by_percentile(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Error>> {
-    let points = |run: &Report| -> Vec<(f64, f64)> {
-        run.latency_us.curve.iter().map(|(percentile, us)| (nines(*percentile), us / 1000.0)).collect()
+fn by_percentile(runs: &[Run<'_>]) -> Chart {
+    let points = |run: &Report| -> Vec<Point> {
+        run.latency_us.curve.iter().map(|(percentile, us)| (nines(percentile / 100.0), us / 1000.0)).collect()
     };
-    let all: Vec<(f64, f64)> = runs.iter().flat_map(|(_, run)| points(run)).collect();
-    let widest = all.iter().map(|(x, _)| *x).fold(1.0, f64::max);
-    let mut chart = ChartBuilder::on(area)
-        .caption("Latency by percentile", (FONT, 20))
-        .margin(14)
-        .margin_right(40)
-        .x_label_area_size(36)
-        .y_label_area_size(70)
-        .build_cartesian_2d(NinesAxis { from: 0.0, to: widest }, log_bounds(all.iter().map(|(_, y)| *y)).log_scale())
-        .map_err(plot_error)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GREY_300)
-        .y_desc("milliseconds")
-        .y_labels(8)
-        .x_label_formatter(&|nines| {
-            let text = format!("{:.4}", 100.0 * (1.0 - 10f64.powf(-nines)));
-            format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
-        })
-        .y_label_formatter(&|ms| format_milliseconds(*ms))
-        .label_style((FONT, 14))
-        .draw()
-        .map_err(plot_error)?;
-    for ((name, run), colour) in runs.iter().zip(COLOURS.iter().cycle()) {
-        let colour = *colour;
-        let load = match run.rate {
-            Some(rate) => format!("{rate:.0} calls/s scheduled"),
-            None => format!("{} x {} in flight", run.connections, run.in_flight),
-        };
-        chart
-            .draw_series(LineSeries::new(points(run), colour.stroke_width(2)))
-            .map_err(plot_error)?
-            .label(format!("{name}: {}, {}, {load}, {} checks/s", run.call, run.keys, group_thousands(run.per_second)))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+    let all: Vec<Point> = runs.iter().flat_map(|((_, run), _)| points(run)).collect();
+    let widest = all.iter().map(|(x, _)| *x).fold(0.01, f64::max);
+    let tick = |p: Percentile| (nines(p.quantile()), format!("{} %", p.name.trim_start_matches('p')));
+    let ticks = std::iter::once((0.0, "0 %".to_owned())).chain(Percentile::ALL.map(tick));
+    let ticks = ticks.filter(|(nines, _)| *nines <= widest + 1e-9).collect();
+    let curve = |((name, run), colour): &Run<'_>| Mark {
+        name: describe(name, run),
+        colour: *colour,
+        shape: Shape::Line { parts: vec![points(run)], width: 2.0, dashed: false },
+    };
+    let mut marks: Vec<Mark> = runs.iter().map(curve).collect();
+    let supported = |p: &Percentile| all.iter().any(|(x, _)| *x >= nines(p.quantile()) - 1e-9);
+    let guides: Vec<Percentile> = [Percentile::P50, Percentile::P99].into_iter().filter(supported).collect();
+    if !guides.is_empty() {
+        marks.push(Mark {
+            name: guides.iter().map(|p| p.name).collect::<Vec<_>>().join(" and "),
+            colour: Colour::Muted,
+            shape: Shape::Verticals { at: guides.iter().map(|p| nines(p.quantile())).collect(), width: 1.0 },
+        });
     }
-    // The curve rises to the upper right, so the lower right is free.
-    draw_legend(&mut chart, SeriesLabelPosition::LowerRight)
+    let mut labels = Vec::new();
+    for (at, ((_, run), colour)) in runs.iter().enumerate() {
+        for (percentile, us) in [(Percentile::P50, run.latency_us.p50), (Percentile::P99, run.latency_us.p99)] {
+            labels.extend(us.map(|us| Label {
+                at: (nines(percentile.quantile()), us / 1000.0),
+                text: format!("{} {}", percentile.name, format_latency(us)),
+                colour: *colour,
+                bold: percentile == Percentile::P99,
+                // The curves rise to the right, so both sides are free, and two runs do not write over each other.
+                below: at % 2 == 1,
+            }));
+        }
+    }
+    Chart {
+        title: "Latency by percentile".to_owned(),
+        x: Axis::with_ticks("percentile of the calls", 0.0, widest, ticks),
+        y: Axis::logarithmic("milliseconds", all.iter().map(|(_, ms)| *ms)),
+        height: HEIGHT,
+        marks,
+        labels,
+    }
 }
 
-fn plot_over_time(area: &Area<'_>, runs: &[(&str, &Report)]) -> Result<(), Box<dyn Error>> {
-    let seconds = runs.iter().flat_map(|(_, run)| significant_seconds(run));
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
-    let duration = seconds.clone().map(|second| second.second as f64 + 1.0).fold(1.0, f64::max);
-    let latencies = seconds.flat_map(|second| [second.p50_us, second.max_us]).flatten().map(|us| us / 1000.0);
-    let axis = log_bounds(latencies);
-    let mut chart = ChartBuilder::on(area)
-        .caption("Latency over time: p50, p99 and maximum of each second", (FONT, 20))
-        .margin(14)
-        .x_label_area_size(36)
-        .y_label_area_size(70)
-        // The factor leaves room for the legend at the top.
-        .build_cartesian_2d(0.0..duration, (axis.start..axis.end * 8.0).log_scale())
-        .map_err(plot_error)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GREY_300)
-        .x_desc("seconds")
-        .y_desc("milliseconds")
-        .x_label_formatter(&|second| if second.fract() == 0.0 { format!("{second:.0}") } else { String::new() })
-        .y_labels(8)
-        .y_label_formatter(&|ms| format_milliseconds(*ms))
-        .label_style((FONT, 14))
-        .draw()
-        .map_err(plot_error)?;
-    for ((name, run), colour) in runs.iter().zip(COLOURS.iter().cycle()) {
-        let colour = *colour;
-        for (statistic, width, latency) in [
-            ("p50", 3, (|s| s.p50_us) as fn(&SecondSummary) -> Option<f64>),
-            ("p99", 2, |s| s.p99_us),
-            ("max", 1, |s| s.max_us),
-        ] {
-            let style = colour.mix(if statistic == "max" { 0.45 } else { 1.0 }).stroke_width(width);
-            let mut name = Some(format!("{name}: {statistic}"));
-            // Seconds without an answer leave a gap in the line.
-            for consecutive in significant_seconds(run).chunk_by(|a, b| latency(a).is_some() == latency(b).is_some()) {
-                #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
-                let point = |s: &SecondSummary| Some((s.second as f64 + 0.5, latency(s)? / 1000.0));
-                let points: Vec<(f64, f64)> = consecutive.iter().filter_map(point).collect();
-                let dot = points
-                    .first()
-                    .filter(|_| points.len() == 1)
-                    .map(|point| Circle::new(*point, width, style.filled()));
-                chart.draw_series(dot).map_err(plot_error)?;
-                let line = chart.draw_series(LineSeries::new(points, style)).map_err(plot_error)?;
-                if let Some(name) = name.take() {
-                    line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
-                }
+/// A statistic of each second of a run.
+struct Statistic {
+    name: &'static str,
+    of: fn(&SecondSummary) -> Option<f64>,
+    width: f64,
+    dashed: bool,
+}
+
+/// p99 is the boldest: it is what users of a limiter notice.
+const STATISTICS: [Statistic; 3] = [
+    Statistic { name: "maximum", of: |second| second.max_us, width: 1.0, dashed: true },
+    Statistic { name: "p99", of: |second| second.p99_us, width: 3.5, dashed: false },
+    Statistic { name: "p50", of: |second| second.p50_us, width: 1.5, dashed: false },
+];
+
+#[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
+fn over_time(runs: &[Run<'_>]) -> Chart {
+    let seconds = || runs.iter().flat_map(|((_, run), _)| significant_seconds(run));
+    let duration = seconds().map(|second| second.second as f64 + 1.0).fold(1.0, f64::max);
+    let latencies = seconds().flat_map(|second| STATISTICS.iter().filter_map(|s| (s.of)(second)));
+    let mut marks = Vec::new();
+    for ((name, run), colour) in runs {
+        for Statistic { name: statistic, of, width, dashed } in &STATISTICS {
+            // Seconds without the statistic leave a gap in the line.
+            let consecutive = significant_seconds(run).chunk_by(|a, b| of(a).is_some() == of(b).is_some());
+            let point = |second: &SecondSummary| Some((second.second as f64 + 0.5, of(second)? / 1000.0));
+            let parts: Vec<Vec<Point>> = consecutive.map(|part| part.iter().filter_map(point).collect()).collect();
+            let parts: Vec<Vec<Point>> = parts.into_iter().filter(|part: &Vec<Point>| !part.is_empty()).collect();
+            let name = if runs.len() > 1 { format!("{name}: {statistic}") } else { (*statistic).to_owned() };
+            if !parts.is_empty() {
+                let shape = Shape::Line { parts, width: *width, dashed: *dashed };
+                marks.push(Mark { name, colour: *colour, shape });
             }
         }
     }
-    draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
+    let missing = seconds().any(|second| second.max_us.is_some() && second.p99_us.is_none());
+    let note = format!(" (p99 needs {} calls in a second)", group_thousands(Percentile::P99.needs() as f64));
+    Chart {
+        title: format!("Latency of each second{}", if missing { note.as_str() } else { "" }),
+        x: Axis::linear("seconds", 0.0, duration, 1.0),
+        y: Axis::logarithmic("milliseconds", latencies.map(|us| us / 1000.0)),
+        height: HEIGHT,
+        marks,
+        labels: Vec::new(),
+    }
+}
+
+/// Describes a run for the legend.
+fn describe(name: &str, run: &Report) -> String {
+    let load = match run.rate {
+        Some(rate) => format!("{} calls/s due", group_thousands(rate)),
+        None => format!("{} x {} in flight", run.connections, run.in_flight),
+    };
+    format!("{name}: {}, {}, {load}, {} checks/s answered", run.call, run.keys, group_thousands(run.per_second))
 }
 
 /// Returns the seconds of a run, without a last second that is shorter than a tenth of a second. Such a second holds
@@ -152,80 +145,57 @@ fn significant_seconds(run: &Report) -> &[SecondSummary] {
     }
 }
 
-fn draw_legend<'a, X, Y>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
-    position: SeriesLabelPosition,
-) -> Result<(), Box<dyn Error>>
-where
-    X: Ranged,
-    Y: Ranged,
-{
-    chart
-        .configure_series_labels()
-        .position(position)
-        .background_style(WHITE.mix(0.85))
-        .label_font((FONT, 14))
-        .draw()
-        .map_err(plot_error)
-}
-
-/// Returns the bounds of a logarithmic axis for `values`.
-fn log_bounds(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
-    let (min, max) = values.filter(|v| *v > 0.0).fold((f64::MAX, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
-    if max > 0.0 { min * 0.8..max * 1.6 } else { 0.1..1.0 }
-}
-
-fn format_milliseconds(ms: f64) -> String {
-    if ms >= 1.0 { format!("{ms:.0}") } else { format!("{ms:.3}").trim_end_matches('0').to_owned() }
-}
-
-/// Formats a number with a space between groups of three digits.
-pub fn group_thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
-    groups.iter().map(|group| String::from_utf8_lossy(group)).collect::<Vec<_>>().join(" ")
-}
-
-/// An axis of nines, with labels at 0 %, 50 %, 90 %, 99 % and so on.
-struct NinesAxis {
-    from: f64,
-    to: f64,
-}
-
-impl Ranged for NinesAxis {
-    type ValueType = f64;
-    type FormatOption = plotters::coord::ranged1d::NoDefaultFormatting;
-
-    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        let fraction = (value - self.from) / (self.to - self.from);
-        #[expect(clippy::cast_possible_truncation, reason = "a position in pixels")]
-        let offset = (fraction * f64::from(to - from)).round() as i32;
-        from + offset
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        let whole = (1..=9).map(f64::from).take_while(|nines| *nines <= self.to);
-        [0.0, nines(50.0)].into_iter().chain(whole).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        self.from..self.to
-    }
-}
-
-impl ValueFormatter<f64> for NinesAxis {}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use hdrhistogram::Histogram;
+    use serde_json::json;
 
-    #[test]
-    fn percentiles_become_nines() {
-        assert!((nines(99.0) - 2.0).abs() < 1e-9 && (nines(99.99) - 4.0).abs() < 1e-9);
+    use super::*;
+    use crate::report::LatencySummary;
+
+    /// Returns the report of a run that answered `calls` calls in each of three seconds, each after 1 to 2 ms.
+    fn report(calls: u64) -> Report {
+        let mut histogram = Histogram::new_with_bounds(1000, 1_000_000_000, 3).unwrap();
+        (0..calls).for_each(|call| histogram.record(1_000_000 + 1_000_000 * call / calls).unwrap());
+        let seconds: Vec<_> = (0..3).map(|second| SecondSummary::new(second, calls, 0, &histogram)).collect();
+        let report = json!({
+            "target": "127.0.0.1:1", "call": "envoy", "batch": 1, "connections": 8, "in_flight": 32, "threads": 1,
+            "rate": null, "keys": "hot", "seed": 1, "warm_up_s": 0.0, "interrupted": false, "unlimited": false,
+            "question": { "domain": "d", "attribute": "user", "prefix": "u", "hits": 1 }, "seconds": 3.0,
+            "sent": calls, "calls": calls, "checks": calls, "per_second": 1234.0, "admitted": calls, "refused": 0,
+            "failed": { "errors": 0, "connection": 0, "unanswered": 0, "unsent": 0, "first": null },
+            "most_admitted_of_a_key": null, "latency_us": LatencySummary::new(&histogram), "each_second": seconds,
+        });
+        serde_json::from_value(report).unwrap()
     }
 
     #[test]
-    fn digits_are_grouped_by_thousands() {
-        assert_eq!([group_thousands(999.0), group_thousands(1_234_567.0)], ["999", "1 234 567"]);
+    fn p99_is_the_boldest_line_and_the_values_of_p50_and_p99_are_written() {
+        let (first, second) = (report(20_000), report(20_000));
+        let runs = [("a", &first), ("b", &second)].map(|run| (run, Colour::Blue));
+        let chart = over_time(&runs);
+        let width = |mark: &Mark| if let Shape::Line { width, .. } = &mark.shape { *width } else { 0.0 };
+        let boldest = chart.marks.iter().max_by(|a, b| width(a).total_cmp(&width(b))).unwrap();
+        assert!(boldest.name.ends_with(": p99") && chart.marks.len() == 6, "{:?}", chart.marks);
+        let svg = plot_svg(&[("a", &first), ("b", &second)]).unwrap();
+        for text in
+            ["Latency by percentile", ">p50 1.50 ms<", ">p99 1.99 ms<", ">p50 and p99<", ">a: p50<", ">b: maximum<"]
+        {
+            assert!(svg.contains(text), "{text} is missing in {svg}");
+        }
+    }
+
+    #[test]
+    fn a_percentile_that_the_number_of_calls_does_not_support_is_not_drawn() {
+        for (calls, shown, missing) in [
+            (15, &["p99 needs 1 000 calls in a second"][..], &[">p50", ">p99", ">50 %<"][..]),
+            (500, &[">p50 1.50 ms<", ">p50<", "p99 needs"], &[">p99", ">99 %<", "p50 and"]),
+            (1000, &[">p99 1.99 ms<", ">p99<", ">99 %<"], &["p99 needs", ">99.9 %<"]),
+        ] {
+            let svg = plot_svg(&[("a", &report(calls))]).unwrap();
+            shown.iter().for_each(|text| assert!(svg.contains(text), "{calls} calls: {text} is missing in {svg}"));
+            missing.iter().for_each(|text| assert!(!svg.contains(text), "{calls} calls: {text} is in {svg}"));
+        }
+        assert!(plot_svg(&[("a", &report(5))]).is_err(), "there is nothing to draw");
     }
 }

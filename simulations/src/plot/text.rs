@@ -2,56 +2,122 @@
 
 use std::fmt::Write;
 
-use super::busiest::{busiest, end};
+use super::busiest::{BusyCounter, busiest, end};
 use crate::run::Run;
+use limiter::rules::OnStoreFailure;
 
-/// The number of columns.
-const WIDTH: u64 = 100;
+/// The number of columns of time. With the names before them, a line fits into a terminal of 80 columns.
+const WIDTH: usize = 68;
+/// The most ticks of the time axis.
+const TICKS: u32 = 11;
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Draws the busiest counters and the faults. A column is a hundredth of the time. A full bar is the limit, or the
-/// largest limit if edits change it. `▲` is more than that.
+/// The time that a column shows.
+struct Columns {
+    /// The length of a column, in microseconds.
+    us: u64,
+}
+
+impl Columns {
+    fn at(&self, us: u64) -> usize {
+        usize::try_from(us / self.us).map_or(WIDTH - 1, |column| column.min(WIDTH - 1))
+    }
+}
+
+/// Draws the busiest counters and the faults over time. A full bar is the limit, or the largest limit if edits change
+/// it. `▲` is more than that.
 pub fn text(run: &Run) -> String {
     let mut out = String::new();
-    let column_us = end(run) / WIDTH + 1;
-    let column = |at: u64| usize::try_from((at / column_us).min(WIDTH - 1)).unwrap_or(0);
-    let width = usize::try_from(WIDTH).unwrap_or(0);
+    let columns = Columns { us: end(run) / WIDTH as u64 + 1 };
     for counter in busiest(run) {
-        // The highest level of each column. A column begins with the last level of the column before.
-        let (mut columns, mut last, mut at) = (vec![(0, 0); width], (0, 0), 0);
-        for level in &counter.levels {
-            for passed in &mut columns[at..column(level.at)] {
-                *passed = (*passed).max(last);
-            }
-            at = column(level.at);
-            columns[at] = columns[at].max(last).max((level.hits, level.degraded));
-            last = (level.hits, level.degraded);
-        }
-        columns[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
-        let full = counter.allowed.iter().map(|(_, limit)| *limit).max().unwrap_or(0).max(1);
-        let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
-            Ok(eighths @ 0..=8) => BARS[eighths],
-            _ => '▲',
-        };
-        let degraded = |(_, degraded): &(u64, u64)| if *degraded > 0 { '!' } else { ' ' };
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(out, "\n{}", counter.title());
-        let _ = writeln!(
-            out,
-            "used     |{}| a full bar is {full} hits, ▲ is more",
-            columns.iter().map(bar).collect::<String>()
-        );
-        let _ = writeln!(
-            out,
-            "degraded |{}| ! some hits were admitted without the store",
-            columns.iter().map(degraded).collect::<String>()
-        );
+        out += &draw_counter(&counter, &columns);
     }
-    for fault in &run.plan.faults {
-        let (first, last) = (column(fault.begin), column(fault.end));
-        let shade = |at: usize| if (first..=last).contains(&at) { '▒' } else { ' ' };
-        let line: String = (0..width).map(shade).collect();
-        let _ = writeln!(out, "fault    |{line}| {}", fault.kind);
+    if !run.plan.faults.is_empty() {
+        out.push('\n');
+        for fault in &run.plan.faults {
+            let (first, last) = (columns.at(fault.begin), columns.at(fault.end));
+            let shade = |at: usize| if (first..=last).contains(&at) { '▒' } else { ' ' };
+            let line: String = (0..WIDTH).map(shade).collect();
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(out, "fault    |{line}|\n          {}", fault.kind);
+        }
+        out += &time_axis(&columns);
     }
     out
+}
+
+fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
+    // The highest level of each column. A column begins with the last level of the column before.
+    let (mut highest, mut last, mut at) = (vec![(0, 0); WIDTH], (0, 0), 0);
+    for level in &counter.levels {
+        for passed in &mut highest[at..columns.at(level.at)] {
+            *passed = (*passed).max(last);
+        }
+        at = columns.at(level.at);
+        highest[at] = highest[at].max(last).max((level.hits, level.degraded));
+        last = (level.hits, level.degraded);
+    }
+    highest[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
+    let full = counter.allowed.iter().map(|(_, limit)| *limit).max().unwrap_or(0).max(1);
+    let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
+        Ok(eighths @ 0..=8) => BARS[eighths],
+        _ => '▲',
+    };
+    let used: String = highest.iter().map(bar).collect();
+    let mut out = format!("\n{}\n", counter.title());
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(out, "used     |{used}|");
+    let degraded: String = highest.iter().map(|(_, hits)| if *hits > 0 { '!' } else { ' ' }).collect();
+    let mut legend = vec![format!("█ the limit, {full} hits")];
+    if used.contains('▲') {
+        legend.push("▲ more than the limit".to_owned());
+    }
+    if degraded.contains('!') {
+        let _ = writeln!(out, "degraded |{degraded}|");
+        legend.push("! some hits were admitted without the store".to_owned());
+        if counter.limit.on_store_failure == OnStoreFailure::Allow {
+            legend.push("  (on_store_failure: allow sets no limit for these)".to_owned());
+        }
+    }
+    out += &time_axis(columns);
+    for line in legend {
+        let _ = writeln!(out, "          {line}");
+    }
+    out
+}
+
+/// Returns the line with the time of some columns. A text begins at its column.
+fn time_axis(columns: &Columns) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "seconds of a simulation")]
+    let end = (columns.us * WIDTH as u64) as f64 / 1e6;
+    let (ticks, decimals) = charts::round_ticks(0.0, end, TICKS, 0.0);
+    let mut line = String::new();
+    for tick in ticks {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a simulation")]
+        let column = columns.at((tick * 1e6).round() as u64);
+        let text = format!("{tick:.decimals$}");
+        if column >= line.len() && column + text.len() <= WIDTH {
+            line += &" ".repeat(column - line.len());
+            line += &text;
+        }
+    }
+    format!("seconds   {line}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_axis_has_round_seconds_that_begin_at_their_columns() {
+        for (us, expected) in [
+            (10_000, "seconds   0.0       0.1       0.2       0.3"),
+            (100_000, "seconds   0         1         2         3"),
+            (37_000, "seconds   0.0          0.5           1.0"),
+        ] {
+            let line = time_axis(&Columns { us });
+            assert!(line.starts_with(expected), "{line}");
+            assert!(line.chars().count() <= 10 + WIDTH + 1, "{line}");
+        }
+    }
 }
