@@ -92,7 +92,14 @@ struct ReadyNode;
 
 impl NodeStatus for ReadyNode {
     fn readiness(&self) -> Readiness {
-        Readiness { ready: true, revision: Revision(1), store: StoreHealth::Ok, advice: Vec::new(), draining: false }
+        Readiness {
+            ready: true,
+            revision: Revision(1),
+            rejected_rules: None,
+            store: StoreHealth::Ok,
+            advice: Vec::new(),
+            draining: false,
+        }
     }
 
     fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {

@@ -41,7 +41,12 @@ pub fn run(node: Assembled, http: SocketAddr, grpc: SocketAddr, ready: impl FnOn
     let files = 2 * config.max_connections as u64 + OTHER_FILES;
     let allowed = machine::files(files);
     if allowed < files {
-        tracing::warn!(files = allowed, wanted = files, "the limit of open files is below the limit of connections");
+        tracing::warn!(
+            permitted = allowed,
+            needed = files,
+            max_connections = config.max_connections,
+            "the system's limit of open files is below what limits.max_connections may need"
+        );
     }
     let (stop, stopped) = watch::channel(false);
     if let Err(error) = listen_for_signals(stop, reload) {

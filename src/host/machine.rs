@@ -29,7 +29,7 @@ pub fn keys(with_records: bool) -> usize {
     usize::try_from(keys.max(1000)).unwrap_or(usize::MAX)
 }
 
-/// Raises the limit of open files to `wanted`, or as far as allowed. Returns the new limit.
+/// Raises the soft limit of open files to `wanted`, or as far as the hard limit allows. Returns the new limit.
 pub fn files(wanted: u64) -> u64 {
     let limits = getrlimit(Resource::Nofile);
     let reach = limits.maximum.map_or(wanted, |most| wanted.min(most));

@@ -24,6 +24,10 @@ use crate::store::metrics::StoreMetrics;
 use crate::store::redis::{RedisConfig, RedisRegion};
 use crate::telemetry::registry::MetricsRegistry;
 
+/// The most connections on each listener of a node for trying things out. It needs few open files, so that the usual
+/// limits of a machine suffice.
+const DEV_CONNECTIONS: usize = 1000;
+
 /// A function that makes a source read its rules at once.
 pub type Reload = Box<dyn Fn() + Send + Sync>;
 
@@ -89,7 +93,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         workers: machine::cores(),
         max_keys: machine::keys(true),
         max_pending: DEFAULTS.max_pending,
-        max_connections: DEFAULTS.max_connections,
+        max_connections: DEV_CONNECTIONS,
         lease_us: DEFAULTS.lease_ms * 1000,
         deadline_us: DEFAULTS.deadline_ms * 1000,
         min_holders: DEFAULTS.min_holders,

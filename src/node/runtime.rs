@@ -38,12 +38,12 @@ pub fn run(
     grpc: Listeners,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
-    let Environment { clock, region, metrics, services, .. } = environment;
+    let Environment { services, .. } = environment;
     let cores = (0..config.workers.get()).map(|_| new_core(config, environment));
     let cores: Vec<Arc<Core>> = cores.collect::<io::Result<_>>()?;
     let control = tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
     let handle = control.handle().clone();
-    let status = NodeState::new(cores.clone(), Arc::clone(region), Arc::clone(clock), Arc::clone(metrics), handle);
+    let status = NodeState::new(cores.clone(), environment, handle);
     let (opening, opened) = watch::channel(false);
     let workers = workers(config, environment, cores, &status, &opened, (http, grpc))?;
     // If one core fails, all cores stop.

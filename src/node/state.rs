@@ -9,9 +9,10 @@ use limiter::{NodeTime, Revision};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::Environment;
 use super::metrics::{NodeMetrics, NodeStats};
 use crate::actors::core::Core;
-use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, StoreHealth};
+use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, RuleSource, StoreHealth};
 
 /// How often a node that starts checks whether it may decide.
 const START_POLL: Duration = Duration::from_millis(2);
@@ -25,6 +26,7 @@ pub struct NodeState(Arc<Shared>);
 struct Shared {
     cores: Vec<Arc<Core>>,
     region: Arc<dyn Region>,
+    rules: Arc<dyn RuleSource>,
     clock: Arc<dyn Clock>,
     metrics: Arc<NodeMetrics>,
     /// Held while the metrics are rendered, so that scrapes take at most one thread.
@@ -38,16 +40,13 @@ struct Shared {
 }
 
 impl NodeState {
-    pub fn new(
-        cores: Vec<Arc<Core>>,
-        region: Arc<dyn Region>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<NodeMetrics>,
-        control: Handle,
-    ) -> Self {
+    pub fn new(cores: Vec<Arc<Core>>, environment: &Environment, control: Handle) -> Self {
+        let Environment { region, rules, clock, metrics, .. } = environment;
+        let (region, rules, clock) = (Arc::clone(region), Arc::clone(rules), Arc::clone(clock));
+        let metrics = Arc::clone(metrics);
         let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));
         let (draining, scrape) = (AtomicBool::new(false), Arc::default());
-        Self(Arc::new(Shared { cores, region, clock, metrics, scrape, started, draining, control, runtimes }))
+        Self(Arc::new(Shared { cores, region, rules, clock, metrics, scrape, started, draining, control, runtimes }))
     }
 
     /// Counts the tasks of a runtime from now on.
@@ -99,11 +98,18 @@ impl Shared {
 
 impl NodeStatus for NodeState {
     fn readiness(&self) -> Readiness {
-        let Shared { cores, region, draining, .. } = &*self.0;
+        let Shared { cores, region, rules, draining, .. } = &*self.0;
         let draining = draining.load(Ordering::Relaxed);
         let state = region.state();
         let ready = !draining && !cores.iter().any(|core| core.is_starting());
-        Readiness { ready, revision: self.0.revision(), store: state.store, advice: state.advice, draining }
+        Readiness {
+            ready,
+            revision: self.0.revision(),
+            rejected_rules: rules.rejected(),
+            store: state.store,
+            advice: state.advice,
+            draining,
+        }
     }
 
     fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {

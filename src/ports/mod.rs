@@ -89,6 +89,22 @@ impl Serialize for StoreHealth {
 pub trait RuleSource: Send + Sync + 'static {
     /// The newest rules, and every newer ones.
     fn follow(&self) -> watch::Receiver<Arc<RuleBook>>;
+    /// Why the newest rules are not in force; `None` if they are.
+    fn rejected(&self) -> Option<RejectedRules> {
+        None
+    }
+}
+
+/// Rules that were rejected. Older rules stay in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedRules {
+    pub file: String,
+    /// The first error, with its place. A long text is cut.
+    pub error: String,
+    /// The number of errors.
+    pub errors: usize,
+    /// The revision of the rules that stay in force.
+    pub in_force: Revision,
 }
 
 /// Decides checks.
@@ -143,6 +159,8 @@ pub struct Readiness {
     pub ready: bool,
     /// The revision of the rules in force; 0 before there are any.
     pub revision: Revision,
+    /// The rules that were read last, if they were rejected.
+    pub rejected_rules: Option<RejectedRules>,
     pub store: StoreHealth,
     /// The settings of the store that weaken the promises, and how to change them.
     pub advice: Vec<&'static str>,

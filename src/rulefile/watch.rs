@@ -18,12 +18,14 @@ use tokio::sync::{Notify, watch};
 
 use super::decode::{FileError, compile};
 use super::metrics::RuleFileMetrics;
-use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
+use crate::ports::{BoxFuture, Fatal, RejectedRules, RuleSource, Service, Shutdown};
 
 /// How often the file is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The most symbolic links on the path of a rule file, as on Linux.
 const MAX_LINKS: u32 = 40;
+/// The longest text of an error that `/ready` shows, in characters.
+const MAX_SHOWN: usize = 500;
 /// The largest rule file, in bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -31,6 +33,7 @@ const MAX_BYTES: u64 = 32 * 1024 * 1024;
 pub struct FileRules {
     watcher: Arc<Mutex<Watcher>>,
     books: watch::Receiver<Arc<RuleBook>>,
+    rejected: watch::Receiver<Option<RejectedRules>>,
     reload: Notify,
 }
 
@@ -126,8 +129,18 @@ impl FileRules {
         let (text, book) = load(&path, Revision::NONE.next(changed_at_ms(&path)))?;
         metrics.valid();
         let (publish, books) = watch::channel(Arc::new(book));
-        let watcher = Watcher { path, publish, metrics, last_compiled: text, candidate: None, unreadable: None };
-        Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, reload: Notify::new() })
+        let (publish_rejected, rejected) = watch::channel(None);
+        let watcher = Watcher {
+            path,
+            publish,
+            publish_rejected,
+            metrics,
+            last_compiled: text,
+            candidate: None,
+            invalid: None,
+            unreadable: None,
+        };
+        Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, rejected, reload: Notify::new() })
     }
 
     /// Reads the file at once, even if it has not changed.
@@ -139,6 +152,10 @@ impl FileRules {
 impl RuleSource for FileRules {
     fn follow(&self) -> watch::Receiver<Arc<RuleBook>> {
         self.books.clone()
+    }
+
+    fn rejected(&self) -> Option<RejectedRules> {
+        self.rejected.borrow().clone()
     }
 }
 
@@ -169,11 +186,14 @@ impl Service for FileRules {
 struct Watcher {
     path: PathBuf,
     publish: watch::Sender<Arc<RuleBook>>,
+    publish_rejected: watch::Sender<Option<RejectedRules>>,
     metrics: RuleFileMetrics,
     /// The text that was compiled last.
     last_compiled: String,
     /// Another text, which was read once.
     candidate: Option<String>,
+    /// Why the text that was compiled last is not in force.
+    invalid: Option<RejectedRules>,
     /// The logged reason why the file cannot be read.
     unreadable: Option<String>,
 }
@@ -189,11 +209,14 @@ impl Watcher {
                     tracing::error!(error = why, "the rule file cannot be read: the rules stay as they are");
                     self.metrics.invalid();
                 }
+                self.publish_rejected(Some(self.rejection(&why, 1)));
                 self.unreadable = Some(why);
                 return;
             }
         };
-        self.unreadable = None;
+        if self.unreadable.take().is_some() {
+            self.publish_rejected(self.invalid.clone());
+        }
         if !at_once {
             if text == self.last_compiled {
                 self.candidate = None;
@@ -212,6 +235,11 @@ impl Watcher {
         let revision = old.revision.next(changed_at_ms(&self.path));
         let compiled = compile(&self.path.display().to_string(), &text, revision);
         (self.last_compiled, self.candidate) = (text, None);
+        self.invalid = compiled.as_ref().err().and_then(|errors| {
+            let first = errors.first()?;
+            Some(self.rejection(&first.to_string(), errors.len()))
+        });
+        self.publish_rejected(self.invalid.clone());
         match compiled {
             Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules are the same"),
             Ok(book) => {
@@ -229,6 +257,21 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// A rejection of the file with this first error.
+    fn rejection(&self, error: &str, errors: usize) -> RejectedRules {
+        let mut shown: String = error.chars().take(MAX_SHOWN).collect();
+        if shown.len() < error.len() {
+            shown.push('…');
+        }
+        let file = self.path.display().to_string();
+        RejectedRules { file, error: shown, errors, in_force: self.publish.borrow().revision }
+    }
+
+    fn publish_rejected(&self, rejected: Option<RejectedRules>) {
+        self.metrics.set_ok(rejected.is_none());
+        self.publish_rejected.send_replace(rejected);
     }
 }
 

@@ -67,6 +67,11 @@ pub const INVARIANTS: Name =
 pub const REVISION: Name = metric("tidegate_rules_revision", "Revision of the rules in force.", &[]);
 pub const RELOADS: Name =
     metric("tidegate_rules_loads_total", "Rule books that were read: taken, or refused (invalid).", &["outcome"]);
+pub const RULES_OK: Name = metric(
+    "tidegate_rules_ok",
+    "1 if the rules that were read last are in force, 0 if they were rejected and older rules stay in force.",
+    &[],
+);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -74,7 +79,7 @@ pub const BUILD: Name = metric(
 );
 
 /// Every metric of a node, apart from those of the process collector.
-pub const ALL: [&Name; 26] = [
+pub const ALL: [&Name; 27] = [
     &REQUESTS,
     &LATENCY,
     &CHECKS,
@@ -100,5 +105,6 @@ pub const ALL: [&Name; 26] = [
     &INVARIANTS,
     &REVISION,
     &RELOADS,
+    &RULES_OK,
     &BUILD,
 ];

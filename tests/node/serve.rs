@@ -257,6 +257,73 @@ fn a_rule_change_under_load_fails_no_check_and_an_invalid_one_is_ignored() {
 }
 
 #[test]
+fn a_node_warns_of_the_limit_of_open_files_only_if_raising_it_does_not_suffice() {
+    let folder = Folder::new();
+    let serve = ["serve", "--region", "r", "--store", "memory:", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+    let dev = ["dev", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+    let rules = folder.path("rules.yaml").display().to_string();
+    for (arguments, limits, max_connections, warns) in [
+        // The hard limit of a kernel without further settings is 4,096, and the soft limit is 1,024.
+        (&dev[..], "ulimit -Hn 4096; ulimit -Sn 1024", None, false),
+        (&serve[..], "ulimit -Hn 4096; ulimit -Sn 1024", Some("1000"), false),
+        (&serve[..], "ulimit -Hn 4096; ulimit -Sn 1024", Some("10000"), true),
+        (&serve[..], "ulimit -Hn 4096; ulimit -Sn 1024", None, true),
+    ] {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limits}; exec \"$@\""), "sh", crate::node::TIDEGATE]).args(arguments);
+        command.args(["--rules", &rules, "--log-format", "json"]).env_clear();
+        command.envs(max_connections.map(|most| ("TIDEGATE_LIMITS__MAX_CONNECTIONS", most)));
+        let log = Node::start(command).log();
+        assert_eq!(log.contains("limit of open files"), warns, "{arguments:?}, {max_connections:?}: {log}");
+    }
+}
+
+#[test]
+fn ready_says_that_the_newest_rules_were_rejected_and_which_stay_in_force() {
+    let folder = Folder::new();
+    let file = folder.path("rules.yaml").display().to_string();
+    let node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
+    let revision = node.get("/ready").json()["revision"].clone();
+    assert_eq!(
+        (&node.get("/ready").json()["rejected_rules"], node.metric("tidegate_rules_ok ")),
+        (&serde_json::Value::Null, 1.0)
+    );
+    let long = format!("version: 1\ndomains: [{{ domain: d, limits: [], {}: 1 }}]\n", "x".repeat(10_000));
+    for (text, error, errors) in [
+        ("version: [", "rules.yaml:2:1: expected YAML", 1),
+        ("version: 1\ndomains: 5\n", "rules.yaml:2:10: domains: expected a list", 1),
+        ("version: 2\ndomains:\n  - limits: 1\n", "rules.yaml:1:10: version: expected 1", 3),
+        (&long, ": domains[0].xxxx", 1),
+    ] {
+        folder.write("rules.yaml", text);
+        let rejected = wait_for("the rejection", || {
+            let rejected = node.get("/ready").json()["rejected_rules"].clone();
+            rejected["error"].as_str()?.contains(error).then_some(rejected)
+        });
+        assert_eq!((&rejected["file"], &rejected["errors"]), (&file.as_str().into(), &errors.into()), "{rejected}");
+        assert_eq!(rejected["in_force"], revision, "{rejected}");
+        assert!(rejected["error"].as_str().unwrap().chars().count() <= 501, "{rejected}");
+        let ready = node.get("/ready");
+        assert_eq!(
+            (ready.status, &ready.json()["revision"]),
+            (200, &revision),
+            "the old rules are in force: {ready:?}"
+        );
+        assert_eq!(node.metric("tidegate_rules_ok "), 0.0);
+    }
+    fs::remove_file(folder.path("rules.yaml")).unwrap();
+    let rejected = || node.get("/ready").json()["rejected_rules"].clone();
+    wait_for("the missing file", || rejected()["error"].as_str()?.contains("No such file").then_some(()));
+    // The file comes back as it was: its text is as wrong as before.
+    folder.write("rules.yaml", &long);
+    wait_for("the rejection of the text", || rejected()["error"].as_str()?.contains("xxxx").then_some(()));
+    // The rules in force, again.
+    folder.write("rules.yaml", &rules("1000000"));
+    wait_for("the end of the rejection", || rejected().is_null().then_some(()));
+    assert_eq!(node.metric("tidegate_rules_ok "), 1.0);
+}
+
+#[test]
 fn idle_connections_do_not_delay_shutdown() {
     let folder = Folder::new();
     let mut node = Node::start(serve_from_environment(&folder.path("rules.yaml")));
