@@ -302,6 +302,7 @@ pub fn store_reply(bytes: &[u8]) {
         min_holders: 3,
         lanes: 1,
         max_items: 10,
+        hash_keys: false,
         seeds: [1, 2, 3, 4],
     };
     let mut shard = Shard::new(config, WallTime(START.0), NodeTime(0));

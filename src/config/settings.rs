@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::overlay::{Overlay, Setting};
 use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
-use crate::yaml::decode::{Errors, Fields, duration_ms, list, number, string, word};
+use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, list, number, string, word};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
@@ -69,6 +69,7 @@ pub struct Store {
     pub key_prefix: String,
     pub lease_ms: u64,
     pub min_holders: u32,
+    pub hash_keys: bool,
     pub tags: u16,
 }
 
@@ -103,6 +104,7 @@ pub struct Defaults {
     pub key_prefix: &'static str,
     pub lease_ms: u64,
     pub min_holders: u32,
+    pub hash_keys: bool,
     pub tags: u16,
     pub max_pending: usize,
     pub max_connections: usize,
@@ -118,6 +120,7 @@ pub const DEFAULTS: Defaults = Defaults {
     key_prefix: "tidegate",
     lease_ms: 1000,
     min_holders: 3,
+    hash_keys: false,
     tags: 32,
     max_pending: 100_000,
     max_connections: 10_000,
@@ -323,6 +326,7 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
         let mut count = |field| fields.get(field).and_then(|n| within(n, &path.field(field), 1..=1024, errors));
         let holders = count("min_holders").and_then(|n| u32::try_from(n).ok());
         let tags = count("tags").and_then(|n| u16::try_from(n).ok());
+        let hash_keys = fields.get("hash_keys").and_then(|n| boolean(n, &path.field("hash_keys"), errors));
         Store {
             location: location.unwrap_or(StoreLocation::Memory),
             username,
@@ -332,6 +336,7 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
             key_prefix: prefix.unwrap_or_else(|| DEFAULTS.key_prefix.to_owned()),
             lease_ms: lease.unwrap_or(DEFAULTS.lease_ms),
             min_holders: holders.unwrap_or(DEFAULTS.min_holders),
+            hash_keys: hash_keys.unwrap_or(DEFAULTS.hash_keys),
             tags: tags.unwrap_or(DEFAULTS.tags),
         }
     })

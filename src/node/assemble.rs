@@ -97,6 +97,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         lease_us: DEFAULTS.lease_ms * 1000,
         deadline_us: DEFAULTS.deadline_ms * 1000,
         min_holders: DEFAULTS.min_holders,
+        hash_keys: DEFAULTS.hash_keys,
         drain: Duration::from_secs(1),
         trusted_proxies: Arc::new([]),
     };
@@ -208,6 +209,7 @@ fn redis_region(
         cores: node.cores(),
         key_prefix: store.key_prefix.clone(),
         tags: store.tags,
+        hash_keys: store.hash_keys,
         deadline: Duration::from_millis(store.deadline_ms),
         metrics,
     };
@@ -228,6 +230,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
         lease_us: settings.store.lease_ms * 1000,
         deadline_us: settings.store.deadline_ms * 1000,
         min_holders: settings.store.min_holders,
+        hash_keys: settings.store.hash_keys,
         drain: Duration::from_millis(settings.limits.drain_ms),
         trusted_proxies: settings.listen.trusted_proxies.clone().into(),
     }

@@ -36,6 +36,8 @@ pub struct NodeConfig {
     pub lease_us: u64,
     pub deadline_us: u64,
     pub min_holders: u32,
+    /// Values of checks stand in the keys of the store only as a hash.
+    pub hash_keys: bool,
     /// The longest time that a node takes to leave.
     pub drain: Duration,
     pub trusted_proxies: Arc<[IpNet]>,

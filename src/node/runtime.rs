@@ -118,6 +118,7 @@ fn new_core(config: &NodeConfig, environment: &Environment) -> io::Result<Arc<Co
         min_holders: config.min_holders,
         lanes: store.lanes(),
         max_items: MAX_ITEMS,
+        hash_keys: config.hash_keys,
         seeds,
     };
     let core = Core::new(shard, Arc::clone(clock), store);

@@ -75,6 +75,7 @@ async fn count_granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, u
         min_holders: 1,
         lanes: 1,
         max_items: 100,
+        hash_keys: false,
         seeds: [1, 2, 3, 4],
     };
     let core = Arc::new(Core::new(CONFIG, Arc::new(FixedClock), Arc::clone(store)));

@@ -8,6 +8,7 @@ mod contract;
 mod counter_store;
 mod differential;
 mod forgetting;
+mod hashed_keys;
 mod membership;
 mod operate;
 mod region;

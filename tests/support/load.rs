@@ -121,9 +121,13 @@ impl RuleFile {
         Self(folder)
     }
 
+    pub fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("rules.yaml")
+    }
+
     /// Starts `count` nodes in a new region. Waits until they know each other and reach the store.
     pub fn start_nodes(&self, count: usize, url: &str, settings: &[(&str, &str)]) -> Vec<Node> {
-        let path = self.0.path().join("rules.yaml");
+        let path = self.path();
         static REGIONS: AtomicU32 = AtomicU32::new(0);
         // A new region for each case: the store remembers the members of an earlier case for a while.
         let region = format!("r{}", REGIONS.fetch_add(1, Ordering::Relaxed));

@@ -227,6 +227,7 @@ pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRe
         cores: 1,
         key_prefix: "tidegate".to_owned(),
         tags: 32,
+        hash_keys: false,
         // Far longer than a shared machine takes.
         deadline: Duration::from_secs(5),
         metrics: StoreMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap(),

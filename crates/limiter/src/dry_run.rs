@@ -20,6 +20,7 @@ const CONFIG: ShardConfig = ShardConfig {
     min_holders: 1,
     lanes: 1,
     max_items: 1000,
+    hash_keys: false,
     seeds: [1, 2, 3, 4],
 };
 

@@ -64,6 +64,7 @@ impl Core {
             min_holders: plan.min_holders,
             lanes: plan.lanes,
             max_items: MAX_ITEMS,
+            hash_keys: false,
             seeds: std::array::from_fn(|_| rng.any()),
         }
     }

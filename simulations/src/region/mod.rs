@@ -129,7 +129,7 @@ fn counters(plan: &Plan, region: RegionIndex) -> BTreeMap<Vec<u8>, Counter> {
         let effective = EffectiveLimit::new(&DOMAIN.into(), limit, None, Revision(1));
         for user in 0..plan.users + DRAIN_PROBE_USERS {
             let (name, mut key) = (user.to_string(), Vec::new());
-            effective.key(limit.per.iter().map(|_| name.as_str()), &mut key);
+            effective.key(limit.per.iter().map(|_| name.as_str()), false, &mut key);
             counters.insert(key, plan.counter(region, at, user));
         }
     }

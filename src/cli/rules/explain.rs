@@ -22,6 +22,9 @@ pub struct Explain {
     attributes: Vec<(String, String)>,
     #[arg(long, default_value_t = 1)]
     hits: u32,
+    /// Name counters as a region with `store.hash_keys: true` does
+    #[arg(long)]
+    hash_keys: bool,
 }
 
 impl Explain {
@@ -44,7 +47,11 @@ impl Explain {
         let mut name = Vec::new();
         let mut rows = Vec::new();
         for limit in &applied {
-            limit.effective.key(limit.per.iter().map(|key| descriptors[0].value(key).unwrap_or_default()), &mut name);
+            limit.effective.key(
+                limit.per.iter().map(|key| descriptors[0].value(key).unwrap_or_default()),
+                self.hash_keys,
+                &mut name,
+            );
             rows.push((limit.effective, limit.per, String::from_utf8_lossy(&name).into_owned()));
         }
         let others = others(&book, &self.domain, &rows);

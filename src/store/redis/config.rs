@@ -23,6 +23,8 @@ pub struct RedisConfig {
     pub key_prefix: String,
     /// The number of hash tags; the same on all nodes of the region.
     pub tags: u16,
+    /// True if keys have only a hash of the values of checks; the same on all nodes of the region.
+    pub hash_keys: bool,
     /// The longest duration of a batch.
     pub deadline: Duration,
     pub metrics: StoreMetrics,

@@ -3,11 +3,12 @@
 //!
 //! The form is `limit/value/value…`: eight characters for the limit, and the values. Values are percent-encoded, except
 //! for a few plain characters. Therefore no value can look like a separator, like two values, or like a hash.
+//!
+//! The form `limit/#hash` is for values that are long together, and for all values if the region hashes its keys.
 
 use sha2::{Digest, Sha256};
 
-/// If the encoded values are longer than this together, in bytes, `#` and 144 bits of their SHA-256 replace them. A
-/// UUID fits.
+/// If the encoded values are longer than this together, in bytes, a hash replaces them. A UUID fits.
 pub const MAX_VALUES: usize = 40;
 
 /// Base64 for URLs (RFC 4648, section 5).
@@ -32,18 +33,28 @@ fn push_escaped(out: &mut Vec<u8>, part: &str) {
     }
 }
 
-/// Appends the values that distinguish the counters of one limit.
-pub fn push_values<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str> + Clone) {
+/// Appends the values that distinguish the counters of one limit. If `hash` is true, they never stand there in clear.
+pub fn push_values<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str> + Clone, hash: bool) {
+    if hash {
+        if values.clone().next().is_some() {
+            push_hash(out, values);
+        }
+        return;
+    }
     let start = out.len();
     for value in values.clone() {
         push_part(out, value);
         if out.len() - start > MAX_VALUES {
             out.truncate(start);
-            out.extend(b"/#");
-            push_base64(out, &digest(values)[..18]);
-            return;
+            return push_hash(out, values);
         }
     }
+}
+
+/// Appends `/#` and 144 bits of the SHA-256 of `values`.
+fn push_hash<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str>) {
+    out.extend(b"/#");
+    push_base64(out, &digest(values)[..18]);
 }
 
 /// Appends 48 bits of a digest of texts, as eight characters.
@@ -75,10 +86,14 @@ mod tests {
 
     use super::*;
 
-    fn name(values: &[&str]) -> String {
+    fn name_of(values: &[&str], hash: bool) -> String {
         let mut out = Vec::new();
-        push_values(&mut out, values.iter().copied());
+        push_values(&mut out, values.iter().copied(), hash);
         String::from_utf8(out).unwrap()
+    }
+
+    fn name(values: &[&str]) -> String {
+        name_of(values, false)
     }
 
     #[test]
@@ -96,13 +111,23 @@ mod tests {
         assert_ne!(name(&[&hashed[1..]]), hashed, "a value that equals a hash is not taken for a hash");
     }
 
+    #[test]
+    fn a_hashed_name_has_one_length_and_differs_for_values_that_are_split_differently() {
+        assert_eq!(name_of(&["u1"], true).len(), 26);
+        assert_eq!(name_of(&["u1", &"x".repeat(4096)], true).len(), 26);
+        assert_ne!(name_of(&["a/b"], true), name_of(&["a", "b"], true));
+        assert_ne!(name_of(&[""], true), name_of(&["", ""], true));
+        assert_eq!(name_of(&[], true), "", "one counter for all: there is no value to hide");
+    }
+
     proptest! {
         #[test]
         fn different_values_have_different_names(
             a in prop::collection::vec(".{0,40}", 0..4),
             b in prop::collection::vec(".{0,40}", 0..4),
+            hash: bool,
         ) {
-            let name_of = |v: &[String]| name(&v.iter().map(String::as_str).collect::<Vec<_>>());
+            let name_of = |v: &[String]| name_of(&v.iter().map(String::as_str).collect::<Vec<_>>(), hash);
             prop_assert_eq!(a == b, name_of(&a) == name_of(&b));
         }
     }

@@ -12,7 +12,6 @@ mod validate;
 
 pub use crate::counter::MAX_LIMIT;
 pub use effective::{EffectiveLimit, Shape, Terms, UNLIMITED};
-pub(crate) use key_name::push_values;
 pub use path::{Path, Step};
 pub use rule::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_WINDOW_MS,

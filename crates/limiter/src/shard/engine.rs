@@ -39,6 +39,8 @@ pub struct ShardConfig {
     pub lanes: u16,
     /// The most items in one batch.
     pub max_items: usize,
+    /// Values of checks stand in the names of counters only as a hash. Shards that count together must agree on it.
+    pub hash_keys: bool,
     /// Random: they seed hashes and identifiers.
     pub seeds: [u64; 4],
 }

@@ -11,7 +11,7 @@ use crate::check::{Charging, Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
-use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, descriptor_limit, push_values};
+use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, descriptor_limit};
 use crate::time::NodeTime;
 
 /// A check with the limits that apply to it.
@@ -121,6 +121,7 @@ impl PendingCheck {
         let domain = domain.map(|(name, _)| Arc::clone(name));
         let mut pending = Self { revision: book.revision, domain, ..Self::default() };
         let mut limits = limits.into_iter().peekable();
+        let hash = keys.config().hash_keys;
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let group = if each { position } else { 0 };
             let inline_limit = pending.domain.as_ref();
@@ -128,15 +129,14 @@ impl PendingCheck {
             while let Some(limit) = limits.next_if(|limit| limit.descriptor == position) {
                 if inline_limit.is_none() {
                     let values = limit.per.iter().map(|key| descriptor.value(key).unwrap_or_default());
-                    limit.effective.key(values, key_buffer);
+                    limit.effective.key(values, hash, key_buffer);
                     let slot = pending.slot(limit.effective, key_buffer, &lane_of, keys);
                     pending.add(limit.effective, slot, group, position, descriptor, keys);
                 }
             }
             if let Some(effective) = inline_limit.map(Arc::new) {
-                key_buffer.clear();
-                key_buffer.extend_from_slice(&effective.key_prefix);
-                push_values(key_buffer, descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]));
+                let entries = descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]);
+                effective.key(entries, hash, key_buffer);
                 let slot = pending.slot(&effective, key_buffer, &lane_of, keys);
                 pending.add(&effective, slot, group, position, descriptor, keys);
             }

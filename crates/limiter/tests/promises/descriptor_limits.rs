@@ -112,6 +112,7 @@ impl Shards {
             min_holders: 1,
             lanes: 1,
             max_items: 1000,
+            hash_keys: false,
             seeds: [1, 2, 3, 4],
         };
         let book = rule_book(vec![limit("l", Algorithm::FixedWindow, 1, 1000, Consistency::Leased)], Revision(1));

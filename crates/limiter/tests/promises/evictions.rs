@@ -16,6 +16,7 @@ const CONFIG: ShardConfig = ShardConfig {
     min_holders: 1,
     lanes: 1,
     max_items: 100,
+    hash_keys: false,
     seeds: [1, 2, 3, 4],
 };
 

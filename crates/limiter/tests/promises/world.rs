@@ -120,6 +120,7 @@ impl World {
                 min_holders: 3,
                 lanes: 1,
                 max_items: 100,
+                hash_keys: false,
                 seeds: [seed, seed << 20, seed << 30, seed << 40],
             };
             // A node's wall clock may be far off.

@@ -13,11 +13,13 @@ pub struct RegionConstants {
     version: u8,
     /// The number of hash tags.
     tags: u16,
+    /// True if keys have only a hash of the values of checks.
+    hash_keys: bool,
 }
 
 impl RegionConstants {
-    pub const fn new(tags: u16) -> Self {
-        Self { version: wire::RECORD_VERSION, tags }
+    pub const fn new(tags: u16, hash_keys: bool) -> Self {
+        Self { version: wire::RECORD_VERSION, tags, hash_keys }
     }
 
     /// True if the text in Redis says the same constants.
@@ -28,8 +30,10 @@ impl RegionConstants {
 
 impl fmt::Display for RegionConstants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, tags } = self;
-        write!(f, "version={version} tags={tags} hash={HASH}")
+        let Self { version, tags, hash_keys } = self;
+        write!(f, "version={version} tags={tags} hash={HASH}")?;
+        // Regions that are older than this field have no text for it. They do not hash their keys.
+        if *hash_keys { f.write_str(" hash_keys=true") } else { Ok(()) }
     }
 }
 
@@ -39,9 +43,12 @@ mod tests {
 
     #[test]
     fn the_text_in_redis_does_not_change() {
-        let constants = RegionConstants::new(32);
-        assert_eq!(constants.to_string(), "version=1 tags=32 hash=crc16");
-        assert!(constants.matches("version=1 tags=32 hash=crc16"));
-        assert!(!constants.matches("version=1 tags=16 hash=crc16"));
+        let (clear, hashed) = ("version=1 tags=32 hash=crc16", "version=1 tags=32 hash=crc16 hash_keys=true");
+        for (hash_keys, own, other) in [(false, clear, hashed), (true, hashed, clear)] {
+            let constants = RegionConstants::new(32, hash_keys);
+            assert_eq!(constants.to_string(), own);
+            assert!(constants.matches(own) && !constants.matches(other));
+            assert!(!constants.matches(&own.replace("32", "16")));
+        }
     }
 }

@@ -89,7 +89,7 @@ impl RedisRegion {
         let control_options = ConnectOptions { deadline: config.deadline.max(MIN_CONTROL_DEADLINE), ..options.clone() };
         let tags = Arc::new(Tags::new(config.tags));
         Ok(Self {
-            constants: RegionConstants::new(tags.count()),
+            constants: RegionConstants::new(tags.count(), config.hash_keys),
             tags,
             own_member: Member { node: config.node.clone(), boot: config.boot, cores: config.cores },
             discovery: TopologyDiscovery::new(redis, &control_options),
@@ -194,6 +194,7 @@ pub(super) mod tests {
             cores: 2,
             key_prefix: "tidegate".to_owned(),
             tags: 32,
+            hash_keys: false,
             deadline: Duration::from_millis(100),
             metrics: StoreMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap(),
         })
