@@ -22,6 +22,23 @@ fn every_error_of_an_invalid_request_is_reported() {
 }
 
 #[test]
+fn a_repeated_key_is_an_error_that_names_it_and_charges_nothing() {
+    let node = Node::dev(&[]);
+    let cases = [
+        (r#"{"domain":"demo","domain":"demo","attributes":{"user":"r"}}"#, "/domain"),
+        (r#"{"domain":"demo","attributes":{"user":"r","user":"other"}}"#, "/attributes/user"),
+        (r#"{"domain":"demo","descriptors":[{"user":"r","user":"other"}]}"#, "/descriptors/0/user"),
+        (r#"{"domain":"demo","attributes":{"user":"r"},"hits":1,"hits":1}"#, "/hits"),
+    ];
+    for (body, pointer) in cases {
+        let answer = node.check(body);
+        assert_eq!((answer.status, &answer.json()["errors"][0]["pointer"]), (400, &pointer.into()), "{answer:?}");
+    }
+    let first = node.check(r#"{"domain":"demo","attributes":{"user":"r"}}"#);
+    assert_eq!(first.header("x-ratelimit-remaining"), Some("4"));
+}
+
+#[test]
 fn http_errors_are_problem_documents() {
     let node = Node::dev(&[]);
     let cases = [

@@ -1,9 +1,11 @@
 //! The JSON of `/v1/check`: reads a request, writes an answer.
 
+use std::collections::HashSet;
+
 use limiter::{Charging, Decision, millis_up};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use super::json::Json;
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
 use crate::api::rejection::{FieldViolation, violation};
 
@@ -12,30 +14,49 @@ use crate::api::rejection::{FieldViolation, violation};
 /// # Errors
 /// Every violation, those in `violations` included.
 pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRequest, Vec<FieldViolation>> {
-    let mut object: Map<String, Value> = match serde_json::from_slice(body) {
-        Ok(object) => object,
-        Err(error) => {
-            violations.push(violation("", format!("expected a JSON object: {error}")));
-            return Err(violations);
-        }
+    let detail = match serde_json::from_slice(body) {
+        Ok(Json::Object(members)) => return read(members, violations),
+        Ok(_) => "expected a JSON object".to_owned(),
+        Err(error) => format!("expected a JSON object: {error}"),
     };
-    let mut take = |key: &str| object.remove(key);
-    let (domain, hits, overdraft) = (take("domain"), take("hits"), take("overdraft"));
-    let (attributes, descriptors) = (take("attributes"), take("descriptors"));
-    for key in object.keys() {
-        let detail = "expected one of domain, attributes, descriptors, hits, overdraft; this field is unknown";
-        violations.push(violation(format!("/{}", escape(key)), detail));
+    violations.push(violation("", detail));
+    Err(violations)
+}
+
+/// Reads the members of a body.
+fn read(
+    members: Vec<(String, Json)>,
+    mut violations: Vec<FieldViolation>,
+) -> Result<CheckRequest, Vec<FieldViolation>> {
+    let (mut domain, mut hits, mut overdraft) = (None, None, None);
+    let (mut attributes, mut descriptors) = (None, None);
+    for (key, value) in each_once(members, "", &mut violations) {
+        match key.as_str() {
+            "domain" => domain = Some(value),
+            "hits" => hits = Some(value),
+            "overdraft" => overdraft = Some(value),
+            "attributes" => attributes = Some(value),
+            "descriptors" => descriptors = Some(value),
+            _ => {
+                let detail = "expected one of domain, attributes, descriptors, hits, overdraft; this field is unknown";
+                violations.push(violation(format!("/{}", escape(&key)), detail));
+            }
+        }
     }
     // A domain of another type is as invalid as an empty one.
-    let domain = if let Some(Value::String(domain)) = domain { domain } else { String::new() };
-    let hits = hits.map_or(Some(1), |hits| hits.as_u64().and_then(|hits| u32::try_from(hits).ok()));
+    let domain = if let Some(Json::String(domain)) = domain { domain } else { String::new() };
+    let hits = match hits {
+        None => Some(1),
+        Some(Json::Number(hits)) => hits.as_u64().and_then(|hits| u32::try_from(hits).ok()),
+        Some(_) => None,
+    };
     if hits.is_none() {
         violations.push(violation("/hits", format!("expected a whole number from 0 to {}", u32::MAX)));
     }
     let hits = hits.unwrap_or(1);
     let charging = match overdraft {
-        None | Some(Value::Bool(false)) => Charging::IfAllowed,
-        Some(Value::Bool(true)) => Charging::Always,
+        None | Some(Json::Bool(false)) => Charging::IfAllowed,
+        Some(Json::Bool(true)) => Charging::Always,
         Some(_) => {
             violations.push(violation("/overdraft", "expected true or false"));
             Charging::IfAllowed
@@ -47,9 +68,9 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
             violations.push(violation("/descriptors", "expected either attributes or descriptors, not both"));
             return Err(violations);
         }
-        (None, None) => vec![Value::Object(Map::new())],
+        (None, None) => vec![Json::Object(Vec::new())],
         (Some(one), None) => vec![one],
-        (None, Some(Value::Array(all))) => all,
+        (None, Some(Json::Array(all))) => all,
         (None, Some(_)) => {
             let detail = format!("expected a list of 1 to {MAX_DESCRIPTORS} objects");
             violations.push(violation("/descriptors", detail));
@@ -58,7 +79,7 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
     };
     let place = |at: usize| if one { "/attributes".to_owned() } else { format!("/descriptors/{at}") };
     let each = objects.into_iter().enumerate().take(MAX_DESCRIPTORS + 1);
-    let each = each.map(|(at, value)| read(value, hits, &mut violations, || place(at)));
+    let each = each.map(|(at, value)| read_descriptor(value, hits, &mut violations, &place(at)));
     let descriptors = each.map(|descriptor| DescriptorRequest { charging, ..descriptor }).collect();
     CheckRequest::new(domain, descriptors, violations, |field| match field {
         Field::Domain => "/domain".to_owned(),
@@ -68,22 +89,17 @@ pub fn parse(body: &[u8], mut violations: Vec<FieldViolation>) -> Result<CheckRe
     })
 }
 
-/// Reads the attributes of a descriptor.
-fn read(
-    value: Value,
-    hits: u32,
-    violations: &mut Vec<FieldViolation>,
-    place: impl Fn() -> String,
-) -> DescriptorRequest {
-    let Value::Object(map) = value else {
-        violations.push(violation(place(), "expected an object of strings"));
+/// Reads the attributes of the descriptor at `place`.
+fn read_descriptor(value: Json, hits: u32, violations: &mut Vec<FieldViolation>, place: &str) -> DescriptorRequest {
+    let Json::Object(members) = value else {
+        violations.push(violation(place, "expected an object of strings"));
         return DescriptorRequest::unordered([], hits);
     };
-    let attributes = map.into_iter().map(|(name, value)| {
-        let mut expect = |detail: String| violations.push(violation(format!("{}/{}", place(), escape(&name)), detail));
+    let attributes = each_once(members, place, violations).into_iter().map(|(name, value)| {
+        let mut expect = |detail: String| violations.push(violation(format!("{place}/{}", escape(&name)), detail));
         let text = match value {
-            Value::String(text) => text,
-            Value::Number(n) => {
+            Json::String(text) => text,
+            Json::Number(n) => {
                 expect(format!("expected a string: quote it, \"{n}\""));
                 String::new()
             }
@@ -95,6 +111,23 @@ fn read(
         (name, text)
     });
     DescriptorRequest::unordered(attributes.collect::<Vec<_>>(), hits)
+}
+
+/// The members of the object at `place`, each key once. Which of several values would count is not for a node to guess.
+fn each_once(
+    mut members: Vec<(String, Json)>,
+    place: &str,
+    violations: &mut Vec<FieldViolation>,
+) -> Vec<(String, Json)> {
+    let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
+    members.retain(|(key, _)| {
+        let first = seen.insert(key.clone());
+        if !first && repeated.insert(key.clone()) {
+            violations.push(violation(format!("{place}/{}", escape(key)), "expected this key once"));
+        }
+        first
+    });
+    members
 }
 
 /// A member name in a JSON pointer (RFC 6901).
@@ -161,6 +194,29 @@ mod tests {
         let pointers: Vec<&str> = violations.iter().map(|f| f.pointer.as_str()).collect();
         assert_eq!(pointers, ["/domain", "/extra", "/hits", "/attributes/a~1b", "/attributes/c~0d", "/attributes/e"]);
         assert!(violations.iter().all(|f| f.detail.starts_with("expected")));
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_named_at_every_level() {
+        let cases: [(&str, &[&str]); 8] = [
+            (r#"{"domain":"d","domain":"e"}"#, &["/domain"]),
+            (r#"{"domain":"d","hits":1,"hits":0,"hits":2}"#, &["/hits"]),
+            (r#"{"domain":"d","attributes":{},"attributes":{"u":"x"}}"#, &["/attributes"]),
+            (r#"{"domain":"d","attributes":{"u":"x","u":"x"}}"#, &["/attributes/u"]),
+            (r#"{"domain":"d","attributes":{"u":"x","\u0075":"y"}}"#, &["/attributes/u"]),
+            (
+                r#"{"domain":"d","attributes":{"a/b":"x","a/b":"y","c":"","c":""}}"#,
+                &["/attributes/a~1b", "/attributes/c"],
+            ),
+            (r#"{"domain":"d","descriptors":[{"u":"x"},{"u":"x","u":"y"}]}"#, &["/descriptors/1/u"]),
+            (r#"{"domain":"d","descriptors":[],"descriptors":[{}],"more":1,"more":1}"#, &["/descriptors", "/more"]),
+        ];
+        for (body, expected) in cases {
+            let violations = parse(body.as_bytes(), Vec::new()).unwrap_err();
+            let repeated = violations.iter().filter(|v| v.detail == "expected this key once");
+            assert_eq!(repeated.map(|v| v.pointer.as_str()).collect::<Vec<_>>(), expected, "{body}");
+        }
+        assert!(parse(br#"{"domain":"d","descriptors":[{"u":"x"},{"u":"x"}]}"#, Vec::new()).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod authorize;
 mod check;
 mod check_json;
 mod forwarded;
+mod json;
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
