@@ -28,6 +28,9 @@ use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as Na
 use tidegate::api::check_service::CheckService;
 use tidegate::api::grpc::envoy::Envoy;
 use tidegate::api::grpc::native::Native;
+use tidegate::api::http::forward_auth::ForwardAuth;
+use tidegate::api::http::forward_auth::notices::Notices;
+use tidegate::api::http::forward_auth::trust::Trust;
 use tidegate::api::http::{HttpState, routes};
 use tidegate::api::request_id::RequestIds;
 use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
@@ -110,6 +113,10 @@ impl NodeStatus for ReadyNode {
 fn check_metrics() -> Arc<CheckMetrics> {
     let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
     Arc::new(CheckMetrics::new(&registry).expect("metrics"))
+}
+
+fn notices() -> Notices {
+    Notices::new(&MetricsRegistry::new("0", "fuzz").expect("a registry")).expect("metrics")
 }
 
 fn service() -> Arc<CheckService> {
@@ -207,8 +214,9 @@ pub fn http_body(bytes: &[u8]) {
 fn post_check(body: BudgetedBody<ChunkedBody>) -> (u16, Bytes) {
     let request = Request::post("/v1/check").body(body).expect("a request");
     block_on(async {
-        let mut routes =
-            routes(HttpState { service: service(), node: Arc::new(ReadyNode), trusted_proxies: Arc::new([]) });
+        let forward_auth = ForwardAuth { trust: Trust::default(), notices: Arc::new(notices()) };
+        let node = Arc::new(ReadyNode);
+        let mut routes = routes(HttpState { service: service(), node, forward_auth: Arc::new(forward_auth) });
         let response: Result<Response<Body>, Infallible> = routes.call(request).await;
         let (head, body) = response.expect("a response").into_parts();
         (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))

@@ -99,6 +99,11 @@ impl CheckService {
         }
     }
 
+    /// Counts a check that is denied before any limit is asked.
+    pub fn deny(&self) {
+        self.tally.denied_without_limits();
+    }
+
     /// Counts and logs a request that gets no decision.
     pub fn reject(&self, rejection: Rejection, id: &RequestId<'_>) -> Rejection {
         // The budget of arriving bodies counts what it rejects.

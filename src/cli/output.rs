@@ -7,7 +7,8 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde_json::Value;
 
 use super::Output;
-use crate::config::settings::{Listen, Settings};
+use crate::config::listen::Listen;
+use crate::config::settings::Settings;
 use limiter::rules::RuleBook;
 
 /// An empty table with these column heads.

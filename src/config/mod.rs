@@ -1,4 +1,5 @@
 //! Loads the settings of `serve` from a file, the environment and flags, and reports all errors together.
 
+pub mod listen;
 pub mod overlay;
 pub mod settings;

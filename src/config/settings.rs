@@ -1,15 +1,13 @@
 //! The settings of `serve`: their types, their defaults, and every error at once. Times are in milliseconds.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
+use super::listen::{Listen, listen};
 use super::overlay::{Overlay, Setting};
 use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
-use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, list, number, string, word};
+use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, number, string, word};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
@@ -26,16 +24,6 @@ pub struct Settings {
     pub rules: PathBuf,
     pub limits: Limits,
     pub log: Log,
-}
-
-/// `listen:`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    pub http: SocketAddr,
-    pub grpc: SocketAddr,
-    /// For the messages between nodes. Nothing listens there yet.
-    pub cluster: SocketAddr,
-    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// `limits:`
@@ -246,7 +234,7 @@ fn log(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Log {
 }
 
 /// Reads a section. An absent section reads as an empty one.
-fn section<T>(
+pub(super) fn section<T>(
     node: Option<&Node>,
     path: &Path,
     errors: &mut Errors,
@@ -257,38 +245,6 @@ fn section<T>(
     let value = read(&mut fields, path, errors);
     fields.finish(errors);
     value
-}
-
-fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Listen {
-    section(node, path, errors, |fields, path, errors| {
-        let mut seen: Vec<SocketAddr> = Vec::new();
-        let listeners = [("http", DEFAULTS.http), ("grpc", DEFAULTS.grpc), ("cluster", DEFAULTS.cluster)];
-        let [http, grpc, cluster] = listeners.map(|(listener, default)| {
-            let path = path.field(listener);
-            let given = fields.get(listener).and_then(|n| string(n, &path, errors));
-            let Ok(address) = given.as_deref().unwrap_or(default).parse() else {
-                errors.add(&path, "expected an address and a port, such as 0.0.0.0:8080 or [::]:8080");
-                return SocketAddr::from(([0, 0, 0, 0], 0));
-            };
-            if seen.contains(&address) && address.port() != 0 {
-                errors.add(&path, "expected an address that no other listener has");
-            }
-            seen.push(address);
-            address
-        });
-        let trusted = fields.get("trusted_proxies").map(|n| list(n, &path.field("trusted_proxies"), errors, network));
-        Listen { http, grpc, cluster, trusted_proxies: trusted.unwrap_or_default() }
-    })
-}
-
-fn network(node: &Node, path: &Path, errors: &mut Errors) -> Option<IpNet> {
-    let text = string(node, path, errors)?;
-    let address = || text.parse::<std::net::IpAddr>().ok().map(IpNet::from);
-    let network = text.parse().ok().or_else(address);
-    if network.is_none() {
-        errors.add(path, "expected a network or an address, such as 10.0.0.0/8");
-    }
-    network
 }
 
 fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
@@ -353,7 +309,12 @@ fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     None
 }
 
-fn within(node: &Node, path: &Path, range: std::ops::RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
+pub(super) fn within(
+    node: &Node,
+    path: &Path,
+    range: std::ops::RangeInclusive<u64>,
+    errors: &mut Errors,
+) -> Option<u64> {
     let value = number(node, path, errors)?;
     if range.contains(&value) {
         return Some(value);
@@ -371,6 +332,6 @@ fn length(node: &Node, path: &Path, range: std::ops::RangeInclusive<u64>, errors
     None
 }
 
-fn size(value: u64) -> usize {
+pub(super) fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::metrics::{NodeMetrics, SeriesRemover};
 use super::{Environment, NodeConfig};
+use crate::api::http::forward_auth::trust::Trust;
 use crate::config::settings::{DEFAULTS, Settings};
 use crate::host::clock::{self, SystemClock};
 use crate::host::machine;
@@ -99,7 +100,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         min_holders: DEFAULTS.min_holders,
         hash_keys: DEFAULTS.hash_keys,
         drain: Duration::from_secs(1),
-        trusted_proxies: Arc::new([]),
+        trust: Trust::of_loopback(),
     };
     let region = in_memory(&config, &clock);
     let metrics = NodeMetrics::new(registry)?;
@@ -232,7 +233,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
         min_holders: settings.store.min_holders,
         hash_keys: settings.store.hash_keys,
         drain: Duration::from_millis(settings.limits.drain_ms),
-        trusted_proxies: settings.listen.trusted_proxies.clone().into(),
+        trust: settings.listen.trust.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use limiter::invariant::{self, Invariant};
 use limiter::{Revision, ShardStats};
 use prometheus::{Error, IntCounter, IntCounterVec, IntGauge};
 
+use crate::api::http::forward_auth::notices::Notices;
 use crate::ports::{BoxFuture, Fatal, RuleSource, Service, Shutdown};
 use crate::server::metrics::ConnectionMetrics;
 use crate::telemetry::checks::CheckMetrics;
@@ -46,6 +47,7 @@ pub struct NodeMetrics {
     registry: MetricsRegistry,
     pub checks: Arc<CheckMetrics>,
     pub connections: ConnectionMetrics,
+    pub forward_auth: Arc<Notices>,
     keys: IntGauge,
     waiting: IntGauge,
     tasks: IntGauge,
@@ -67,6 +69,7 @@ impl NodeMetrics {
         Ok(Self {
             checks: Arc::new(CheckMetrics::new(&registry)?),
             connections: ConnectionMetrics::new(&registry)?,
+            forward_auth: Arc::new(Notices::new(&registry)?),
             keys: registry.gauge(&names::KEYS)?,
             waiting: registry.gauge(&names::WAITING)?,
             tasks: registry.gauge(&names::TASKS)?,

@@ -15,8 +15,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
+use crate::api::http::forward_auth::trust::Trust;
 use crate::ports::{Clock, Fatal, Region, RuleSource, Service};
 use metrics::NodeMetrics;
 
@@ -40,7 +39,7 @@ pub struct NodeConfig {
     pub hash_keys: bool,
     /// The longest time that a node takes to leave.
     pub drain: Duration,
-    pub trusted_proxies: Arc<[IpNet]>,
+    pub trust: Trust,
 }
 
 impl NodeConfig {

@@ -15,6 +15,7 @@ use super::{Environment, Failure, NodeConfig};
 use crate::actors::core::Core;
 use crate::api::check_service::CheckService;
 use crate::api::http::HttpState;
+use crate::api::http::forward_auth::ForwardAuth;
 use crate::api::request_id::RequestIds;
 use crate::host::listeners::Listeners;
 use crate::ports::{Fatal, Limiter, NodeStatus};
@@ -140,6 +141,8 @@ fn workers(
         acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget)
     };
     let (http, grpc) = (http.each.into_iter().zip(acceptors("http")), grpc.each.into_iter().zip(acceptors("grpc")));
+    let forward_auth =
+        Arc::new(ForwardAuth { trust: config.trust.clone(), notices: Arc::clone(&metrics.forward_auth) });
     let mut workers = Vec::new();
     for ((core, http), grpc) in cores.into_iter().zip(http).zip(grpc) {
         let service = CheckService {
@@ -152,7 +155,7 @@ fn workers(
         let state = HttpState {
             service: Arc::new(service),
             node: Arc::new(status.clone()) as Arc<dyn NodeStatus>,
-            trusted_proxies: Arc::clone(&config.trusted_proxies),
+            forward_auth: Arc::clone(&forward_auth),
         };
         workers.push(CoreWorker {
             core,

@@ -53,6 +53,11 @@ pub const CLOSED: Name = metric(
     "Connections that this node closed or did not accept: full, slow, or protocol.",
     &["face", "reason"],
 );
+pub const FORWARD_AUTH: Name = metric(
+    "tidegate_forward_auth_problems_total",
+    "Calls of forward-auth with headers that do not count, or for which they were denied, by reason.",
+    &["reason"],
+);
 pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
 pub const HOLDERS: Name =
@@ -97,6 +102,7 @@ pub const ALL: [&Name; 27] = [
     &FAILED_ITEMS,
     &CONNECTIONS,
     &CLOSED,
+    &FORWARD_AUTH,
     &REDIS_ERRORS,
     &HOLDERS,
     &STORE_OK,

@@ -95,6 +95,12 @@ impl Tally {
         }
     }
 
+    /// Counts a check that was denied before any limit was asked, and before its domain was looked up.
+    pub fn denied_without_limits(&self) {
+        self.of.requests[1].inc();
+        self.of.checks.with_label_values(&[OTHER, "refused"]).inc();
+    }
+
     /// Adds the tally to the shared counters.
     pub(super) fn flush(&self) {
         self.local.lock().unwrap_or_else(PoisonError::into_inner).flush();

@@ -177,6 +177,46 @@ fn endless_headers_close_the_connection() {
     victim.assert_healthy();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_gateways_pass_on_are_read() {
+    let victim = Victim::new(&[]);
+    let authorize = |method: &str, headers: &str| {
+        victim.node.send(&format!("{method} /v1/authorize?domain=d HTTP/1.1{headers}"), "").status
+    };
+    let many: String = (0..4000).map(|at| format!("\r\nx-{at}: {at}")).collect();
+    let odd = [
+        many.clone(),
+        format!("\r\nuser-agent: {}", "y".repeat(390_000)),
+        "\r\nexpect: 100-continue".to_owned(),
+        "\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk".to_owned(),
+        "\r\nx-request-id: a b\r\nx-request-id: c".to_owned(),
+        "\r\ncontent-type: nothing\r\naccept: nothing".to_owned(),
+    ];
+    for headers in odd {
+        assert_eq!(authorize("GET", &headers), 200, "{}", &headers[..headers.len().min(40)]);
+    }
+    for method in ["GET", "POST", "OPTIONS", "TRACE", "CONNECT", "PRI", "MKCOL", "get", "!#$%&'*+-.^_`|~"] {
+        assert_eq!(authorize(method, ""), 200, "{method}");
+    }
+    let absolute = victim.node.send("GET http://other.example/v1/authorize?domain=d HTTP/1.1", "");
+    assert_eq!(absolute.status, 200);
+    // The same over HTTP/2, with a smaller bound.
+    let stream = tokio::net::TcpStream::connect(&victim.node.http).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
+    tokio::spawn(connection);
+    for length in [60_000, 70_000] {
+        client = client.ready().await.unwrap();
+        let request = http::Request::get("http://x/v1/authorize?domain=d").header("user-agent", "z".repeat(length));
+        let (response, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), if length < 65_000 { 200 } else { 431 });
+    }
+    tokio::task::block_in_place(|| {
+        assert_eq!(victim.node.metric(r#"rate_limiter_requests_total{status="error"} "#), 0.0);
+        victim.assert_healthy();
+    });
+}
+
 #[test]
 fn endless_pings_and_settings_use_bounded_memory() {
     let victim = Victim::new(&[]);

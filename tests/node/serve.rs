@@ -43,6 +43,7 @@ fn serve_from_environment(rules: &Path) -> Command {
         .env("TIDEGATE_LISTEN__HTTP", "127.0.0.1:0")
         .env("TIDEGATE_LISTEN__GRPC", "127.0.0.1:0")
         .env("TIDEGATE_LISTEN__TRUSTED_PROXIES", "127.0.0.0/8, ::1")
+        .env("TIDEGATE_LISTEN__ATTRIBUTE_HEADERS", "tier, user")
         .env("TIDEGATE_LOG__FORMAT", "json");
     command
 }

@@ -16,7 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("store", &["ports", "telemetry"]),
     ("rulefile", &["ports", "telemetry", "yaml"]),
     ("api", &["ports", "telemetry", "server"]),
-    ("config", &["store", "telemetry", "yaml"]),
+    ("config", &["api", "store", "telemetry", "yaml"]),
     ("node", &["ports", "telemetry", "server", "actors", "host", "store", "rulefile", "api", "config"]),
     ("cli", &["ports", "telemetry", "yaml", "host", "rulefile", "api", "config", "node"]),
 ];

@@ -125,10 +125,15 @@ impl Node {
 
     /// Sends a request. `head` is the request line and the headers, without the final empty line.
     pub fn send(&self, head: &str, body: &str) -> Response {
+        self.send_bytes(head.as_bytes(), body)
+    }
+
+    /// Like [`Self::send`], with a head of any bytes.
+    pub fn send_bytes(&self, head: &[u8], body: &str) -> Response {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let head = format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all((head + body).as_bytes()).unwrap();
+        let end = format!("\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head, end.as_bytes(), body.as_bytes()].concat()).unwrap();
         let mut response = String::new();
         // A node that responds before it has read the body may reset the connection.
         let _ = stream.read_to_string(&mut response);

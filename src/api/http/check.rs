@@ -48,7 +48,7 @@ async fn decide(
 ) -> Result<(Decision, StatusCode), Rejection> {
     let mut violations = Vec::new();
     let mut deny_status = StatusCode::TOO_MANY_REQUESTS;
-    for (key, value) in parameters(query) {
+    for (key, value) in parameters(query, &mut violations) {
         match (key.as_str(), value.as_str()) {
             ("status", "200") => deny_status = StatusCode::OK,
             ("status", _) => violations.push(violation("?status", "expected 200")),

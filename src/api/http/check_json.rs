@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use limiter::{Charging, Decision, millis_up};
+use limiter::{Charging, Decision, Revision, millis_up};
 use serde::Serialize;
 
 use super::json::Json;
@@ -135,7 +135,7 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// The answer.
+/// The answer to a check, over `/v1/check` and in the body of a denial over `/v1/authorize`.
 #[derive(Serialize)]
 pub struct Answer<'d> {
     allowed: bool,
@@ -144,6 +144,12 @@ pub struct Answer<'d> {
     request_id: &'d str,
     retry_after_ms: Option<u64>,
     limits: Vec<Limit<'d>>,
+    /// Why no limit was asked: a word for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// The same for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'d str>,
 }
 
 #[derive(Serialize)]
@@ -179,6 +185,27 @@ impl<'d> Answer<'d> {
             request_id,
             retry_after_ms: decision.retry_after.map(millis_up),
             limits: limits.collect(),
+            reason: None,
+            detail: None,
+        }
+    }
+
+    /// A denial for which no limit was asked.
+    pub const fn without_limits(
+        revision: Revision,
+        request_id: &'d str,
+        reason: &'static str,
+        detail: &'d str,
+    ) -> Self {
+        Self {
+            allowed: false,
+            degraded: false,
+            revision: revision.0,
+            request_id,
+            retry_after_ms: None,
+            limits: Vec::new(),
+            reason: Some(reason),
+            detail: Some(detail),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The HTTP front end of one core.
 
-mod authorize;
 mod check;
 mod check_json;
-mod forwarded;
+pub mod forward_auth;
 mod json;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
-use ipnet::IpNet;
 use limiter::Decision;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::forward_auth::ForwardAuth;
 use super::check_service::CheckService;
 use super::rejection::{FieldViolation, Rejection, violation};
 use super::request_id::RequestId;
@@ -37,6 +37,11 @@ use crate::server::timer::CoarseTimer;
 /// How long a request may take to arrive and to be answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most headers of a request over HTTP/1. nginx passes on as many as fit into 32 KiB, and a client chooses them.
+const MAX_HEADERS: usize = 4096;
+/// The longest list of headers over HTTP/2, in bytes. A head over HTTP/1 may have 400 KiB.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+
 /// The address that a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
@@ -46,8 +51,7 @@ pub struct Peer(pub IpAddr);
 pub struct HttpState {
     pub service: Arc<CheckService>,
     pub node: Arc<dyn NodeStatus>,
-    /// Proxies whose forwarding headers count.
-    pub trusted_proxies: Arc<[IpNet]>,
+    pub forward_auth: Arc<ForwardAuth>,
 }
 
 impl HttpState {
@@ -60,7 +64,8 @@ impl HttpState {
 /// Serves HTTP/1 and HTTP/2 until `stop`, then until the requests in flight are answered.
 pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: HttpState, stop: impl Future<Output = ()>) {
     let mut builder = connection::builder();
-    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http1().timer(CoarseTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(MAX_HEADERS);
+    builder.http2().max_header_list_size(MAX_HEADER_LIST);
     let routes = routes(state);
     let service =
         |peer: SocketAddr| TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip().to_canonical()))));
@@ -76,7 +81,7 @@ pub fn routes(state: HttpState) -> Router {
     let live = || get(async || "ok\n");
     Router::new()
         .route("/v1/check", post(check::check))
-        .route("/v1/authorize", any(authorize::authorize))
+        .route("/v1/authorize", any(forward_auth::authorize))
         .route("/health", live())
         .route("/livez", live())
         .route("/ready", get(ready))
@@ -128,9 +133,16 @@ async fn metrics(State(state): State<HttpState>, scrapes: Arc<Semaphore>) -> Res
     }
 }
 
-/// The parameters of a query, decoded.
-fn parameters(query: Option<&str>) -> Vec<(String, String)> {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect()
+/// The parameters of a query, decoded. A repeated one is a violation.
+fn parameters(query: Option<&str>, violations: &mut Vec<FieldViolation>) -> Vec<(String, String)> {
+    let mut seen = HashSet::new();
+    let all = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned();
+    all.inspect(|(key, _)| {
+        if !seen.insert(key.clone()) {
+            violations.push(violation(format!("?{key}"), "expected this parameter at most once"));
+        }
+    })
+    .collect()
 }
 
 /// The violation of an unknown parameter.
