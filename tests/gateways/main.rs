@@ -1,8 +1,11 @@
-//! Tests with real gateways in front of a node: Envoy and nginx.
+//! Tests with real gateways in front of a node: Envoy, nginx, Caddy and HAProxy.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod client;
 mod envoy;
 mod envoy_api;
+mod forward_auth;
+mod gateway;
 mod nginx;
