@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::http::{Request, Response};
+use axum::http::{HeaderName, HeaderValue, Request, Response};
 use bytes::Bytes;
 use counter_script::wire;
 use http_body_util::BodyExt;
@@ -30,8 +30,8 @@ use tidegate::api::grpc::envoy::Envoy;
 use tidegate::api::grpc::native::Native;
 use tidegate::api::http::forward_auth::ForwardAuth;
 use tidegate::api::http::forward_auth::notices::Notices;
-use tidegate::api::http::forward_auth::trust::Trust;
-use tidegate::api::http::{HttpState, routes};
+use tidegate::api::http::forward_auth::trust::{AttributeHeader, Trust};
+use tidegate::api::http::{HttpState, Peer, routes};
 use tidegate::api::request_id::RequestIds;
 use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
 use tidegate::rulefile::{cases, decode};
@@ -210,11 +210,38 @@ pub fn http_body(bytes: &[u8]) {
     assert!(body.starts_with(b"{") && body.ends_with(b"}"));
 }
 
+/// Sends the lines as headers of `GET /v1/authorize` from a trusted proxy. The response must be a decision: nothing that
+/// a proxy's client chooses is an error.
+pub fn forward_auth(bytes: &[u8]) {
+    let mut request = Request::get("/v1/authorize?domain=d").body(Body::empty()).expect("a request");
+    for line in bytes.split(|byte| *byte == b'\n').take(100) {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':').unwrap_or(line.len()));
+        let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
+        // The HTTP library accepts no others.
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    request.extensions_mut().insert(Peer([127, 0, 0, 1].into()));
+    let attributes = vec![AttributeHeader::new("tier").expect("a name")];
+    let trust = Trust { attributes, ..Trust::of_loopback() };
+    let (status, body) = call_http(trust, request);
+    assert!(status == 200 && body.is_empty() || status == 429 && body.starts_with(b"{"), "{status}");
+}
+
 /// Returns the status and the body of the response to `POST /v1/check`.
 fn post_check(body: BudgetedBody<ChunkedBody>) -> (u16, Bytes) {
-    let request = Request::post("/v1/check").body(body).expect("a request");
+    call_http(Trust::default(), Request::post("/v1/check").body(body).expect("a request"))
+}
+
+/// Returns the status and the body of the response to a request over HTTP.
+fn call_http<B>(trust: Trust, request: Request<B>) -> (u16, Bytes)
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     block_on(async {
-        let forward_auth = ForwardAuth { trust: Trust::default(), notices: Arc::new(notices()) };
+        let forward_auth = ForwardAuth { trust, notices: Arc::new(notices()) };
         let node = Arc::new(ReadyNode);
         let mut routes = routes(HttpState { service: service(), node, forward_auth: Arc::new(forward_auth) });
         let response: Result<Response<Body>, Infallible> = routes.call(request).await;

@@ -26,6 +26,11 @@ fn http_bodies_of_the_corpus_hold() {
 }
 
 #[test]
+fn headers_of_the_corpus_hold() {
+    replay("forward_auth", crate::entries::forward_auth);
+}
+
+#[test]
 fn envoy_requests_of_the_corpus_hold() {
     replay("envoy_request", crate::entries::envoy_request);
 }
