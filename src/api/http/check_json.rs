@@ -119,6 +119,10 @@ fn each_once(
     place: &str,
     violations: &mut Vec<FieldViolation>,
 ) -> Vec<(String, Json)> {
+    let mut keys = HashSet::with_capacity(members.len());
+    if members.iter().all(|(key, _)| keys.insert(key.as_str())) {
+        return members;
+    }
     let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
     members.retain(|(key, _)| {
         let first = seen.insert(key.clone());
