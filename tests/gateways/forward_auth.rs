@@ -101,6 +101,11 @@ fn no_spelling_of_a_path_or_a_host_evades_its_limit() {
         {
             assert_eq!(setup.status(b"/", &[format!("Host: {host}").as_bytes()]), 429, "{}: {host}", setup.name);
         }
+        for target in [&b"http://BLOCKED.example:81/"[..], b"http://x:81//login"] {
+            let authority = target.split(|byte| *byte == b'/').nth(2).unwrap();
+            let status = setup.status(target, &[&[b"Host: ", authority].concat()]);
+            assert_eq!(status, 429, "{}: {}", setup.name, target.escape_ascii());
+        }
         let post = Client::new(&setup.gateway).send(b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 0");
         assert_eq!((post.status, setup.status(b"/post", &[])), (429, 200), "{}", setup.name);
         assert_eq!(setup.errors(), 0.0, "{}", setup.name);
@@ -199,6 +204,17 @@ fn a_request_that_a_node_cannot_read_opens_no_gateway() {
         assert_eq!(setup.errors(), 0.0, "{}: a node reads what gateways pass on", setup.name);
         rejected(&[b"X-API-Key: \x01"], "a control character");
         rejected(&[&[b"User-Agent: ", "x".repeat(500_000).as_bytes()].concat()], "a large head");
+    }
+}
+
+#[test]
+fn a_gateway_without_a_node_lets_nothing_pass() {
+    for mut setup in Setup::each() {
+        assert_eq!(setup.status(b"/", &[]), 200, "{}", setup.name);
+        setup.node.child.kill().unwrap();
+        setup.node.child.wait().unwrap();
+        let status = setup.status(b"/", &[]);
+        assert!((500..600).contains(&status), "{}: {status}", setup.name);
     }
 }
 

@@ -42,7 +42,6 @@ pub struct Call<'c> {
 pub fn attributes(trust: &Trust, notices: &Notices, call: Call<'_>) -> Result<Vec<(String, String)>, Ambiguity> {
     let mut all = Vec::with_capacity(BUILT_IN.len() + trust.attributes.len());
     let mut push = |name: &str, value: &[u8]| all.push((name.to_owned(), client_text::from_bytes(value).into_owned()));
-    let own = |name, header| at_most_once(call.headers, name, header);
     let asked = if trust.is_proxy(call.peer) {
         for attribute in &trust.attributes {
             if let Some(value) = one(&attribute.name, forwarded(call.headers, &[attribute.header.as_str()]))? {
@@ -61,15 +60,17 @@ pub fn attributes(trust: &Trust, notices: &Notices, call: Call<'_>) -> Result<Ve
     };
     push("method", asked.method.unwrap_or(call.method.as_str().as_bytes()));
     let raw_path = asked.raw_path.unwrap_or(call.uri.path().as_bytes());
-    push("path", &path::normalized(raw_path));
+    push("path", &asked.path.unwrap_or_else(|| path::normalized(raw_path)));
     push("raw_path", raw_path);
-    let called_host =
-        || Ok(call.uri.host().map(str::as_bytes).or(own("host", header::HOST.as_str())?).map(host::normalized));
-    if let Some(host) = asked.host.map_or_else(called_host, |host| Ok(Some(host)))? {
+    let host = match asked.host {
+        Some(host) => Some(host),
+        None => called_host(call)?,
+    };
+    if let Some(host) = host {
         push("host", &host);
     }
     for (name, header) in [("api_key", "x-api-key"), ("user_agent", header::USER_AGENT.as_str())] {
-        if let Some(value) = own(name, header)? {
+        if let Some(value) = at_most_once(call.headers, name, header)? {
             push(name, value);
         }
     }
@@ -81,13 +82,13 @@ pub fn attributes(trust: &Trust, notices: &Notices, call: Call<'_>) -> Result<Ve
 struct Asked<'h> {
     method: Option<&'h [u8]>,
     raw_path: Option<&'h [u8]>,
-    /// In its normal form.
+    /// The normal forms.
+    path: Option<Vec<u8>>,
     host: Option<Vec<u8>>,
 }
 
 fn asked_of_proxy(headers: &HeaderMap) -> Result<Asked<'_>, Ambiguity> {
     let targets = || forwarded(headers, &TARGETS).map(|(name, text)| (name, target::split(text)));
-    one("path", targets().map(|(name, Target { path, .. })| (name, path::normalized(path))))?;
     // A list has an entry of each proxy.
     let hosts = forwarded(headers, &HOSTS)
         .flat_map(|(name, text)| text.split(|byte| *byte == b',').map(move |host| (name, host)));
@@ -95,8 +96,15 @@ fn asked_of_proxy(headers: &HeaderMap) -> Result<Asked<'_>, Ambiguity> {
     Ok(Asked {
         method: one("method", forwarded(headers, &METHODS))?,
         raw_path: targets().next().map(|(_, Target { path, .. })| path),
+        path: one("path", targets().map(|(name, Target { path, .. })| (name, path::normalized(path))))?,
         host: one("host", hosts.chain(authorities).map(|(name, text)| (name, host::normalized(text))))?,
     })
+}
+
+/// The host of the call itself.
+fn called_host(call: Call<'_>) -> Result<Option<Vec<u8>>, Ambiguity> {
+    let named = at_most_once(call.headers, "host", header::HOST.as_str())?;
+    Ok(call.uri.host().map(str::as_bytes).or(named).map(host::normalized))
 }
 
 /// The address of a trusted proxy's client.
