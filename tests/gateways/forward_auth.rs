@@ -101,6 +101,10 @@ fn no_spelling_of_a_path_or_a_host_evades_its_limit() {
         {
             assert_eq!(setup.status(b"/", &[format!("Host: {host}").as_bytes()]), 429, "{}: {host}", setup.name);
         }
+        for target in ["/path/same", "//path/same", "/path/./same", "/x/../path/%73ame", "/path//same?again"] {
+            let status = setup.status(target.as_bytes(), &[]);
+            assert_eq!(status, if target == "/path/same" { 200 } else { 429 }, "{}: {target}", setup.name);
+        }
         for target in [&b"http://BLOCKED.example:81/"[..], b"http://x:81//login"] {
             let authority = target.split(|byte| *byte == b'/').nth(2).unwrap();
             let status = setup.status(target, &[&[b"Host: ", authority].concat()]);

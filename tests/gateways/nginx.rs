@@ -1,9 +1,12 @@
-//! The forms that a real nginx gives paths and hosts: those of Tidegate must equal them.
+//! The forms that a real nginx gives paths and hosts, and the clients that it finds: those of Tidegate must equal them.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use tidegate::api::http::forward_auth::client_ip::{Client as Found, client};
+use tidegate::api::http::forward_auth::trust::Trust;
 use tidegate::api::http::forward_auth::{host, path};
+use tonic::codegen::http::{HeaderMap, HeaderValue};
 
 use crate::client::Client;
 use crate::gateway::Gateway;
@@ -164,4 +167,58 @@ fn every_host_has_the_form_that_nginx_gives_it() {
         compared += 1;
     }
     assert!(compared > 1000, "{compared}");
+}
+
+/// nginx finds the client in the same way if `real_ip_recursive` is on. (It stops at an empty entry. Tidegate reads on,
+/// as the standard says.)
+#[test]
+fn the_client_of_every_list_is_the_one_that_nginx_finds() {
+    let proxies = ["127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48"];
+    let trusted: String = proxies.iter().map(|network| format!("set_real_ip_from {network}; ")).collect();
+    let nginx = Gateway::nginx(|gateway, _| {
+        format!(
+            "server {{ listen 127.0.0.1:{gateway}; {trusted} real_ip_header X-Forwarded-For; real_ip_recursive on;\n\
+             location / {{ return 200 $remote_addr; }} }}"
+        )
+    });
+    let mut gateway = Client::new(&nginx);
+    let trust = Trust { proxies: proxies.map(|network| network.parse().unwrap()).into(), ..Trust::default() };
+    let entries: [&[u8]; 9] = [
+        b"10.0.0.5",
+        b"10.0.0.6:80",
+        b"[2001:db8:ffff::1]:443",
+        b"203.0.113.9",
+        b" 203.0.113.9:1234 ",
+        b"2001:DB8:0::7",
+        b"[2001:db8::7]:443",
+        b"unknown",
+        b"\xff",
+    ];
+    let (mut compared, mut unreadable) = (0, 0);
+    for entries in lists(&entries, 4).into_iter().filter(|entries| !entries.is_empty()) {
+        // The last entry is a line of its own.
+        let lines: Vec<Vec<u8>> = match entries.split_last() {
+            Some((last, others)) if !others.is_empty() => vec![others.join(&b","[..]), last.to_vec()],
+            _ => vec![entries.concat()],
+        };
+        let mut headers = HeaderMap::new();
+        let mut head = b"GET / HTTP/1.1\r\nHost: x".to_vec();
+        for line in &lines {
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(line).unwrap());
+            head.extend([b"\r\nX-Forwarded-For: ", &line[..]].concat());
+        }
+        let seen = String::from_utf8(gateway.send(&head).body).unwrap();
+        let shown = head.escape_ascii().to_string();
+        match client(&trust, &headers).unwrap() {
+            Found::Address(address) => assert_eq!(address.to_string(), seen, "{shown}"),
+            Found::Missing => panic!("{shown}"),
+            // A deliberate difference: nginx takes the nearest proxy for the client.
+            Found::Unreadable => {
+                assert!(trust.is_proxy(seen.parse().unwrap()), "{shown}: {seen}");
+                unreadable += 1;
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 5000 && unreadable > 1000, "{compared} compared, {unreadable} unreadable");
 }

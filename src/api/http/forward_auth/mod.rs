@@ -5,7 +5,7 @@
 mod address;
 mod ambiguity;
 mod attributes;
-mod client_ip;
+pub mod client_ip;
 mod forwarded;
 pub mod host;
 pub mod notices;
