@@ -84,7 +84,7 @@ pub const BUILD: Name = metric(
 );
 
 /// Every metric of a node, apart from those of the process collector.
-pub const ALL: [&Name; 27] = [
+pub const ALL: &[&Name] = &[
     &REQUESTS,
     &LATENCY,
     &CHECKS,
