@@ -73,7 +73,7 @@ pub struct Decided {
 pub struct LimitDecision {
     /// The index among all limits.
     pub limit: usize,
-    /// The hits that the limit grants in its period, as the answer states them.
+    /// The limit that the answer states.
     pub quota: Option<u64>,
     pub denied: bool,
 }

@@ -2,7 +2,7 @@
 
 use super::violation::Violation;
 use crate::history::{ClientCheck, History};
-use crate::scenario::{Plan, quota};
+use crate::scenario::{Plan, stated_limit};
 use limiter::Revision;
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
@@ -16,7 +16,7 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
         }
         let edit = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
         for decision in &decided.limits {
-            let granted = edit.and_then(|edit| edit.limits.get(decision.limit)).map(quota);
+            let granted = edit.and_then(|edit| edit.limits.get(decision.limit)).map(stated_limit);
             if decision.quota != granted {
                 let (revision, stated) = (decided.revision, decision.quota);
                 broken(format!("revision {revision} grants {granted:?}, the answer states {stated:?}"));

@@ -37,6 +37,12 @@ pub const fn quota(limit: &Limit) -> u64 {
     }
 }
 
+/// Returns the number of hits that an answer states as the limit: a bucket that holds more than its limit states its
+/// burst.
+pub fn stated_limit(limit: &Limit) -> u64 {
+    quota(limit).max(capacity(limit))
+}
+
 /// Describes a limit in one line.
 pub fn describe(limit: &Limit) -> String {
     let hits = if let Quota::Hits(hits) = limit.limit { hits.to_string() } else { "unlimited".to_owned() };

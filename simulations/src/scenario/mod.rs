@@ -8,6 +8,6 @@ mod limit_set;
 mod plan;
 
 pub use kind::Scenario;
-pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, quota};
+pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, quota, stated_limit};
 pub use limit_set::LimitSet;
 pub use plan::{DOMAIN, DRAIN_PROBE_USERS, DRAINED_USERS, Edit, MAX_WAITING, Plan, STORE_EPOCH_US, Traffic};
