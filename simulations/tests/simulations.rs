@@ -146,7 +146,7 @@ impl BugInjector for Planted {
                 )],
             ),
             Bug::ChargesBucketsOneLess => {
-                patch(text, &[("then charge(bucket, tokens) end", "then charge(bucket, tokens - 1) end")])
+                patch(text, &[("    charge(bucket, tokens)", "    charge(bucket, tokens - 1)")])
             }
             Bug::ForgetsChargedDebts => patch(
                 text,
