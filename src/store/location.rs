@@ -86,6 +86,10 @@ pub enum LocationError {
         "expected memory:, redis://, redis-sentinel:// or redis-cluster://, or rediss…:// for TLS, with a host and a port"
     )]
     Form,
+    #[error(
+        "expected no /, ? or # in a password, because it ends the host: write the password into a file and name it in store.password_file, or percent-encode it"
+    )]
+    RawPassword,
     #[error("expected further hosts as ?node=host:port")]
     Node,
     #[error("expected ?sentinelServiceName=, the name of the primary at the Sentinels")]
@@ -102,6 +106,10 @@ impl FromStr for StoreLocation {
     type Err = LocationError;
 
     fn from_str(text: &str) -> Result<Self, LocationError> {
+        // Without this, a part of the password could be taken for the host, and the URL for a valid one.
+        if has_raw_password(text) {
+            return Err(LocationError::RawPassword);
+        }
         if text == "memory:" {
             return Ok(Self::Memory);
         }
@@ -158,6 +166,17 @@ impl FromStr for StoreLocation {
             database,
         }))
     }
+}
+
+/// True if a password has a character that ends the host. The `@` that ends the password is then in the path, the query
+/// or the fragment.
+fn has_raw_password(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else { return false };
+    let after_host = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
+    let (path, query) = after_host.split_once('?').unwrap_or((after_host, ""));
+    // The values of parameters may have one.
+    let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    path.contains('@') || names.any(|name| name.contains('@'))
 }
 
 /// Returns the address that a URL names; `None` if it has no host.
@@ -218,6 +237,15 @@ mod tests {
         assert_eq!(error("redis://a/x"), LocationError::Database);
         assert_eq!(error("redis-sentinel://a"), LocationError::Service);
         assert_eq!(error("redis://a?node=b:1"), LocationError::Parameter);
+        for secret in ["pa/ss", "pa?ss", "pa#ss", "p@ss/1", "12/34", "12?3", "12#34", "/", "a=b?c"] {
+            for scheme in ["redis", "rediss-cluster", "redis-sentinel"] {
+                let text = format!("{scheme}://user:{secret}@host:6379");
+                assert_eq!(error(&text), LocationError::RawPassword, "{text}");
+            }
+        }
+        assert_eq!(redis("redis://u:p@ss:w@host/3").password.as_deref(), Some("p@ss:w"));
+        let sentinel = redis("redis-sentinel://a?sentinelServiceName=main&sentinelPassword=a@b/c");
+        assert_eq!(sentinel.sentinel_password.as_deref(), Some("a@b/c"));
         assert!(!format!("{:?}", redis("redis://u:secret@h")).contains("secret"));
     }
 }

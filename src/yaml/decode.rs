@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use super::nearest::did_you_mean;
 use super::tree::{Node, Style, Value};
 use limiter::rules::{Path, Problem};
 
@@ -67,7 +68,9 @@ impl<'n> Fields<'n> {
             if !self.read.contains(key.as_str()) {
                 let mut known: Vec<&str> = self.read.iter().copied().collect();
                 known.sort_unstable();
-                errors.add(&self.path(key), format!("expected one of {}; this field is unknown", known.join(", ")));
+                let hint = did_you_mean(key, known.iter().copied());
+                let known = known.join(", ");
+                errors.add(&self.path(key), format!("expected one of {known}; this field is unknown{hint}"));
             }
         }
     }
@@ -95,7 +98,14 @@ pub fn number(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64> {
         _ => None,
     };
     if number.is_none() {
-        errors.add(path, "expected a whole number");
+        let hint = match &node.value {
+            Value::Scalar { text, style: Style::Quoted } if text.parse::<u64>().is_ok() => {
+                format!(": write it without quotes, {text}")
+            }
+            Value::Scalar { text, style: Style::Plain } => format!(", not {text:?}"),
+            _ => String::new(),
+        };
+        errors.add(path, format!("expected a whole number{hint}"));
     }
     number
 }
@@ -106,7 +116,13 @@ pub fn boolean(node: &Node, path: &Path, errors: &mut Errors) -> Option<bool> {
         _ => None,
     };
     if boolean.is_none() {
-        errors.add(path, "expected true or false");
+        let hint = match &node.value {
+            Value::Scalar { text, style: Style::Quoted } if text.parse::<bool>().is_ok() => {
+                format!(": write it without quotes, {text}")
+            }
+            _ => String::new(),
+        };
+        errors.add(path, format!("expected true or false{hint}"));
     }
     boolean
 }
@@ -118,7 +134,11 @@ pub fn duration_ms(node: &Node, path: &Path, errors: &mut Errors) -> Option<u64>
         _ => None,
     };
     if parsed.is_none() {
-        errors.add(path, "expected a length of time such as 250ms, 10s, 1m, 1h or 30d");
+        let hint = match &node.value {
+            Value::Scalar { text, .. } if text.parse::<u64>().is_ok() => format!(": {text}s is {text} seconds"),
+            _ => String::new(),
+        };
+        errors.add(path, format!("expected a length of time such as 250ms, 10s, 1m, 1h or 30d{hint}"));
     }
     parsed
 }
@@ -156,7 +176,11 @@ pub fn word<T: Copy>(node: &Node, path: &Path, words: &[(&str, T)], errors: &mut
     };
     if found.is_none() {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        errors.add(path, format!("expected {}", words.join(" | ")));
+        let hint = match &node.value {
+            Value::Scalar { text, .. } => did_you_mean(text, words.iter().copied()),
+            _ => String::new(),
+        };
+        errors.add(path, format!("expected {}{hint}", words.join(" | ")));
     }
     found
 }

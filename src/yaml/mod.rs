@@ -2,4 +2,5 @@
 //! once.
 
 pub mod decode;
+pub mod nearest;
 pub mod tree;

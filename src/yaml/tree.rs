@@ -56,7 +56,20 @@ pub struct SyntaxError {
 
 impl Node {
     /// Parses the one document of `text`. An empty text is an empty map.
+    ///
+    /// # Errors
+    /// The first syntax error.
     pub fn parse(text: &str) -> Result<Rc<Self>, SyntaxError> {
+        Self::read(text).map_err(|mut error| {
+            let line = text.lines().nth(error.place.line - 1).unwrap_or_default();
+            if error.message != MERGE {
+                error.message += unquoted(line).unwrap_or_default();
+            }
+            error
+        })
+    }
+
+    fn read(text: &str) -> Result<Rc<Self>, SyntaxError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
         let mut root = None;
@@ -161,6 +174,7 @@ impl<'t> Reader<'t> {
                     let (event, span) = self.next()?;
                     let key = match event {
                         Event::MappingEnd => break,
+                        Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<" => return Err(error(&span, MERGE)),
                         Event::Scalar(text, ..) => text.into_owned(),
                         _ => return Err(error(&span, "expected a plain key")),
                     };
@@ -193,6 +207,27 @@ impl<'t> Reader<'t> {
     }
 }
 
+const MERGE: &str = "expected a key: merge keys (<<) are not supported. Repeat the fields; an alias (*name) may stand for \
+                     a whole value";
+
+/// A hint for a line that has a syntax error, if something in it should have quotes.
+fn unquoted(line: &str) -> Option<&'static str> {
+    let (mut quote, mut before) = (None, ' ');
+    for c in line.chars() {
+        let starts_value = before.is_whitespace() || "[{,:".contains(before);
+        match (quote, c) {
+            (Some(open), _) => quote = quote.filter(|_| c != open),
+            (None, '"' | '\'') if starts_value => quote = Some(c),
+            (None, '#') if before.is_whitespace() => return None,
+            (None, '{') if !starts_value => return Some(". Quote a value that contains braces: \"/a/{id}\""),
+            (None, '*') if starts_value => return Some(". Quote a value that begins with *: \"*.png\""),
+            _ => {}
+        }
+        before = c;
+    }
+    None
+}
+
 fn place(marker: &saphyr_parser::Marker) -> Place {
     Place { line: marker.line().max(1), column: marker.col() + 1 }
 }
@@ -219,6 +254,27 @@ mod tests {
             let error = Node::parse(text).unwrap_err();
             assert!(error.place.line >= line && error.message.starts_with("expected"), "{text:?} {error:?}");
         }
+    }
+
+    #[test]
+    fn values_that_should_have_quotes_are_named() {
+        let table = [
+            ("a: { path: { route: /a/{id} } }", "contains braces"),
+            ("a: { path: { route: /a/{*rest} } }", "contains braces"),
+            ("a: [/a/{id}, b]", "contains braces"),
+            ("a:\n  b: *.png", "begins with *"),
+            ("a: { b: *.png }", "begins with *"),
+            ("a: &x { b: 1 }\nc:\n  <<: *x", "merge keys"),
+            ("a: &x { b: 1 }\nc: { <<: *x }", "merge keys"),
+        ];
+        for (text, hint) in table {
+            let error = Node::parse(text).unwrap_err();
+            assert!(error.message.starts_with("expected ") && error.message.contains(hint), "{text:?} {error:?}");
+        }
+        for text in ["a: { b: \"/a/{id}\", c: 'x' }", "a: /a/{id}", "a: { \"<<\": b }", "a: &x [1]\nb: *x"] {
+            assert!(Node::parse(text).is_ok(), "{text}");
+        }
+        assert!(!Node::parse("a: [").unwrap_err().message.contains("Quote"));
     }
 
     #[test]
