@@ -140,13 +140,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Reads the bytes as a rule file and as a file of test cases. Invalid rules must yield errors that have a text. Valid
-/// rules must decide checks without a panic.
+/// rules must yield their warnings, decide checks and say why limits do not apply, without a panic.
 pub fn rule_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match decode::compile("f.yaml", text, Revision(1)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.to_string().is_empty())),
         Ok(book) => {
-            let mut dry_run = DryRun::new(Arc::new(book), START);
+            let warnings = decode::file_warnings("f.yaml", text, &book, 3);
+            assert!(warnings.iter().all(|warning| !warning.message.is_empty()));
+            let book = Arc::new(book);
+            let mut dry_run = DryRun::new(Arc::clone(&book), START);
             for (index, domain) in ["d", "api", "d"].into_iter().enumerate() {
                 let entries = [("user", "u"), ("path", "/a/b"), ("tier", "free"), ("ip", "10.0.0.1")];
                 let descriptors = [Descriptor {
@@ -156,7 +159,9 @@ pub fn rule_file(bytes: &[u8]) {
                     charging: Default::default(),
                     limit: None,
                 }];
-                let _ = dry_run.check(&Check { domain, descriptors: &descriptors }, index as u64 * 1000);
+                let check = Check { domain, descriptors: &descriptors };
+                assert!(book.unapplied(&check).iter().all(|limit| !limit.reasons.is_empty()));
+                let _ = dry_run.check(&check, index as u64 * 1000);
             }
         }
     }

@@ -14,6 +14,11 @@ pub const SHADOW: &str = "x-tidegate-shadow";
 /// The most limits that are named in headers: those that deny, then the tightest.
 const MAX_SHOWN: usize = 10;
 
+/// The header that names a reason which is no limit.
+pub const REASON: &str = "x-tidegate-reason";
+/// The reason of a denial by the default of the domain.
+pub const NO_LIMIT_MATCHES: &str = "no_limit_matches";
+
 /// Adds the headers of a decision to `headers`.
 pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     let mut put = |name: &'static str, value: String| {
@@ -51,11 +56,19 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     if let Some(names) = shadow_denials(decision) {
         put(SHADOW, names);
     }
+    if denied_by_default(decision) {
+        put(REASON, NO_LIMIT_MATCHES.to_owned());
+    }
     for (name, value) in of_denying_limits(decision.limits.iter()) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.insert(name, value);
         }
     }
+}
+
+/// True if no limit matches, and the domain denies such checks.
+pub fn denied_by_default(decision: &Decision) -> bool {
+    !decision.allowed && decision.limits.is_empty()
 }
 
 /// The headers of the limits that deny.

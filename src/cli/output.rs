@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Output;
 use crate::config::listen::Listen;
 use crate::config::settings::Settings;
+use crate::rulefile::decode::FileError;
 use limiter::rules::RuleBook;
 
 /// An empty table with these column heads.
@@ -50,6 +51,11 @@ pub fn wrong(output: Output, errors: &[Value]) {
     if output == Output::Json {
         outln!("{}", serde_json::json!({ "ok": false, "errors": errors }));
     }
+}
+
+/// A warning about a rule file, for people.
+pub fn warning(warning: &FileError) -> String {
+    format!("warning: {warning}")
 }
 
 /// Formats a number of things, such as `2 limits`.
@@ -101,12 +107,15 @@ pub fn decision(output: Output, answer: &Value) {
 }
 
 /// Prints the settings that `serve --check` found valid, without secrets.
-pub fn checked(output: Output, settings: &Settings, book: &RuleBook) {
+pub fn checked(output: Output, settings: &Settings, book: &RuleBook, warnings: &[FileError]) {
     let (domains, limits) = size(book);
+    warnings.iter().for_each(|about| eprintln!("{}", warning(about)));
     let Settings { region, node, listen: Listen { http, grpc, .. }, .. } = settings;
     if output == Output::Json {
+        let warnings: Vec<Value> = warnings.iter().map(FileError::json).collect();
         let report = serde_json::json!({
             "ok": true, "region": region, "node": node, "http": http, "grpc": grpc, "domains": domains, "limits": limits,
+            "warnings": warnings,
         });
         outln!("{report}");
     } else {

@@ -140,8 +140,8 @@ fn check(settings: &Settings, output: Output, build: (&str, &str)) -> Exit {
         return exit;
     }
     match load(&settings.rules, Revision(1)) {
-        Ok((_, book)) => {
-            output::checked(output, settings, &book);
+        Ok(loaded) => {
+            output::checked(output, settings, &loaded.book, &loaded.warnings(settings.store.min_holders));
             Exit::Ok
         }
         Err(invalid) => {

@@ -61,6 +61,9 @@ impl AssembleError {
     }
 }
 
+/// The `min_holders` for warnings about rules whose counters are in memory: that store has no outage.
+const NEVER_FAILS: u32 = 0;
+
 /// Rules that never change.
 struct FixedRules(watch::Sender<Arc<RuleBook>>);
 
@@ -81,7 +84,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (source, file): (Arc<dyn RuleSource>, _) = match rules {
         Some(path) => {
-            let file = Arc::new(FileRules::open(path.to_owned(), file_metrics)?);
+            let file = Arc::new(FileRules::open(path.to_owned(), NEVER_FAILS, file_metrics)?);
             (Arc::clone(&file) as Arc<dyn RuleSource>, Some(file))
         }
         None => {
@@ -114,7 +117,10 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
 pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, AssembleError> {
     let registry = MetricsRegistry::new(build.0, build.1)?;
     let store_metrics = StoreMetrics::new(&registry)?;
-    let file = Arc::new(FileRules::open(settings.rules.clone(), RuleFileMetrics::new(&registry)?)?);
+    let file_metrics = RuleFileMetrics::new(&registry)?;
+    let in_memory_only = settings.store.location == StoreLocation::Memory;
+    let min_holders = if in_memory_only { NEVER_FAILS } else { settings.store.min_holders };
+    let file = Arc::new(FileRules::open(settings.rules.clone(), min_holders, file_metrics)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {

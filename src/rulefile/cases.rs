@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::decode::FileError;
 use crate::yaml::decode::{Errors, Fields, duration_ms, entries, list, number, string, word};
-use crate::yaml::tree::Node;
+use crate::yaml::tree::{Node, Value};
 use limiter::rules::Path;
 
 /// One case. Its counters begin empty.
@@ -24,8 +24,23 @@ pub struct Case {
 /// The check of a case or of a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    pub descriptors: Vec<Vec<(String, String)>>,
+    pub descriptors: Vec<Entries>,
     pub hits: u32,
+}
+
+/// The attributes of a descriptor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    pub pairs: Vec<(String, String)>,
+    /// They are written as a list: their order has a meaning, and a key may come several times.
+    pub ordered: bool,
+}
+
+impl Entries {
+    /// The attributes in the form of the core.
+    pub fn borrow(&self) -> Vec<(&str, &str)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
 }
 
 /// Checks in a row with the same expected decision.
@@ -83,7 +98,7 @@ fn case(node: &Node, path: &Path, errors: &mut Errors) -> Case {
     let at = |field: &str| path.field(field);
     let name = fields.require("name", errors).and_then(|n| string(n, &at("name"), errors)).unwrap_or_default();
     let domain = fields.require("domain", errors).and_then(|n| string(n, &at("domain"), errors)).unwrap_or_default();
-    let nothing = Ask { descriptors: vec![Vec::new()], hits: 1 };
+    let nothing = Ask { descriptors: vec![Entries::default()], hits: 1 };
     let asked = ask(&mut fields, path, &nothing, errors);
     let matches = fields.get("matches").map(|n| list(n, &at("matches"), errors, string));
     let read = |n: &Node, p: &Path, e: &mut Errors| Some(step(n, p, &asked, e));
@@ -117,12 +132,9 @@ fn step(node: &Node, path: &Path, case: &Ask, errors: &mut Errors) -> Step {
 
 fn ask(fields: &mut Fields<'_>, path: &Path, base: &Ask, errors: &mut Errors) -> Ask {
     let at = |field: &str| path.field(field);
-    let pairs = |n: &Node, p: &Path, e: &mut Errors| -> Option<Vec<(String, String)>> {
-        let all = entries(n, p, e).into_iter();
-        Some(all.filter_map(|(key, node, path)| Some((key.to_owned(), string(node, &path, e)?))).collect())
-    };
-    let one = fields.get("attributes").and_then(|n| pairs(n, &at("attributes"), errors));
-    let many = fields.get("descriptors").map(|n| list(n, &at("descriptors"), errors, pairs));
+    let one = fields.get("attributes").map(|n| attributes(n, &at("attributes"), errors));
+    let read = |n: &Node, p: &Path, e: &mut Errors| Some(attributes(n, p, e));
+    let many = fields.get("descriptors").map(|n| list(n, &at("descriptors"), errors, read));
     if one.is_some() && many.is_some() {
         errors.add(&at("descriptors"), "expected either attributes or descriptors, not both");
     }
@@ -135,4 +147,16 @@ fn ask(fields: &mut Fields<'_>, path: &Path, base: &Ask, errors: &mut Errors) ->
     });
     let descriptors = one.map(|one| vec![one]).or(many).unwrap_or_else(|| base.descriptors.clone());
     Ask { descriptors, hits }
+}
+
+/// Attributes as a map, or in order as a list of maps: `[{ generic_key: a }, { generic_key: b }]`.
+fn attributes(node: &Node, path: &Path, errors: &mut Errors) -> Entries {
+    let pairs = |n: &Node, p: &Path, e: &mut Errors| -> Option<Vec<(String, String)>> {
+        let all = entries(n, p, e).into_iter();
+        Some(all.filter_map(|(key, node, path)| Some((key.to_owned(), string(node, &path, e)?))).collect())
+    };
+    match &node.value {
+        Value::List(_) => Entries { pairs: list(node, path, errors, pairs).concat(), ordered: true },
+        _ => Entries { pairs: pairs(node, path, errors).unwrap_or_default(), ordered: false },
+    }
 }

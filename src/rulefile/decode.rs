@@ -1,18 +1,20 @@
-//! Decodes a rule file from YAML to [`Rules`]. Every error has its line and column.
+//! Decodes a rule file from YAML to [`Rules`]. Every error and every warning has its line and column.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::foreign::foreign;
 use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, entries, list, number, string, word};
-use crate::yaml::tree::{Node, Place, Value};
+use crate::yaml::nearest::{did_you_mean, nearest};
+use crate::yaml::tree::{Node, Place, Style, Value};
 use limiter::Revision;
 use limiter::rules::{
-    Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, Match, Mode, OnStoreFailure, Override,
-    Path, Period, Problem, Quota, RuleBook, Rules, Scope,
+    Algorithm, Attribute, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, MAX_LIMIT, Match, Mode,
+    OnStoreFailure, Override, Path, Per, Period, Prefixes, Problem, Quota, RuleBook, Rules, Scope, Unmatched, warnings,
 };
 
-/// One error of a file.
+/// One error or one warning of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
     pub file: String,
@@ -20,6 +22,20 @@ pub struct FileError {
     /// The path of the field; empty for a syntax error.
     pub field: String,
     pub message: String,
+}
+
+impl FileError {
+    fn new(file: &str, root: &Node, problem: Problem) -> Self {
+        let (place, field) = (root.place_of(&problem.path), problem.path.to_string());
+        Self { file: file.to_owned(), place, field, message: problem.message }
+    }
+
+    /// The error with its place, as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        let Self { file, place, field, message } = self;
+        let (line, column) = (place.line, place.column);
+        serde_json::json!({ "file": file, "line": line, "column": column, "field": field, "message": message })
+    }
 }
 
 impl fmt::Display for FileError {
@@ -38,12 +54,11 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
     let root = Node::parse(text).map_err(|e| {
         vec![FileError { file: file.to_owned(), place: e.place, field: String::new(), message: e.message }]
     })?;
-    let placed = |problem: Problem| FileError {
-        file: file.to_owned(),
-        place: root.place_of(&problem.path),
-        field: problem.path.to_string(),
-        message: problem.message,
-    };
+    if let Some(message) = foreign(&root) {
+        let (place, field) = (root.place, String::new());
+        return Err(vec![FileError { file: file.to_owned(), place, field, message: message.to_owned() }]);
+    }
+    let placed = |problem| FileError::new(file, &root, problem);
     let mut errors = Errors::default();
     let rules = decode(&root, &mut errors);
     // Rules with errors are validated as well, so that all errors are shown at once. A field that could not be read has
@@ -59,6 +74,16 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
             Err(all)
         }
     }
+}
+
+/// The warnings about a file that compiles to `book`: what can never match, and what admits nothing without the store.
+/// `min_holders` is the node's `store.min_holders`.
+pub fn file_warnings(file: &str, text: &str, book: &RuleBook, min_holders: u32) -> Vec<FileError> {
+    let Ok(root) = Node::parse(text) else { return Vec::new() };
+    let mut all: Vec<FileError> =
+        warnings(book.rules(), min_holders).into_iter().map(|problem| FileError::new(file, &root, problem)).collect();
+    all.sort_by_key(|warning| warning.place);
+    all
 }
 
 fn decode(root: &Node, errors: &mut Errors) -> Rules {
@@ -81,13 +106,16 @@ fn domain(node: &Node, path: &Path, errors: &mut Errors) -> Domain {
     let name = fields.require("domain", errors).and_then(|n| string(n, &path.field("domain"), errors));
     const CHARGES: [(&str, Charge); 2] = [("all_or_nothing", Charge::AllOrNothing), ("each", Charge::Each)];
     let charge = fields.get("charge").and_then(|n| word(n, &path.field("charge"), &CHARGES, errors));
+    const DEFAULTS: [(&str, Unmatched); 2] = [("allow", Unmatched::Allow), ("deny", Unmatched::Deny)];
+    let default = fields.get("default").and_then(|n| word(n, &path.field("default"), &DEFAULTS, errors));
     let node = fields.require("limits", errors);
     let read = |n: &Node, p: &Path, e: &mut Errors| Some(limit(n, p, e));
     let limits = node.map(|n| list(n, &path.field("limits"), errors, read)).unwrap_or_default();
     fields.finish(errors);
     // A name that could not be read is told already; its place keeps it apart from the others.
     let placeholder = || format!("(unread {path})");
-    Domain { domain: name.unwrap_or_else(placeholder), charge: charge.unwrap_or_default(), limits }
+    let (domain, charge) = (name.unwrap_or_else(placeholder), charge.unwrap_or_default());
+    Domain { domain, charge, default: default.unwrap_or_default(), limits }
 }
 
 fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
@@ -95,7 +123,7 @@ fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
     let at = |field: &str| path.field(field);
     let placeholder = || format!("unread-{}", path.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
     let name = fields.require("name", errors).and_then(|n| string(n, &at("name"), errors)).unwrap_or_else(placeholder);
-    let per = fields.require("per", errors).map(|n| list(n, &at("per"), errors, string)).unwrap_or_default();
+    let per = fields.require("per", errors).map(|n| list(n, &at("per"), errors, per)).unwrap_or_default();
     let quota = fields.require("limit", errors).and_then(|n| quota(n, &at("limit"), errors));
     const ALGORITHMS: [(&str, Algorithm); 4] = [
         ("sliding_window", Algorithm::SlidingWindow),
@@ -113,6 +141,7 @@ fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
     let scope = scope(&mut fields, path, errors);
     let overdraft = fields.get("overdraft").and_then(|n| boolean(n, &at("overdraft"), errors)).unwrap_or_default();
     let common = common(&mut fields, path, errors);
+    let per = in_positions(per, common.matches.exact_keys.as_deref().unwrap_or_default());
     let overrides = fields.get("overrides").map(|n| list(n, &at("overrides"), errors, override_of)).unwrap_or_default();
     let replaces = fields.get("replaces").map(|n| list(n, &at("replaces"), errors, string)).unwrap_or_default();
     fields.finish(errors);
@@ -134,6 +163,40 @@ fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {
         replaces,
         response_headers: common.response_headers.unwrap_or_default(),
     }
+}
+
+/// An attribute, or an attribute whose addresses are counted by their network.
+fn per(node: &Node, path: &Path, errors: &mut Errors) -> Option<Per> {
+    let Value::Map(entries) = &node.value else { return string(node, path, errors).map(|name| Per::from(&*name)) };
+    let [(attribute, _, lengths)] = entries.as_slice() else {
+        errors.add(
+            path,
+            "expected an attribute, or one attribute with the lengths of networks: { ip: { v4: 32, v6: 64 } }",
+        );
+        return None;
+    };
+    let path = path.field(attribute);
+    let mut fields = Fields::new(lengths, path.clone(), errors);
+    // What is out of bounds for a byte is out of bounds for a length.
+    let mut bits = |field| {
+        let bits = fields.require(field, errors).and_then(|n| number(n, &path.field(field), errors));
+        bits.map(|bits| u8::try_from(bits).unwrap_or(u8::MAX))
+    };
+    let (v4, v6) = (bits("v4"), bits("v6"));
+    fields.finish(errors);
+    let prefixes = Prefixes { v4: v4.unwrap_or(0), v6: v6.unwrap_or(0) };
+    Some(Per { attribute: attribute.clone(), prefixes: Some(prefixes) })
+}
+
+/// Beside `exact_keys`, a name that comes again stands for the next entry with this key, as it does there.
+fn in_positions(mut per: Vec<Per>, exact_keys: &[String]) -> Vec<Per> {
+    let names = Attribute::in_order(per.iter().map(|per| per.attribute.as_str()));
+    for (per, name) in per.iter_mut().zip(names) {
+        if name.earlier > 0 && exact_keys.iter().filter(|key| **key == *name.key).count() > name.earlier {
+            per.attribute = name.to_string();
+        }
+    }
+    per
 }
 
 fn override_of(node: &Node, path: &Path, errors: &mut Errors) -> Option<Override> {
@@ -184,8 +247,18 @@ fn common(fields: &mut Fields<'_>, path: &Path, errors: &mut Errors) -> Common {
 }
 
 fn quota(node: &Node, path: &Path, errors: &mut Errors) -> Option<Quota> {
+    const UNLIMITED: &str = "unlimited";
     match &node.value {
-        Value::Scalar { text, .. } if text == "unlimited" => Some(Quota::Unlimited),
+        Value::Scalar { text, .. } if text == UNLIMITED => Some(Quota::Unlimited),
+        Value::Scalar { text, style: Style::Plain } if text.replace('_', "").parse::<u64>().is_err() => {
+            let hint = match nearest(text, [UNLIMITED]) {
+                Some(word) => format!(": did you mean {word}?"),
+                None if text.starts_with('-') => format!(", not {text}: for no limit, write {UNLIMITED}"),
+                None => format!(", not {text:?}"),
+            };
+            errors.add(path, format!("expected a whole number up to {MAX_LIMIT}, or {UNLIMITED}{hint}"));
+            None
+        }
         _ => number(node, path, errors).map(Quota::Hits),
     }
 }
@@ -243,8 +316,9 @@ fn condition(node: &Node, path: &Path, errors: &mut Errors) -> Option<Condition>
         Value::Scalar { .. } => string(node, path, errors).map(Condition::Equal),
         Value::List(_) => Some(Condition::AnyOf(list(node, path, errors, string))),
         Value::Map(entries) => {
+            const KINDS: [&str; 8] = ["prefix", "suffix", "glob", "route", "cidr", "regex", "present", "not"];
             let [(kind, _, inner)] = entries.as_slice() else {
-                errors.add(path, "expected one of prefix, suffix, glob, route, cidr, regex, present, not");
+                errors.add(path, format!("expected one of {}", KINDS.join(", ")));
                 return None;
             };
             let mut text = || string(inner, path, errors);
@@ -261,8 +335,8 @@ fn condition(node: &Node, path: &Path, errors: &mut Errors) -> Option<Condition>
                 "present" => boolean(inner, path, errors).map(Condition::Present),
                 "not" => condition(inner, path, errors).map(|c| Condition::Not(Box::new(c))),
                 other => {
-                    let known = "prefix, suffix, glob, route, cidr, regex, present, not";
-                    errors.add(path, format!("expected one of {known}, not {other:?}"));
+                    let hint = did_you_mean(other, KINDS);
+                    errors.add(path, format!("expected one of {}, not {other:?}{hint}", KINDS.join(", ")));
                     None
                 }
             }

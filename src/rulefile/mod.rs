@@ -2,5 +2,6 @@
 
 pub mod cases;
 pub mod decode;
+mod foreign;
 pub mod metrics;
 pub mod watch;

@@ -16,7 +16,7 @@ use limiter::Revision;
 use limiter::rules::{Diff, RuleBook};
 use tokio::sync::{Notify, watch};
 
-use super::decode::{FileError, compile};
+use super::decode::{FileError, compile, file_warnings};
 use super::metrics::RuleFileMetrics;
 use crate::ports::{BoxFuture, Fatal, RejectedRules, RuleSource, Service, Shutdown};
 
@@ -26,6 +26,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_LINKS: u32 = 40;
 /// The longest text of an error that `/ready` shows, in characters.
 const MAX_SHOWN: usize = 500;
+/// The most warnings about one file that are logged.
+const MAX_LOGGED: usize = 20;
 /// The largest rule file, in bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -51,14 +53,7 @@ impl InvalidRuleFile {
     pub fn errors(&self) -> Vec<serde_json::Value> {
         match self {
             Self::Unreadable { file, error } => vec![serde_json::json!({ "file": file, "message": error.to_string() })],
-            Self::Invalid(errors) => {
-                let json = |e: &FileError| {
-                    let FileError { file, place, field, message } = e;
-                    let (line, column) = (place.line, place.column);
-                    serde_json::json!({ "file": file, "line": line, "column": column, "field": field, "message": message })
-                };
-                errors.iter().map(json).collect()
-            }
+            Self::Invalid(errors) => errors.iter().map(FileError::json).collect(),
         }
     }
 }
@@ -83,11 +78,40 @@ fn check_regular(path: &Path) -> Result<(), InvalidRuleFile> {
     regular.map_err(|error| InvalidRuleFile::Unreadable { file: path.display().to_string(), error })
 }
 
+/// A valid rule file.
+pub struct Loaded {
+    file: String,
+    text: String,
+    pub book: RuleBook,
+}
+
+impl Loaded {
+    fn new(path: &Path, text: String, revision: Revision) -> Result<Self, Vec<FileError>> {
+        let file = path.display().to_string();
+        let book = compile(&file, &text, revision)?;
+        Ok(Self { file, text, book })
+    }
+
+    /// What the file says and cannot do, for a node with this `store.min_holders`.
+    pub fn warnings(&self, min_holders: u32) -> Vec<FileError> {
+        file_warnings(&self.file, &self.text, &self.book, min_holders)
+    }
+
+    fn log_warnings(&self, min_holders: u32) {
+        let warnings = self.warnings(min_holders);
+        for warning in warnings.iter().take(MAX_LOGGED) {
+            tracing::warn!(%warning, "a rule is valid, and cannot do what it seems to say");
+        }
+        if warnings.len() > MAX_LOGGED {
+            let more = warnings.len() - MAX_LOGGED;
+            tracing::warn!(more, "there are more warnings: `tidegate rules validate` prints all of them");
+        }
+    }
+}
+
 /// Reads and compiles a rule file.
-pub fn load(path: &Path, revision: Revision) -> Result<(String, RuleBook), InvalidRuleFile> {
-    let text = read(path)?;
-    let book = compile(&path.display().to_string(), &text, revision).map_err(InvalidRuleFile::Invalid)?;
-    Ok((text, book))
+pub fn load(path: &Path, revision: Revision) -> Result<Loaded, InvalidRuleFile> {
+    Loaded::new(path, read(path)?, revision).map_err(InvalidRuleFile::Invalid)
 }
 
 /// Returns when the file was last changed or installed, in milliseconds since the epoch: the newest ctime of the file
@@ -121,21 +145,24 @@ fn ctime_ms(file: &Metadata) -> u64 {
 }
 
 impl FileRules {
-    /// Reads the file.
+    /// Reads the file. `min_holders` is the node's `store.min_holders`.
     ///
     /// # Errors
     /// When the file is not valid.
-    pub fn open(path: PathBuf, metrics: RuleFileMetrics) -> Result<Self, InvalidRuleFile> {
-        let (text, book) = load(&path, Revision::NONE.next(changed_at_ms(&path)))?;
+    pub fn open(path: PathBuf, min_holders: u32, metrics: RuleFileMetrics) -> Result<Self, InvalidRuleFile> {
+        let loaded = load(&path, Revision::NONE.next(changed_at_ms(&path)))?;
+        loaded.log_warnings(min_holders);
         metrics.valid();
+        let Loaded { text: last_compiled, book, .. } = loaded;
         let (publish, books) = watch::channel(Arc::new(book));
         let (publish_rejected, rejected) = watch::channel(None);
         let watcher = Watcher {
             path,
             publish,
             publish_rejected,
+            min_holders,
             metrics,
-            last_compiled: text,
+            last_compiled,
             candidate: None,
             invalid: None,
             unreadable: None,
@@ -187,6 +214,7 @@ struct Watcher {
     path: PathBuf,
     publish: watch::Sender<Arc<RuleBook>>,
     publish_rejected: watch::Sender<Option<RejectedRules>>,
+    min_holders: u32,
     metrics: RuleFileMetrics,
     /// The text that was compiled last.
     last_compiled: String,
@@ -233,16 +261,21 @@ impl Watcher {
     fn take(&mut self, text: String) {
         let old = Arc::clone(&self.publish.borrow());
         let revision = old.revision.next(changed_at_ms(&self.path));
-        let compiled = compile(&self.path.display().to_string(), &text, revision);
-        (self.last_compiled, self.candidate) = (text, None);
+        self.last_compiled.clone_from(&text);
+        self.candidate = None;
+        let compiled = Loaded::new(&self.path, text, revision);
         self.invalid = compiled.as_ref().err().and_then(|errors| {
             let first = errors.first()?;
             Some(self.rejection(&first.to_string(), errors.len()))
         });
         self.publish_rejected(self.invalid.clone());
         match compiled {
-            Ok(book) if book.hash == old.hash => tracing::info!(revision = %old.revision, "the rules are the same"),
-            Ok(book) => {
+            Ok(loaded) if loaded.book.hash == old.hash => {
+                tracing::info!(revision = %old.revision, "the rules are the same");
+            }
+            Ok(loaded) => {
+                loaded.log_warnings(self.min_holders);
+                let book = loaded.book;
                 let diff = old.diff(&book);
                 self.metrics.valid();
                 let Diff { added, removed, changed } = &diff;

@@ -49,7 +49,10 @@ impl CheckMetrics {
             degraded: registry.counters(&names::DEGRADED)?.with_label_values(&["store"]),
             checks: registry.counters(&names::CHECKS)?,
             decisions: registry.counters(&names::DECISIONS)?,
+            unmatched: registry.counters(&names::UNMATCHED)?,
         };
+        // A misspelt domain shows here from its first check.
+        drop(counted.unmatched.with_label_values(&[names::OTHER]));
         Ok(Self {
             errors: of("error"),
             shed,
@@ -84,6 +87,7 @@ impl CheckMetrics {
     }
 
     /// Removes the series of domains and limits that these rules do not have, so that edits do not accumulate series.
+    /// Begins the series of unmatched checks of each domain, so that none hides its first event.
     pub fn retain_limits(&self, book: &RuleBook) {
         let domains = || book.rules().domains.iter();
         let limits: HashSet<(&str, &str)> = domains()
@@ -91,6 +95,8 @@ impl CheckMetrics {
             .collect();
         let names: HashSet<&str> = domains().map(|d| d.domain.as_ref()).chain([names::OTHER]).collect();
         retain(&self.counted.checks, names::CHECKS.labels, |labels| names.contains(labels[0]));
+        retain(&self.counted.unmatched, names::UNMATCHED.labels, |labels| names.contains(labels[0]));
+        names.iter().for_each(|name| drop(self.counted.unmatched.with_label_values(&[name])));
         retain(&self.counted.decisions, names::DECISIONS.labels, |labels| {
             names.contains(labels[0]) && (labels[1] == names::OTHER || limits.contains(&(labels[0], labels[1])))
         });

@@ -24,6 +24,11 @@ pub const DECISIONS: Name = metric(
     "Decisions of each limit: allowed, refused (denied), or shadow (would have denied).",
     &["domain", "limit", "outcome"],
 );
+pub const UNMATCHED: Name = metric(
+    "tidegate_unmatched_total",
+    "Checks that no limit matches, by domain; `other` is every domain that no rule has.",
+    &["domain"],
+);
 pub const DEGRADED: Name = metric("tidegate_degraded_total", "Checks decided without the store.", &["reason"]);
 pub const SHED: Name =
     metric("tidegate_shed_total", "Checks that were not decided, by the reason for which load was shed.", &["reason"]);
@@ -89,6 +94,7 @@ pub const ALL: &[&Name] = &[
     &LATENCY,
     &CHECKS,
     &DECISIONS,
+    &UNMATCHED,
     &DEGRADED,
     &SHED,
     &UNREADABLE,

@@ -22,6 +22,8 @@ pub(super) struct Counted {
     pub checks: IntCounterVec,
     /// By domain, limit and outcome.
     pub decisions: IntCounterVec,
+    /// By domain.
+    pub unmatched: IntCounterVec,
 }
 
 /// The tally of one core.
@@ -37,9 +39,16 @@ struct Local {
     /// The revision of the domains and limits below.
     revision: Revision,
     /// By the address of the domain's name. The name is held, so that no other has its address.
-    domains: BTreeMap<usize, (Option<Arc<str>>, [LocalIntCounter; 2])>,
+    domains: BTreeMap<usize, DomainTally>,
     /// By the address of the limit.
     limits: BTreeMap<usize, (Arc<EffectiveLimit>, [LocalIntCounter; 3])>,
+}
+
+struct DomainTally {
+    _name: Option<Arc<str>>,
+    /// Allowed and denied.
+    checks: [LocalIntCounter; 2],
+    unmatched: LocalIntCounter,
 }
 
 impl Tally {
@@ -71,11 +80,15 @@ impl Tally {
         let domain = decision.domain.as_ref();
         let text = || domain.map_or(OTHER, |domain| domain);
         let address = domain.map_or(0, |domain| Arc::as_ptr(domain).addr());
-        let (_, checks) = local.domains.entry(address).or_insert_with(|| {
+        let tally = local.domains.entry(address).or_insert_with(|| {
             let of = |outcome| self.of.checks.with_label_values(&[text(), outcome]).local();
-            (domain.cloned(), ["allowed", "refused"].map(of))
+            let unmatched = self.of.unmatched.with_label_values(&[text()]).local();
+            DomainTally { _name: domain.cloned(), checks: ["allowed", "refused"].map(of), unmatched }
         });
-        checks[usize::from(!decision.allowed)].inc();
+        tally.checks[usize::from(!decision.allowed)].inc();
+        if decision.limits.is_empty() {
+            tally.unmatched.inc();
+        }
         for limit in &decision.limits {
             let outcome = match (limit.denied, limit.shadow) {
                 (false, _) => 0,
@@ -115,7 +128,8 @@ impl Local {
         self.latency.flush();
         self.requests.iter().for_each(LocalIntCounter::flush);
         self.degraded.flush();
-        self.domains.values().flat_map(|(_, counters)| counters).for_each(LocalIntCounter::flush);
+        let tallies = self.domains.values();
+        tallies.flat_map(|tally| tally.checks.iter().chain([&tally.unmatched])).for_each(LocalIntCounter::flush);
         self.limits.values().flat_map(|(_, counters)| counters).for_each(LocalIntCounter::flush);
     }
 }
@@ -149,6 +163,8 @@ mod tests {
                 "tidegate_checks_total{domain=\"api\",outcome=\"allowed\"} 3",
                 "tidegate_checks_total{domain=\"api\",outcome=\"refused\"} 1",
                 "tidegate_checks_total{domain=\"web\",outcome=\"allowed\"} 1",
+                "tidegate_unmatched_total{domain=\"api\"} 4",
+                "tidegate_unmatched_total{domain=\"other\"} 0",
                 "rate_limiter_requests_total{status=\"allowed\"} 4",
                 "rate_limiter_latency_seconds_count 5",
             ] {

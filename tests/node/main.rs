@@ -11,7 +11,9 @@ mod grpc;
 mod hostile_clients;
 mod http;
 mod resets;
+mod response_headers;
 mod rules_commands;
 mod serve;
+mod unmatched;
 
 use support::node;

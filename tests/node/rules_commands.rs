@@ -104,28 +104,124 @@ fn explain_lists_the_limits_that_apply_and_those_that_do_not() {
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(code, Some(0));
     assert_eq!((&json["limits"][0]["name"], &json["limits"][0]["limit"]), (&"free".into(), &3.into()));
-    assert_eq!(json["others"], serde_json::json!(["per-user", "bucket"]));
-    let (_, table, _) = explain(&["--domain", "api", "user=u1"]);
-    assert!(table.contains("per-user") && table.contains("do not apply: free, bucket"), "{table}");
-    let (_, no_domain, _) = explain(&["--domain", "other", "user=u1"]);
-    assert!(no_domain.contains("no rule has the domain"), "{no_domain}");
+    let others = serde_json::json!([
+        { "name": "per-user", "reasons": ["free replaces it"] },
+        { "name": "bucket", "reasons": ["path is missing"] },
+    ]);
+    assert_eq!((&json["others"], &json["denied_by_default"]), (&others, &false.into()));
+    let (_, table, _) = explain(&["--domain", "api", "user=u1", "tier=pro", "path=/c"]);
+    assert!(table.contains("per-user"), "{table}");
+    assert!(table.contains("  free: tier is pro, not free\n  bucket: path is /c, not /b\n"), "{table}");
+    let (_, no_domain, _) = explain(&["--domain", "apis", "user=u1"]);
+    assert!(no_domain.contains("no rule has the domain \"apis\": did you mean api?"), "{no_domain}");
+}
+
+#[test]
+fn explain_shows_networks_positions_and_the_default() {
+    let rules = "
+version: 1
+domains:
+  - domain: edge
+    default: deny
+    limits:
+      - { name: net, per: [{ ip: { v4: 24, v6: 64 } }], limit: 5, window: 1m }
+      - { name: twice, exact_keys: [g, h, g], per: [g, g], limit: 5, window: 1m }
+";
+    let files = Files::new(rules, CASES);
+    let explain = |args: &[&str]| files.run("explain", &[&["--domain", "edge"], args].concat());
+    let json =
+        |args: &[&str]| -> Value { serde_json::from_str(&explain(&[args, &["--output", "json"]].concat()).1).unwrap() };
+    let (a, b) = (json(&["ip=2001:db8::1"]), json(&["ip=2001:DB8:0:0::ff"]));
+    assert_eq!(a["limits"][0]["counter"], b["limits"][0]["counter"]);
+    assert_eq!(a["limits"][0]["per"], serde_json::json!([{ "ip": { "v4": 24, "v6": 64 } }]));
+    assert!(explain(&["ip=::1"]).1.contains("ip by /24 and /64"));
+    let twice = json(&["--ordered", "g=1", "h=2", "g=3"]);
+    assert_eq!(twice["limits"][0]["per"], serde_json::json!(["g", "g#2"]));
+    assert!(twice["limits"][0]["counter"].as_str().unwrap().ends_with("/1/3"), "{twice}");
+    let other_order = json(&["--ordered", "g=1", "g=3", "h=2"]);
+    let reasons = serde_json::json!(["the keys are [g, g, h], not exactly [g, h, g]"]);
+    assert_eq!((&other_order["others"][1]["reasons"], &other_order["denied_by_default"]), (&reasons, &true.into()));
+    let (_, text, _) = explain(&["user=u"]);
+    assert!(text.contains("no limit applies: the check is denied, as the default of the domain says"), "{text}");
+}
+
+#[test]
+fn warnings_are_printed_and_leave_the_file_good() {
+    let rules = RULES.replace("match: { path: /b }", "match: { path: '/b/*' }");
+    let files = Files::new(&rules, CASES);
+    let (code, out, errors) = files.run("validate", &[]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(out.contains("good") && out.contains("1 domain, 3 limits, 3 warnings"), "{out}");
+    let first = errors.lines().next().unwrap();
+    let expected = "rules.yaml:7:66: domains[0].limits[1].limit: on_store_failure: local admits nothing";
+    assert!(first.starts_with("warning: ") && first.contains(expected), "{errors}");
+    assert!(errors.contains("\"/b/*\" is compared as it is: for a pattern, write { glob: \"/b/*\" }"), "{errors}");
+    let (code, out, _) = files.run("validate", &["--output", "json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["ok"], json["warnings"].as_array().unwrap().len()), (Some(0), &true.into(), 3));
+    assert_eq!(json["warnings"][1]["field"], "domains[0].limits[2].match.path");
+    assert_eq!((&json["warnings"][1]["line"], &json["warnings"][1]["column"]), (&9.into(), &40.into()), "{json}");
+    let (_, out, errors) = Files::new("version: 1\ndomains: []\n", CASES).run("validate", &[]);
+    assert!(out.contains("1 warning") && errors.contains("there is no domain"), "{out} {errors}");
+}
+
+#[test]
+fn a_case_in_a_domain_that_no_rule_has_fails() {
+    let files = Files::new(RULES, "version: 1\ncases:\n  - { name: typo, domain: apj, attributes: {}, matches: [] }\n");
+    let (code, out, _) = files.run("test", &[]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("rules.test.yaml:3: no rule has the domain \"apj\": did you mean api?"), "{out}");
+}
+
+#[test]
+fn cases_can_keep_the_order_of_attributes_and_test_the_default() {
+    let rules = "
+version: 1
+domains:
+  - domain: edge
+    default: deny
+    limits: [{ name: twice, exact_keys: [g, g], match: { g#2: b }, per: [g, g], limit: 1, window: 1m }]
+";
+    let cases = "
+version: 1
+cases:
+  - name: the second entry counts
+    domain: edge
+    attributes: [{ g: a }, { g: b }]
+    matches: [twice]
+    steps:
+      - { expect: allowed }
+      - { expect: refused, by: [twice] }
+      - { expect: allowed, attributes: [{ g: c }, { g: b }] }
+  - name: other descriptors are denied
+    domain: edge
+    descriptors: [[{ g: b }, { g: a }], { g: b }]
+    matches: []
+    steps: [{ expect: refused, by: [] }]
+";
+    let (code, out, _) = Files::new(rules, cases).run("test", &[]);
+    assert_eq!(code, Some(0), "{out}");
+    let (_, out, _) = Files::new(&rules.replace("deny", "allow"), cases).run("test", &[]);
+    assert!(out.contains("expected refused, found allowed"), "{out}");
 }
 
 #[test]
 fn the_schema_and_the_decoder_have_the_same_fields() {
     let schema: Value = serde_json::from_slice(&output(&["rules", "schema"]).stdout).unwrap();
     let unknown = "version: 1\nx: 1\ndomains:\n  - domain: d\n    x: 1\n    limits:\n      \
-                   - { name: l, per: [], limit: 1, window: 1s, x: 1, overrides: [{ x: 1 }] }\n";
+                   - { name: l, per: [{ ip: { x: 1 } }], limit: 1, window: 1s, x: 1, match: { a: { x: 1 } }, overrides: [{ x: 1 }] }\n";
     let (_, _, errors) = Files::new(unknown, CASES).run("validate", &[]);
     let places = [
-        (" x: ", "/properties"),
-        ("domains[0].x: ", "/$defs/domain/properties"),
-        ("limits[0].x: ", "/$defs/limit/properties"),
-        ("overrides[0].x: ", "/$defs/override/properties"),
+        (" x: ", "/properties", "; this"),
+        ("domains[0].x: ", "/$defs/domain/properties", "; this"),
+        ("limits[0].x: ", "/$defs/limit/properties", "; this"),
+        ("overrides[0].x: ", "/$defs/override/properties", "; this"),
+        ("per[0].ip.x: ", "/$defs/per/oneOf/1/additionalProperties/properties", "; this"),
+        ("match.a: ", "/$defs/condition/oneOf/2/properties", ", not \"x\""),
     ];
-    for (field, pointer) in places {
+    for (field, pointer, end) in places {
         let line = errors.lines().find(|line| line.contains(field)).unwrap_or_else(|| panic!("{field} in {errors}"));
-        let known = line.split_once("expected one of ").unwrap().1.split_once("; this").unwrap().0;
+        let known = line.split_once("expected one of ").unwrap().1.split_once(end).unwrap().0;
         let known: BTreeSet<&str> = known.split(", ").collect();
         let schema = schema.pointer(pointer).unwrap().as_object().unwrap();
         assert_eq!(known, schema.keys().map(String::as_str).collect(), "{pointer}");
@@ -133,13 +229,39 @@ fn the_schema_and_the_decoder_have_the_same_fields() {
 }
 
 #[test]
-fn the_example_of_the_documentation_passes_its_tests() {
+fn every_field_of_the_schema_has_a_description() {
+    let schema: Value = serde_json::from_slice(&output(&["rules", "schema"]).stdout).unwrap();
+    let described = |field: &Value| {
+        let shared = field["$ref"].as_str().and_then(|name| schema.pointer(name.trim_start_matches('#')));
+        field["description"].is_string() || shared.is_some_and(|shared| shared["description"].is_string())
+    };
+    for pointer in ["/properties", "/$defs/domain/properties", "/$defs/limit/properties", "/$defs/override/properties"]
+    {
+        for (name, field) in schema.pointer(pointer).unwrap().as_object().unwrap() {
+            assert!(described(field), "{pointer}/{name}");
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_hold() {
     let text = include_str!("../../docs/rules.md");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    let folder = tempfile::tempdir().unwrap();
-    for (name, block) in ["rules.yaml", "rules.test.yaml"].into_iter().zip(&blocks) {
-        std::fs::write(folder.path().join(name), block).unwrap();
+    let starting = |start: &'static str| blocks.iter().filter(move |block| block.starts_with(start)).copied();
+    let (rules, cases) =
+        (starting("version: 1\ndomains").next().unwrap(), starting("version: 1\ncases").next().unwrap());
+    let (code, out, _) = Files::new(rules, cases).run("test", &[]);
+    assert_eq!(code, Some(0), "{out}");
+    let limits =
+        starting("      - name: ").map(|limit| format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limit}"));
+    let whole = starting("version: 1\ndomains").map(str::to_owned);
+    let mut count = 0;
+    for rules in whole.chain(limits) {
+        let (code, out, errors) = Files::new(&rules, cases).run("validate", &[]);
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{rules}{out}");
+        count += 1;
     }
-    let result = output(&["rules", "test", folder.path().join("rules.yaml").to_str().unwrap()]);
-    assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stdout));
+    assert_eq!(count, 3);
+    let foreign = starting("domain: shop").next().unwrap();
+    assert!(Files::new(foreign, cases).run("validate", &[]).2.contains("this is a file of envoyproxy/ratelimit"));
 }

@@ -12,5 +12,6 @@ mod envoy_values;
 mod fuzz_corpora;
 mod revisions;
 mod rule_file;
+mod rule_schema;
 #[path = "../../crates/limiter/tests/promises/rules.rs"]
 mod rules;

@@ -100,7 +100,7 @@ async fn buckets_follow_the_rules_from_a_file_to_a_change_log_and_back() {
     // its revision is newer than `after_ms`.
     let write_file = |burst: u64, after_ms: u64| loop {
         std::fs::write(&path, rules(burst)).unwrap();
-        let source = FileRules::open(path.clone(), metrics.clone()).unwrap();
+        let source = FileRules::open(path.clone(), 3, metrics.clone()).unwrap();
         if source.follow().borrow().revision > Revision(after_ms) {
             break source;
         }

@@ -1,6 +1,6 @@
 //! A check: what a caller asks.
 
-use crate::rules::Period;
+use crate::rules::{Attribute, Period};
 
 /// One check over one or more descriptors.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,7 @@ pub enum Charging {
 /// One descriptor of a check.
 #[derive(Clone, Debug)]
 pub struct Descriptor<'a> {
-    /// Keys and values. If two entries have one key, the first counts.
+    /// Keys and values. Envoy may send a key several times.
     pub entries: &'a [(&'a str, &'a str)],
     /// True if the order of the entries has a meaning. That of a map has none.
     pub ordered: bool,
@@ -37,16 +37,11 @@ pub struct Descriptor<'a> {
 }
 
 impl<'a> Descriptor<'a> {
-    /// The value of an attribute.
-    pub fn value(&self, key: &str) -> Option<&'a str> {
-        self.entries.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
-    }
-
-    /// True if the descriptor has exactly these keys, in this order if its order has a meaning.
-    pub(crate) fn has_exactly(&self, keys: &[Box<str>]) -> bool {
-        let in_order = || keys.iter().zip(self.entries).all(|(wanted, (key, _))| **wanted == **key);
-        // The keys of a map are distinct: if as many are there, they are the same.
-        let all_there = || keys.iter().all(|wanted| self.value(wanted).is_some());
+    /// True if the descriptor has exactly these attributes, in this order if its order has a meaning.
+    pub(crate) fn has_exactly(&self, keys: &[Attribute]) -> bool {
+        let in_order = || keys.iter().zip(self.entries).all(|(wanted, (key, _))| *wanted.key == **key);
+        // Attributes are distinct: if as many are there, they are the same.
+        let all_there = || keys.iter().all(|wanted| wanted.value(self).is_some());
         keys.len() == self.entries.len() && if self.ordered { in_order() } else { all_there() }
     }
 }

@@ -77,7 +77,7 @@ fn draw_limit(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window
     Limit {
         name: name.to_owned(),
         matches: Match { conditions: BTreeMap::from([kind]), ..Match::default() },
-        per: vec!["user".to_owned()],
+        per: vec!["user".into()],
         limit: Quota::Hits(hits),
         period: Period::Window { ms },
         algorithm,

@@ -90,7 +90,9 @@ fn answer(decision: &Decision, descriptors: usize) -> RateLimitResponse {
     let code = |allowed| i32::from(if allowed { Code::Ok } else { Code::OverLimit });
     let statuses = (0..descriptors).map(|at| {
         let limits = decision.limits.iter().filter(move |l| l.descriptor == at);
-        let allowed = !limits.clone().any(|l| l.denied && !l.shadow);
+        // If no limit applies at all, the default of the domain has decided.
+        let by_default = headers::denied_by_default(decision);
+        let allowed = !by_default && !limits.clone().any(|l| l.denied && !l.shadow);
         // If no limit has a number, an unlimited one is shown.
         let shown = tightest(limits.clone()).or_else(|| limits.clone().find(|l| !l.shadow));
         match shown {
@@ -103,7 +105,9 @@ fn answer(decision: &Decision, descriptors: usize) -> RateLimitResponse {
     let mut response_headers_to_add: Vec<_> = of_limits.map(|(key, value)| header(key, value.to_owned())).collect();
     let retry_after = decision.retry_after.map(|wait| header("retry-after", headers::seconds(wait).to_string()));
     let shadow = headers::shadow_denials(decision).map(|names| header(headers::SHADOW, names));
-    response_headers_to_add.extend(retry_after.into_iter().chain(shadow));
+    let reason = headers::denied_by_default(decision);
+    let reason = reason.then(|| header(headers::REASON, headers::NO_LIMIT_MATCHES.to_owned()));
+    response_headers_to_add.extend(retry_after.into_iter().chain(shadow).chain(reason));
     let (overall_code, statuses) = (code(decision.allowed), statuses.collect());
     RateLimitResponse { overall_code, statuses, response_headers_to_add, ..RateLimitResponse::default() }
 }

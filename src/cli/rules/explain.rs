@@ -9,7 +9,8 @@ use super::super::check::attribute;
 use super::super::output::{length, table, word};
 use super::super::{Exit, Output};
 use super::book;
-use limiter::rules::{ApplicableLimits, EffectiveLimit, Mode, OnStoreFailure, RuleBook, Shape};
+use crate::yaml::nearest::did_you_mean;
+use limiter::rules::{ApplicableLimits, EffectiveLimit, Mode, OnStoreFailure, Per, RuleBook, Shape, Unmatched};
 use limiter::{Check, Descriptor};
 
 #[derive(Args)]
@@ -25,6 +26,9 @@ pub struct Explain {
     /// Name counters as a region with `store.hash_keys: true` does
     #[arg(long)]
     hash_keys: bool,
+    /// The order of the attributes has a meaning, as in Envoy's descriptors
+    #[arg(long)]
+    ordered: bool,
 }
 
 impl Explain {
@@ -36,41 +40,48 @@ impl Explain {
         let entries: Vec<(&str, &str)> = self.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let descriptors = [Descriptor {
             entries: &entries,
-            ordered: false,
+            ordered: self.ordered,
             hits: self.hits,
             charging: Default::default(),
             limit: None,
         }];
         let check = Check { domain: &self.domain, descriptors: &descriptors };
         let mut applied = ApplicableLimits::new();
-        book.applicable(&check, &mut applied);
-        let mut name = Vec::new();
+        let domain = book.applicable(&check, &mut applied);
+        let mut counter = Vec::new();
         let mut rows = Vec::new();
         for limit in &applied {
-            limit.effective.key(
-                limit.per.iter().map(|key| descriptors[0].value(key).unwrap_or_default()),
-                self.hash_keys,
-                &mut name,
-            );
-            rows.push((limit.effective, limit.per, String::from_utf8_lossy(&name).into_owned()));
+            limit.key(&descriptors[0], self.hash_keys, &mut counter);
+            let per = per(&book, &self.domain, &limit.effective.name);
+            rows.push((limit.effective, per, String::from_utf8_lossy(&counter).into_owned()));
         }
-        let others = others(&book, &self.domain, &rows);
+        let others = book.unapplied(&check);
+        let denies = domain.is_some_and(|terms| terms.default == Unmatched::Deny) && rows.is_empty();
         if output == Output::Json {
             let limits: Vec<_> = rows.iter().map(|(effective, per, key)| row(effective, per, key)).collect();
-            outln!("{}", serde_json::json!({ "domain": self.domain, "limits": limits, "others": others }));
+            let others = others.iter().map(|other| serde_json::json!({ "name": other.name, "reasons": other.reasons }));
+            let others: Vec<_> = others.collect();
+            let document = serde_json::json!({
+                "domain": self.domain, "limits": limits, "others": others, "denied_by_default": denies,
+            });
+            outln!("{document}");
             return Exit::Ok;
         }
-        if book.domain(&self.domain).is_none() {
-            outln!("{}: no rule has the domain {:?}", word("no limit", false), self.domain);
+        if domain.is_none() {
+            let known = book.rules().domains.iter().map(|domain| domain.domain.as_str());
+            let hint = did_you_mean(&self.domain, known);
+            outln!("{}: no rule has the domain {:?}{hint}", word("no limit", false), self.domain);
             return Exit::Ok;
         }
         if rows.is_empty() {
-            outln!("no limit applies");
+            let answer = if denies { "denied" } else { "allowed" };
+            outln!("no limit applies: the check is {answer}, as the default of the domain says");
         } else {
             let heads =
                 ["limit", "algorithm", "limit", "window", "per", "consistency", "without store", "mode", "counter"];
             let mut shown = table(&heads);
             for (effective, per, key) in &rows {
+                let per: Vec<String> = per.iter().map(ToString::to_string).collect();
                 let cells = [
                     &effective.name,
                     effective.algorithm.as_str(),
@@ -87,20 +98,21 @@ impl Explain {
             outln!("{shown}");
         }
         if !others.is_empty() {
-            outln!("do not apply: {}", others.join(", "));
+            outln!("do not apply:");
+            others.iter().for_each(|other| outln!("  {}: {}", other.name, other.reasons.join("; ")));
         }
         Exit::Ok
     }
 }
 
-/// The names of the limits of the domain that do not apply: they do not match, are off, or are replaced.
-fn others(book: &RuleBook, domain: &str, rows: &[(&std::sync::Arc<EffectiveLimit>, &[String], String)]) -> Vec<String> {
-    let limits = book.rules().domains.iter().filter(|d| d.domain == domain).flat_map(|d| &d.limits);
-    let applies = |name: &str| rows.iter().any(|(effective, ..)| *effective.name == *name);
-    limits.map(|l| l.name.clone()).filter(|name| !applies(name)).collect()
+/// The `per` of a limit.
+fn per<'b>(book: &'b RuleBook, domain: &str, limit: &str) -> &'b [Per] {
+    let domain = book.rules().domains.iter().find(|known| known.domain == domain);
+    let limit = domain.and_then(|domain| domain.limits.iter().find(|known| known.name == limit));
+    limit.map(|limit| limit.per.as_slice()).unwrap_or_default()
 }
 
-fn row(effective: &EffectiveLimit, per: &[String], key: &str) -> serde_json::Value {
+fn row(effective: &EffectiveLimit, per: &[Per], key: &str) -> serde_json::Value {
     serde_json::json!({
         "name": &*effective.name,
         "algorithm": effective.algorithm.as_str(),

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Exit, GlobalArgs, Output, output};
+use crate::config::settings::DEFAULTS;
+use crate::rulefile::decode::FileError;
 use crate::rulefile::watch::{InvalidRuleFile, load};
 use limiter::Revision;
 use limiter::rules::RuleBook;
@@ -43,7 +45,7 @@ impl Rules {
 
 /// Compiles a rule file, or prints its errors.
 fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
-    load(file, Revision(1)).map(|(_, book)| book).map_err(|refused| bad(output, &refused))
+    load(file, Revision(1)).map(|loaded| loaded.book).map_err(|refused| bad(output, &refused))
 }
 
 /// Prints the errors of a file.
@@ -54,16 +56,24 @@ fn bad(output: Output, refused: &InvalidRuleFile) -> Exit {
 }
 
 fn validate(file: &Path, output: Output) -> Exit {
-    let book = match book(file, output) {
-        Ok(book) => book,
-        Err(exit) => return exit,
+    let loaded = match load(file, Revision(1)) {
+        Ok(loaded) => loaded,
+        Err(refused) => return bad(output, &refused),
     };
-    let (domains, limits) = output::size(&book);
+    // A node warns with its own setting.
+    let warnings = loaded.warnings(DEFAULTS.min_holders);
+    warnings.iter().for_each(|warning| eprintln!("{}", output::warning(warning)));
+    let (domains, limits) = output::size(&loaded.book);
     if output == Output::Json {
-        outln!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits }));
+        let warnings: Vec<_> = warnings.iter().map(FileError::json).collect();
+        outln!("{}", serde_json::json!({ "ok": true, "domains": domains, "limits": limits, "warnings": warnings }));
     } else {
         let (domains, limits) = (output::count(domains, "domain"), output::count(limits, "limit"));
-        outln!("{}: {}: {domains}, {limits}", file.display(), output::word("good", true));
+        let warnings = match warnings.len() {
+            0 => String::new(),
+            warnings => format!(", {}", output::count(warnings, "warning")),
+        };
+        outln!("{}: {}: {domains}, {limits}{warnings}", file.display(), output::word("good", true));
     }
     Exit::Ok
 }

@@ -9,8 +9,9 @@ use clap::Args;
 use super::super::output::word;
 use super::super::{Exit, Output};
 use super::{bad, book};
-use crate::rulefile::cases::{Ask, Case, Step, parse};
+use crate::rulefile::cases::{Ask, Case, Entries, Step, parse};
 use crate::rulefile::watch::{InvalidRuleFile, read};
+use crate::yaml::nearest::did_you_mean;
 use limiter::rules::{ApplicableLimits, RuleBook};
 use limiter::{Check, Decision, Descriptor, DryRun, StoreTime};
 
@@ -77,6 +78,15 @@ fn beside(file: &Path) -> PathBuf {
 /// Returns every difference from the case, with its line.
 fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
     let mut faults = Vec::new();
+    if book.domain(&case.domain).is_none() {
+        let known = book.rules().domains.iter().map(|domain| domain.domain.as_str());
+        faults.push(format!(
+            "{}: no rule has the domain {:?}{}",
+            case.line,
+            case.domain,
+            did_you_mean(&case.domain, known)
+        ));
+    }
     if let Some(expected) = &case.matches {
         let found = matching(book, case);
         if found != *expected {
@@ -102,39 +112,30 @@ fn run(book: &Arc<RuleBook>, case: &Case) -> Vec<String> {
 }
 
 fn matching(book: &RuleBook, case: &Case) -> Vec<String> {
-    let entries = borrow(&case.ask);
-    let descriptors: Vec<Descriptor<'_>> = entries
-        .iter()
-        .map(|entries| Descriptor {
-            entries,
-            ordered: false,
-            hits: case.ask.hits,
-            charging: Default::default(),
-            limit: None,
-        })
-        .collect();
-    let mut applied = ApplicableLimits::new();
-    book.applicable(&Check { domain: &case.domain, descriptors: &descriptors }, &mut applied);
-    applied.iter().map(|limit| limit.effective.name.to_string()).collect()
+    with_check(&case.domain, &case.ask, |check| {
+        let mut applied = ApplicableLimits::new();
+        book.applicable(check, &mut applied);
+        applied.iter().map(|limit| limit.effective.name.to_string()).collect()
+    })
 }
 
 fn check(trial: &mut DryRun, domain: &str, ask: &Ask, after: u64) -> Result<Decision, String> {
-    let entries = borrow(ask);
-    let descriptors: Vec<Descriptor<'_>> = entries
-        .iter()
-        .map(|entries| Descriptor {
-            entries,
-            ordered: false,
+    with_check(domain, ask, |check| trial.check(check, after).map_err(|shed| shed.to_string()))
+}
+
+/// Calls `work` with the check of a case in the form of the core.
+fn with_check<T>(domain: &str, ask: &Ask, work: impl FnOnce(&Check<'_>) -> T) -> T {
+    let pairs: Vec<Vec<(&str, &str)>> = ask.descriptors.iter().map(Entries::borrow).collect();
+    let descriptors: Vec<Descriptor<'_>> = (ask.descriptors.iter().zip(&pairs))
+        .map(|(entries, pairs)| Descriptor {
+            entries: pairs,
+            ordered: entries.ordered,
             hits: ask.hits,
             charging: Default::default(),
             limit: None,
         })
         .collect();
-    trial.check(&Check { domain, descriptors: &descriptors }, after).map_err(|shed| shed.to_string())
-}
-
-fn borrow(ask: &Ask) -> Vec<Vec<(&str, &str)>> {
-    ask.descriptors.iter().map(|d| d.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()).collect()
+    work(&Check { domain, descriptors: &descriptors })
 }
 
 fn differs(step: &Step, decision: &Decision) -> Option<String> {

@@ -188,8 +188,10 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
     out
 }
 
-/// True if an override has its own counter: its match tests more than the `per` attributes.
+/// True if an override has its own counter: its match tests more than what names the limit's counters, so it may apply
+/// to only some of the descriptors that share one of them.
 fn has_own_counter(change: &Override, limit: &Limit) -> bool {
     let Override { matches, .. } = change;
-    matches.when.is_some() || matches.exact_keys.is_some() || matches.conditions.keys().any(|k| !limit.per.contains(k))
+    let own = |(name, condition): (&String, _)| !limit.per.iter().any(|per| per.decides(name, condition));
+    matches.when.is_some() || matches.exact_keys.is_some() || matches.conditions.iter().any(own)
 }

@@ -1,23 +1,32 @@
 //! Rules: what users write, whether it is valid, and the compiled book that finds the limits of a check.
 
+mod attribute;
 mod calendar;
 mod effective;
+mod explain;
+mod headers;
 mod key_name;
 mod matcher;
 mod path;
+mod per;
 mod rule;
 mod rule_book;
 mod rule_map;
 mod validate;
+mod warnings;
 
 pub use crate::counter::MAX_LIMIT;
+pub use attribute::Attribute;
 pub use effective::{EffectiveLimit, Shape, Terms, UNLIMITED};
+pub use explain::Unapplied;
 pub use path::{Path, Step};
+pub use per::{Per, Prefixes};
 pub use rule::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_WINDOW_MS,
-    MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope,
+    MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope, Unmatched,
 };
 pub(crate) use rule_book::descriptor_limit;
-pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, RuleBook};
+pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, RuleBook};
 pub use rule_map::RuleMap;
 pub use validate::Problem;
+pub use warnings::warnings;

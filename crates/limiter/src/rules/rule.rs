@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::per::Per;
+
 /// The cells of a `rolling_window` that does not name them.
 pub const DEFAULT_CELLS: u32 = 10;
 /// The shortest window, in milliseconds.
@@ -27,6 +29,7 @@ pub struct Rules {
 pub struct Domain {
     pub domain: String,
     pub charge: Charge,
+    pub default: Unmatched,
     pub limits: Vec<Limit>,
 }
 
@@ -41,13 +44,22 @@ pub enum Charge {
     Each,
 }
 
+/// The answer to a check that no limit of its domain matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unmatched {
+    #[default]
+    Allow,
+    Deny,
+}
+
 /// One limit of the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     pub name: String,
     pub matches: Match,
     /// The attributes whose values distinguish counters, in order.
-    pub per: Vec<String>,
+    pub per: Vec<Per>,
     pub limit: Quota,
     pub period: Period,
     pub algorithm: Algorithm,
@@ -67,12 +79,13 @@ pub struct Limit {
     pub response_headers: BTreeMap<String, String>,
 }
 
-/// When a limit applies to a descriptor.
+/// When a limit applies to a descriptor. An attribute is named by its key, and by its position if the key comes several
+/// times: `generic_key#2`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Match {
     /// All conditions must hold.
     pub conditions: BTreeMap<String, Condition>,
-    /// The descriptor has exactly these keys in this order.
+    /// The descriptor has exactly these keys in this order. A key may come several times.
     pub exact_keys: Option<Vec<String>>,
     /// A CEL expression over `attributes`, `domain` and `hits`.
     pub when: Option<String>,

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
+use super::attribute::Attribute;
 use super::effective::EffectiveLimit;
 use super::matcher::{Found, MatchTable, Matcher};
 use super::path::Path;
-use super::rule::{Algorithm, Charge, Limit, Mode, Quota, Rules};
+use super::per::CounterNames;
+use super::rule::{Algorithm, Charge, Domain, Limit, Mode, Quota, Rules, Unmatched};
 use super::rule_map::RuleMap;
 use super::validate::{Problem, validate};
 use crate::check::{Check, Descriptor};
@@ -32,13 +34,14 @@ pub struct RuleBook {
 struct DomainBook {
     name: Arc<str>,
     charge: Charge,
+    default: Unmatched,
     table: MatchTable,
     limits: Vec<LimitBook>,
 }
 
 #[derive(Debug)]
 struct LimitBook {
-    per: Vec<String>,
+    names: CounterNames,
     base: Arc<EffectiveLimit>,
     overrides: Vec<(Matcher, Arc<EffectiveLimit>)>,
     /// Positions of the limits that this one replaces.
@@ -54,9 +57,24 @@ pub struct ApplicableLimit<'b> {
     /// The position of the descriptor in the check.
     pub descriptor: usize,
     pub effective: &'b Arc<EffectiveLimit>,
-    /// The attributes whose values name the counter.
-    pub per: &'b [String],
+    names: &'b CounterNames,
     place: u32,
+}
+
+impl ApplicableLimit<'_> {
+    /// Writes the name of the counter that counts `descriptor` into `out`, with a hash of its values if `hash` is true.
+    pub fn key(&self, descriptor: &Descriptor<'_>, hash: bool, out: &mut Vec<u8>) {
+        self.names.write(self.effective, descriptor, hash, out);
+    }
+}
+
+/// What the rules say about a whole domain.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainTerms<'b> {
+    /// The shared name.
+    pub name: &'b Arc<str>,
+    pub charge: Charge,
+    pub default: Unmatched,
 }
 
 /// The changes between two books, as `domain/limit`.
@@ -83,20 +101,23 @@ impl RuleBook {
             let mut matchers = Vec::with_capacity(live.len());
             let mut limits = Vec::with_capacity(live.len());
             for limit in live {
-                matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, limit.per.clone()));
+                let per = limit.per.iter().map(|per| Attribute::parse(&per.attribute)).collect();
+                matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, per));
                 let overrides = limit.overrides.iter().map(|change| {
                     let effective = EffectiveLimit::new(&name, limit, Some(change), revision);
                     Ok((Matcher::new(&change.matches)?, Arc::new(effective)))
                 });
                 limits.push(LimitBook {
-                    per: limit.per.clone(),
+                    names: CounterNames::new(&limit.per),
                     base: Arc::new(EffectiveLimit::new(&name, limit, None, revision)),
                     overrides: overrides.collect::<Result<_, String>>().map_err(uncompiled)?,
                     replaces: limit.replaces.iter().filter_map(|n| places.get(n.as_str()).copied()).collect(),
                 });
             }
             let table = MatchTable::new(matchers);
-            domains.insert(domain.domain.as_str().into(), DomainBook { name, charge: domain.charge, table, limits });
+            let Domain { domain, charge, default, .. } = domain;
+            let book = DomainBook { name, charge: *charge, default: *default, table, limits };
+            domains.insert(domain.as_str().into(), book);
         }
         let hash = Sha256::digest(serde_json::to_vec(&*rules).unwrap_or_default()).into();
         Ok(Self { revision, hash, rules, domains })
@@ -117,12 +138,8 @@ impl RuleBook {
     }
 
     /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced
-    /// limits. Returns the shared name of the domain and how it charges; `None` if no rule has the domain.
-    pub fn applicable<'b>(
-        &'b self,
-        check: &Check<'_>,
-        out: &mut ApplicableLimits<'b>,
-    ) -> Option<(&'b Arc<str>, Charge)> {
+    /// limits. Returns what holds for the whole domain; `None` if no rule has the domain.
+    pub fn applicable<'b>(&'b self, check: &Check<'_>, out: &mut ApplicableLimits<'b>) -> Option<DomainTerms<'b>> {
         out.clear();
         let book = self.domains.get(check.domain)?;
         let mut found = Found::new();
@@ -133,7 +150,7 @@ impl RuleBook {
                 let changed = limit.overrides.iter().find(|(matcher, _)| matcher.matches(check.domain, descriptor));
                 let effective = changed.map_or(&limit.base, |(_, effective)| effective);
                 if effective.mode != Mode::Off {
-                    out.push(ApplicableLimit { descriptor: position, effective, per: &limit.per, place: *place });
+                    out.push(ApplicableLimit { descriptor: position, effective, names: &limit.names, place: *place });
                 }
             }
         }
@@ -143,7 +160,7 @@ impl RuleBook {
             let replaced: BTreeSet<u32> = enforced().flat_map(|a| replaces(a).iter().copied()).collect();
             out.retain(|a| !replaced.contains(&a.place));
         }
-        Some((&book.name, book.charge))
+        Some(DomainTerms { name: &book.name, charge: book.charge, default: book.default })
     }
 
     /// The changes of an edit from `self` to `next`.

@@ -5,9 +5,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
+use super::attribute::Attribute;
 use super::calendar;
+use super::headers::check_headers;
 use super::matcher::{check_condition, check_expression};
 use super::path::Path;
+use super::per::Prefixes;
 use super::rule::{
     Algorithm, Consistency, Domain, Limit, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, Override, Period,
     Quota, Rules, Scope,
@@ -43,10 +46,10 @@ pub fn validate(rules: &Rules) -> Vec<Problem> {
 }
 
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    fn expect(&mut self, holds: bool, path: &Path, message: &str) {
+    pub fn expect(&mut self, holds: bool, path: &Path, message: &str) {
         if !holds {
             self.0.push(Problem { path: path.clone(), message: message.to_owned() });
         }
@@ -121,11 +124,7 @@ fn replacement_cycles(limits: &[Limit], index_of: &HashMap<&str, usize>) -> Vec<
 
 fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
     check_match(&limit.matches, path, found);
-    let mut seen = BTreeSet::new();
-    for (at, key) in limit.per.iter().enumerate() {
-        let path = path.field("per").index(at);
-        found.expect(!key.is_empty() && seen.insert(key), &path, "expected an attribute name that occurs once");
-    }
+    check_per(limit, path, found);
     check_quota(limit.limit, &path.field("limit"), found);
     check_period(limit, path, found);
 
@@ -146,6 +145,23 @@ fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
     check_headers(&limit.response_headers, &path.field("response_headers"), found);
     for (at, change) in limit.overrides.iter().enumerate() {
         check_override(limit, change, &path.field("overrides").index(at), found);
+    }
+}
+
+fn check_per(limit: &Limit, path: &Path, found: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for (at, per) in limit.per.iter().enumerate() {
+        let path = path.field("per").index(at);
+        let name = &per.attribute;
+        found.expect(!name.is_empty(), &path, "expected an attribute name");
+        let once =
+            format!("expected an attribute name that occurs once: {name}#2 is a second entry with the key {name}");
+        found.expect(seen.insert(Attribute::parse(name)), &path, &once);
+        if let Some(Prefixes { v4, v6 }) = per.prefixes {
+            let path = path.field(name);
+            found.expect(v4 <= Prefixes::MAX.v4, &path.field("v4"), "expected 0 to 32 bits");
+            found.expect(v6 <= Prefixes::MAX.v6, &path.field("v6"), "expected 0 to 128 bits");
+        }
     }
 }
 
@@ -175,6 +191,11 @@ fn check_match(matches: &Match, path: &Path, found: &mut Problems) {
     if let Some(keys) = &matches.exact_keys {
         let fits = !keys.is_empty() && keys.iter().all(|k| !k.is_empty());
         found.expect(fits, &path.field("exact_keys"), "expected at least one attribute name");
+        for (at, key) in keys.iter().enumerate() {
+            let bare = Attribute::parse(key);
+            let message = format!("expected a key without a position: write {} once for each entry", bare.key);
+            found.expect(*bare.key == **key, &path.field("exact_keys").index(at), &message);
+        }
     }
     if let Some(when) = &matches.when {
         found.check(check_expression(when), &path.field("when"));
@@ -213,15 +234,5 @@ fn check_burst(limit: &Limit, quota: Quota, burst: Option<u64>, path: &Path, fou
         let refill_ms = u128::from(burst) * u128::from(*ms) / u128::from(hits);
         let fits = refill_ms <= u128::from(MAX_REFILL_MS);
         found.expect(fits, path, "expected a burst that refills within 3650 days");
-    }
-}
-
-fn check_headers(headers: &std::collections::BTreeMap<String, String>, path: &Path, found: &mut Problems) {
-    for (name, value) in headers {
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let path = path.field(name);
-        found.expect(!name.is_empty() && name.bytes().all(token), &path, "expected an HTTP header name");
-        let printable = value.bytes().all(|b| (0x20..0x7f).contains(&b));
-        found.expect(printable, &path, "expected a header value of printable ASCII");
     }
 }

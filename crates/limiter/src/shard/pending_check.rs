@@ -11,7 +11,7 @@ use crate::check::{Charging, Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
-use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, descriptor_limit};
+use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, Unmatched, descriptor_limit};
 use crate::time::NodeTime;
 
 /// A check with the limits that apply to it.
@@ -28,6 +28,8 @@ pub struct PendingCheck {
     table_full: bool,
     /// At least one limit was decided without the store.
     pub(super) degraded: bool,
+    /// No limit matches any descriptor, and the domain denies such checks.
+    pub(super) denied_by_default: bool,
 }
 
 /// The tokens that a check needs of one counter.
@@ -117,8 +119,9 @@ impl PendingCheck {
     ) -> Option<Self> {
         let mut limits = ApplicableLimits::new();
         let domain = book.applicable(check, &mut limits);
-        let each = domain.is_some_and(|(_, charge)| charge == Charge::Each);
-        let domain = domain.map(|(name, _)| Arc::clone(name));
+        let each = domain.is_some_and(|terms| terms.charge == Charge::Each);
+        let denies = domain.is_some_and(|terms| terms.default == Unmatched::Deny);
+        let domain = domain.map(|terms| Arc::clone(terms.name));
         let mut pending = Self { revision: book.revision, domain, ..Self::default() };
         let mut limits = limits.into_iter().peekable();
         let hash = keys.config().hash_keys;
@@ -128,8 +131,7 @@ impl PendingCheck {
             let inline_limit = inline_limit.and_then(|name| descriptor_limit(name, descriptor, book.revision));
             while let Some(limit) = limits.next_if(|limit| limit.descriptor == position) {
                 if inline_limit.is_none() {
-                    let values = limit.per.iter().map(|key| descriptor.value(key).unwrap_or_default());
-                    limit.effective.key(values, hash, key_buffer);
+                    limit.key(descriptor, hash, key_buffer);
                     let slot = pending.slot(limit.effective, key_buffer, &lane_of, keys);
                     pending.add(limit.effective, slot, group, position, descriptor, keys);
                 }
@@ -141,6 +143,7 @@ impl PendingCheck {
                 pending.add(&effective, slot, group, position, descriptor, keys);
             }
         }
+        pending.denied_by_default = denies && pending.reported_limits.is_empty();
         if pending.table_full {
             pending.unpin(keys);
             return None;

@@ -47,8 +47,8 @@ impl PendingCheck {
         let waits = || limits.iter().filter(|l| l.denied && !l.shadow).map(|l| l.retry_after);
         // The longest wait of all. No wait helps if one limit will never grant.
         let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
-        let Self { revision, domain, degraded, .. } = self;
-        Decision { allowed: denied.is_empty(), degraded, revision, domain, retry_after, limits }
+        let Self { revision, domain, degraded, denied_by_default, .. } = self;
+        Decision { allowed: denied.is_empty() && !denied_by_default, degraded, revision, domain, retry_after, limits }
     }
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.

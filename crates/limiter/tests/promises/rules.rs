@@ -13,7 +13,7 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
     Limit {
         name: name.to_owned(),
         matches: Match::default(),
-        per: vec!["user".to_owned()],
+        per: vec!["user".into()],
         limit: Quota::Hits(hits),
         period: Period::Window { ms: window_ms },
         algorithm,
@@ -32,6 +32,6 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
 
 /// Returns the compiled rules of one domain `d` with these limits.
 pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
-    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, limits };
+    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, default: Default::default(), limits };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
 }

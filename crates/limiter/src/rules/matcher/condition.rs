@@ -66,7 +66,9 @@ pub fn address(value: &str) -> Option<IpAddr> {
     value.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// Parses a network, or an address as a network of one. A network of IPv4 addresses that are mapped into IPv6 is an
+/// IPv4 network.
+pub fn network(text: &str) -> Result<IpNet, String> {
     let host = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>()
         .or_else(|_| host())
@@ -74,7 +76,6 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("expected an IP network such as 10.0.0.0/8, not {text:?}"))
 }
 
-/// Parses a network. A network of IPv4 addresses that are mapped into IPv6 is an IPv4 network.
 fn canonical(net: IpNet) -> IpNet {
     let mapped = match net {
         IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.network().to_ipv4_mapped()),

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use cel::{Context, Env, ExecutionError, Program, Value};
 
+use super::possible::{self, Facts};
+use crate::rules::attribute::Attribute;
+
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
 /// The deepest nesting of brackets, because the parser recurses.
@@ -49,21 +52,46 @@ impl Expression {
         if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&env, name)) {
             return Err(format!("expected a function of CEL, not {name}"));
         }
+        possible::check_types(program.expression(), &env)?;
         Ok(Self { program, env })
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
     /// as false.
     pub fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
+        matches!(self.value(domain, entries, hits), Ok(Value::Bool(true)))
+    }
+
+    /// Why the expression is not true, for people.
+    pub fn why_not(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Option<String> {
+        match self.value(domain, entries, hits) {
+            Ok(Value::Bool(true)) => None,
+            Ok(Value::Bool(false)) => Some("when is false".to_owned()),
+            Ok(other) => Some(format!("when is {}, not true or false", other.type_of())),
+            Err(error) => Some(format!("when fails: {error}")),
+        }
+    }
+
+    /// False if the expression is not true in any check of which `facts` hold.
+    pub fn can_be_true(&self, facts: &Facts<'_>) -> bool {
+        possible::can_be_true(self.program.expression(), &self.env, facts)
+    }
+
+    fn value(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Result<Value, ExecutionError> {
         let mut context = Context::with_env(Arc::clone(&self.env));
         let mut attributes: HashMap<String, Value> = HashMap::with_capacity(entries.len());
-        for (key, value) in entries {
-            attributes.entry((*key).to_owned()).or_insert_with(|| Value::String(Arc::new((*value).to_owned())));
+        for (at, (key, value)) in entries.iter().enumerate() {
+            let mut name = (*key).to_owned();
+            if attributes.contains_key(*key) {
+                let earlier = entries[..at].iter().filter(|(other, _)| other == key).count();
+                name = Attribute { key: name.into(), earlier }.to_string();
+            }
+            attributes.entry(name).or_insert_with(|| Value::String(Arc::new((*value).to_owned())));
         }
         context.add_variable_from_value("attributes", attributes);
         context.add_variable_from_value("domain", domain.to_owned());
         context.add_variable_from_value("hits", i64::from(hits));
-        matches!(self.program.execute(&context), Ok(Value::Bool(true)))
+        self.program.execute(&context)
     }
 }
 

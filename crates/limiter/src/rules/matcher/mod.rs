@@ -3,14 +3,17 @@
 mod condition;
 mod expression;
 mod index;
+mod possible;
 mod route;
 
+pub use condition::{Compiled, address, network};
+pub use expression::Expression;
 pub use index::Found;
 use index::{Index, Token};
+pub use possible::{Fact, Facts};
 
-use self::condition::Compiled;
-use self::expression::Expression;
 use crate::check::Descriptor;
+use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
 
 /// Checks that a condition compiles; the error says what was expected.
@@ -26,23 +29,24 @@ pub fn check_expression(source: &str) -> Result<(), String> {
 /// One `match`, compiled.
 #[derive(Debug)]
 pub struct Matcher {
-    conditions: Vec<(Box<str>, Compiled)>,
-    exact_keys: Option<Vec<Box<str>>>,
+    conditions: Vec<(Attribute, Compiled)>,
+    exact_keys: Option<Vec<Attribute>>,
     when: Option<Expression>,
 }
 
 impl Matcher {
     pub fn new(matches: &Match) -> Result<Self, String> {
-        let compile = |(key, condition): (&String, &Condition)| Ok((key.as_str().into(), Compiled::new(condition)?));
+        let compile =
+            |(name, condition): (&String, &Condition)| Ok((Attribute::parse(name), Compiled::new(condition)?));
         Ok(Self {
             conditions: matches.conditions.iter().map(compile).collect::<Result<_, String>>()?,
-            exact_keys: matches.exact_keys.as_ref().map(|keys| keys.iter().map(|k| k.as_str().into()).collect()),
+            exact_keys: matches.exact_keys.as_ref().map(|keys| Attribute::in_order(keys.iter().map(String::as_str))),
             when: matches.when.as_deref().map(Expression::compile).transpose()?,
         })
     }
 
     pub fn matches(&self, domain: &str, descriptor: &Descriptor<'_>) -> bool {
-        self.conditions.iter().all(|(key, condition)| condition.holds(descriptor.value(key)))
+        self.conditions.iter().all(|(attribute, condition)| condition.holds(attribute.value(descriptor)))
             && self.exact_keys.as_ref().is_none_or(|keys| descriptor.has_exactly(keys))
             && self.when.as_ref().is_none_or(|when| when.holds(domain, descriptor.entries, descriptor.hits))
     }
@@ -52,12 +56,12 @@ impl Matcher {
 #[derive(Debug)]
 pub struct MatchTable {
     index: Index,
-    matchers: Vec<(Matcher, Vec<String>)>,
+    matchers: Vec<(Matcher, Vec<Attribute>)>,
 }
 
 impl MatchTable {
     /// `matchers` are those of the limits in book order, each with the `per` attributes that must be present.
-    pub fn new(matchers: Vec<(Matcher, Vec<String>)>) -> Self {
+    pub fn new(matchers: Vec<(Matcher, Vec<Attribute>)>) -> Self {
         let anchors: Vec<_> = matchers.iter().map(|(matcher, per)| anchors(matcher, per)).collect();
         Self { index: Index::build(&anchors), matchers }
     }
@@ -67,16 +71,18 @@ impl MatchTable {
         self.index.candidates(descriptor.entries, out);
         out.retain(|id| {
             let (matcher, per) = &self.matchers[*id as usize];
-            per.iter().all(|key| descriptor.value(key).is_some()) && matcher.matches(domain, descriptor)
+            per.iter().all(|attribute| attribute.value(descriptor).is_some()) && matcher.matches(domain, descriptor)
         });
     }
 }
 
-/// The tokens under which a limit may be filed in the index.
-fn anchors<'m>(matcher: &'m Matcher, per: &'m [String]) -> Vec<(&'m str, Vec<Token>)> {
-    let conditions = matcher.conditions.iter().map(|(key, condition)| (&**key, index::tokens(condition)));
-    let keys = matcher.exact_keys.iter().flatten().map(|key| &**key);
-    let present = per.iter().map(String::as_str).chain(keys).map(|key| (key, vec![Token::Present]));
+/// The tokens under which a limit may be filed in the index. All entries with one key are looked up, so the position of
+/// an entry does not matter.
+fn anchors<'m>(matcher: &'m Matcher, per: &'m [Attribute]) -> Vec<(&'m str, Vec<Token>)> {
+    let conditions =
+        matcher.conditions.iter().map(|(attribute, condition)| (&*attribute.key, index::tokens(condition)));
+    let keys = matcher.exact_keys.iter().flatten();
+    let present = per.iter().chain(keys).map(|attribute| (&*attribute.key, vec![Token::Present]));
     conditions.chain(present).filter(|(_, tokens)| !tokens.is_empty()).collect()
 }
 
@@ -104,7 +110,7 @@ mod tests {
     }
 
     fn matches() -> impl Strategy<Value = Match> {
-        prop::collection::btree_map("[xyz]", condition(), 0..3)
+        prop::collection::btree_map("[xyz](#[23])?", condition(), 0..3)
             .prop_map(|conditions| Match { conditions, ..Match::default() })
     }
 
@@ -112,17 +118,21 @@ mod tests {
         /// The index finds every limit that a scan of the whole book finds, in the same order.
         #[test]
         fn the_index_finds_what_a_scan_finds(
-            book in prop::collection::vec((matches(), prop::collection::vec("[xyz]", 0..2)), 0..12),
+            book in prop::collection::vec((matches(), prop::collection::vec("[xyz](#2)?", 0..2)), 0..12),
             entries in prop::collection::vec(("[xyz]", prop_oneof![
                 "/[ab/]{0,4}", Just("10.1.2.3".to_owned()), Just("2001:db8::1".to_owned())
             ]), 0..4),
         ) {
             let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             let descriptor = Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
-            let compile = |(m, per): &(Match, Vec<String>)| (Matcher::new(m).unwrap(), per.clone());
+            let compile = |(m, per): &(Match, Vec<String>)| {
+                (Matcher::new(m).unwrap(), per.iter().map(|name| Attribute::parse(name)).collect::<Vec<_>>())
+            };
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
-                .filter(|(_, (m, per))| per.iter().all(|k| descriptor.value(k).is_some()) && m.matches("d", &descriptor))
+                .filter(|(_, (m, per))| {
+                    per.iter().all(|a| a.value(&descriptor).is_some()) && m.matches("d", &descriptor)
+                })
                 .map(|(id, _)| id)
                 .collect();
             let mut found = Found::new();
@@ -144,6 +154,27 @@ mod tests {
         for ordered in [true, false] {
             assert!(!matches(ordered, &[("a", "1"), ("b", "2"), ("c", "3")]));
             assert!(!matches(ordered, &[("a", "1")]));
+        }
+    }
+
+    #[test]
+    fn exact_keys_tell_entries_with_one_key_apart() {
+        let keys = Some(vec!["g".to_owned(), "g".to_owned()]);
+        let equal = |name: &str, value: &str| (name.to_owned(), Condition::Equal(value.to_owned()));
+        let conditions = [equal("g", "a"), equal("g#2", "b")].into();
+        let matcher = Matcher::new(&Match { exact_keys: keys, conditions, when: None }).unwrap();
+        let matches = |ordered, entries: &[(&str, &str)]| {
+            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None })
+        };
+        assert!(matches(true, &[("g", "a"), ("g", "b")]));
+        for other in [
+            &[("g", "b"), ("g", "a")][..],
+            &[("g", "a"), ("g", "a")],
+            &[("g", "a")],
+            &[("g", "a"), ("x", "b")],
+            &[("g", "a"), ("g", "b"), ("g", "b")],
+        ] {
+            assert!(!matches(true, other) && !matches(false, other), "{other:?}");
         }
     }
 }

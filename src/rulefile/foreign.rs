@@ -1,0 +1,24 @@
+//! Recognises files of other rate limiters, so that their users get one error instead of many.
+
+use crate::yaml::tree::{Node, Value};
+
+/// The error about a file of another rate limiter.
+pub fn foreign(root: &Node) -> Option<&'static str> {
+    match &root.value {
+        Value::Map(_) if has(root, "descriptors") && !has(root, "domains") => Some(
+            "expected the fields version and domains: this is a file of envoyproxy/ratelimit. Each of its rate_limit \
+             entries becomes a limit with exact_keys (docs/rules.md#from-envoyproxyratelimit)",
+        ),
+        Value::List(items) if items.first().is_some_and(|item| has(item, "namespace") && has(item, "max_value")) => {
+            Some(
+                "expected the fields version and domains: this is a file of Limitador. Each of its entries becomes a \
+                 limit (docs/rules.md#from-limitador)",
+            )
+        }
+        _ => None,
+    }
+}
+
+fn has(node: &Node, field: &str) -> bool {
+    matches!(&node.value, Value::Map(entries) if entries.iter().any(|(key, ..)| key == field))
+}
