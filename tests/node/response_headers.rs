@@ -29,7 +29,7 @@ const SET: [(&str, &str); 15] = [
 ];
 
 /// Headers that rules must not set.
-const RESERVED: [&str; 46] = [
+const RESERVED: [&str; 51] = [
     "Connection",
     "keep-alive",
     "Keep-Alive",
@@ -76,6 +76,11 @@ const RESERVED: [&str; 46] = [
     "grpc-status",
     "grpc-message",
     "Grpc-Timeout",
+    "x-accel-redirect",
+    "X-Accel-Expires",
+    "X-Sendfile",
+    "x-envoy-immediate-health-check-fail",
+    "X-Envoy-RateLimited",
 ];
 
 fn rules(headers: &str) -> String {

@@ -50,11 +50,15 @@ const RESERVED: [(&[&str], &str); 4] = [
 ];
 
 /// Beginnings of names that rules cannot set, and why.
-const RESERVED_PREFIXES: [(&str, &str); 4] = [
+const RESERVED_PREFIXES: [(&str, &str); 7] = [
     ("ratelimit", "the node sets it"),
     ("x-ratelimit-", "the node sets it"),
     ("x-tidegate-", "the node sets it"),
     ("grpc-", "a client of gRPC would take it for the result of its call"),
+    // Nginx answers with another page, and status 200, if a denial of forward-auth has X-Accel-Redirect.
+    ("x-accel-", "nginx acts on it"),
+    ("x-sendfile", "a server in front acts on it"),
+    ("x-envoy-", "Envoy acts on it"),
 ];
 
 /// Why rules cannot set a header of this name, which is in lower case.
