@@ -136,10 +136,8 @@ async fn headers_that_rules_may_set_arrive_in_denials() {
     let (status, second, body) = check_over_http2(&node.http, BODY).await;
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status.as_u16(), &json["allowed"]), (429, &false.into()));
-    let descriptor = RateLimitDescriptor {
-        entries: vec![Entry { key: "k".to_owned(), value: "v".to_owned() }],
-        ..Default::default()
-    };
+    let descriptor =
+        RateLimitDescriptor { entries: vec![Entry { key: "k".into(), value: "v".into() }], ..Default::default() };
     let request = RateLimitRequest { domain: "d".to_owned(), descriptors: vec![descriptor], hits_addend: 1 };
     let mut client = EnvoyClient::connect(format!("http://{}", node.grpc)).await.unwrap();
     let third = client.should_rate_limit(request).await.unwrap().into_inner().response_headers_to_add;

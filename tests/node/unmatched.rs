@@ -86,7 +86,7 @@ async fn grpc_calls_deny_what_no_limit_matches() {
 
     let mut envoy = EnvoyClient::connect(format!("http://{}", node.grpc)).await.unwrap();
     let descriptor = |key: &str| RateLimitDescriptor {
-        entries: vec![Entry { key: key.to_owned(), value: "v".to_owned() }],
+        entries: vec![Entry { key: key.into(), value: "v".into() }],
         ..Default::default()
     };
     let mut ask = async |descriptors: Vec<RateLimitDescriptor>| -> RateLimitResponse {
@@ -101,7 +101,7 @@ async fn grpc_calls_deny_what_no_limit_matches() {
     let matched = ask(vec![descriptor("tier"), descriptor("user")]).await;
     assert_eq!(matched.overall_code(), Code::Ok);
     assert!(matched.statuses.iter().all(|status| status.code() == Code::Ok), "{matched:?}");
-    let own = RateLimitOverride { requests_per_unit: 5, unit: Unit::Minute.into() };
+    let own = RateLimitOverride { requests_per_unit: 5, unit: Unit::Minute.into(), unit_multiplier: None };
     let own = ask(vec![RateLimitDescriptor { limit: Some(own), ..descriptor("tier") }]).await;
     assert_eq!(own.overall_code(), Code::Ok, "the descriptor has a limit of its own");
 }

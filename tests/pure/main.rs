@@ -13,5 +13,6 @@ mod fuzz_corpora;
 mod revisions;
 mod rule_file;
 mod rule_schema;
+mod rule_warnings;
 #[path = "../../crates/limiter/tests/promises/rules.rs"]
 mod rules;

@@ -37,9 +37,15 @@ impl Attribute {
     }
 
     /// The value in a descriptor.
+    #[inline]
     pub fn value<'a>(&self, descriptor: &Descriptor<'a>) -> Option<&'a str> {
-        let mut same_key = descriptor.entries.iter().filter(|(key, _)| *key == &*self.key);
-        same_key.nth(self.earlier).map(|(_, value)| *value)
+        let is_key = |(key, _): &&(&str, &str)| *key == &*self.key;
+        let entry = match self.earlier {
+            // Nearly every attribute.
+            0 => descriptor.entries.iter().find(is_key),
+            earlier => descriptor.entries.iter().filter(is_key).nth(earlier),
+        };
+        entry.map(|(_, value)| *value)
     }
 }
 

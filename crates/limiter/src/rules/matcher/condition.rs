@@ -45,6 +45,7 @@ impl Compiled {
         })
     }
 
+    #[inline]
     pub fn holds(&self, value: Option<&str>) -> bool {
         match (self, value) {
             (Self::Not(inner), _) => !inner.holds(value),

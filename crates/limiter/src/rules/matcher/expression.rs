@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cel::{Context, Env, ExecutionError, Program, Value};
 
-use super::possible::{self, Facts};
+use super::judge::{self, Facts};
 use crate::rules::attribute::Attribute;
 
 /// The longest expression, in bytes.
@@ -52,7 +52,7 @@ impl Expression {
         if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&env, name)) {
             return Err(format!("expected a function of CEL, not {name}"));
         }
-        possible::check_types(program.expression(), &env)?;
+        judge::check_types(program.expression(), &env)?;
         Ok(Self { program, env })
     }
 
@@ -74,7 +74,7 @@ impl Expression {
 
     /// False if the expression is not true in any check of which `facts` hold.
     pub fn can_be_true(&self, facts: &Facts<'_>) -> bool {
-        possible::can_be_true(self.program.expression(), &self.env, facts)
+        judge::can_be_true(self.program.expression(), &self.env, facts)
     }
 
     fn value(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Result<Value, ExecutionError> {

@@ -54,6 +54,14 @@ pub fn tokens(condition: &Compiled) -> Vec<Token> {
     }
 }
 
+/// Adds limits to those that were found. Most lists are empty.
+#[inline]
+fn add(out: &mut Found, ids: &[u32]) {
+    if !ids.is_empty() {
+        out.extend_from_slice(ids);
+    }
+}
+
 /// The index of one domain.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -108,7 +116,7 @@ impl Index {
     /// Sets `out` to every limit that could match, sorted, each once.
     pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Found) {
         out.clear();
-        out.extend_from_slice(&self.always);
+        add(out, &self.always);
         for (key, value) in entries {
             if let Some(slot) = self.keys.get(*key) {
                 slot.candidates(value, out);
@@ -136,7 +144,7 @@ impl KeyIndex {
     }
 
     fn candidates(&self, value: &str, out: &mut Found) {
-        out.extend_from_slice(&self.present);
+        add(out, &self.present);
         out.extend(self.equal.get(value).into_iter().flatten().copied());
         for (length, by_text) in &self.prefixes {
             out.extend(value.get(..*length).and_then(|s| by_text.get(s)).into_iter().flatten().copied());
@@ -172,12 +180,12 @@ impl RouteNode {
 
     /// Adds the limits of every pattern that is a prefix of `path`, segment by segment.
     fn candidates(&self, path: &str, out: &mut Found) {
-        out.extend_from_slice(&self.ids);
+        add(out, &self.ids);
         let (part, rest) = path.split_once('/').map_or((path, None), |(part, rest)| (part, Some(rest)));
         for node in self.literal.get(part).into_iter().chain(self.any.as_deref()) {
             match rest {
                 Some(rest) => node.candidates(rest, out),
-                None => out.extend_from_slice(&node.ids),
+                None => add(out, &node.ids),
             }
         }
     }

@@ -3,6 +3,7 @@
 mod condition;
 mod expression;
 mod index;
+mod judge;
 mod possible;
 mod route;
 
@@ -10,7 +11,7 @@ pub use condition::{Compiled, address, network};
 pub use expression::Expression;
 pub use index::Found;
 use index::{Index, Token};
-pub use possible::{Fact, Facts};
+pub use judge::{Fact, Facts};
 
 use crate::check::Descriptor;
 use crate::rules::attribute::Attribute;

@@ -1,0 +1,578 @@
+//! What a `when` expression can evaluate to, found before any check: an abstract evaluation of its syntax tree.
+//!
+//! Every part of the expression has the set of its possible values. The set is exact for constants and for attributes
+//! that `match` restricts. Otherwise it has samples of each possible type, and CEL itself is asked what an operator
+//! does with samples. So an operator that rejects every sample because of its type is found to be wrong, and no list of
+//! overloads is kept here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, ListExpr, LiteralValue, MapEntryExpr,
+    MapExpr, SelectExpr, operators,
+};
+use cel::{Context, Env, ExecutionError, Value};
+
+use super::possible::{Possible, can_be_equal};
+
+/// The most combinations of values that are tried for one operator.
+const MAX_COMBINATIONS: usize = 256;
+/// The most combinations for one expression. What comes after them is not judged.
+const MAX_TRIALS: usize = 4096;
+
+/// What the rules say about an attribute before `when` is evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    Unknown,
+    Absent,
+    Present,
+    /// It is present, and has one of these values.
+    OneOf(Vec<String>),
+}
+
+/// What is known about a check.
+pub struct Facts<'f> {
+    pub attribute: &'f dyn Fn(&str) -> Fact,
+    pub domain: Option<&'f str>,
+}
+
+/// Checks the types of an expression; the error says what was expected.
+pub fn check_types(expression: &IdedExpr, env: &Arc<Env>) -> Result<(), String> {
+    let facts = Facts { attribute: &|_| Fact::Unknown, domain: None };
+    let possible = Evaluation::new(env, &facts).of(expression)?;
+    if possible.values.is_empty() || possible.can_be(true) || possible.can_be(false) {
+        return Ok(());
+    }
+    Err(format!("expected an expression that is true or false, not {}", possible.types()))
+}
+
+/// True unless the expression is false, or fails, in every check of which `facts` hold.
+pub fn can_be_true(expression: &IdedExpr, env: &Arc<Env>, facts: &Facts<'_>) -> bool {
+    Evaluation::new(env, facts).of(expression).is_ok_and(|possible| possible.can_be(true))
+}
+
+struct Evaluation<'e> {
+    facts: &'e Facts<'e>,
+    scratch: Context<'static, 'static>,
+    /// The variables of macros such as `all`.
+    bound: Vec<(String, Possible)>,
+    trials: usize,
+}
+
+impl<'e> Evaluation<'e> {
+    fn new(env: &Arc<Env>, facts: &'e Facts<'e>) -> Self {
+        Self { facts, scratch: Context::with_env(Arc::clone(env)), bound: Vec::new(), trials: 0 }
+    }
+
+    fn of(&mut self, expression: &IdedExpr) -> Result<Possible, String> {
+        match &expression.expr {
+            Expr::Literal(_) => Ok(self.literal(expression)),
+            Expr::Ident(name) => Ok(self.variable(name)),
+            Expr::Select(select) => self.select(select),
+            Expr::Call(call) => self.call(call),
+            Expr::List(list) => self.list(list),
+            Expr::Map(map) => self.map(map),
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension),
+            Expr::Struct(_) => Err("expected no message: CEL knows only its own types here".to_owned()),
+            Expr::Unspecified => Ok(Possible::anything()),
+        }
+    }
+
+    fn literal(&self, expression: &IdedExpr) -> Possible {
+        Possible::exactly(Value::resolve(expression, &self.scratch).into_iter().collect())
+    }
+
+    fn variable(&self, name: &str) -> Possible {
+        if let Some((_, possible)) = self.bound.iter().rev().find(|(bound, _)| bound == name) {
+            return possible.clone();
+        }
+        match (name, self.facts.domain) {
+            ("attributes", _) => {
+                let sample = HashMap::from([("a".to_owned(), Value::from("1"))]);
+                Possible { values: vec![Value::from(sample)], exact: false }
+            }
+            ("domain", Some(domain)) => Possible::exactly(vec![Value::from(domain)]),
+            ("domain", None) => Possible::like(vec![Value::from("")]),
+            ("hits", _) => Possible::like(vec![Value::Int(1)]),
+            _ => Possible::anything(),
+        }
+    }
+
+    fn names_attributes(&self, expression: &IdedExpr) -> bool {
+        let unbound = || self.bound.iter().all(|(bound, _)| bound != "attributes");
+        matches!(&expression.expr, Expr::Ident(name) if name == "attributes") && unbound()
+    }
+
+    fn attribute(&self, name: &str) -> Possible {
+        match (self.facts.attribute)(name) {
+            Fact::Unknown | Fact::Present => Possible::like(vec![Value::from("")]),
+            Fact::Absent => Possible::exactly(Vec::new()),
+            Fact::OneOf(values) => Possible::exactly(values.into_iter().map(Value::from).collect()),
+        }
+    }
+
+    fn presence(&self, name: &str) -> Possible {
+        match (self.facts.attribute)(name) {
+            Fact::Unknown => Possible::booleans(true, true),
+            Fact::Absent => Possible::booleans(false, true),
+            Fact::Present | Fact::OneOf(_) => Possible::booleans(true, false),
+        }
+    }
+
+    fn select(&mut self, select: &SelectExpr) -> Result<Possible, String> {
+        let SelectExpr { operand, field, test } = select;
+        if self.names_attributes(operand) {
+            return Ok(if *test { self.presence(field) } else { self.attribute(field) });
+        }
+        let from = self.of(operand)?;
+        let has_fields = |value: &Value| matches!(value, Value::Map(_) | Value::Struct(_) | Value::Opaque(_));
+        if !from.values.is_empty() && !from.values.iter().any(has_fields) {
+            return Err(format!("expected a map before .{field}, not {}", from.types()));
+        }
+        let (field, test) = (field.clone(), *test);
+        let select = |mut operands: Vec<IdedExpr>| {
+            let operand = Box::new(operands.pop().unwrap_or_default());
+            Expr::Select(SelectExpr { operand, field: field.clone(), test })
+        };
+        Ok(self.combine(vec![from], select).unwrap_or_else(Possible::anything))
+    }
+
+    fn call(&mut self, call: &CallExpr) -> Result<Possible, String> {
+        match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::INDEX, [map, index]) if self.names_attributes(map) => {
+                if let Some(name) = text(index) {
+                    return Ok(self.attribute(name));
+                }
+            }
+            (operators::IN, [name, map]) if self.names_attributes(map) => {
+                if let Some(name) = text(name) {
+                    return Ok(self.presence(name));
+                }
+            }
+            (operators::LOGICAL_AND | operators::LOGICAL_OR, [left, right]) => {
+                let (left, right) = (self.boolean(left, call)?, self.boolean(right, call)?);
+                return Ok(if call.func_name == operators::LOGICAL_AND {
+                    Possible::booleans(
+                        left.can_be(true) && right.can_be(true),
+                        left.can_be(false) || right.can_be(false),
+                    )
+                } else {
+                    Possible::booleans(
+                        left.can_be(true) || right.can_be(true),
+                        left.can_be(false) && right.can_be(false),
+                    )
+                });
+            }
+            (operators::CONDITIONAL, [condition, yes, no]) => {
+                let condition = self.boolean(condition, call)?;
+                let (yes, no) = (self.of(yes)?, self.of(no)?);
+                return Ok(match (condition.can_be(true), condition.can_be(false)) {
+                    (true, true) => yes.or(no),
+                    (true, false) => yes,
+                    (false, true) => no,
+                    (false, false) => Possible::exactly(Vec::new()),
+                });
+            }
+            _ => {}
+        }
+        self.operator(call)
+    }
+
+    /// The operand of a logical operator.
+    fn boolean(&mut self, operand: &IdedExpr, call: &CallExpr) -> Result<Possible, String> {
+        let possible = self.of(operand)?;
+        if possible.values.is_empty() || possible.can_be(true) || possible.can_be(false) {
+            return Ok(possible);
+        }
+        let (symbol, types) = (symbol(&call.func_name), possible.types());
+        Err(format!("expected operands of {symbol} that are true or false, not {types}"))
+    }
+
+    fn operator(&mut self, call: &CallExpr) -> Result<Possible, String> {
+        let operands = call.target.iter().map(|target| &**target).chain(&call.args);
+        let operands: Vec<Possible> = operands.map(|operand| self.of(operand)).collect::<Result<_, _>>()?;
+        if call.func_name == "dyn" {
+            // It asks not to judge the type.
+            return Ok(Possible::anything());
+        }
+        if let [left, right] = operands.as_slice()
+            && !can_be_equal(&call.func_name, left, right)
+        {
+            return Err(wrong_types(call, &operands));
+        }
+        let (func_name, has_target) = (&call.func_name, call.target.is_some());
+        let apply = |mut args: Vec<IdedExpr>| {
+            let target = has_target.then(|| Box::new(args.remove(0)));
+            Expr::Call(CallExpr { func_name: func_name.clone(), target, args })
+        };
+        self.combine(operands.clone(), apply).ok_or_else(|| wrong_types(call, &operands))
+    }
+
+    fn list(&mut self, list: &ListExpr) -> Result<Possible, String> {
+        let elements = list.elements.iter().map(|element| self.of(element)).collect::<Result<_, _>>()?;
+        let build = |elements| Expr::List(ListExpr::new_with_optionals(elements, list.optional_indices.clone()));
+        Ok(self.combine(elements, build).unwrap_or_else(Possible::anything))
+    }
+
+    fn map(&mut self, map: &MapExpr) -> Result<Possible, String> {
+        let mut parts = Vec::new();
+        for entry in &map.entries {
+            if let EntryExpr::MapEntry(MapEntryExpr { key, value, optional: false }) = &entry.expr {
+                parts.extend([self.of(key)?, self.of(value)?]);
+            } else {
+                return Ok(Possible::anything());
+            }
+        }
+        let build = |parts: Vec<IdedExpr>| {
+            let mut parts = parts.into_iter();
+            let mut entries = Vec::new();
+            while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+                let expr = EntryExpr::MapEntry(MapEntryExpr { key, value, optional: false });
+                entries.push(IdedEntryExpr { id: 0, expr });
+            }
+            Expr::Map(MapExpr { entries })
+        };
+        Ok(self.combine(parts, build).unwrap_or_else(Possible::anything))
+    }
+
+    /// A macro such as `all`, which walks over a list or a map.
+    fn comprehension(&mut self, comprehension: &ComprehensionExpr) -> Result<Possible, String> {
+        let ComprehensionExpr { iter_range, iter_var, iter_var2, accu_var, accu_init, loop_step, result, .. } =
+            comprehension;
+        let range = self.of(iter_range)?;
+        let mut items = Vec::new();
+        for value in &range.values {
+            match value {
+                Value::List(list) => items.extend(list.iter().cloned()),
+                Value::Map(map) => items.extend(map.map.keys().map(Value::from)),
+                _ => {}
+            }
+        }
+        let can_walk = |value: &Value| matches!(value, Value::List(_) | Value::Map(_) | Value::Opaque(_));
+        if !range.values.is_empty() && !range.values.iter().any(can_walk) {
+            return Err(format!("expected a list or a map to walk over, not {}", range.types()));
+        }
+        let item = if items.is_empty() { Possible::anything() } else { Possible::like(items) };
+        let start = self.of(accu_init)?;
+        let bound = self.bound.len();
+        self.bound.push((iter_var.clone(), item));
+        self.bound.extend(iter_var2.iter().map(|name| (name.clone(), Possible::anything())));
+        self.bound.push((accu_var.clone(), Possible::like(start.values.clone())));
+        let step = self.of(loop_step);
+        let walked = step.and_then(|step| {
+            self.bound.push((accu_var.clone(), Possible::like([start.values, step.values].concat())));
+            self.of(result)
+        });
+        self.bound.truncate(bound);
+        walked.map(|possible| Possible::like(possible.values))
+    }
+
+    /// Evaluates an expression over the operands for each combination of their values. `None` if every combination has
+    /// the wrong types.
+    fn combine(&mut self, operands: Vec<Possible>, build: impl Fn(Vec<IdedExpr>) -> Expr) -> Option<Possible> {
+        let count = |operands: &[Possible]| {
+            operands.iter().try_fold(1usize, |product, operand| product.checked_mul(operand.values.len()))
+        };
+        let fits = |operands: &[Possible]| count(operands).is_some_and(|count| count <= MAX_COMBINATIONS);
+        let operands = match fits(&operands) {
+            true => operands,
+            false => operands.into_iter().map(Possible::one_of_each_type).collect(),
+        };
+        self.trials = self.trials.saturating_add(count(&operands).unwrap_or(usize::MAX));
+        if !fits(&operands) || self.trials > MAX_TRIALS {
+            return Some(Possible::anything());
+        }
+        let exact = operands.iter().all(|operand| operand.exact);
+        let names: Vec<String> = (0..operands.len()).map(|at| format!("operand{at}")).collect();
+        let idents = names.iter().map(|name| IdedExpr { id: 0, expr: Expr::Ident(name.clone()) });
+        let expression = IdedExpr { id: 0, expr: build(idents.collect()) };
+        let (mut values, mut failed) = (Vec::new(), false);
+        for combination in 0..count(&operands).unwrap_or(0) {
+            let mut rest = combination;
+            for (name, operand) in names.iter().zip(&operands) {
+                let choices = operand.values.len();
+                self.scratch.add_variable_from_value(name.as_str(), operand.values[rest % choices].clone());
+                rest /= choices;
+            }
+            match Value::resolve(&expression, &self.scratch) {
+                // It cannot be an operand.
+                Ok(Value::Function(..)) => failed = true,
+                Ok(value) => values.push(value),
+                Err(error) => failed |= !is_type_error(&error),
+            }
+        }
+        let empty = operands.iter().any(|operand| operand.values.is_empty());
+        match (values.is_empty(), exact) {
+            (true, _) if !failed && !empty => None,
+            (true, false) if !empty => Some(Possible::anything()),
+            (_, true) | (true, _) => Some(Possible::exactly(values)),
+            (false, false) => Some(Possible::like(values)),
+        }
+    }
+}
+
+/// The text of a string literal.
+fn text(expression: &IdedExpr) -> Option<&str> {
+    match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+/// True if an operator or a function does not take values of these types, whatever the values are.
+const fn is_type_error(error: &ExecutionError) -> bool {
+    matches!(
+        error,
+        ExecutionError::NoSuchOverload(_)
+            | ExecutionError::UnsupportedBinaryOperator(..)
+            | ExecutionError::ValuesNotComparable(..)
+            | ExecutionError::UnexpectedType { .. }
+            | ExecutionError::UnsupportedIndex(..)
+            | ExecutionError::UnsupportedKeyType(_)
+            | ExecutionError::UnsupportedTargetType { .. }
+            | ExecutionError::NotSupportedAsMethod { .. }
+            | ExecutionError::InvalidArgumentCount { .. }
+            | ExecutionError::MissingArgumentOrTarget
+            | ExecutionError::UndeclaredReference(_)
+    )
+}
+
+fn wrong_types(call: &CallExpr, operands: &[Possible]) -> String {
+    let types: Vec<String> = operands.iter().map(Possible::types).collect();
+    let is_number = |types: &String| types == "int" || types == "uint" || types == "float";
+    let hint = match types.iter().any(|types| types == "string") && types.iter().any(is_number) {
+        true => ". Attributes are strings: quote the number, or take int(attributes.x)",
+        false => "",
+    };
+    format!("expected operands that {} accepts, not {}{hint}", symbol(&call.func_name), types.join(" and "))
+}
+
+/// An operator as it is written.
+fn symbol(name: &str) -> &str {
+    match name {
+        operators::CONDITIONAL => "?:",
+        operators::INDEX => "[]",
+        operators::IN => "in",
+        name => name.trim_matches('_'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rules::matcher::Expression;
+
+    /// Expressions over two attributes, with operators on right and wrong types.
+    fn expression() -> impl Strategy<Value = String> {
+        let leaf = prop::sample::select(vec![
+            "attributes.a",
+            "attributes['b']",
+            "attributes.c",
+            "hits",
+            "domain",
+            "'1'",
+            "'x'",
+            "1",
+            "0",
+            "2.5",
+            "true",
+            "false",
+            "null",
+            "['x', '1']",
+            "[1]",
+            "has(attributes.a)",
+            "has(attributes.c)",
+            "'b' in attributes",
+            "{'x': 1}",
+            "attributes",
+        ]);
+        leaf.prop_map(str::to_owned).prop_recursive(4, 24, 3, |inner| {
+            let binary = prop::sample::select(vec!["==", "!=", "<", ">=", "&&", "||", "+", "-", "/", "in"]);
+            prop_oneof![
+                (inner.clone(), binary, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+                (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+                inner.clone().prop_map(|a| format!("!({a})")),
+                inner.clone().prop_map(|a| format!("int({a})")),
+                inner.clone().prop_map(|a| format!("string({a})")),
+                inner.clone().prop_map(|a| format!("size({a})")),
+                inner.clone().prop_map(|a| format!("dyn({a})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).startsWith({b})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a})[{b}]")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).exists(v, v == {b})")),
+                (inner.clone(), inner).prop_map(|(a, b)| format!("({a}).all(v, {b})")),
+            ]
+        })
+    }
+
+    proptest! {
+        /// A wrong answer would warn of rules that do apply.
+        #[test]
+        fn what_is_never_true_is_not_true_in_a_check(
+            source in expression(),
+            a in prop::option::of(prop::sample::select(vec!["x", "1", ""])),
+            b in prop::sample::select(vec!["x", "true"]),
+            hits in 0..3u32,
+        ) {
+            let Ok(compiled) = Expression::compile(&source) else { return Ok(()) };
+            let attribute = |name: &str| match name {
+                "b" => Fact::OneOf(vec!["x".to_owned(), "true".to_owned()]),
+                "c" => Fact::Absent,
+                _ => Fact::Unknown,
+            };
+            let facts = Facts { attribute: &attribute, domain: Some("d") };
+            if !compiled.can_be_true(&facts) {
+                let entries: Vec<(&str, &str)> = a.map(|a| ("a", a)).into_iter().chain([("b", b)]).collect();
+                prop_assert!(!compiled.holds("d", &entries, hits), "{}", source);
+            }
+        }
+
+        /// An operator is rejected only if it fails in every check, or finds nothing.
+        #[test]
+        fn what_is_rejected_fails_in_a_check(
+            left in prop::sample::select(vec!["attributes.a", "hits", "domain", "['x', '1']", "true", "1.5", "{'x': 1}"]),
+            operator in prop::sample::select(vec!["<", ">", "<=", ">=", "in", "+", "-", "*", "/", "%", "=="]),
+            right in prop::sample::select(vec!["attributes.a", "hits", "'x'", "1", "2u", "['x']", "false", "{'1': 1}", "[1]"]),
+            a in prop::sample::select(vec!["x", "1", "true", ""]),
+            hits in 0..3i64,
+        ) {
+            let env = Arc::new(Env::stdlib());
+            let program = env.compile(&format!("[{left} {operator} {right}] == []")).unwrap();
+            if check_types(program.expression(), &env).is_err() {
+                let mut context = Context::with_env(Arc::clone(&env));
+                context.add_variable_from_value("attributes", HashMap::from([("a", a)]));
+                context.add_variable_from_value("domain", "d");
+                context.add_variable_from_value("hits", hits);
+                let result = env.compile(&format!("{left} {operator} {right}")).unwrap().execute(&context);
+                prop_assert!(matches!(result, Err(_) | Ok(Value::Bool(false))), "{:?}", result);
+            }
+        }
+    }
+
+    fn types(source: &str) -> Result<(), String> {
+        let env = Arc::new(Env::stdlib());
+        check_types(env.compile(source).unwrap().expression(), &env)
+    }
+
+    #[test]
+    fn operators_on_wrong_types_are_found() {
+        let table = [
+            ("attributes.age > 18", "> accepts, not string and int. Attributes are strings"),
+            ("18 <= attributes['age']", "<= accepts, not int and string"),
+            ("attributes.age == 18", "== accepts, not string and int"),
+            ("attributes.x != true", "!= accepts, not string and bool"),
+            ("attributes.x == null", "== accepts, not string and null"),
+            ("hits == '5'", "== accepts, not int and string"),
+            ("attributes.x in [1, 2]", "in accepts, not string and list"),
+            ("'a' in 'abc'", "in accepts, not string and string"),
+            ("hits + attributes.x > 2", "+ accepts, not int and string"),
+            ("attributes.x - 1 > 2", "- accepts, not string and int"),
+            ("attributes.x && true", "of && that are true or false, not string"),
+            ("false || hits", "of || that are true or false, not int"),
+            ("!attributes.x", "! accepts, not string"),
+            ("hits ? true : false", "of ?: that are true or false, not int"),
+            ("-domain == 'a'", "- accepts, not string"),
+            ("hits.startsWith('1')", "startsWith accepts, not int and string"),
+            ("attributes.x.startsWith(1)", "startsWith accepts, not string and int"),
+            ("attributes.x.startsWith('a', 'b')", "startsWith accepts, not string and string and string"),
+            ("size(hits) > 1", "size accepts, not int"),
+            ("attributes.x.y == 'a'", "a map before .y, not string"),
+            ("has(attributes.x.y)", "a map before .y, not string"),
+            ("attributes.x[0] == 'a'", "[] accepts, not string and int"),
+            ("attributes.x.all(c, c == 'a')", "a list or a map to walk over, not string"),
+            ("[1, 2].exists(n, n == attributes.x)", "== accepts, not int and string"),
+            ("[1].all(n, n + 1)", "of && that are true or false, not int"),
+            ("hits", "true or false, not int"),
+            ("attributes.x", "true or false, not string"),
+            ("attributes", "true or false, not map"),
+            ("hits > 1 ? 'a' : 'b'", "true or false, not string"),
+            ("[1].map(n, n > 0)", "true or false, not list"),
+            ("size(attributes.x)", "true or false, not int"),
+            ("acme.User{name: 'a'} == 1", "no message"),
+        ];
+        for (source, expected) in table {
+            let error = types(source).expect_err(source);
+            assert!(error.starts_with("expected ") && error.contains(expected), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_some_check_makes_true_is_not_rejected() {
+        for source in [
+            "attributes.x == 'foo' && hits > 1u && hits < 2.5 && domain != ''",
+            "attributes.x.matches('^a+$') || attributes.x.contains(attributes.y)",
+            "int(attributes.age) >= 18 && double(attributes.f) < 2.0 && uint(attributes.u) == 7u",
+            "has(attributes.x) && 'x' in attributes && size(attributes) > 2 && !('y' in attributes)",
+            "attributes.x in ['a', 'b'] && attributes.all(k, k.startsWith('x')) && attributes.exists(k, k == 'a')",
+            "[1, 2][hits] == 2 && 6 / hits > 1 && {'a': 1}[attributes.x] == 1 && {'a': 1}.a == hits",
+            "(hits > 1 ? attributes.x : 'b') == 'b' && (has(attributes.x) ? attributes.x : '') != ''",
+            "[attributes.x, domain].exists_one(v, v == 'a') && [1, 2].map(n, n * 2).size() == hits",
+            "['a', 'b'].filter(v, v != attributes.x).size() == 1 && string(hits) == '3'",
+            "attributes[attributes.x] == 'b' && attributes.?x.orValue('') == 'a' && dyn(attributes.x) == 'a'",
+            "dyn(hits) == 'a' || type(hits) == type(1) || b'a' == bytes(attributes.x)",
+            "[] == [] && {} != {'a': 1} && [1] == [hits]",
+            "true",
+            "false",
+            "1 == 2",
+            "1 / 0 == 1 || true",
+        ] {
+            assert_eq!(types(source), Ok(()), "{source}");
+        }
+    }
+
+    #[test]
+    fn an_expression_that_is_never_true_is_found() {
+        let attribute = |name: &str| match name {
+            "tier" => Fact::OneOf(vec!["free".to_owned(), "pro".to_owned()]),
+            "user" => Fact::Present,
+            "gone" => Fact::Absent,
+            _ => Fact::Unknown,
+        };
+        let facts = Facts { attribute: &attribute, domain: Some("api") };
+        let env = Arc::new(Env::stdlib());
+        let possible = |source: &str| can_be_true(env.compile(source).unwrap().expression(), &env, &facts);
+        for never in [
+            "false",
+            "1 == 2",
+            "1 / 0 == 1",
+            "attributes.tier == 'basic'",
+            "attributes['tier'] == 'basic' && hits > 1",
+            "attributes.tier.startsWith('x') || domain == 'web'",
+            "!(attributes.tier in ['free', 'pro'])",
+            "attributes.gone == 'a'",
+            "attributes.gone != 'a'",
+            "has(attributes.gone)",
+            "'gone' in attributes && attributes.x == 'a'",
+            "!has(attributes.user)",
+            "int(attributes.tier) > 1",
+            "attributes.x == 'a' ? false : attributes.tier == 'basic'",
+        ] {
+            assert!(!possible(never), "{never}");
+        }
+        for sometimes in [
+            "true",
+            "attributes.tier == 'pro'",
+            "attributes.tier != 'pro'",
+            "attributes.user == 'acme' && attributes.other == 'x'",
+            "attributes.gone == 'a' || hits > 5",
+            "!has(attributes.gone) && !('gone' in attributes)",
+            "domain == 'api'",
+            "hits > 1000",
+            "attributes.x == 'a' ? false : attributes.tier == 'pro'",
+            "['basic', 'pro'].exists(t, t == attributes.tier)",
+            "int(attributes.x) > 1",
+        ] {
+            assert!(possible(sometimes), "{sometimes}");
+        }
+    }
+
+    #[test]
+    fn a_costly_expression_is_not_judged() {
+        let list = (0..400).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
+        assert_eq!(types(&format!("[{list}].exists(v, v == 'a')")), Ok(()));
+        let calls = vec!["attributes.x.contains(attributes.y)"; 400].join(" && ");
+        assert_eq!(types(&calls), Ok(()));
+    }
+}
