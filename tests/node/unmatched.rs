@@ -58,7 +58,8 @@ fn the_default_of_a_domain_answers_checks_that_no_limit_matches() {
         assert_eq!(answer.status, if allowed { 200 } else { 429 }, "{domain} {check}: {answer:?}");
         assert_eq!((&json["allowed"], json["limits"].as_array().unwrap().len()), (&allowed.into(), limits), "{check}");
         assert!(json["retry_after_ms"].is_null() && answer.header("retry-after").is_none(), "{answer:?}");
-        assert_eq!(answer.header("x-tidegate-reason"), (!allowed).then_some("no_limit_matches"), "{check}");
+        let reason = (!allowed).then_some("no_limit_matches");
+        assert_eq!((answer.header("x-tidegate-reason"), json["reason"].as_str()), (reason, reason), "{check}");
     }
     assert_eq!(["open", "shut", "shut-each", "other"].map(|domain| unmatched(&node, domain)), [1.0, 5.0, 1.0, 1.0]);
     let denied = node.metric("tidegate_checks_total{domain=\"shut\",outcome=\"refused\"} ");

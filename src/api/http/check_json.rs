@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::json::Json;
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
+use crate::api::headers::{NO_LIMIT_MATCHES, denied_by_default};
 use crate::api::rejection::{FieldViolation, violation};
 
 /// Reads a body.
@@ -148,7 +149,7 @@ pub struct Answer<'d> {
     request_id: &'d str,
     retry_after_ms: Option<u64>,
     limits: Vec<Limit<'d>>,
-    /// Why no limit was asked: a word for programs.
+    /// Why a check is denied although no limit denies it: a word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     /// The same for people.
@@ -189,7 +190,7 @@ impl<'d> Answer<'d> {
             request_id,
             retry_after_ms: decision.retry_after.map(millis_up),
             limits: limits.collect(),
-            reason: None,
+            reason: denied_by_default(decision).then_some(NO_LIMIT_MATCHES),
             detail: None,
         }
     }

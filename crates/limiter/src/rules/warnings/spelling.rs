@@ -1,4 +1,7 @@
 //! Texts that look like a pattern and are compared as they are, and conditions that an attribute never fits.
+//!
+//! Two attributes have one form in forward-auth, whatever the client sends: `host` and `path`. A caller of the other
+//! interfaces may send another form. A rule that depends on that is warned of all the same.
 
 use std::net::IpAddr;
 
@@ -50,6 +53,7 @@ fn of_condition(name: &str, condition: &Condition, path: &Path, found: &mut Warn
             let message = "a route takes * as it is: {name} is one segment, and {*name} is the rest of the path";
             found.add(&path.field("route"), message);
         }
+        Condition::Prefix(text) => of_form(name, text, true, &path.field("prefix"), found),
         Condition::Cidr(_) => {
             if let Some((_, why)) = NO_ADDRESSES.iter().find(|(known, _)| *known == name) {
                 found.add(&path.field("cidr"), format!("{name} is never an address: {why}"));
@@ -69,9 +73,36 @@ fn of_text(name: &str, text: &str, path: &Path, found: &mut Warnings) {
         _ if is_regex => format!("for a regular expression, write {{ regex: {text:?} }}"),
         _ if text.contains('*') || is_route(text) => format!("for a pattern, write {}", pattern(text)),
         _ if is_network && name != "masked_remote_address" => format!("for a network, write {{ cidr: [{text:?}] }}"),
-        _ => return,
+        _ => return of_form(name, text, false, path, found),
     };
     found.add(path, format!("{text:?} is compared as it is: {advice}"));
+}
+
+/// Warns of a host or a path that forward-auth never sends. `begins`: the text is only the beginning.
+fn of_form(name: &str, text: &str, begins: bool, path: &Path, found: &mut Warnings) {
+    let mut escapes = text.match_indices('%').filter_map(|(at, _)| text.get(at + 1..at + 3));
+    // The other bytes of ASCII are decoded.
+    let is_decoded = |hex: &str| {
+        let byte = u8::from_str_radix(hex, 16).unwrap_or(u8::MAX);
+        byte.is_ascii() && hex != "2F" && hex != "25"
+    };
+    let mut segments: Vec<&str> = text.split('/').collect();
+    if begins {
+        // The last segment may go on.
+        segments.pop();
+    }
+    let has_port =
+        || text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) && !text.ends_with(']');
+    let form = match name {
+        "host" if text.bytes().any(|byte| byte.is_ascii_uppercase()) => "hosts in lower case",
+        "host" if !begins && text.ends_with('.') => "hosts without a final dot",
+        "host" if !begins && has_port() && text.parse::<IpAddr>().is_err() => "hosts without a port",
+        "path" if text.contains("//") => "paths with repeated slashes merged",
+        "path" if segments.iter().any(|segment| matches!(*segment, "." | "..")) => "paths without . and .. segments",
+        "path" if escapes.any(is_decoded) => "paths in which only %2F and %25 are encoded",
+        _ => return,
+    };
+    found.add(path, format!("{text:?} never matches in forward-auth, which has {form}"));
 }
 
 /// True if a text looks like `/a/{id}`.
