@@ -112,7 +112,7 @@ impl NodeMetrics {
     }
 }
 
-/// Removes the series of limits that new rules no longer have.
+/// Begins the series of domains that rules have, and removes those of limits that new rules no longer have.
 pub struct SeriesRemover {
     pub rules: Arc<dyn RuleSource>,
     pub checks: Arc<CheckMetrics>,
@@ -127,6 +127,8 @@ impl Service for SeriesRemover {
         Box::pin(async move {
             let mut rules = self.rules.follow();
             loop {
+                let book = Arc::clone(&rules.borrow_and_update());
+                self.checks.retain_limits(&book);
                 tokio::select! {
                     changed = rules.changed() => if changed.is_err() {
                         // The rules of this source never change again.
@@ -135,8 +137,6 @@ impl Service for SeriesRemover {
                     },
                     () = shutdown.requested() => return Ok(()),
                 }
-                let book = Arc::clone(&rules.borrow_and_update());
-                self.checks.retain_limits(&book);
             }
         })
     }

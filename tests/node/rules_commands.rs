@@ -135,6 +135,10 @@ domains:
     assert_eq!(a["limits"][0]["counter"], b["limits"][0]["counter"]);
     assert_eq!(a["limits"][0]["per"], serde_json::json!([{ "ip": { "v4": 24, "v6": 64 } }]));
     assert!(explain(&["ip=::1"]).1.contains("ip by /24 and /64"));
+    for attributes in [&["ip=::1"][..], &["--ordered", "g=1", "h=2", "g=3"]] {
+        let hashed = json(&[attributes, &["--hash-keys"]].concat());
+        assert!(hashed["limits"][0]["counter"].as_str().unwrap().contains("/#"), "{hashed}");
+    }
     let twice = json(&["--ordered", "g=1", "h=2", "g=3"]);
     assert_eq!(twice["limits"][0]["per"], serde_json::json!(["g", "g#2"]));
     assert!(twice["limits"][0]["counter"].as_str().unwrap().ends_with("/1/3"), "{twice}");

@@ -38,6 +38,11 @@ fn unmatched(node: &Node, domain: &str) -> f64 {
 fn the_default_of_a_domain_answers_checks_that_no_limit_matches() {
     let folder = tempfile::tempdir().unwrap();
     let node = start(&folder.path().join("rules.yaml"), RULES);
+    let series = ["open", "shut", "shut-each", "other"].map(|name| format!("unmatched_total{{domain=\"{name}\"}} 0"));
+    wait_for("a series of each domain", || {
+        let metrics = node.get("/metrics").body;
+        series.iter().all(|line| metrics.contains(line)).then_some(())
+    });
     let table = [
         ("open", r#""attributes":{"tier":"x"}"#, true, 0),
         ("unlisted", r#""attributes":{"user":"u"}"#, true, 0),
