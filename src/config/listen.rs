@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::HeaderName;
 use ipnet::IpNet;
 
-use super::settings::{DEFAULTS, section, size, within};
+use super::defaults::DEFAULTS;
+use super::values::{section, size, within};
 use crate::api::http::forward_auth::trust::{AttributeHeader, ClientIp, Trust};
 use crate::yaml::decode::{Errors, Fields, list, string};
 use crate::yaml::tree::Node;

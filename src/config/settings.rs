@@ -3,11 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::defaults::DEFAULTS;
 use super::listen::{Listen, listen};
 use super::overlay::{Overlay, Setting};
+use super::values::{length, section, size, within};
 use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
-use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, number, string, word};
+use crate::yaml::decode::{Errors, Fields, boolean, string, word};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
@@ -82,38 +84,6 @@ impl From<Level> for tracing::level_filters::LevelFilter {
         }
     }
 }
-
-/// The values of settings that are not given. `region`, `store.url` and `rules.file` must be given.
-pub struct Defaults {
-    pub http: &'static str,
-    pub grpc: &'static str,
-    pub cluster: &'static str,
-    pub deadline_ms: u64,
-    pub key_prefix: &'static str,
-    pub lease_ms: u64,
-    pub min_holders: u32,
-    pub hash_keys: bool,
-    pub tags: u16,
-    pub max_pending: usize,
-    pub max_connections: usize,
-    pub drain_ms: u64,
-}
-
-/// The one place of defaults.
-pub const DEFAULTS: Defaults = Defaults {
-    http: "0.0.0.0:8080",
-    grpc: "0.0.0.0:8081",
-    cluster: "0.0.0.0:8082",
-    deadline_ms: 100,
-    key_prefix: "tidegate",
-    lease_ms: 1000,
-    min_holders: 3,
-    hash_keys: false,
-    tags: 32,
-    max_pending: 100_000,
-    max_connections: 10_000,
-    drain_ms: 10_000,
-};
 
 /// One error: the origin of the value, its path, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,20 +203,6 @@ fn log(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Log {
     })
 }
 
-/// Reads a section. An absent section reads as an empty one.
-pub(super) fn section<T>(
-    node: Option<&Node>,
-    path: &Path,
-    errors: &mut Errors,
-    read: impl FnOnce(&mut Fields<'_>, &Path, &mut Errors) -> T,
-) -> T {
-    let empty = Node::empty();
-    let mut fields = Fields::new(node.unwrap_or(&empty), path.clone(), errors);
-    let value = read(&mut fields, path, errors);
-    fields.finish(errors);
-    value
-}
-
 fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
     section(node, path, errors, |fields, path, errors| {
         let url = path.field("url");
@@ -307,31 +263,4 @@ fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     }
     errors.add(path, "expected 1 to 64 letters, digits, dots, dashes or underscores");
     None
-}
-
-pub(super) fn within(
-    node: &Node,
-    path: &Path,
-    range: std::ops::RangeInclusive<u64>,
-    errors: &mut Errors,
-) -> Option<u64> {
-    let value = number(node, path, errors)?;
-    if range.contains(&value) {
-        return Some(value);
-    }
-    errors.add(path, format!("expected {} to {}", range.start(), range.end()));
-    None
-}
-
-fn length(node: &Node, path: &Path, range: std::ops::RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
-    let value = duration_ms(node, path, errors)?;
-    if range.contains(&value) {
-        return Some(value);
-    }
-    errors.add(path, format!("expected {}ms to {}ms", range.start(), range.end()));
-    None
-}
-
-pub(super) fn size(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Exit, GlobalArgs, Output, output};
-use crate::config::settings::DEFAULTS;
+use crate::config::defaults::DEFAULTS;
 use crate::rulefile::decode::FileError;
 use crate::rulefile::watch::{InvalidRuleFile, load};
 use limiter::Revision;

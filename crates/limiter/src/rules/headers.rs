@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::path::Path;
-use super::validate::Problems;
+use super::problem::Problems;
 
 /// The most headers of one limit.
 const MAX_HEADERS: usize = 16;

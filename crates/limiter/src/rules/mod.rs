@@ -2,6 +2,7 @@
 
 mod attribute;
 mod calendar;
+mod counter_names;
 mod effective;
 mod explain;
 mod headers;
@@ -9,6 +10,8 @@ mod key_name;
 mod matcher;
 mod path;
 mod per;
+mod prefixes;
+mod problem;
 mod rule;
 mod rule_book;
 mod rule_map;
@@ -21,6 +24,7 @@ pub use effective::{EffectiveLimit, Shape, Terms, UNLIMITED};
 pub use explain::Unapplied;
 pub use path::{Path, Step};
 pub use per::{Per, Prefixes};
+pub use problem::Problem;
 pub use rule::{
     Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Limit, MAX_WINDOW_MS,
     MIN_WINDOW_MS, Match, Mode, OnStoreFailure, Override, Period, Quota, Rules, Scope, Unmatched,
@@ -28,5 +32,4 @@ pub use rule::{
 pub(crate) use rule_book::descriptor_limit;
 pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, RuleBook};
 pub use rule_map::RuleMap;
-pub use validate::Problem;
 pub use warnings::warnings;

@@ -7,13 +7,14 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::attribute::Attribute;
+use super::counter_names::CounterNames;
 use super::effective::EffectiveLimit;
 use super::matcher::{Found, MatchTable, Matcher};
 use super::path::Path;
-use super::per::CounterNames;
+use super::problem::Problem;
 use super::rule::{Algorithm, Charge, Domain, Limit, Mode, Quota, Rules, Unmatched};
 use super::rule_map::RuleMap;
-use super::validate::{Problem, validate};
+use super::validate::validate;
 use crate::check::{Check, Descriptor};
 use crate::revision::Revision;
 

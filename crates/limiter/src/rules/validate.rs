@@ -3,7 +3,6 @@
 //! Every source of rules uses this. Rule files are the only source today.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 
 use super::attribute::Attribute;
 use super::calendar;
@@ -11,24 +10,12 @@ use super::headers::check_headers;
 use super::matcher::{check_condition, check_expression};
 use super::path::Path;
 use super::per::Prefixes;
+use super::problem::{Problem, Problems};
 use super::rule::{
     Algorithm, Consistency, Domain, Limit, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, Override, Period,
     Quota, Rules, Scope,
 };
 use crate::counter::MAX_LIMIT;
-
-/// One error: its place, and what was expected there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub path: Path,
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
-    }
-}
 
 /// Returns every error of `rules`. They can be compiled if there is none.
 pub fn validate(rules: &Rules) -> Vec<Problem> {
@@ -43,23 +30,6 @@ pub fn validate(rules: &Rules) -> Vec<Problem> {
         check_domain(domain, &path.field("limits"), &mut found);
     }
     found.0
-}
-
-#[derive(Default)]
-pub(super) struct Problems(pub Vec<Problem>);
-
-impl Problems {
-    pub fn expect(&mut self, holds: bool, path: &Path, message: &str) {
-        if !holds {
-            self.0.push(Problem { path: path.clone(), message: message.to_owned() });
-        }
-    }
-
-    fn check(&mut self, result: Result<(), String>, path: &Path) {
-        if let Err(message) = result {
-            self.0.push(Problem { path: path.clone(), message });
-        }
-    }
 }
 
 fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {

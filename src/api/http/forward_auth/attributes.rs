@@ -10,12 +10,10 @@ use super::ambiguity::Ambiguity;
 use super::client_ip::{self, Client, client};
 use super::notices::{Notices, Problem};
 use super::target::{self, Target};
-use super::trust::{ATTRIBUTE_PREFIX, ClientIp, Trust};
+use super::trust::{ATTRIBUTE_PREFIX, BUILT_IN, ClientIp, Trust};
 use super::{host, path};
 use crate::api::client_text;
 
-/// The attributes that the node reads itself.
-pub const BUILT_IN: [&str; 7] = ["method", "host", "path", "raw_path", "ip", "api_key", "user_agent"];
 /// The value of `ip` if a proxy names a client and its address cannot be read. All such clients share it: nobody gets a
 /// counter of their own by an address that cannot be read, and nobody is counted as the proxy.
 pub const UNKNOWN_ADDRESS: &str = "unknown";

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use axum::http::HeaderName;
 use ipnet::IpNet;
 
-use super::attributes::BUILT_IN;
+/// The attributes that the node reads itself.
+pub const BUILT_IN: [&str; 7] = ["method", "host", "path", "raw_path", "ip", "api_key", "user_agent"];
 
 /// The prefix of headers in which a trusted proxy names attributes itself.
 pub const ATTRIBUTE_PREFIX: &str = "x-tidegate-attr-";

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use self::requirement::{Reached, Requirement};
 use super::path::Path;
+use super::problem::Problem;
 use super::rule::{Algorithm, Domain, Limit, Mode, OnStoreFailure, Quota, Rules, Unmatched};
-use super::validate::Problem;
 
 /// Returns every warning about rules that are valid. `min_holders` is the node's `store.min_holders`.
 pub fn warnings(rules: &Rules, min_holders: u32) -> Vec<Problem> {

@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::rules::matcher::Expression;
+
+/// Expressions over two attributes, with operators on right and wrong types.
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "attributes.a",
+        "attributes['b']",
+        "attributes.c",
+        "hits",
+        "domain",
+        "'1'",
+        "'x'",
+        "1",
+        "0",
+        "2.5",
+        "true",
+        "false",
+        "null",
+        "['x', '1']",
+        "[1]",
+        "has(attributes.a)",
+        "has(attributes.c)",
+        "'b' in attributes",
+        "{'x': 1}",
+        "attributes",
+    ]);
+    leaf.prop_map(str::to_owned).prop_recursive(4, 24, 3, |inner| {
+        let binary = prop::sample::select(vec!["==", "!=", "<", ">=", "&&", "||", "+", "-", "/", "in"]);
+        prop_oneof![
+            (inner.clone(), binary, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+            inner.clone().prop_map(|a| format!("!({a})")),
+            inner.clone().prop_map(|a| format!("int({a})")),
+            inner.clone().prop_map(|a| format!("string({a})")),
+            inner.clone().prop_map(|a| format!("size({a})")),
+            inner.clone().prop_map(|a| format!("dyn({a})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).startsWith({b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a})[{b}]")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).exists(v, v == {b})")),
+            (inner.clone(), inner).prop_map(|(a, b)| format!("({a}).all(v, {b})")),
+        ]
+    })
+}
+
+proptest! {
+    /// A wrong answer would warn of rules that do apply.
+    #[test]
+    fn what_is_never_true_is_not_true_in_a_check(
+        source in expression(),
+        a in prop::option::of(prop::sample::select(vec!["x", "1", ""])),
+        b in prop::sample::select(vec!["x", "true"]),
+        hits in 0..3u32,
+    ) {
+        let Ok(compiled) = Expression::compile(&source) else { return Ok(()) };
+        let attribute = |name: &str| match name {
+            "b" => Fact::OneOf(vec!["x".to_owned(), "true".to_owned()]),
+            "c" => Fact::Absent,
+            _ => Fact::Unknown,
+        };
+        let facts = Facts { attribute: &attribute, domain: Some("d") };
+        if !compiled.can_be_true(&facts) {
+            let entries: Vec<(&str, &str)> = a.map(|a| ("a", a)).into_iter().chain([("b", b)]).collect();
+            prop_assert!(!compiled.holds("d", &entries, hits), "{}", source);
+        }
+    }
+
+    /// An operator is rejected only if it fails in every check, or finds nothing.
+    #[test]
+    fn what_is_rejected_fails_in_a_check(
+        left in prop::sample::select(vec!["attributes.a", "hits", "domain", "['x', '1']", "true", "1.5", "{'x': 1}"]),
+        operator in prop::sample::select(vec!["<", ">", "<=", ">=", "in", "+", "-", "*", "/", "%", "=="]),
+        right in prop::sample::select(vec!["attributes.a", "hits", "'x'", "1", "2u", "['x']", "false", "{'1': 1}", "[1]"]),
+        a in prop::sample::select(vec!["x", "1", "true", ""]),
+        hits in 0..3i64,
+    ) {
+        let env = Arc::new(Env::stdlib());
+        let program = env.compile(&format!("[{left} {operator} {right}] == []")).unwrap();
+        if check_types(program.expression(), &env).is_err() {
+            let mut context = Context::with_env(Arc::clone(&env));
+            context.add_variable_from_value("attributes", HashMap::from([("a", a)]));
+            context.add_variable_from_value("domain", "d");
+            context.add_variable_from_value("hits", hits);
+            let result = env.compile(&format!("{left} {operator} {right}")).unwrap().execute(&context);
+            prop_assert!(matches!(result, Err(_) | Ok(Value::Bool(false))), "{:?}", result);
+        }
+    }
+}
+
+fn types(source: &str) -> Result<(), String> {
+    let env = Arc::new(Env::stdlib());
+    check_types(env.compile(source).unwrap().expression(), &env)
+}
+
+#[test]
+fn operators_on_wrong_types_are_found() {
+    let table = [
+        ("attributes.age > 18", "> accepts, not string and int. Attributes are strings"),
+        ("18 <= attributes['age']", "<= accepts, not int and string"),
+        ("attributes.age == 18", "== accepts, not string and int"),
+        ("attributes.x != true", "!= accepts, not string and bool"),
+        ("attributes.x == null", "== accepts, not string and null"),
+        ("hits == '5'", "== accepts, not int and string"),
+        ("attributes.x in [1, 2]", "in accepts, not string and list"),
+        ("'a' in 'abc'", "in accepts, not string and string"),
+        ("hits + attributes.x > 2", "+ accepts, not int and string"),
+        ("attributes.x - 1 > 2", "- accepts, not string and int"),
+        ("attributes.x && true", "of && that are true or false, not string"),
+        ("false || hits", "of || that are true or false, not int"),
+        ("!attributes.x", "! accepts, not string"),
+        ("hits ? true : false", "of ?: that are true or false, not int"),
+        ("-domain == 'a'", "- accepts, not string"),
+        ("hits.startsWith('1')", "startsWith accepts, not int and string"),
+        ("attributes.x.startsWith(1)", "startsWith accepts, not string and int"),
+        ("attributes.x.startsWith('a', 'b')", "startsWith accepts, not string and string and string"),
+        ("size(hits) > 1", "size accepts, not int"),
+        ("attributes.x.y == 'a'", "a map before .y, not string"),
+        ("has(attributes.x.y)", "a map before .y, not string"),
+        ("attributes.x[0] == 'a'", "[] accepts, not string and int"),
+        ("attributes.x.all(c, c == 'a')", "a list or a map to walk over, not string"),
+        ("[1, 2].exists(n, n == attributes.x)", "== accepts, not int and string"),
+        ("[1].all(n, n + 1)", "of && that are true or false, not int"),
+        ("hits", "true or false, not int"),
+        ("attributes.x", "true or false, not string"),
+        ("attributes", "true or false, not map"),
+        ("hits > 1 ? 'a' : 'b'", "true or false, not string"),
+        ("[1].map(n, n > 0)", "true or false, not list"),
+        ("size(attributes.x)", "true or false, not int"),
+        ("acme.User{name: 'a'} == 1", "no message"),
+    ];
+    for (source, expected) in table {
+        let error = types(source).expect_err(source);
+        assert!(error.starts_with("expected ") && error.contains(expected), "{source}: {error}");
+    }
+}
+
+#[test]
+fn what_some_check_makes_true_is_not_rejected() {
+    for source in [
+        "attributes.x == 'foo' && hits > 1u && hits < 2.5 && domain != ''",
+        "attributes.x.matches('^a+$') || attributes.x.contains(attributes.y)",
+        "int(attributes.age) >= 18 && double(attributes.f) < 2.0 && uint(attributes.u) == 7u",
+        "has(attributes.x) && 'x' in attributes && size(attributes) > 2 && !('y' in attributes)",
+        "attributes.x in ['a', 'b'] && attributes.all(k, k.startsWith('x')) && attributes.exists(k, k == 'a')",
+        "[1, 2][hits] == 2 && 6 / hits > 1 && {'a': 1}[attributes.x] == 1 && {'a': 1}.a == hits",
+        "(hits > 1 ? attributes.x : 'b') == 'b' && (has(attributes.x) ? attributes.x : '') != ''",
+        "[attributes.x, domain].exists_one(v, v == 'a') && [1, 2].map(n, n * 2).size() == hits",
+        "['a', 'b'].filter(v, v != attributes.x).size() == 1 && string(hits) == '3'",
+        "attributes[attributes.x] == 'b' && attributes.?x.orValue('') == 'a' && dyn(attributes.x) == 'a'",
+        "dyn(hits) == 'a' || type(hits) == type(1) || b'a' == bytes(attributes.x)",
+        "[] == [] && {} != {'a': 1} && [1] == [hits]",
+        "true",
+        "false",
+        "1 == 2",
+        "1 / 0 == 1 || true",
+    ] {
+        assert_eq!(types(source), Ok(()), "{source}");
+    }
+}
+
+#[test]
+fn an_expression_that_is_never_true_is_found() {
+    let attribute = |name: &str| match name {
+        "tier" => Fact::OneOf(vec!["free".to_owned(), "pro".to_owned()]),
+        "user" => Fact::Present,
+        "gone" => Fact::Absent,
+        _ => Fact::Unknown,
+    };
+    let facts = Facts { attribute: &attribute, domain: Some("api") };
+    let env = Arc::new(Env::stdlib());
+    let possible = |source: &str| can_be_true(env.compile(source).unwrap().expression(), &env, &facts);
+    for never in [
+        "false",
+        "1 == 2",
+        "1 / 0 == 1",
+        "attributes.tier == 'basic'",
+        "attributes['tier'] == 'basic' && hits > 1",
+        "attributes.tier.startsWith('x') || domain == 'web'",
+        "!(attributes.tier in ['free', 'pro'])",
+        "attributes.gone == 'a'",
+        "attributes.gone != 'a'",
+        "has(attributes.gone)",
+        "'gone' in attributes && attributes.x == 'a'",
+        "!has(attributes.user)",
+        "int(attributes.tier) > 1",
+        "attributes.x == 'a' ? false : attributes.tier == 'basic'",
+    ] {
+        assert!(!possible(never), "{never}");
+    }
+    for sometimes in [
+        "true",
+        "attributes.tier == 'pro'",
+        "attributes.tier != 'pro'",
+        "attributes.user == 'acme' && attributes.other == 'x'",
+        "attributes.gone == 'a' || hits > 5",
+        "!has(attributes.gone) && !('gone' in attributes)",
+        "domain == 'api'",
+        "hits > 1000",
+        "attributes.x == 'a' ? false : attributes.tier == 'pro'",
+        "['basic', 'pro'].exists(t, t == attributes.tier)",
+        "int(attributes.x) > 1",
+    ] {
+        assert!(possible(sometimes), "{sometimes}");
+    }
+}
+
+#[test]
+fn a_costly_expression_is_not_judged() {
+    let list = (0..400).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
+    assert_eq!(types(&format!("[{list}].exists(v, v == 'a')")), Ok(()));
+    let calls = vec!["attributes.x.contains(attributes.y)"; 400].join(" && ");
+    assert_eq!(types(&calls), Ok(()));
+}

@@ -1,0 +1,36 @@
+//! Errors of rules: each has its place, and what was expected there.
+
+use std::fmt;
+
+use super::path::Path;
+
+/// One error: its place, and what was expected there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub path: Path,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// The errors found so far.
+#[derive(Default)]
+pub(super) struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub fn expect(&mut self, holds: bool, path: &Path, message: &str) {
+        if !holds {
+            self.0.push(Problem { path: path.clone(), message: message.to_owned() });
+        }
+    }
+
+    pub fn check(&mut self, result: Result<(), String>, path: &Path) {
+        if let Err(message) = result {
+            self.0.push(Problem { path: path.clone(), message });
+        }
+    }
+}
