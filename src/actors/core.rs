@@ -176,14 +176,15 @@ impl SharedShard {
         let now = self.clock.now();
         let Effects { send, decided, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
         for (waiter, decision) in decided {
-            // A caller that is gone has cancelled its check.
+            // The caller may be gone: overdrafts and refunds are decided all the same.
             let _ = waiter.send(decision);
         }
         Some((FlushWork { batches: send, flush_in }, flush))
     }
 }
 
-/// A check that waits for the store. If it is dropped before it has an answer, it is cancelled and charged nothing.
+/// A check that waits for the store. If it is dropped before it has an answer, it is cancelled.
+/// Then it is charged nothing, unless it charges usage that has happened.
 struct WaitingCheck {
     shard: Arc<SharedShard>,
     ticket: Ticket,

@@ -82,14 +82,14 @@ fn check_regular(path: &Path) -> Result<(), InvalidRuleFile> {
 pub struct Loaded {
     file: String,
     text: String,
-    pub book: RuleBook,
+    pub book: Arc<RuleBook>,
 }
 
 impl Loaded {
     fn new(path: &Path, text: String, revision: Revision) -> Result<Self, Vec<FileError>> {
         let file = path.display().to_string();
         let book = compile(&file, &text, revision)?;
-        Ok(Self { file, text, book })
+        Ok(Self { file, text, book: Arc::new(book) })
     }
 
     /// What the file says and cannot do, for a node with this `store.min_holders`.
@@ -154,7 +154,7 @@ impl FileRules {
         loaded.log_warnings(min_holders);
         metrics.valid();
         let Loaded { text: last_compiled, book, .. } = loaded;
-        let (publish, books) = watch::channel(Arc::new(book));
+        let (publish, books) = watch::channel(book);
         let (publish_rejected, rejected) = watch::channel(None);
         let watcher = Watcher {
             path,
@@ -274,14 +274,15 @@ impl Watcher {
                 tracing::info!(revision = %old.revision, "the rules are the same");
             }
             Ok(loaded) => {
-                loaded.log_warnings(self.min_holders);
-                let book = loaded.book;
-                let diff = old.diff(&book);
+                let book = &loaded.book;
+                let diff = old.diff(book);
                 self.metrics.valid();
                 let Diff { added, removed, changed } = &diff;
                 let [added, removed, changed] = [added, removed, changed].map(|names| names.join(" "));
                 tracing::info!(revision = %book.revision, added, removed, changed, "new rules are in force");
-                self.publish.send_replace(Arc::new(book));
+                self.publish.send_replace(Arc::clone(book));
+                // Looking for warnings takes time in a large file.
+                loaded.log_warnings(self.min_holders);
             }
             Err(errors) => {
                 self.metrics.invalid();

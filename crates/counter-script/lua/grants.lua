@@ -35,8 +35,15 @@ end
 -- instant for a number of hits, or nil if they never fit. The reply holds the instant plus one, or 0 if there is none.
 local function write_granted(out, asks, counts, fits_at)
   out[#out + 1] = pack('>I2', #asks)
+  -- Thousands of runs may ask for few different numbers of hits.
+  local instants = {}
   for i, ask in ipairs(asks) do
-    local instant = counts[i] < ask.count and fits_at(max(ask.hits, 1))
+    local hits = max(ask.hits, 1)
+    local instant = counts[i] < ask.count and instants[hits]
+    if instant == nil then
+      instant = fits_at(hits) or false
+      instants[hits] = instant
+    end
     out[#out + 1] = pack('>I4I7', counts[i], instant and instant + 1 or 0)
   end
 end

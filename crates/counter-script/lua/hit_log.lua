@@ -1,10 +1,13 @@
 -- When the hits of a small limit were charged (hit_log.rs): a list of { at, hits }, the oldest first.
 
--- Notes a charge. A full log counts the hits of its last entry as charged now.
-local function note_hits(log, at, hits)
+-- Notes a charge to the cell that begins at `cell_start`. If the log is full, the hits of its last entry count as charged
+-- now, or are forgotten if they are of an older cell.
+local function note_hits(log, cell_start, at, hits)
   hits = min(hits, MAX_LOGGED_HITS)
   local last = log[#log]
-  if last and (#log >= MAX_LOG or last.at >= at) then
+  if last and #log >= MAX_LOG and last.at < cell_start then
+    last.at, last.hits = at, hits
+  elseif last and (#log >= MAX_LOG or last.at >= at) then
     last.at, last.hits = max(last.at, at), min(last.hits + hits, MAX_LOGGED_HITS)
   else
     log[#log + 1] = { at = at, hits = hits }

@@ -142,7 +142,7 @@ return function(key, kind, position)
   local tokens = asked + lease_tokens
   if tokens > 0 then charge(cell_at(cells, span.start_ms), window.incarnation, tokens) end
   -- Nobody knows when tokens of a lease will be spent, so they are not logged.
-  if asked > 0 and is_logged(grid, limit) then note_hits(window.log, instant, asked) end
+  if asked > 0 and is_logged(grid, limit) then note_hits(window.log, span.start_ms * 1000, instant, asked) end
   drop_old_cells(grid, window)
 
   local out = { pack('>B', WINDOW_DONE) }

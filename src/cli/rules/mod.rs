@@ -4,6 +4,7 @@ mod explain;
 mod test;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 
@@ -44,7 +45,7 @@ impl Rules {
 }
 
 /// Compiles a rule file, or prints its errors.
-fn book(file: &Path, output: Output) -> Result<RuleBook, Exit> {
+fn book(file: &Path, output: Output) -> Result<Arc<RuleBook>, Exit> {
     load(file, Revision(1)).map(|loaded| loaded.book).map_err(|refused| bad(output, &refused))
 }
 

@@ -35,10 +35,13 @@ impl HitLog {
         &self.0
     }
 
-    /// Notes a charge. A full log counts the hits of its last entry as charged now: they count longer, never shorter.
-    pub fn note(&mut self, at: StoreTime, hits: u64) {
+    /// Notes a charge to the cell that begins at `cell_start`. If the log is full, the hits of its last entry count as
+    /// charged now, or are forgotten if they are of an older cell. Either way they count longer, never shorter.
+    pub fn note(&mut self, cell_start: StoreTime, at: StoreTime, hits: u64) {
         let full = self.0.len() >= MAX_LOG;
         match self.0.last_mut() {
+            // In this cell they would stand for hits that were never charged to it.
+            Some(last) if full && last.at < cell_start => *last = LoggedHits { at, hits: hits.min(MAX_LOGGED_HITS) },
             Some(last) if full || last.at >= at => {
                 last.at = last.at.max(at);
                 last.hits = (last.hits + hits.min(MAX_LOGGED_HITS)).min(MAX_LOGGED_HITS);
@@ -66,18 +69,20 @@ mod tests {
     #[test]
     fn a_full_log_dates_hits_later_and_never_earlier() {
         let mut log = HitLog::default();
-        (0..100).for_each(|at| log.note(StoreTime(at), 1));
+        (0..100).for_each(|at| log.note(StoreTime(0), StoreTime(at), 1));
         assert_eq!(log.entries().len(), MAX_LOG);
         assert_eq!(log.entries()[0], LoggedHits { at: StoreTime(0), hits: 1 });
         assert_eq!(log.entries()[MAX_LOG - 1], LoggedHits { at: StoreTime(99), hits: 37 });
+        log.note(StoreTime(100), StoreTime(120), 2);
+        assert_eq!(log.entries()[MAX_LOG - 1], LoggedHits { at: StoreTime(120), hits: 2 }, "the cell has no more");
     }
 
     #[test]
     fn charges_of_one_instant_are_one_entry() {
         let mut log = HitLog::default();
-        log.note(StoreTime(5), 2);
-        log.note(StoreTime(5), u64::MAX);
-        log.note(StoreTime(3), 1);
+        log.note(StoreTime(0), StoreTime(5), 2);
+        log.note(StoreTime(0), StoreTime(5), u64::MAX);
+        log.note(StoreTime(0), StoreTime(3), 1);
         assert_eq!(log.entries(), [LoggedHits { at: StoreTime(5), hits: MAX_LOGGED_HITS }]);
     }
 }

@@ -111,7 +111,7 @@ impl WindowItem<'_> {
         }
         // Nobody knows when tokens of a lease will be spent, so they are not logged.
         if asked > 0 && self.grid.is_logged(self.limit) {
-            window.log.note(now, asked);
+            window.log.note(StoreTime::from_millis(span.start_ms), now, asked);
         }
         // A newer cell drops the old ones, time alone does not: a clock that steps back finds them again.
         if let Some(newest) = window.cells.first().map(|c| StoreTime::from_millis(c.start_ms)) {

@@ -14,7 +14,7 @@ use crate::check::Check;
 use crate::ids::{BatchId, IdGenerator, LaneId, Ticket};
 use crate::invariant::{self, Invariant};
 use crate::key::AskResult;
-use crate::rules::RuleBook;
+use crate::rules::{OnStoreFailure, RuleBook};
 use crate::time::{NodeTime, WallTime};
 
 /// The most items in one batch of a node: the store runs such a batch without delaying others for long.
@@ -184,8 +184,11 @@ impl<W> Shard<W> {
     fn complete(&mut self, reply: Reply, effects: &mut Effects<W>, now: NodeTime) {
         for (ask, result) in self.keys.complete(reply, now) {
             let Some(check) = self.pending.get_mut(ask.ticket) else {
-                // Its check waits no more: granted hits go back.
-                if let AskResult::Granted(receipt) = result {
+                // Its check waits no more: granted hits go back. An overdraft stays charged, unless this node owes it.
+                let stays = ask.overdraft && ask.effective.on_store_failure != OnStoreFailure::Local;
+                if let AskResult::Granted(receipt) = result
+                    && !stays
+                {
                     self.keys.refund(ask.slot, ask.hits, receipt, now);
                 }
                 continue;

@@ -58,7 +58,7 @@ pub enum ReservationState {
 
 /// When the reservations of a group are asked. Those of a later stage are charged only if none of an earlier one denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub enum Stage {
     Window,
     /// A refund to a bucket can be lost to its refill.
     Bucket,
@@ -66,7 +66,8 @@ enum Stage {
     Overdraft,
 }
 
-const STAGES: [Stage; 3] = [Stage::Window, Stage::Bucket, Stage::Overdraft];
+/// All stages, in order.
+pub const STAGES: [Stage; 3] = [Stage::Window, Stage::Bucket, Stage::Overdraft];
 
 impl Reservation {
     fn queue_ask(&mut self, position: usize, slot: SlotId, ticket: Ticket, key: &mut KeyState) {
@@ -82,7 +83,7 @@ impl Reservation {
         self.charging == Charging::Always
     }
 
-    fn stage(&self) -> Stage {
+    pub fn stage(&self) -> Stage {
         match self.charging {
             Charging::Always => Stage::Overdraft,
             Charging::IfAllowed if self.effective.is_bucket() => Stage::Bucket,
@@ -226,7 +227,8 @@ impl PendingCheck {
             if skip || uncharged.contains(&reservation.group) && reservation.charging != Charging::Refund {
                 continue;
             }
-            if stage > Stage::Window && waiting_groups.contains(&reservation.group) {
+            let waits = |(group, earlier): &(usize, Stage)| *group == reservation.group && *earlier < stage;
+            if waiting_groups.iter().any(waits) {
                 reservation.state = ReservationState::Deferred;
                 continue;
             }
@@ -248,7 +250,7 @@ impl PendingCheck {
                     reservation.queue_ask(at, slot, ticket, &mut key.state);
                     *waiting_count += 1;
                     if reservation.effective.mode == Mode::Enforce && !refunds {
-                        waiting_groups.push(reservation.group);
+                        waiting_groups.push((reservation.group, stage));
                     }
                     true
                 }

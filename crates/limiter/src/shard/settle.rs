@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::pending_check::{PendingCheck, Reservation, ReservationState, denied_groups};
+use super::pending_check::{PendingCheck, Reservation, ReservationState, STAGES, denied_groups};
 use crate::check::Charging;
 use crate::decision::{Decision, LimitStatus};
 use crate::ids::LaneId;
@@ -53,14 +53,18 @@ impl PendingCheck {
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.
     pub(super) fn decide_without_store(&mut self, keys: &mut Keys, now: NodeTime) {
-        for at in 0..self.reservations.len() {
-            if self.reservations[at].state != ReservationState::Done(AskResult::Undecided) {
+        let count = self.reservations.len();
+        for (at, stage) in STAGES.into_iter().flat_map(|stage| (0..count).map(move |at| (at, stage))) {
+            let reservation = &self.reservations[at];
+            if reservation.state != ReservationState::Done(AskResult::Undecided) || reservation.stage() != stage {
                 continue;
             }
             self.degraded = true;
-            let group = self.reservations[at].group;
-            // If another limit denies for sure, this node need not admit anything locally.
-            let denied = self.reservations.iter().any(|r| r.group == group && r.denies());
+            // If another limit denies for sure, this node need not admit anything locally. Only a limit without overdraft
+            // keeps an overdraft from being charged.
+            let (group, overdraft) = (reservation.group, reservation.is_overdraft());
+            let decisive = |r: &Reservation| r.group == group && r.denies() && !(overdraft && r.is_overdraft());
+            let denied = self.reservations.iter().any(decisive);
             let reservation = &mut self.reservations[at];
             reservation.state =
                 if denied { ReservationState::NotCharged } else { decide_locally(reservation, keys, now) };

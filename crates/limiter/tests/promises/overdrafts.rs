@@ -137,6 +137,64 @@ fn overdrafts_of_an_outage_are_charged_afterwards() {
     }
 }
 
+/// Two limits without a store: `bytes` with overdraft, and another.
+fn two_in_an_outage(other: Limit) -> World {
+    let mut bytes = rule("bytes", Algorithm::FixedWindow, 300, true);
+    bytes.on_store_failure = OnStoreFailure::Local;
+    World::new(1, vec![bytes, other])
+}
+
+#[test]
+fn an_overdraft_is_not_charged_in_an_outage_if_another_limit_denies() {
+    let mut world = two_in_an_outage(rule("requests", Algorithm::FixedWindow, 10, false));
+    world.check(0, 0, 5);
+    world.expire_all(0);
+    assert!(!world.last_decision.clone().unwrap().allowed, "requests says deny");
+    world.advance(400_000);
+    world.deliver_all();
+    assert_eq!(world.charged_hits_where(|_| true), 0, "bytes owes nothing");
+}
+
+#[test]
+fn both_limits_with_overdraft_are_charged_in_an_outage() {
+    let mut more = rule("more", Algorithm::FixedWindow, 30, true);
+    more.on_store_failure = OnStoreFailure::Local;
+    let mut world = two_in_an_outage(more);
+    world.check(0, 0, 200);
+    world.fail_to_send(0);
+    assert!(!world.last_decision.clone().unwrap().allowed);
+    world.advance(400_000);
+    world.deliver_all();
+    assert_eq!(world.charged_hits_where(|_| true), 400);
+}
+
+#[test]
+fn the_limits_of_an_overdraft_are_asked_in_one_batch() {
+    let names = ["a", "b", "c"];
+    let limits = names.map(|name| rule(name, Algorithm::FixedWindow, 10, true)).to_vec();
+    let mut world = World::new(1, limits);
+    world.check(0, 0, 3);
+    world.deliver_batch(0, false);
+    world.deliver_reply(0);
+    assert_eq!(told(&world.last_decision.clone().unwrap()), (true, vec![7, 7, 7]));
+}
+
+#[test]
+fn usage_whose_reply_comes_late_is_charged_once() {
+    for (on_store_failure, charged) in
+        [(OnStoreFailure::Allow, 10), (OnStoreFailure::Deny, 10), (OnStoreFailure::Local, 10)]
+    {
+        let mut rule = rule("bytes", Algorithm::FixedWindow, 300, true);
+        rule.on_store_failure = on_store_failure;
+        let mut world = World::new(1, vec![rule]);
+        world.check(0, 0, 10);
+        world.send_batch(0);
+        world.expire_all(0);
+        world.deliver_all();
+        assert_eq!(world.charged_hits(0), charged, "{on_store_failure:?}");
+    }
+}
+
 #[test]
 fn a_refund_gives_hits_back() {
     for algorithm in ALGORITHMS {

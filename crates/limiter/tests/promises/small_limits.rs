@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::rules::limit;
 use crate::world::{World, proptest_config};
+use limiter::Charging;
 use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Algorithm, Consistency, Limit};
 
@@ -90,6 +91,70 @@ proptest! {
         let admitted = u64::try_from(world.admissions.len() - before).unwrap();
         let expected = (windows - 1) * client.hits;
         prop_assert!(admitted * 10 >= expected * 9, "{admitted} of {expected} of {client:?}");
+    }
+}
+
+/// A step of a client whose hits are sometimes taken back.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Checks that are charged and taken back, as when another limit denies them.
+    TakenBack(u32),
+    Check(u32),
+    Advance(u64),
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    /// The promise over every hit that stays charged, also when the log of hits is full.
+    #[test]
+    fn hits_that_are_taken_back_hide_no_others(
+        rolling: bool,
+        most in 1..=MAX_LOGGED_LIMIT,
+        steps in prop::collection::vec(prop_oneof![
+            1 => (1u32..70).prop_map(Step::TakenBack),
+            4 => (1u32..8).prop_map(Step::Check),
+            4 => (1u64..1_500_000).prop_map(Step::Advance),
+        ], 1..60),
+    ) {
+        let algorithm = if rolling { Algorithm::RollingWindow } else { Algorithm::SlidingWindow };
+        let window = 1_000_000;
+        let mut world = World::new(1, vec![limit("l", algorithm, most, 1000, Consistency::Exact)]);
+        for step in steps {
+            match step {
+                Step::Advance(micros) => world.advance(micros),
+                Step::Check(hits) => {
+                    world.check(0, 0, hits);
+                    world.deliver_all();
+                }
+                Step::TakenBack(times) => {
+                    for _ in 0..times {
+                        let before = world.admissions.len();
+                        world.check(0, 0, 1);
+                        world.deliver_all();
+                        if world.admissions.len() > before {
+                            world.check_charging(0, 0, 1, Charging::Refund);
+                            world.deliver_all();
+                            world.admissions.truncate(before);
+                        }
+                        world.advance(1000);
+                    }
+                }
+            }
+            let Some(last) = world.admissions.last().copied() else { continue };
+            let admitted = &world.admissions;
+            let sum = |keep: &dyn Fn(u64) -> bool| -> u64 { admitted.iter().filter(|a| keep(a.at)).map(|a| a.hits).sum() };
+            let within = |at: u64| at + window > last.at;
+            if rolling {
+                prop_assert!(sum(&within) <= most, "{} of {most} within a window", sum(&within));
+            } else {
+                let cell = last.at / window;
+                let current = sum(&|at| at / window == cell);
+                let older = sum(&|at| at / window + 1 == cell && within(at));
+                let used = current * window + older * (window - last.at % window);
+                prop_assert!(used <= most * window, "{current} and a part of {older} of {most}");
+            }
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use crate::rules::matcher::{Expression, Fact, Facts};
 use crate::rules::path::Path;
 use crate::rules::rule::{Condition, Limit, Match};
 
-/// The most overrides without a list of values that each later one is compared with.
-const MAX_GENERAL: usize = 100;
+/// The most overrides that a later one is compared with, for each value that both have, and without one.
+const MAX_COMPARED: usize = 100;
 
 /// A place in a limit or an override: the field, and what is below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,8 +210,13 @@ pub struct Reached<'r> {
 impl<'r> Reached<'r> {
     pub fn add(&mut self, requirement: Requirement<'r>) {
         let at = self.all.len();
-        let listed = requirement.conditions.iter().find_map(|(attribute, c)| Some((attribute, values(c)?)));
-        match listed {
+        let listed = requirement.conditions.iter().filter_map(|(attribute, c)| Some((attribute, values(c)?)));
+        // The values that the fewest others have: thousands of overrides may have one value in common.
+        let shared = |(attribute, values): &(&Attribute, Vec<&'r str>)| {
+            let lists = values.iter().filter_map(|value| self.by_value.get(&((*attribute).clone(), *value)));
+            lists.map(Vec::len).max().unwrap_or(0)
+        };
+        match listed.min_by_key(shared) {
             Some((attribute, values)) => {
                 for value in values {
                     self.by_value.entry((attribute.clone(), value)).or_default().push(at);
@@ -226,8 +231,9 @@ impl<'r> Reached<'r> {
     pub fn hiding(&self, later: &Requirement<'r>) -> Option<usize> {
         let first_values =
             later.conditions.iter().filter_map(|(attribute, c)| Some((attribute.clone(), *values(c)?.first()?)));
-        let listed = first_values.filter_map(|key| self.by_value.get(&key)).flatten();
-        let general = self.general.iter().take(MAX_GENERAL);
+        let listed =
+            first_values.filter_map(|key| self.by_value.get(&key)).flat_map(|list| list.iter().take(MAX_COMPARED));
+        let general = self.general.iter().take(MAX_COMPARED);
         listed.chain(general).copied().filter(|at| later.implies(&self.all[*at])).min()
     }
 }
