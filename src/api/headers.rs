@@ -26,8 +26,9 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    // On a denial, every reset is what `Retry-After` says: asking earlier does not help.
-    let reset = |limit: &LimitStatus| seconds(decision.retry_after.unwrap_or_else(|| limit.shown_reset()));
+    // The reset of a limit that denies is what `Retry-After` says: asking earlier does not help.
+    let wait = |limit: &LimitStatus| decision.retry_after.filter(|_| limit.denied);
+    let reset = |limit: &LimitStatus| seconds(wait(limit).unwrap_or_else(|| limit.shown_reset()));
     let mut shown = enforced(decision);
     // Proxies bound the size of headers.
     if shown.len() > MAX_SHOWN {

@@ -1,5 +1,6 @@
 //! `tidegate check`.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
@@ -37,8 +38,18 @@ pub fn attribute(text: &str) -> Result<(String, String), String> {
     pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "expected key=value".to_owned())
 }
 
+/// The name of the first attribute that is given twice.
+fn repeated(attributes: &[(String, String)]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    attributes.iter().map(|(name, _)| name.as_str()).find(|name| !seen.insert(*name))
+}
+
 impl Check {
     pub fn run(self, global: &GlobalArgs) -> Exit {
+        if let Some(name) = repeated(&self.attributes) {
+            eprintln!("{name}: expected this attribute once: a native check has a map of attributes");
+            return Exit::Failed;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let asked = runtime
             .map_err(Into::into)

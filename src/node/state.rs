@@ -107,7 +107,7 @@ impl NodeStatus for NodeState {
             revision: self.0.revision(),
             rejected_rules: rules.rejected(),
             store: state.store,
-            advice: state.advice,
+            advice: state.advice.into_iter().chain(rules.advice()).collect(),
             draining,
         }
     }

@@ -93,6 +93,10 @@ pub trait RuleSource: Send + Sync + 'static {
     fn rejected(&self) -> Option<RejectedRules> {
         None
     }
+    /// What weakens the promises of the rules in force, for the person who runs the node.
+    fn advice(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Rules that were rejected. Older rules stay in force.

@@ -9,11 +9,12 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use limiter::Revision;
-use limiter::rules::{Diff, RuleBook};
+use limiter::rules::{Diff, RuleBook, has_empty_shares};
 use tokio::sync::{Notify, watch};
 
 use super::decode::{FileError, compile, file_warnings};
@@ -28,6 +29,9 @@ const MAX_LINKS: u32 = 40;
 const MAX_SHOWN: usize = 500;
 /// The most warnings about one file that are logged.
 const MAX_LOGGED: usize = 20;
+/// What `/ready` advises if a limit is below the divisor of `on_store_failure: local`.
+const EMPTY_SHARES: &str = "a limit with on_store_failure: local is below store.min_holders: it admits nothing while the \
+                            store does not answer";
 /// The largest rule file, in bytes.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -36,6 +40,8 @@ pub struct FileRules {
     watcher: Arc<Mutex<Watcher>>,
     books: watch::Receiver<Arc<RuleBook>>,
     rejected: watch::Receiver<Option<RejectedRules>>,
+    /// True if a limit in force admits nothing in an outage of the store.
+    has_empty_shares: Arc<AtomicBool>,
     reload: Notify,
 }
 
@@ -152,6 +158,7 @@ impl FileRules {
     pub fn open(path: PathBuf, min_holders: u32, metrics: RuleFileMetrics) -> Result<Self, InvalidRuleFile> {
         let loaded = load(&path, Revision::NONE.next(changed_at_ms(&path)))?;
         loaded.log_warnings(min_holders);
+        let has_empty_shares = Arc::new(AtomicBool::new(has_empty_shares(loaded.book.rules(), min_holders)));
         metrics.valid();
         let Loaded { text: last_compiled, book, .. } = loaded;
         let (publish, books) = watch::channel(book);
@@ -160,6 +167,7 @@ impl FileRules {
             path,
             publish,
             publish_rejected,
+            has_empty_shares: Arc::clone(&has_empty_shares),
             min_holders,
             metrics,
             last_compiled,
@@ -167,7 +175,8 @@ impl FileRules {
             invalid: None,
             unreadable: None,
         };
-        Ok(Self { watcher: Arc::new(Mutex::new(watcher)), books, rejected, reload: Notify::new() })
+        let watcher = Arc::new(Mutex::new(watcher));
+        Ok(Self { watcher, books, rejected, has_empty_shares, reload: Notify::new() })
     }
 
     /// Reads the file at once, even if it has not changed.
@@ -183,6 +192,10 @@ impl RuleSource for FileRules {
 
     fn rejected(&self) -> Option<RejectedRules> {
         self.rejected.borrow().clone()
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        self.has_empty_shares.load(Ordering::Relaxed).then_some(EMPTY_SHARES)
     }
 }
 
@@ -214,6 +227,7 @@ struct Watcher {
     path: PathBuf,
     publish: watch::Sender<Arc<RuleBook>>,
     publish_rejected: watch::Sender<Option<RejectedRules>>,
+    has_empty_shares: Arc<AtomicBool>,
     min_holders: u32,
     metrics: RuleFileMetrics,
     /// The text that was compiled last.
@@ -281,6 +295,8 @@ impl Watcher {
                 let [added, removed, changed] = [added, removed, changed].map(|names| names.join(" "));
                 tracing::info!(revision = %book.revision, added, removed, changed, "new rules are in force");
                 self.publish.send_replace(Arc::clone(book));
+                let empty = has_empty_shares(book.rules(), self.min_holders);
+                self.has_empty_shares.store(empty, Ordering::Relaxed);
                 // Looking for warnings takes time in a large file.
                 loaded.log_warnings(self.min_holders);
             }

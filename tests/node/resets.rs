@@ -61,9 +61,15 @@ async fn on_a_denial_every_reset_says_when_asking_again_helps() {
         let number = |name: &str| denied.header(name).unwrap().parse::<u64>().unwrap();
         let wait = number("retry-after");
         assert_eq!(number("x-ratelimit-reset"), wait, "{kind}: {denied:?}");
-        let resets = parameters(denied.header("ratelimit").unwrap(), "t");
-        assert!(!resets.is_empty() && resets.iter().all(|t| *t == wait), "{kind}: {denied:?}");
         let body = denied.json();
+        let resets = parameters(denied.header("ratelimit").unwrap(), "t");
+        let limits = body["limits"].as_array().unwrap();
+        assert!(!limits.is_empty() && resets.len() == limits.len(), "{kind}: {denied:?}");
+        for (limit, reset) in limits.iter().zip(resets) {
+            // A limit that did not deny has a reset of its own.
+            let own = limit["reset_ms"].as_u64().unwrap().div_ceil(1000);
+            assert_eq!(reset, if limit["refused"] == true { wait } else { own }, "{kind}: {denied:?}");
+        }
         let limit = body["limits"].as_array().unwrap().iter().find(|l| l["refused"] == true).unwrap();
         let full = limit["reset_ms"].as_u64().unwrap().div_ceil(1000);
         assert!(full >= wait, "{kind}: `reset_ms` is when the whole limit is free: {denied:?}");
@@ -78,6 +84,19 @@ async fn on_a_denial_every_reset_says_when_asking_again_helps() {
     let full = bucket.json()["limits"][0]["reset_ms"].as_u64().unwrap().div_ceil(1000);
     let reset: u64 = bucket.header("x-ratelimit-reset").unwrap().parse().unwrap();
     assert!(full > reset, "the bucket is full later than it has one hit: {bucket:?}");
+}
+
+#[test]
+fn a_limit_that_is_whole_again_has_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.yaml");
+    let limits = "      - { name: five, per: [], limit: 5, window: 1h }\n      - { name: ten, per: [], limit: 10, window: 1h }\n";
+    std::fs::write(&rules, format!("version: 1\ndomains:\n  - domain: d\n    limits:\n{limits}")).unwrap();
+    let node = Node::dev(&["--rules", rules.to_str().unwrap()]);
+    let denied = node.check(r#"{"domain":"d","hits":9}"#);
+    assert_eq!(denied.status, 429);
+    let ten = &denied.json()["limits"][1];
+    assert_eq!((&ten["remaining"], &ten["reset_ms"]), (&10.into(), &0.into()), "its hits went back: {denied:?}");
 }
 
 #[test]

@@ -269,3 +269,10 @@ fn the_examples_of_the_documentation_hold() {
     let foreign = starting("domain: shop").next().unwrap();
     assert!(Files::new(foreign, cases).run("validate", &[]).2.contains("this is a file of envoyproxy/ratelimit"));
 }
+
+#[test]
+fn a_check_names_each_attribute_once() {
+    let answer = output(&["check", "--domain", "demo", "user=a", "user=b"]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&answer.stderr).starts_with("user: expected this attribute once"), "{answer:?}");
+}

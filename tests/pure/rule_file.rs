@@ -2,7 +2,11 @@
 
 use limiter::rules::RuleBook;
 use limiter::{Check, Descriptor, Revision};
+use tidegate::ports::RuleSource;
 use tidegate::rulefile::decode::compile;
+use tidegate::rulefile::metrics::RuleFileMetrics;
+use tidegate::rulefile::watch::FileRules;
+use tidegate::telemetry::registry::MetricsRegistry;
 
 const BOOK: &str = r#"
 version: 1
@@ -280,4 +284,17 @@ fn entries_with_one_key_are_told_apart() {
     assert_eq!((counters(&cel, &[g("a"), g("b")]).len(), counters(&cel, &[g("b"), g("a")]).len()), (1, 0));
     let kept = book_of(&[&format!("{tree}, overrides: [{{ match: {{ generic_key#2: b }}, limit: 5 }}]")]);
     assert_eq!(counters(&kept, &[g("a"), g("b")]).concat(), names[0], "generic_key#2 is one of the per attributes");
+}
+
+#[test]
+fn a_node_is_advised_of_limits_that_admit_nothing_in_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rules.yaml");
+    let metrics = RuleFileMetrics::new(&MetricsRegistry::new("0", "0").unwrap()).unwrap();
+    for (limit, advised) in [("2", true), ("2, on_store_failure: deny", false), ("3", false), ("unlimited", false)] {
+        let limit = format!("{{ name: l, per: [], window: 1m, limit: {limit} }}");
+        std::fs::write(&path, format!("version: 1\ndomains: [{{ domain: d, limits: [{limit}] }}]\n")).unwrap();
+        let source = FileRules::open(path.clone(), 3, metrics.clone()).unwrap();
+        assert_eq!(source.advice().is_some(), advised, "{limit}");
+    }
 }

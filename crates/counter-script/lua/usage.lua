@@ -13,9 +13,9 @@ local function weighted(used, overlap_ms, width_ms)
   return ceil(min(used, 2 * MAX_LIMIT) * weight / WEIGHT_ONE)
 end
 
--- Returns the first instant at which a hit of `at` is older than the window.
+-- Returns the first instant at which a hit of `at` is not in the window any more.
 local function leaves_at(grid, at)
-  return at + grid.window_ms * 1000 + 1
+  return at + grid.window_ms * 1000
 end
 
 -- Returns the hits of a cell that the log has and that have left the window at `instant`, and when the last logged hit

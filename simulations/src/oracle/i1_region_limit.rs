@@ -88,7 +88,7 @@ impl Bound<'_> {
             let in_force =
                 self.allowance.in_force(last.sent_at.saturating_sub(2 * window), last.answered_at).map(quota);
             let is_small = in_force.min().is_some_and(|limit| limit <= MAX_LOGGED_LIMIT);
-            let counts = |hit: &&&AdmittedHits| !is_small || hit.from + window >= last.to;
+            let counts = |hit: &&&AdmittedHits| !is_small || hit.from + window > last.to;
             let before: Vec<&AdmittedHits> =
                 inside.iter().filter(|hit| hit.to / window + 1 == cell).filter(counts).copied().collect();
             let sum = |hits: &[&AdmittedHits]| hits.iter().map(|hit| u128::from(hit.hits)).sum::<u128>();

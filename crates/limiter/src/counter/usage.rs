@@ -92,9 +92,10 @@ impl Usage<'_> {
         if logged < cell.charged() { None } else { self.leaves_at(entries().last()?.at) }
     }
 
-    /// The first instant at which a hit of `at` is older than the window. `None` for a window without older cells.
+    /// The first instant at which a hit of `at` is not in the window any more, which ends with that instant and does not
+    /// contain its own beginning. `None` for a window without older cells.
     fn leaves_at(&self, at: StoreTime) -> Option<StoreTime> {
-        self.grid.sliding_ms().map(|window_ms| StoreTime(at.0.saturating_add(window_ms * 1000 + 1)))
+        self.grid.sliding_ms().map(|window_ms| StoreTime(at.0.saturating_add(window_ms * 1000)))
     }
 }
 

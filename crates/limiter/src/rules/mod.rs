@@ -32,4 +32,4 @@ pub use rule::{
 pub(crate) use rule_book::descriptor_limit;
 pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, RuleBook};
 pub use rule_map::RuleMap;
-pub use warnings::warnings;
+pub use warnings::{has_empty_shares, warnings};

@@ -106,14 +106,17 @@ fn status(reservation: &Reservation, descriptor: usize, keys: &mut Keys, now: No
         ReservationState::Done(AskResult::Denied(fits_at)) => (true, fits_at),
         _ => (false, None),
     };
+    let remaining = match &key {
+        Some(key) => reservation.local_remaining.or_else(|| key.state.remaining(effective)),
+        None => without_counter,
+    };
+    // The store's last reply may have counted hits that went back since.
+    let whole = remaining == Some(effective.max_grant());
     LimitStatus {
         effective: Arc::clone(effective),
         descriptor,
-        remaining: match &key {
-            Some(key) => reservation.local_remaining.or_else(|| key.state.remaining(effective)),
-            None => without_counter,
-        },
-        reset: key.map_or(0, |key| key.state.reset(now)),
+        remaining,
+        reset: key.filter(|_| !whole).map_or(0, |key| key.state.reset(now)),
         denied,
         retry_after: fits_at.map(|at| at.since(now)),
         shadow: effective.mode == Mode::Shadow,

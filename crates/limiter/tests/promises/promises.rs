@@ -173,7 +173,7 @@ fn check_guarantee(algorithm: Algorithm, limit: u64, admitted: &[Admission]) -> 
             Algorithm::SlidingWindow => {
                 let current = sum(&|t| t / WINDOW == cell && t <= end.at);
                 // Hits that are older than the window may be left out.
-                let before = sum(&|t| t / WINDOW + 1 == cell && t + WINDOW >= end.at);
+                let before = sum(&|t| t / WINDOW + 1 == cell && t + WINDOW > end.at);
                 let overlap = WINDOW - end.at % WINDOW;
                 let used = u128::from(current) * u128::from(WINDOW) + u128::from(before) * u128::from(overlap);
                 prop_assert!(used <= u128::from(limit * WINDOW), "{current} hits + part of {before}, limit {limit}");

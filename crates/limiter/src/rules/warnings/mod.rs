@@ -107,6 +107,14 @@ fn always_enforces(limit: &Limit) -> bool {
     limit.mode == Mode::Enforce && changed.all(|mode| mode == Mode::Enforce)
 }
 
+/// True if a limit is so small that no holder has a share of it in an outage.
+pub fn has_empty_shares(rules: &Rules, min_holders: u32) -> bool {
+    let mut found = Warnings::default();
+    let limits = rules.domains.iter().flat_map(|domain| &domain.limits);
+    limits.for_each(|limit| of_shares(limit, min_holders, &Path::default(), &mut found));
+    !found.0.is_empty()
+}
+
 /// Warns of limits that are so small that no holder has a share of them in an outage.
 fn of_shares(limit: &Limit, min_holders: u32, path: &Path, found: &mut Warnings) {
     let bucket = limit.algorithm == Algorithm::TokenBucket;
