@@ -80,8 +80,9 @@ impl KeyQueue {
 
     /// Takes the ask that waits longest if it is of `terms` and `tokens` cover it.
     pub fn pop_covered(&mut self, tokens: u64, terms: Terms) -> Option<QueuedAsk> {
-        let covered =
-            |next: &mut QueuedAsk| next.effective.terms() == terms && next.hits.max(1) <= tokens && next.refund == 0;
+        let covered = |next: &mut QueuedAsk| {
+            next.effective.terms() == terms && next.hits.max(1) <= tokens && next.refund.is_none()
+        };
         self.waiting.pop_front_if(covered)
     }
 
@@ -145,7 +146,7 @@ impl KeyQueue {
                 Some(ask) => ask.count += 1,
                 None => asks.push(Ask { hits: next.hits, count: 1, overdraft: next.overdraft }),
             }
-            refund = refund.saturating_add(next.refund);
+            refund = refund.saturating_add(next.refund.unwrap_or(0));
             spent(next.hits);
             self.sent.push(next);
         }
@@ -248,7 +249,7 @@ mod tests {
             reservation: 0,
             hits: 1,
             overdraft: false,
-            refund: 0,
+            refund: None,
             effective: Arc::clone(&effective),
             resent: false,
         };

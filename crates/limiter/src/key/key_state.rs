@@ -27,6 +27,8 @@ pub struct KeyState {
     held: u32,
     origin: ChargeOrigin,
     held_until: NodeTime,
+    /// Hits of this key that were admitted from `origin` and not taken back.
+    spent: u32,
     prefetcher: Prefetcher,
     estimate: Option<Estimate>,
     /// Boxed, because most keys have none.
@@ -59,6 +61,7 @@ impl KeyState {
             held: 0,
             origin: ChargeOrigin { cell_ms: 0, incarnation: Incarnation(0) },
             held_until: NodeTime(0),
+            spent: 0,
             prefetcher: Prefetcher::NEW,
             estimate: None,
             denial: None,
@@ -107,6 +110,7 @@ impl KeyState {
 
     fn pay(&mut self, hits: u32) -> Receipt {
         self.held = self.held.saturating_sub(hits);
+        self.spent = self.spent.saturating_add(hits);
         self.prefetcher.spend(hits);
         if hits == 0 { Receipt::Free } else { Receipt::Window(self.origin) }
     }
@@ -134,6 +138,9 @@ impl KeyState {
             Receipt::Free => false,
             _ if hits == 0 => false,
             Receipt::Window(origin) => {
+                if self.origin == origin {
+                    self.spent = self.spent.saturating_sub(u32::try_from(hits).unwrap_or(u32::MAX));
+                }
                 let in_hand = self.origin == origin && now < self.held_until;
                 match u32::try_from(hits).ok().and_then(|hits| self.held.checked_add(hits)).filter(|_| in_hand) {
                     Some(held) => {
@@ -157,6 +164,25 @@ impl KeyState {
                 }
                 false
             }
+        }
+    }
+
+    /// Notes hits that were admitted from `origin`, which is the origin of all tokens from now on.
+    fn note_spent(&mut self, origin: ChargeOrigin, hits: u64) {
+        if self.origin != origin && (hits > 0 || self.held == 0) {
+            self.release();
+            (self.origin, self.spent) = (origin, 0);
+        }
+        self.spent = self.spent.saturating_add(u32::try_from(hits).unwrap_or(u32::MAX));
+    }
+
+    /// Takes `hits` back from the counter: hits that this key admitted from the newest cell that it knows, and no more.
+    /// The store cannot tell hits of a leased limit from tokens that other holders hold in advance.
+    pub fn take_back_own(&mut self, hits: u64) {
+        let back = u32::try_from(hits).unwrap_or(u32::MAX).min(self.spent);
+        self.spent -= back;
+        if back > 0 {
+            self.return_to_window(self.origin, back.into());
         }
     }
 

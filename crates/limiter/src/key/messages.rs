@@ -42,8 +42,8 @@ pub struct QueuedAsk {
     pub hits: u64,
     /// True if the hits are charged even if they do not fit.
     pub overdraft: bool,
-    /// Hits to take back. An ask that takes hits back asks for none.
-    pub refund: u64,
+    /// For a refund, the hits that the store takes back. A refund asks for no hits, and is never denied.
+    pub refund: Option<u64>,
     /// The limit that was in force when the check came. An edit does not change it.
     pub effective: Arc<EffectiveLimit>,
     /// The ask was sent once before, and the store did nothing with it.

@@ -73,7 +73,14 @@ impl Reservation {
     fn queue_ask(&mut self, position: usize, slot: SlotId, ticket: Ticket, key: &mut KeyState) {
         self.state = ReservationState::Waiting;
         let effective = Arc::clone(&self.effective);
-        let (hits, refund) = if self.charging == Charging::Refund { (0, self.hits) } else { (self.hits, 0) };
+        let (hits, refund) = match self.charging {
+            Charging::Refund if self.effective.leased => {
+                key.take_back_own(self.hits);
+                (0, Some(0))
+            }
+            Charging::Refund => (0, Some(self.hits)),
+            _ => (self.hits, None),
+        };
         let overdraft = self.is_overdraft();
         key.ask(QueuedAsk { ticket, slot, reservation: position, hits, overdraft, refund, effective, resent: false });
     }

@@ -24,6 +24,11 @@ fn ask(world: &mut World, hits: u32, charging: Charging) -> Decision {
     world.last_decision.clone().unwrap()
 }
 
+fn ask_holder(world: &mut World, holder: usize, hits: u32, charging: Charging) {
+    world.check_charging(holder, 0, hits, charging);
+    world.deliver_all();
+}
+
 /// Whether the check is allowed, and what is left of its limits.
 fn told(decision: &Decision) -> (bool, Vec<u64>) {
     (decision.allowed, decision.limits.iter().map(|limit| limit.remaining.unwrap()).collect())
@@ -209,6 +214,37 @@ fn a_refund_gives_hits_back() {
     }
 }
 
+/// The store counts tokens that holders hold in advance as charged.
+#[test]
+fn refunds_take_back_no_tokens_that_others_hold() {
+    for algorithm in ALGORITHMS {
+        for rounds in [1, 5] {
+            let mut world = World::new(2, vec![rule("l", algorithm, 100, false)]);
+            for _ in 0..rounds {
+                // A refund of far more hits than were made.
+                (0..24).for_each(|_| ask_holder(&mut world, 0, 1, IfAllowed));
+                ask_holder(&mut world, 1, 1_000_000, Refund);
+            }
+            world.admissions.clear();
+            (0..300).for_each(|number| ask_holder(&mut world, number % 2, 1, IfAllowed));
+            let admitted = world.admitted_hits(0);
+            assert!(admitted <= 100, "{admitted} of 100 after the last of {rounds} refunds, as {algorithm:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refund_of_a_leased_limit_gives_back_what_its_core_admitted() {
+    for algorithm in ALGORITHMS {
+        let mut world = World::new(1, vec![rule("l", algorithm, 1000, false)]);
+        for _ in 0..100 {
+            ask(&mut world, 1, IfAllowed);
+        }
+        assert_eq!(told(&ask(&mut world, 40, Refund)), (true, vec![940]), "{algorithm:?}");
+        assert_eq!(told(&ask(&mut world, 900, Refund)), (true, vec![1000]), "{algorithm:?}");
+    }
+}
+
 #[test]
 fn a_refund_whose_batch_runs_twice_counts_once() {
     for algorithm in ALGORITHMS {
@@ -230,7 +266,9 @@ proptest! {
         most in 1u64..60,
         steps in prop::collection::vec((0usize..3, 0u32..40, prop::sample::select(vec![IfAllowed, Always, Refund])), 1..60),
     ) {
-        let mut world = World::new(3, vec![rule("l", Algorithm::FixedWindow, most, false)]);
+        // With leases, a refund takes back what its own core admitted.
+        let consistency = Some(Consistency::Exact);
+        let mut world = World::new(3, vec![Limit { consistency, ..rule("l", Algorithm::FixedWindow, most, false) }]);
         let mut used = 0;
         for (holder, hits, charging) in steps {
             world.check_charging(holder, 0, hits, charging);

@@ -86,7 +86,10 @@ impl KeyState {
             Seen::Window { incarnation, cell_ms, .. } => ChargeOrigin { cell_ms: *cell_ms, incarnation: *incarnation },
             Seen::Bucket { .. } => ChargeOrigin::default(),
         };
+        let decided = out.len();
         let denial = decide(asks, &grant, origin, times, cx, out);
+        let spent = out[decided..].iter().filter(|(_, result)| *result == AskResult::Granted(Receipt::Window(origin)));
+        self.note_spent(origin, spent.map(|(ask, _)| ask.hits).fold(0, u64::saturating_add));
         if same_terms {
             self.denial = denial.map(Box::new);
             let reset_at = cx.now.plus(until(grant.reset_at));
@@ -129,6 +132,7 @@ impl KeyState {
         if self.origin != origin || !same_terms {
             self.release();
         }
+        self.note_spent(origin, 0);
         (self.origin, self.held_until) = (origin, until);
         self.held = self.held.saturating_add(tokens);
         if same_terms {
@@ -197,7 +201,7 @@ fn decide(
         while let Some(ask) = asks.next_if(|ask| ask.kind() == kind) {
             let result = match (run, left) {
                 (None, _) => AskResult::Undecided,
-                _ if ask.refund > 0 => AskResult::Granted(Receipt::Free),
+                _ if ask.refund.is_some() => AskResult::Granted(Receipt::Free),
                 (Some(_), 0) => {
                     if denial.is_none_or(|denial| hits.max(1) < denial.hits) {
                         let stands_us = fits_at.map_or(cx.lease_us, until).min(cx.lease_us);
