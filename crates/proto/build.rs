@@ -9,8 +9,8 @@ use prost_types::field_descriptor_proto::Type;
 use tonic_prost_build::{Config, manual};
 
 const PROTO: &str = "../../proto";
-/// Clients of a gateway choose these values. They are strings in Envoy's API and are read as bytes, because a string that
-/// is not UTF-8 would make the whole call an error.
+/// Clients of a gateway choose these values. They are strings in Envoy's API and are read as bytes, because a string
+/// that is not UTF-8 would make the whole call an error.
 const READ_AS_BYTES: (&str, &str) = ("RateLimitDescriptor", "Entry");
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -215,8 +215,8 @@ pub fn http_body(bytes: &[u8]) {
     assert!(body.starts_with(b"{") && body.ends_with(b"}"));
 }
 
-/// Sends the lines as headers of `GET /v1/authorize` from a trusted proxy. The response must be a decision: nothing that
-/// a proxy's client chooses is an error.
+/// Sends the lines as headers of `GET /v1/authorize` from a trusted proxy. The response must be a decision: nothing
+/// that a proxy's client chooses is an error.
 pub fn forward_auth(bytes: &[u8]) {
     let mut request = Request::get("/v1/authorize?domain=d").body(Body::empty()).expect("a request");
     for line in bytes.split(|byte| *byte == b'\n').take(100) {

@@ -1,5 +1,5 @@
-//! What the clients of a gateway can put into Envoy's call, and what a newer Envoy can: no value is an error, and nothing
-//! is lost in silence.
+//! What the clients of a gateway can put into Envoy's call, and what a newer Envoy can: no value is an error, and
+//! nothing is lost in silence.
 
 use prost::Message as _;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};

@@ -1,7 +1,7 @@
 //! Draws charts as SVG, for the load tool and the simulator.
 //!
-//! A [`Picture`] has a title and charts below each other. Every [`Mark`] of a chart is in its legend. The picture has no
-//! background of its own, and its colours follow the light or dark background that the reader prefers.
+//! A [`Picture`] has a title and charts below each other. Every [`Mark`] of a chart is in its legend. The picture has
+//! no background of its own, and its colours follow the light or dark background that the reader prefers.
 
 #![cfg_attr(
     not(test),

@@ -1,5 +1,5 @@
-//! The fields of a message that this version does not know. A library skips them, and their meaning is lost with them: a
-//! field of a newer version may say that hits are given back, or that a number counts in other units.
+//! The fields of a message that this version does not know. A library skips them, and their meaning is lost with them:
+//! a field of a newer version may say that hits are given back, or that a number counts in other units.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -44,8 +44,8 @@ fn add(name: &str, message: &DescriptorProto, known: &mut HashMap<String, HashMa
     }
 }
 
-/// The unknown fields of an encoded message with this full name, by their places and numbers. The message must have been
-/// decoded without an error.
+/// The unknown fields of an encoded message with this full name, by their places and numbers. The message must have
+/// been decoded without an error.
 pub fn unknown_fields(message: &str, bytes: &[u8]) -> Vec<String> {
     let mut out = Vec::new();
     // What cannot be read is not in a message that was decoded.

@@ -83,8 +83,8 @@ impl Bound<'_> {
                 .filter(|hit| hit.to / window == cell && (hit.to <= last.from || std::ptr::eq(**hit, *last)))
                 .copied()
                 .collect();
-            // The store may know which hits are older than the window, and leave them out, if the limit is small, or was
-            // when they came.
+            // The store may know which hits are older than the window, and leave them out, if the limit is small, or
+            // was when they came.
             let in_force =
                 self.allowance.in_force(last.sent_at.saturating_sub(2 * window), last.answered_at).map(quota);
             let is_small = in_force.min().is_some_and(|limit| limit <= MAX_LOGGED_LIMIT);

@@ -4,7 +4,8 @@ use super::usage_levels::{Level, allowed_level, levels};
 use crate::ids::{Counter, Instant};
 use crate::oracle::usages;
 use crate::run::Run;
-use crate::scenario::{Edit, describe};
+use crate::scenario::{Edit, describe, quota};
+use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Limit, Period};
 
 /// The largest number of counters in a picture.
@@ -39,7 +40,7 @@ pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
             counter: usage.counter,
             limit,
             allowed,
-            levels: levels(limit.algorithm, ms * 1000, &usage.hits),
+            levels: levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, ms * 1000, &usage.hits),
         })
     });
     drawn.collect()

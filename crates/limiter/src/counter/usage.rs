@@ -1,8 +1,8 @@
 //! The hits of a window counter that count at an instant.
 //!
-//! The older cell of a sliding window is weighted by the part that still overlaps (Cloudflare's sliding window counter).
-//! A hit that the log shows to be older than the window does not count. All arithmetic is on integers below 2^53. A
-//! Redis script, which has only doubles, therefore computes the same.
+//! The older cell of a sliding window is weighted by the part that still overlaps (Cloudflare's sliding window
+//! counter). A hit that the log shows to be older than the window does not count. All arithmetic is on integers below
+//! 2^53. A Redis script, which has only doubles, therefore computes the same.
 
 use super::cell::Cell;
 use super::grid::{CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
@@ -92,8 +92,8 @@ impl Usage<'_> {
         if logged < cell.charged() { None } else { self.leaves_at(entries().last()?.at) }
     }
 
-    /// The first instant at which a hit of `at` is not in the window any more, which ends with that instant and does not
-    /// contain its own beginning. `None` for a window without older cells.
+    /// The first instant at which a hit of `at` is not in the window any more, which ends with that instant and does
+    /// not contain its own beginning. `None` for a window without older cells.
     fn leaves_at(&self, at: StoreTime) -> Option<StoreTime> {
         self.grid.sliding_ms().map(|window_ms| StoreTime(at.0.saturating_add(window_ms * 1000)))
     }

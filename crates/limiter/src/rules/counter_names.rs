@@ -25,8 +25,8 @@ impl CounterNames {
         Self { attributes, prefixes: if by_prefix { prefixes } else { Vec::new() } }
     }
 
-    /// Writes the name of the counter that counts `descriptor` under a limit into `out`. If `hash` is true, it has only a
-    /// hash of the values.
+    /// Writes the name of the counter that counts `descriptor` under a limit into `out`. If `hash` is true, it has only
+    /// a hash of the values.
     #[inline]
     pub fn write(&self, effective: &EffectiveLimit, descriptor: &Descriptor<'_>, hash: bool, out: &mut Vec<u8>) {
         // The limit matches only if all of them are present.

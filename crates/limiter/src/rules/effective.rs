@@ -123,7 +123,8 @@ impl EffectiveLimit {
         }
     }
 
-    /// Writes the name of the counter with these values into `out`. If `hash` is true, only a hash of them stands there.
+    /// Writes the name of the counter with these values into `out`. If `hash` is true, only a hash of them stands
+    /// there.
     pub fn key<'v>(&self, values: impl Iterator<Item = &'v str> + Clone, hash: bool, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.key_prefix);

@@ -185,8 +185,8 @@ fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
-/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window`. Its counter belongs to
-/// the entries of the descriptor and the window, so that another number of hits goes on with the same counter.
+/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window`. Its counter belongs
+/// to the entries of the descriptor and the window, so that another number of hits goes on with the same counter.
 pub fn descriptor_limit(domain: &Arc<str>, descriptor: &Descriptor<'_>, revision: Revision) -> Option<EffectiveLimit> {
     let (limit, period) = descriptor.limit.clone()?;
     let rule = Limit {

@@ -56,7 +56,8 @@ pub enum ReservationState {
     Done(AskResult),
 }
 
-/// When the reservations of a group are asked. Those of a later stage are charged only if none of an earlier one denies.
+/// When the reservations of a group are asked. Those of a later stage are charged only if none of an earlier one
+/// denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     Window,

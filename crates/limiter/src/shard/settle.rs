@@ -60,8 +60,8 @@ impl PendingCheck {
                 continue;
             }
             self.degraded = true;
-            // If another limit denies for sure, this node need not admit anything locally. Only a limit without overdraft
-            // keeps an overdraft from being charged.
+            // If another limit denies for sure, this node need not admit anything locally. Only a limit without
+            // overdraft keeps an overdraft from being charged.
             let (group, overdraft) = (reservation.group, reservation.is_overdraft());
             let decisive = |r: &Reservation| r.group == group && r.denies() && !(overdraft && r.is_overdraft());
             let denied = self.reservations.iter().any(decisive);

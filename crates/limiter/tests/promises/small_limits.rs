@@ -1,5 +1,5 @@
-//! Limits of up to 20 hits: a client that spaces its requests well is never denied, and a client that asks without pause
-//! is admitted nearly what the limit says.
+//! Limits of up to 20 hits: a client that spaces its requests well is never denied, and a client that asks without
+//! pause is admitted nearly what the limit says.
 
 use proptest::prelude::*;
 

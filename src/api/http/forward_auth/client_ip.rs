@@ -1,8 +1,8 @@
 //! The address of the client of a trusted proxy.
 //!
 //! A client may send forwarding headers itself, and a proxy adds its own entry on the right. So entries are read from
-//! the right, each by itself, and only as far as trusted proxies wrote them. Whatever a client writes changes nothing to
-//! the right of it.
+//! the right, each by itself, and only as far as trusted proxies wrote them. Whatever a client writes changes nothing
+//! to the right of it.
 
 use std::net::IpAddr;
 

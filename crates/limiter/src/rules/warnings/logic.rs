@@ -1,5 +1,5 @@
-//! What follows from a condition, whatever the value of its attribute. Each answer is sure: a condition of which nothing
-//! is known neither excludes nor implies another.
+//! What follows from a condition, whatever the value of its attribute. Each answer is sure: a condition of which
+//! nothing is known neither excludes nor implies another.
 
 use ipnet::IpNet;
 
