@@ -43,7 +43,7 @@ impl Usage<'_> {
         if self.used(span, now) <= room {
             return Some(now);
         }
-        // What counts shrinks at these instants.
+        // The count shrinks at these instants.
         let mut instants: Vec<StoreTime> = match *self.grid {
             Grid::Fixed { .. } | Grid::Calendar { .. } => return Some(StoreTime::from_millis(span.end_ms)),
             Grid::Sliding { width_ms } => vec![sliding_fits_at(self.cells, span, width_ms, room)],
