@@ -10,8 +10,9 @@ use crate::yaml::nearest::{did_you_mean, nearest};
 use crate::yaml::tree::{Node, Place, Style, Value};
 use limiter::Revision;
 use limiter::rules::{
-    Algorithm, Attribute, CalendarUnit, Charge, Condition, Consistency, Domain, Limit, MAX_LIMIT, Match, Mode,
-    OnStoreFailure, Override, Path, Per, Period, Prefixes, Problem, Quota, RuleBook, Rules, Scope, Unmatched, warnings,
+    Algorithm, Attribute, CalendarUnit, Charge, Condition, Consistency, Domain, Identity, Limit, MAX_LIMIT, Match,
+    Mode, OnIdentityFailure, OnStoreFailure, Override, Path, Per, Period, Prefixes, Problem, Quota, RuleBook, Rules,
+    Scope, Unmatched, warnings,
 };
 
 /// One error or one warning of a file.
@@ -108,14 +109,27 @@ fn domain(node: &Node, path: &Path, errors: &mut Errors) -> Domain {
     let charge = fields.get("charge").and_then(|n| word(n, &path.field("charge"), &CHARGES, errors));
     const DEFAULTS: [(&str, Unmatched); 2] = [("allow", Unmatched::Allow), ("deny", Unmatched::Deny)];
     let default = fields.get("default").and_then(|n| word(n, &path.field("default"), &DEFAULTS, errors));
+    const IDENTITIES: [(&str, Identity); 3] =
+        [("caller", Identity::Caller), ("key", Identity::Key), ("either", Identity::Either)];
+    let identity = fields.get("identity").and_then(|n| word(n, &path.field("identity"), &IDENTITIES, errors));
+    const FAILURES: [(&str, OnIdentityFailure); 2] =
+        [("deny", OnIdentityFailure::Deny), ("allow", OnIdentityFailure::Allow)];
+    let failure_path = path.field("on_identity_failure");
+    let on_identity_failure = fields.get("on_identity_failure").and_then(|n| word(n, &failure_path, &FAILURES, errors));
     let node = fields.require("limits", errors);
     let read = |n: &Node, p: &Path, e: &mut Errors| Some(limit(n, p, e));
     let limits = node.map(|n| list(n, &path.field("limits"), errors, read)).unwrap_or_default();
     fields.finish(errors);
     // A name that could not be read is told already; its place keeps it apart from the others.
     let placeholder = || format!("(unread {path})");
-    let (domain, charge) = (name.unwrap_or_else(placeholder), charge.unwrap_or_default());
-    Domain { domain, charge, default: default.unwrap_or_default(), limits }
+    Domain {
+        domain: name.unwrap_or_else(placeholder),
+        charge: charge.unwrap_or_default(),
+        default: default.unwrap_or_default(),
+        identity: identity.unwrap_or_default(),
+        on_identity_failure: on_identity_failure.unwrap_or_default(),
+        limits,
+    }
 }
 
 fn limit(node: &Node, path: &Path, errors: &mut Errors) -> Limit {

@@ -11,7 +11,7 @@ use crate::faults::draw::{self, DrawFault, RegionSize};
 use crate::ids::{Instant, RegionIndex};
 use crate::rng::{Rng, Stream};
 use limiter::Revision;
-use limiter::rules::{Charge, Domain, Limit, Problem, RuleBook, Rules, Unmatched};
+use limiter::rules::{Domain, Limit, Problem, RuleBook, Rules};
 
 const MS: u64 = 1000;
 
@@ -107,12 +107,7 @@ fn draw_edits(rng: &mut Rng, shape: &Shape) -> Result<Vec<Edit>, Vec<Problem>> {
 }
 
 fn compile(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Problem>> {
-    let domain = Domain {
-        domain: DOMAIN.to_owned(),
-        charge: Charge::AllOrNothing,
-        default: Unmatched::Allow,
-        limits: limits.to_vec(),
-    };
+    let domain = Domain { domain: DOMAIN.to_owned(), limits: limits.to_vec(), ..Domain::default() };
     RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).map(Arc::new)
 }
 

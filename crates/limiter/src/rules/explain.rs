@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn reasons(limits: Vec<Limit>, entries: &[(&str, &str)]) -> Vec<(String, String)> {
-        let domain = Domain { domain: "d".to_owned(), charge: Default::default(), default: Default::default(), limits };
+        let domain = Domain { domain: "d".to_owned(), limits, ..Domain::default() };
         let book = RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), Revision(1)).unwrap();
         let descriptors = [Descriptor { entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
         let unapplied = book.unapplied(&Check { domain: "d", descriptors: &descriptors });

@@ -25,11 +25,13 @@ pub struct Rules {
 }
 
 /// One domain: a name space of limits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Domain {
     pub domain: String,
     pub charge: Charge,
     pub default: Unmatched,
+    pub identity: Identity,
+    pub on_identity_failure: OnIdentityFailure,
     pub limits: Vec<Limit>,
 }
 
@@ -51,6 +53,28 @@ pub enum Unmatched {
     #[default]
     Allow,
     Deny,
+}
+
+/// Where the identity of a check comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// From the attributes, as the caller gives them.
+    #[default]
+    Caller,
+    /// From the API key in the attribute `api_key`, which is required.
+    Key,
+    /// From the API key if there is one, else from the caller.
+    Either,
+}
+
+/// The answer to a check whose API key cannot be looked up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnIdentityFailure {
+    #[default]
+    Deny,
+    Allow,
 }
 
 /// One limit of the rules.

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use limiter::Revision;
-use limiter::rules::{
-    Algorithm, Charge, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules,
-};
+use limiter::rules::{Algorithm, Consistency, Domain, Limit, Match, OnStoreFailure, Period, Quota, RuleBook, Rules};
 
 /// Returns a limit per user that denies if the store fails.
 pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consistency: Consistency) -> Limit {
@@ -32,6 +30,6 @@ pub fn limit(name: &str, algorithm: Algorithm, hits: u64, window_ms: u64, consis
 
 /// Returns the compiled rules of one domain `d` with these limits.
 pub fn rule_book(limits: Vec<Limit>, revision: Revision) -> Arc<RuleBook> {
-    let domain = Domain { domain: "d".to_owned(), charge: Charge::AllOrNothing, default: Default::default(), limits };
+    let domain = Domain { domain: "d".to_owned(), limits, ..Domain::default() };
     Arc::new(RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).unwrap())
 }

@@ -240,7 +240,7 @@ mod tests {
         ) {
             let limits = vec![first, second];
             let domain =
-                Domain { domain: "d".to_owned(), charge: Default::default(), default: Default::default(), limits };
+                Domain { domain: "d".to_owned(), limits, ..Domain::default() };
             let rules = Rules { domains: vec![domain] };
             let never: Vec<_> =
                 warnings(&rules, 0).into_iter().filter(|w| w.message.starts_with("this ")).collect();

@@ -1,0 +1,175 @@
+//! The replicated state of a node, and how commands change it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use limiter::Revision;
+use limiter::rules::{Charge, Domain, Identity, Limit, OnIdentityFailure, Rules, Unmatched};
+use serde::{Deserialize, Serialize};
+
+use super::change::{Change, Command, Mark, Outcome, Snapshot, Transaction};
+use super::recent::RecentChanges;
+use super::refusal::Refused;
+
+/// What a domain says beside its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DomainTerms {
+    pub charge: Charge,
+    pub default: Unmatched,
+    pub identity: Identity,
+    pub on_identity_failure: OnIdentityFailure,
+}
+
+/// A limit and its place in its domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct PlacedLimit {
+    position: i32,
+    limit: Arc<Limit>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct DomainState {
+    terms: DomainTerms,
+    limits: BTreeMap<String, PlacedLimit>,
+}
+
+/// Rules, settings and recent changes of identities, as of one committed transaction of the database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlaneState {
+    /// The last transaction that is in the state, or was refused.
+    mark: Mark,
+    /// The last revision at which the rules changed. It is the revision of the rule book.
+    rules_revision: Revision,
+    /// The last revision at which somebody changed the rules in the database, in force or refused.
+    database_rules_revision: Revision,
+    domains: BTreeMap<String, DomainState>,
+    settings: BTreeMap<String, serde_json::Value>,
+    recent: RecentChanges,
+    refused: Vec<Refused>,
+}
+
+impl PlaneState {
+    pub const fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    pub const fn rules_revision(&self) -> Revision {
+        self.rules_revision
+    }
+
+    pub const fn database_rules_revision(&self) -> Revision {
+        self.database_rules_revision
+    }
+
+    pub const fn recent(&self) -> &RecentChanges {
+        &self.recent
+    }
+
+    pub const fn settings(&self) -> &BTreeMap<String, serde_json::Value> {
+        &self.settings
+    }
+
+    pub fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    /// The rules, ready to be compiled: domains by name, limits by position and then by name.
+    pub fn rules(&self) -> Rules {
+        let domains = self.domains.iter().map(|(name, state)| {
+            let mut limits: Vec<&PlacedLimit> = state.limits.values().collect();
+            limits.sort_by_key(|placed| placed.position);
+            let DomainTerms { charge, default, identity, on_identity_failure } = state.terms;
+            let limits = limits.into_iter().map(|placed| Limit::clone(&placed.limit)).collect();
+            Domain { domain: name.clone(), charge, default, identity, on_identity_failure, limits }
+        });
+        Rules { domains: domains.collect() }
+    }
+
+    /// Applies a committed command. Equal states stay equal: nothing but the command counts.
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        let applied = match command {
+            Command::Apply { after, .. } | Command::Replace { after, .. } if after != self.mark => false,
+            Command::Apply { transactions, refused, .. } => {
+                for transaction in &transactions {
+                    let revision = transaction.mark.revision;
+                    let is_refused = refused.iter().any(|refused| refused.revision == revision);
+                    self.apply_transaction(transaction, !is_refused);
+                }
+                self.refused = refused;
+                true
+            }
+            Command::Replace { snapshot, refused, .. } => {
+                self.replace(&snapshot, refused);
+                true
+            }
+            // A backup that is older than the state gets no newer by itself: revisions never go back.
+            Command::Restore { state } => {
+                let (mark, rules) = (self.mark.revision, self.rules_revision);
+                *self = *state;
+                self.rules_revision = rules.next(self.rules_revision.0);
+                self.mark.revision = self.mark.revision.max(mark);
+                true
+            }
+        };
+        Outcome { applied, mark: self.mark }
+    }
+
+    /// Applies the changes of a transaction, in order. Those of the rules count only if they are `valid`.
+    fn apply_transaction(&mut self, transaction: &Transaction, valid: bool) {
+        let revision = transaction.mark.revision;
+        let changes_rules = transaction.changes.iter().any(Change::is_of_rules);
+        for change in &transaction.changes {
+            if valid || !change.is_of_rules() {
+                self.apply_change(revision, change);
+            }
+        }
+        self.mark = transaction.mark;
+        if changes_rules {
+            self.database_rules_revision = revision;
+            if valid {
+                self.rules_revision = revision;
+            }
+        }
+    }
+
+    fn apply_change(&mut self, revision: Revision, change: &Change) {
+        match change {
+            Change::PutDomain { domain, terms } => self.domains.entry(domain.clone()).or_default().terms = *terms,
+            Change::RemoveDomain { domain } => drop(self.domains.remove(domain)),
+            Change::PutLimit { domain, position, limit } => {
+                let placed = PlacedLimit { position: *position, limit: Arc::new(Limit::clone(limit)) };
+                self.domains.entry(domain.clone()).or_default().limits.insert(limit.name.clone(), placed);
+            }
+            Change::RemoveLimit { domain, name } => {
+                if let Some(state) = self.domains.get_mut(domain) {
+                    state.limits.remove(name);
+                }
+            }
+            Change::UnreadableLimit { .. } => {}
+            Change::PutSetting { name, value } => drop(self.settings.insert(name.clone(), value.clone())),
+            Change::RemoveSetting { name } => drop(self.settings.remove(name)),
+            Change::PutUser(_) | Change::RemoveUser { .. } | Change::PutKey(_) | Change::RemoveKey { .. } => {
+                self.recent.remember(revision, change);
+            }
+        }
+    }
+
+    fn replace(&mut self, snapshot: &Snapshot, refused: Vec<Refused>) {
+        let before = self.rules();
+        self.domains.clear();
+        self.settings.clear();
+        let revision = snapshot.mark.revision;
+        for row in &snapshot.rows {
+            self.apply_change(revision, row);
+        }
+        // The snapshot does not say which identities changed.
+        self.recent.forget_until(revision);
+        self.mark = snapshot.mark;
+        self.database_rules_revision = revision;
+        if self.rules() != before || self.rules_revision == Revision::NONE {
+            self.rules_revision = revision;
+        }
+        self.refused = refused;
+    }
+}

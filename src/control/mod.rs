@@ -1,0 +1,1 @@
+//! The configuration plane of a node: it carries rules from the database to the cluster, and from the cluster to the cores.

@@ -1,0 +1,1 @@
+//! PostgreSQL, in which operators write rules, users and API keys.

@@ -1,0 +1,1 @@
+//! The identities of checks: API keys, looked up and cached.

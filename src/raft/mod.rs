@@ -1,0 +1,1 @@
+//! The Raft group of a cluster: its log, its network, its members.

@@ -1,0 +1,1 @@
+//! TLS: certificates from files, reloaded when they change, and pinned peers.
