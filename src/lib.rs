@@ -31,6 +31,5 @@ pub mod rulefile;
 pub mod server;
 pub mod store;
 pub mod telemetry;
-#[cfg(feature = "tls")]
 pub mod tls;
 pub mod yaml;

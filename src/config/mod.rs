@@ -4,4 +4,5 @@ pub mod defaults;
 pub mod listen;
 pub mod overlay;
 pub mod settings;
+pub mod tls;
 mod values;

@@ -82,6 +82,16 @@ pub const RULES_OK: Name = metric(
     "1 if the rules that were read last are in force, 0 if they were rejected and older rules stay in force.",
     &[],
 );
+pub const CERTIFICATE_EXPIRY: Name = metric(
+    "tidegate_certificate_expiry_timestamp_seconds",
+    "When the certificate of a listener expires, in seconds since the epoch.",
+    &["face"],
+);
+pub const CERTIFICATE_RELOAD_FAILURES: Name = metric(
+    "tidegate_certificate_reload_failures_total",
+    "Changed certificates, keys or authorities that could not be used, by the section of the settings that names them.",
+    &["section"],
+);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -118,5 +128,7 @@ pub const ALL: &[&Name] = &[
     &REVISION,
     &RELOADS,
     &RULES_OK,
+    &CERTIFICATE_EXPIRY,
+    &CERTIFICATE_RELOAD_FAILURES,
     &BUILD,
 ];

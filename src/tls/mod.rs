@@ -1,1 +1,48 @@
-//! TLS: certificates from files, reloaded when they change, and pinned peers.
+//! TLS 1.3: certificates from files, reloaded when they change, and pinned peers.
+//!
+//! [`Certificates`] makes the TLS of every listener and of every connection that this node opens, and watches the files
+//! behind them. What it makes stays the same object when files change: only what it shows and whom it trusts changes,
+//! for new connections. Open connections go on.
+
+pub mod settings;
+
+#[cfg(feature = "tls")]
+mod certificates;
+#[cfg(feature = "tls")]
+mod client;
+#[cfg(feature = "tls")]
+mod error;
+#[cfg(feature = "tls")]
+mod identity;
+#[cfg(feature = "tls")]
+pub mod metrics;
+#[cfg(feature = "tls")]
+pub mod peers;
+#[cfg(feature = "tls")]
+mod server;
+#[cfg(feature = "tls")]
+mod trust;
+#[cfg(feature = "tls")]
+mod watched;
+
+#[cfg(feature = "tls")]
+pub use self::{
+    certificates::Certificates,
+    client::ClientTls,
+    error::TlsError,
+    identity::pin_of,
+    server::{HTTP1, HTTP2, ServerTls},
+};
+
+#[cfg(feature = "tls")]
+use std::sync::Arc;
+
+/// The cryptography of every connection.
+#[cfg(feature = "tls")]
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The only version.
+#[cfg(feature = "tls")]
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];

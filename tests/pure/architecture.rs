@@ -10,7 +10,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("ports", &[]),
     ("telemetry", &[]),
     ("yaml", &[]),
-    ("tls", &["telemetry"]),
+    ("tls", &["ports", "telemetry"]),
     ("server", &["telemetry", "tls"]),
     ("actors", &["ports"]),
     ("host", &["ports"]),
@@ -21,7 +21,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("control", &["ports", "telemetry"]),
     ("rulefile", &["ports", "telemetry", "yaml"]),
     ("api", &["ports", "telemetry", "server", "rulefile", "yaml"]),
-    ("config", &["api", "store", "telemetry", "yaml"]),
+    ("config", &["api", "store", "telemetry", "tls", "yaml"]),
     (
         "node",
         &[
