@@ -108,6 +108,12 @@ impl Certificates {
         Trust { authorities, pins: pins.to_vec() }
     }
 
+    /// Looks at every file once.
+    #[cfg(all(test, feature = "cluster"))]
+    pub(super) fn poll_once(&self) {
+        poll(&self.watched, now(&*self.clock), &self.metrics);
+    }
+
     fn watch(&self, section: &'static str, what: What) {
         self.metrics.watches(section);
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(Entry { section, what });

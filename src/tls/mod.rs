@@ -6,6 +6,8 @@
 
 pub mod settings;
 
+#[cfg(feature = "cluster")]
+pub mod authority;
 #[cfg(feature = "tls")]
 mod certificates;
 #[cfg(feature = "tls")]
@@ -20,6 +22,8 @@ pub mod metrics;
 pub mod peers;
 #[cfg(feature = "tls")]
 mod server;
+#[cfg(all(test, feature = "cluster"))]
+mod tests;
 #[cfg(feature = "tls")]
 mod trust;
 #[cfg(feature = "tls")]

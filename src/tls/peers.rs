@@ -31,7 +31,7 @@ use crate::ports::BoxFuture;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most handshakes at once. With more, the oldest one ends: a node's takes milliseconds, a silent stranger's takes
 /// all its time.
-const MAX_HANDSHAKES: usize = 256;
+pub(super) const MAX_HANDSHAKES: usize = 256;
 /// The pause after a connection could not be accepted, for example because the process has too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

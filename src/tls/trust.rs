@@ -64,9 +64,16 @@ pub(super) struct Trust {
 }
 
 /// The certificate is right, but its key is not one of those that were pinned.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the peer's key {0} is none of the pinned keys")]
 struct NotPinned(Pin);
+
+/// As for people: the library shows the errors of others so.
+impl fmt::Debug for NotPinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl Trust {
     fn check_pin(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
