@@ -127,6 +127,7 @@ fn service() -> Arc<CheckService> {
         tally: metrics.tally(),
         metrics,
         ids: RequestIds::new(1),
+        identities: Arc::new(tidegate::ports::identity::NoIdentities),
     })
 }
 

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use limiter::rules::RuleBook;
+use limiter::rules::{IdentityTerms, RuleBook};
 use limiter::{
-    Check, Decision, Effects, Event, NodeTime, Outgoing, Revision, Shard, ShardConfig, ShardStats, Ticket, Verdict,
+    Check, Decision, Effects, Event, IdentityProblem, NodeTime, Outgoing, Revision, Shard, ShardConfig, ShardStats,
+    Ticket, Verdict,
 };
 use ractor::ActorRef;
 use tokio::sync::oneshot;
@@ -27,6 +28,9 @@ pub struct Core {
     starting: AtomicBool,
     /// The revision of the rules in force. Probes read it without the lock.
     revision: AtomicU64,
+    /// The rules in force, if a domain takes identities from API keys. Most books have none, and then no check asks.
+    uses_api_keys: AtomicBool,
+    api_key_rules: Mutex<Option<Arc<RuleBook>>>,
 }
 
 /// The shard under its lock. Waiting checks share its ownership.
@@ -58,8 +62,16 @@ impl Core {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, restarts: 0 });
         let shard = Arc::new(SharedShard { config, clock, state });
-        let (wake_pending, starting) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { shard, store, flusher: Mutex::new(None), wake_pending, starting, revision: AtomicU64::new(0) }
+        Self {
+            shard,
+            store,
+            flusher: Mutex::new(None),
+            wake_pending: AtomicBool::new(false),
+            starting: AtomicBool::new(false),
+            revision: AtomicU64::new(0),
+            uses_api_keys: AtomicBool::new(false),
+            api_key_rules: Mutex::new(None),
+        }
     }
 
     /// Sets the actor that sends this core's batches.
@@ -93,6 +105,12 @@ impl Core {
     /// Decides the next checks under `book`, unless it is older than the book in force.
     pub fn set_book(&self, book: Arc<RuleBook>) {
         let revision = book.revision;
+        if revision < self.revision() {
+            return;
+        }
+        let uses_api_keys = book.uses_api_keys();
+        *self.api_key_rules.lock().unwrap_or_else(PoisonError::into_inner) = uses_api_keys.then(|| Arc::clone(&book));
+        self.uses_api_keys.store(uses_api_keys, Ordering::Relaxed);
         self.handle(Event::Rules(book));
         self.revision.fetch_max(revision.0, Ordering::Relaxed);
     }
@@ -243,6 +261,20 @@ impl Core {
 }
 
 impl Limiter for Core {
+    fn identity(&self, domain: &str) -> IdentityTerms {
+        if !self.uses_api_keys.load(Ordering::Relaxed) {
+            return IdentityTerms::default();
+        }
+        let rules = self.api_key_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        rules.as_ref().map_or_else(IdentityTerms::default, |book| book.identity(domain))
+    }
+
+    fn denied(&self, domain: &str, problem: IdentityProblem) -> Decision {
+        let rules = self.api_key_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let domain = rules.as_ref().and_then(|book| book.domain(domain)).cloned();
+        Decision::unidentified(domain, self.revision(), problem)
+    }
+
     fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer {
         if self.is_starting() {
             return Answer::Now(Err(Unavailable::Starting));

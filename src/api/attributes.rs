@@ -42,6 +42,8 @@ impl DescriptorRequest {
 pub struct CheckRequest {
     domain: String,
     descriptors: Vec<DescriptorRequest>,
+    /// True if a gateway asks: its client chooses values.
+    of_gateway: bool,
 }
 
 /// A field of a check. Each front end has its own path for it.
@@ -69,7 +71,7 @@ impl CheckRequest {
         others: Vec<FieldViolation>,
         path: impl Fn(Field<'_>) -> String,
     ) -> Result<Self, Vec<FieldViolation>> {
-        Self::validated(domain, descriptors, others, path, MAX_TEXT)
+        Self::validated(domain, descriptors, others, path, false)
     }
 
     /// Validates a check that a gateway asks. The gateway's client chooses the values, so a value of any length is
@@ -83,7 +85,7 @@ impl CheckRequest {
         others: Vec<FieldViolation>,
         path: impl Fn(Field<'_>) -> String,
     ) -> Result<Self, Vec<FieldViolation>> {
-        Self::validated(domain, descriptors, others, path, usize::MAX)
+        Self::validated(domain, descriptors, others, path, true)
     }
 
     fn validated(
@@ -91,8 +93,9 @@ impl CheckRequest {
         descriptors: Vec<DescriptorRequest>,
         others: Vec<FieldViolation>,
         path: impl Fn(Field<'_>) -> String,
-        max_value: usize,
+        of_gateway: bool,
     ) -> Result<Self, Vec<FieldViolation>> {
+        let max_value = if of_gateway { usize::MAX } else { MAX_TEXT };
         let mut violations = Vec::new();
         let mut expect = |holds: bool, field: Field<'_>, expected: &str| {
             if !holds {
@@ -119,7 +122,27 @@ impl CheckRequest {
             }
         }
         violations.extend(others);
-        if violations.is_empty() { Ok(Self { domain, descriptors }) } else { Err(violations) }
+        if violations.is_empty() { Ok(Self { domain, descriptors, of_gateway }) } else { Err(violations) }
+    }
+}
+
+impl CheckRequest {
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    pub const fn is_of_gateway(&self) -> bool {
+        self.of_gateway
+    }
+
+    /// The attributes of each descriptor.
+    pub fn attributes(&self) -> impl Iterator<Item = &Attributes> {
+        self.descriptors.iter().map(|descriptor| &descriptor.attributes)
+    }
+
+    /// The attributes of the descriptor at this position.
+    pub fn attributes_mut(&mut self, descriptor: usize) -> Option<&mut Attributes> {
+        self.descriptors.get_mut(descriptor).map(|descriptor| &mut descriptor.attributes)
     }
 }
 

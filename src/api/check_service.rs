@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use limiter::{Decision, NodeTime};
+use futures_util::future::join_all;
+use limiter::rules::{Identity, IdentityTerms};
+use limiter::{Decision, IdentityProblem, NodeTime};
 use tonic::{Code, Status};
 
 use super::attributes::{CheckRequest, with_checks};
-use super::rejection::Rejection;
+use super::identity::{Identification, identify};
+use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
+use crate::ports::identity::Identities;
 use crate::ports::{Answer, Clock, Limiter, Unavailable};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
@@ -20,18 +24,27 @@ pub struct CheckService {
     pub metrics: Arc<CheckMetrics>,
     pub tally: Arc<Tally>,
     pub ids: RequestIds,
+    pub identities: Arc<dyn Identities>,
 }
 
 /// A check that the limiter has begun to decide.
 pub struct PendingAnswer {
     arrived: NodeTime,
-    answer: Answer,
+    answer: PendingState,
+    identity: Option<IdentityProblem>,
+}
+
+/// What a check that was begun waits for.
+enum PendingState {
+    Limiter(Answer),
+    /// The check is decided without the limiter.
+    Decided(Result<Decision, Rejection>),
 }
 
 impl PendingAnswer {
     /// True if the check waits for the store.
     pub const fn waits(&self) -> bool {
-        matches!(self.answer, Answer::Later(_))
+        matches!(self.answer, PendingState::Limiter(Answer::Later(_)))
     }
 }
 
@@ -44,25 +57,55 @@ impl CheckService {
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         let arrived = self.clock.now();
-        self.resolve(&mut request).await;
+        let terms = self.limiter.identity(request.domain());
+        let (mut identity, mut begun) = (None, arrived);
+        if terms.identity != Identity::Caller {
+            match self.resolve(terms, &mut request).await {
+                Ok(problem) => (identity, begun) = (problem, self.clock.now()),
+                Err(decided) => return self.finish_decided(&request, decided, arrived, id),
+            }
+        }
         let answer = with_checks(std::iter::once(&request), |checks| {
-            checks.first().map(|check| self.limiter.check(check, arrived, timeout))
+            checks.first().map(|check| self.limiter.check(check, begun, timeout))
         });
         let outcome = match answer {
             Some(answer) => answer.get().await,
             None => Err(Unavailable::Restarted),
         };
-        self.observe(&request, outcome, arrived, id)
+        self.observe(&request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id)
     }
 
     /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each.
     pub async fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>) -> Vec<PendingAnswer> {
         let arrived = self.clock.now();
-        for request in requests.iter_mut() {
-            self.resolve(request).await;
+        let all_callers =
+            requests.iter().all(|request| self.limiter.identity(request.domain()).identity == Identity::Caller);
+        if all_callers {
+            let answers = with_checks(requests.iter(), |checks| self.limiter.check_all(checks, arrived, timeout));
+            let pending = |answer| PendingAnswer { arrived, answer: PendingState::Limiter(answer), identity: None };
+            return answers.into_iter().map(pending).collect();
         }
-        let answers = with_checks(requests.iter(), |checks| self.limiter.check_all(checks, arrived, timeout));
-        answers.into_iter().map(|answer| PendingAnswer { arrived, answer }).collect()
+        let resolved = requests.iter_mut().map(|request| {
+            let terms = self.limiter.identity(request.domain());
+            self.resolve(terms, request)
+        });
+        let resolved = join_all(resolved).await;
+        let identified = || requests.iter().zip(&resolved).filter(|(_, resolved)| resolved.is_ok()).map(|(r, _)| r);
+        let begun = self.clock.now();
+        let identified: Vec<&CheckRequest> = identified().collect();
+        let answers = with_checks(identified.iter().copied(), |checks| self.limiter.check_all(checks, begun, timeout));
+        let mut answers = answers.into_iter();
+        let pending = |resolved: Result<Option<IdentityProblem>, Result<Decision, Rejection>>| {
+            let (answer, identity) = match resolved {
+                Ok(identity) => {
+                    let answer = answers.next().unwrap_or(Answer::Now(Err(Unavailable::Restarted)));
+                    (PendingState::Limiter(answer), identity)
+                }
+                Err(decided) => (PendingState::Decided(decided), None),
+            };
+            PendingAnswer { arrived, answer, identity }
+        };
+        resolved.into_iter().map(pending).collect()
     }
 
     /// Waits for the decision of a check that was begun.
@@ -72,12 +115,48 @@ impl CheckService {
         pending: PendingAnswer,
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
-        self.observe(request, pending.answer.get().await, pending.arrived, id)
+        let PendingAnswer { arrived, answer, identity } = pending;
+        match answer {
+            PendingState::Limiter(answer) => {
+                let outcome = answer.get().await;
+                self.observe(request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id)
+            }
+            PendingState::Decided(decided) => self.finish_decided(request, decided, arrived, id),
+        }
     }
 
-    /// Adds what the node knows of the caller to the attributes. It knows nothing yet: this is where API keys, users
-    /// and tiers come in.
-    async fn resolve(&self, _request: &mut CheckRequest) {}
+    /// Adds what an API key says to the attributes. A problem that does not deny the check is shown in its answer.
+    ///
+    /// # Errors
+    /// The outcome of a check that is decided by its identity alone.
+    async fn resolve(
+        &self,
+        terms: IdentityTerms,
+        request: &mut CheckRequest,
+    ) -> Result<Option<IdentityProblem>, Result<Decision, Rejection>> {
+        match identify(&*self.identities, terms, request).await {
+            Identification::Proceed(problem) => Ok(problem),
+            Identification::Denied(problem) => Err(Ok(self.limiter.denied(request.domain(), problem))),
+            Identification::Conflict(at, name) => {
+                let expected = format!("descriptor {at}: expected no {name} beside api_key: the key sets it");
+                Err(Err(Rejection::Invalid(vec![violation(name, expected)])))
+            }
+        }
+    }
+
+    /// Counts and logs a check that was decided by its identity alone.
+    fn finish_decided(
+        &self,
+        request: &CheckRequest,
+        decided: Result<Decision, Rejection>,
+        arrived: NodeTime,
+        id: &RequestId<'_>,
+    ) -> Result<Decision, Rejection> {
+        match decided {
+            Ok(decision) => self.observe(request, Ok(decision), arrived, id),
+            Err(rejection) => Err(self.reject(rejection, id)),
+        }
+    }
 
     /// Counts and logs the outcome of a check that arrived at `arrived`. Events will begin here.
     fn observe(

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use limiter::{Decision, LimitStatus, by_part_left};
+use limiter::{Decision, IdentityProblem, LimitStatus, by_part_left};
 
 /// Names the limits in mode `shadow` that would have denied.
 pub const SHADOW: &str = "x-tidegate-shadow";
@@ -57,8 +57,11 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     if let Some(names) = shadow_denials(decision) {
         put(SHADOW, names);
     }
-    if denied_by_default(decision) {
-        put(REASON, NO_LIMIT_MATCHES.to_owned());
+    if let Some(reason) = reason(decision) {
+        put(REASON, reason.to_owned());
+    }
+    if decision.identity.is_some_and(IdentityProblem::is_unauthorized) {
+        put("www-authenticate", "ApiKey".to_owned());
     }
     for (name, value) in of_denying_limits(decision.limits.iter()) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
@@ -67,7 +70,14 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
     }
 }
 
-/// True if no limit matches, and the domain denies such checks.
+/// The reason of a decision that is no limit: a word for programs.
+pub fn reason(decision: &Decision) -> Option<&'static str> {
+    let of_identity = decision.identity.map(IdentityProblem::as_str);
+    of_identity.or_else(|| denied_by_default(decision).then_some(NO_LIMIT_MATCHES))
+}
+
+/// True if the check is denied and no limit was asked: none matches and the domain denies such checks, or the caller is
+/// not known.
 pub fn denied_by_default(decision: &Decision) -> bool {
     !decision.allowed && decision.limits.is_empty()
 }

@@ -9,5 +9,6 @@ pub mod client_text;
 pub mod grpc;
 mod headers;
 pub mod http;
+mod identity;
 mod rejection;
 pub mod request_id;

@@ -18,6 +18,7 @@ mod output;
 mod rules;
 mod run_node;
 mod serve;
+mod settings;
 #[cfg(feature = "simulate")]
 mod simulate;
 

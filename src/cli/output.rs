@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::Output;
 use crate::config::listen::Listen;
-use crate::config::settings::Settings;
+use crate::config::plane::Cluster;
+use crate::config::settings::{RulesFrom, Settings};
 use crate::rulefile::decode::FileError;
 use limiter::rules::RuleBook;
 
@@ -106,9 +107,9 @@ pub fn decision(output: Output, answer: &Value) {
     outln!("{table}");
 }
 
-/// Prints the settings that `serve --check` found valid, without secrets.
-pub fn checked(output: Output, settings: &Settings, book: &RuleBook, warnings: &[FileError]) {
-    let (domains, limits) = size(book);
+/// Prints the settings that `serve --check` found valid, without secrets, and the book of the rule file if there is one.
+pub fn checked(output: Output, settings: &Settings, book: Option<&RuleBook>, warnings: &[FileError]) {
+    let (domains, limits) = book.map(size).unzip();
     warnings.iter().for_each(|about| eprintln!("{}", warning(about)));
     let Settings { region, node, listen: Listen { http, grpc, .. }, .. } = settings;
     if output == Output::Json {
@@ -120,7 +121,13 @@ pub fn checked(output: Output, settings: &Settings, book: &RuleBook, warnings: &
         outln!("{report}");
     } else {
         outln!("{}: node {node} of region {region}, HTTP {http}, gRPC {grpc}", word("good", true));
-        outln!("{}: {}, {}", settings.rules.display(), count(domains, "domain"), count(limits, "limit"));
+        match &settings.rules {
+            RulesFrom::Cluster(Cluster { name, .. }) => outln!("the rules come from the cluster {name}"),
+            RulesFrom::File(file) => {
+                let (domains, limits) = (domains.unwrap_or(0), limits.unwrap_or(0));
+                outln!("{}: {}, {}", file.display(), count(domains, "domain"), count(limits, "limit"));
+            }
+        }
     }
 }
 

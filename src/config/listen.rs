@@ -22,8 +22,10 @@ const MAX_HOPS: u64 = 100;
 pub struct Listen {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
-    /// For the messages between nodes. Nothing listens there yet.
+    /// For the messages between nodes. A node without `cluster` does not listen there.
     pub cluster: SocketAddr,
+    /// For the admin API. A node listens there if it has a cluster or `admin.token_file`.
+    pub admin: SocketAddr,
     /// `trusted_proxies`, `attribute_headers` and `client_ip`
     pub trust: Trust,
 }
@@ -31,8 +33,13 @@ pub struct Listen {
 pub(super) fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Listen {
     section(node, path, errors, |fields, path, errors| {
         let mut seen: Vec<SocketAddr> = Vec::new();
-        let listeners = [("http", DEFAULTS.http), ("grpc", DEFAULTS.grpc), ("cluster", DEFAULTS.cluster)];
-        let [http, grpc, cluster] = listeners.map(|(listener, default)| {
+        let listeners = [
+            ("http", DEFAULTS.http),
+            ("grpc", DEFAULTS.grpc),
+            ("cluster", DEFAULTS.cluster),
+            ("admin", DEFAULTS.admin),
+        ];
+        let [http, grpc, cluster, admin] = listeners.map(|(listener, default)| {
             let path = path.field(listener);
             let given = fields.get(listener).and_then(|n| string(n, &path, errors));
             let Ok(address) = given.as_deref().unwrap_or(default).parse() else {
@@ -45,7 +52,7 @@ pub(super) fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> L
             seen.push(address);
             address
         });
-        Listen { http, grpc, cluster, trust: trust(fields, path, errors) }
+        Listen { http, grpc, cluster, admin, trust: trust(fields, path, errors) }
     })
 }
 

@@ -3,6 +3,7 @@
 pub mod defaults;
 pub mod listen;
 pub mod overlay;
+pub mod plane;
 pub mod settings;
 pub mod tls;
 mod values;

@@ -9,6 +9,9 @@ use limiter::rules::Path;
 /// The prefix of environment variables that are settings.
 pub const PREFIX: &str = "TIDEGATE_";
 
+/// The variable that holds the admin token of a command. It is no setting of a node.
+pub const TOKEN: &str = "TIDEGATE_TOKEN";
+
 /// A setting from the environment or a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -21,6 +24,9 @@ pub struct Setting {
 impl Setting {
     /// The setting of an environment variable; `None` if its name has another prefix.
     pub fn from_environment(name: &str, value: &str) -> Option<Self> {
+        if name == TOKEN {
+            return None;
+        }
         let path = name.strip_prefix(PREFIX)?.split("__").map(str::to_lowercase).collect();
         Some(Self { origin: name.to_owned(), path, text: value.to_owned() })
     }

@@ -1,11 +1,13 @@
 //! The settings of `serve`: their types, their defaults, and every error at once. Times are in milliseconds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::defaults::DEFAULTS;
 use super::listen::{Listen, listen};
 use super::overlay::{Overlay, Setting};
+use super::plane;
 use super::values::{length, section, size, within};
 use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
@@ -22,10 +24,24 @@ pub struct Settings {
     /// 0: the cores that the cgroup allows.
     pub workers: usize,
     pub store: Store,
-    /// `rules.file`
-    pub rules: PathBuf,
+    pub rules: RulesFrom,
+    /// `None` without PostgreSQL.
+    pub postgres: Option<plane::Postgres>,
+    pub identity: plane::Identity,
+    /// The weights of regions, until the cluster's settings have others.
+    pub regions: BTreeMap<String, u64>,
+    /// `admin.token_file`
+    pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
     pub log: Log,
+}
+
+/// Where the rules come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RulesFrom {
+    /// `rules.file`
+    File(PathBuf),
+    Cluster(plane::Cluster),
 }
 
 /// `limits:`
@@ -110,7 +126,7 @@ pub struct InvalidSettings {
 }
 
 /// Sections that are not built yet.
-const LATER: [&str; 5] = ["postgres", "raft", "peers", "kafka", "tls"];
+const LATER: [&str; 5] = ["peers", "gossip", "kafka", "tls", "auth"];
 
 impl Settings {
     /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default
@@ -135,7 +151,11 @@ impl Settings {
             field: problem.path.to_string(),
             message: problem.message,
         });
-        Err(InvalidSettings { errors: placed.collect(), rules: settings.rules })
+        let rules = match settings.rules {
+            RulesFrom::File(file) => file,
+            RulesFrom::Cluster(_) => PathBuf::new(),
+        };
+        Err(InvalidSettings { errors: placed.collect(), rules })
     }
 }
 
@@ -147,10 +167,29 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
     let workers = fields.get("workers").and_then(|n| within(n, &top.field("workers"), 0..=1024, errors));
     let listen = listen(fields.get("listen"), &top.field("listen"), errors);
     let store = store(fields.get("store"), &top.field("store"), errors);
-    let rules = section(fields.get("rules"), &top.field("rules"), errors, |fields, path, errors| {
-        let file = fields.require("file", errors).and_then(|n| string(n, &path.field("file"), errors));
-        file.map(PathBuf::from).unwrap_or_default()
-    });
+    let default_node = node.unwrap_or_else(|| host.to_owned());
+    let advertised = format!("{default_node}:{}", listen.cluster.port());
+    let cluster = plane::cluster(fields.get("cluster"), &advertised, &top.field("cluster"), errors);
+    let postgres = plane::postgres(fields.get("postgres"), &top.field("postgres"), errors);
+    if cluster.is_none() && postgres.is_some() {
+        errors.add(&top.field("postgres"), "expected only with cluster");
+    }
+    let identity = plane::identity(fields.get("identity"), &top.field("identity"), errors);
+    let regions = plane::regions(fields.get("regions"), &top.field("regions"), errors);
+    let admin_token_file = plane::admin(fields.get("admin"), &top.field("admin"), errors);
+    let rules = fields.get("rules");
+    let rules = match cluster {
+        Some(cluster) => {
+            if rules.is_some() {
+                errors.add(&top.field("rules"), "expected nothing: with cluster, the rules come from PostgreSQL");
+            }
+            RulesFrom::Cluster(cluster)
+        }
+        None => section(rules, &top.field("rules"), errors, |fields, path, errors| {
+            let file = fields.require("file", errors).and_then(|n| string(n, &path.field("file"), errors));
+            RulesFrom::File(file.map(PathBuf::from).unwrap_or_default())
+        }),
+    };
     let limits = limits(fields.get("limits"), &top.field("limits"), errors);
     let log = log(fields.get("log"), &top.field("log"), errors);
     for section in LATER {
@@ -161,11 +200,15 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
     fields.finish(errors);
     Settings {
         region: region.unwrap_or_default(),
-        node: node.unwrap_or_else(|| host.to_owned()),
+        node: default_node,
         listen,
         workers: size(workers.unwrap_or(0)),
         store,
         rules,
+        postgres,
+        identity,
+        regions,
+        admin_token_file,
         limits,
         log,
     }
@@ -255,7 +298,7 @@ fn store(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Store {
 }
 
 /// Reads a name that goes into keys and logs.
-fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
+pub(super) fn name(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let text = string(node, path, errors)?;
     if (1..=64).contains(&text.len()) && text.chars().all(fits) {

@@ -1,5 +1,7 @@
 //! Builds the parts of a node from its settings. This is the only file that names adapters.
 
+mod cluster;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use super::metrics::{NodeMetrics, SeriesRemover};
 use super::{Environment, NodeConfig};
 use crate::api::http::forward_auth::trust::Trust;
 use crate::config::defaults::DEFAULTS;
-use crate::config::settings::Settings;
+use crate::config::settings::{RulesFrom, Settings};
 use crate::host::clock::{self, SystemClock};
 use crate::host::machine;
+use crate::ports::identity::{Identities, NoIdentities};
 use crate::ports::{Clock, Region, RuleSource, Service};
 use crate::rulefile::decode::compile;
 use crate::rulefile::metrics::RuleFileMetrics;
@@ -65,6 +68,27 @@ impl AssembleError {
 /// The `min_holders` for warnings about rules whose counters are in memory: that store has no outage.
 const NEVER_FAILS: u32 = 0;
 
+/// Where a node's rules and identities come from.
+struct Configuration {
+    rules: Arc<dyn RuleSource>,
+    /// In the order of their start.
+    services: Vec<Arc<dyn Service>>,
+    identities: Arc<dyn Identities>,
+    reload: Option<Reload>,
+}
+
+impl Configuration {
+    fn new(rules: Arc<dyn RuleSource>) -> Self {
+        Self { rules, services: Vec::new(), identities: Arc::new(NoIdentities), reload: None }
+    }
+
+    fn of_file(file: Arc<FileRules>) -> Self {
+        let services = vec![Arc::clone(&file) as Arc<dyn Service>];
+        let rules = Arc::clone(&file) as Arc<dyn RuleSource>;
+        Self { services, reload: Some(Box::new(move || file.reload())), ..Self::new(rules) }
+    }
+}
+
 /// Rules that never change.
 struct FixedRules(watch::Sender<Arc<RuleBook>>);
 
@@ -108,7 +132,11 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
     };
     let region = in_memory(&config, &clock);
     let metrics = NodeMetrics::new(registry)?;
-    Ok(assembled(config, clock, region, source, file, metrics))
+    let rules = match file {
+        Some(file) => Configuration::of_file(file),
+        None => Configuration::new(source),
+    };
+    Ok(assembled(config, clock, region, rules, metrics))
 }
 
 /// Builds the node that `settings` describe.
@@ -118,11 +146,16 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
 pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, AssembleError> {
     let registry = MetricsRegistry::new(build.0, build.1)?;
     let store_metrics = StoreMetrics::new(&registry)?;
-    let file_metrics = RuleFileMetrics::new(&registry)?;
     let in_memory_only = settings.store.location == StoreLocation::Memory;
     let min_holders = if in_memory_only { NEVER_FAILS } else { settings.store.min_holders };
-    let file = Arc::new(FileRules::open(settings.rules.clone(), min_holders, file_metrics)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let rules = match &settings.rules {
+        RulesFrom::File(file) => {
+            let metrics = RuleFileMetrics::new(&registry)?;
+            Configuration::of_file(Arc::new(FileRules::open(file.clone(), min_holders, metrics)?))
+        }
+        RulesFrom::Cluster(cluster) => cluster::configuration(settings, cluster, min_holders, &clock, &registry)?,
+    };
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {
         StoreLocation::Memory => {
@@ -133,9 +166,8 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
         }
         StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics)?,
     };
-    let source = Arc::clone(&file) as Arc<dyn RuleSource>;
     let metrics = NodeMetrics::new(registry)?;
-    Ok(assembled(config, clock, region, source, Some(file), metrics))
+    Ok(assembled(config, clock, region, rules, metrics))
 }
 
 /// Checks what only building a node finds out: files that settings name.
@@ -154,16 +186,15 @@ fn assembled(
     config: NodeConfig,
     clock: Arc<dyn Clock>,
     region: Arc<dyn Region>,
-    rules: Arc<dyn RuleSource>,
-    file: Option<Arc<FileRules>>,
+    configuration: Configuration,
     metrics: NodeMetrics,
 ) -> Assembled {
+    let Configuration { rules, mut services, identities, reload } = configuration;
     let remover = SeriesRemover { rules: Arc::clone(&rules), checks: Arc::clone(&metrics.checks) };
-    let mut services: Vec<Arc<dyn Service>> = file.iter().map(|file| Arc::clone(file) as Arc<dyn Service>).collect();
     services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
-    let environment = Environment { clock, random: clock::random, region, rules, metrics: Arc::new(metrics), services };
-    let reload = file.map(|file| Box::new(move || file.reload()) as Reload);
+    let (random, metrics) = (clock::random, Arc::new(metrics));
+    let environment = Environment { clock, random, region, rules, identities, metrics, services };
     Assembled { config, environment, reload }
 }
 

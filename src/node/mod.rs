@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::http::forward_auth::trust::Trust;
+use crate::ports::identity::Identities;
 use crate::ports::{Clock, Fatal, Region, RuleSource, Service};
 use metrics::NodeMetrics;
 
@@ -56,6 +57,7 @@ pub struct Environment {
     pub random: fn() -> io::Result<u64>,
     pub region: Arc<dyn Region>,
     pub rules: Arc<dyn RuleSource>,
+    pub identities: Arc<dyn Identities>,
     pub metrics: Arc<NodeMetrics>,
     /// Background services, in the order of their start.
     pub services: Vec<Arc<dyn Service>>,

@@ -135,7 +135,7 @@ fn workers(
     opened: &watch::Receiver<bool>,
     (http, grpc): (Listeners, Listeners),
 ) -> io::Result<Vec<CoreWorker>> {
-    let Environment { clock, random, region, rules, metrics, .. } = environment;
+    let Environment { clock, random, region, rules, identities, metrics, .. } = environment;
     let acceptors = |listener| {
         let budget = BodyBudget::new(Arc::clone(&metrics.checks));
         acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget)
@@ -151,6 +151,7 @@ fn workers(
             metrics: Arc::clone(&metrics.checks),
             tally: metrics.checks.tally(),
             ids: RequestIds::new(random()?),
+            identities: Arc::clone(identities),
         };
         let state = HttpState {
             service: Arc::new(service),

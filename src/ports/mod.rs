@@ -1,7 +1,7 @@
 //! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only
 //! them.
 
-#[cfg(feature = "cluster")]
+pub mod identity;
 pub mod plane;
 mod service;
 
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limiter::counter::{Batch, BatchReply, StoreError};
-use limiter::rules::RuleBook;
-use limiter::{Check, Decision, LaneId, NodeTime, Overload, Revision, WallTime};
+use limiter::rules::{IdentityTerms, RuleBook};
+use limiter::{Check, Decision, IdentityProblem, LaneId, NodeTime, Overload, Revision, WallTime};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
@@ -118,6 +118,14 @@ pub trait Limiter: Send + Sync + 'static {
     /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that
     /// is less than the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
     fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer;
+    /// Where the identity of the checks of a domain comes from.
+    fn identity(&self, _domain: &str) -> IdentityTerms {
+        IdentityTerms::default()
+    }
+    /// The decision of a check that is denied because its caller is not known.
+    fn denied(&self, _domain: &str, problem: IdentityProblem) -> Decision {
+        Decision::unidentified(None, Revision::NONE, problem)
+    }
     /// Decides many checks at once, each for itself, in order.
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer>;
 }

@@ -92,6 +92,31 @@ pub const CERTIFICATE_RELOAD_FAILURES: Name = metric(
     "Changed certificates, keys or authorities that could not be used, by the section of the settings that names them.",
     &["section"],
 );
+pub const IDENTITIES: Name = metric(
+    "tidegate_identity_answers_total",
+    "API keys of checks: valid, unknown, expired, revoked or unavailable.",
+    &["outcome"],
+);
+pub const LOOKUPS: Name = metric(
+    "tidegate_identity_lookups_total",
+    "Look-ups of API keys: found, missed, failed, or over_budget (answered without one).",
+    &["outcome"],
+);
+pub const REFUSED: Name = metric(
+    "tidegate_plane_refused_transactions",
+    "Committed transactions of PostgreSQL that are not in force because the rules would not be valid.",
+    &[],
+);
+pub const FOLLOW_ERRORS: Name = metric(
+    "tidegate_plane_read_errors_total",
+    "Reads of PostgreSQL's change log that failed at this node as the leader.",
+    &[],
+);
+pub const RECONCILED: Name = metric(
+    "tidegate_plane_reconciled_total",
+    "Times that this node wrote back what the cluster had applied and PostgreSQL lacked.",
+    &[],
+);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -130,5 +155,10 @@ pub const ALL: &[&Name] = &[
     &RULES_OK,
     &CERTIFICATE_EXPIRY,
     &CERTIFICATE_RELOAD_FAILURES,
+    &IDENTITIES,
+    &LOOKUPS,
+    &REFUSED,
+    &FOLLOW_ERRORS,
+    &RECONCILED,
     &BUILD,
 ];

@@ -86,7 +86,7 @@ impl Tally {
             DomainTally { _name: domain.cloned(), checks: ["allowed", "refused"].map(of), unmatched }
         });
         tally.checks[usize::from(!decision.allowed)].inc();
-        if decision.limits.is_empty() {
+        if decision.limits.is_empty() && decision.identity.is_none() {
             tally.unmatched.inc();
         }
         for limit in &decision.limits {
@@ -142,7 +142,7 @@ mod tests {
 
     fn decision(revision: Revision, domain: &Arc<str>, allowed: bool) -> Decision {
         let domain = Some(Arc::clone(domain));
-        Decision { allowed, degraded: false, revision, domain, retry_after: None, limits: Vec::new() }
+        Decision { allowed, degraded: false, revision, domain, retry_after: None, identity: None, limits: Vec::new() }
     }
 
     #[test]

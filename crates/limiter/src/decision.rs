@@ -18,8 +18,51 @@ pub struct Decision {
     pub domain: Option<Arc<str>>,
     /// Microseconds after which to ask again. `None` if the check is allowed, or if waiting cannot help.
     pub retry_after: Option<u64>,
+    /// What is wrong with the API key of the check. The check is denied for it, unless its domain allows it.
+    pub identity: Option<IdentityProblem>,
     /// Every limit that applied, by descriptor, then in the order of the rules.
     pub limits: Vec<LimitStatus>,
+}
+
+impl Decision {
+    /// The decision of a check that is denied because its caller is not known. No limit was asked.
+    pub fn unidentified(domain: Option<Arc<str>>, revision: Revision, problem: IdentityProblem) -> Self {
+        let (allowed, degraded, retry_after, limits) = (false, false, None, Vec::new());
+        Self { allowed, degraded, revision, domain, retry_after, identity: Some(problem), limits }
+    }
+}
+
+/// Why the identity of a check is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityProblem {
+    /// The domain requires an API key, and the check has none.
+    MissingKey,
+    UnknownKey,
+    ExpiredKey,
+    RevokedKey,
+    /// The check has attributes that only a key may set, or several keys.
+    Conflict,
+    /// The key cannot be looked up now.
+    Unavailable,
+}
+
+impl IdentityProblem {
+    /// The word that answers show.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingKey => "missing_key",
+            Self::UnknownKey => "unknown_key",
+            Self::ExpiredKey => "expired_key",
+            Self::RevokedKey => "revoked_key",
+            Self::Conflict => "conflicting_identity",
+            Self::Unavailable => "identity_unavailable",
+        }
+    }
+
+    /// True if the caller is not who it says, or does not say who it is.
+    pub const fn is_unauthorized(self) -> bool {
+        matches!(self, Self::MissingKey | Self::UnknownKey | Self::ExpiredKey | Self::RevokedKey)
+    }
 }
 
 /// The state of one limit that applied to a check.

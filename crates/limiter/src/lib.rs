@@ -38,7 +38,7 @@ mod time;
 
 pub use breaker::{Breaker, PROBE_INTERVAL};
 pub use check::{Charging, Check, Descriptor};
-pub use decision::{Decision, LimitStatus, by_part_left, tightest};
+pub use decision::{Decision, IdentityProblem, LimitStatus, by_part_left, tightest};
 pub use dry_run::DryRun;
 pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, SlotId, Ticket};
 pub use node_clock::NodeClock;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{KeyHash, KeyRow, UserRow};
 use super::refusal::Refused;
-use super::state::DomainTerms;
+use super::state::{DomainTerms, PlaneState};
 
 /// A random number of 128 bits that the database draws for each transaction which changes the configuration. Two
 /// servers that were promoted independently never have the same revision with the same id.
@@ -97,6 +97,27 @@ pub enum Change {
 }
 
 impl Change {
+    /// True if the change is of a user or a key. It is in force even if other changes of its transaction are refused:
+    /// each says what the database holds.
+    pub const fn is_of_identity(&self) -> bool {
+        matches!(self, Self::PutUser(_) | Self::RemoveUser { .. } | Self::PutKey(_) | Self::RemoveKey { .. })
+    }
+
+    /// The row that the change is about, such as `api/free-per-minute`.
+    pub fn row(&self) -> String {
+        match self {
+            Self::PutDomain { domain, .. } | Self::RemoveDomain { domain } => domain.clone(),
+            Self::PutLimit { domain, limit, .. } => format!("{domain}/{}", limit.name),
+            Self::RemoveLimit { domain, name } | Self::UnreadableLimit { domain, name, .. } => {
+                format!("{domain}/{name}")
+            }
+            Self::PutSetting { name, .. } | Self::RemoveSetting { name } => format!("setting {name}"),
+            Self::PutUser(UserRow { user, .. }) | Self::RemoveUser { user } => format!("user {user}"),
+            Self::PutKey(key) => format!("key {}", key.key_id),
+            Self::RemoveKey { .. } => "a key".to_owned(),
+        }
+    }
+
     /// True if the change may change the rule book.
     pub const fn is_of_rules(&self) -> bool {
         matches!(
@@ -134,7 +155,7 @@ pub enum Command {
     /// log from there on.
     Replace { after: Mark, snapshot: Snapshot, refused: Vec<Refused> },
     /// Replaces the whole state by that of a backup.
-    Restore { state: Box<super::state::PlaneState> },
+    Restore { state: Box<PlaneState> },
 }
 
 /// What a command did.
@@ -147,11 +168,10 @@ pub struct Outcome {
 }
 
 impl Snapshot {
-    /// The rules of the snapshot, if every row is readable.
+    /// The rules of the snapshot. Rows that cannot be read are left out.
     pub fn rules(&self) -> Rules {
-        let mut state = super::state::PlaneState::default();
-        let replace = Command::Replace { after: Mark::default(), snapshot: self.clone(), refused: Vec::new() };
-        state.apply(replace);
+        let mut state = PlaneState::default();
+        state.apply(Command::Replace { after: Mark::default(), snapshot: self.clone(), refused: Vec::new() });
         state.rules()
     }
 }

@@ -86,6 +86,55 @@ impl PlaneState {
         Rules { domains: domains.collect() }
     }
 
+    /// Every row of a domain, as [`Snapshot::rows`] has them.
+    pub fn domain_rows(&self, domain: &str) -> Vec<Change> {
+        let Some(state) = self.domains.get(domain) else { return Vec::new() };
+        let put = Change::PutDomain { domain: domain.to_owned(), terms: state.terms };
+        let limits = state.limits.values().map(|placed| Change::PutLimit {
+            domain: domain.to_owned(),
+            position: placed.position,
+            limit: Box::new(Limit::clone(&placed.limit)),
+        });
+        std::iter::once(put).chain(limits).collect()
+    }
+
+    /// Every row of the rules and settings, as [`Snapshot::rows`] has them.
+    pub fn rows(&self) -> Vec<Change> {
+        let settings = self.settings.iter();
+        let settings = settings.map(|(name, value)| Change::PutSetting { name: name.clone(), value: value.clone() });
+        self.domains.keys().flat_map(|domain| self.domain_rows(domain)).chain(settings).collect()
+    }
+
+    /// The changes that lead from the rules and settings of this state to those of `rows`.
+    pub fn changes_to(&self, rows: &[Change]) -> Vec<Change> {
+        let mut wanted = Self::default();
+        rows.iter().for_each(|row| wanted.apply_change(Revision::NONE, row));
+        let mut changes = Vec::new();
+        for (domain, state) in &self.domains {
+            match wanted.domains.get(domain) {
+                None => changes.push(Change::RemoveDomain { domain: domain.clone() }),
+                Some(wanted) => {
+                    let removed = state.limits.keys().filter(|name| !wanted.limits.contains_key(*name));
+                    let remove = |name: &String| Change::RemoveLimit { domain: domain.clone(), name: name.clone() };
+                    changes.extend(removed.map(remove));
+                }
+            }
+        }
+        let removed = self.settings.keys().filter(|name| !wanted.settings.contains_key(*name));
+        changes.extend(removed.map(|name| Change::RemoveSetting { name: name.clone() }));
+        let puts = rows.iter().filter(|row| match row {
+            Change::PutDomain { domain, terms } => self.domains.get(domain).is_none_or(|state| state.terms != *terms),
+            Change::PutLimit { domain, position, limit } => {
+                let placed = self.domains.get(domain).and_then(|state| state.limits.get(&limit.name));
+                placed.is_none_or(|placed| placed.position != *position || *placed.limit != **limit)
+            }
+            Change::PutSetting { name, value } => self.settings.get(name) != Some(value),
+            _ => false,
+        });
+        changes.extend(puts.cloned());
+        changes
+    }
+
     /// Applies a committed command. Equal states stay equal: nothing but the command counts.
     pub fn apply(&mut self, command: Command) -> Outcome {
         let applied = match command {
@@ -115,12 +164,12 @@ impl PlaneState {
         Outcome { applied, mark: self.mark }
     }
 
-    /// Applies the changes of a transaction, in order. Those of the rules count only if they are `valid`.
+    /// Applies the changes of a transaction, in order. Those of rules and settings count only if they are `valid`.
     fn apply_transaction(&mut self, transaction: &Transaction, valid: bool) {
         let revision = transaction.mark.revision;
         let changes_rules = transaction.changes.iter().any(Change::is_of_rules);
         for change in &transaction.changes {
-            if valid || !change.is_of_rules() {
+            if valid || change.is_of_identity() {
                 self.apply_change(revision, change);
             }
         }

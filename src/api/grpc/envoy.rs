@@ -105,8 +105,7 @@ fn answer(decision: &Decision, descriptors: usize) -> RateLimitResponse {
     let mut response_headers_to_add: Vec<_> = of_limits.map(|(key, value)| header(key, value.to_owned())).collect();
     let retry_after = decision.retry_after.map(|wait| header("retry-after", headers::seconds(wait).to_string()));
     let shadow = headers::shadow_denials(decision).map(|names| header(headers::SHADOW, names));
-    let reason = headers::denied_by_default(decision);
-    let reason = reason.then(|| header(headers::REASON, headers::NO_LIMIT_MATCHES.to_owned()));
+    let reason = headers::reason(decision).map(|reason| header(headers::REASON, reason.to_owned()));
     response_headers_to_add.extend(retry_after.into_iter().chain(shadow).chain(reason));
     let (overall_code, statuses) = (code(decision.allowed), statuses.collect());
     RateLimitResponse { overall_code, statuses, response_headers_to_add, ..RateLimitResponse::default() }

@@ -7,6 +7,7 @@ use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
 use crate::api::check_service::{CheckService, PendingAnswer};
+use crate::api::headers;
 use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
 
@@ -64,6 +65,7 @@ pub(super) fn to_check_response(decision: &Decision, id: &RequestId<'_>) -> Chec
         retry_after_ms: decision.retry_after.map(millis_up),
         limits: limits.collect(),
         error: None,
+        reason: headers::reason(decision).unwrap_or_default().to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::json::Json;
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
-use crate::api::headers::{NO_LIMIT_MATCHES, denied_by_default};
+use crate::api::headers;
 use crate::api::rejection::{FieldViolation, violation};
 
 /// Reads a body.
@@ -190,7 +190,7 @@ impl<'d> Answer<'d> {
             request_id,
             retry_after_ms: decision.retry_after.map(millis_up),
             limits: limits.collect(),
-            reason: denied_by_default(decision).then_some(NO_LIMIT_MATCHES),
+            reason: headers::reason(decision),
             detail: None,
         }
     }

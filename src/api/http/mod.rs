@@ -20,7 +20,7 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
-use limiter::Decision;
+use limiter::{Decision, IdentityProblem};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -153,7 +153,12 @@ fn unknown_parameter(name: &str, known: &str) -> FieldViolation {
 /// Adds the headers of a decision to `answer`, and the status `deny_status` if it denies.
 fn decided(decision: &Decision, deny_status: StatusCode, mut answer: Response) -> Response {
     headers::add(decision, answer.headers_mut());
-    *answer.status_mut() = if decision.allowed { StatusCode::OK } else { deny_status };
+    let unauthorized = decision.identity.is_some_and(IdentityProblem::is_unauthorized);
+    *answer.status_mut() = match (decision.allowed, unauthorized && deny_status != StatusCode::OK) {
+        (true, _) => StatusCode::OK,
+        (false, true) => StatusCode::UNAUTHORIZED,
+        (false, false) => deny_status,
+    };
     answer
 }
 

@@ -30,6 +30,6 @@ pub use rule::{
     MIN_WINDOW_MS, Match, Mode, OnIdentityFailure, OnStoreFailure, Override, Period, Quota, Rules, Scope, Unmatched,
 };
 pub(crate) use rule_book::descriptor_limit;
-pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, RuleBook};
+pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, IdentityTerms, RuleBook};
 pub use rule_map::RuleMap;
 pub use warnings::{has_empty_shares, warnings};

@@ -12,7 +12,7 @@ use super::effective::EffectiveLimit;
 use super::matcher::{Found, MatchTable, Matcher};
 use super::path::Path;
 use super::problem::Problem;
-use super::rule::{Algorithm, Charge, Domain, Limit, Mode, Quota, Rules, Unmatched};
+use super::rule::{Algorithm, Charge, Domain, Identity, Limit, Mode, OnIdentityFailure, Quota, Rules, Unmatched};
 use super::rule_map::RuleMap;
 use super::validate::validate;
 use crate::check::{Check, Descriptor};
@@ -36,6 +36,7 @@ struct DomainBook {
     name: Arc<str>,
     charge: Charge,
     default: Unmatched,
+    identity: IdentityTerms,
     table: MatchTable,
     limits: Vec<LimitBook>,
 }
@@ -67,6 +68,13 @@ impl ApplicableLimit<'_> {
     pub fn key(&self, descriptor: &Descriptor<'_>, hash: bool, out: &mut Vec<u8>) {
         self.names.write(self.effective, descriptor, hash, out);
     }
+}
+
+/// Where the identity of a domain's checks comes from, and the answer if an API key cannot be looked up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityTerms {
+    pub identity: Identity,
+    pub on_failure: OnIdentityFailure,
 }
 
 /// What the rules say about a whole domain.
@@ -116,8 +124,9 @@ impl RuleBook {
                 });
             }
             let table = MatchTable::new(matchers);
-            let Domain { domain, charge, default, .. } = domain;
-            let book = DomainBook { name, charge: *charge, default: *default, table, limits };
+            let Domain { domain, charge, default, identity, on_identity_failure, .. } = domain;
+            let identity = IdentityTerms { identity: *identity, on_failure: *on_identity_failure };
+            let book = DomainBook { name, charge: *charge, default: *default, identity, table, limits };
             domains.insert(domain.as_str().into(), book);
         }
         let hash = Sha256::digest(serde_json::to_vec(&*rules).unwrap_or_default()).into();
@@ -131,6 +140,16 @@ impl RuleBook {
 
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    /// True if a domain takes the identity of checks from API keys.
+    pub fn uses_api_keys(&self) -> bool {
+        self.rules.domains.iter().any(|domain| domain.identity != Identity::Caller)
+    }
+
+    /// Where the identity of the checks of a domain comes from.
+    pub fn identity(&self, domain: &str) -> IdentityTerms {
+        self.domains.get(domain).map_or_else(IdentityTerms::default, |domain| domain.identity)
     }
 
     /// The shared name of a domain; `None` if no rule has it.

@@ -48,7 +48,15 @@ impl PendingCheck {
         // The longest wait of all. No wait helps if one limit will never grant.
         let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
         let Self { revision, domain, degraded, denied_by_default, .. } = self;
-        Decision { allowed: denied.is_empty() && !denied_by_default, degraded, revision, domain, retry_after, limits }
+        Decision {
+            allowed: denied.is_empty() && !denied_by_default,
+            degraded,
+            revision,
+            domain,
+            retry_after,
+            identity: None,
+            limits,
+        }
     }
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.

@@ -1,0 +1,156 @@
+//! The leader's work: it reads the committed transactions of the database in order, and proposes them to the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plane::{Command, Mark, PlaneState, Refused};
+
+use super::metrics::PlaneMetrics;
+use super::refusals;
+use crate::ports::plane::{ChangeSource, Changes, Consensus, ConsensusError, DatabaseError, Role};
+use crate::ports::{BoxFuture, Fatal, Service, Shutdown};
+
+/// The most transactions in one proposal.
+const MAX_TRANSACTIONS: usize = 100;
+/// How long the leader waits after an error, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Reads the database while this node leads.
+pub struct FollowDatabase {
+    consensus: Arc<dyn Consensus>,
+    source: Arc<dyn ChangeSource>,
+    metrics: PlaneMetrics,
+}
+
+/// What one step of the leader did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It proposed something.
+    Proposed,
+    /// The cluster has everything.
+    UpToDate,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    #[error("a check of rules panicked")]
+    Panicked,
+}
+
+impl FollowDatabase {
+    pub fn new(consensus: Arc<dyn Consensus>, source: Arc<dyn ChangeSource>, metrics: PlaneMetrics) -> Self {
+        Self { consensus, source, metrics }
+    }
+
+    /// Reads and proposes until it is dropped.
+    async fn lead(&self) {
+        let mut retry = RETRY.0;
+        let mut reported: Option<Vec<Refused>> = None;
+        loop {
+            let state = Arc::clone(&self.consensus.state().borrow());
+            let step = self.step(&state).await;
+            if reported.as_deref() != Some(state.refused()) {
+                // The table is for people. What cannot be written now is written after the next step.
+                if self.source.report_refused(state.refused()).await.is_ok() {
+                    reported = Some(state.refused().to_vec());
+                }
+            }
+            match step {
+                Ok(Step::Proposed) => retry = RETRY.0,
+                Ok(Step::UpToDate) => {
+                    retry = RETRY.0;
+                    self.source.wait_for_change().await;
+                }
+                Err(error) => {
+                    if retry == RETRY.0 {
+                        tracing::warn!(%error, "the leader cannot carry changes from PostgreSQL to the cluster");
+                    }
+                    self.metrics.follow_errors.inc();
+                    tokio::time::sleep(retry).await;
+                    retry = (2 * retry).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    async fn step(&self, state: &Arc<PlaneState>) -> Result<Step, StepError> {
+        if state.mark() == Mark::default() {
+            return self.replace(state).await;
+        }
+        match self.source.changes_after(state.mark(), MAX_TRANSACTIONS).await? {
+            Changes::Next(transactions) if transactions.is_empty() => Ok(Step::UpToDate),
+            Changes::Next(transactions) => {
+                let of_rules = transactions.iter().flat_map(|t| &t.changes).any(|change| !change.is_of_identity());
+                let everything = match of_rules && !state.refused().is_empty() {
+                    true => Some(self.source.read_all().await?),
+                    false => None,
+                };
+                let of_task = Arc::clone(state);
+                let command = move || refusals::command(&of_task, transactions, everything.as_ref());
+                // To compile a large book takes long.
+                let command = tokio::task::spawn_blocking(command).await.map_err(|_| StepError::Panicked)?;
+                self.propose(command).await
+            }
+            Changes::Pruned => self.replace(state).await,
+            Changes::Diverged => {
+                let mark = state.mark();
+                tracing::error!(revision = %mark.revision, "PostgreSQL lacks revisions that the cluster has applied: \
+                    the leader writes them back");
+                self.source.restore_missing(Arc::clone(state)).await?;
+                self.metrics.reconciled.inc();
+                self.replace(state).await
+            }
+        }
+    }
+
+    /// Proposes all that the database holds.
+    async fn replace(&self, state: &Arc<PlaneState>) -> Result<Step, StepError> {
+        let snapshot = self.source.read_all().await?;
+        let of_task = Arc::clone(state);
+        let command = move || {
+            let (snapshot, refused) = refusals::readable(&of_task, snapshot);
+            Command::Replace { after: of_task.mark(), snapshot, refused }
+        };
+        let command = tokio::task::spawn_blocking(command).await.map_err(|_| StepError::Panicked)?;
+        self.propose(command).await
+    }
+
+    async fn propose(&self, command: Command) -> Result<Step, StepError> {
+        self.consensus.propose(command).await?;
+        Ok(Step::Proposed)
+    }
+}
+
+impl Service for FollowDatabase {
+    fn name(&self) -> &'static str {
+        "reader of the database"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            let mut roles = self.consensus.role();
+            loop {
+                let role = *roles.borrow_and_update();
+                let lead = async {
+                    match role {
+                        Role::Leader { .. } => self.lead().await,
+                        _ => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = shutdown.requested() => return Ok(()),
+                    changed = roles.changed() => if changed.is_err() {
+                        shutdown.requested().await;
+                        return Ok(());
+                    },
+                    () = lead => {}
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! The cache of looked-up keys. Keys that exist and keys that do not have a part each, so that a flood of random keys
+//! does not take the place of known ones.
+
+use std::sync::Arc;
+
+use plane::KeyHash;
+use quick_cache::sync::Cache;
+
+use super::Entry;
+
+/// The part of the cache that keys which do not exist may take: one in this many.
+const UNKNOWN_PART: usize = 4;
+
+pub(super) struct KeyCache {
+    known: Cache<KeyHash, Arc<Entry>>,
+    unknown: Cache<KeyHash, Arc<Entry>>,
+}
+
+impl KeyCache {
+    /// A cache of at most `keys` keys that exist.
+    pub fn new(keys: usize) -> Self {
+        Self { known: Cache::new(keys.max(1)), unknown: Cache::new((keys / UNKNOWN_PART).max(1)) }
+    }
+
+    pub fn get(&self, hash: &KeyHash) -> Option<Arc<Entry>> {
+        self.known.get(hash).or_else(|| self.unknown.get(hash))
+    }
+
+    pub fn put(&self, hash: KeyHash, entry: Entry) {
+        let exists = entry.key.found.is_some();
+        let (to, from) = if exists { (&self.known, &self.unknown) } else { (&self.unknown, &self.known) };
+        from.remove(&hash);
+        to.insert(hash, Arc::new(entry));
+    }
+}

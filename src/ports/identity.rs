@@ -1,0 +1,37 @@
+//! Who asks: the owners of API keys.
+
+pub use plane::Owner;
+
+use super::BoxFuture;
+
+/// Finds the owners of API keys.
+pub trait Identities: Send + Sync + 'static {
+    /// Says whom a key belongs to: at once if the node knows it, else after a look-up with a deadline.
+    fn identify(&self, key: &str) -> Identified;
+}
+
+/// The answer about a key: known, or looked up.
+pub enum Identified {
+    Now(KeyAnswer),
+    Later(BoxFuture<'static, KeyAnswer>),
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyAnswer {
+    Valid(Owner),
+    Unknown,
+    Expired,
+    Revoked,
+    /// The key cannot be looked up now.
+    Unavailable,
+}
+
+/// A node that has no database. It knows no key.
+pub struct NoIdentities;
+
+impl Identities for NoIdentities {
+    fn identify(&self, _key: &str) -> Identified {
+        Identified::Now(KeyAnswer::Unavailable)
+    }
+}
