@@ -5,5 +5,6 @@
 pub mod api_lines;
 pub mod load;
 pub mod node;
+pub mod postgres;
 pub mod servers;
 pub mod wait;

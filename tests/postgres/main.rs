@@ -1,0 +1,6 @@
+//! Tests against real PostgreSQL servers: one primary and two streaming replicas.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod servers;
