@@ -194,7 +194,7 @@ fn assembled(
     services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
     let (random, metrics) = (clock::random, Arc::new(metrics));
-    let environment = Environment { clock, random, region, rules, identities, metrics, services };
+    let environment = Environment { clock, random, region, rules, identities, metrics, tls: None, services };
     Assembled { config, environment, reload }
 }
 

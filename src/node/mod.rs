@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::api::http::forward_auth::trust::Trust;
 use crate::ports::identity::Identities;
 use crate::ports::{Clock, Fatal, Region, RuleSource, Service};
+use crate::tls::ServerTls;
 use metrics::NodeMetrics;
 
 pub use runtime::run;
@@ -59,6 +60,8 @@ pub struct Environment {
     pub rules: Arc<dyn RuleSource>,
     pub identities: Arc<dyn Identities>,
     pub metrics: Arc<NodeMetrics>,
+    /// TLS of the listeners for checks; `None` if they are plain.
+    pub tls: Option<ServerTls>,
     /// Background services, in the order of their start.
     pub services: Vec<Arc<dyn Service>>,
 }

@@ -21,6 +21,7 @@ use crate::host::listeners::Listeners;
 use crate::ports::{Fatal, Limiter, NodeStatus};
 use crate::server::balance::acceptors;
 use crate::server::body_budget::BodyBudget;
+use crate::tls::{HTTP1, HTTP2};
 
 /// How long the end of a runtime may wait for blocking calls, such as reading a file from a server that is gone.
 const MAX_BLOCKED: Duration = Duration::from_millis(500);
@@ -135,12 +136,14 @@ fn workers(
     opened: &watch::Receiver<bool>,
     (http, grpc): (Listeners, Listeners),
 ) -> io::Result<Vec<CoreWorker>> {
-    let Environment { clock, random, region, rules, identities, metrics, .. } = environment;
-    let acceptors = |listener| {
+    let Environment { clock, random, region, rules, identities, metrics, tls, .. } = environment;
+    let acceptors = |listener, protocols: &[&[u8]]| {
         let budget = BodyBudget::new(Arc::clone(&metrics.checks));
-        acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget)
+        let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
+        acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget, tls)
     };
-    let (http, grpc) = (http.each.into_iter().zip(acceptors("http")), grpc.each.into_iter().zip(acceptors("grpc")));
+    let (for_http, for_grpc) = (acceptors("http", &[HTTP2, HTTP1]), acceptors("grpc", &[HTTP2]));
+    let (http, grpc) = (http.each.into_iter().zip(for_http), grpc.each.into_iter().zip(for_grpc));
     let forward_auth =
         Arc::new(ForwardAuth { trust: config.trust.clone(), notices: Arc::clone(&metrics.forward_auth) });
     let mut workers = Vec::new();

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::body_budget::BodyBudget;
 use super::metrics::{CloseReason, ListenerMetrics};
+use crate::tls::ServerTls;
 
 /// The most connections on their way to one core. Further ones stay at the core that accepted them.
 const HANDOVER_QUEUE: usize = 64;
@@ -33,6 +34,7 @@ struct SharedListener {
     max_open: usize,
     metrics: ListenerMetrics,
     budget: Arc<BodyBudget>,
+    tls: Option<ServerTls>,
 }
 
 struct CoreSlot {
@@ -58,6 +60,11 @@ impl ConnectionGuard {
         Arc::clone(&self.listener.budget)
     }
 
+    /// TLS of the listener, if it has TLS.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.listener.tls.as_ref()
+    }
+
     /// Counts that this node closed the connection, and why.
     pub fn closed(&self, why: CloseReason) {
         self.listener.metrics.closed(why);
@@ -71,11 +78,18 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections.
-pub fn acceptors(cores: usize, max_open: usize, metrics: ListenerMetrics, budget: BodyBudget) -> Vec<Acceptor> {
+/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections. `tls` is `None` if
+/// the listener is plain.
+pub fn acceptors(
+    cores: usize,
+    max_open: usize,
+    metrics: ListenerMetrics,
+    budget: BodyBudget,
+    tls: Option<ServerTls>,
+) -> Vec<Acceptor> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let cores = senders.into_iter().map(|handover| CoreSlot { open: AtomicUsize::new(0), handover }).collect();
-    let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget) });
+    let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget), tls });
     let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
     receivers.into_iter().enumerate().map(acceptor).collect()
 }
@@ -150,7 +164,7 @@ mod tests {
         let registry = MetricsRegistry::new("0", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
         let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
-        let mut acceptors = acceptors(2, 100, metrics, budget);
+        let mut acceptors = acceptors(2, 100, metrics, budget, None);
         let (mut other, mut first) = (acceptors.pop().unwrap(), acceptors.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<ConnectionGuard>; 2] = Default::default();

@@ -14,14 +14,16 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::balance::Acceptor;
 use super::body_budget::{BodyBudget, BodyKind, BudgetedBody};
 use super::metrics::CloseReason;
+use super::preface::{Begun, Preface, read_preface, sniff_preface};
 use super::timer::CoarseTimer;
+use crate::tls::ServerTls;
 
 /// The age at which a connection is asked to end, so that few long connections still spread over cores and nodes.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -30,7 +32,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the head of a request may take to arrive, and how long an idle HTTP/1 connection lasts. Proxies keep theirs
 /// for less (nginx 60 s), so that none sends a request into a connection that is just being closed.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long the HTTP/2 preface may take to arrive.
+/// How long the TLS handshake may take, and how long the HTTP/2 preface may take to arrive.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 streams per core, split evenly over its connections when each is accepted, but never below [`MIN_STREAMS`].
 /// This keeps the state of requests in flight in the caches: a thousand streams on each of sixteen connections doubled
@@ -39,13 +41,6 @@ const STREAMS_PER_CORE: usize = 512;
 /// A client may open a hundred streams before it receives the limit (RFC 9113, section 6.5.2, recommends no less). With
 /// a lower limit its requests would be reset, and a gateway that fails open would let them pass.
 const MIN_STREAMS: usize = 128;
-/// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first pause before the preface is read again. Each pause is twice as long as the one before.
-const PREFACE_PAUSE: Duration = Duration::from_millis(20);
-/// The longest of these pauses.
-const MAX_PREFACE_PAUSE: Duration = Duration::from_secs(1);
-
 /// How often an idle connection is pinged.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -91,7 +86,7 @@ pub async fn serve<S, B>(
             () = &mut stop => break,
         };
         let service = service(guard.peer);
-        let (mut builder, mut is_shut_down) = (builder.clone(), is_shut_down.clone());
+        let (mut builder, is_shut_down) = (builder.clone(), is_shut_down.clone());
         let streams = (STREAMS_PER_CORE / guard.open_on_core()).max(MIN_STREAMS);
         builder.http2().max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
         #[expect(clippy::disallowed_methods, reason = "`shutdown` waits until every connection has ended")]
@@ -100,8 +95,14 @@ pub async fn serve<S, B>(
             let kind = if protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
             let service =
                 TrackedService { service, carried_request: Arc::clone(&carried_request), kind, budget: guard.budget() };
-            if let Err(why) = serve_one(stream, protocol, &builder, service, &carried_request, &mut is_shut_down).await
-            {
+            let connection =
+                Connection { protocol, builder: &builder, service, carried_request: &carried_request, is_shut_down };
+            let ended = match guard.tls() {
+                None => connection.serve_plain(stream).await,
+                // In a box, so that plain connections take no memory for it.
+                Some(tls) => Box::pin(connection.serve_tls(stream, tls)).await,
+            };
+            if let Err(why) = ended {
                 guard.closed(why);
             }
         });
@@ -112,70 +113,82 @@ pub async fn serve<S, B>(
     shutdown.closed().await;
 }
 
-/// Serves one connection. An error says why this node had to close it.
-async fn serve_one<S, B>(
-    stream: TcpStream,
+/// What one connection is served with.
+struct Connection<'c, S> {
     protocol: Protocol,
-    builder: &Builder<TokioExecutor>,
+    builder: &'c Builder<TokioExecutor>,
     service: TrackedService<S>,
-    carried_request: &AtomicBool,
-    is_shut_down: &mut watch::Receiver<()>,
-) -> Result<(), CloseReason>
+    carried_request: &'c AtomicBool,
+    is_shut_down: watch::Receiver<()>,
+}
+
+impl<S, B> Connection<'_, S>
 where
     S: Service<Request<BudgetedBody>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let time = if protocol == Protocol::Grpc { PREFACE_TIMEOUT } else { HEAD_TIMEOUT };
-    let preface = tokio::select! {
-        preface = tokio::time::timeout(time, sniff_preface(&stream)) => {
-            preface.map_err(|_| CloseReason::Slow)?.unwrap_or(Preface::EndOfStream)
-        }
-        _ = is_shut_down.changed() => return Ok(()),
-    };
-    match preface {
-        Preface::EndOfStream => return Ok(()),
-        Preface::Other if protocol == Protocol::Grpc => return Err(CloseReason::Protocol),
-        Preface::Other | Preface::Http2 => {}
+    /// Serves a connection without TLS. An error says why this node had to close it.
+    async fn serve_plain(mut self, stream: TcpStream) -> Result<(), CloseReason> {
+        if self.begins(sniff_preface(&stream)).await? { self.serve_http(stream).await } else { Ok(()) }
     }
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let why = |done: Result<(), Box<dyn Error + Send + Sync>>| {
-        // A client that goes away is not counted.
-        done.err().and_then(|error| close_reason(&*error, carried_request.load(Ordering::Relaxed))).map_or(Ok(()), Err)
-    };
-    tokio::select! {
-        done = connection.as_mut() => return why(done),
-        _ = is_shut_down.changed() => {}
-        () = tokio::time::sleep(MAX_AGE) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::time::timeout(DRAIN_TIMEOUT, connection).await.map_or(Err(CloseReason::Slow), why)
-}
 
-/// How a connection begins.
-enum Preface {
-    Http2,
-    /// As HTTP/1, or as something unknown.
-    Other,
-    /// The client closed it before.
-    EndOfStream,
-}
-
-/// Looks at the first bytes of a connection without taking them.
-async fn sniff_preface(stream: &TcpStream) -> io::Result<Preface> {
-    let mut seen = [0; PREFACE.len()];
-    let mut pause = PREFACE_PAUSE;
-    loop {
-        match stream.peek(&mut seen).await? {
-            0 => return Ok(Preface::EndOfStream),
-            count if !PREFACE.starts_with(&seen[..count]) => return Ok(Preface::Other),
-            count if count == PREFACE.len() => return Ok(Preface::Http2),
-            // A peek returns at once while bytes are there, and does not say that no more will come.
-            _ if stream.ready(Interest::READABLE).await?.is_read_closed() => return Ok(Preface::EndOfStream),
-            _ => tokio::time::sleep(pause).await,
+    /// Serves a connection with TLS. An error says why this node had to close it.
+    async fn serve_tls(mut self, stream: TcpStream, tls: &ServerTls) -> Result<(), CloseReason> {
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(PREFACE_TIMEOUT, tls.accept(stream)) => accepted,
+            _ = self.is_shut_down.changed() => return Ok(()),
+        };
+        match accepted.map_err(|_| CloseReason::Slow)? {
+            Ok(stream) => {
+                let mut stream = Begun::new(stream);
+                if self.begins(read_preface(&mut stream)).await? { self.serve_http(stream).await } else { Ok(()) }
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                Err(CloseReason::Handshake)
+            }
+            // A client that goes away is not counted.
+            Err(_) => Ok(()),
         }
-        pause = (2 * pause).min(MAX_PREFACE_PAUSE);
+    }
+
+    /// Waits for the beginning of a connection. False if it ended before.
+    async fn begins(&mut self, preface: impl Future<Output = io::Result<Preface>>) -> Result<bool, CloseReason> {
+        let time = if self.protocol == Protocol::Grpc { PREFACE_TIMEOUT } else { HEAD_TIMEOUT };
+        let preface = tokio::select! {
+            preface = tokio::time::timeout(time, preface) => {
+                preface.map_err(|_| CloseReason::Slow)?.unwrap_or(Preface::EndOfStream)
+            }
+            _ = self.is_shut_down.changed() => return Ok(false),
+        };
+        match preface {
+            Preface::EndOfStream => Ok(false),
+            Preface::Other if self.protocol == Protocol::Grpc => Err(CloseReason::Protocol),
+            Preface::Other | Preface::Http2 => Ok(true),
+        }
+    }
+
+    /// Serves the requests of a connection. An error says why this node had to close it.
+    async fn serve_http(
+        mut self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<(), CloseReason> {
+        let connection = self.builder.serve_connection(TokioIo::new(stream), self.service);
+        let mut connection = pin!(connection);
+        let why = |done: Result<(), Box<dyn Error + Send + Sync>>| {
+            // A client that goes away is not counted.
+            let error = done.err();
+            let why = error.and_then(|error| close_reason(&*error, self.carried_request.load(Ordering::Relaxed)));
+            why.map_or(Ok(()), Err)
+        };
+        tokio::select! {
+            done = connection.as_mut() => return why(done),
+            _ = self.is_shut_down.changed() => {}
+            () = tokio::time::sleep(MAX_AGE) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::time::timeout(DRAIN_TIMEOUT, connection).await.map_or(Err(CloseReason::Slow), why)
     }
 }
 

@@ -14,16 +14,19 @@ pub enum CloseReason {
     Slow,
     /// The client broke the protocol, or sent too many resets, headers or small frames.
     Protocol,
+    /// The TLS handshake failed: one side rejected the other, or the client does not speak TLS.
+    Handshake,
 }
 
 impl CloseReason {
-    const ALL: [Self; 3] = [Self::Full, Self::Slow, Self::Protocol];
+    const ALL: [Self; 4] = [Self::Full, Self::Slow, Self::Protocol, Self::Handshake];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Slow => "slow",
             Self::Protocol => "protocol",
+            Self::Handshake => "handshake",
         }
     }
 }
@@ -52,7 +55,7 @@ impl ConnectionMetrics {
 #[derive(Clone)]
 pub struct ListenerMetrics {
     open: IntGauge,
-    closed: [IntCounter; 3],
+    closed: [IntCounter; 4],
 }
 
 impl ListenerMetrics {

@@ -5,6 +5,7 @@ pub mod balance;
 pub mod body_budget;
 pub mod connection;
 pub mod metrics;
+mod preface;
 pub mod timer;
 
 use std::future::{Future, poll_fn};

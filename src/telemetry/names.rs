@@ -55,7 +55,7 @@ pub const FAILED_ITEMS: Name = metric(
 pub const CONNECTIONS: Name = metric("tidegate_connections", "Open connections of clients.", &["face"]);
 pub const CLOSED: Name = metric(
     "tidegate_connections_closed_total",
-    "Connections that this node closed or did not accept: full, slow, or protocol.",
+    "Connections that this node closed or did not accept: full, slow, protocol, or handshake (TLS).",
     &["face", "reason"],
 );
 pub const FORWARD_AUTH: Name = metric(

@@ -20,7 +20,7 @@ mod identity;
 pub mod metrics;
 #[cfg(feature = "tls")]
 pub mod peers;
-#[cfg(feature = "tls")]
+#[cfg_attr(not(feature = "tls"), path = "without.rs")]
 mod server;
 #[cfg(all(test, feature = "cluster"))]
 mod tests;
@@ -30,13 +30,12 @@ mod trust;
 mod watched;
 
 #[cfg(feature = "tls")]
-pub use self::{
-    certificates::Certificates,
-    client::ClientTls,
-    error::TlsError,
-    identity::pin_of,
-    server::{HTTP1, HTTP2, ServerTls},
-};
+pub use self::{certificates::Certificates, client::ClientTls, error::TlsError, identity::pin_of};
+pub use server::ServerTls;
+
+/// What a connection may speak (ALPN, RFC 7301).
+pub const HTTP2: &[u8] = b"h2";
+pub const HTTP1: &[u8] = b"http/1.1";
 
 #[cfg(feature = "tls")]
 use std::sync::Arc;

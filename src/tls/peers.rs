@@ -22,9 +22,10 @@ use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
 
+use super::HTTP2;
 use super::client::ClientTls;
 use super::identity::names;
-use super::server::{HTTP2, ServerTls};
+use super::server::ServerTls;
 use crate::ports::BoxFuture;
 
 /// How long a connection and its handshake may take.

@@ -15,10 +15,6 @@ use super::trust::Trust;
 use super::watched::Watched;
 use super::{VERSIONS, provider};
 
-/// What a connection may speak, for ALPN (RFC 7301).
-pub const HTTP2: &[u8] = b"h2";
-pub const HTTP1: &[u8] = b"http/1.1";
-
 /// TLS of a listener. A clone shares the certificates.
 #[derive(Clone)]
 pub struct ServerTls(Arc<ServerConfig>);
