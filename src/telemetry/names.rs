@@ -117,6 +117,25 @@ pub const RECONCILED: Name = metric(
     "Times that this node wrote back what the cluster had applied and PostgreSQL lacked.",
     &[],
 );
+pub const RAFT_TERM: Name = metric("tidegate_raft_term", "The term of the cluster's Raft group, at this node.", &[]);
+pub const RAFT_LEADER: Name = metric("tidegate_raft_leader", "1 at the node that leads the cluster.", &[]);
+pub const RAFT_LOG_INDEX: Name =
+    metric("tidegate_raft_log_index", "The index of the last log entry that this node has.", &[]);
+pub const RAFT_REVISION: Name =
+    metric("tidegate_raft_revision", "The last revision of the database that this node has applied.", &[]);
+pub const RAFT_MEMBERS: Name = metric("tidegate_raft_members", "Members of the cluster, as this node knows them.", &[]);
+pub const RAFT_ELECTIONS: Name =
+    metric("tidegate_raft_elections_total", "Elections that this node called to become the leader.", &[]);
+pub const RAFT_REJECTED: Name = metric(
+    "tidegate_raft_rejected_messages_total",
+    "Messages on the cluster port that were rejected: of another cluster, of an incompatible version, from a removed \
+     node, for another node, or unreadable.",
+    &["reason"],
+);
+pub const RAFT_SNAPSHOTS: Name =
+    metric("tidegate_raft_snapshots_total", "Snapshots that this node wrote, its own and those of a leader.", &[]);
+pub const RAFT_SNAPSHOT_BYTES: Name =
+    metric("tidegate_raft_snapshot_bytes", "The size of the last snapshot, in bytes.", &[]);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -160,5 +179,14 @@ pub const ALL: &[&Name] = &[
     &REFUSED,
     &FOLLOW_ERRORS,
     &RECONCILED,
+    &RAFT_TERM,
+    &RAFT_LEADER,
+    &RAFT_LOG_INDEX,
+    &RAFT_REVISION,
+    &RAFT_MEMBERS,
+    &RAFT_ELECTIONS,
+    &RAFT_REJECTED,
+    &RAFT_SNAPSHOTS,
+    &RAFT_SNAPSHOT_BYTES,
     &BUILD,
 ];

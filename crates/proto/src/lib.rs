@@ -11,6 +11,10 @@ pub mod tidegate {
     pub mod v1 {
         tonic::include_proto!("tidegate.v1");
     }
+    /// What nodes of a cluster say to one another.
+    pub mod cluster {
+        tonic::include_proto!("tidegate.cluster");
+    }
 }
 
 /// The part of Envoy's API that its rate limit service uses.

@@ -1,0 +1,129 @@
+//! Answers other nodes on the cluster port.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::stream::unfold;
+use openraft::error::{InstallSnapshotError, RaftError};
+use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest};
+use proto::tidegate::cluster::cluster_server::{Cluster, ClusterServer};
+use proto::tidegate::cluster::{Answer, Envelope, Rejection};
+use tonic::transport::Server;
+use tonic::{Request as Incall, Response, Status};
+
+use super::group::Group;
+use super::messages::{ANYONE, MAX_MESSAGE_BYTES, Reply, Request, VERSION};
+use super::transport::{Connection, Incoming};
+use crate::ports::plane::MemberChange;
+use crate::tls::peers::Peer;
+
+/// The largest snapshot that a node accepts.
+const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
+/// Calls at once on one connection.
+const MAX_CALLS: u32 = 64;
+
+/// Serves the nodes that connect, without end.
+///
+/// # Errors
+/// Returns an error if the socket fails.
+pub async fn serve(group: Arc<Group>, incoming: Box<dyn Incoming>) -> Result<(), tonic::transport::Error> {
+    let connections = unfold(incoming, async |mut incoming| {
+        let accepted: io::Result<Connection> = incoming.accept().await;
+        Some((accepted, incoming))
+    });
+    let service = ClusterServer::new(Answers(group));
+    let service = service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let mut server = Server::builder().max_concurrent_streams(MAX_CALLS).tcp_nodelay(true);
+    server.add_service(service).serve_with_incoming(connections).await
+}
+
+struct Answers(Arc<Group>);
+
+#[tonic::async_trait]
+impl Cluster for Answers {
+    async fn call(&self, call: Incall<Envelope>) -> Result<Response<Answer>, Status> {
+        let peer = call.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
+        let envelope = call.into_inner();
+        let answer = match self.check(&envelope) {
+            Ok(request) => {
+                let reply = self.reply(envelope.sender, request, envelope.data, peer.as_deref()).await;
+                let reply = serde_json::to_vec(&reply).map_err(|error| Status::internal(error.to_string()))?;
+                Answer { reply, rejection: Rejection::None.into() }
+            }
+            Err(rejection) => {
+                self.0.metrics.rejected(rejection);
+                Answer { reply: Vec::new(), rejection: rejection.into() }
+            }
+        };
+        Ok(Response::new(answer))
+    }
+}
+
+impl Answers {
+    fn check(&self, envelope: &Envelope) -> Result<Request, Rejection> {
+        if *envelope.cluster != *self.0.caller.cluster {
+            return Err(Rejection::Cluster);
+        }
+        if envelope.version.abs_diff(VERSION) > 1 {
+            return Err(Rejection::Version);
+        }
+        if self.0.machine.has_removed(envelope.sender) {
+            return Err(Rejection::Removed);
+        }
+        let request = serde_json::from_slice(&envelope.request).map_err(|_| Rejection::Unreadable)?;
+        let for_anyone =
+            matches!(request, Request::Announce(_) | Request::Leave | Request::Administer(_) | Request::Identify);
+        if envelope.target != self.0.caller.id && !(for_anyone && envelope.target == ANYONE) {
+            return Err(Rejection::Target);
+        }
+        Ok(request)
+    }
+
+    async fn reply(&self, sender: u64, request: Request, data: Vec<u8>, peer: Option<&Peer>) -> Reply {
+        let group = &self.0;
+        let failed = |error: &dyn std::fmt::Display| Reply::Failed(error.to_string());
+        match request {
+            Request::Append { request, quorum_age_ms } => match group.raft.append_entries(request).await {
+                Ok(response) => {
+                    if let Some(age) = quorum_age_ms
+                        && !matches!(response, AppendEntriesResponse::HigherVote(_))
+                    {
+                        group.caller.contact.heard(std::time::Duration::from_millis(age));
+                    }
+                    Reply::Append(response)
+                }
+                Err(error) => failed(&error),
+            },
+            Request::Vote(request) => match group.raft.vote(request).await {
+                Ok(response) => Reply::Vote(response),
+                Err(error) => failed(&error),
+            },
+            Request::Snapshot { vote, meta, offset, done } => {
+                if offset.saturating_add(data.len() as u64) > MAX_SNAPSHOT_BYTES {
+                    return Reply::Failed("the snapshot is too large".to_owned());
+                }
+                let request = InstallSnapshotRequest { vote, meta: *meta, offset, data, done };
+                match group.raft.install_snapshot(request).await {
+                    Ok(response) => Reply::Snapshot(response.vote),
+                    Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => {
+                        Reply::SnapshotMismatch(mismatch)
+                    }
+                    Err(error) => failed(&error),
+                }
+            }
+            Request::Announce(announcement) => {
+                let name = &announcement.node.name;
+                if peer.is_some_and(|peer| !peer.may_be(name)) {
+                    return Reply::Failed(format!("the certificate of the node does not name {name}"));
+                }
+                Reply::Announced(group.announced(sender, announcement).await)
+            }
+            Request::Leave => Reply::Left(group.left(sender).await),
+            Request::Administer(MemberChange::Restore { .. }) => {
+                Reply::Administered(group.lead_change(MemberChange::Restore { backup: data }).await)
+            }
+            Request::Administer(change) => Reply::Administered(group.lead_change(change).await),
+            Request::Identify => Reply::Identified(group.identify()),
+        }
+    }
+}

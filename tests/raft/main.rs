@@ -1,0 +1,5 @@
+//! The Raft group: its store, its network and its members, with real nodes.
+
+mod cluster;
+mod members;
+mod store;
