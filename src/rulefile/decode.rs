@@ -77,6 +77,32 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
     }
 }
 
+/// Reads rules from the text of a rule file, without compiling them.
+///
+/// # Errors
+/// The syntax error, else every field that cannot be read.
+pub fn read_rules(text: &str) -> Result<Rules, Vec<Problem>> {
+    read(text, decode)
+}
+
+/// Reads one limit: an entry of `limits`, as YAML or JSON. It is not validated.
+///
+/// # Errors
+/// The syntax error, else every field that cannot be read.
+pub fn read_limit(text: &str) -> Result<Limit, Vec<Problem>> {
+    read(text, |root, errors| limit(root, &Path::default(), errors))
+}
+
+fn read<T>(text: &str, read: impl FnOnce(&Node, &mut Errors) -> T) -> Result<T, Vec<Problem>> {
+    let root = Node::parse(text).map_err(|error| {
+        let Place { line, column } = error.place;
+        vec![Problem { path: Path::default(), message: format!("line {line}, column {column}: {}", error.message) }]
+    })?;
+    let mut errors = Errors::default();
+    let value = read(&root, &mut errors);
+    if errors.0.is_empty() { Ok(value) } else { Err(errors.0) }
+}
+
 /// The warnings about a file that compiles to `book`: what can never match, and what admits nothing without the store.
 /// `min_holders` is the node's `store.min_holders`.
 pub fn file_warnings(file: &str, text: &str, book: &RuleBook, min_holders: u32) -> Vec<FileError> {

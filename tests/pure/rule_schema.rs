@@ -60,6 +60,7 @@ fn files_that_a_node_takes_fit_the_schema() {
         include_str!("../../src/cli/sample.yaml"),
         include_str!("../../fuzz/entries/rules.yaml"),
         "version: 1\ndomains: [{ domain: d, charge: each, default: deny, limits: [] }]",
+        "version: 1\ndomains: [{ domain: d, identity: either, on_identity_failure: allow, limits: [] }]",
     ];
     let docs =
         include_str!("../../docs/rules.md").split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -123,6 +124,8 @@ fn errors_that_an_editor_can_know_do_not_fit_the_schema() {
         "version: 1\ndomains: [{ domain: d }]",
         "version: 1\ndomains: [{ domain: d, limits: [], default: maybe }]",
         "version: 1\ndomains: [{ domain: d, limits: [], charge: none }]",
+        "version: 1\ndomains: [{ domain: d, limits: [], identity: nobody }]",
+        "version: 1\ndomains: [{ domain: d, limits: [], on_identity_failure: local }]",
         "domain: d\ndescriptors: []",
         "- { namespace: d, max_value: 1 }",
     ];
