@@ -48,7 +48,7 @@ impl ClusterRules {
     }
 
     /// Puts the rules of a state in force, if they are newer. A book that compiled late never replaces a newer one.
-    fn take(&self, state: &PlaneState, compiled: Result<RuleBook, Vec<Problem>>) {
+    pub(super) fn take(&self, state: &PlaneState, compiled: Result<RuleBook, Vec<Problem>>) {
         let valid = compiled.is_ok();
         let of_node = match compiled {
             Ok(book) => {

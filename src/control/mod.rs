@@ -5,3 +5,5 @@ pub mod books;
 pub mod follow;
 pub mod metrics;
 mod refusals;
+#[cfg(test)]
+mod tests;

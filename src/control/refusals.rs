@@ -1,10 +1,10 @@
 //! Which transactions of the database are valid. An invalid one is refused, and later valid ones still apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use limiter::Revision;
-use limiter::rules::{RuleBook, Rules};
+use limiter::rules::{Path, RuleBook, Rules, Step};
 use plane::{Change, Command, PlaneState, Refused, Snapshot, Transaction, check_setting};
 
 /// The most errors of one refused transaction that are kept.
@@ -25,49 +25,69 @@ pub fn command(state: &PlaneState, transactions: Vec<Transaction>, everything: O
     Command::Apply { after, transactions, refused }
 }
 
-/// A snapshot in which the invalid rows are as `state` has them, and those rows as refused.
+/// A snapshot in which each invalid row is as `state` has it, or left out, and those rows as refused.
 ///
-/// A snapshot does not say which rows were written together. If the rules are not valid, each domain that is not valid
-/// by itself stays as it is in `state`.
+/// A snapshot does not say which rows were written together, so each row counts by itself.
 pub fn readable(state: &PlaneState, mut snapshot: Snapshot) -> (Snapshot, Vec<Refused>) {
     let revision = snapshot.mark.revision;
-    let mut refused = Vec::new();
-    let mut refuse = |rows: Vec<String>, mut errors: Vec<String>| {
-        errors.truncate(MAX_ERRORS);
-        refused.push(Refused { revision, rows, errors });
-    };
-    let mut kept: BTreeSet<String> = BTreeSet::new();
-    snapshot.rows.retain(|row| {
+    let mut invalid: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &snapshot.rows {
         let errors = own_errors(row);
-        if errors.is_empty() {
-            return true;
+        if !errors.is_empty() {
+            invalid.insert(row.row(), errors);
         }
-        refuse(vec![row.row()], errors);
-        if let Change::UnreadableLimit { domain, .. } = row {
-            kept.insert(domain.clone());
+    }
+    let before: BTreeMap<String, Change> = state.rows().into_iter().map(|row| (row.row(), row)).collect();
+    let mut given_up: BTreeSet<String> = BTreeSet::new();
+    let mut found: BTreeSet<String> = invalid.keys().cloned().collect();
+    let mut blame = |rows: &Snapshot, found: &mut BTreeSet<String>| {
+        for (row, error) in problems_by_row(&rows.rules(), revision) {
+            invalid.entry(row.clone()).or_default().push(error);
+            found.insert(row);
         }
-        false
+    };
+    blame(&snapshot, &mut found);
+    while !found.is_empty() {
+        let replaced = |row: Change| match before.get(&row.row()) {
+            _ if !found.contains(&row.row()) => Some(row),
+            // A row of before may not be valid beside the others. It gets one chance.
+            Some(kept) if !given_up.contains(&row.row()) => Some(kept.clone()),
+            _ => None,
+        };
+        let rows: Vec<Change> = snapshot.rows.iter().cloned().filter_map(replaced).collect();
+        if rows == snapshot.rows {
+            // No single row is to blame: everything stays as it is.
+            snapshot.rows = state.rows();
+            break;
+        }
+        snapshot.rows = rows;
+        given_up.extend(std::mem::take(&mut found));
+        blame(&snapshot, &mut found);
+    }
+    let refused = invalid.into_iter().map(|(row, mut errors)| {
+        errors.truncate(MAX_ERRORS);
+        Refused { revision, rows: vec![row], errors }
     });
-    for domain in snapshot.rules().domains {
-        let name = domain.domain.clone();
-        let problems = RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).err();
-        if let Some(problems) = problems {
-            refuse(vec![name.clone()], problems.iter().map(ToString::to_string).collect());
-            kept.insert(name);
-        }
-    }
-    for name in kept {
-        snapshot.rows.retain(|row| !is_of_domain(row, &name));
-        snapshot.rows.extend(state.domain_rows(&name));
-    }
-    (snapshot, refused)
+    (snapshot, refused.collect())
 }
 
-fn is_of_domain(row: &Change, name: &str) -> bool {
-    match row {
-        Change::PutDomain { domain, .. } | Change::PutLimit { domain, .. } => domain == name,
-        _ => false,
-    }
+/// What is wrong with rules, by the row: a limit, or else its domain.
+fn problems_by_row(rules: &Rules, revision: Revision) -> Vec<(String, String)> {
+    let problems = RuleBook::compile(Arc::new(rules.clone()), revision).err().unwrap_or_default();
+    let row = |path: &Path| {
+        let mut indexes = path.0.iter().filter_map(|step| match step {
+            Step::Index(index) => Some(*index),
+            Step::Field(_) => None,
+        });
+        let domain = indexes.next().and_then(|at| rules.domains.get(at));
+        let limit = domain.and_then(|domain| domain.limits.get(indexes.next()?));
+        match (domain, limit) {
+            (Some(domain), Some(limit)) => format!("{}/{}", domain.domain, limit.name),
+            (Some(domain), None) => domain.domain.clone(),
+            (None, _) => String::new(),
+        }
+    };
+    problems.iter().map(|problem| (row(&problem.path), problem.to_string())).collect()
 }
 
 /// The transactions with changes at their end that lead to `everything`, if the rules are valid then.

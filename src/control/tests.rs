@@ -1,0 +1,377 @@
+//! The leader's reading of a database, and the books of a node, with a cluster of one node and a database in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use limiter::Revision;
+use limiter::rules::{Algorithm, Limit, Match, Period, Quota};
+use plane::{Change, Command, CommitId, Mark, Outcome, PlaneState, Refused, Snapshot, Transaction};
+use tokio::sync::{Notify, watch};
+
+use super::books::{ClusterRules, compile};
+use super::follow::FollowDatabase;
+use super::metrics::PlaneMetrics;
+use crate::ports::plane::{
+    ChangeSource, Changes, ClusterStatus, Consensus, ConsensusError, DatabaseError, MemberChange, Role,
+};
+use crate::ports::{BoxFuture, RuleSource, Service, Shutdown};
+use crate::telemetry::registry::MetricsRegistry;
+
+/// A cluster of this node only, which applies at once.
+struct OneNode {
+    state: watch::Sender<Arc<PlaneState>>,
+    role: watch::Sender<Role>,
+    /// Every command that was applied.
+    log: Mutex<Vec<Command>>,
+}
+
+impl Consensus for OneNode {
+    fn state(&self) -> watch::Receiver<Arc<PlaneState>> {
+        self.state.subscribe()
+    }
+
+    fn role(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome, ConsensusError>> {
+        let mut state = PlaneState::clone(&self.state.borrow());
+        // As on the wire and on the disk.
+        let stored: Command = serde_json::from_str(&serde_json::to_string(&command).unwrap()).unwrap();
+        self.log.lock().unwrap().push(command);
+        let outcome = state.apply(stored);
+        self.state.send_replace(Arc::new(state));
+        Box::pin(std::future::ready(Ok(outcome)))
+    }
+
+    fn status(&self) -> ClusterStatus {
+        ClusterStatus::default()
+    }
+
+    fn administer(&self, _: MemberChange) -> BoxFuture<'_, Result<(), ConsensusError>> {
+        Box::pin(std::future::ready(Err(ConsensusError::Stopping)))
+    }
+
+    fn last_contact(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A database whose transactions are in memory.
+#[derive(Default)]
+struct Database {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    log: Vec<Transaction>,
+    /// The log has nothing up to here.
+    pruned_to: u64,
+    refused: Vec<Refused>,
+    away: bool,
+    restored: usize,
+}
+
+impl Database {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn commit(&self, revision: u64, changes: Vec<Change>) {
+        self.lock().log.push(Transaction { mark: mark(revision), changes });
+        self.changed.notify_one();
+    }
+}
+
+impl Inner {
+    /// All rows, as of the end of the log.
+    fn snapshot(&self) -> Snapshot {
+        let mut rows: Vec<(String, Change)> = Vec::new();
+        for change in self.log.iter().flat_map(|transaction| &transaction.changes) {
+            rows.retain(|(name, _)| *name != change.row());
+            if !matches!(change, Change::RemoveLimit { .. }) {
+                rows.push((change.row(), change.clone()));
+            }
+        }
+        let mark = self.log.last().map_or_else(Mark::default, |last| last.mark);
+        Snapshot { mark, rows: rows.into_iter().map(|(_, row)| row).collect() }
+    }
+}
+
+impl ChangeSource for Database {
+    fn changes_after(&self, mark: Mark, max: usize) -> BoxFuture<'_, Result<Changes, DatabaseError>> {
+        let inner = self.lock();
+        let place = inner.log.iter().position(|transaction| transaction.mark == mark);
+        let changes = match place {
+            _ if inner.away => Err(DatabaseError::Unavailable("away".to_owned())),
+            Some(place) => Ok(Changes::Next(inner.log[place + 1..].iter().take(max).cloned().collect())),
+            None if mark.revision.0 <= inner.pruned_to => Ok(Changes::Pruned),
+            None => Ok(Changes::Diverged),
+        };
+        Box::pin(std::future::ready(changes))
+    }
+
+    fn read_all(&self) -> BoxFuture<'_, Result<Snapshot, DatabaseError>> {
+        let inner = self.lock();
+        let all = if inner.away { Err(DatabaseError::Unavailable("away".to_owned())) } else { Ok(inner.snapshot()) };
+        Box::pin(std::future::ready(all))
+    }
+
+    fn wait_for_change(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.changed.notified())
+    }
+
+    fn report_refused(&self, refused: &[Refused]) -> BoxFuture<'_, Result<(), DatabaseError>> {
+        self.lock().refused = refused.to_vec();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn restore_missing(&self, state: Arc<PlaneState>) -> BoxFuture<'_, Result<(), DatabaseError>> {
+        let revision = state.mark().revision.0 + 1000;
+        self.lock().restored += 1;
+        self.commit(revision, state.rows());
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn mark(revision: u64) -> Mark {
+    Mark { revision: Revision(revision), id: CommitId(u128::from(revision) << 64) }
+}
+
+fn limit(name: &str, hits: u64, replaces: &[&str]) -> Limit {
+    Limit {
+        name: name.to_owned(),
+        matches: Match::default(),
+        per: vec!["user".into()],
+        limit: Quota::Hits(hits),
+        period: Period::Window { ms: 60_000 },
+        algorithm: Algorithm::SlidingWindow,
+        cells: None,
+        burst: None,
+        consistency: None,
+        scope: Default::default(),
+        overdraft: false,
+        on_store_failure: Default::default(),
+        mode: Default::default(),
+        overrides: Vec::new(),
+        replaces: replaces.iter().map(|name| (*name).to_owned()).collect(),
+        response_headers: Default::default(),
+    }
+}
+
+fn put(name: &str, hits: u64, replaces: &[&str]) -> Change {
+    Change::PutLimit { domain: "api".to_owned(), position: 0, limit: Box::new(limit(name, hits, replaces)) }
+}
+
+/// A leader, its books, and its database.
+struct Leader {
+    node: Arc<OneNode>,
+    database: Arc<Database>,
+    rules: Arc<ClusterRules>,
+    _shutdown: watch::Sender<bool>,
+}
+
+impl Leader {
+    #[expect(clippy::disallowed_methods, reason = "the tasks end with the test's runtime")]
+    fn start(database: Database) -> Self {
+        let node = Arc::new(OneNode {
+            state: watch::Sender::default(),
+            role: watch::Sender::new(Role::Leader { term: 1 }),
+            log: Mutex::default(),
+        });
+        let database = Arc::new(database);
+        let metrics = PlaneMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap();
+        let consensus = Arc::clone(&node) as Arc<dyn Consensus>;
+        let rules = Arc::new(ClusterRules::new(Arc::clone(&consensus), 3, metrics.clone()));
+        let source = Arc::clone(&database) as Arc<dyn ChangeSource>;
+        let follow = Arc::new(FollowDatabase::new(consensus, source, metrics));
+        let (shutdown, stopped) = watch::channel(false);
+        for service in [follow as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>] {
+            let stopped = Shutdown(stopped.clone());
+            tokio::spawn(async move { service.run(stopped).await });
+        }
+        Self { node, database, rules, _shutdown: shutdown }
+    }
+
+    fn state(&self) -> Arc<PlaneState> {
+        Arc::clone(&self.node.state.borrow())
+    }
+
+    /// Waits until the leader has read the database up to this revision.
+    async fn reads(&self, revision: u64) -> Arc<PlaneState> {
+        let mut states = self.node.state();
+        let reached = states.wait_for(|state| state.mark().revision >= Revision(revision));
+        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        Arc::clone(&reached.expect("the leader did not read the revision").unwrap())
+    }
+
+    /// Waits until the book of this revision is in force. Returns its limits as `name=hits`.
+    async fn in_force(&self, revision: u64) -> Vec<String> {
+        let mut books = self.rules.follow();
+        let reached = books.wait_for(|book| book.revision == Revision(revision));
+        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        let book = Arc::clone(&reached.expect("the book did not get in force").unwrap());
+        limits(&book.rules().domains[0].limits)
+    }
+}
+
+fn limits(limits: &[Limit]) -> Vec<String> {
+    let hits = |limit: &Limit| if let Quota::Hits(hits) = limit.limit { hits } else { 0 };
+    limits.iter().map(|limit| format!("{}={}", limit.name, hits(limit))).collect()
+}
+
+#[tokio::test]
+async fn a_leader_reads_everything_and_then_every_transaction_in_order() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    assert_eq!(leader.in_force(10).await, ["a=1"]);
+    for revision in 11..=300 {
+        leader.database.commit(revision, vec![put("a", revision, &[]), put("b", revision, &[])]);
+    }
+    assert_eq!(leader.in_force(300).await, ["a=300", "b=300"]);
+    let log = leader.node.log.lock().unwrap();
+    let revisions = log.iter().flat_map(|command| match command {
+        Command::Apply { transactions, .. } => transactions.iter().map(|t| t.mark.revision.0).collect(),
+        Command::Replace { snapshot, .. } => vec![snapshot.mark.revision.0],
+        Command::Restore { .. } => Vec::new(),
+    });
+    assert_eq!(revisions.collect::<Vec<_>>(), (10..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_invalid_transaction_is_refused_and_later_valid_ones_pass() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    let unreadable = Change::UnreadableLimit {
+        domain: "api".to_owned(),
+        name: "u".to_owned(),
+        errors: vec!["match: expected a map".to_owned()],
+    };
+    leader.database.commit(20, vec![put("bad", 1, &["nobody"]), put("a", 99, &[])]);
+    leader.database.commit(21, vec![unreadable]);
+    leader.database.commit(22, vec![Change::PutSetting { name: "colour".to_owned(), value: 1.into() }]);
+    leader.database.commit(30, vec![put("c", 3, &[])]);
+    assert_eq!(leader.in_force(30).await, ["a=1", "c=3"], "no part of a refused transaction is in force");
+    let state = leader.reads(30).await;
+    let refused: Vec<u64> = state.refused().iter().map(|refused| refused.revision.0).collect();
+    assert_eq!(refused, [20, 21, 22]);
+    assert!(state.refused()[0].errors[0].contains("nobody"), "{:?}", state.refused());
+    assert_eq!(state.refused()[0].rows, ["api/bad", "api/a"]);
+    assert!(state.settings().is_empty());
+
+    // What was missing comes, and the rest is taken away: everything is in force.
+    leader.database.commit(40, vec![put("nobody", 4, &[])]);
+    leader.database.commit(41, vec![Change::RemoveLimit { domain: "api".to_owned(), name: "u".to_owned() }]);
+    let good = serde_json::Value::from(5000);
+    leader.reads(41).await;
+    leader.database.commit(42, vec![Change::PutSetting { name: "colour".to_owned(), value: good.clone() }]);
+    let state = leader.reads(42).await;
+    assert!(!state.refused().is_empty(), "there is no such setting");
+    leader.database.lock().log.iter_mut().for_each(|transaction| {
+        transaction.changes.retain(|change| !matches!(change, Change::PutSetting { .. }));
+    });
+    leader.database.commit(50, vec![put("d", 5, &[])]);
+    assert_eq!(leader.in_force(50).await, ["a=99", "bad=1", "c=3", "d=5", "nobody=4"]);
+    assert!(leader.reads(50).await.refused().is_empty());
+    assert!(leader.rules.rejected().is_none());
+}
+
+#[tokio::test]
+async fn refused_transactions_are_shown_where_people_look() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.in_force(10).await;
+    leader.database.commit(20, vec![put("bad", 1, &["nobody"])]);
+    leader.reads(20).await;
+    let wait = async {
+        while leader.database.lock().refused.is_empty() || leader.rules.rejected().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    let rejected = leader.rules.rejected().unwrap();
+    assert_eq!((rejected.in_force, rejected.errors), (Revision(10), 1));
+    assert!(rejected.error.contains("revision 20") && rejected.error.contains("nobody"), "{}", rejected.error);
+}
+
+#[tokio::test]
+async fn a_database_that_lacks_what_the_cluster_applied_gets_it_back() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.database.commit(20, vec![put("a", 2, &[])]);
+    leader.reads(20).await;
+    {
+        // A promoted server without the last transaction, with another one at the same revision.
+        let mut inner = leader.database.lock();
+        inner.log.pop();
+        inner.log.push(Transaction { mark: Mark { id: CommitId(7), ..mark(20) }, changes: Vec::new() });
+    }
+    leader.database.changed.notify_one();
+    let state = leader.reads(1000).await;
+    assert_eq!(limits(&state.rules().domains[0].limits), ["a=2"]);
+    assert_eq!(leader.database.lock().restored, 1);
+    leader.database.commit(5000, vec![put("b", 1, &[])]);
+    assert_eq!(leader.in_force(5000).await, ["a=2", "b=1"]);
+}
+
+#[tokio::test]
+async fn a_leader_that_was_away_for_longer_than_the_log_is_kept_reads_everything() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    {
+        let mut inner = leader.database.lock();
+        inner.pruned_to = 30;
+        inner.log = vec![
+            Transaction { mark: mark(31), changes: vec![put("b", 2, &[]), put("bad", 1, &["nobody"])] },
+            Transaction { mark: mark(40), changes: Vec::new() },
+        ];
+    }
+    leader.database.changed.notify_one();
+    let state = leader.reads(40).await;
+    assert_eq!(limits(&state.rules().domains[0].limits), ["b=2"], "a row that is not valid is left out");
+    assert_eq!(state.refused()[0].rows, ["api/bad"]);
+    leader.database.commit(50, vec![put("nobody", 1, &[])]);
+    assert_eq!(leader.in_force(50).await, ["b=2", "bad=1", "nobody=1"]);
+}
+
+#[tokio::test]
+async fn a_leader_goes_on_when_its_database_returns() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    leader.database.lock().away = true;
+    leader.database.commit(20, vec![put("a", 2, &[])]);
+    // A follower reads nothing.
+    leader.node.role.send_replace(Role::Follower);
+    leader.database.lock().away = false;
+    leader.database.commit(30, vec![put("a", 3, &[])]);
+    assert_eq!(leader.state().mark(), mark(10));
+    leader.node.role.send_replace(Role::Leader { term: 2 });
+    assert_eq!(leader.in_force(30).await, ["a=3"]);
+}
+
+#[tokio::test]
+async fn an_old_book_that_is_compiled_late_is_not_published() {
+    let leader = Leader::start(Database::default());
+    let at = |revision: u64| {
+        let mut state = PlaneState::default();
+        let transactions = vec![Transaction { mark: mark(revision), changes: vec![put("a", revision, &[])] }];
+        state.apply(Command::Apply { after: Mark::default(), transactions, refused: Vec::new() });
+        state
+    };
+    let (old, new) = (at(10), at(20));
+    let old_book = compile(&old);
+    leader.rules.take(&new, compile(&new));
+    leader.rules.take(&old, old_book);
+    assert_eq!(leader.in_force(20).await, ["a=20"]);
+}
