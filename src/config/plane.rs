@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::defaults::DEFAULTS;
 use super::settings::name;
+use super::tls;
 use super::values::{length, section, size, within};
+use crate::tls::settings::MutualFiles;
 use crate::yaml::decode::{Errors, Fields, entries, list, string};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
@@ -24,6 +26,8 @@ pub struct Cluster {
     pub encryption_key_file: Option<PathBuf>,
     /// Members that may admit this node, as `host:port`.
     pub join: Vec<String>,
+    /// `cluster.tls`. `None`: nodes trust whoever reaches the port, which is on loopback.
+    pub tls: Option<MutualFiles>,
 }
 
 /// `postgres:`
@@ -62,12 +66,14 @@ pub(super) fn cluster(node: Option<&Node>, advertised: &str, path: &Path, errors
         let key_file = fields.get("encryption_key_file");
         let key_file = key_file.and_then(|n| string(n, &path.field("encryption_key_file"), errors));
         let join = fields.get("join").map(|n| list(n, &path.field("join"), errors, host_and_port));
+        let tls = fields.get("tls").and_then(|n| tls::mutual(n, &path.field("tls"), errors));
         Cluster {
             name: name.unwrap_or_default(),
             data_dir: data_dir.filter(|folder| folder != "none").map(PathBuf::from),
             advertise: advertise.unwrap_or_else(|| advertised.to_owned()),
             encryption_key_file: key_file.map(PathBuf::from),
             join: join.unwrap_or_default(),
+            tls,
         }
     });
     if cluster.data_dir.is_none() && cluster.encryption_key_file.is_some() {

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use super::defaults::DEFAULTS;
 use super::listen::{Listen, listen};
 use super::overlay::{Overlay, Setting};
-use super::plane;
 use super::values::{length, section, size, within};
+use super::{plane, tls};
 use crate::store::location::{LocationError, StoreLocation};
 use crate::telemetry::logs;
+use crate::tls::settings::ServerFiles;
 use crate::yaml::decode::{Errors, Fields, boolean, string, word};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub identity: plane::Identity,
     /// The weights of regions, until the cluster's settings have others.
     pub regions: BTreeMap<String, u64>,
+    /// `tls`: of HTTP, gRPC and the admin API. `None`: they are plain.
+    pub tls: Option<ServerFiles>,
     /// `admin.token_file`
     pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
@@ -126,7 +129,7 @@ pub struct InvalidSettings {
 }
 
 /// Sections that are not built yet.
-const LATER: [&str; 5] = ["peers", "gossip", "kafka", "tls", "auth"];
+const LATER: [&str; 4] = ["peers", "gossip", "kafka", "auth"];
 
 impl Settings {
     /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default
@@ -170,6 +173,10 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
     let default_node = node.unwrap_or_else(|| host.to_owned());
     let advertised = format!("{default_node}:{}", listen.cluster.port());
     let cluster = plane::cluster(fields.get("cluster"), &advertised, &top.field("cluster"), errors);
+    if !listen.cluster.ip().is_loopback() && cluster.as_ref().is_some_and(|cluster| cluster.tls.is_none()) {
+        errors.add(&top.field("cluster").field("tls"), "expected certificates, or a listen.cluster on loopback");
+    }
+    let tls = fields.get("tls").and_then(|n| tls::server(n, &top.field("tls"), errors));
     let postgres = plane::postgres(fields.get("postgres"), &top.field("postgres"), errors);
     if cluster.is_none() && postgres.is_some() {
         errors.add(&top.field("postgres"), "expected only with cluster");
@@ -208,6 +215,7 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         postgres,
         identity,
         regions,
+        tls,
         admin_token_file,
         limits,
         log,

@@ -1,6 +1,7 @@
 //! Builds the parts of a node from its settings. This is the only file that names adapters.
 
 mod cluster;
+mod tls;
 
 use std::io;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use limiter::rules::RuleBook;
 use tokio::sync::watch;
 
+use self::tls::{NodeTls, node_tls};
 use super::metrics::{NodeMetrics, SeriesRemover};
 use super::{Environment, NodeConfig};
 use crate::api::http::forward_auth::trust::Trust;
@@ -136,7 +138,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         Some(file) => Configuration::of_file(file),
         None => Configuration::new(source),
     };
-    Ok(assembled(config, clock, region, rules, metrics))
+    Ok(assembled(config, clock, region, rules, NodeTls::default(), metrics))
 }
 
 /// Builds the node that `settings` describe.
@@ -149,12 +151,13 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
     let in_memory_only = settings.store.location == StoreLocation::Memory;
     let min_holders = if in_memory_only { NEVER_FAILS } else { settings.store.min_holders };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tls = node_tls(settings, &clock, &registry)?;
     let rules = match &settings.rules {
         RulesFrom::File(file) => {
             let metrics = RuleFileMetrics::new(&registry)?;
             Configuration::of_file(Arc::new(FileRules::open(file.clone(), min_holders, metrics)?))
         }
-        RulesFrom::Cluster(cluster) => cluster::configuration(settings, cluster, min_holders, &clock, &registry)?,
+        RulesFrom::Cluster(cluster) => cluster::configuration(settings, cluster, min_holders, &clock, &registry, &tls)?,
     };
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {
@@ -164,10 +167,10 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
             );
             in_memory(&config, &clock)
         }
-        StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics)?,
+        StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics, &tls)?,
     };
     let metrics = NodeMetrics::new(registry)?;
-    Ok(assembled(config, clock, region, rules, metrics))
+    Ok(assembled(config, clock, region, rules, tls, metrics))
 }
 
 /// Checks what only building a node finds out: files that settings name.
@@ -175,9 +178,12 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
 /// # Errors
 /// Every error of the store's settings.
 pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
-    let metrics = StoreMetrics::new(&MetricsRegistry::new(build.0, build.1)?)?;
+    let registry = MetricsRegistry::new(build.0, build.1)?;
+    let metrics = StoreMetrics::new(&registry)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tls = node_tls(settings, &clock, &registry)?;
     if let StoreLocation::Redis(redis) = &settings.store.location {
-        redis_region(settings, redis, &node_config(settings), metrics)?;
+        redis_region(settings, redis, &node_config(settings), metrics, &tls)?;
     }
     Ok(())
 }
@@ -187,14 +193,18 @@ fn assembled(
     clock: Arc<dyn Clock>,
     region: Arc<dyn Region>,
     configuration: Configuration,
+    tls: NodeTls,
     metrics: NodeMetrics,
 ) -> Assembled {
-    let Configuration { rules, mut services, identities, reload } = configuration;
+    let Configuration { rules, services: of_rules, identities, reload } = configuration;
+    let mut services = tls.services;
+    services.extend(of_rules);
     let remover = SeriesRemover { rules: Arc::clone(&rules), checks: Arc::clone(&metrics.checks) };
     services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
     let (random, metrics) = (clock::random, Arc::new(metrics));
-    let environment = Environment { clock, random, region, rules, identities, metrics, tls: None, services };
+    let tls = tls.front_ends;
+    let environment = Environment { clock, random, region, rules, identities, metrics, tls, services };
     Assembled { config, environment, reload }
 }
 
@@ -209,6 +219,7 @@ fn redis_region(
     _: &RedisLocation,
     _: &NodeConfig,
     _: StoreMetrics,
+    _: &NodeTls,
 ) -> Result<Arc<dyn Region>, AssembleError> {
     let error = "store.url: expected memory: because this program was built without the feature redis";
     Err(AssembleError::Store(vec![error.to_owned()]))
@@ -221,6 +232,7 @@ fn redis_region(
     redis: &RedisLocation,
     node: &NodeConfig,
     metrics: StoreMetrics,
+    tls: &NodeTls,
 ) -> Result<Arc<dyn Region>, AssembleError> {
     let (mut errors, store) = (Vec::new(), &settings.store);
     let mut read = |field: &str, path: &Option<std::path::PathBuf>| {
@@ -229,7 +241,6 @@ fn redis_region(
         text.map_err(|error| errors.push(format!("store.{field}: {}: {error}", path.display()))).ok()
     };
     let password = read("password_file", &store.password_file);
-    let authorities = read("ca_file", &store.ca_file);
     if !errors.is_empty() {
         return Err(AssembleError::Store(errors));
     }
@@ -241,7 +252,7 @@ fn redis_region(
     redis.username = store.username.clone().or(redis.username);
     let config = RedisConfig {
         redis,
-        authorities,
+        tls: tls.store.clone(),
         region: settings.region.clone(),
         node: settings.node.clone(),
         boot: clock::random()?,
@@ -252,9 +263,7 @@ fn redis_region(
         deadline: Duration::from_millis(store.deadline_ms),
         metrics,
     };
-    let region = RedisRegion::new(config);
-    let region = region.map_err(|error| AssembleError::Store(vec![format!("store.ca_file: {error}")]))?;
-    Ok(Arc::new(region))
+    Ok(Arc::new(RedisRegion::new(config)))
 }
 
 fn node_config(settings: &Settings) -> NodeConfig {

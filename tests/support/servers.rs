@@ -220,7 +220,7 @@ pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRe
     let Ok(StoreLocation::Redis(redis)) = url.parse() else { panic!("{url}") };
     let mut config = RedisConfig {
         redis,
-        authorities: None,
+        tls: None,
         region: "test".to_owned(),
         node: "node".to_owned(),
         boot: 1,
@@ -233,7 +233,7 @@ pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRe
         metrics: StoreMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap(),
     };
     change(&mut config);
-    RedisRegion::new(config).unwrap()
+    RedisRegion::new(config)
 }
 
 /// Opens the counter store of a region and runs its background tasks. Must be called within a runtime. Waits until

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
 use crate::config::plane::Cluster;
 use crate::config::settings::Settings;
@@ -15,6 +16,7 @@ pub(super) fn configuration(
     _min_holders: u32,
     _clock: &Arc<dyn Clock>,
     _registry: &MetricsRegistry,
+    _tls: &NodeTls,
 ) -> Result<Configuration, AssembleError> {
     Err(AssembleError::Store(vec!["cluster: expected nothing: this section is not built yet".to_owned()]))
 }

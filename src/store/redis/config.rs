@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::store::location::RedisLocation;
 use crate::store::metrics::StoreMetrics;
+use crate::tls::ClientTls;
 
 /// The configuration of a node's place in its region's Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
     pub redis: RedisLocation,
-    /// The certificate authorities that signed the servers' certificates, in PEM; `None`: those that this machine
-    /// trusts.
-    pub authorities: Option<Vec<u8>>,
+    /// TLS of the connections; `None`: they are plain.
+    pub tls: Option<ClientTls>,
     pub region: String,
     /// The name of this node.
     pub node: String,

@@ -9,6 +9,7 @@ use fred::types::config::{
 
 use super::super::location::Address;
 use crate::store::metrics::StoreMetrics;
+use crate::tls::ClientTls;
 
 /// A connection that leaves anything unanswered for this long is closed and opened again.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
@@ -30,7 +31,7 @@ pub struct ConnectOptions {
     /// 0: the default database, which is not selected explicitly.
     pub database: u8,
     /// `None`: a connection without TLS.
-    pub tls: Option<TlsConnector>,
+    pub tls: Option<ClientTls>,
     /// The longest wait for a reply.
     pub deadline: Duration,
     pub metrics: StoreMetrics,
@@ -50,7 +51,7 @@ impl ConnectOptions {
             username: self.username.clone(),
             password: self.password.clone(),
             database: (self.database > 0).then_some(self.database),
-            tls: self.tls.clone().map(Into::into),
+            tls: self.tls.as_ref().map(|tls| TlsConnector::from(tls.connector()).into()),
             fail_fast: false,
             ..Config::default()
         };

@@ -16,11 +16,9 @@ mod fence;
 mod region;
 mod sentinels;
 mod server_errors;
-mod tls;
 mod topology;
 mod topology_discovery;
 
 pub use config::RedisConfig;
 pub use counter_store::RedisStore;
 pub use region::RedisRegion;
-pub use tls::TlsError;

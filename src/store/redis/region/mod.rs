@@ -22,7 +22,6 @@ use super::connect_options::ConnectOptions;
 use super::connection_pool::ConnectionPool;
 use super::counter_store::RedisStore;
 use super::server_errors::ServerErrors;
-use super::tls::{self, TlsError};
 use super::topology::Topology;
 use super::topology_discovery::TopologyDiscovery;
 use crate::ports::{BoxFuture, CounterStore, Fatal, Region, RegionState, Service, Shutdown, StoreHealth};
@@ -74,21 +73,19 @@ struct State {
 }
 
 impl RedisRegion {
-    /// # Errors
-    /// If TLS cannot be set up as configured.
-    pub fn new(config: RedisConfig) -> Result<Self, TlsError> {
+    pub fn new(config: RedisConfig) -> Self {
         let redis = &config.redis;
         let options = ConnectOptions {
             username: redis.username.clone(),
             password: redis.password.clone(),
             database: redis.database,
-            tls: if redis.tls { Some(tls::connector(config.authorities.as_deref())?) } else { None },
+            tls: config.tls.clone(),
             deadline: config.deadline,
             metrics: config.metrics.clone(),
         };
         let control_options = ConnectOptions { deadline: config.deadline.max(MIN_CONTROL_DEADLINE), ..options.clone() };
         let tags = Arc::new(Tags::new(config.tags));
-        Ok(Self {
+        Self {
             constants: RegionConstants::new(tags.count(), config.hash_keys),
             tags,
             own_member: Member { node: config.node.clone(), boot: config.boot, cores: config.cores },
@@ -103,7 +100,7 @@ impl RedisRegion {
             left: tokio::sync::Mutex::new(false),
             options,
             config,
-        })
+        }
     }
 
     fn in_cluster(&self) -> bool {
@@ -187,7 +184,7 @@ pub(super) mod tests {
         };
         RedisRegion::new(RedisConfig {
             redis,
-            authorities: None,
+            tls: None,
             region: "us-east".to_owned(),
             node: "a".to_owned(),
             boot: 10,
@@ -198,7 +195,6 @@ pub(super) mod tests {
             deadline: Duration::from_millis(100),
             metrics: StoreMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap(),
         })
-        .unwrap()
     }
 
     #[test]

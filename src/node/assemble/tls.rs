@@ -1,0 +1,83 @@
+//! Builds TLS from the settings that name certificates.
+
+use std::sync::Arc;
+
+#[cfg(feature = "tls")]
+use crate::config::settings::RulesFrom;
+use crate::config::settings::Settings;
+use crate::ports::{Clock, Service};
+#[cfg(feature = "tls")]
+use crate::store::location::StoreLocation;
+use crate::telemetry::registry::MetricsRegistry;
+use crate::tls::ServerTls;
+#[cfg(feature = "tls")]
+use crate::tls::peers::PeerSecurity;
+#[cfg(feature = "tls")]
+use crate::tls::{Certificates, ClientTls, TlsError, metrics::TlsMetrics, settings::ClientFiles};
+
+use super::AssembleError;
+
+/// The TLS of a node's connections. What has no TLS is `None`.
+#[derive(Default)]
+pub(super) struct NodeTls {
+    /// Of the listeners for checks and of the admin API.
+    pub(super) front_ends: Option<ServerTls>,
+    /// Of the connections to the store.
+    #[cfg(feature = "tls")]
+    pub(super) store: Option<ClientTls>,
+    /// Of the connections between the nodes of the cluster.
+    #[cfg(feature = "tls")]
+    pub(super) peers: Option<PeerSecurity>,
+    /// Watches the files.
+    pub(super) services: Vec<Arc<dyn Service>>,
+}
+
+/// Reads the certificates that the settings name.
+///
+/// # Errors
+/// Every file that cannot be used, with its setting.
+#[cfg(feature = "tls")]
+pub(super) fn node_tls(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    registry: &MetricsRegistry,
+) -> Result<NodeTls, AssembleError> {
+    let certificates = Certificates::new(Arc::clone(clock), TlsMetrics::new(registry)?);
+    let mut errors = Vec::new();
+    let mut node = NodeTls::default();
+    let mut keep = |error: TlsError| errors.push(error.to_string());
+    if let Some(files) = &settings.tls {
+        let made = certificates.server("tls", files, &["http", "grpc", "admin"]);
+        node.front_ends = made.map_err(&mut keep).ok();
+    }
+    if let StoreLocation::Redis(redis) = &settings.store.location
+        && redis.tls
+    {
+        let files = ClientFiles { ca: settings.store.ca_file.clone(), ..ClientFiles::default() };
+        node.store = certificates.client("store", &files).map_err(&mut keep).ok();
+    }
+    if let RulesFrom::Cluster(cluster) = &settings.rules {
+        node.peers = match &cluster.tls {
+            Some(files) => {
+                let made = certificates.mutual("cluster.tls", files, &["cluster"]);
+                made.map(PeerSecurity::mutual).map_err(&mut keep).ok()
+            }
+            None => Some(PeerSecurity::Plain),
+        };
+    }
+    if !errors.is_empty() {
+        return Err(AssembleError::Store(errors));
+    }
+    node.services.push(Arc::new(certificates));
+    Ok(node)
+}
+
+/// Rejects settings that name certificates: this build has no TLS.
+#[cfg(not(feature = "tls"))]
+pub(super) fn node_tls(settings: &Settings, _: &Arc<dyn Clock>, _: &MetricsRegistry) -> Result<NodeTls, AssembleError> {
+    if settings.tls.is_none() {
+        return Ok(NodeTls::default());
+    }
+    let error = "tls: expected nothing: this program was built without the feature tls";
+    Err(AssembleError::Store(vec![error.to_owned()]))
+}
