@@ -171,7 +171,11 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
     let listen = listen(fields.get("listen"), &top.field("listen"), errors);
     let store = store(fields.get("store"), &top.field("store"), errors);
     let default_node = node.unwrap_or_else(|| host.to_owned());
-    let advertised = format!("{default_node}:{}", listen.cluster.port());
+    // On loopback a name may not be known. Elsewhere the address that a node listens at may be all of them.
+    let advertised = match listen.cluster.ip().is_loopback() {
+        true => listen.cluster.to_string(),
+        false => format!("{default_node}:{}", listen.cluster.port()),
+    };
     let cluster = plane::cluster(fields.get("cluster"), &advertised, &top.field("cluster"), errors);
     if !listen.cluster.ip().is_loopback() && cluster.as_ref().is_some_and(|cluster| cluster.tls.is_none()) {
         errors.add(&top.field("cluster").field("tls"), "expected certificates, or a listen.cluster on loopback");

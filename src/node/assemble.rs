@@ -1,5 +1,6 @@
 //! Builds the parts of a node from its settings. This is the only file that names adapters.
 
+#[cfg_attr(not(feature = "cluster"), path = "assemble/no_cluster.rs")]
 mod cluster;
 mod tls;
 
@@ -53,9 +54,9 @@ pub enum AssembleError {
     Metrics(#[from] prometheus::Error),
     #[error(transparent)]
     Rules(#[from] InvalidRuleFile),
-    /// Every error of the store's settings.
+    /// Errors of settings, each with its field.
     #[error("{}", .0.join("\n"))]
-    Store(Vec<String>),
+    Settings(Vec<String>),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -63,7 +64,7 @@ pub enum AssembleError {
 impl AssembleError {
     /// True if the user can correct it.
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Rules(_) | Self::Store(_))
+        matches!(self, Self::Rules(_) | Self::Settings(_))
     }
 }
 
@@ -176,7 +177,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
 /// Checks what only building a node finds out: files that settings name.
 ///
 /// # Errors
-/// Every error of the store's settings.
+/// Errors of settings, each with its field.
 pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
     let registry = MetricsRegistry::new(build.0, build.1)?;
     let metrics = StoreMetrics::new(&registry)?;
@@ -222,7 +223,7 @@ fn redis_region(
     _: &NodeTls,
 ) -> Result<Arc<dyn Region>, AssembleError> {
     let error = "store.url: expected memory: because this program was built without the feature redis";
-    Err(AssembleError::Store(vec![error.to_owned()]))
+    Err(AssembleError::Settings(vec![error.to_owned()]))
 }
 
 /// The Redis of the region, not yet connected.
@@ -242,7 +243,7 @@ fn redis_region(
     };
     let password = read("password_file", &store.password_file);
     if !errors.is_empty() {
-        return Err(AssembleError::Store(errors));
+        return Err(AssembleError::Settings(errors));
     }
     let mut redis = redis.clone();
     if let Some(password) = password {

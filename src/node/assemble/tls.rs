@@ -66,7 +66,7 @@ pub(super) fn node_tls(
         };
     }
     if !errors.is_empty() {
-        return Err(AssembleError::Store(errors));
+        return Err(AssembleError::Settings(errors));
     }
     node.services.push(Arc::new(certificates));
     Ok(node)
@@ -79,5 +79,5 @@ pub(super) fn node_tls(settings: &Settings, _: &Arc<dyn Clock>, _: &MetricsRegis
         return Ok(NodeTls::default());
     }
     let error = "tls: expected nothing: this program was built without the feature tls";
-    Err(AssembleError::Store(vec![error.to_owned()]))
+    Err(AssembleError::Settings(vec![error.to_owned()]))
 }
