@@ -1,12 +1,13 @@
 //! The servers of `scripts/postgres` keep what the configuration in `deploy/postgres` and `docs/postgres.md` promise.
 
+use std::collections::HashSet;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::postgres::Postgres;
 use crate::support::wait::wait_for;
 
 /// Waits until the server at this port returns `expected` for this SQL.
-fn wait_for_answer(servers: &Postgres, port: u16, sql: &str, expected: &str) {
+pub fn wait_for_answer(servers: &Postgres, port: u16, sql: &str, expected: &str) {
     wait_for(&format!("{expected} as the answer to {sql}"), || {
         (servers.try_psql(port, sql).as_deref() == Ok(expected)).then_some(())
     });
@@ -67,7 +68,7 @@ fn a_commit_waits_while_both_replicas_are_down_and_goes_on_when_one_returns() {
 }
 
 /// Writes rows one by one in several sessions until the server is gone and returns the ids whose commits it acknowledged.
-fn write_until_killed(servers: &Postgres, round: u32, kill: impl FnOnce()) -> Vec<String> {
+pub fn write_until_killed(servers: &Postgres, round: u32, kill: impl FnOnce()) -> Vec<String> {
     let primary = servers.primary();
     let insert = |session: u32| {
         let first = round * 1_000_000 + session * 100_000;
@@ -92,6 +93,15 @@ fn write_until_killed(servers: &Postgres, round: u32, kill: impl FnOnce()) -> Ve
     acknowledged.collect()
 }
 
+/// Asserts that the server at this port has the rows with these ids.
+pub fn assert_has_all(servers: &Postgres, port: u16, acknowledged: &[String]) {
+    let rows = servers.psql(port, "SELECT id FROM t");
+    let rows: HashSet<&str> = rows.lines().collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|id| !rows.contains(id.as_str())).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(acknowledged.len() > 300);
+}
+
 #[test]
 fn a_promoted_replica_has_every_acknowledged_commit_and_the_old_primary_follows_it() {
     let servers = Postgres::start();
@@ -110,11 +120,7 @@ fn a_promoted_replica_has_every_acknowledged_commit_and_the_old_primary_follows_
         servers.promote(None);
         let promoted = servers.primary();
         assert_ne!(promoted, old);
-        let rows = servers.psql(promoted, "SELECT id FROM t");
-        let rows: std::collections::HashSet<&str> = rows.lines().collect();
-        let lost: Vec<&String> = acknowledged.iter().filter(|id| !rows.contains(id.as_str())).collect();
-        assert!(lost.is_empty(), "{lost:?}");
-        assert!(acknowledged.len() > 300);
+        assert_has_all(&servers, promoted, &acknowledged);
 
         servers.start_stopped_servers();
         servers.psql(promoted, &format!("INSERT INTO t VALUES (-{round})"));

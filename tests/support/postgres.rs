@@ -1,5 +1,5 @@
-//! Real PostgreSQL servers for tests: one primary and two streaming replicas that `scripts/postgres` starts, with free
-//! ports and a temporary folder. They end with the test.
+//! Real PostgreSQL servers for tests: one primary and two streaming replicas that `scripts/postgres` or
+//! `scripts/patroni` starts, with free ports and a temporary folder. They end with the test.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -9,31 +9,40 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use super::servers::free_ports;
+use super::wait::wait_for;
 
 /// A primary and two replicas.
 pub struct Postgres {
     /// The first of three consecutive ports. The server there is the first primary.
     pub port: u16,
     folder: TempDir,
+    script: &'static str,
     options: &'static [&'static str],
 }
 
 impl Postgres {
     /// Starts three servers that ask for passwords, without TLS.
     pub fn start() -> Self {
-        Self::with_options(&[])
+        Self::run_by("postgres", &[])
     }
 
     /// Starts three servers that accept only TLS 1.3. [`Self::folder`] has the authority as `tls/ca.crt`.
     pub fn start_with_tls() -> Self {
-        Self::with_options(&["--tls"])
+        Self::run_by("postgres", &["--tls"])
     }
 
-    fn with_options(options: &'static [&'static str]) -> Self {
+    /// Starts three servers that fail over by themselves, with Patroni and etcd. Any of them may be the first primary.
+    pub fn start_with_patroni() -> Self {
+        Self::run_by("patroni", &[])
+    }
+
+    fn run_by(script: &'static str, options: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The servers of a test that root runs belong to the user postgres.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        let servers = Self { port: free_ports(3), folder, options };
+        // Patroni and etcd have ports above those of PostgreSQL.
+        let port = free_ports(if script == "patroni" { 33 } else { 3 });
+        let servers = Self { port, folder, script, options };
         servers.start_stopped_servers();
         servers
     }
@@ -101,7 +110,9 @@ impl Postgres {
 
     /// Returns the process id of the server at this port.
     pub fn pid(&self, port: u16) -> String {
-        let file = std::fs::read_to_string(self.folder().join(port.to_string()).join("postmaster.pid"));
+        let server = self.folder().join(port.to_string());
+        let data = if self.script == "patroni" { server.join("data") } else { server };
+        let file = std::fs::read_to_string(data.join("postmaster.pid"));
         file.unwrap().lines().next().unwrap().to_owned()
     }
 
@@ -118,18 +129,23 @@ impl Postgres {
         let _ = Command::new("kill").args(["-s", name]).args(&pids).output().unwrap();
     }
 
+    /// Ends a server as a crash does, with Patroni and etcd beside it.
+    pub fn kill(&self, port: u16) {
+        self.run("kill", Some(&port.to_string()));
+    }
+
     /// Makes a replica the primary, by default the one that has more of the WAL. Ends the old primary first.
     pub fn promote(&self, port: Option<u16>) {
         let port = port.map(|port| port.to_string());
         self.run("promote", port.as_deref());
     }
 
-    /// Returns the port of the server that is the primary now. Panics when none answers.
+    /// Returns the port of the server that is the primary now. Waits until there is one.
     pub fn primary(&self) -> u16 {
         let is_primary = |port: &u16| {
             self.psql_as("postgres", "postgres", *port, "SELECT pg_is_in_recovery()") == Ok("f".to_owned())
         };
-        self.ports().find(is_primary).expect("one server must be the primary")
+        wait_for("a primary", || self.ports().find(is_primary))
     }
 
     /// Starts the servers that do not run. A server that was the primary comes back as a replica.
@@ -138,10 +154,10 @@ impl Postgres {
     }
 
     fn run(&self, action: &str, argument: Option<&str>) {
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres"));
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(self.script));
         command.arg(action).args(argument).args(["--port", &self.port.to_string()]).args(self.options);
         let done = command.arg("--dir").arg(self.folder()).output().unwrap();
-        assert!(done.status.success(), "scripts/postgres {action}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "scripts/{} {action}: {}", self.script, String::from_utf8_lossy(&done.stderr));
     }
 }
 
