@@ -1,6 +1,8 @@
 //! The seams between the core and the world. Adapters implement these traits, and the core and the actors know only
 //! them.
 
+#[cfg(feature = "cluster")]
+pub mod admin;
 pub mod identity;
 pub mod plane;
 mod service;
