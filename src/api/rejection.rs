@@ -10,6 +10,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::request_id::RequestId;
 use crate::ports::Unavailable;
+#[cfg(feature = "cluster")]
+use crate::ports::admin::{AdminError, AdminRole};
 use limiter::Overload;
 
 /// How long a client should wait before it asks an unavailable node again.
@@ -47,6 +49,20 @@ pub enum Rejection {
     Internal,
     /// The node makes no decision now.
     Unavailable(Unavailable),
+    /// An admin call without a valid token.
+    #[cfg(feature = "cluster")]
+    Unauthorized,
+    /// The role of the admin token is not enough.
+    #[cfg(feature = "cluster")]
+    Forbidden(AdminRole),
+    /// Too many admin calls with wrong tokens came from this address, or from all together.
+    #[cfg(feature = "cluster")]
+    TooManyAttempts(Duration),
+    /// The body of an admin call is longer than this many bytes.
+    #[cfg(feature = "cluster")]
+    LongerThan(usize),
+    #[cfg(feature = "cluster")]
+    Admin(AdminError),
 }
 
 impl Rejection {
@@ -75,11 +91,55 @@ impl Rejection {
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, text("this node failed")),
             Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why.to_string()),
+            #[cfg(feature = "cluster")]
+            Self::Unauthorized => (
+                StatusCode::UNAUTHORIZED,
+                Code::Unauthenticated,
+                text("expected Authorization: Bearer, with a valid token"),
+            ),
+            #[cfg(feature = "cluster")]
+            Self::Forbidden(role) => {
+                let title = format!("this call needs a token with the role {role}");
+                (StatusCode::FORBIDDEN, Code::PermissionDenied, title)
+            }
+            #[cfg(feature = "cluster")]
+            Self::TooManyAttempts(_) => {
+                (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, text("too many calls had a wrong token"))
+            }
+            #[cfg(feature = "cluster")]
+            Self::LongerThan(bytes) => {
+                let title = format!("expected a body of at most {} KiB", bytes / 1024);
+                (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, title)
+            }
+            #[cfg(feature = "cluster")]
+            Self::Admin(error) => {
+                let (status, code) = match error {
+                    AdminError::Invalid(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
+                    AdminError::Stale { .. } => (StatusCode::CONFLICT, Code::Aborted),
+                    AdminError::FileMode { .. } => (StatusCode::CONFLICT, Code::FailedPrecondition),
+                    AdminError::NotFound(_) => (StatusCode::NOT_FOUND, Code::NotFound),
+                    AdminError::Exists(_) => (StatusCode::CONFLICT, Code::AlreadyExists),
+                    AdminError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
+                    // The gateway of this call is the node: the database or the quorum did not answer it.
+                    AdminError::UnknownOutcome(_) => (StatusCode::GATEWAY_TIMEOUT, Code::Unknown),
+                    AdminError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+                };
+                (status, code, error.to_string())
+            }
         }
     }
 
     fn violations(&self) -> &[FieldViolation] {
         if let Self::Invalid(violations) = self { violations } else { &[] }
+    }
+
+    /// How long the client should wait.
+    fn retry_after(&self, status: StatusCode) -> Option<Duration> {
+        match self {
+            #[cfg(feature = "cluster")]
+            Self::TooManyAttempts(wait) => Some(*wait),
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
+        }
     }
 
     /// The label of the metric that counts shed load, if that is the reason.
@@ -122,11 +182,25 @@ impl Rejection {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, _, title) = self.row();
-        let body = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
+        let mut body = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
+        #[cfg(feature = "cluster")]
+        match &self {
+            Self::Admin(AdminError::Stale { current }) => body["revision"] = current.0.into(),
+            Self::Admin(AdminError::FileMode { file }) => body["file"] = file.as_str().into(),
+            Self::Admin(AdminError::UnknownOutcome(_)) => body["outcome"] = "unknown".into(),
+            _ => {}
+        }
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.as_secs().into());
+        if let Some(wait) = self.retry_after(status) {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        #[cfg(feature = "cluster")]
+        if let Self::Unauthorized = self {
+            let bearer = axum::http::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

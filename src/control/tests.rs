@@ -52,6 +52,10 @@ impl Consensus for OneNode {
         Box::pin(std::future::ready(Err(ConsensusError::Stopping)))
     }
 
+    fn backup(&self) -> Result<Vec<u8>, String> {
+        Ok(Vec::new())
+    }
+
     fn last_contact(&self) -> Option<Duration> {
         None
     }

@@ -33,6 +33,8 @@ pub trait ConfigPlane: Send + Sync + 'static {
     fn settings(&self) -> Result<BTreeMap<String, Value>, AdminError>;
     /// What this node knows of its cluster.
     fn cluster(&self) -> Result<ClusterStatus, AdminError>;
+    /// The state of the cluster as a file.
+    fn backup(&self) -> Result<Vec<u8>, AdminError>;
     /// Changes the members of the cluster, and records it in the audit if PostgreSQL answers.
     fn administer(&self, actor: Actor, change: MemberChange) -> BoxFuture<'_, Result<(), AdminError>>;
 }

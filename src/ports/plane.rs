@@ -24,6 +24,11 @@ pub trait Consensus: Send + Sync + 'static {
     fn status(&self) -> ClusterStatus;
     /// Changes the members. A node that does not lead passes the change on to the leader.
     fn administer(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ConsensusError>>;
+    /// The state of the cluster as a file that [`MemberChange::Restore`] takes.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    fn backup(&self) -> Result<Vec<u8>, String>;
     /// The time since this node last heard of a leader that a quorum follows; `None` if it never did.
     fn last_contact(&self) -> Option<Duration>;
 }
@@ -182,6 +187,23 @@ pub enum AdminRole {
     Viewer,
     Editor,
     Owner,
+}
+
+impl AdminRole {
+    /// The name in JSON, on the command line and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl std::fmt::Display for AdminRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// One edit of an operator. It is one transaction of the database.

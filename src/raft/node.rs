@@ -240,6 +240,10 @@ impl Consensus for RaftNode {
         Box::pin(self.0.ask(deadline, |reply| Ask::Administer(change, reply)))
     }
 
+    fn backup(&self) -> Result<Vec<u8>, String> {
+        Self::backup(self)
+    }
+
     fn last_contact(&self) -> Option<Duration> {
         self.0.caller.contact.age()
     }

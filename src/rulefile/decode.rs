@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::foreign::foreign;
@@ -77,30 +78,51 @@ pub fn compile(file: &str, text: &str, revision: Revision) -> Result<RuleBook, V
     }
 }
 
-/// Reads rules from the text of a rule file, without compiling them.
+/// Reads rules from the text of a rule file. Their meaning is checked only if there are other errors, so that all are
+/// named at once.
 ///
 /// # Errors
-/// The syntax error, else every field that cannot be read.
+/// The syntax error, else every invalid field.
 pub fn read_rules(text: &str) -> Result<Rules, Vec<Problem>> {
-    read(text, decode)
+    let root = parse(text)?;
+    if let Some(message) = foreign(&root) {
+        return Err(vec![Problem { path: Path::default(), message: message.to_owned() }]);
+    }
+    let mut errors = Errors::default();
+    let rules = decode(&root, &mut errors);
+    if errors.0.is_empty() {
+        return Ok(rules);
+    }
+    let meaning = RuleBook::compile(Arc::new(rules), Revision::NONE).err().unwrap_or_default();
+    let mut all: Vec<Problem> = errors.0.into_iter().chain(meaning).collect();
+    all.dedup();
+    Err(all)
 }
 
-/// Reads one limit: an entry of `limits`, as YAML or JSON. It is not validated.
+/// Reads one limit: an entry of `limits`, as YAML or JSON. Its meaning is not checked. `name` is its name if the text has
+/// none.
 ///
 /// # Errors
 /// The syntax error, else every field that cannot be read.
-pub fn read_limit(text: &str) -> Result<Limit, Vec<Problem>> {
-    read(text, |root, errors| limit(root, &Path::default(), errors))
+pub fn read_limit(text: &str, name: Option<&str>) -> Result<Limit, Vec<Problem>> {
+    let mut root = parse(text)?;
+    let place = root.place;
+    if let (Value::Map(entries), Some(name)) = (&mut Rc::make_mut(&mut root).value, name)
+        && !entries.iter().any(|(field, ..)| field == "name")
+    {
+        let value = Value::Scalar { text: name.to_owned(), style: Style::Quoted };
+        entries.push(("name".to_owned(), place, Rc::new(Node { place, value })));
+    }
+    let mut errors = Errors::default();
+    let limit = limit(&root, &Path::default(), &mut errors);
+    if errors.0.is_empty() { Ok(limit) } else { Err(errors.0) }
 }
 
-fn read<T>(text: &str, read: impl FnOnce(&Node, &mut Errors) -> T) -> Result<T, Vec<Problem>> {
-    let root = Node::parse(text).map_err(|error| {
+fn parse(text: &str) -> Result<Rc<Node>, Vec<Problem>> {
+    Node::parse(text).map_err(|error| {
         let Place { line, column } = error.place;
         vec![Problem { path: Path::default(), message: format!("line {line}, column {column}: {}", error.message) }]
-    })?;
-    let mut errors = Errors::default();
-    let value = read(&root, &mut errors);
-    if errors.0.is_empty() { Ok(value) } else { Err(errors.0) }
+    })
 }
 
 /// The warnings about a file that compiles to `book`: what can never match, and what admits nothing without the store.

@@ -196,7 +196,7 @@ proptest! {
         prop_assert_eq!(read_rules(&json), Ok(rules.clone()), "{}", json);
         for limit in rules.domains.iter().flat_map(|domain| &domain.limits) {
             let json = limit_json(limit).to_string();
-            prop_assert_eq!(read_limit(&json), Ok(limit.clone()), "{}", json);
+            prop_assert_eq!(read_limit(&json, None), Ok(limit.clone()), "{}", json);
         }
     }
 }

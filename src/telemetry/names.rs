@@ -136,6 +136,11 @@ pub const RAFT_SNAPSHOTS: Name =
     metric("tidegate_raft_snapshots_total", "Snapshots that this node wrote, its own and those of a leader.", &[]);
 pub const RAFT_SNAPSHOT_BYTES: Name =
     metric("tidegate_raft_snapshot_bytes", "The size of the last snapshot, in bytes.", &[]);
+pub const ADMIN_REJECTIONS: Name = metric(
+    "tidegate_admin_rejected_tokens_total",
+    "Admin calls that were rejected: wrong_token, or throttled (too many wrong tokens).",
+    &["reason"],
+);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -188,5 +193,6 @@ pub const ALL: &[&Name] = &[
     &RAFT_REJECTED,
     &RAFT_SNAPSHOTS,
     &RAFT_SNAPSHOT_BYTES,
+    &ADMIN_REJECTIONS,
     &BUILD,
 ];

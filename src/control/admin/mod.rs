@@ -313,6 +313,10 @@ impl ConfigPlane for AdminService {
         Ok(self.consensus()?.status())
     }
 
+    fn backup(&self) -> Result<Vec<u8>, AdminError> {
+        self.consensus()?.backup().map_err(AdminError::Internal)
+    }
+
     fn administer(&self, actor: Actor, change: MemberChange) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async move {
             let (action, target) = described(&change);

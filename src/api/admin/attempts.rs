@@ -1,0 +1,123 @@
+//! Limits calls with wrong tokens, with the decision core that decides every check of this node.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use limiter::rules::RuleBook;
+use limiter::{Charging, Check, Descriptor, DryRun, NodeTime, Revision, StoreTime};
+
+use crate::rulefile::decode::compile;
+
+/// The limits of wrong tokens: of one address (of one network of IPv6), and of all together.
+const RULES: &str = "
+version: 1
+domains:
+  - domain: admin
+    limits:
+      - { name: address, per: [{ ip: { v4: 32, v6: 64 } }], algorithm: token_bucket, limit: 10, window: 1m }
+      - { name: all, per: [], algorithm: token_bucket, limit: 100, window: 1m }
+";
+
+/// After this many questions, every counter begins anew: an attacker with many addresses must not fill the memory.
+const MAX_QUESTIONS: u32 = 20_000;
+
+/// Counts calls with wrong tokens.
+pub struct Attempts(Mutex<Counters>);
+
+struct Counters {
+    book: Arc<RuleBook>,
+    run: DryRun,
+    begin: NodeTime,
+    questions: u32,
+}
+
+impl Attempts {
+    /// # Errors
+    /// When the rules do not compile.
+    pub fn new(now: NodeTime) -> Result<Self, String> {
+        let book = compile("admin", RULES, Revision(1))
+            .map_err(|errors| errors.first().map_or_else(String::new, ToString::to_string))?;
+        let book = Arc::new(book);
+        let run = DryRun::new(Arc::clone(&book), StoreTime(0));
+        Ok(Self(Mutex::new(Counters { book, run, begin: now, questions: 0 })))
+    }
+
+    /// Counts a call before its token is known to be wrong, so that calls at the same time do not evade the limits.
+    /// Returns how long the client at `ip` must wait; `None` if its token may be looked up.
+    pub fn begin(&self, ip: IpAddr, now: NodeTime) -> Option<Duration> {
+        self.ask(ip, Charging::IfAllowed, now)
+    }
+
+    /// Takes back what [`Self::begin`] counted: the token was not wrong.
+    pub fn take_back(&self, ip: IpAddr, now: NodeTime) {
+        self.ask(ip, Charging::Refund, now);
+    }
+
+    fn ask(&self, ip: IpAddr, charging: Charging, now: NodeTime) -> Option<Duration> {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counters.questions >= MAX_QUESTIONS || now < counters.begin {
+            counters.run = DryRun::new(Arc::clone(&counters.book), StoreTime(0));
+            (counters.begin, counters.questions) = (now, 0);
+        }
+        counters.questions += 1;
+        let ip = ip.to_string();
+        let entries = [("ip", ip.as_str())];
+        let descriptors = [Descriptor { entries: &entries, ordered: false, hits: 1, charging, limit: None }];
+        let after = now.0.saturating_sub(counters.begin.0);
+        match counters.run.check(&Check { domain: "admin", descriptors: &descriptors }, after) {
+            Ok(decision) if decision.allowed => None,
+            Ok(decision) => Some(Duration::from_micros(decision.retry_after.unwrap_or(1_000_000))),
+            Err(_) => Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> NodeTime {
+        NodeTime(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn an_address_may_fail_ten_times_and_then_once_in_six_seconds() {
+        let (attempts, ip) = (Attempts::new(at(5)).unwrap(), "192.0.2.1".parse().unwrap());
+        for _ in 0..10 {
+            assert_eq!(attempts.begin(ip, at(5)), None);
+        }
+        assert!(attempts.begin(ip, at(5)).is_some_and(|wait| wait <= Duration::from_secs(6)));
+        assert_eq!(attempts.begin("192.0.2.2".parse().unwrap(), at(5)), None);
+        assert_eq!(attempts.begin(ip, at(12)), None);
+    }
+
+    #[test]
+    fn a_right_token_counts_for_nothing() {
+        let (attempts, ip) = (Attempts::new(at(0)).unwrap(), "192.0.2.1".parse().unwrap());
+        for _ in 0..1000 {
+            assert_eq!(attempts.begin(ip, at(1)), None);
+            attempts.take_back(ip, at(1));
+        }
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_limit_and_many_addresses_take_no_memory() {
+        let attempts = Attempts::new(at(0)).unwrap();
+        let address = |n: u32| IpAddr::from(n.to_be_bytes());
+        (0..100).for_each(|n| assert_eq!(attempts.begin(address(n), at(0)), None));
+        assert!(attempts.begin(address(1000), at(0)).is_some());
+        (0..MAX_QUESTIONS).for_each(|n| {
+            attempts.begin(address(n), at(0));
+        });
+        assert!(attempts.0.lock().unwrap().questions < 200);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let attempts = Attempts::new(at(0)).unwrap();
+        let address = |n: u16| format!("2001:db8::{n:x}").parse().unwrap();
+        (0..10).for_each(|n| assert_eq!(attempts.begin(address(n), at(0)), None));
+        assert!(attempts.begin(address(99), at(0)).is_some());
+    }
+}
