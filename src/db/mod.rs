@@ -1,1 +1,157 @@
-//! PostgreSQL, in which operators write rules, users and API keys.
+//! PostgreSQL, in which operators write rules, users and API keys. `docs/database.md` describes the tables.
+//!
+//! [`Database`] implements the ports: [`changes`] what the leader of the cluster reads, [`edit`] and [`lists`] what the
+//! admin service asks, [`directory`] look-ups of API keys. Every call has a deadline.
+
+mod changes;
+mod config;
+mod directory;
+mod edit;
+mod error;
+mod lists;
+mod metrics;
+pub mod migrations;
+mod primary;
+mod restore;
+mod rows;
+mod rules;
+mod session;
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
+
+use crate::ports::plane::DatabaseError;
+use crate::ports::{BoxFuture, Fatal, Service, Shutdown};
+
+pub use config::{DatabaseConfig, Deadlines};
+pub use metrics::DatabaseMetrics;
+pub use rows::{LimitDecoder, LimitEncoder};
+
+use primary::Primary;
+use session::Session;
+
+/// How often a node checks that its primary still is the newest.
+const CHECK_PRIMARY: Duration = Duration::from_secs(5);
+/// The time before a lost subscription is tried again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
+
+/// The database. Connections are made when they are needed.
+///
+/// As a service, it subscribes to notifications, and looks for a newer primary. Without the service, changes are polled
+/// and a failed primary is still replaced.
+pub struct Database {
+    config: DatabaseConfig,
+    metrics: DatabaseMetrics,
+    decode: LimitDecoder,
+    encode: LimitEncoder,
+    primary: Primary,
+    replica: Mutex<Option<PgPool>>,
+    changed: Notify,
+}
+
+impl Database {
+    /// `decode` and `encode` read and write a limit in the form of a rule file.
+    pub fn new(config: DatabaseConfig, metrics: DatabaseMetrics, decode: LimitDecoder, encode: LimitEncoder) -> Self {
+        let primary = Primary::new(config.clone(), metrics.clone());
+        Self { config, metrics, decode, encode, primary, replica: Mutex::new(None), changed: Notify::new() }
+    }
+
+    /// A connection to the primary.
+    async fn session(&self) -> Result<Session, DatabaseError> {
+        self.primary.acquire().await.map(Session::new)
+    }
+
+    /// A connection to the replica of this region; to the primary if there is no replica, or if it does not answer.
+    async fn replica_session(&self) -> Result<Session, DatabaseError> {
+        let Some(host) = &self.config.replica else { return self.session().await };
+        let known = self.replica.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pool = match known {
+            Some(pool) => pool,
+            None => {
+                let pool = self.primary.connections(host, false)?;
+                self.replica.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(pool).clone()
+            }
+        };
+        match pool.acquire().await {
+            Ok(connection) => Ok(Session::new(connection)),
+            Err(error) => {
+                // The next pool reads the password again.
+                self.replica.lock().unwrap_or_else(PoisonError::into_inner).take();
+                tracing::debug!(host, %error, "the replica does not answer; asking the primary");
+                self.session().await
+            }
+        }
+    }
+
+    /// Waits for `call` until the deadline.
+    async fn within<T>(
+        deadline: Duration,
+        call: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(error::late()))
+    }
+
+    /// Subscribes to the notifications of the primary, and wakes the reader at each.
+    async fn listen(&self) {
+        let mut moved = self.primary.changes();
+        loop {
+            moved.mark_unchanged();
+            let lost = async {
+                let pool = self.primary.pool().await?;
+                // A pool of its own, because the subscription keeps its connection.
+                let own = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+                let own = own.acquire_timeout(self.config.deadlines.connect);
+                let own = own.connect_lazy_with((*pool.connect_options()).clone());
+                let subscribed = async {
+                    let mut listener = PgListener::connect_with(&own).await?;
+                    listener.listen("tidegate").await?;
+                    // There may have been changes before the subscription.
+                    self.changed.notify_one();
+                    while listener.try_recv().await?.is_some() {
+                        self.changed.notify_one();
+                    }
+                    Ok::<_, sqlx::Error>(())
+                };
+                subscribed.await.map_err(|error| error::describe(&error))
+            };
+            tokio::select! {
+                lost = lost => {
+                    if let Err(error) = lost {
+                        tracing::debug!(%error, "no subscription to changes; polling");
+                    }
+                    tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+                }
+                _ = moved.changed() => {}
+            }
+        }
+    }
+
+    async fn watch_primary(&self) {
+        loop {
+            tokio::time::sleep(CHECK_PRIMARY).await;
+            self.primary.check().await;
+        }
+    }
+}
+
+impl Service for Database {
+    fn name(&self) -> &'static str {
+        "database"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = self.listen() => {}
+                () = self.watch_primary() => {}
+            }
+            Ok(())
+        })
+    }
+}

@@ -140,6 +140,11 @@ pub trait ChangeSource: Send + Sync + 'static {
     /// Writes what the cluster has applied and the database lacks, as one transaction whose revision is above
     /// `state.mark()`. Rows that the database changed after `common` by itself are kept.
     fn restore_missing(&self, state: Arc<PlaneState>) -> BoxFuture<'_, Result<(), DatabaseError>>;
+    /// Makes partitions for the days to come, and removes what is older than its retention. The leader calls it now and
+    /// then.
+    fn maintain(&self) -> BoxFuture<'_, Result<(), DatabaseError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// What the database has after a mark.

@@ -135,6 +135,22 @@ pub fn file_warnings(file: &str, text: &str, book: &RuleBook, min_holders: u32) 
     all
 }
 
+/// The deepest nesting of a limit as JSON.
+const MAX_DEPTH: usize = 64;
+
+/// Reads one limit in the form of a rule file from JSON. It reads fields and types only: their meaning is checked when
+/// rules are compiled.
+///
+/// # Errors
+/// Every field that cannot be read, as `field: what was expected`.
+pub fn limit_from_json(value: &serde_json::Value) -> Result<Limit, Vec<String>> {
+    let node = Node::from_json(value, MAX_DEPTH)
+        .ok_or_else(|| vec![format!("expected JSON that nests at most {MAX_DEPTH} deep")])?;
+    let mut errors = Errors::default();
+    let limit = limit(&node, &Path::default(), &mut errors);
+    if errors.0.is_empty() { Ok(limit) } else { Err(errors.0.iter().map(ToString::to_string).collect()) }
+}
+
 fn decode(root: &Node, errors: &mut Errors) -> Rules {
     let mut fields = Fields::new(root, Path::default(), errors);
     let version_path = fields.path("version");

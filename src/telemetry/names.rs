@@ -65,6 +65,11 @@ pub const FORWARD_AUTH: Name = metric(
 );
 pub const REDIS_ERRORS: Name =
     metric("redis_connection_errors_total", "Connections to Redis that failed or were lost.", &[]);
+pub const DATABASE_QUERIES: Name = metric(
+    "database_query_duration_seconds",
+    "Time that PostgreSQL took to answer, or until the deadline, by what was asked, in seconds.",
+    &["query"],
+);
 pub const HOLDERS: Name =
     metric("tidegate_holders", "Holders of the region, as far as this node knows: the cores of all nodes.", &[]);
 pub const STORE_OK: Name = metric("tidegate_store_ok", "1 if all of the store answers, 0 if some of it does not.", &[]);
@@ -169,6 +174,7 @@ pub const ALL: &[&Name] = &[
     &CLOSED,
     &FORWARD_AUTH,
     &REDIS_ERRORS,
+    &DATABASE_QUERIES,
     &HOLDERS,
     &STORE_OK,
     &ADVICE,

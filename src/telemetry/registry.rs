@@ -2,8 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use super::names::{self, Name};
@@ -65,6 +65,15 @@ impl MetricsRegistry {
     pub fn histogram(&self, name: &Name, buckets: &[f64]) -> Result<Histogram, Error> {
         let options = HistogramOpts::new(name.name, name.help).buckets(buckets.to_vec());
         self.register(Histogram::with_opts(options)?)
+    }
+
+    /// Makes a histogram with the labels of `name`, whose buckets have these upper bounds.
+    ///
+    /// # Errors
+    /// See [`Self::counter`].
+    pub fn histograms(&self, name: &Name, buckets: &[f64]) -> Result<HistogramVec, Error> {
+        let options = HistogramOpts::new(name.name, name.help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, name.labels)?)
     }
 
     /// Renders every metric in the text format of Prometheus.

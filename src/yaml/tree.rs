@@ -90,6 +90,25 @@ impl Node {
         Self { place: Place { line: 1, column: 1 }, value: Value::Map(Vec::new()) }
     }
 
+    /// The tree of a JSON value. It has no places. `None` if it nests deeper than `depth`.
+    pub fn from_json(json: &serde_json::Value, depth: usize) -> Option<Self> {
+        let place = Place { line: 1, column: 1 };
+        let below = |value| Some(Rc::new(Self::from_json(value, depth.checked_sub(1)?)?));
+        let scalar = |text: String, style| Value::Scalar { text, style };
+        let value = match json {
+            serde_json::Value::Null => scalar("null".to_owned(), Style::Plain),
+            serde_json::Value::Bool(value) => scalar(value.to_string(), Style::Plain),
+            serde_json::Value::Number(value) => scalar(value.to_string(), Style::Plain),
+            serde_json::Value::String(text) => scalar(text.clone(), Style::Quoted),
+            serde_json::Value::Array(items) => Value::List(items.iter().map(below).collect::<Option<_>>()?),
+            serde_json::Value::Object(entries) => {
+                let entry = |(key, value): (&String, _)| Some((key.clone(), place, below(value)?));
+                Value::Map(entries.iter().map(entry).collect::<Option<_>>()?)
+            }
+        };
+        Some(Self { place, value })
+    }
+
     /// The place of `path`, or of the nearest existing node above it.
     pub fn place_of(&self, path: &Path) -> Place {
         let mut node = self;

@@ -1,0 +1,10 @@
+DROP TABLE rate_limit_rules;
+DROP TABLE rate_limit_domains;
+DROP FUNCTION tidegate_place_rule();
+DROP FUNCTION tidegate_is_overrides(jsonb, boolean, boolean);
+DROP FUNCTION tidegate_is_headers(jsonb);
+DROP FUNCTION tidegate_is_match(jsonb);
+DROP FUNCTION tidegate_is_condition(jsonb);
+DROP FUNCTION tidegate_is_per(jsonb);
+DROP FUNCTION tidegate_is_list(text[]);
+DROP FUNCTION tidegate_is_quota(jsonb);

@@ -1,0 +1,168 @@
+//! The server that is primary now. After a failover it is another one, and nobody restarts the node.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{ConnectOptions, Connection, Error, PgConnection, PgPool, Postgres};
+use tokio::sync::watch;
+
+use super::config::DatabaseConfig;
+use super::error::{describe, is_of_server, late};
+use super::metrics::{DatabaseMetrics, Query};
+use crate::ports::plane::DatabaseError;
+
+/// The most connections to the primary, and to the replica.
+const CONNECTIONS: u32 = 8;
+
+/// Is the server a primary, and on which timeline? Each promotion begins a new one.
+const WHO_ARE_YOU: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \
+     ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer END";
+
+/// Finds the primary among the servers, and keeps connections to it.
+pub(super) struct Primary {
+    config: DatabaseConfig,
+    metrics: DatabaseMetrics,
+    current: Mutex<Option<Found>>,
+    /// Held during a search, so that there is one at a time.
+    search: tokio::sync::Mutex<()>,
+    /// Counts the primaries that were found.
+    found: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Found {
+    host: String,
+    timeline: i32,
+    pool: PgPool,
+}
+
+impl Primary {
+    pub fn new(config: DatabaseConfig, metrics: DatabaseMetrics) -> Self {
+        let (current, search) = (Mutex::new(None), tokio::sync::Mutex::new(()));
+        Self { config, metrics, current, search, found: watch::Sender::new(0) }
+    }
+
+    /// Changes whenever another server is found to be the primary.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.found.subscribe()
+    }
+
+    /// The connections to the primary. Searches it if none is known.
+    pub async fn pool(&self) -> Result<PgPool, DatabaseError> {
+        if let Some(found) = &*self.current() {
+            return Ok(found.pool.clone());
+        }
+        let _search = self.search.lock().await;
+        // Another call may have found it meanwhile.
+        let found = self.current().as_ref().map(|found| found.pool.clone());
+        match found {
+            Some(pool) => Ok(pool),
+            None => self.find().await,
+        }
+    }
+
+    /// A connection to the primary.
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, DatabaseError> {
+        let pool = self.pool().await?;
+        match pool.acquire().await {
+            Ok(connection) => Ok(connection),
+            // It may have moved.
+            Err(_) => {
+                self.forget();
+                self.pool().await?.acquire().await.map_err(|error| self.failed(&error))
+            }
+        }
+    }
+
+    /// Describes an error. If it is one of the server, the primary is searched at the next call.
+    pub fn failed(&self, error: &Error) -> DatabaseError {
+        if is_of_server(error) {
+            self.forget();
+        }
+        describe(error)
+    }
+
+    pub fn forget(&self) {
+        self.current().take();
+    }
+
+    /// Searches again while the known primary answers: another server may have been promoted while the old one lives.
+    pub async fn check(&self) {
+        if self.current().is_some() {
+            let _search = self.search.lock().await;
+            // What it found is kept. If there is no primary, the next call says so.
+            let _ = self.find().await;
+        }
+    }
+
+    /// Asks every server, and takes the primary with the highest timeline.
+    async fn find(&self) -> Result<PgPool, DatabaseError> {
+        let _timer = self.metrics.start(Query::FindPrimary);
+        let answers = join_all(self.config.hosts.iter().map(|host| self.ask(host))).await;
+        let mut best: Option<(i32, &String)> = None;
+        let mut others = Vec::new();
+        for (host, answer) in self.config.hosts.iter().zip(answers) {
+            match answer {
+                Ok(Some(timeline)) if best.is_none_or(|(highest, _)| timeline > highest) => {
+                    best = Some((timeline, host));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => others.push(format!("{host} is a replica")),
+                Err(DatabaseError::Unavailable(reason)) => others.push(format!("{host}: {reason}")),
+                Err(error) => others.push(format!("{host}: {error}")),
+            }
+        }
+        let Some((timeline, host)) = best else {
+            self.forget();
+            return Err(DatabaseError::Unavailable(format!("no server is primary: {}", others.join("; "))));
+        };
+        let known = self.current().clone().filter(|found| found.host == *host && found.timeline == timeline);
+        if let Some(found) = known {
+            return Ok(found.pool);
+        }
+        let pool = self.connections(host, true)?;
+        *self.current() = Some(Found { host: host.clone(), timeline, pool: pool.clone() });
+        self.found.send_modify(|count| *count += 1);
+        tracing::info!(host, timeline, "PostgreSQL's primary");
+        Ok(pool)
+    }
+
+    /// The timeline of a primary; `None` for a replica.
+    async fn ask(&self, host: &str) -> Result<Option<i32>, DatabaseError> {
+        let options = self.config.options(host)?;
+        let asked = async {
+            let mut connection = options.connect().await?;
+            let timeline = sqlx::query_scalar(WHO_ARE_YOU).fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok::<_, Error>(timeline)
+        };
+        match tokio::time::timeout(self.config.deadlines.connect, asked).await {
+            Ok(answer) => answer.map_err(|error| describe(&error)),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// Connections to a server, made when they are needed. With `writes`, a server that is a replica is an error.
+    pub fn connections(&self, host: &str, writes: bool) -> Result<PgPool, DatabaseError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(self.config.deadlines.connect)
+            .idle_timeout(Duration::from_secs(60))
+            .after_connect(move |connection: &mut PgConnection, _| {
+                Box::pin(async move {
+                    // A server that failed may come back as a replica.
+                    let timeline: Option<i32> = sqlx::query_scalar(WHO_ARE_YOU).fetch_one(connection).await?;
+                    let usable = timeline.is_some() || !writes;
+                    usable.then_some(()).ok_or_else(|| Error::Protocol("the server is a replica".to_owned()))
+                })
+            });
+        Ok(pool.connect_lazy_with(self.config.options(host)?))
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Found>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
