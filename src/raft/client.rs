@@ -170,7 +170,8 @@ impl Peer {
                     entries => Err(PayloadTooLarge::new_entries_hint(entries / 2).into()),
                 }
             }
-            Ok(Err(error @ CallError::Rejected(_))) => Err(Unreachable::new(&error).into()),
+            // The library waits before it asks an unreachable node again. After other errors it asks at once.
+            Ok(Err(error @ (CallError::Rejected(_) | CallError::Io(_)))) => Err(Unreachable::new(&error).into()),
             Ok(Err(error)) => Err(NetworkError::new(&error).into()),
             Err(_) => Err(Timeout { action: kind, id: self.caller.id, target: self.target, timeout }.into()),
         }

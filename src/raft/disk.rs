@@ -7,6 +7,8 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError};
 
+use crate::ports::BoxFuture;
+
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// The name of the file in `cluster.data_dir`.
@@ -47,6 +49,13 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// See [`Self::meta`].
     fn write(&self, writes: Vec<Write>) -> io::Result<()>;
+    /// Does what [`Self::write`] does, for the log. A disk that is slow may let other tasks run meanwhile.
+    ///
+    /// # Errors
+    /// See [`Self::meta`].
+    fn write_log(&self, writes: Vec<Write>) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(self.write(writes)))
+    }
 }
 
 /// A redb database.

@@ -74,7 +74,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError<u64>> {
-        self.0.write(VOTE, vote).map_err(|error| storage_error(ErrorSubject::Vote, ErrorVerb::Write, error))
+        self.0.write(VOTE, vote).await.map_err(|error| storage_error(ErrorSubject::Vote, ErrorVerb::Write, error))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError<u64>> {
@@ -84,7 +84,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     /// It is durable before the entries are applied: a node that restarts alone applies at least what it had applied.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError<u64>> {
         let Some(committed) = committed else { return Ok(()) };
-        let written = self.0.write(COMMITTED, &committed);
+        let written = self.0.write(COMMITTED, &committed).await;
         written.map_err(|error| storage_error(ErrorSubject::Store, ErrorVerb::Write, error))
     }
 
@@ -97,14 +97,15 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let appended = self.0.append(entries);
+        let entries = entries.into_iter().collect();
+        let appended = self.0.append(entries).await;
         appended.map_err(|error| storage_error(ErrorSubject::Logs, ErrorVerb::Write, error))?;
         callback.log_io_completed(Ok(()));
         Ok(())
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError<u64>> {
-        let removed = self.0.remove_from(log_id.index);
+        let removed = self.0.remove_from(log_id.index).await;
         removed.map_err(|error| storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete, error))
     }
 

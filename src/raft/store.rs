@@ -103,8 +103,9 @@ impl Store {
 
     /// # Errors
     /// See [`Self::read`].
-    pub fn write<T: Serialize>(&self, name: &'static str, value: &T) -> io::Result<()> {
-        self.disk.write(vec![self.put(name, value)?])
+    pub async fn write<T: Serialize>(&self, name: &'static str, value: &T) -> io::Result<()> {
+        let write = self.put(name, value)?;
+        self.disk.write_log(vec![write]).await
     }
 
     /// # Errors
@@ -123,20 +124,20 @@ impl Store {
 
     /// # Errors
     /// See [`Self::read`].
-    pub fn append(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
+    pub async fn append(&self, entries: Vec<Entry>) -> io::Result<()> {
         let put = |entry: Entry| {
             let index = entry.log_id.index;
             let value = serde_json::to_vec(&entry)?;
             Ok(Write::Entry(index, self.seal.seal(&entry_place(index), &value).map_err(io::Error::other)?))
         };
         let writes = entries.into_iter().map(put).collect::<io::Result<Vec<_>>>()?;
-        if writes.is_empty() { Ok(()) } else { self.disk.write(writes) }
+        if writes.is_empty() { Ok(()) } else { self.disk.write_log(writes).await }
     }
 
     /// # Errors
     /// See [`Self::read`].
-    pub fn remove_from(&self, index: u64) -> io::Result<()> {
-        self.disk.write(vec![Write::RemoveEntries(index..u64::MAX)])
+    pub async fn remove_from(&self, index: u64) -> io::Result<()> {
+        self.disk.write_log(vec![Write::RemoveEntries(index..u64::MAX)]).await
     }
 
     /// Marks that a snapshot of the leader begins to arrive.
@@ -154,10 +155,11 @@ impl Store {
         let settled = snapshots.wait_for(|snapshots| !snapshots.receiving || snapshots.covered > upto.index).await;
         drop(settled.map_err(io::Error::other)?);
         let purged = self.put(PURGED, &upto)?;
-        self.disk.write(vec![purged, Write::RemoveEntries(0..upto.index.saturating_add(1))])
+        self.disk.write_log(vec![purged, Write::RemoveEntries(0..upto.index.saturating_add(1))]).await
     }
 
-    /// Writes a snapshot, and seals everything anew that was sealed with an older key.
+    /// Writes a snapshot, and seals everything anew that was sealed with an older key. It does not let other tasks run
+    /// meanwhile: they would change what it seals.
     ///
     /// # Errors
     /// See [`Self::read`].

@@ -240,3 +240,9 @@ pub async fn three(folder: &std::path::Path) -> [Running; 3] {
     leader(&[a, b, c]).await;
     nodes
 }
+
+pub async fn stop(nodes: impl IntoIterator<Item = Running>) {
+    for node in nodes {
+        node.stop().await;
+    }
+}

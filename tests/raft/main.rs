@@ -2,4 +2,6 @@
 
 mod cluster;
 mod members;
+mod simulated_disk;
+mod simulation;
 mod store;

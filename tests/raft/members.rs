@@ -1,9 +1,18 @@
 //! Nodes form a cluster, come and go.
 
-use tempfile::TempDir;
-use tidegate::ports::plane::{Consensus, MemberRole, Role};
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use crate::cluster::{Seat, all_reach, leader, three, until, write};
+use plane::{Change, Command, Transaction};
+use tempfile::TempDir;
+use tidegate::ports::Service;
+use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange, MemberRole, Role};
+
+use crate::cluster::{PATIENCE, Running, Seat, all_reach, leader, mark, stop, three, until, write};
+
+fn is_invalid(error: &ConsensusError, part: &str) -> bool {
+    matches!(error, ConsensusError::Invalid(text) if text.contains(part))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_is_a_cluster() {
@@ -13,8 +22,9 @@ async fn one_node_is_a_cluster() {
     node.init(&[&node]).await;
     assert_eq!(write(&[&node]).await, 1);
     until("the node knows that it leads itself", || node.node.last_contact().is_some()).await;
-    let seat = node.stop().await;
+    let (id, seat) = (node.node.id(), node.stop().await);
     let node = seat.start().await;
+    assert_eq!(node.node.id(), id);
     all_reach(&[&node], 1).await;
     node.stop().await;
 }
@@ -32,7 +42,356 @@ async fn three_nodes_replicate_and_a_fourth_joins() {
         leads.member("d").is_some_and(|d| d.role == MemberRole::Learner && d.revision.is_some_and(|r| r.0 == revision))
     })
     .await;
-    for node in [a, b, c, d] {
-        node.stop().await;
+    let status = d.node.status();
+    assert_eq!(status.leader.as_deref(), Some(leads.name()));
+    assert_eq!(status.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    stop([a, b, c, d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_formed_once_and_of_the_named_nodes() {
+    let folder = TempDir::new().unwrap();
+    let a = Seat::new("a", Some(folder.path().join("a"))).start().await;
+    let b = Seat::new("b", Some(folder.path().join("b"))).start().await;
+    let diskless = Seat::new("m", None).start().await;
+    let init = async |voters: &[(&str, String)]| {
+        let voters = voters.iter().map(|(name, address)| ((*name).to_owned(), address.clone())).collect();
+        a.administer(MemberChange::Init { voters }).await.unwrap_err()
+    };
+    let (at_a, at_b) = (a.seat.address(), b.seat.address());
+    assert!(is_invalid(&init(&[]).await, "at least one"));
+    assert!(is_invalid(&init(&[("b", at_b.clone())]).await, "a is asked to form the cluster"));
+    assert!(is_invalid(&init(&[("a", at_a.clone()), ("c", at_b.clone())]).await, "the node there is b"));
+    assert!(is_invalid(&init(&[("a", at_a.clone()), ("a", at_b.clone())]).await, "each name once"));
+    assert!(is_invalid(&init(&[("a", at_a.clone()), ("m", diskless.seat.address())]).await, "cluster.data_dir"));
+    let nobody = crate::cluster::free_address().to_string();
+    assert!(is_invalid(&init(&[("a", at_a.clone()), ("c", nobody)]).await, "c at"));
+    b.init(&[&b]).await;
+    leader(&[&b]).await;
+    assert!(is_invalid(&init(&[("a", at_a), ("b", at_b)]).await, "in a cluster already"));
+    assert_eq!(a.role(), Role::Joining);
+    stop([a, b, diskless]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_with_a_disk_is_promoted_and_demoted_by_any_node() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let d = Seat::new("d", Some(folder.path().join("d"))).joining(&[&a.seat]).start().await;
+    let m = Seat::new("m", None).joining(&[&d.seat]).start().await;
+    for _ in 0..3 {
+        write(&[&a, &b, &c]).await;
     }
+    until("the learners are members", || a.member("d").is_some() && a.member("m").is_some()).await;
+    // A follower passes the change on to the leader.
+    let follower = [&a, &b, &c].into_iter().find(|node| !node.leads()).unwrap();
+    follower.promote("d").await.unwrap();
+    until("d votes", || d.voters() == ["a", "b", "c", "d"]).await;
+    assert!(is_invalid(&follower.promote("m").await.unwrap_err(), "cluster.data_dir"));
+    assert!(is_invalid(&follower.promote("x").await.unwrap_err(), "no member x"));
+    follower.demote("d").await.unwrap();
+    until("d does not vote", || d.voters() == ["a", "b", "c"]).await;
+    all_reach(&[&d, &m], 3).await;
+    stop([a, b, c, d, m]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_demoted_or_removed_lets_another_lead() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    write(&[&a, &b, &c]).await;
+    let first = leader(&[&a, &b, &c]).await;
+    let others: Vec<&Running> = [&a, &b, &c].into_iter().filter(|node| node.name() != first.name()).collect();
+    first.remove(first.name()).await.unwrap();
+    let second = leader(&others).await;
+    until("the removed leader knows", || first.role() == Role::Removed).await;
+    assert!(first.node.propose(crate::cluster::command(1)).await.is_err());
+    write(&others).await;
+    second.demote(second.name()).await.unwrap();
+    let third = *others.iter().find(|node| node.name() != second.name()).unwrap();
+    leader(&[third]).await;
+    assert!(is_invalid(&third.remove(third.name()).await.unwrap_err(), "last voter"));
+    assert!(is_invalid(&third.demote(third.name()).await.unwrap_err(), "last voter"));
+    write(&[third]).await;
+    all_reach(&others, 3).await;
+    stop([a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_is_silent_and_stays_away_until_it_is_wiped() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let d = Seat::new("d", Some(folder.path().join("d"))).joining(&[&a.seat]).start().await;
+    until("d is a member", || a.member("d").is_some()).await;
+    d.promote("d").await.unwrap();
+    // It is down while it is removed, and learns it when it comes back.
+    let seat = d.stop().await;
+    a.remove("d").await.unwrap();
+    let d = seat.start().await;
+    until("d learns that it was removed", || d.role() == Role::Removed).await;
+    let rejected = || [&a, &b, &c].iter().map(|node| node.rejected(proto::tidegate::cluster::Rejection::Removed)).sum();
+    let before: u64 = rejected();
+    assert!(before > 0);
+    write(&[&a, &b, &c]).await;
+    assert_eq!(a.member("d"), None);
+    assert!(rejected() <= before + 1, "the removed node goes on sending");
+    let mut seat = d.stop().await;
+    std::fs::remove_dir_all(folder.path().join("d")).unwrap();
+    seat.config.fresh_id += 1;
+    let d = seat.start().await;
+    all_reach(&[&d], 1).await;
+    stop([a, b, c, d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_leaves_when_it_stops_and_comes_back() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let d = Seat::new("d", Some(folder.path().join("d"))).joining(&[&b.seat]).start().await;
+    until("d is a member", || a.member("d").is_some() && d.member("d").is_some()).await;
+    d.node.leave().await;
+    // The node would ask again: it stops at once.
+    let (id, seat) = (d.node.id(), d.stop().await);
+    until("d is gone", || a.member("d").is_none()).await;
+    c.node.leave().await;
+    write(&[&a, &b, &c]).await;
+    assert_eq!(a.voters(), ["a", "b", "c"], "a voter does not leave");
+    let d = seat.start().await;
+    all_reach(&[&d], 1).await;
+    assert_eq!(d.node.id(), id);
+    stop([a, b, c, d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_is_not_seen_is_dropped_and_may_come_back() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let change = Change::PutSetting { name: "drop_learner_after_ms".to_owned(), value: 1000.into() };
+    let transactions = vec![Transaction { mark: mark(1), changes: vec![change] }];
+    let command = Command::Apply { after: mark(0), transactions, refused: Vec::new() };
+    leader(&[&a, &b, &c]).await.node.propose(command).await.unwrap();
+    let d = Seat::new("d", Some(folder.path().join("d"))).joining(&[&b.seat]).start().await;
+    all_reach(&[&d], 1).await;
+    let seat = d.stop().await;
+    assert!(a.member("d").is_some(), "a node that was killed stays a member for a while");
+    until("d is dropped", || a.member("d").is_none()).await;
+    let revision = write(&[&a, &b, &c]).await;
+    let d = seat.start().await;
+    all_reach(&[&d], revision).await;
+    stop([a, b, c, d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_without_a_disk_comes_back_as_a_new_node_and_replaces_itself() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    write(&[&a, &b, &c]).await;
+    let d = Seat::new("d", None).joining(&[&a.seat]).start().await;
+    all_reach(&[&d], 1).await;
+    let mut seat = d.stop().await;
+    seat.config.fresh_id += 1;
+    let d = seat.start().await;
+    all_reach(&[&d], 1).await;
+    until("one d is a member", || a.members().len() == 4 && d.members().len() == 4).await;
+    // A node that takes the name of a voter is not admitted.
+    let thief = Seat::new("b", None).joining(&[&a.seat]).start().await;
+    let revision = write(&[&a, &b, &c]).await;
+    all_reach(&[&d], revision).await;
+    assert_eq!((thief.role(), thief.revision()), (Role::Joining, 0));
+    assert_eq!(a.member("b").unwrap().address, b.seat.address());
+    stop([a, b, c, d, thief]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_restart_one_by_one_and_all_at_once() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes: VecDeque<Running> = three(folder.path()).await.into();
+    let mut revision = write(&nodes.iter().collect::<Vec<_>>()).await;
+    for _ in 0..3 {
+        let seat = nodes.pop_front().unwrap().stop().await;
+        let node = seat.start().await;
+        all_reach(&[&node], revision).await;
+        nodes.push_back(node);
+    }
+    let [a, b, c] = <[Running; 3]>::try_from(Vec::from(nodes)).ok().unwrap();
+    revision += 1;
+    assert_eq!(write(&[&a, &b, &c]).await, revision);
+    all_reach(&[&a, &b, &c], revision).await;
+    let seats = [a.stop().await, b.stop().await, c.stop().await];
+    // The first one that is back has everything that it had applied, with the others still down.
+    let a = seats[0].start().await;
+    all_reach(&[&a], revision).await;
+    let (b, c) = (seats[1].start().await, seats[2].start().await);
+    assert_eq!(write(&[&a, &b, &c]).await, revision + 1);
+    stop([a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_far_behind_gets_a_snapshot() {
+    let folder = TempDir::new().unwrap();
+    let mut seats: Vec<Seat> = ["a", "b"].iter().map(|name| Seat::new(name, Some(folder.path().join(name)))).collect();
+    for seat in &mut seats {
+        (seat.config.timings.snapshot_after, seat.config.timings.keep_entries) = (10, 2);
+    }
+    let (a, b) = (seats[0].start().await, seats[1].start().await);
+    a.init(&[&a]).await;
+    for _ in 0..40 {
+        write(&[&a]).await;
+    }
+    assert!(a.metrics.snapshots() >= 3);
+    b.stop().await;
+    let b = seats[1].clone().joining(&[&a.seat]).start().await;
+    all_reach(&[&b], 40).await;
+    assert!(b.metrics.snapshots() >= 1);
+    assert_eq!(**b.node.state().borrow(), **a.node.state().borrow());
+    // An operator's snapshot compacts the log of the node that is asked.
+    let before = a.metrics.snapshots();
+    write(&[&a]).await;
+    a.administer(MemberChange::Snapshot).await.unwrap();
+    until("the snapshot is written", || a.metrics.snapshots() > before).await;
+    let seat = b.stop().await;
+    let b = seat.start().await;
+    all_reach(&[&b], 41).await;
+    stop([a, b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let learner = Seat::new("d", None).joining(&[&a.seat]).start().await;
+    write(&[&a, &b, &c]).await;
+    all_reach(&[&learner], 1).await;
+    let name = leader(&[&a, &b, &c]).await.name().to_owned();
+    let (mut alone, mut others) = (None, Vec::new());
+    for node in [a, b, c] {
+        if node.name() == name {
+            alone = Some(node);
+        } else {
+            others.push(node.stop().await);
+        }
+    }
+    let alone = alone.unwrap();
+    let proposed = alone.node.propose(crate::cluster::command(1)).await.unwrap_err();
+    assert!(matches!(proposed, ConsensusError::Unknown | ConsensusError::NotLeader { .. }), "{proposed:?}");
+    until("the node no longer leads", || !alone.leads()).await;
+    let removed = alone.remove("d").await.unwrap_err();
+    assert!(matches!(removed, ConsensusError::Unknown | ConsensusError::NoQuorum), "{removed:?}");
+    // The learner still hears the leader, and knows that no quorum follows it.
+    let long = Duration::from_secs(2);
+    until("the learner notices", || learner.node.last_contact().is_some_and(|age| age > long)).await;
+    until("the leader notices", || alone.node.last_contact().is_some_and(|age| age > long)).await;
+    assert_eq!(learner.revision(), 1);
+    let back = others[0].start().await;
+    write(&[&alone, &back]).await;
+    until("the learner hears a quorum", || learner.node.last_contact().is_some_and(|age| age < long)).await;
+    stop([alone, back, learner]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_from_three_to_twenty_nodes_and_shrinks_again() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let mut more = Vec::new();
+    for number in 3..20 {
+        more.push(Seat::new(&format!("n{number:02}"), None).joining(&[&a.seat, &b.seat, &c.seat]).start().await);
+    }
+    let revision = write(&[&a, &b, &c]).await;
+    all_reach(&more.iter().collect::<Vec<_>>(), revision).await;
+    until("the cluster has twenty members", || a.members().len() == 20).await;
+    // Some leave, and some are killed and removed.
+    for (number, node) in more.into_iter().enumerate() {
+        let name = node.name().to_owned();
+        if number % 2 == 0 {
+            node.node.leave().await;
+            node.stop().await;
+        } else {
+            node.stop().await;
+            b.remove(&name).await.unwrap();
+        }
+    }
+    let names = |node: &Running| node.members().into_iter().map(|member| member.name).collect::<Vec<_>>();
+    until("no stale member is left", || [&a, &b, &c].iter().all(|node| names(node) == ["a", "b", "c"])).await;
+    write(&[&a, &b, &c]).await;
+    stop([a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_restores_a_cluster_that_was_destroyed() {
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let folder = TempDir::new().unwrap();
+    let a = Seat::new("a", Some(folder.path().join("a"))).keys(KEY).start().await;
+    a.init(&[&a]).await;
+    for _ in 0..3 {
+        write(&[&a]).await;
+    }
+    let backup = a.node.backup().unwrap();
+    assert!(!backup.windows(7).any(|part| part == b"setting"), "the backup is not encrypted");
+    let rules = a.node.state().borrow().settings().clone();
+    a.stop().await;
+    let a = Seat::new("a", Some(folder.path().join("new"))).keys(KEY).start().await;
+    let b = Seat::new("b", Some(folder.path().join("b"))).keys(KEY).joining(&[&a.seat]).start().await;
+    a.init(&[&a]).await;
+    until("b is a member", || b.node.status().leader.is_some()).await;
+    // A follower passes it on.
+    b.administer(MemberChange::Restore { backup: backup.clone() }).await.unwrap();
+    all_reach(&[&a, &b], 3).await;
+    assert_eq!(*b.node.state().borrow().settings(), rules);
+    let mut damaged = backup.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let restore = |backup: &[u8]| a.administer(MemberChange::Restore { backup: backup.to_vec() });
+    assert!(is_invalid(&restore(&damaged).await.unwrap_err(), "is damaged"));
+    assert!(is_invalid(&restore(b"something else").await.unwrap_err(), "expected a file"));
+    let mut other = Seat::new("o", Some(folder.path().join("o"))).keys(KEY);
+    other.config.cluster = "other".to_owned();
+    let other = other.start().await;
+    other.init(&[&other]).await;
+    leader(&[&other]).await;
+    let error = other.administer(MemberChange::Restore { backup }).await.unwrap_err();
+    assert!(is_invalid(&error, "of the cluster test"), "{error:?}");
+    stop([a, b, other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_others_are_rejected_and_counted() {
+    use proto::tidegate::cluster::cluster_client::ClusterClient;
+    use proto::tidegate::cluster::{Envelope, Rejection};
+    let folder = TempDir::new().unwrap();
+    let a = Seat::new("a", Some(folder.path().join("a"))).start().await;
+    a.init(&[&a]).await;
+    leader(&[&a]).await;
+    let mut stranger = Seat::new("x", None).joining(&[&a.seat]);
+    stranger.config.cluster = "other".to_owned();
+    let stranger = stranger.start().await;
+    until("the stranger is counted", || a.rejected(Rejection::Cluster) > 0).await;
+    assert_eq!(stranger.role(), Role::Joining);
+    let mut client = ClusterClient::connect(format!("http://{}", a.seat.address())).await.unwrap();
+    let mut call = async |version: u32, target: u64, request: &str| {
+        let request = request.as_bytes().to_vec();
+        let envelope = Envelope { cluster: "test".to_owned(), version, sender: 7, target, request, data: Vec::new() };
+        let answer = client.call(envelope).await.unwrap().into_inner();
+        (answer.rejection(), answer.reply.is_empty())
+    };
+    let (own, identify) = (a.node.id(), r#""identify""#);
+    assert_eq!(call(1, 0, identify).await, (Rejection::None, false));
+    assert_eq!(call(2, own, identify).await, (Rejection::None, false), "the neighbouring version");
+    assert_eq!(call(3, own, identify).await, (Rejection::Version, true));
+    assert_eq!(call(1, own + 1, identify).await, (Rejection::Target, true));
+    assert_eq!(call(1, own, "nonsense").await, (Rejection::Unreadable, true));
+    for reason in [Rejection::Version, Rejection::Target, Rejection::Unreadable] {
+        assert_eq!(a.rejected(reason), 1, "{reason:?}");
+    }
+    assert_eq!(a.members().len(), 1);
+    stop([a, stranger]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tls_only_loopback_is_reached() {
+    let mut seat = Seat::new("a", None);
+    seat.config.listen = "0.0.0.0:0".parse().unwrap();
+    let node = seat.open(crate::cluster::metrics()).unwrap();
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let run = node.run(tidegate::ports::Shutdown(stopped));
+    let error = tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("cluster.tls"), "{error}");
 }
