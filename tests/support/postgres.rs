@@ -31,6 +31,11 @@ impl Postgres {
         Self::run_by("postgres", &["--tls"])
     }
 
+    /// Starts three servers that archive the WAL in `wal` of [`Self::folder`].
+    pub fn start_with_archive() -> Self {
+        Self::run_by("postgres", &["--archive"])
+    }
+
     /// Starts three servers that fail over by themselves, with Patroni and etcd. Any of them may be the first primary.
     pub fn start_with_patroni() -> Self {
         Self::run_by("patroni", &[])
@@ -106,6 +111,17 @@ impl Postgres {
     /// Returns the file with the passwords of all users, as the environment variable `PGPASSFILE` names it.
     pub fn pgpass(&self) -> PathBuf {
         self.folder().join("pgpass")
+    }
+
+    /// Runs a script as the user of the servers, in their folder, and returns what it prints. It finds PostgreSQL's programs and
+    /// all users' passwords.
+    pub fn shell(&self, script: &str) -> String {
+        let run = r#"here=$1 dir=$2 && source "$here/scripts/servers" && enter shell && as_owner bash -euc "$3""#;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new("bash");
+        command.args(["-euc", run, "bash"]).arg(root).arg(self.folder()).arg(script);
+        let output = command.output().unwrap();
+        result(&output).unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
     /// Returns the process id of the server at this port.
