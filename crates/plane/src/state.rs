@@ -35,6 +35,8 @@ struct DomainState {
 }
 
 /// Rules, settings and recent changes of identities, as of one committed transaction of the database.
+///
+/// A clone shares what has not changed, so that a node can publish its state after each command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlaneState {
     /// The last transaction that is in the state, or was refused.
@@ -43,9 +45,9 @@ pub struct PlaneState {
     rules_revision: Revision,
     /// The last revision at which somebody changed the rules in the database, in force or refused.
     database_rules_revision: Revision,
-    domains: BTreeMap<String, DomainState>,
+    domains: BTreeMap<String, Arc<DomainState>>,
     settings: BTreeMap<String, serde_json::Value>,
-    recent: RecentChanges,
+    recent: Arc<RecentChanges>,
     refused: Vec<Refused>,
 }
 
@@ -62,7 +64,7 @@ impl PlaneState {
         self.database_rules_revision
     }
 
-    pub const fn recent(&self) -> &RecentChanges {
+    pub fn recent(&self) -> &RecentChanges {
         &self.recent
     }
 
@@ -184,24 +186,28 @@ impl PlaneState {
 
     fn apply_change(&mut self, revision: Revision, change: &Change) {
         match change {
-            Change::PutDomain { domain, terms } => self.domains.entry(domain.clone()).or_default().terms = *terms,
+            Change::PutDomain { domain, terms } => self.domain_mut(domain).terms = *terms,
             Change::RemoveDomain { domain } => drop(self.domains.remove(domain)),
             Change::PutLimit { domain, position, limit } => {
                 let placed = PlacedLimit { position: *position, limit: Arc::new(Limit::clone(limit)) };
-                self.domains.entry(domain.clone()).or_default().limits.insert(limit.name.clone(), placed);
+                self.domain_mut(domain).limits.insert(limit.name.clone(), placed);
             }
             Change::RemoveLimit { domain, name } => {
                 if let Some(state) = self.domains.get_mut(domain) {
-                    state.limits.remove(name);
+                    Arc::make_mut(state).limits.remove(name);
                 }
             }
             Change::UnreadableLimit { .. } => {}
             Change::PutSetting { name, value } => drop(self.settings.insert(name.clone(), value.clone())),
             Change::RemoveSetting { name } => drop(self.settings.remove(name)),
             Change::PutUser(_) | Change::RemoveUser { .. } | Change::PutKey(_) | Change::RemoveKey { .. } => {
-                self.recent.remember(revision, change);
+                Arc::make_mut(&mut self.recent).remember(revision, change);
             }
         }
+    }
+
+    fn domain_mut(&mut self, domain: &str) -> &mut DomainState {
+        Arc::make_mut(self.domains.entry(domain.to_owned()).or_default())
     }
 
     fn replace(&mut self, snapshot: &Snapshot, refused: Vec<Refused>) {
@@ -213,7 +219,7 @@ impl PlaneState {
             self.apply_change(revision, row);
         }
         // The snapshot does not say which identities changed.
-        self.recent.forget_until(revision);
+        Arc::make_mut(&mut self.recent).forget_until(revision);
         self.mark = snapshot.mark;
         self.database_rules_revision = revision;
         if self.rules() != before || self.rules_revision == Revision::NONE {
