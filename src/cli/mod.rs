@@ -13,6 +13,10 @@ macro_rules! outln {
 #[cfg(feature = "bench")]
 mod bench;
 mod check;
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(feature = "cluster")]
+mod cluster_ca;
 mod dev;
 mod output;
 mod rules;
@@ -98,19 +102,26 @@ enum Command {
     /// Work with rule files, offline
     #[command(subcommand)]
     Rules(rules::Rules),
+    #[cfg(feature = "cluster")]
+    /// Work with a cluster of nodes
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// Not in this build: work with a cluster of nodes
+    #[cfg(not(feature = "cluster"))]
+    Cluster(NotBuilt),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
 
 /// A command that this build does not have.
-#[cfg(any(not(feature = "bench"), not(feature = "simulate")))]
+#[cfg(any(not(feature = "bench"), not(feature = "simulate"), not(feature = "cluster")))]
 #[derive(Args)]
 struct NotBuilt {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _arguments: Vec<String>,
 }
 
-#[cfg(any(not(feature = "bench"), not(feature = "simulate")))]
+#[cfg(any(not(feature = "bench"), not(feature = "simulate"), not(feature = "cluster")))]
 impl NotBuilt {
     fn run(self, feature: &str) -> Exit {
         eprintln!("this program was built without the feature {feature}: cargo build --release builds all of it");
@@ -144,6 +155,10 @@ impl Cli {
             #[cfg(feature = "simulate")]
             Command::Simulate(simulate) => simulate.run(global),
             Command::Rules(rules) => rules.run(global),
+            #[cfg(feature = "cluster")]
+            Command::Cluster(cluster) => cluster.run(global),
+            #[cfg(not(feature = "cluster"))]
+            Command::Cluster(not_built) => not_built.run("cluster"),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -104,6 +104,12 @@ impl Authority {
                 parameters.subject_alt_names.push(name);
             }
         }
+        // The library's own would be the same for two certificates of one key.
+        let mut hash = Sha256::new_with_prefix(key.public_key_raw());
+        hash.update(now.to_be_bytes());
+        let mut serial: [u8; 32] = hash.finalize().into();
+        serial[0] &= 0x7f;
+        parameters.serial_number = Some(SerialNumber::from_slice(&serial[..16]));
         parameters.use_authority_key_identifier_extension = true;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
