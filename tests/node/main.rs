@@ -14,6 +14,8 @@ mod resets;
 mod response_headers;
 mod rules_commands;
 mod serve;
+#[cfg(feature = "cluster")]
+mod tls;
 mod unmatched;
 
 use support::node;

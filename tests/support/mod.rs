@@ -7,4 +7,6 @@ pub mod load;
 pub mod node;
 pub mod postgres;
 pub mod servers;
+#[cfg(feature = "cluster")]
+pub mod tls;
 pub mod wait;
