@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod decode;
+pub mod diff;
 pub mod encode;
 mod foreign;
 pub mod metrics;

@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "cluster")]
+mod admin_api;
 mod bench;
 mod binary;
 mod envoy_call;
