@@ -5,4 +5,5 @@ mod support;
 
 mod backups;
 mod patroni;
+mod runbook;
 mod servers;
