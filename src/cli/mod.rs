@@ -10,6 +10,8 @@ macro_rules! outln {
     }};
 }
 
+#[cfg(feature = "cluster")]
+mod admin_client;
 #[cfg(feature = "bench")]
 mod bench;
 mod check;
@@ -18,6 +20,8 @@ mod cluster;
 #[cfg(feature = "cluster")]
 mod cluster_ca;
 mod dev;
+#[cfg(feature = "cluster")]
+mod directory;
 mod output;
 mod rules;
 mod run_node;
@@ -99,11 +103,23 @@ enum Command {
     /// Not in this build: simulate a region with faults on virtual time
     #[cfg(not(feature = "simulate"))]
     Simulate(NotBuilt),
-    /// Work with rule files, offline
+    /// Work with rule files offline, and with the rules of a running node
     #[command(subcommand)]
     Rules(rules::Rules),
+    /// Manage tiers
     #[cfg(feature = "cluster")]
-    /// Work with a cluster of nodes
+    #[command(subcommand)]
+    Tiers(directory::Tiers),
+    /// Manage users
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Users(directory::Users),
+    /// Manage API keys
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Keys(directory::Keys),
+    #[cfg(feature = "cluster")]
+    /// Form and manage a cluster of nodes
     #[command(subcommand)]
     Cluster(cluster::Cluster),
     /// Not in this build: work with a cluster of nodes
@@ -155,6 +171,12 @@ impl Cli {
             #[cfg(feature = "simulate")]
             Command::Simulate(simulate) => simulate.run(global),
             Command::Rules(rules) => rules.run(global),
+            #[cfg(feature = "cluster")]
+            Command::Tiers(tiers) => tiers.run(global.output),
+            #[cfg(feature = "cluster")]
+            Command::Users(users) => users.run(global.output),
+            #[cfg(feature = "cluster")]
+            Command::Keys(keys) => keys.run(global.output),
             #[cfg(feature = "cluster")]
             Command::Cluster(cluster) => cluster.run(global),
             #[cfg(not(feature = "cluster"))]

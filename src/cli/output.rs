@@ -36,6 +36,38 @@ pub fn word(text: &str, good: bool) -> String {
     if std::io::stdout().is_terminal() { format!("\u{1b}[1;{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
+/// A JSON value as people write it.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Prints the rows of a list: a table with a column for each field, or JSON.
+pub fn rows(output: Output, rows: &[Value]) {
+    if output == Output::Json {
+        outln!("{}", Value::from(rows));
+        return;
+    }
+    let mut heads: Vec<&str> = Vec::new();
+    for name in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
+        if !heads.contains(&name.as_str()) {
+            heads.push(name);
+        }
+    }
+    if heads.is_empty() {
+        outln!("none");
+        return;
+    }
+    let mut table = table(&heads);
+    for row in rows {
+        table.add_row(heads.iter().map(|head| plain(&row[*head])));
+    }
+    outln!("{table}");
+}
+
 /// Formats milliseconds for people.
 pub fn length(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];

@@ -1,6 +1,12 @@
-//! `tidegate rules`: work with rule files, offline.
+//! `tidegate rules`: work with rule files, offline, and with the rules of a running node.
 
+#[cfg(feature = "cluster")]
+mod book;
+#[cfg(feature = "cluster")]
+mod book_diff;
 mod explain;
+#[cfg(feature = "cluster")]
+mod git;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +34,9 @@ pub enum Rules {
     Test(test::Test),
     /// Print the JSON Schema of a rule file, for editors
     Schema,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    Book(book::Book),
 }
 
 impl Rules {
@@ -36,6 +45,8 @@ impl Rules {
             Self::Validate { file } => validate(&file, global.output),
             Self::Explain(explain) => explain.run(global.output),
             Self::Test(test) => test.run(global.output),
+            #[cfg(feature = "cluster")]
+            Self::Book(book) => book.run(global.output),
             Self::Schema => {
                 outln!("{}", SCHEMA.trim_end());
                 Exit::Ok
