@@ -22,6 +22,8 @@ mod cluster_ca;
 mod dev;
 #[cfg(feature = "cluster")]
 mod directory;
+#[cfg(feature = "cluster")]
+mod migrate;
 mod output;
 mod rules;
 mod run_node;
@@ -125,6 +127,10 @@ enum Command {
     /// Not in this build: work with a cluster of nodes
     #[cfg(not(feature = "cluster"))]
     Cluster(NotBuilt),
+    /// Manage the schema in PostgreSQL
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
@@ -181,6 +187,8 @@ impl Cli {
             Command::Cluster(cluster) => cluster.run(global),
             #[cfg(not(feature = "cluster"))]
             Command::Cluster(not_built) => not_built.run("cluster"),
+            #[cfg(feature = "cluster")]
+            Command::Migrate(migrate) => migrate.run(global),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "tidegate", &mut script);

@@ -2,6 +2,8 @@
 
 #[cfg_attr(not(feature = "cluster"), path = "assemble/no_cluster.rs")]
 mod cluster;
+#[cfg(feature = "cluster")]
+mod database;
 mod tls;
 
 use std::io;
@@ -9,6 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "cluster")]
+pub use self::database::database_config;
 use limiter::rules::RuleBook;
 use tokio::sync::watch;
 

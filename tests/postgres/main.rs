@@ -4,6 +4,8 @@
 mod support;
 
 mod backups;
+mod change_log;
 mod patroni;
 mod runbook;
 mod servers;
+mod single;
