@@ -31,6 +31,8 @@ mod serve;
 mod settings;
 #[cfg(feature = "simulate")]
 mod simulate;
+#[cfg(feature = "cluster")]
+mod token;
 
 use std::io::Write;
 
@@ -120,6 +122,10 @@ enum Command {
     #[cfg(feature = "cluster")]
     #[command(subcommand)]
     Keys(directory::Keys),
+    /// Manage admin tokens
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Token(token::Token),
     #[cfg(feature = "cluster")]
     /// Form and manage a cluster of nodes
     #[command(subcommand)]
@@ -181,6 +187,8 @@ impl Cli {
             Command::Tiers(tiers) => tiers.run(global.output),
             #[cfg(feature = "cluster")]
             Command::Users(users) => users.run(global.output),
+            #[cfg(feature = "cluster")]
+            Command::Token(token) => token.run(global),
             #[cfg(feature = "cluster")]
             Command::Keys(keys) => keys.run(global.output),
             #[cfg(feature = "cluster")]

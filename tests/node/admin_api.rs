@@ -1,6 +1,7 @@
 //! The admin API over a configuration plane whose database and cluster are in memory.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use plane::{Change, Command, CommitId, KeyHash, Mark, Outcome, PlaneState, Trans
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tidegate::api::admin::metrics::AdminMetrics;
-use tidegate::api::admin::{AdminState, routes};
+use tidegate::api::admin::{AdminState, routes, serve};
 use tidegate::api::http::Peer;
 use tidegate::control::admin::{AdminService, Source};
 use tidegate::ports::plane::{
@@ -24,12 +25,17 @@ use tidegate::ports::plane::{
     MemberChange, MemberRole, Page, Role,
 };
 use tidegate::ports::{BoxFuture, Clock, RuleSource};
+use tidegate::server::balance::acceptors;
+use tidegate::server::body_budget::BodyBudget;
+use tidegate::server::metrics::ConnectionMetrics;
+use tidegate::telemetry::checks::CheckMetrics;
 use tidegate::telemetry::registry::MetricsRegistry;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_service::Service as _;
 
-const OWNER: &str = "tg_owner_planted_3b1f";
-const EDITOR: &str = "tg_editor_planted_9c44";
+pub const OWNER: &str = "tg_owner_planted_3b1f";
+pub const EDITOR: &str = "tg_editor_planted_9c44";
 const VIEWER: &str = "tg_viewer_planted_77aa";
 
 fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
@@ -37,7 +43,7 @@ fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
 }
 
 /// A database and a cluster of one node.
-struct Fake {
+pub struct Fake {
     state: watch::Sender<Arc<PlaneState>>,
     books: watch::Sender<Arc<RuleBook>>,
     history: Mutex<BTreeMap<u64, Rules>>,
@@ -71,6 +77,21 @@ impl Fake {
             has_quorum: AtomicBool::new(true),
             now_us: Mutex::new(1_800_000_000_000_000),
         })
+    }
+
+    /// The edits so far.
+    pub fn edits(&self) -> Vec<Edit> {
+        self.edits.lock().unwrap().iter().map(|(_, edit)| edit.clone()).collect()
+    }
+
+    /// The changes of members so far.
+    pub fn changes(&self) -> Vec<MemberChange> {
+        self.changes.lock().unwrap().clone()
+    }
+
+    /// Lets every edit from now on fail.
+    pub fn fail(&self, error: DatabaseError) {
+        *self.failure.lock().unwrap() = Some(error);
     }
 
     fn commit(&self, edit: Edit) -> Mark {
@@ -205,9 +226,10 @@ impl Clock for Fake {
     }
 }
 
-struct Api {
-    fake: Arc<Fake>,
+pub struct Api {
+    pub fake: Arc<Fake>,
     routes: Router,
+    state: AdminState,
 }
 
 struct Reply {
@@ -218,7 +240,19 @@ struct Reply {
 }
 
 impl Api {
-    fn new() -> Self {
+    /// Serves the API on a free port of loopback. It ends with the runtime of the test.
+    pub async fn serve(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = MetricsRegistry::new("1", "test").unwrap();
+        let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
+        let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
+        let acceptor = acceptors(1, 100, metrics, budget, None).pop().unwrap();
+        tokio::spawn(serve(listener, acceptor, self.state.clone(), std::future::pending::<()>()));
+        address
+    }
+
+    pub fn new() -> Self {
         let fake = Fake::new();
         let (consensus, store) =
             (Arc::clone(&fake) as Arc<dyn Consensus>, Some(Arc::clone(&fake) as Arc<dyn ConfigStore>));
@@ -236,7 +270,7 @@ impl Api {
         };
         let metrics = AdminMetrics::new(&MetricsRegistry::new("1", "test").unwrap()).unwrap();
         let state = AdminState::new(Arc::new(service), clock, metrics).unwrap();
-        Self { fake, routes: routes(state) }
+        Self { fake, routes: routes(state.clone()), state }
     }
 
     async fn call(&self, token: &str, call: &str, body: impl Into<Bytes>) -> Reply {
@@ -268,7 +302,7 @@ impl Api {
     }
 }
 
-const RULES: &str = "
+pub const RULES: &str = "
 version: 1
 domains:
   - domain: api

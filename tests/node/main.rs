@@ -5,6 +5,8 @@ mod support;
 
 #[cfg(feature = "cluster")]
 mod admin_api;
+#[cfg(feature = "cluster")]
+mod admin_commands;
 mod bench;
 mod binary;
 mod envoy_call;

@@ -1,0 +1,148 @@
+//! The commands that manage a running node, against the admin API over a configuration plane in memory.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use tidegate::ports::plane::{DatabaseError, Edit, MemberChange};
+
+use super::admin_api::{Api, EDITOR, OWNER, RULES};
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
+    }
+}
+
+/// Runs a command with an admin token, without a terminal.
+async fn run(node: SocketAddr, token: &str, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).env("TIDEGATE_TOKEN", token).stdin(Stdio::null());
+    command.args(["--addr", &format!("http://{node}")]);
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn rules_are_applied_after_their_differences_are_shown() {
+    let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
+    let node = api.serve().await;
+    let file = write(folder.path(), "rules.yaml", RULES);
+    let refused = run(node, EDITOR, &["rules", "apply", &file]).await;
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("--yes") && refused.out.contains("+ api/per-user"), "{} {}", refused.out, refused.err);
+    assert!(api.fake.edits().is_empty());
+    let applied = run(node, EDITOR, &["rules", "apply", &file, "--yes"]).await;
+    assert_eq!(applied.code, 0, "{}", applied.err);
+    assert!(applied.out.contains("is in force"), "{}", applied.out);
+    let again = run(node, EDITOR, &["rules", "apply", &file]).await;
+    assert_eq!(again.code, 0, "{}", again.err);
+    assert!(again.out.contains("nothing changes"), "{}", again.out);
+    let changed = RULES.replace("limit: 10,", "limit: 5,").replace("window: 90s", "window: 1h");
+    let file = write(folder.path(), "changed.yaml", &changed);
+    let diff = run(node, EDITOR, &["rules", "diff", &file]).await;
+    assert_eq!(diff.code, 0, "{}", diff.err);
+    for line in ["~ api/per-user  (counters continue, stricter)", "limit: 10 -> 5", "~ api/all  (counters start anew)"]
+    {
+        assert!(diff.out.contains(line), "{line}: {}", diff.out);
+    }
+    let diff = run(node, EDITOR, &["rules", "diff", &file, "--output", "json"]).await.json();
+    assert_eq!(diff["changes"][1]["effects"], json!(["counters_continue", "stricter"]));
+    let invalid = write(folder.path(), "invalid.yaml", &RULES.replace("limit: 10,", "limit: ten,"));
+    let invalid = run(node, EDITOR, &["rules", "apply", &invalid, "--yes"]).await;
+    assert_eq!(invalid.code, 78);
+    assert!(invalid.err.contains("invalid.yaml:6:"), "{}", invalid.err);
+}
+
+#[tokio::test]
+async fn limits_are_listed_put_removed_rolled_back_and_exported() {
+    let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
+    let node = api.serve().await;
+    let file = write(folder.path(), "rules.yaml", RULES);
+    let applied = run(node, EDITOR, &["rules", "apply", &file, "--yes", "--output", "json"]).await.json();
+    let listed = run(node, EDITOR, &["rules", "list", "--output", "json"]).await.json();
+    assert_eq!(listed["revision"], applied["revision"]);
+    assert_eq!(listed["book"]["domains"][0]["limits"][0]["name"], "per-user");
+    let limit = write(folder.path(), "limit.yaml", "{ per: [], limit: 3, window: 1s }");
+    let put = run(node, EDITOR, &["rules", "put", "api/new", &limit]).await;
+    assert_eq!(put.code, 0, "{}", put.err);
+    let table = run(node, EDITOR, &["rules", "list"]).await.out;
+    assert!(table.contains("new") && table.contains("sliding_window"), "{table}");
+    assert_eq!(run(node, EDITOR, &["rules", "rm", "api/new"]).await.code, 0);
+    let missing = run(node, EDITOR, &["rules", "rm", "api/new"]).await;
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("the limit api/new does not exist"), "{}", missing.err);
+    let revision = applied["revision"].to_string();
+    assert_eq!(run(node, EDITOR, &["rules", "rollback", &revision]).await.code, 0);
+    let exported = run(node, EDITOR, &["rules", "export"]).await.out;
+    let file = write(folder.path(), "exported.yaml", &exported);
+    assert!(run(node, EDITOR, &["rules", "apply", &file]).await.out.contains("nothing changes"));
+}
+
+#[tokio::test]
+async fn keys_users_tiers_and_the_cluster_are_managed() {
+    let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
+    let node = api.serve().await;
+    for call in [&["tiers", "put", "gold"][..], &["users", "put", "a/b c", "--tier", "gold"], &["tiers", "rm", "gold"]]
+    {
+        let ran = run(node, EDITOR, call).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    let user = plane::UserRow { user: "a/b c".to_owned(), tier: Some("gold".to_owned()) };
+    assert!(api.fake.edits().contains(&Edit::PutUser(user)));
+    let key =
+        run(node, EDITOR, &["keys", "create", "--user", "u1", "--expires", "1d", "--output", "json"]).await.json();
+    assert!(key["api_key"].as_str().unwrap().starts_with("ak_live_") && key["key_id"].is_string());
+    assert_eq!(run(node, EDITOR, &["keys", "revoke", key["key_id"].as_str().unwrap()]).await.code, 0);
+    let denied = run(node, EDITOR, &["cluster", "promote", "b"]).await;
+    assert_eq!(denied.code, 1);
+    assert!(denied.err.contains("needs a token with the role owner"), "{}", denied.err);
+    assert_eq!(run(node, OWNER, &["cluster", "promote", "b"]).await.code, 0);
+    assert_eq!(run(node, OWNER, &["cluster", "init", "--voters", "a=h:1,b=h:2"]).await.code, 0);
+    let voters = vec![("a".to_owned(), "h:1".to_owned()), ("b".to_owned(), "h:2".to_owned())];
+    assert_eq!(api.fake.changes().last(), Some(&MemberChange::Init { voters }));
+    let status = run(node, OWNER, &["cluster", "status", "--output", "json"]).await.json();
+    assert_eq!((&status["leader"], &status["members"][0]["revision"]), (&json!("a-1"), &json!(7)));
+    assert_eq!(run(node, OWNER, &["cluster", "settings", "set", "drop_learner_after_ms=60000"]).await.code, 0);
+    assert!(run(node, OWNER, &["cluster", "settings", "get"]).await.out.contains("drop_learner_after_ms=60000"));
+    let file = folder.path().join("backup");
+    let backup = run(node, OWNER, &["cluster", "backup", file.to_str().unwrap()]).await;
+    assert_eq!(backup.code, 0, "{}", backup.err);
+    assert_eq!(std::fs::read(&file).unwrap(), b"a backup");
+    assert_eq!(run(node, OWNER, &["cluster", "backup", file.to_str().unwrap()]).await.code, 1);
+    assert_eq!(run(node, OWNER, &["cluster", "restore", file.to_str().unwrap()]).await.code, 0);
+    assert_eq!(api.fake.changes().last(), Some(&MemberChange::Restore { backup: b"a backup".to_vec() }));
+}
+
+#[tokio::test]
+async fn errors_are_clear_and_show_no_secret() {
+    let api = Api::new();
+    let node = api.serve().await;
+    let wrong = run(node, "planted-wrong-token", &["rules", "list"]).await;
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("rejects the admin token"), "{}", wrong.err);
+    assert!(!(wrong.err + &wrong.out).contains("planted-wrong-token"));
+    let none = run(node, "", &["rules", "list"]).await;
+    assert!(none.code == 1 && none.err.contains("TIDEGATE_TOKEN"), "{}", none.err);
+    let nobody = run("127.0.0.1:1".parse().unwrap(), OWNER, &["cluster", "status"]).await;
+    assert!(nobody.code == 1 && nobody.err.contains("cannot be reached"), "{}", nobody.err);
+    api.fake.fail(DatabaseError::UnknownOutcome);
+    let unknown = run(node, EDITOR, &["users", "put", "u1"]).await;
+    assert!(unknown.code == 1 && unknown.err.contains("may or may not be made"), "{}", unknown.err);
+}
