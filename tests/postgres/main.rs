@@ -9,3 +9,4 @@ mod patroni;
 mod runbook;
 mod servers;
 mod single;
+mod tls;
