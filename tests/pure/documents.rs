@@ -45,6 +45,7 @@ fn paths_in_the_other_documents_exist() {
         "docs/operations.md",
         "docs/gateways.md",
         "docs/rules.md",
+        "docs/admin.md",
         "docs/performance.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
