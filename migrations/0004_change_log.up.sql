@@ -19,8 +19,10 @@ CREATE TABLE config_revision (
     CONSTRAINT config_revision_pkey PRIMARY KEY (singleton),
     CONSTRAINT config_revision_singleton CHECK (singleton)
 );
+-- The first revision is that of the migration, so that an empty rule book has a revision as well.
 INSERT INTO config_revision (revision, commit_id, rules_revision, pruned_to, transaction_id)
-VALUES (0, '00000000-0000-0000-0000-000000000000', 0, 0, '0');
+SELECT first.revision, gen_random_uuid(), first.revision, 0, '0'
+FROM (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS revision) AS first;
 
 CREATE TABLE change_log (
     revision bigint NOT NULL,
@@ -36,6 +38,8 @@ CREATE TABLE change_log (
     CONSTRAINT change_log_pkey PRIMARY KEY (revision, part),
     CONSTRAINT change_log_op CHECK (op IN ('put', 'remove', 'none'))
 );
+INSERT INTO change_log (revision, commit_id, op, table_name, row_name, payload, timeline)
+SELECT revision, commit_id, 'none', 'config_revision', '', '{}', 1 FROM config_revision;
 CREATE INDEX change_log_by_row ON change_log (table_name, row_name, revision, part);
 
 CREATE TABLE audit (

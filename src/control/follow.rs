@@ -15,6 +15,10 @@ const MAX_TRANSACTIONS: usize = 100;
 /// How long the leader waits after an error, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How often the leader maintains the tables, and how soon it tries again.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
+const MAINTENANCE_RETRY: Duration = Duration::from_secs(60);
+
 /// Reads the database while this node leads.
 pub struct FollowDatabase {
     consensus: Arc<dyn Consensus>,
@@ -47,8 +51,27 @@ impl FollowDatabase {
         Self { consensus, source, metrics }
     }
 
-    /// Reads and proposes until it is dropped.
+    /// Does what only the leader does, until it is dropped.
     async fn lead(&self) {
+        tokio::join!(self.carry(), self.maintain());
+    }
+
+    /// Lets the database prepare for the days to come and remove what is old.
+    async fn maintain(&self) {
+        loop {
+            let wait = match self.source.maintain().await {
+                Ok(()) => MAINTENANCE,
+                Err(error) => {
+                    tracing::debug!(%error, "the tables are not maintained now");
+                    MAINTENANCE_RETRY
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Reads and proposes.
+    async fn carry(&self) {
         let mut retry = RETRY.0;
         let mut reported: Option<Vec<Refused>> = None;
         loop {

@@ -82,11 +82,21 @@ struct Configuration {
     services: Vec<Arc<dyn Service>>,
     identities: Arc<dyn Identities>,
     reload: Option<Reload>,
+    /// What the admin API reads and changes.
+    #[cfg(feature = "cluster")]
+    admin: Option<crate::control::admin::Source>,
 }
 
 impl Configuration {
     fn new(rules: Arc<dyn RuleSource>) -> Self {
-        Self { rules, services: Vec::new(), identities: Arc::new(NoIdentities), reload: None }
+        Self {
+            rules,
+            services: Vec::new(),
+            identities: Arc::new(NoIdentities),
+            reload: None,
+            #[cfg(feature = "cluster")]
+            admin: None,
+        }
     }
 
     fn of_file(file: Arc<FileRules>) -> Self {
@@ -157,7 +167,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
     let min_holders = if in_memory_only { NEVER_FAILS } else { settings.store.min_holders };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let tls = node_tls(settings, &clock, &registry)?;
-    let rules = match &settings.rules {
+    let mut rules = match &settings.rules {
         RulesFrom::File(file) => {
             let metrics = RuleFileMetrics::new(&registry)?;
             Configuration::of_file(Arc::new(FileRules::open(file.clone(), min_holders, metrics)?))
@@ -174,7 +184,8 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
         }
         StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics, &tls)?,
     };
-    let metrics = NodeMetrics::new(registry)?;
+    let metrics = NodeMetrics::new(registry.clone())?;
+    cluster::admin(settings, &clock, &mut rules, &tls, &registry, &metrics)?;
     Ok(assembled(config, clock, region, rules, tls, metrics))
 }
 
@@ -201,7 +212,7 @@ fn assembled(
     tls: NodeTls,
     metrics: NodeMetrics,
 ) -> Assembled {
-    let Configuration { rules, services: of_rules, identities, reload } = configuration;
+    let Configuration { rules, services: of_rules, identities, reload, .. } = configuration;
     let mut services = tls.services;
     services.extend(of_rules);
     let remover = SeriesRemover { rules: Arc::clone(&rules), checks: Arc::clone(&metrics.checks) };

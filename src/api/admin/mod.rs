@@ -5,6 +5,7 @@ mod attempts;
 mod auth;
 mod cluster;
 mod directory;
+pub mod listener;
 pub mod metrics;
 mod openapi;
 mod rules;

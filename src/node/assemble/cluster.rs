@@ -2,28 +2,51 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use plane::KeyHash;
+use sha2::{Digest, Sha256};
 
 use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
-use crate::config::plane::Cluster;
-use crate::config::settings::Settings;
+use crate::api::admin::AdminState;
+use crate::api::admin::listener::AdminListener;
+use crate::api::admin::metrics::AdminMetrics;
+use crate::config::plane::{Cluster, Postgres};
+use crate::config::settings::{RulesFrom, Settings};
+use crate::control::admin::{AdminService, Source};
 use crate::control::books::ClusterRules;
+use crate::control::follow::FollowDatabase;
 use crate::control::metrics::PlaneMetrics;
+use crate::db::{Database, DatabaseConfig, DatabaseMetrics, Deadlines};
 use crate::host::clock;
-use crate::ports::plane::Consensus;
+use crate::identities::metrics::IdentityMetrics;
+use crate::identities::{ApiKeys, IdentityConfig};
+use crate::node::metrics::NodeMetrics;
+use crate::ports::plane::{ChangeSource, ConfigStore, Consensus, KeyDirectory};
 use crate::ports::{Clock, RuleSource, Service};
 use crate::raft::metrics::RaftMetrics;
 use crate::raft::transport::Network;
 use crate::raft::{EncryptionKeys, RaftConfig, RaftError, RaftNode, Timings};
+use crate::rulefile::decode::limit_from_json;
+use crate::rulefile::encode::limit_json;
+use crate::server::balance::acceptors;
+use crate::server::body_budget::BodyBudget;
 use crate::telemetry::registry::MetricsRegistry;
 use crate::tls::peers::PeerSecurity;
+use crate::tls::{HTTP1, HTTP2};
+
+/// The most open connections of operators.
+const MAX_ADMIN_CONNECTIONS: usize = 256;
+/// The shortest token in `admin.token_file`.
+const MIN_TOKEN: usize = 16;
 
 /// Builds the parts that carry rules and identities from the cluster to the cores.
 pub(super) fn configuration(
     settings: &Settings,
     cluster: &Cluster,
     min_holders: u32,
-    _clock: &Arc<dyn Clock>,
+    clock: &Arc<dyn Clock>,
     registry: &MetricsRegistry,
     tls: &NodeTls,
 ) -> Result<Configuration, AssembleError> {
@@ -31,8 +54,114 @@ pub(super) fn configuration(
     let consensus = Arc::clone(&raft) as Arc<dyn Consensus>;
     let metrics = PlaneMetrics::new(registry)?;
     let rules = Arc::new(ClusterRules::new(Arc::clone(&consensus), min_holders, metrics.clone()));
-    let services = vec![raft as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>];
-    Ok(Configuration { services, ..Configuration::new(rules as Arc<dyn RuleSource>) })
+    let mut services = vec![raft as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>];
+    let database = settings.postgres.as_ref().map(|postgres| database(postgres, registry)).transpose()?;
+    let mut configuration = Configuration::new(rules as Arc<dyn RuleSource>);
+    match &database {
+        Some(database) => {
+            let source = Arc::clone(database) as Arc<dyn ChangeSource>;
+            services.push(Arc::clone(database) as Arc<dyn Service>);
+            services.push(Arc::new(FollowDatabase::new(Arc::clone(&consensus), source, metrics)));
+            let keys = api_keys(settings, clock, &*consensus, Arc::clone(database), registry)?;
+            services.push(Arc::clone(&keys) as Arc<dyn Service>);
+            configuration.identities = keys;
+        }
+        None => tracing::warn!(
+            "the settings have no section postgres: this node cannot look API keys up, and as a leader it brings no \
+             changes to the cluster"
+        ),
+    }
+    let store = database.map(|database| database as Arc<dyn ConfigStore>);
+    configuration.admin = Some(Source::Cluster { consensus, store });
+    configuration.services = services;
+    Ok(configuration)
+}
+
+/// PostgreSQL, as the settings name it.
+pub(super) fn database(postgres: &Postgres, registry: &MetricsRegistry) -> Result<Arc<Database>, AssembleError> {
+    let config = DatabaseConfig {
+        hosts: postgres.hosts.clone(),
+        replica: postgres.replica.clone(),
+        database: postgres.database.clone(),
+        user: postgres.user.clone(),
+        password_file: postgres.password_file.clone(),
+        ca_file: postgres.ca_file.clone(),
+        deadlines: Deadlines::default(),
+    };
+    let metrics = DatabaseMetrics::new(registry)?;
+    Ok(Arc::new(Database::new(config, metrics, limit_from_json, limit_json)))
+}
+
+fn api_keys(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    consensus: &dyn Consensus,
+    database: Arc<Database>,
+    registry: &MetricsRegistry,
+) -> Result<Arc<ApiKeys>, AssembleError> {
+    let identity = &settings.identity;
+    let config = IdentityConfig {
+        cache: identity.cache,
+        ttl: Duration::from_millis(identity.ttl_ms),
+        lookups: identity.lookups,
+        stale: Duration::from_millis(identity.stale_ms),
+    };
+    let metrics = IdentityMetrics::new(registry)?;
+    let directory = database as Arc<dyn KeyDirectory>;
+    Ok(Arc::new(ApiKeys::new(config, Arc::clone(clock), consensus, directory, metrics)))
+}
+
+/// Listens for the admin API.
+pub(super) fn admin(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    configuration: &mut Configuration,
+    tls: &NodeTls,
+    registry: &MetricsRegistry,
+    node: &NodeMetrics,
+) -> Result<(), AssembleError> {
+    let owner = settings.admin_token_file.as_deref().map(owner).transpose()?;
+    let source = match (configuration.admin.take(), &settings.rules) {
+        (Some(source), _) => source,
+        (None, RulesFrom::File(file)) if owner.is_some() => Source::File(file.clone()),
+        (None, _) => return Ok(()),
+    };
+    let service = AdminService {
+        rules: Arc::clone(&configuration.rules),
+        source,
+        owner,
+        clock: Arc::clone(clock),
+        random: clock::random,
+    };
+    let state = AdminState::new(Arc::new(service), Arc::clone(clock), AdminMetrics::new(registry)?);
+    let state = state.map_err(|error| AssembleError::Io(std::io::Error::other(error)))?;
+    let address = settings.listen.admin;
+    let failed = |error: std::io::Error| {
+        AssembleError::Io(std::io::Error::new(error.kind(), format!("listen.admin: {address}: {error}")))
+    };
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let admin = listener.local_addr().map_err(failed)?;
+    tracing::info!(%admin, "serving the admin API");
+    let tls = tls.front_ends.as_ref().map(|tls| tls.speaking(&[HTTP2, HTTP1]));
+    let budget = BodyBudget::new(Arc::clone(&node.checks));
+    let connections = node.connections.listener("admin");
+    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, connections, budget, tls) {
+        let service = AdminListener::new(state.clone(), listener.try_clone().map_err(failed)?, acceptor);
+        configuration.services.push(Arc::new(service));
+    }
+    Ok(())
+}
+
+/// The hash of the token in a file.
+fn owner(file: &Path) -> Result<KeyHash, AssembleError> {
+    let invalid = |error: &str| AssembleError::Settings(vec![format!("admin.token_file: {}: {error}", file.display())]);
+    let text = std::fs::read_to_string(file).map_err(|error| invalid(&error.to_string()))?;
+    let token = text.trim();
+    if token.len() < MIN_TOKEN {
+        return Err(invalid(&format!("expected a token of at least {MIN_TOKEN} characters")));
+    }
+    Ok(KeyHash(Sha256::digest(token.as_bytes()).into()))
 }
 
 fn raft(
