@@ -127,6 +127,17 @@ pub enum MemberRole {
     Learner,
 }
 
+impl MemberRole {
+    /// The name in JSON and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+        }
+    }
+}
+
 /// The database that operators write in, as the leader of the cluster reads it. Every call has a deadline.
 pub trait ChangeSource: Send + Sync + 'static {
     /// The transactions after `mark`, in commit order, at most `max` of them.

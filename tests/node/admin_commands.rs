@@ -146,3 +146,38 @@ async fn errors_are_clear_and_show_no_secret() {
     let unknown = run(node, EDITOR, &["users", "put", "u1"]).await;
     assert!(unknown.code == 1 && unknown.err.contains("may or may not be made"), "{}", unknown.err);
 }
+
+#[tokio::test]
+async fn the_same_calls_are_there_over_grpc() {
+    use proto::tidegate::admin::v1::admin_service_client::AdminServiceClient;
+    use proto::tidegate::admin::v1::{GetClusterRequest, GetRulesRequest, PutRulesRequest, RemoveLimitRequest};
+    use tonic::{Code, Request};
+
+    fn with<T>(token: &str, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    }
+
+    let api = Api::new();
+    let node = api.serve().await;
+    let mut client = AdminServiceClient::connect(format!("http://{node}")).await.unwrap();
+    let nobody = client.get_rules(GetRulesRequest::default()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated);
+    let rules = |text: &str, expected_revision| PutRulesRequest { rules: text.to_owned(), expected_revision };
+    let put = client.put_rules(with(EDITOR, rules(RULES, None))).await.unwrap().into_inner();
+    assert!(put.in_force);
+    let book = client.get_rules(with(EDITOR, GetRulesRequest::default())).await.unwrap().into_inner();
+    assert_eq!(book.revision, put.revision);
+    assert!(book.rules.contains("per-user"), "{}", book.rules);
+    let invalid = client.put_rules(with(EDITOR, rules("version: 2\ndomains: []", None))).await.unwrap_err();
+    assert_eq!(invalid.code(), Code::InvalidArgument);
+    assert!(invalid.message().contains("/version"), "{}", invalid.message());
+    let stale = client.put_rules(with(EDITOR, rules(RULES, Some(1)))).await.unwrap_err();
+    assert_eq!(stale.code(), Code::Aborted);
+    assert!(stale.message().contains(&put.revision.to_string()), "{}", stale.message());
+    let missing = RemoveLimitRequest { domain: "api".to_owned(), name: "none".to_owned(), expected_revision: None };
+    assert_eq!(client.remove_limit(with(EDITOR, missing)).await.unwrap_err().code(), Code::NotFound);
+    let cluster = client.get_cluster(with(EDITOR, GetClusterRequest {})).await.unwrap().into_inner();
+    assert_eq!((cluster.leader.as_deref(), cluster.members[0].role.as_str()), (Some("a-1"), "leader"));
+}

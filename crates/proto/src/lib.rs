@@ -8,6 +8,11 @@ pub use codec::{Checked, CheckedCodec, SmallBufferCodec};
 
 /// Tidegate's own calls.
 pub mod tidegate {
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("tidegate.admin.v1");
+        }
+    }
     pub mod v1 {
         tonic::include_proto!("tidegate.v1");
     }

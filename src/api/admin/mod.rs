@@ -1,10 +1,11 @@
-//! The admin API of a node: HTTP below `/admin/v1`, for operators. Each call reads a request, asks the
+//! The admin API of a node, for operators: HTTP below `/admin/v1`, and the gRPC service on the same port. Each call reads a request, asks the
 //! [`ConfigPlane`], and writes the answer.
 
 mod attempts;
 mod auth;
 mod cluster;
 mod directory;
+mod grpc;
 pub mod listener;
 pub mod metrics;
 mod openapi;
@@ -23,6 +24,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 
 use self::attempts::Attempts;
 use self::auth::TokenCache;
@@ -67,8 +69,9 @@ pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: AdminState,
     connection::serve(listener, acceptor, service, builder, Protocol::Http, stop).await;
 }
 
-/// The routes of the admin API.
+/// The routes of the admin API, and the gRPC service.
 pub fn routes(state: AdminState) -> Router {
+    let grpc = grpc::service(state.clone());
     Router::new()
         .route("/admin/v1/openapi.json", get(openapi::document))
         .route("/admin/v1/rules", get(rules::get_rules).put(rules::put_rules))
@@ -100,8 +103,9 @@ pub fn routes(state: AdminState) -> Router {
         .method_not_allowed_fallback(async || Rejection::WrongMethod)
         // Each call bounds its body itself.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn(in_time))
         .with_state(state)
+        .merge(Routes::new(grpc).into_axum_router().reset_fallback())
+        .layer(from_fn(in_time))
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
