@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tidegate::ports::plane::{DatabaseError, Edit, MemberChange};
 
 use super::admin_api::{Api, EDITOR, OWNER, RULES};
+use super::node::{Node, tidegate, wait_for};
 
 struct Ran {
     code: i32,
@@ -180,4 +181,46 @@ async fn the_same_calls_are_there_over_grpc() {
     assert_eq!(client.remove_limit(with(EDITOR, missing)).await.unwrap_err().code(), Code::NotFound);
     let cluster = client.get_cluster(with(EDITOR, GetClusterRequest {})).await.unwrap().into_inner();
     assert_eq!((cluster.leader.as_deref(), cluster.members[0].role.as_str()), (Some("a-1"), "leader"));
+}
+
+/// A node with a rule file shows its rules, and names the file where a change is asked for. Neither the right token nor
+/// a wrong one is in its log or its metrics.
+#[test]
+fn a_node_with_a_rule_file_is_read_only_and_its_log_has_no_token() {
+    const TOKEN: &str = "planted-right-token-5f2c9a7e1b3d4c6f8a0e";
+    const WRONG: &str = "planted-wrong-token-0b1c2d3e4f5a69788796";
+    let folder = tempfile::tempdir().unwrap();
+    let (rules, token) = (write(folder.path(), "rules.yaml", RULES), write(folder.path(), "token", TOKEN));
+    let settings = [
+        ("TIDEGATE_LISTEN__ADMIN", "127.0.0.1:0"),
+        ("TIDEGATE_ADMIN__TOKEN_FILE", token.as_str()),
+        // `serve` ignores the token of commands.
+        ("TIDEGATE_TOKEN", "planted-token-of-commands"),
+    ];
+    let node = Node::serve(Path::new(&rules), "memory:", &settings);
+    let address = wait_for("the admin address in the log", || {
+        let log = node.log();
+        let line = log.lines().find(|line| line.contains("serving the admin API"))?.to_owned();
+        let at = line.find("127.0.0.1:")?;
+        line[at..].split(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).next().map(ToOwned::to_owned)
+    });
+    let url = format!("http://{address}");
+    let ask = |token: &str, call: &[&str]| {
+        let ran = tidegate(call).args(["--addr", &url]).env("TIDEGATE_TOKEN", token).output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, listed, error) = ask(TOKEN, &["rules", "list", "--output", "json"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(listed.contains("per-user"), "{listed}");
+    let (code, _, error) = ask(TOKEN, &["rules", "rm", "api/all"]);
+    assert!(code == Some(1) && error.contains("rules.yaml"), "{error}");
+    let (code, _, error) = ask(WRONG, &["rules", "list"]);
+    assert!(code == Some(1) && error.contains("rejects"), "{error}");
+    wait_for("the wrong token in the log", || node.log().contains("wrong token").then_some(()));
+    let metrics = node.get("/metrics").body;
+    assert!(metrics.contains("tidegate_admin_rejected_tokens_total{reason=\"wrong_token\"} 1"), "{metrics}");
+    for text in [node.log(), metrics] {
+        assert!(!text.contains("planted"), "{text}");
+    }
+    assert_eq!(node.get("/admin/v1/rules").status, 404);
 }
