@@ -1,17 +1,8 @@
 //! Asks other nodes.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{
-    InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError, Timeout, Unreachable,
-};
-use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
-};
 use proto::tidegate::cluster::cluster_client::ClusterClient;
 use proto::tidegate::cluster::{Envelope, Rejection};
 use tonic::transport::{Channel, Endpoint};
@@ -19,7 +10,6 @@ use tonic::transport::{Channel, Endpoint};
 use super::contact::Contact;
 use super::messages::{ANYONE, MAX_MESSAGE_BYTES, Reply, Request, VERSION};
 use super::transport::{Connector, Transport};
-use super::types::{MemberNode, TypeConfig};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that answers nothing for the sum of these is given up.
@@ -65,7 +55,7 @@ pub struct Caller {
 
 impl Caller {
     /// A client for the node at `address`. It connects when it is first used, and again after a failure.
-    fn channel(&self, address: &str) -> ClusterClient<Channel> {
+    pub fn channel(&self, address: &str) -> ClusterClient<Channel> {
         let endpoint = Endpoint::from_static("http://cluster.invalid")
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -93,12 +83,23 @@ impl Caller {
 
     async fn call(
         &self,
-        mut client: ClusterClient<Channel>,
+        client: ClusterClient<Channel>,
         target: u64,
         request: &Request,
         data: Vec<u8>,
     ) -> Result<Reply, CallError> {
-        let request = serde_json::to_vec(request).map_err(|error| CallError::Io(error.to_string()))?;
+        let request = serde_json::to_vec(request).map_err(|error| CallError::Failed(error.to_string()))?;
+        self.send(client, target, request, data).await
+    }
+
+    /// Sends a request that is in JSON already.
+    pub async fn send(
+        &self,
+        mut client: ClusterClient<Channel>,
+        target: u64,
+        request: Vec<u8>,
+        data: Vec<u8>,
+    ) -> Result<Reply, CallError> {
         if request.len().saturating_add(data.len()) > MAX_MESSAGE_BYTES - 1024 {
             return Err(CallError::TooLarge);
         }
@@ -128,112 +129,4 @@ fn cause(status: &tonic::Status) -> String {
         cause = inner;
     }
     if std::ptr::eq(cause, status as &dyn std::error::Error) { status.message().to_owned() } else { cause.to_string() }
-}
-
-impl RaftNetworkFactory<TypeConfig> for Caller {
-    type Network = Peer;
-
-    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Peer {
-        Peer { caller: self.clone(), target, client: self.channel(&node.address) }
-    }
-}
-
-/// A member, as the Raft library calls it.
-pub struct Peer {
-    caller: Caller,
-    target: u64,
-    client: ClusterClient<Channel>,
-}
-
-impl Peer {
-    async fn call(
-        &self,
-        kind: RPCTypes,
-        request: Request,
-        data: Vec<u8>,
-        option: &RPCOption,
-    ) -> Result<Reply, RPCError<u64, MemberNode>> {
-        // A removed node sends nothing more.
-        if self.caller.contact.is_removed() {
-            return Err(Unreachable::new(&io::Error::other("the cluster has removed this node")).into());
-        }
-        let timeout = option.hard_ttl();
-        let call = self.caller.call(self.client.clone(), self.target, &request, data);
-        match tokio::time::timeout(timeout, call).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(CallError::TooLarge)) => {
-                let Request::Append { request, .. } = request else {
-                    return Err(NetworkError::new(&CallError::TooLarge).into());
-                };
-                match request.entries.len() as u64 {
-                    0 | 1 => Err(NetworkError::new(&CallError::TooLarge).into()),
-                    entries => Err(PayloadTooLarge::new_entries_hint(entries / 2).into()),
-                }
-            }
-            // The library waits before it asks an unreachable node again. After other errors it asks at once.
-            Ok(Err(error @ (CallError::Rejected(_) | CallError::Io(_)))) => Err(Unreachable::new(&error).into()),
-            Ok(Err(error)) => Err(NetworkError::new(&error).into()),
-            Err(_) => Err(Timeout { action: kind, id: self.caller.id, target: self.target, timeout }.into()),
-        }
-    }
-}
-
-fn unexpected() -> NetworkError {
-    NetworkError::new(&CallError::Unexpected)
-}
-
-/// An error of the network is not one of the remote node.
-fn widen<E: std::error::Error>(error: RPCError<u64, MemberNode>) -> RPCError<u64, MemberNode, E> {
-    match error {
-        RPCError::Timeout(error) => error.into(),
-        RPCError::Unreachable(error) => error.into(),
-        RPCError::PayloadTooLarge(error) => error.into(),
-        RPCError::Network(error) => error.into(),
-        RPCError::RemoteError(error) => NetworkError::new(&error).into(),
-    }
-}
-
-type RpcResult<T, E = RaftError<u64>> = Result<T, RPCError<u64, MemberNode, E>>;
-
-impl RaftNetwork<TypeConfig> for Peer {
-    async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> RpcResult<AppendEntriesResponse<u64>> {
-        let quorum_age_ms = self.caller.contact.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let request = Request::Append { request, quorum_age_ms };
-        match self.call(RPCTypes::AppendEntries, request, Vec::new(), &option).await.map_err(widen)? {
-            Reply::Append(response) => Ok(response),
-            _ => Err(unexpected().into()),
-        }
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        request: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> RpcResult<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> {
-        let InstallSnapshotRequest { vote, meta, offset, data, done } = request;
-        let request = Request::Snapshot { vote, meta: Box::new(meta), offset, done };
-        match self.call(RPCTypes::InstallSnapshot, request, data, &option).await.map_err(widen)? {
-            Reply::Snapshot(vote) => Ok(InstallSnapshotResponse { vote }),
-            Reply::SnapshotMismatch(mismatch) => {
-                let error = RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch));
-                Err(RemoteError::new(self.target, error).into())
-            }
-            _ => Err(unexpected().into()),
-        }
-    }
-
-    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> RpcResult<VoteResponse<u64>> {
-        match self.call(RPCTypes::Vote, Request::Vote(request), Vec::new(), &option).await.map_err(widen)? {
-            Reply::Vote(response) => Ok(response),
-            _ => Err(unexpected().into()),
-        }
-    }
-
-    fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(Duration::from_millis(200)))
-    }
 }

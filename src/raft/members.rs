@@ -14,7 +14,7 @@ use super::backup;
 use super::client::CallError;
 use super::contact::now;
 use super::group::{Group, Report};
-use super::messages::{Announced, Announcement, Reply, Request};
+use super::messages::{Announced, Announcement, MAX_MESSAGE_BYTES, Reply, Request};
 use super::types::{MemberNode, Proposal};
 use crate::ports::plane::{ConsensusError, MemberChange, Role};
 
@@ -24,6 +24,8 @@ type WriteError = RaftError<u64, ClientWriteError<u64, MemberNode>>;
 /// After this long without a report, a learner is dropped, unless the setting says otherwise.
 const DROP_LEARNER_AFTER: Duration = Duration::from_secs(3600);
 const DROP_LEARNER_SETTING: &str = "drop_learner_after_ms";
+/// The largest proposal. A message of the log with nothing else in it must fit into one message.
+const MAX_PROPOSAL_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 /// How often the leader looks after the members.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,10 @@ impl Group {
 
     /// Proposes, and waits for the outcome until the deadline of writes.
     pub async fn propose(&self, proposal: Proposal) -> Result<Option<Outcome>, ConsensusError> {
+        let bytes = serde_json::to_vec(&proposal).map_err(|error| invalid(error.to_string()))?.len();
+        if bytes > MAX_PROPOSAL_BYTES {
+            return Err(invalid(format!("the change has {bytes} bytes: expected at most {MAX_PROPOSAL_BYTES}")));
+        }
         match timeout(self.config.timings.write, self.raft.client_write(proposal)).await {
             Ok(Ok(response)) => Ok(response.data.0),
             Ok(Err(error)) => Err(self.write_error(error)),

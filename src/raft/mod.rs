@@ -16,6 +16,7 @@ mod members;
 mod messages;
 pub mod metrics;
 mod node;
+mod peer;
 pub mod seal;
 mod server;
 pub mod store;

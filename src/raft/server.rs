@@ -21,6 +21,8 @@ use crate::tls::peers::Peer;
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
 /// Calls at once on one connection.
 const MAX_CALLS: u32 = 64;
+/// How much of a request may be on its way.
+const WINDOW_BYTES: u32 = 4 << 20;
 
 /// Serves the nodes that connect, without end.
 ///
@@ -33,7 +35,9 @@ pub async fn serve(group: Arc<Group>, incoming: Box<dyn Incoming>) -> Result<(),
     });
     let service = ClusterServer::new(Answers(group));
     let service = service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let mut server = Server::builder().max_concurrent_streams(MAX_CALLS).tcp_nodelay(true);
+    let server = Server::builder().max_concurrent_streams(MAX_CALLS).tcp_nodelay(true);
+    // A large append to a far region must not wait for the window all the time.
+    let mut server = server.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(2 * WINDOW_BYTES);
     server.add_service(service).serve_with_incoming(connections).await
 }
 

@@ -395,3 +395,26 @@ async fn without_tls_only_loopback_is_reached() {
     let error = tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("cluster.tls"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_takes_longer_than_a_heartbeat_reaches_every_node() {
+    let folder = TempDir::new().unwrap();
+    let patient = |name: &str| {
+        let mut seat = Seat::new(name, Some(folder.path().join(name)));
+        // An append has the time of a heartbeat. A build without optimisation encodes these rows in a longer time.
+        seat.config.timings.heartbeat = Duration::from_millis(30);
+        seat.config.timings.election = (Duration::from_secs(5), Duration::from_secs(6));
+        seat.config.timings.write = PATIENCE;
+        seat
+    };
+    let (a, b) = (patient("a").start().await, patient("b").start().await);
+    a.init(&[&a, &b]).await;
+    let leader = leader(&[&a, &b]).await;
+    let row = |number| Change::PutSetting { name: format!("setting {number}"), value: "x".repeat(400).into() };
+    let transactions = vec![Transaction { mark: mark(1), changes: (0..10_000).map(row).collect() }];
+    let command = Command::Apply { after: mark(0), transactions, refused: Vec::new() };
+    assert!(leader.node.propose(command).await.unwrap().applied);
+    all_reach(&[&a, &b], 1).await;
+    assert_eq!(**a.node.state().borrow(), **b.node.state().borrow());
+    stop([a, b]).await;
+}
