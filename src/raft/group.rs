@@ -30,6 +30,9 @@ pub struct Group {
     pub reports: Mutex<BTreeMap<u64, Report>>,
     /// Changes of the members are made one after the other.
     pub changing: tokio::sync::Mutex<()>,
+    /// True once this node leaves: it does not announce itself any more. It is held during an announcement, so that
+    /// none is on its way when the node leaves.
+    pub leaving: tokio::sync::Mutex<bool>,
 }
 
 /// What a member reported last.
@@ -142,8 +145,9 @@ impl Group {
 
     /// Returns true if the leader confirmed that this node is a member.
     async fn announce_once(&self, warned: &mut bool) -> bool {
+        let leaving = self.leaving.lock().await;
         let metrics = self.raft_metrics();
-        if metrics.current_leader == Some(metrics.id) || self.caller.contact.is_removed() {
+        if *leaving || metrics.current_leader == Some(metrics.id) || self.caller.contact.is_removed() {
             return true;
         }
         let mut addresses: Vec<String> = self.leader().map(|(_, node)| node.address).into_iter().collect();

@@ -301,6 +301,7 @@ impl Group {
         if membership.get_node(&own).is_none() || membership.voter_ids().any(|voter| voter == own) {
             return;
         }
+        *self.leaving.lock().await = true;
         let Some((_, leader)) = self.leader() else { return };
         let asked = self.caller.ask(&leader.address, &Request::Leave, Vec::new(), self.config.timings.write).await;
         if !matches!(asked, Ok(Reply::Left(true))) {

@@ -135,6 +135,7 @@ impl Parts {
             role: self.role.clone(),
             reports: std::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            leaving: tokio::sync::Mutex::default(),
         });
         let _ = self.group.set(Arc::clone(&group));
         let ended = tokio::select! {

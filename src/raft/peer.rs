@@ -64,6 +64,7 @@ fn failed<E: std::error::Error>(error: &CallError) -> RPCError<u64, MemberNode, 
     }
 }
 
+#[expect(clippy::result_large_err, reason = "the error is that of the Raft library")]
 fn appended(reply: Result<Reply, CallError>) -> RpcResult<AppendEntriesResponse<u64>> {
     match reply {
         Ok(Reply::Append(response)) => Ok(response),
