@@ -267,7 +267,7 @@ AS $$
 $$;
 
 -- Removes log entries that are older than `keep`. The last entry of each rule, domain and setting stays, so that the
--- rules of every revision above `pruned_to` can be told. Returns the number of removed entries.
+-- rules of every revision from `pruned_to` on can be told. Returns the number of removed entries.
 CREATE FUNCTION tidegate_prune_change_log(keep interval DEFAULT '30 days') RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public
@@ -289,11 +289,11 @@ BEGIN
                     AND later.revision <= newest AND (later.revision, later.part) > (entry.revision, entry.part)
             )
         )
-        RETURNING entry.revision
+        RETURNING 1
     ), pruned AS (
-        UPDATE public.config_revision AS head
-        SET pruned_to = greatest(head.pruned_to, (SELECT max(entry.revision) FROM removed_entries AS entry))
-        WHERE EXISTS (SELECT FROM removed_entries)
+        -- A removed entry was the newest of its row until another one replaced it, at `newest` at the latest.
+        UPDATE public.config_revision AS head SET pruned_to = newest
+        WHERE head.pruned_to < newest AND EXISTS (SELECT FROM removed_entries)
     )
     SELECT count(*) INTO removed FROM removed_entries;
     RETURN removed;

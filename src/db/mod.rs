@@ -73,7 +73,7 @@ impl Database {
         let pool = match known {
             Some(pool) => pool,
             None => {
-                let pool = self.primary.connections(host, false)?;
+                let pool = self.primary.replica_connections(host)?;
                 self.replica.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(pool).clone()
             }
         };

@@ -123,7 +123,7 @@ impl Primary {
         if let Some(found) = known {
             return Ok(found.pool);
         }
-        let pool = self.connections(host, true)?;
+        let pool = self.connections(host, true, self.config.deadlines.connect)?;
         *self.current() = Some(Found { host: host.clone(), timeline, pool: pool.clone() });
         self.found.send_modify(|count| *count += 1);
         tracing::info!(host, timeline, "PostgreSQL's primary");
@@ -145,11 +145,17 @@ impl Primary {
         }
     }
 
-    /// Connections to a server, made when they are needed. With `writes`, a server that is a replica is an error.
-    pub fn connections(&self, host: &str, writes: bool) -> Result<PgPool, DatabaseError> {
+    /// Connections to a replica, made when they are needed. A look-up has time to ask the primary if it does not answer.
+    pub fn replica_connections(&self, host: &str) -> Result<PgPool, DatabaseError> {
+        self.connections(host, false, self.config.deadlines.look_up / 4)
+    }
+
+    /// Connections to a server. With `writes`, a server that is a replica is an error. The pool tries again to connect
+    /// until `deadline`.
+    fn connections(&self, host: &str, writes: bool, deadline: Duration) -> Result<PgPool, DatabaseError> {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(self.config.deadlines.connect)
+            .acquire_timeout(deadline)
             .idle_timeout(Duration::from_secs(60))
             .after_connect(move |connection: &mut PgConnection, _| {
                 Box::pin(async move {

@@ -5,6 +5,10 @@ mod support;
 
 mod backups;
 mod change_log;
+mod constraints;
+mod edits;
+mod failover;
+mod migrations;
 mod patroni;
 mod runbook;
 mod servers;
