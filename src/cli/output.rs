@@ -37,6 +37,7 @@ pub fn word(text: &str, good: bool) -> String {
 }
 
 /// A JSON value as people write it.
+#[cfg(feature = "cluster")]
 pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -46,6 +47,7 @@ pub fn plain(value: &Value) -> String {
 }
 
 /// Prints the rows of a list: a table with a column for each field, or JSON.
+#[cfg(feature = "cluster")]
 pub fn rows(output: Output, rows: &[Value]) {
     if output == Output::Json {
         outln!("{}", Value::from(rows));

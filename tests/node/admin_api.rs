@@ -248,6 +248,7 @@ impl Api {
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
         let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
         let acceptor = acceptors(1, 100, metrics, budget, None).pop().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
         tokio::spawn(serve(listener, acceptor, self.state.clone(), std::future::pending::<()>()));
         address
     }
