@@ -105,6 +105,7 @@ impl NodeStatus for NodeState {
         Readiness {
             ready,
             revision: self.0.revision(),
+            rules_hash: rules.follow().borrow().hash.iter().map(|byte| format!("{byte:02x}")).collect(),
             rejected_rules: rules.rejected(),
             store: state.store,
             advice: state.advice.into_iter().chain(rules.advice()).collect(),

@@ -20,7 +20,9 @@ pub enum Format {
 pub fn start(level: LevelFilter, format: Format) {
     // The store adapter logs the connections to Redis itself, once.
     let clients = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
-    let filter = Targets::new().with_default(level).with_target("fred", clients);
+    // Raft logs every step, and warns of messages that are late, as many are.
+    let raft = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::ERROR) };
+    let filter = Targets::new().with_default(level).with_target("fred", clients).with_target("openraft", raft);
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match format {
         Format::Text => to_stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),

@@ -5,6 +5,7 @@
 pub mod api_lines;
 pub mod load;
 pub mod node;
+pub mod plane;
 pub mod postgres;
 pub mod servers;
 #[cfg(feature = "cluster")]

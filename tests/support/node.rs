@@ -64,6 +64,20 @@ pub fn serve_command(rules: &std::path::Path, url: &str, settings: &[(&str, &str
     command
 }
 
+/// Sends a request to a listener of a node. `head` is the request line and the headers, without the final empty line.
+pub fn send_to(address: &str, head: &[u8], body: &str) -> Response {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let end = format!("\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(&[head, end.as_bytes(), body.as_bytes()].concat()).unwrap();
+    let mut response = String::new();
+    // A node that responds before it has read the body may reset the connection.
+    let _ = stream.read_to_string(&mut response);
+    let status = response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
+    Response { status, head: head.to_owned(), body: body.to_owned() }
+}
+
 impl Node {
     /// Starts `tidegate dev` on free ports with these further arguments.
     pub fn dev(args: &[&str]) -> Self {
@@ -130,16 +144,7 @@ impl Node {
 
     /// Like [`Self::send`], with a head of any bytes.
     pub fn send_bytes(&self, head: &[u8], body: &str) -> Response {
-        let mut stream = TcpStream::connect(&self.http).unwrap();
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let end = format!("\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(&[head, end.as_bytes(), body.as_bytes()].concat()).unwrap();
-        let mut response = String::new();
-        // A node that responds before it has read the body may reset the connection.
-        let _ = stream.read_to_string(&mut response);
-        let status = response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
-        Response { status, head: head.to_owned(), body: body.to_owned() }
+        send_to(&self.http, head, body)
     }
 
     pub fn get(&self, path: &str) -> Response {
