@@ -7,6 +7,7 @@ use std::time::Duration;
 use plane::KeyHash;
 use sha2::{Digest, Sha256};
 
+use super::database::database_config;
 use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
 use crate::api::admin::AdminState;
@@ -18,7 +19,7 @@ use crate::control::admin::{AdminService, Source};
 use crate::control::books::ClusterRules;
 use crate::control::follow::FollowDatabase;
 use crate::control::metrics::PlaneMetrics;
-use crate::db::{Database, DatabaseConfig, DatabaseMetrics, Deadlines};
+use crate::db::{Database, DatabaseMetrics};
 use crate::host::clock;
 use crate::identities::metrics::IdentityMetrics;
 use crate::identities::{ApiKeys, IdentityConfig};
@@ -79,17 +80,8 @@ pub(super) fn configuration(
 
 /// PostgreSQL, as the settings name it.
 pub(super) fn database(postgres: &Postgres, registry: &MetricsRegistry) -> Result<Arc<Database>, AssembleError> {
-    let config = DatabaseConfig {
-        hosts: postgres.hosts.clone(),
-        replica: postgres.replica.clone(),
-        database: postgres.database.clone(),
-        user: postgres.user.clone(),
-        password_file: postgres.password_file.clone(),
-        ca_file: postgres.ca_file.clone(),
-        deadlines: Deadlines::default(),
-    };
     let metrics = DatabaseMetrics::new(registry)?;
-    Ok(Arc::new(Database::new(config, metrics, limit_from_json, limit_json)))
+    Ok(Arc::new(Database::new(database_config(postgres), metrics, limit_from_json, limit_json)))
 }
 
 fn api_keys(
