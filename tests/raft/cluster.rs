@@ -49,6 +49,7 @@ pub struct Seat {
 }
 
 impl Seat {
+    #[expect(clippy::disallowed_methods, reason = "a node draws its id")]
     pub fn new(name: &str, folder: Option<PathBuf>) -> Self {
         let listen = free_address();
         let config = RaftConfig {
@@ -89,6 +90,7 @@ impl Seat {
     }
 
     /// Starts the node, after the one that ran before has let go of its file.
+    #[expect(clippy::disallowed_methods, reason = "whoever stops the node waits for the task")]
     pub async fn start(&self) -> Running {
         let metrics = metrics();
         let node = wait_for("the store opens", || match self.open(metrics.clone()) {

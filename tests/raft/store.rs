@@ -74,7 +74,8 @@ async fn a_damaged_file_is_named_and_the_node_does_not_start() {
     let value = b"\"cluster\"";
     let found: Vec<usize> = (0..whole.len()).filter(|at| whole[*at..].starts_with(value)).collect();
     assert!(!found.is_empty());
-    let kinds: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 6] = [
+    type Damage<'a> = Box<dyn Fn(&mut Vec<u8>) + 'a>;
+    let kinds: [(&str, Damage<'_>); 6] = [
         ("empty", Box::new(|bytes| bytes.clear())),
         ("cut in the middle", Box::new(|bytes| bytes.truncate(bytes.len() / 2))),
         ("no header", Box::new(|bytes| bytes[..512].fill(0))),
