@@ -1,7 +1,7 @@
 //! PostgreSQL, in which operators write rules, users and API keys. `docs/database.md` describes the tables.
 //!
-//! [`Database`] implements the ports: [`changes`] what the leader of the cluster reads, [`edit`] and [`lists`] what the
-//! admin service asks, [`directory`] look-ups of API keys. Every call has a deadline.
+//! [`Database`] implements the ports: `changes` what the leader of the cluster reads, `edit` and `lists` what the
+//! admin service asks, `directory` look-ups of API keys. Every call has a deadline.
 
 mod changes;
 mod config;
