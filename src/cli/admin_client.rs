@@ -1,16 +1,16 @@
 //! Calls the admin API of a node.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::node_address::{NodeAddress, Protocol, TlsArgs};
 use super::{Exit, Output};
 use crate::config::overlay::TOKEN;
 
@@ -24,9 +24,11 @@ const MAX_PAGES: usize = 100_000;
 /// Where the admin API is, and the token for it.
 #[derive(Args)]
 pub struct AdminArgs {
-    /// Admin API of a node
+    /// Admin API of a node: http://host:port, or https://host:port if the node has `tls`
     #[arg(long, default_value = "http://127.0.0.1:8083", value_name = "URL")]
     addr: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// File with the admin token; without it, TIDEGATE_TOKEN holds the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -35,7 +37,7 @@ pub struct AdminArgs {
 /// An admin API.
 pub struct AdminClient {
     addr: String,
-    host: String,
+    node: NodeAddress,
     token: String,
     pub output: Output,
 }
@@ -100,10 +102,8 @@ impl AdminArgs {
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(fail("expected an admin token without spaces".to_owned()));
         }
-        let host = self.addr.strip_prefix("http://").map(|host| host.trim_end_matches('/').to_owned());
-        let host = host.filter(|host| !host.is_empty() && !host.contains('/'));
-        let host = host.ok_or_else(|| fail(format!("--addr: expected http://host:port, not {}", self.addr)))?;
-        Ok(AdminClient { addr: self.addr.clone(), host, token, output })
+        let node = NodeAddress::parse(&self.addr, &self.tls, &[Protocol::Http]).map_err(fail)?;
+        Ok(AdminClient { addr: self.addr.clone(), node, token, output })
     }
 }
 
@@ -111,18 +111,18 @@ impl AdminClient {
     /// Makes a call. Prints why it fails.
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let asked = runtime.and_then(|runtime| {
+        let asked = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
             runtime.block_on(async {
-                let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer came in 90 s");
-                tokio::time::timeout(PATIENCE, self.ask(call)).await.map_err(|_| late())?
+                let late = |_| format!("{}: no answer came in 90 s", self.addr);
+                tokio::time::timeout(PATIENCE, self.ask(call)).await.map_err(late)?
             })
         });
         match asked {
             Ok((status, reply)) if (200..300).contains(&status) => Ok(reply),
             Ok((status, reply)) => Err(self.rejected(status, &reply)),
             Err(error) => {
-                eprintln!("{}: the admin API of the node cannot be reached: {error}", self.addr);
-                self.print_error(&serde_json::json!({ "title": error.to_string() }));
+                eprintln!("the admin API of the node cannot be reached: {error}");
+                self.print_error(&serde_json::json!({ "title": error }));
                 Err(Exit::Failed)
             }
         }
@@ -169,26 +169,19 @@ impl AdminClient {
         }
     }
 
-    async fn ask(&self, call: Call<'_>) -> io::Result<(u16, Reply)> {
+    async fn ask(&self, call: Call<'_>) -> Result<(u16, Reply), String> {
         let Call { method, path, headers, body } = call;
-        let stream = tokio::net::TcpStream::connect(&self.host).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        #[expect(clippy::disallowed_methods, reason = "the connection ends with its only request")]
-        tokio::spawn(connection);
         let mut request = hyper::Request::builder()
             .method(method)
             .uri(format!("/admin/v1{path}"))
-            .header("host", &self.host)
             .header("authorization", format!("Bearer {}", self.token));
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(io::Error::other)?;
-        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-        let (status, tag) = (answer.status().as_u16(), answer.headers().get("etag").cloned());
-        let body = answer.into_body().collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+        let answer = self.node.send(request).await?;
+        let tag = answer.headers().get("etag");
         let revision = tag.and_then(|tag| tag.to_str().ok()?.trim_matches('"').parse().ok());
-        Ok((status, Reply { revision, body }))
+        Ok((answer.status().as_u16(), Reply { revision, body: answer.into_body().to_vec() }))
     }
 }

@@ -1,16 +1,15 @@
 //! `tidegate check`.
 
 use std::collections::HashSet;
-use std::error::Error;
+use std::error::Error as _;
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tonic::transport::Endpoint;
 
+use super::node_address::{NodeAddress, Protocol, TlsArgs};
 use super::{Exit, GlobalArgs, Output, output};
 use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use proto::tidegate::v1::{CheckRequest, CheckResponse};
@@ -20,9 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub struct Check {
-    /// Node to ask: http://host:port or grpc://host:port
+    /// Node to ask: http://host:port or grpc://host:port; https:// or grpcs:// if the node has `tls`
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     addr: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[arg(long)]
     domain: String,
     /// Attributes
@@ -51,9 +52,12 @@ impl Check {
             return Exit::Failed;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let asked = runtime
-            .map_err(Into::into)
-            .and_then(|runtime| runtime.block_on(async { tokio::time::timeout(PATIENCE, self.ask()).await })?);
+        let asked = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+            runtime.block_on(async {
+                let late = |_| format!("{}: no answer came in 10 s", self.addr);
+                tokio::time::timeout(PATIENCE, self.ask()).await.map_err(late)?
+            })
+        });
         match asked {
             Ok(answer) => match answer.get("allowed").and_then(Value::as_bool) {
                 Some(allowed) => {
@@ -74,48 +78,47 @@ impl Check {
                 }
             },
             Err(error) => {
-                eprintln!("{}: {error}", self.addr);
+                eprintln!("{error}");
                 Exit::Failed
             }
         }
     }
 
-    async fn ask(&self) -> Result<Value, Box<dyn Error>> {
-        match self.addr.split_once("://") {
-            Some(("http", host)) => self.ask_http(host.trim_end_matches('/')).await,
-            Some(("grpc", host)) => self.ask_grpc(host.trim_end_matches('/')).await,
-            _ => Err("expected http://host:port or grpc://host:port".into()),
+    async fn ask(&self) -> Result<Value, String> {
+        let node = NodeAddress::parse(&self.addr, &self.tls, &[Protocol::Http, Protocol::Grpc])?;
+        match node.protocol {
+            Protocol::Http => self.ask_http(&node).await,
+            Protocol::Grpc => self.ask_grpc(&node).await,
         }
     }
 
-    async fn ask_http(&self, host: &str) -> Result<Value, Box<dyn Error>> {
+    async fn ask_http(&self, node: &NodeAddress) -> Result<Value, String> {
         let attributes: serde_json::Map<_, _> =
             self.attributes.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         let body = serde_json::json!({ "domain": self.domain, "attributes": attributes, "hits": self.hits });
-        let stream = tokio::net::TcpStream::connect(host).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        #[expect(clippy::disallowed_methods, reason = "the connection ends with its only request")]
-        tokio::spawn(connection);
         let request = hyper::Request::post("/v1/check")
-            .header("host", host)
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
-        let response = sender.send_request(request).await?;
-        let body = response.into_body().collect().await?.to_bytes();
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|error| error.to_string())?;
+        let body = node.send(request).await?.into_body();
         serde_json::from_slice(&body)
-            .map_err(|_| format!("expected JSON, not {}", String::from_utf8_lossy(&body)).into())
+            .map_err(|_| format!("{}: expected JSON, not {}", self.addr, String::from_utf8_lossy(&body)))
     }
 
-    async fn ask_grpc(&self, host: &str) -> Result<Value, Box<dyn Error>> {
-        let channel = Endpoint::from_shared(format!("http://{host}"))?.connect().await?;
+    async fn ask_grpc(&self, node: &NodeAddress) -> Result<Value, String> {
         let request = CheckRequest {
             domain: self.domain.clone(),
             attributes: self.attributes.iter().cloned().collect(),
             hits: Some(self.hits),
             ..CheckRequest::default()
         };
-        let answer = RateLimitServiceClient::new(channel).check(request).await;
-        Ok(json(&answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?.into_inner()))
+        let answer = RateLimitServiceClient::new(node.channel().await?).check(request).await;
+        let answer = answer.map_err(|status| match status.source() {
+            // No answer of the node, but an error of the connection.
+            Some(error) => node.explain(error),
+            None => format!("{}: {:?}: {}", self.addr, status.code(), status.message()),
+        })?;
+        Ok(json(&answer.into_inner()))
     }
 }
 

@@ -24,6 +24,7 @@ mod dev;
 mod directory;
 #[cfg(feature = "cluster")]
 mod migrate;
+mod node_address;
 mod output;
 mod rules;
 mod run_node;

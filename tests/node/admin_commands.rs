@@ -198,13 +198,7 @@ fn a_node_with_a_rule_file_is_read_only_and_its_log_has_no_token() {
         ("TIDEGATE_TOKEN", "planted-token-of-commands"),
     ];
     let node = Node::serve(Path::new(&rules), "memory:", &settings);
-    let address = wait_for("the admin address in the log", || {
-        let log = node.log();
-        let line = log.lines().find(|line| line.contains("serving the admin API"))?.to_owned();
-        let at = line.find("127.0.0.1:")?;
-        line[at..].split(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).next().map(ToOwned::to_owned)
-    });
-    let url = format!("http://{address}");
+    let url = format!("http://{}", node.admin());
     let ask = |token: &str, call: &[&str]| {
         let ran = tidegate(call).args(["--addr", &url]).env("TIDEGATE_TOKEN", token).output().unwrap();
         (ran.status.code(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())

@@ -9,6 +9,8 @@ mod admin_api;
 mod admin_commands;
 mod bench;
 mod binary;
+#[cfg(feature = "cluster")]
+mod commands_over_tls;
 mod envoy_call;
 mod front_ends_agree;
 mod grpc;

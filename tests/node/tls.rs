@@ -28,19 +28,19 @@ domains:
 const CHECK: &str = "/v1/authorize?domain=d";
 
 /// A node with TLS.
-struct Secured {
-    node: Node,
-    certificates: Certificates,
+pub struct Secured {
+    pub node: Node,
+    pub certificates: Certificates,
     _rules: tempfile::TempDir,
 }
 
 impl Secured {
     /// Starts a node with the certificate `server` and these further settings.
-    fn start(settings: &[(&str, &str)]) -> Self {
+    pub fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_with(Certificates::new(), settings)
     }
 
-    fn start_with(certificates: Certificates, settings: &[(&str, &str)]) -> Self {
+    pub fn start_with(certificates: Certificates, settings: &[(&str, &str)]) -> Self {
         let rules = tempfile::tempdir().unwrap();
         std::fs::write(rules.path().join("rules.yaml"), RULES).unwrap();
         let (cert, key) = (certificates.text("server.pem"), certificates.text("server-key.pem"));
@@ -51,7 +51,7 @@ impl Secured {
     }
 
     /// Waits until the node is ready for `client`, which it lets in.
-    fn wait_until_ready(&self, client: &Client) {
+    pub fn wait_until_ready(&self, client: &Client) {
         wait_for("readiness over TLS", || (client.get(&self.node.http, "/ready").ok()?.0 == 200).then_some(()));
     }
 

@@ -132,6 +132,16 @@ impl Node {
         value.unwrap_or(0.0)
     }
 
+    /// The address of the admin API, once the log has it.
+    pub fn admin(&self) -> String {
+        wait_for("the admin address in the log", || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains("serving the admin API"))?.to_owned();
+            let at = line.find("127.0.0.1:")?;
+            line[at..].split(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).next().map(ToOwned::to_owned)
+        })
+    }
+
     /// Returns the standard error output so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()

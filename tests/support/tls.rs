@@ -121,8 +121,13 @@ impl TlsConnection {
     }
 
     fn exchange(&mut self, path: &str) -> std::io::Result<(u16, String)> {
-        write!(self.0, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")?;
-        self.0.flush()?;
+        let written = write!(self.0, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").and_then(|()| self.0.flush());
+        if let Err(error) = written {
+            // A server that rejects the certificate says so, and may have closed before the request was written.
+            self.0.conn.read_tls(&mut self.0.sock)?;
+            self.0.conn.process_new_packets().map_err(std::io::Error::other)?;
+            return Err(error);
+        }
         let mut head = self.read_line()?.to_lowercase();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
         let (mut body, mut length) = (Vec::new(), None);
