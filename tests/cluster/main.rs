@@ -7,3 +7,4 @@ mod edits;
 mod failures;
 mod keys;
 mod restores;
+mod tls;

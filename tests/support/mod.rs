@@ -5,8 +5,10 @@
 pub mod api_lines;
 pub mod load;
 pub mod node;
+#[cfg(feature = "cluster")]
 pub mod plane;
 pub mod postgres;
+pub mod recorder;
 pub mod servers;
 #[cfg(feature = "cluster")]
 pub mod tls;

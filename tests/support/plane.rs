@@ -7,8 +7,23 @@ use serde_json::Value;
 
 use super::node::{Node, Response, send_to, tidegate};
 use super::postgres::Postgres;
+use super::recorder::Recorder;
 use super::servers::free_ports;
+use super::tls::Certificates;
 use super::wait::wait_for;
+
+/// How the nodes of a cluster are set up.
+#[derive(Default)]
+pub struct Setup {
+    /// Further lines of settings.
+    pub settings: String,
+    /// With it, all listeners have TLS, and nodes show each other certificates that are made here.
+    pub certificates: Option<Certificates>,
+    /// The keys of the first nodes that are pinned; 0 pins none.
+    pub pinned: usize,
+    /// Puts a recorder before the cluster port and the admin port of each node.
+    pub recorded: bool,
+}
 
 /// One node of a cluster, running or not.
 pub struct Seat {
@@ -25,6 +40,11 @@ pub struct Plane {
     pub seats: Vec<Seat>,
     pub voters: usize,
     pub token: String,
+    pub certificates: Option<Certificates>,
+    /// Of each node's key, with certificates.
+    pub pins: Vec<String>,
+    /// Before the cluster port and the admin port of each node, in turn.
+    pub recorders: Vec<Recorder>,
     folder: tempfile::TempDir,
 }
 
@@ -37,33 +57,56 @@ impl Plane {
 
     /// As [`Self::start`], with further lines of settings.
     pub fn start_with(voters: usize, learners: usize, settings: &str) -> Self {
-        let mut plane = Self::prepare(voters, learners, settings);
-        plane.init();
-        plane
+        Self::prepare_as(voters, learners, Setup { settings: settings.to_owned(), ..Setup::default() }).formed()
     }
 
     /// Makes everything but the cluster, and starts no node.
-    pub fn prepare(voters: usize, learners: usize, settings: &str) -> Self {
+    pub fn prepare_as(voters: usize, learners: usize, setup: Setup) -> Self {
         let postgres = Postgres::start();
         let folder = tempfile::tempdir().unwrap();
         let count = voters + learners;
         let first = free_ports(u16::try_from(2 * count).unwrap());
         let address = |at: usize| format!("127.0.0.1:{}", usize::from(first) + at);
-        let join: Vec<String> = (0..voters).map(address).collect();
+        let mut recorders = Vec::new();
+        if setup.recorded {
+            recorders.extend((0..count).flat_map(|at| [address(at), address(count + at)]).map(Recorder::start));
+        }
+        // What others connect to.
+        let reached = |at: usize, port: usize| match recorders.get(2 * at + port) {
+            Some(recorder) => recorder.address.clone(),
+            None => address(port * count + at),
+        };
+        let issue = |certificates: &Certificates| {
+            let made = (0..count).map(|at| certificates.issue(&format!("n{at}"), &["--host", "127.0.0.1"]));
+            made.map(|made| made["node"]["pin"].as_str().unwrap().to_owned()).collect()
+        };
+        let pins: Vec<String> = setup.certificates.as_ref().map(issue).unwrap_or_default();
+        let join: Vec<String> = (0..voters).map(|at| reached(at, 0)).collect();
         let seats = (0..count).map(|at| {
-            let (cluster, admin) = (address(at), address(count + at));
             let name = format!("n{at}");
             let region = ["us-east", "eu-west", "ap-northeast"][at % 3];
             let data = folder.path().join(&name);
             let (hosts, replica) = (postgres.hosts().join(", "), postgres.replica());
             let (data, password) = (data.display(), postgres.password_file());
+            let (mut peers, mut clients) = (String::new(), String::new());
+            if let Some(certificates) = &setup.certificates {
+                let file = |suffix: &str| certificates.text(&format!("{name}{suffix}"));
+                let own = format!("cert_file: {}, key_file: {}", file(".pem"), file("-key.pem"));
+                let pinned = pins[..setup.pinned].join(", ");
+                peers = format!(", tls: {{ ca_file: {}, {own}, pins: [{pinned}] }}", certificates.text("ca.pem"));
+                clients = format!("tls: {{ {own} }}");
+            }
+            let (cluster, admin) = (reached(at, 0), reached(at, 1));
             let text = format!(
                 "region: {region}\nnode: {name}\nworkers: 1\nstore: {{ url: 'memory:' }}\n\
-                 listen: {{ http: '127.0.0.1:0', grpc: '127.0.0.1:0', cluster: '{cluster}', admin: '{admin}' }}\n\
-                 cluster: {{ name: test, data_dir: {data}, join: [{}] }}\n\
-                 postgres: {{ hosts: [{hosts}], replica: '{replica}', password_file: {} }}\n{settings}\n",
+                 listen: {{ http: '127.0.0.1:0', grpc: '127.0.0.1:0', cluster: '{}', admin: '{}' }}\n\
+                 cluster: {{ name: test, data_dir: {data}, advertise: '{cluster}', join: [{}]{peers} }}\n\
+                 postgres: {{ hosts: [{hosts}], replica: '{replica}', password_file: {} }}\n{clients}\n{}\n",
+                address(at),
+                address(count + at),
                 join.join(", "),
                 password.display(),
+                setup.settings,
             );
             let config = folder.path().join(format!("{name}.yaml"));
             std::fs::write(&config, text).unwrap();
@@ -74,7 +117,14 @@ impl Plane {
         run(tidegate(&["migrate", "up", "--config", &config]));
         let made = run(tidegate(&["token", "create", "--role", "owner", "--config", &config, "--output", "json"]));
         let token = serde_json::from_str::<Value>(&made).unwrap()["token"].as_str().unwrap().to_owned();
-        Self { postgres, seats, voters, token, folder }
+        let certificates = setup.certificates;
+        Self { postgres, seats, voters, token, certificates, pins, recorders, folder }
+    }
+
+    /// Starts every node and forms the cluster.
+    pub fn formed(mut self) -> Self {
+        self.init();
+        self
     }
 
     /// Starts every node and forms the cluster.
@@ -86,9 +136,31 @@ impl Plane {
         let voters = voters.collect::<Vec<_>>().join(",");
         // The admin listener is up before the cluster port.
         wait_for("the cluster to form", || self.try_command(0, &["cluster", "init", "--voters", &voters]).ok());
-        for seat in &self.seats {
-            let node = seat.node.as_ref().unwrap();
-            wait_for("readiness", || (node.get("/ready").status == 200).then_some(()));
+        for at in 0..self.seats.len() {
+            wait_for("readiness", || (self.get(at, "/ready").0 == 200).then_some(()));
+        }
+    }
+
+    /// Sends a request to the HTTP listener of a node. Returns the status and the body.
+    pub fn get(&self, at: usize, path: &str) -> (u16, String) {
+        let node = self.node(at);
+        match &self.certificates {
+            Some(certificates) => certificates.client().get(&node.http, path).unwrap(),
+            None => {
+                let response = node.get(path);
+                (response.status, response.body)
+            }
+        }
+    }
+
+    /// The arguments of a command that calls a node at the HTTP or admin listener `host_and_port`.
+    pub fn address_of(&self, host_and_port: &str) -> Vec<String> {
+        match &self.certificates {
+            Some(certificates) => {
+                let url = format!("https://{host_and_port}");
+                vec!["--addr".to_owned(), url, "--ca-file".to_owned(), certificates.text("ca.pem")]
+            }
+            None => vec!["--addr".to_owned(), format!("http://{host_and_port}")],
         }
     }
 
@@ -132,9 +204,8 @@ impl Plane {
 
     /// As [`Self::command`], with what it wrote to standard error if it failed.
     pub fn try_command(&self, at: usize, args: &[&str]) -> Result<String, String> {
-        let address = format!("http://{}", self.seats[at].admin);
         let mut command = tidegate(args);
-        command.args(["--addr", &address]).env("TIDEGATE_TOKEN", &self.token);
+        command.args(self.address_of(&self.seats[at].admin)).env("TIDEGATE_TOKEN", &self.token);
         let output = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
@@ -166,7 +237,7 @@ impl Plane {
 
     /// The revision and the hash of the rules at a node.
     pub fn rules(&self, at: usize) -> (u64, String) {
-        let ready = self.node(at).get("/ready").json();
+        let ready: Value = serde_json::from_str(&self.get(at, "/ready").1).unwrap();
         (ready["revision"].as_u64().unwrap(), ready["rules_hash"].as_str().unwrap().to_owned())
     }
 
