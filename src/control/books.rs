@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use limiter::Revision;
 use limiter::rules::{Problem, RuleBook, has_empty_shares};
@@ -28,12 +29,17 @@ struct Rejections {
     shown: Option<RejectedRules>,
 }
 
+/// How often retired books are looked at.
+const RETIREMENT: Duration = Duration::from_secs(1);
+
 /// The rules of the cluster, as a source of rule books.
 pub struct ClusterRules {
     consensus: Arc<dyn Consensus>,
     publish: watch::Sender<Arc<RuleBook>>,
     rejected: Mutex<Rejections>,
     has_empty_shares: AtomicBool,
+    /// Books that are not in force any more, and that a core may still have.
+    retired: Mutex<Vec<Arc<RuleBook>>>,
     min_holders: u32,
     metrics: PlaneMetrics,
 }
@@ -44,7 +50,8 @@ impl ClusterRules {
     pub fn new(consensus: Arc<dyn Consensus>, min_holders: u32, metrics: PlaneMetrics) -> Self {
         let publish = watch::Sender::new(Arc::new(RuleBook::empty()));
         let (rejected, has_empty_shares) = (Mutex::default(), AtomicBool::new(false));
-        Self { consensus, publish, rejected, has_empty_shares, min_holders, metrics }
+        let retired = Mutex::default();
+        Self { consensus, publish, rejected, has_empty_shares, retired, min_holders, metrics }
     }
 
     /// Puts the rules of a state in force, if they are newer. A book that compiled late never replaces a newer one.
@@ -57,7 +64,8 @@ impl ClusterRules {
                 let newer = self.publish.send_if_modified(|current| {
                     let newer = book.revision > current.revision;
                     if newer {
-                        *current = Arc::new(book);
+                        let old = std::mem::replace(current, Arc::new(book));
+                        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(old);
                     }
                     newer
                 });
@@ -76,6 +84,18 @@ impl ClusterRules {
         };
         self.metrics.book(valid);
         self.rejections().of_node = of_node;
+    }
+
+    /// Drops the retired books that no core has any more. To drop a large book takes as long as many checks, so no core
+    /// is the last to have one.
+    async fn drop_retired(&self) {
+        let unused: Vec<Arc<RuleBook>> = {
+            let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.extract_if(.., |book| Arc::strong_count(book) == 1).collect()
+        };
+        if !unused.is_empty() {
+            let _ = tokio::task::spawn_blocking(move || drop(unused)).await;
+        }
     }
 
     fn rejections(&self) -> MutexGuard<'_, Rejections> {
@@ -138,7 +158,9 @@ impl Service for ClusterRules {
                     self.take(&state, compiled.map_err(|_| Fatal::Panicked(self.name()))?);
                 }
                 self.show(state.refused());
+                drop(state);
                 tokio::select! {
+                    () = tokio::time::sleep(RETIREMENT) => self.drop_retired().await,
                     () = shutdown.requested() => return Ok(()),
                     changed = states.changed() => if changed.is_err() {
                         shutdown.requested().await;
