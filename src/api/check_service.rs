@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use limiter::rules::{Identity, IdentityTerms};
+use limiter::rules::{Identity, IdentityTerms, OnIdentityFailure};
 use limiter::{Decision, IdentityProblem, NodeTime};
 use tonic::{Code, Status};
 
 use super::attributes::{CheckRequest, with_checks};
-use super::identity::{Identification, identify};
+use super::identity::{Identification, forget_keys, identify};
 use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
 use crate::ports::identity::Identities;
 use crate::ports::{Answer, Clock, Limiter, Unavailable};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
+
+/// How long a check waits for the look-up of its API key. It is longer than a look-up may take.
+const MAX_IDENTIFICATION: Duration = Duration::from_secs(2);
 
 /// The check service of one core.
 pub struct CheckService {
@@ -60,7 +63,7 @@ impl CheckService {
         let terms = self.limiter.identity(request.domain());
         let (mut identity, mut begun) = (None, arrived);
         if terms.identity != Identity::Caller {
-            match self.resolve(terms, &mut request).await {
+            match self.resolve(terms, &mut request, timeout).await {
                 Ok(problem) => (identity, begun) = (problem, self.clock.now()),
                 Err(decided) => return self.finish_decided(&request, decided, arrived, id),
             }
@@ -87,7 +90,7 @@ impl CheckService {
         }
         let resolved = requests.iter_mut().map(|request| {
             let terms = self.limiter.identity(request.domain());
-            self.resolve(terms, request)
+            self.resolve(terms, request, timeout)
         });
         let resolved = join_all(resolved).await;
         let identified = || requests.iter().zip(&resolved).filter(|(_, resolved)| resolved.is_ok()).map(|(r, _)| r);
@@ -133,8 +136,19 @@ impl CheckService {
         &self,
         terms: IdentityTerms,
         request: &mut CheckRequest,
+        timeout: Option<Duration>,
     ) -> Result<Option<IdentityProblem>, Result<Decision, Rejection>> {
-        match identify(&*self.identities, terms, request).await {
+        let domain = request.domain().to_owned();
+        let identified = identify(&*self.identities, terms, request);
+        let timeout = timeout.map_or(MAX_IDENTIFICATION, |timeout| timeout.min(MAX_IDENTIFICATION));
+        let Ok(identified) = tokio::time::timeout(timeout, identified).await else {
+            if terms.on_failure == OnIdentityFailure::Allow {
+                forget_keys(request);
+                return Ok(Some(IdentityProblem::Unavailable));
+            }
+            return Err(Ok(self.limiter.denied(&domain, IdentityProblem::Unavailable)));
+        };
+        match identified {
             Identification::Proceed(problem) => Ok(problem),
             Identification::Denied(problem) => Err(Ok(self.limiter.denied(request.domain(), problem))),
             Identification::Conflict(at, name) => {

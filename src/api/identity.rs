@@ -73,7 +73,7 @@ pub async fn identify(identities: &dyn Identities, terms: IdentityTerms, request
             KeyAnswer::Revoked => IdentityProblem::RevokedKey,
             KeyAnswer::Unavailable if terms.on_failure == OnIdentityFailure::Allow => {
                 if let Some(attributes) = request.attributes_mut(*at) {
-                    attributes.0.retain(|(name, _)| name != KEY);
+                    forget_key(attributes);
                 }
                 problem = Some(IdentityProblem::Unavailable);
                 continue;
@@ -90,6 +90,19 @@ async fn answer(identities: &dyn Identities, key: &str) -> KeyAnswer {
         Identified::Now(answer) => answer,
         Identified::Later(answer) => answer.await,
     }
+}
+
+/// Removes every API key from a check whose keys cannot be looked up.
+pub fn forget_keys(request: &mut CheckRequest) {
+    let mut at = 0;
+    while let Some(attributes) = request.attributes_mut(at) {
+        forget_key(attributes);
+        at += 1;
+    }
+}
+
+fn forget_key(attributes: &mut Attributes) {
+    attributes.0.retain(|(name, _)| name != KEY);
 }
 
 /// Replaces the key by its id, and adds what it sets, at the end.

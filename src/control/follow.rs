@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plane::{Command, Mark, PlaneState, Refused};
+use plane::{Command, Mark, PlaneState, Refused, Transaction, json_bytes};
 
 use super::metrics::PlaneMetrics;
 use super::refusals;
@@ -12,6 +12,8 @@ use crate::ports::{BoxFuture, Fatal, Service, Shutdown};
 
 /// The most transactions in one proposal.
 const MAX_TRANSACTIONS: usize = 100;
+/// The size up to which transactions are put together in one proposal, in bytes of JSON.
+const MAX_PROPOSAL: usize = 8 * 1024 * 1024;
 /// How long the leader waits after an error, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -108,6 +110,7 @@ impl FollowDatabase {
         match self.source.changes_after(state.mark(), MAX_TRANSACTIONS).await? {
             Changes::Next(transactions) if transactions.is_empty() => Ok(Step::UpToDate),
             Changes::Next(transactions) => {
+                let transactions = within_bytes(transactions);
                 let of_rules = transactions.iter().flat_map(|t| &t.changes).any(|change| !change.is_of_identity());
                 let everything = match of_rules && !state.refused().is_empty() {
                     true => Some(self.source.read_all().await?),
@@ -147,6 +150,18 @@ impl FollowDatabase {
         self.consensus.propose(command).await?;
         Ok(Step::Proposed)
     }
+}
+
+/// The first transactions that together are no larger than a proposal should be; at least one.
+fn within_bytes(mut transactions: Vec<Transaction>) -> Vec<Transaction> {
+    let mut bytes = 0;
+    let fit = transactions.iter().take_while(|transaction| {
+        bytes += json_bytes(transaction);
+        bytes <= MAX_PROPOSAL
+    });
+    let fit = fit.count().max(1);
+    transactions.truncate(fit);
+    transactions
 }
 
 impl Service for FollowDatabase {

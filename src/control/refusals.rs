@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use limiter::Revision;
 use limiter::rules::{Path, RuleBook, Rules, Step};
-use plane::{Change, Command, PlaneState, Refused, Snapshot, Transaction, check_setting};
+use plane::{Change, Command, PlaneState, Refused, Snapshot, Transaction, check_bounds, check_setting};
 
 /// The most errors of one refused transaction that are kept.
 const MAX_ERRORS: usize = 20;
+/// The most refused transactions that are kept. The oldest are forgotten first: their rows stay out of force.
+const MAX_REFUSED: usize = 200;
+/// The most row names of one refused transaction that are kept.
+const MAX_ROWS: usize = 200;
 
 /// Makes the command that applies `transactions` to `state`. `everything` is all that the database holds after the last
 /// of them, if rows are refused that may be valid by now.
@@ -20,8 +24,17 @@ pub fn command(state: &PlaneState, transactions: Vec<Transaction>, everything: O
         return Command::Apply { after, transactions: whole, refused: Vec::new() };
     }
     let new = refused_of(state, &transactions);
-    let mut refused = still_refused(state.refused(), &transactions, &new);
-    refused.extend(new);
+    let mut refused = still_refused(state.refused(), &transactions);
+    refused.extend(new.iter().cloned());
+    let excess = refused.len().saturating_sub(MAX_REFUSED);
+    // A node must know which transactions of this command are refused.
+    refused.drain(..excess.min(refused.len() - new.len()));
+    let mut transactions = transactions;
+    for transaction in &mut transactions {
+        if new.iter().any(|refused| refused.revision == transaction.mark.revision) {
+            transaction.changes.retain(Change::is_of_identity);
+        }
+    }
     Command::Apply { after, transactions, refused }
 }
 
@@ -73,6 +86,10 @@ pub fn readable(state: &PlaneState, mut snapshot: Snapshot) -> (Snapshot, Vec<Re
 
 /// What is wrong with rules, by the row: a limit, or else its domain.
 fn problems_by_row(rules: &Rules, revision: Revision) -> Vec<(String, String)> {
+    if let Err(error) = check_bounds(rules) {
+        // No single row is to blame.
+        return vec![(String::new(), error)];
+    }
     let problems = RuleBook::compile(Arc::new(rules.clone()), revision).err().unwrap_or_default();
     let row = |path: &Path| {
         let mut indexes = path.0.iter().filter_map(|step| match step {
@@ -98,7 +115,7 @@ fn with_everything(
 ) -> Option<Vec<Transaction>> {
     let last = transactions.last().filter(|last| last.mark == everything.mark)?;
     let readable = everything.rows.iter().all(|row| own_errors(row).is_empty());
-    if !readable || !compiles(&everything.rules(), last.mark.revision) {
+    if !readable || !compiles(everything.rules(), last.mark.revision) {
         return None;
     }
     let mut transactions: Vec<Transaction> = transactions.to_vec();
@@ -124,8 +141,8 @@ fn refused_of(state: &PlaneState, transactions: &[Transaction]) -> Vec<Refused> 
         rest = &rest[valid..];
         if let Some((first, others)) = rest.split_first() {
             let errors = errors(&state, first);
-            let rows = first.changes.iter().filter(|change| !change.is_of_identity()).map(Change::row).collect();
-            let new = Refused { revision: first.mark.revision, rows, errors };
+            let rows = first.changes.iter().filter(|change| !change.is_of_identity()).map(Change::row);
+            let new = Refused { revision: first.mark.revision, rows: rows.take(MAX_ROWS).collect(), errors };
             apply(&mut state, std::slice::from_ref(first), std::slice::from_ref(&new));
             refused.push(new);
             rest = others;
@@ -142,7 +159,7 @@ fn longest_valid(state: &PlaneState, transactions: &[Transaction]) -> usize {
         let readable = beginning.iter().flat_map(|transaction| &transaction.changes).all(|c| own_errors(c).is_empty());
         let of_rules = beginning.iter().flat_map(|transaction| &transaction.changes).any(Change::is_of_rules);
         apply(&mut state, beginning, &[]);
-        readable && (!of_rules || compiles(&state.rules(), state.mark().revision))
+        readable && (!of_rules || compiles(state.rules(), state.mark().revision))
     };
     let (mut valid, mut invalid) = (0, transactions.len() + 1);
     // All of them first: that is the common case.
@@ -162,8 +179,8 @@ fn apply(state: &mut PlaneState, transactions: &[Transaction], refused: &[Refuse
     state.apply(Command::Apply { after: state.mark(), transactions: transactions.to_vec(), refused: refused.to_vec() });
 }
 
-fn compiles(rules: &Rules, revision: Revision) -> bool {
-    RuleBook::compile(Arc::new(rules.clone()), revision).is_ok()
+fn compiles(rules: Rules, revision: Revision) -> bool {
+    check_bounds(&rules).is_ok() && RuleBook::compile(Arc::new(rules), revision).is_ok()
 }
 
 /// What is wrong with a change by itself.
@@ -186,18 +203,19 @@ fn errors(state: &PlaneState, transaction: &Transaction) -> Vec<String> {
     if errors.is_empty() {
         let mut state = state.clone();
         apply(&mut state, std::slice::from_ref(transaction), &[]);
-        let rules = Arc::new(state.rules());
-        let problems = RuleBook::compile(Arc::clone(&rules), transaction.mark.revision).err().unwrap_or_default();
+        let rules = state.rules();
+        errors.extend(check_bounds(&rules).err());
+        let problems = RuleBook::compile(Arc::new(rules), transaction.mark.revision).err().unwrap_or_default();
         errors.extend(problems.iter().map(ToString::to_string));
     }
     errors.truncate(MAX_ERRORS);
     errors
 }
 
-/// The refused transactions of before that still are: a row that a valid transaction has written since is in force.
-fn still_refused(before: &[Refused], transactions: &[Transaction], new: &[Refused]) -> Vec<Refused> {
-    let valid = transactions.iter().filter(|t| new.iter().all(|refused| refused.revision != t.mark.revision));
-    let written: Vec<String> = valid.flat_map(|t| &t.changes).map(Change::row).collect();
+/// The refused transactions of before whose rows nobody has written since. A row that was written again is in force, or
+/// is refused anew.
+fn still_refused(before: &[Refused], transactions: &[Transaction]) -> Vec<Refused> {
+    let written: BTreeSet<String> = transactions.iter().flat_map(|t| &t.changes).map(Change::row).collect();
     let mut refused = before.to_vec();
     for entry in &mut refused {
         entry.rows.retain(|row| !written.contains(row));

@@ -34,6 +34,8 @@ pub(super) struct Lookups {
     budget: Budget,
     /// Who waits for each key that is being looked up.
     waiting: HashMap<KeyHash, Vec<oneshot::Sender<KeyAnswer>>>,
+    /// The key of each look-up in flight.
+    running: HashMap<tokio::task::Id, KeyHash>,
     paused_until: NodeTime,
 }
 
@@ -42,7 +44,8 @@ type Found = (KeyHash, NodeTime, Result<CachedKey, DatabaseError>);
 impl Lookups {
     pub fn new(shared: Arc<Shared>, directory: Arc<dyn KeyDirectory>, queued: mpsc::Receiver<LookUp>) -> Self {
         let budget = Budget::new(shared.config.lookups);
-        Self { shared, directory, queued, budget, waiting: HashMap::new(), paused_until: NodeTime::default() }
+        let (waiting, running) = (HashMap::new(), HashMap::new());
+        Self { shared, directory, queued, budget, waiting, running, paused_until: NodeTime::default() }
     }
 
     /// Looks keys up until `shutdown`.
@@ -51,11 +54,18 @@ impl Lookups {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
-                Some(found) = running.join_next(), if !running.is_empty() => {
-                    if let Ok(found) = found {
+                Some(found) = running.join_next_with_id(), if !running.is_empty() => match found {
+                    Ok((id, found)) => {
+                        self.running.remove(&id);
                         self.found(found);
                     }
-                }
+                    // Nobody waits for a look-up that has panicked.
+                    Err(error) => {
+                        if let Some(hash) = self.running.remove(&error.id()) {
+                            self.found((hash, NodeTime::default(), Err(DatabaseError::Unavailable(error.to_string()))));
+                        }
+                    }
+                },
                 Some(look_up) = self.queued.recv(), if running.len() < MAX_IN_FLIGHT => {
                     self.begin(look_up, &mut running);
                 }
@@ -81,7 +91,8 @@ impl Lookups {
         }
         self.waiting.insert(hash, vec![waiter]);
         let directory = Arc::clone(&self.directory);
-        running.spawn(async move { (hash, now, directory.look_up(hash).await) });
+        let task = running.spawn(async move { (hash, now, directory.look_up(hash).await) });
+        self.running.insert(task.id(), hash);
     }
 
     fn found(&mut self, (hash, looked_up_at, found): Found) {

@@ -93,7 +93,7 @@ fn every_node_has_every_edit_in_one_order_and_checks_never_see_half_of_one() {
         (committed, watchers.into_iter().map(|watcher| watcher.join().unwrap()).collect::<Vec<Seen>>())
     });
     let in_force = |(revision, at): &(u64, Duration)| {
-        let each = seen.iter().map(|seen| seen.range(revision..).next().map_or(*at, |(_, at)| *at));
+        let each = seen.iter().map(|seen| *seen.range(revision..).next().expect("a node never showed the edit").1);
         each.max().unwrap().saturating_sub(*at)
     };
     let mut times: Vec<Duration> = committed.iter().map(in_force).collect();

@@ -71,8 +71,9 @@ fn a_revoked_key_is_rejected_on_every_node_and_keys_are_written_nowhere() {
         times[times.len() - 1]
     );
 
-    let dump =
-        plane.postgres.shell("pg_dumpall -h 127.0.0.1 -p $(cat primary 2>/dev/null || true) 2>/dev/null || true");
+    let port = plane.postgres.primary();
+    let dump = plane.postgres.shell(&format!("pg_dump -h 127.0.0.1 -p {port} -U postgres ratelimiter"));
+    assert!(dump.contains(&keys[0].1), "the dump has the name of the key");
     let tables = plane.sql(
         "SELECT string_agg(row::text, E'\\n') FROM (SELECT to_jsonb(t)::text AS row FROM api_keys t \
          UNION ALL SELECT to_jsonb(t)::text FROM change_log t UNION ALL SELECT to_jsonb(t)::text FROM audit t) all_rows",

@@ -25,6 +25,9 @@ fn a_cluster_that_is_lost_comes_back_from_a_backup_with_the_same_rules() {
         std::fs::remove_dir_all(plane.folder().join(format!("n{at}"))).unwrap();
     }
     // PostgreSQL is away, so that only the backup can say what the rules were.
+    for port in plane.postgres.ports() {
+        plane.postgres.signal(port, "STOP");
+    }
     for at in 0..3 {
         plane.launch(at);
     }
@@ -35,6 +38,9 @@ fn a_cluster_that_is_lost_comes_back_from_a_backup_with_the_same_rules() {
     let (restored, same) = plane.agree(revision);
     assert_eq!(same, hash);
     assert!(restored >= revision);
+    for port in plane.postgres.ports() {
+        plane.postgres.signal(port, "CONT");
+    }
     plane.apply(2, &RULES.replace("limit: 5", "limit: 6"));
     assert_ne!(plane.agree(restored + 1).1, hash);
 }

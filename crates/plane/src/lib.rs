@@ -16,6 +16,7 @@
     )
 )]
 
+mod bounds;
 mod change;
 mod identity;
 mod recent;
@@ -23,6 +24,7 @@ mod refusal;
 mod settings;
 mod state;
 
+pub use bounds::{MAX_BYTES, MAX_LIMITS, check_bounds, json_bytes};
 pub use change::{Change, Command, CommitId, Mark, Outcome, Snapshot, Transaction};
 pub use identity::{CachedKey, KeyHash, KeyRow, KeyVerdict, Owner, UserRow, resolve};
 pub use recent::{RecentChanges, RowVersion};

@@ -169,7 +169,8 @@ impl PlaneState {
     /// Applies the changes of a transaction, in order. Those of rules and settings count only if they are `valid`.
     fn apply_transaction(&mut self, transaction: &Transaction, valid: bool) {
         let revision = transaction.mark.revision;
-        let changes_rules = transaction.changes.iter().any(Change::is_of_rules);
+        // The leader leaves refused changes out of its proposal.
+        let changes_rules = !valid || transaction.changes.iter().any(Change::is_of_rules);
         for change in &transaction.changes {
             if valid || change.is_of_identity() {
                 self.apply_change(revision, change);

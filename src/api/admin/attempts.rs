@@ -9,23 +9,37 @@ use limiter::{Charging, Check, Descriptor, DryRun, NodeTime, Revision, StoreTime
 
 use crate::rulefile::decode::compile;
 
-/// The limits of wrong tokens: of one address (of one network of IPv6), and of all together.
-const RULES: &str = "
+/// The limit of wrong tokens of all clients together.
+const ALL: &str = "
+version: 1
+domains:
+  - domain: admin
+    limits:
+      - { name: all, per: [], algorithm: token_bucket, limit: 100, window: 1m }
+";
+
+/// The limit of wrong tokens of one address, or of one network of IPv6.
+const EACH: &str = "
 version: 1
 domains:
   - domain: admin
     limits:
       - { name: address, per: [{ ip: { v4: 32, v6: 64 } }], algorithm: token_bucket, limit: 10, window: 1m }
-      - { name: all, per: [], algorithm: token_bucket, limit: 100, window: 1m }
 ";
 
-/// After this many questions, every counter begins anew: an attacker with many addresses must not fill the memory.
+/// After this many questions, the counters of addresses begin anew, so that they do not fill the memory. Only calls that
+/// the limit of all clients allows are questions.
 const MAX_QUESTIONS: u32 = 20_000;
 
 /// Counts calls with wrong tokens.
 pub struct Attempts(Mutex<Counters>);
 
 struct Counters {
+    all: Counter,
+    each: Counter,
+}
+
+struct Counter {
     book: Arc<RuleBook>,
     run: DryRun,
     begin: NodeTime,
@@ -36,36 +50,56 @@ impl Attempts {
     /// # Errors
     /// When the rules do not compile.
     pub fn new(now: NodeTime) -> Result<Self, String> {
-        let book = compile("admin", RULES, Revision(1))
-            .map_err(|errors| errors.first().map_or_else(String::new, ToString::to_string))?;
-        let book = Arc::new(book);
-        let run = DryRun::new(Arc::clone(&book), StoreTime(0));
-        Ok(Self(Mutex::new(Counters { book, run, begin: now, questions: 0 })))
+        Ok(Self(Mutex::new(Counters { all: Counter::new(ALL, now)?, each: Counter::new(EACH, now)? })))
     }
 
     /// Counts a call before its token is known to be wrong, so that calls at the same time do not evade the limits.
     /// Returns how long the client at `ip` must wait; `None` if its token may be looked up.
     pub fn begin(&self, ip: IpAddr, now: NodeTime) -> Option<Duration> {
-        self.ask(ip, Charging::IfAllowed, now)
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = counters.all.ask(ip, Charging::IfAllowed, now);
+        if wait.is_some() {
+            return wait;
+        }
+        if counters.each.questions >= MAX_QUESTIONS {
+            counters.each.restart(now);
+        }
+        let wait = counters.each.ask(ip, Charging::IfAllowed, now);
+        if wait.is_some() {
+            counters.all.ask(ip, Charging::Refund, now);
+        }
+        wait
     }
 
     /// Takes back what [`Self::begin`] counted: the token was not wrong.
     pub fn take_back(&self, ip: IpAddr, now: NodeTime) {
-        self.ask(ip, Charging::Refund, now);
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.all.ask(ip, Charging::Refund, now);
+        counters.each.ask(ip, Charging::Refund, now);
+    }
+}
+
+impl Counter {
+    fn new(rules: &str, now: NodeTime) -> Result<Self, String> {
+        let book = compile("admin", rules, Revision(1))
+            .map_err(|errors| errors.first().map_or_else(String::new, ToString::to_string))?;
+        let book = Arc::new(book);
+        let run = DryRun::new(Arc::clone(&book), StoreTime(0));
+        Ok(Self { book, run, begin: now, questions: 0 })
     }
 
-    fn ask(&self, ip: IpAddr, charging: Charging, now: NodeTime) -> Option<Duration> {
-        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counters.questions >= MAX_QUESTIONS || now < counters.begin {
-            counters.run = DryRun::new(Arc::clone(&counters.book), StoreTime(0));
-            (counters.begin, counters.questions) = (now, 0);
-        }
-        counters.questions += 1;
+    fn restart(&mut self, now: NodeTime) {
+        self.run = DryRun::new(Arc::clone(&self.book), StoreTime(0));
+        (self.begin, self.questions) = (now, 0);
+    }
+
+    fn ask(&mut self, ip: IpAddr, charging: Charging, now: NodeTime) -> Option<Duration> {
+        self.questions = self.questions.saturating_add(1);
         let ip = ip.to_string();
         let entries = [("ip", ip.as_str())];
         let descriptors = [Descriptor { entries: &entries, ordered: false, hits: 1, charging, limit: None }];
-        let after = now.0.saturating_sub(counters.begin.0);
-        match counters.run.check(&Check { domain: "admin", descriptors: &descriptors }, after) {
+        let after = now.0.saturating_sub(self.begin.0);
+        match self.run.check(&Check { domain: "admin", descriptors: &descriptors }, after) {
             Ok(decision) if decision.allowed => None,
             Ok(decision) => Some(Duration::from_micros(decision.retry_after.unwrap_or(1_000_000))),
             Err(_) => Some(Duration::from_secs(1)),
@@ -110,7 +144,7 @@ mod tests {
         (0..MAX_QUESTIONS).for_each(|n| {
             attempts.begin(address(n), at(0));
         });
-        assert!(attempts.0.lock().unwrap().questions < 200);
+        assert!(attempts.0.lock().unwrap().each.questions < 200);
     }
 
     #[test]

@@ -97,7 +97,14 @@ impl AdminService {
             return Ok(Changed { revision: mark.revision, in_force: self.is_in_force(mark).await, key: None });
         }
         let (edit, key) = self.edit_of(change)?;
-        let mark = store.edit(actor, edit, None).await.map_err(of_database)?;
+        let made = |error: DatabaseError| match (&key, of_database(error)) {
+            // The key may exist, and nobody has seen it. Its name is needed to revoke it.
+            (Some(key), AdminError::UnknownOutcome(why)) => {
+                AdminError::UnknownOutcome(format!("{why}: if the key {} is listed, revoke it", key.key_id))
+            }
+            (_, error) => error,
+        };
+        let mark = store.edit(actor, edit, None).await.map_err(made)?;
         Ok(Changed { revision: mark.revision, in_force: self.is_in_force(mark).await, key })
     }
 
@@ -320,7 +327,12 @@ impl ConfigPlane for AdminService {
     fn administer(&self, actor: Actor, change: MemberChange) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async move {
             let (action, target) = described(&change);
-            self.consensus()?.administer(change).await.map_err(of_consensus)?;
+            let done = self.consensus()?.administer(change).await;
+            let target = match &done {
+                Ok(()) => target,
+                Err(ConsensusError::Unknown) => format!("{target} (outcome unknown)"),
+                Err(error) => return Err(of_consensus(error.clone())),
+            };
             tracing::info!(actor = actor.name, action, target, "an operator changed the cluster");
             // The cluster must be manageable without PostgreSQL. The log has the change in any case.
             if let Ok(store) = self.store() {
@@ -329,7 +341,7 @@ impl ConfigPlane for AdminService {
                     tracing::warn!(%error, action, "the audit does not have this change of the cluster");
                 }
             }
-            Ok(())
+            done.map_err(of_consensus)
         })
     }
 }

@@ -7,9 +7,6 @@ use limiter::rules::{Domain, Limit, Path, Problem, RuleBook, Rules, Step};
 use crate::ports::admin::{AdminError, ConfigChange};
 use crate::ports::plane::Edit;
 
-/// The most limits of a rule book.
-pub const MAX_LIMITS: usize = 10_000;
-
 /// Says what a change of the rules writes, after it has checked the whole book that results.
 ///
 /// # Errors
@@ -38,9 +35,7 @@ pub fn edit(book: &RuleBook, change: ConfigChange) -> Result<Edit, AdminError> {
 
 /// Compiles the rules. The problems of the limit at `place` have paths within that limit.
 fn check(book: &RuleBook, rules: Arc<Rules>, place: Option<(usize, usize)>) -> Result<(), AdminError> {
-    let limits: usize = rules.domains.iter().map(|domain| domain.limits.len()).sum();
-    if limits > MAX_LIMITS {
-        let message = format!("expected at most {MAX_LIMITS} limits in all domains, not {limits}");
+    if let Err(message) = plane::check_bounds(&rules) {
         return Err(AdminError::Invalid(vec![Problem { path: Path::default().field("domains"), message }]));
     }
     let compiled = RuleBook::compile(rules, book.revision);
