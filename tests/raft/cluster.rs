@@ -248,3 +248,8 @@ pub async fn stop(nodes: impl IntoIterator<Item = Running>) {
         node.stop().await;
     }
 }
+
+/// True if a change is invalid for a reason with `part`.
+pub fn is_invalid(error: &ConsensusError, part: &str) -> bool {
+    matches!(error, ConsensusError::Invalid(text) if text.contains(part))
+}

@@ -2,6 +2,8 @@
 
 mod cluster;
 mod members;
+mod messages;
+mod recovery;
 mod simulated_disk;
 mod simulation;
 mod store;

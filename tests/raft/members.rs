@@ -1,18 +1,13 @@
 //! Nodes form a cluster, come and go.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use plane::{Change, Command, Transaction};
 use tempfile::TempDir;
 use tidegate::ports::Service;
-use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange, MemberRole, Role};
+use tidegate::ports::plane::{Consensus, MemberChange, MemberRole, Role};
 
-use crate::cluster::{PATIENCE, Running, Seat, all_reach, leader, mark, stop, three, until, write};
-
-fn is_invalid(error: &ConsensusError, part: &str) -> bool {
-    matches!(error, ConsensusError::Invalid(text) if text.contains(part))
-}
+use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, mark, stop, three, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_is_a_cluster() {
@@ -207,92 +202,6 @@ async fn a_learner_without_a_disk_comes_back_as_a_new_node_and_replaces_itself()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_restart_one_by_one_and_all_at_once() {
-    let folder = TempDir::new().unwrap();
-    let mut nodes: VecDeque<Running> = three(folder.path()).await.into();
-    let mut revision = write(&nodes.iter().collect::<Vec<_>>()).await;
-    for _ in 0..3 {
-        let seat = nodes.pop_front().unwrap().stop().await;
-        let node = seat.start().await;
-        all_reach(&[&node], revision).await;
-        nodes.push_back(node);
-    }
-    let [a, b, c] = <[Running; 3]>::try_from(Vec::from(nodes)).ok().unwrap();
-    revision += 1;
-    assert_eq!(write(&[&a, &b, &c]).await, revision);
-    all_reach(&[&a, &b, &c], revision).await;
-    let seats = [a.stop().await, b.stop().await, c.stop().await];
-    // The first one that is back has everything that it had applied, with the others still down.
-    let a = seats[0].start().await;
-    all_reach(&[&a], revision).await;
-    let (b, c) = (seats[1].start().await, seats[2].start().await);
-    assert_eq!(write(&[&a, &b, &c]).await, revision + 1);
-    stop([a, b, c]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_far_behind_gets_a_snapshot() {
-    let folder = TempDir::new().unwrap();
-    let mut seats: Vec<Seat> = ["a", "b"].iter().map(|name| Seat::new(name, Some(folder.path().join(name)))).collect();
-    for seat in &mut seats {
-        (seat.config.timings.snapshot_after, seat.config.timings.keep_entries) = (10, 2);
-    }
-    let (a, b) = (seats[0].start().await, seats[1].start().await);
-    a.init(&[&a]).await;
-    for _ in 0..40 {
-        write(&[&a]).await;
-    }
-    assert!(a.metrics.snapshots() >= 3);
-    b.stop().await;
-    let b = seats[1].clone().joining(&[&a.seat]).start().await;
-    all_reach(&[&b], 40).await;
-    assert!(b.metrics.snapshots() >= 1);
-    assert_eq!(**b.node.state().borrow(), **a.node.state().borrow());
-    // An operator's snapshot compacts the log of the node that is asked.
-    let before = a.metrics.snapshots();
-    write(&[&a]).await;
-    a.administer(MemberChange::Snapshot).await.unwrap();
-    until("the snapshot is written", || a.metrics.snapshots() > before).await;
-    let seat = b.stop().await;
-    let b = seat.start().await;
-    all_reach(&[&b], 41).await;
-    stop([a, b]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
-    let folder = TempDir::new().unwrap();
-    let [a, b, c] = three(folder.path()).await;
-    let learner = Seat::new("d", None).joining(&[&a.seat]).start().await;
-    write(&[&a, &b, &c]).await;
-    all_reach(&[&learner], 1).await;
-    let name = leader(&[&a, &b, &c]).await.name().to_owned();
-    let (mut alone, mut others) = (None, Vec::new());
-    for node in [a, b, c] {
-        if node.name() == name {
-            alone = Some(node);
-        } else {
-            others.push(node.stop().await);
-        }
-    }
-    let alone = alone.unwrap();
-    let proposed = alone.node.propose(crate::cluster::command(1)).await.unwrap_err();
-    assert!(matches!(proposed, ConsensusError::Unknown | ConsensusError::NotLeader { .. }), "{proposed:?}");
-    until("the node no longer leads", || !alone.leads()).await;
-    let removed = alone.remove("d").await.unwrap_err();
-    assert!(matches!(removed, ConsensusError::Unknown | ConsensusError::NoQuorum), "{removed:?}");
-    // The learner still hears the leader, and knows that no quorum follows it.
-    let long = Duration::from_secs(2);
-    until("the learner notices", || learner.node.last_contact().is_some_and(|age| age > long)).await;
-    until("the leader notices", || alone.node.last_contact().is_some_and(|age| age > long)).await;
-    assert_eq!(learner.revision(), 1);
-    let back = others[0].start().await;
-    write(&[&alone, &back]).await;
-    until("the learner hears a quorum", || learner.node.last_contact().is_some_and(|age| age < long)).await;
-    stop([alone, back, learner]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_grows_from_three_to_twenty_nodes_and_shrinks_again() {
     let folder = TempDir::new().unwrap();
     let [a, b, c] = three(folder.path()).await;
@@ -318,107 +227,4 @@ async fn a_cluster_grows_from_three_to_twenty_nodes_and_shrinks_again() {
     until("no stale member is left", || [&a, &b, &c].iter().all(|node| names(node) == ["a", "b", "c"])).await;
     write(&[&a, &b, &c]).await;
     stop([a, b, c]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_restores_a_cluster_that_was_destroyed() {
-    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    let folder = TempDir::new().unwrap();
-    let a = Seat::new("a", Some(folder.path().join("a"))).keys(KEY).start().await;
-    a.init(&[&a]).await;
-    for _ in 0..3 {
-        write(&[&a]).await;
-    }
-    let backup = a.node.backup().unwrap();
-    assert!(!backup.windows(7).any(|part| part == b"setting"), "the backup is not encrypted");
-    let rules = a.node.state().borrow().settings().clone();
-    a.stop().await;
-    let a = Seat::new("a", Some(folder.path().join("new"))).keys(KEY).start().await;
-    let b = Seat::new("b", Some(folder.path().join("b"))).keys(KEY).joining(&[&a.seat]).start().await;
-    a.init(&[&a]).await;
-    until("b is a member", || b.node.status().leader.is_some()).await;
-    // A follower passes it on.
-    b.administer(MemberChange::Restore { backup: backup.clone() }).await.unwrap();
-    all_reach(&[&a, &b], 3).await;
-    assert_eq!(*b.node.state().borrow().settings(), rules);
-    let mut damaged = backup.clone();
-    *damaged.last_mut().unwrap() ^= 1;
-    let restore = |backup: &[u8]| a.administer(MemberChange::Restore { backup: backup.to_vec() });
-    assert!(is_invalid(&restore(&damaged).await.unwrap_err(), "is damaged"));
-    assert!(is_invalid(&restore(b"something else").await.unwrap_err(), "expected a file"));
-    let mut other = Seat::new("o", Some(folder.path().join("o"))).keys(KEY);
-    other.config.cluster = "other".to_owned();
-    let other = other.start().await;
-    other.init(&[&other]).await;
-    leader(&[&other]).await;
-    let error = other.administer(MemberChange::Restore { backup }).await.unwrap_err();
-    assert!(is_invalid(&error, "of the cluster test"), "{error:?}");
-    stop([a, b, other]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_of_others_are_rejected_and_counted() {
-    use proto::tidegate::cluster::cluster_client::ClusterClient;
-    use proto::tidegate::cluster::{Envelope, Rejection};
-    let folder = TempDir::new().unwrap();
-    let a = Seat::new("a", Some(folder.path().join("a"))).start().await;
-    a.init(&[&a]).await;
-    leader(&[&a]).await;
-    let mut stranger = Seat::new("x", None).joining(&[&a.seat]);
-    stranger.config.cluster = "other".to_owned();
-    let stranger = stranger.start().await;
-    until("the stranger is counted", || a.rejected(Rejection::Cluster) > 0).await;
-    assert_eq!(stranger.role(), Role::Joining);
-    let mut client = ClusterClient::connect(format!("http://{}", a.seat.address())).await.unwrap();
-    let mut call = async |version: u32, target: u64, request: &str| {
-        let request = request.as_bytes().to_vec();
-        let envelope = Envelope { cluster: "test".to_owned(), version, sender: 7, target, request, data: Vec::new() };
-        let answer = client.call(envelope).await.unwrap().into_inner();
-        (answer.rejection(), answer.reply.is_empty())
-    };
-    let (own, identify) = (a.node.id(), r#""identify""#);
-    assert_eq!(call(1, 0, identify).await, (Rejection::None, false));
-    assert_eq!(call(2, own, identify).await, (Rejection::None, false), "the neighbouring version");
-    assert_eq!(call(3, own, identify).await, (Rejection::Version, true));
-    assert_eq!(call(1, own + 1, identify).await, (Rejection::Target, true));
-    assert_eq!(call(1, own, "nonsense").await, (Rejection::Unreadable, true));
-    for reason in [Rejection::Version, Rejection::Target, Rejection::Unreadable] {
-        assert_eq!(a.rejected(reason), 1, "{reason:?}");
-    }
-    assert_eq!(a.members().len(), 1);
-    stop([a, stranger]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_tls_only_loopback_is_reached() {
-    let mut seat = Seat::new("a", None);
-    seat.config.listen = "0.0.0.0:0".parse().unwrap();
-    let node = seat.open(crate::cluster::metrics()).unwrap();
-    let (_stop, stopped) = tokio::sync::watch::channel(false);
-    let run = node.run(tidegate::ports::Shutdown(stopped));
-    let error = tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("cluster.tls"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_takes_longer_than_a_heartbeat_reaches_every_node() {
-    let folder = TempDir::new().unwrap();
-    let patient = |name: &str| {
-        let mut seat = Seat::new(name, Some(folder.path().join(name)));
-        // An append has the time of a heartbeat. A build without optimisation encodes these rows in a longer time.
-        seat.config.timings.heartbeat = Duration::from_millis(30);
-        seat.config.timings.election = (Duration::from_secs(5), Duration::from_secs(6));
-        seat.config.timings.write = PATIENCE;
-        seat
-    };
-    let (a, b) = (patient("a").start().await, patient("b").start().await);
-    a.init(&[&a, &b]).await;
-    let leader = leader(&[&a, &b]).await;
-    let row = |number| Change::PutSetting { name: format!("setting {number}"), value: "x".repeat(400).into() };
-    let transactions = vec![Transaction { mark: mark(1), changes: (0..10_000).map(row).collect() }];
-    let command = Command::Apply { after: mark(0), transactions, refused: Vec::new() };
-    assert!(leader.node.propose(command).await.unwrap().applied);
-    all_reach(&[&a, &b], 1).await;
-    assert_eq!(**a.node.state().borrow(), **b.node.state().borrow());
-    stop([a, b]).await;
 }

@@ -1,0 +1,131 @@
+//! Nodes that restart, fall behind, lose their quorum, or come back from a backup.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange};
+
+use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, stop, three, until, write};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_restart_one_by_one_and_all_at_once() {
+    let folder = TempDir::new().unwrap();
+    let mut nodes: VecDeque<Running> = three(folder.path()).await.into();
+    let mut revision = write(&nodes.iter().collect::<Vec<_>>()).await;
+    for _ in 0..3 {
+        let seat = nodes.pop_front().unwrap().stop().await;
+        let node = seat.start().await;
+        all_reach(&[&node], revision).await;
+        nodes.push_back(node);
+    }
+    let [a, b, c] = <[Running; 3]>::try_from(Vec::from(nodes)).ok().unwrap();
+    revision += 1;
+    assert_eq!(write(&[&a, &b, &c]).await, revision);
+    all_reach(&[&a, &b, &c], revision).await;
+    let seats = [a.stop().await, b.stop().await, c.stop().await];
+    // The first one that is back has everything that it had applied, with the others still down.
+    let a = seats[0].start().await;
+    all_reach(&[&a], revision).await;
+    let (b, c) = (seats[1].start().await, seats[2].start().await);
+    assert_eq!(write(&[&a, &b, &c]).await, revision + 1);
+    stop([a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_far_behind_gets_a_snapshot() {
+    let folder = TempDir::new().unwrap();
+    let mut seats: Vec<Seat> = ["a", "b"].iter().map(|name| Seat::new(name, Some(folder.path().join(name)))).collect();
+    for seat in &mut seats {
+        (seat.config.timings.snapshot_after, seat.config.timings.keep_entries) = (10, 2);
+    }
+    let (a, b) = (seats[0].start().await, seats[1].start().await);
+    a.init(&[&a]).await;
+    for _ in 0..40 {
+        write(&[&a]).await;
+    }
+    assert!(a.metrics.snapshots() >= 3);
+    b.stop().await;
+    let b = seats[1].clone().joining(&[&a.seat]).start().await;
+    all_reach(&[&b], 40).await;
+    assert!(b.metrics.snapshots() >= 1);
+    assert_eq!(**b.node.state().borrow(), **a.node.state().borrow());
+    // An operator's snapshot compacts the log of the node that is asked.
+    let before = a.metrics.snapshots();
+    write(&[&a]).await;
+    a.administer(MemberChange::Snapshot).await.unwrap();
+    until("the snapshot is written", || a.metrics.snapshots() > before).await;
+    let seat = b.stop().await;
+    let b = seat.start().await;
+    all_reach(&[&b], 41).await;
+    stop([a, b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let learner = Seat::new("d", None).joining(&[&a.seat]).start().await;
+    write(&[&a, &b, &c]).await;
+    all_reach(&[&learner], 1).await;
+    let name = leader(&[&a, &b, &c]).await.name().to_owned();
+    let (mut alone, mut others) = (None, Vec::new());
+    for node in [a, b, c] {
+        if node.name() == name {
+            alone = Some(node);
+        } else {
+            others.push(node.stop().await);
+        }
+    }
+    let alone = alone.unwrap();
+    let proposed = alone.node.propose(crate::cluster::command(1)).await.unwrap_err();
+    assert!(matches!(proposed, ConsensusError::Unknown | ConsensusError::NotLeader { .. }), "{proposed:?}");
+    until("the node no longer leads", || !alone.leads()).await;
+    let removed = alone.remove("d").await.unwrap_err();
+    assert!(matches!(removed, ConsensusError::Unknown | ConsensusError::NoQuorum), "{removed:?}");
+    // The learner still hears the leader, and knows that no quorum follows it.
+    let long = Duration::from_secs(2);
+    until("the learner notices", || learner.node.last_contact().is_some_and(|age| age > long)).await;
+    until("the leader notices", || alone.node.last_contact().is_some_and(|age| age > long)).await;
+    assert_eq!(learner.revision(), 1);
+    let back = others[0].start().await;
+    write(&[&alone, &back]).await;
+    until("the learner hears a quorum", || learner.node.last_contact().is_some_and(|age| age < long)).await;
+    stop([alone, back, learner]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_restores_a_cluster_that_was_destroyed() {
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let folder = TempDir::new().unwrap();
+    let a = Seat::new("a", Some(folder.path().join("a"))).keys(KEY).start().await;
+    a.init(&[&a]).await;
+    for _ in 0..3 {
+        write(&[&a]).await;
+    }
+    let backup = a.node.backup().unwrap();
+    assert!(!backup.windows(7).any(|part| part == b"setting"), "the backup is not encrypted");
+    let rules = a.node.state().borrow().settings().clone();
+    a.stop().await;
+    let a = Seat::new("a", Some(folder.path().join("new"))).keys(KEY).start().await;
+    let b = Seat::new("b", Some(folder.path().join("b"))).keys(KEY).joining(&[&a.seat]).start().await;
+    a.init(&[&a]).await;
+    until("b is a member", || b.node.status().leader.is_some()).await;
+    // A follower passes it on.
+    b.administer(MemberChange::Restore { backup: backup.clone() }).await.unwrap();
+    all_reach(&[&a, &b], 3).await;
+    assert_eq!(*b.node.state().borrow().settings(), rules);
+    let mut damaged = backup.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let restore = |backup: &[u8]| a.administer(MemberChange::Restore { backup: backup.to_vec() });
+    assert!(is_invalid(&restore(&damaged).await.unwrap_err(), "is damaged"));
+    assert!(is_invalid(&restore(b"something else").await.unwrap_err(), "expected a file"));
+    let mut other = Seat::new("o", Some(folder.path().join("o"))).keys(KEY);
+    other.config.cluster = "other".to_owned();
+    let other = other.start().await;
+    other.init(&[&other]).await;
+    leader(&[&other]).await;
+    let error = other.administer(MemberChange::Restore { backup }).await.unwrap_err();
+    assert!(is_invalid(&error, "of the cluster test"), "{error:?}");
+    stop([a, b, other]).await;
+}
