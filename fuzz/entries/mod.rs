@@ -98,7 +98,7 @@ impl NodeStatus for ReadyNode {
         Readiness {
             ready: true,
             revision: Revision(1),
-            rules_hash: String::new(),
+            rules_hash: None,
             rejected_rules: None,
             store: StoreHealth::Ok,
             advice: Vec::new(),

@@ -40,16 +40,22 @@ pub async fn identify(identities: &dyn Identities, terms: IdentityTerms, request
         if keys.any(|other| other != key) {
             return Identification::Denied(IdentityProblem::Conflict);
         }
-        if let Some(name) = FROM_KEY.into_iter().find(|name| attributes.0.iter().any(|(given, _)| given == name)) {
-            // A gateway's client must not cause an error: some gateways let a request pass then.
-            return if of_gateway {
-                Identification::Denied(IdentityProblem::Conflict)
-            } else {
-                Identification::Conflict(at, name)
-            };
-        }
+        // An empty key is none.
         if !key.is_empty() {
             keyed.push((at, key.clone()));
+        }
+    }
+    if terms.identity == Identity::Key || !keyed.is_empty() {
+        for (at, attributes) in request.attributes().enumerate() {
+            let given = |name: &&str| attributes.0.iter().any(|(given, _)| given == name);
+            if let Some(name) = FROM_KEY.into_iter().find(given) {
+                // A gateway's client must not cause an error: some gateways let a request pass then.
+                return if of_gateway {
+                    Identification::Denied(IdentityProblem::Conflict)
+                } else {
+                    Identification::Conflict(at, name)
+                };
+            }
         }
     }
     if keyed.is_empty() {

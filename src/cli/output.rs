@@ -112,10 +112,16 @@ pub fn decision(output: Output, answer: &Value) {
     if answer["degraded"] == true {
         line += " (decided without the store)";
     }
+    let reason = answer["reason"].as_str().filter(|reason| !reason.is_empty());
+    if let Some(reason) = reason {
+        line += &format!(": {reason}");
+    }
     outln!("{line}");
     let limits = answer["limits"].as_array().map(Vec::as_slice).unwrap_or_default();
     if limits.is_empty() {
-        outln!("no limit matches");
+        if reason.is_none() {
+            outln!("no limit matches");
+        }
         return;
     }
     let mut table = table(&["limit", "algorithm", "left", "of", "window", "free again in", ""]);

@@ -44,6 +44,8 @@ enum StepError {
     Database(#[from] DatabaseError),
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
+    #[error("the cluster is elsewhere: it is read again")]
+    NotApplied,
     #[error("a check of rules panicked")]
     Panicked,
 }
@@ -111,10 +113,9 @@ impl FollowDatabase {
             Changes::Next(transactions) if transactions.is_empty() => Ok(Step::UpToDate),
             Changes::Next(transactions) => {
                 let transactions = within_bytes(transactions);
-                let of_rules = transactions.iter().flat_map(|t| &t.changes).any(|change| !change.is_of_identity());
-                let everything = match of_rules && !state.refused().is_empty() {
-                    true => Some(self.source.read_all().await?),
-                    false => None,
+                let everything = match state.refused().is_empty() {
+                    true => None,
+                    false => Some(self.source.read_all().await?),
                 };
                 let of_task = Arc::clone(state);
                 let command = move || refusals::command(&of_task, transactions, everything.as_ref());
@@ -147,8 +148,10 @@ impl FollowDatabase {
     }
 
     async fn propose(&self, command: Command) -> Result<Step, StepError> {
-        self.consensus.propose(command).await?;
-        Ok(Step::Proposed)
+        match self.consensus.propose(command).await?.applied {
+            true => Ok(Step::Proposed),
+            false => Err(StepError::NotApplied),
+        }
     }
 }
 

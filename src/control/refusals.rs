@@ -11,6 +11,8 @@ use plane::{Change, Command, PlaneState, Refused, Snapshot, Transaction, check_b
 const MAX_ERRORS: usize = 20;
 /// The most refused transactions that are kept. The oldest are forgotten first: their rows stay out of force.
 const MAX_REFUSED: usize = 200;
+/// The most refused transactions that are tried again at once.
+const MAX_TRIES: u32 = 20;
 /// The most row names of one refused transaction that are kept.
 const MAX_ROWS: usize = 200;
 
@@ -18,24 +20,60 @@ const MAX_ROWS: usize = 200;
 /// of them, if rows are refused that may be valid by now.
 ///
 /// Each transaction is in force as a whole or not at all, apart from its users and keys.
-pub fn command(state: &PlaneState, transactions: Vec<Transaction>, everything: Option<&Snapshot>) -> Command {
+pub fn command(state: &PlaneState, mut transactions: Vec<Transaction>, everything: Option<&Snapshot>) -> Command {
     let after = state.mark();
-    if let Some(whole) = everything.and_then(|all| with_everything(state, &transactions, all)) {
-        return Command::Apply { after, transactions: whole, refused: Vec::new() };
-    }
     let new = refused_of(state, &transactions);
     let mut refused = still_refused(state.refused(), &transactions);
-    refused.extend(new.iter().cloned());
-    let excess = refused.len().saturating_sub(MAX_REFUSED);
-    // A node must know which transactions of this command are refused.
-    refused.drain(..excess.min(refused.len() - new.len()));
-    let mut transactions = transactions;
-    for transaction in &mut transactions {
-        if new.iter().any(|refused| refused.revision == transaction.mark.revision) {
-            transaction.changes.retain(Change::is_of_identity);
-        }
+    let is_refused = |transaction: &Transaction| new.iter().any(|r| r.revision == transaction.mark.revision);
+    // A node does not apply refused changes, so they need not travel.
+    for transaction in transactions.iter_mut().filter(|transaction| is_refused(transaction)) {
+        transaction.changes.retain(Change::is_of_identity);
     }
+    let last = transactions.last().map(|last| last.mark);
+    if let Some(everything) = everything.filter(|everything| Some(everything.mark) == last)
+        && let Some(carrier) = transactions.iter().rposition(|transaction| !is_refused(transaction))
+    {
+        let mut reached = state.clone();
+        apply(&mut reached, &transactions, &new);
+        let changes = mended(&reached, &mut refused, everything);
+        transactions[carrier].changes.extend(changes);
+    }
+    let excess = (refused.len() + new.len()).saturating_sub(MAX_REFUSED).min(refused.len());
+    refused.drain(..excess);
+    // A node must know which transactions of this command are refused.
+    refused.extend(new);
     Command::Apply { after, transactions, refused }
+}
+
+/// The changes of refused transactions that are valid by now, each transaction as a whole. Those are taken out of
+/// `refused`.
+fn mended(reached: &PlaneState, refused: &mut Vec<Refused>, everything: &Snapshot) -> Vec<Change> {
+    let by_row = |rows: Vec<Change>| rows.into_iter().map(|row| (row.row(), row)).collect::<BTreeMap<_, _>>();
+    let wanted = by_row(everything.rows.clone());
+    let mut rows = by_row(reached.rows());
+    let revision = everything.mark.revision;
+    let mut tries = 0;
+    refused.retain(|entry| {
+        tries += 1;
+        if tries > MAX_TRIES || entry.rows.len() >= MAX_ROWS {
+            return true;
+        }
+        let mut candidate = rows.clone();
+        for row in &entry.rows {
+            match wanted.get(row) {
+                Some(change) => candidate.insert(row.clone(), change.clone()),
+                None => candidate.remove(row),
+            };
+        }
+        let readable = entry.rows.iter().filter_map(|row| wanted.get(row)).all(|row| own_errors(row).is_empty());
+        let snapshot = Snapshot { mark: everything.mark, rows: candidate.values().cloned().collect() };
+        let valid = readable && compiles(snapshot.rules(), revision);
+        if valid {
+            rows = candidate;
+        }
+        !valid
+    });
+    reached.changes_to(&rows.into_values().collect::<Vec<_>>())
 }
 
 /// A snapshot in which each invalid row is as `state` has it, or left out, and those rows as refused.
@@ -99,34 +137,12 @@ fn problems_by_row(rules: &Rules, revision: Revision) -> Vec<(String, String)> {
         let domain = indexes.next().and_then(|at| rules.domains.get(at));
         let limit = domain.and_then(|domain| domain.limits.get(indexes.next()?));
         match (domain, limit) {
-            (Some(domain), Some(limit)) => format!("{}/{}", domain.domain, limit.name),
-            (Some(domain), None) => domain.domain.clone(),
+            (Some(domain), Some(limit)) => format!("limit {}/{}", domain.domain, limit.name),
+            (Some(domain), None) => format!("domain {}", domain.domain),
             (None, _) => String::new(),
         }
     };
     problems.iter().map(|problem| (row(&problem.path), problem.to_string())).collect()
-}
-
-/// The transactions with changes at their end that lead to `everything`, if the rules are valid then.
-fn with_everything(
-    state: &PlaneState,
-    transactions: &[Transaction],
-    everything: &Snapshot,
-) -> Option<Vec<Transaction>> {
-    let last = transactions.last().filter(|last| last.mark == everything.mark)?;
-    let readable = everything.rows.iter().all(|row| own_errors(row).is_empty());
-    if !readable || !compiles(everything.rules(), last.mark.revision) {
-        return None;
-    }
-    let mut transactions: Vec<Transaction> = transactions.to_vec();
-    for transaction in &mut transactions {
-        // What the rows were in between does not count: the end is everything.
-        transaction.changes.retain(Change::is_of_identity);
-    }
-    if let Some(last) = transactions.last_mut() {
-        last.changes.extend(state.changes_to(&everything.rows));
-    }
-    Some(transactions)
 }
 
 /// Those of `transactions` that are not valid, in order.
@@ -204,9 +220,13 @@ fn errors(state: &PlaneState, transaction: &Transaction) -> Vec<String> {
         let mut state = state.clone();
         apply(&mut state, std::slice::from_ref(transaction), &[]);
         let rules = state.rules();
-        errors.extend(check_bounds(&rules).err());
-        let problems = RuleBook::compile(Arc::new(rules), transaction.mark.revision).err().unwrap_or_default();
-        errors.extend(problems.iter().map(ToString::to_string));
+        match check_bounds(&rules) {
+            Ok(()) => {
+                let compiled = RuleBook::compile(Arc::new(rules), transaction.mark.revision);
+                errors.extend(compiled.err().unwrap_or_default().iter().map(ToString::to_string));
+            }
+            Err(error) => errors.push(error),
+        }
     }
     errors.truncate(MAX_ERRORS);
     errors

@@ -17,6 +17,9 @@ use crate::ports::plane::{
 use crate::ports::{BoxFuture, RuleSource, Service, Shutdown};
 use crate::telemetry::registry::MetricsRegistry;
 
+/// Far longer than any condition takes.
+const DEADLINE: Duration = Duration::from_secs(120);
+
 /// A cluster of this node only, which applies at once.
 struct OneNode {
     state: watch::Sender<Arc<PlaneState>>,
@@ -207,7 +210,7 @@ impl Leader {
     async fn reads(&self, revision: u64) -> Arc<PlaneState> {
         let mut states = self.node.state();
         let reached = states.wait_for(|state| state.mark().revision >= Revision(revision));
-        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
         Arc::clone(&reached.expect("the leader did not read the revision").unwrap())
     }
 
@@ -215,7 +218,7 @@ impl Leader {
     async fn in_force(&self, revision: u64) -> Vec<String> {
         let mut books = self.rules.follow();
         let reached = books.wait_for(|book| book.revision == Revision(revision));
-        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        let reached = tokio::time::timeout(DEADLINE, reached).await;
         let book = Arc::clone(&reached.expect("the book did not get in force").unwrap());
         limits(&book.rules().domains[0].limits)
     }
@@ -265,7 +268,7 @@ async fn an_invalid_transaction_is_refused_and_later_valid_ones_pass() {
     let refused: Vec<u64> = state.refused().iter().map(|refused| refused.revision.0).collect();
     assert_eq!(refused, [20, 21, 22]);
     assert!(state.refused()[0].errors[0].contains("nobody"), "{:?}", state.refused());
-    assert_eq!(state.refused()[0].rows, ["api/bad", "api/a"]);
+    assert_eq!(state.refused()[0].rows, ["limit api/bad", "limit api/a"]);
     assert!(state.settings().is_empty());
 
     // What was missing comes, and the rest is taken away: everything is in force.
@@ -286,6 +289,74 @@ async fn an_invalid_transaction_is_refused_and_later_valid_ones_pass() {
 }
 
 #[tokio::test]
+async fn a_mended_transaction_gets_in_force_as_a_whole_while_another_stays_refused() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[]), put("b", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    leader.database.commit(20, vec![put("z", 1, &["nobody"])]);
+    leader.database.commit(30, vec![put("a", 2, &["missing"]), put("b", 2, &[])]);
+    let state = leader.reads(30).await;
+    assert_eq!(limits(&state.rules().domains[0].limits), ["a=1", "b=1"]);
+    leader.database.commit(40, vec![put("a", 3, &[])]);
+    assert_eq!(leader.in_force(40).await, ["a=3", "b=2"], "both rows of the mended transaction");
+    let state = leader.reads(40).await;
+    let refused: Vec<u64> = state.refused().iter().map(|refused| refused.revision.0).collect();
+    assert_eq!(refused, [20]);
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_again_and_again_is_remembered_once_and_never_proposed() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    for revision in 20..40 {
+        leader.database.commit(revision, vec![put("bad", revision, &["nobody"])]);
+    }
+    let state = leader.reads(39).await;
+    let refused: Vec<u64> = state.refused().iter().map(|refused| refused.revision.0).collect();
+    assert!(refused.contains(&39) && refused.len() <= 20, "{refused:?}");
+    leader.database.commit(40, vec![put("bad", 1, &["nobody"])]);
+    assert_eq!(leader.reads(40).await.refused().len(), 1);
+    let log = leader.node.log.lock().unwrap();
+    let proposed = log.iter().filter_map(|command| match command {
+        Command::Apply { transactions, .. } => Some(transactions.iter().flat_map(|t| &t.changes).count()),
+        _ => None,
+    });
+    assert_eq!(proposed.sum::<usize>(), 0, "refused changes do not travel");
+}
+
+#[tokio::test]
+async fn a_book_above_its_bounds_is_refused_and_does_not_hold_up_later_edits() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    let many = (0..=plane::MAX_LIMITS).map(|n| put(&format!("l{n}"), 1, &[])).collect();
+    leader.database.commit(20, many);
+    let mut large = limit("large", 1, &[]);
+    large.matches.conditions.insert("p".to_owned(), limiter::rules::Condition::Equal("x".repeat(plane::MAX_BYTES)));
+    let large = Change::PutLimit { domain: "api".to_owned(), position: 0, limit: Box::new(large) };
+    leader.database.commit(21, vec![large]);
+    leader.database.commit(30, vec![put("a", 2, &[])]);
+    assert_eq!(leader.in_force(30).await, ["a=2"]);
+    let state = leader.reads(30).await;
+    assert!(state.refused()[0].errors[0].contains("10000 limits"), "{:?}", state.refused()[0].errors);
+    assert!(state.refused()[1].errors[0].contains("bytes of rules"), "{:?}", state.refused()[1].errors);
+}
+
+#[tokio::test]
+async fn a_domain_does_not_hide_a_refused_limit_of_the_same_text() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.database.commit(20, vec![put("bad", 1, &["nobody"])]);
+    leader.database.commit(30, vec![Change::PutDomain { domain: "api/bad".to_owned(), terms: Default::default() }]);
+    assert_eq!(leader.reads(30).await.refused().len(), 1);
+}
+
+#[tokio::test]
 async fn refused_transactions_are_shown_where_people_look() {
     let database = Database::default();
     database.commit(10, vec![put("a", 1, &[])]);
@@ -298,7 +369,7 @@ async fn refused_transactions_are_shown_where_people_look() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    tokio::time::timeout(DEADLINE, wait).await.unwrap();
     let rejected = leader.rules.rejected().unwrap();
     assert_eq!((rejected.in_force, rejected.errors), (Revision(10), 1));
     assert!(rejected.error.contains("revision 20") && rejected.error.contains("nobody"), "{}", rejected.error);
@@ -342,7 +413,7 @@ async fn a_leader_that_was_away_for_longer_than_the_log_is_kept_reads_everything
     leader.database.changed.notify_one();
     let state = leader.reads(40).await;
     assert_eq!(limits(&state.rules().domains[0].limits), ["b=2"], "a row that is not valid is left out");
-    assert_eq!(state.refused()[0].rows, ["api/bad"]);
+    assert_eq!(state.refused()[0].rows, ["limit api/bad"]);
     leader.database.commit(50, vec![put("nobody", 1, &[])]);
     assert_eq!(leader.in_force(50).await, ["b=2", "bad=1", "nobody=1"]);
 }

@@ -47,7 +47,7 @@ FROM audit WHERE $1 IS NULL OR id < $1::bigint ORDER BY id DESC LIMIT $2";
 
 /// The newest entry of each rule and each domain, up to a revision.
 const RULES_AT: &str = "
-SELECT head.revision, head.pruned_to, entry.table_name, entry.row_name, entry.payload::text
+SELECT head.revision, greatest(head.pruned_to, (SELECT min(revision) FROM change_log)) AS first, entry.table_name, entry.row_name, entry.payload::text
 FROM config_revision AS head LEFT JOIN (
     SELECT DISTINCT ON (table_name, row_name) * FROM change_log
     WHERE revision <= $1 AND table_name IN ('rate_limit_domains', 'rate_limit_rules')
@@ -58,7 +58,8 @@ ORDER BY entry.table_name, entry.row_name";
 #[derive(sqlx::FromRow)]
 struct HistoryRow {
     revision: i64,
-    pruned_to: i64,
+    /// The first revision whose rules can be told.
+    first: Option<i64>,
     table_name: Option<String>,
     row_name: Option<String>,
     payload: Option<String>,
@@ -145,7 +146,9 @@ impl Database {
         let asked = sqlx::query_as::<_, HistoryRow>(RULES_AT).bind(signed(revision));
         let rows = asked.fetch_all(&mut *session).await.map_err(|error| describe(&error))?;
         session.finish();
-        let reaches = rows.first().is_some_and(|row| (row.pruned_to..=row.revision).contains(&signed(revision)));
+        let reaches = rows
+            .first()
+            .is_some_and(|row| row.first.is_some_and(|first| (first..=row.revision).contains(&signed(revision))));
         if !reaches {
             return Ok(None);
         }

@@ -101,11 +101,14 @@ impl NodeStatus for NodeState {
         let Shared { cores, region, rules, draining, .. } = &*self.0;
         let draining = draining.load(Ordering::Relaxed);
         let state = region.state();
+        let (revision, newest) = (self.0.revision(), Arc::clone(&rules.follow().borrow()));
+        let hash = || newest.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let rules_hash = (newest.revision == revision).then(hash);
         let ready = !draining && !cores.iter().any(|core| core.is_starting());
         Readiness {
             ready,
-            revision: self.0.revision(),
-            rules_hash: rules.follow().borrow().hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            revision,
+            rules_hash,
             rejected_rules: rules.rejected(),
             store: state.store,
             advice: state.advice.into_iter().chain(rules.advice()).collect(),

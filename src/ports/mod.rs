@@ -175,8 +175,8 @@ pub struct Readiness {
     pub ready: bool,
     /// The revision of the rules in force; 0 before there are any.
     pub revision: Revision,
-    /// SHA-256 of the newest rules of this node. Nodes with equal rules have equal hashes.
-    pub rules_hash: String,
+    /// SHA-256 of the rules in force. Nodes with equal rules have equal hashes. `None` while newer rules get in force.
+    pub rules_hash: Option<String>,
     /// The rules that were read last, if they were rejected.
     pub rejected_rules: Option<RejectedRules>,
     pub store: StoreHealth,

@@ -238,7 +238,7 @@ impl Plane {
     /// The revision and the hash of the rules at a node.
     pub fn rules(&self, at: usize) -> (u64, String) {
         let ready: Value = serde_json::from_str(&self.get(at, "/ready").1).unwrap();
-        (ready["revision"].as_u64().unwrap(), ready["rules_hash"].as_str().unwrap().to_owned())
+        (ready["revision"].as_u64().unwrap(), ready["rules_hash"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until all running nodes have equal rules, at this revision or later. Returns them.
@@ -246,7 +246,7 @@ impl Plane {
         wait_for("the nodes to agree", || {
             let mut all = (0..self.seats.len()).filter(|at| self.seats[*at].node.is_some()).map(|at| self.rules(at));
             let first = all.next()?;
-            (first.0 >= least && all.all(|other| other == first)).then_some(first)
+            (first.0 >= least && !first.1.is_empty() && all.all(|other| other == first)).then_some(first)
         })
     }
 

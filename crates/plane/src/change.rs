@@ -103,13 +103,13 @@ impl Change {
         matches!(self, Self::PutUser(_) | Self::RemoveUser { .. } | Self::PutKey(_) | Self::RemoveKey { .. })
     }
 
-    /// The row that the change is about, such as `api/free-per-minute`.
+    /// The row that the change is about, such as `limit api/free-per-minute`. Different rows have different names.
     pub fn row(&self) -> String {
         match self {
-            Self::PutDomain { domain, .. } | Self::RemoveDomain { domain } => domain.clone(),
-            Self::PutLimit { domain, limit, .. } => format!("{domain}/{}", limit.name),
+            Self::PutDomain { domain, .. } | Self::RemoveDomain { domain } => format!("domain {domain}"),
+            Self::PutLimit { domain, limit, .. } => format!("limit {domain}/{}", limit.name),
             Self::RemoveLimit { domain, name } | Self::UnreadableLimit { domain, name, .. } => {
-                format!("{domain}/{name}")
+                format!("limit {domain}/{name}")
             }
             Self::PutSetting { name, .. } | Self::RemoveSetting { name } => format!("setting {name}"),
             Self::PutUser(UserRow { user, .. }) | Self::RemoveUser { user } => format!("user {user}"),

@@ -123,9 +123,14 @@ impl RecentChanges {
         self.forget_oldest();
     }
 
-    /// Forgets everything up to `revision`: what a look-up found before it counts no longer.
+    /// Makes what a look-up found before `revision` count no longer. Keys that ended are still remembered: a database
+    /// that lost their end gets it back.
     pub fn forget_until(&mut self, revision: Revision) {
-        *self = Self { forgotten: revision, forgotten_ended: revision, ..Self::default() };
+        for (_, id) in std::mem::take(&mut self.others) {
+            self.remove(&id);
+        }
+        self.forgotten = self.forgotten.max(revision);
+        self.forgotten_ended = self.forgotten_ended.max(revision);
     }
 
     fn set_key(&mut self, hash: KeyHash, version: RowVersion<KeyRow>) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     pub revision: Revision,
-    /// The changed rows, such as `api/free-per-minute`.
+    /// The changed rows, such as `limit api/free-per-minute`.
     pub rows: Vec<String>,
     /// Each with its field and what was expected there.
     pub errors: Vec<String>,

@@ -141,6 +141,12 @@ impl PlaneState {
     pub fn apply(&mut self, command: Command) -> Outcome {
         let applied = match command {
             Command::Apply { after, .. } | Command::Replace { after, .. } if after != self.mark => false,
+            // Revisions never go back, whatever server the leader has read.
+            Command::Replace { after, snapshot, .. }
+                if after != Mark::default() && snapshot.mark.revision <= after.revision =>
+            {
+                false
+            }
             Command::Apply { transactions, refused, .. } => {
                 for transaction in &transactions {
                     let revision = transaction.mark.revision;
@@ -156,10 +162,15 @@ impl PlaneState {
             }
             // A backup that is older than the state gets no newer by itself: revisions never go back.
             Command::Restore { state } => {
-                let (mark, rules) = (self.mark.revision, self.rules_revision);
-                *self = *state;
-                self.rules_revision = rules.next(self.rules_revision.0);
-                self.mark.revision = self.mark.revision.max(mark);
+                let before = std::mem::replace(self, *state);
+                self.rules_revision = before.rules_revision.next(self.rules_revision.0);
+                if before.mark.revision > self.mark.revision {
+                    // A backup must not revive a key that was revoked after it.
+                    self.recent = before.recent;
+                    self.mark.revision = before.mark.revision;
+                }
+                let mark = self.mark.revision;
+                Arc::make_mut(&mut self.recent).forget_until(mark);
                 true
             }
         };

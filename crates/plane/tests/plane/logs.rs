@@ -152,6 +152,38 @@ fn the_revision_of_the_rules_never_goes_back_even_when_a_backup_is_restored() {
 }
 
 #[test]
+fn a_snapshot_of_an_older_server_is_not_applied() {
+    let mut state = PlaneState::default();
+    apply(&mut state, &[transaction(50, vec![put("api", 0, limit("a", 1))])]);
+    for revision in [49, 50] {
+        let snapshot = Snapshot { mark: Mark { id: plane::CommitId(7), ..mark(revision) }, rows: Vec::new() };
+        assert!(!state.apply(Command::Replace { after: mark(50), snapshot, refused: Vec::new() }).applied);
+    }
+    assert_eq!((state.mark(), state.rules().domains.len()), (mark(50), 1));
+}
+
+#[test]
+fn neither_a_snapshot_nor_a_backup_forgets_that_a_key_was_revoked() {
+    let revoked = plane::KeyRow { revoked_at_ms: Some(1), ..key(1) };
+    let mut state = PlaneState::default();
+    apply(&mut state, &[transaction(10, vec![Change::PutKey(key(1))])]);
+    let backup = state.clone();
+    apply(&mut state, &[transaction(20, vec![Change::PutKey(revoked.clone()), Change::PutKey(key(2))])]);
+    state.apply(Command::Replace {
+        after: mark(20),
+        snapshot: Snapshot { mark: mark(30), rows: Vec::new() },
+        refused: Vec::new(),
+    });
+    let remembered = |state: &PlaneState, n: u8| state.recent().key(&hash(n)).and_then(|version| version.row.clone());
+    assert_eq!(remembered(&state, 1), Some(revoked.clone()));
+    assert_eq!(remembered(&state, 2), None, "a look-up finds it");
+    state.apply(Command::Restore { state: Box::new(backup) });
+    assert_eq!(remembered(&state, 1), Some(revoked));
+    // What a node looked up before the restore counts no longer.
+    assert!(state.recent().forgotten_ended() >= Revision(30));
+}
+
+#[test]
 fn limits_are_in_the_order_of_their_positions_then_of_their_names() {
     let mut state = PlaneState::default();
     let changes = vec![
