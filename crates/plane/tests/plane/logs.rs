@@ -196,3 +196,17 @@ fn limits_are_in_the_order_of_their_positions_then_of_their_names() {
     let names: Vec<String> = state.rules().domains[0].limits.iter().map(|limit| limit.name.clone()).collect();
     assert_eq!(names, ["y", "b", "z", "a"]);
 }
+
+#[test]
+fn a_rule_book_has_a_bound_in_limits_and_in_bytes() {
+    use limiter::rules::{Condition, Domain, Rules};
+    let book = |limits: Vec<limiter::rules::Limit>| Rules {
+        domains: vec![Domain { domain: "d".to_owned(), limits, ..Domain::default() }],
+    };
+    let many = |count: usize| (0..count).map(|n| limit(&format!("l{n}"), 1)).collect();
+    assert_eq!(plane::check_bounds(&book(many(plane::MAX_LIMITS))), Ok(()));
+    assert!(plane::check_bounds(&book(many(plane::MAX_LIMITS + 1))).unwrap_err().contains("10000 limits"));
+    let mut large = limit("large", 1);
+    large.matches.conditions.insert("p".to_owned(), Condition::Equal("x".repeat(plane::MAX_BYTES)));
+    assert!(plane::check_bounds(&book(vec![large])).unwrap_err().contains("bytes of rules"));
+}
