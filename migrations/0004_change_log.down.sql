@@ -10,8 +10,9 @@ BEGIN
     END LOOP;
 END
 $$;
-DROP FUNCTION tidegate_prune_audit(interval);
-DROP FUNCTION tidegate_prune_change_log(interval);
+DROP FUNCTION tidegate_prune_audit(interval, integer);
+DROP FUNCTION tidegate_prune_change_log(interval, integer);
+DROP FUNCTION tidegate_reconcile(bigint);
 DROP FUNCTION tidegate_replace_refused(jsonb);
 DROP FUNCTION tidegate_record_action(text, text);
 DROP FUNCTION tidegate_record_change();

@@ -266,9 +266,28 @@ AS $$
     WHERE (old.rows, old.errors) IS DISTINCT FROM (EXCLUDED.rows, EXCLUDED.errors)
 $$;
 
--- Removes log entries that are older than `keep`. The last entry of each rule, domain and setting stays, so that the
--- rules of every revision from `pruned_to` on can be told. Returns the number of removed entries.
-CREATE FUNCTION tidegate_prune_change_log(keep interval DEFAULT '30 days') RETURNS bigint
+-- Begins the transaction that brings a server and the cluster together, which has the mark `above`: takes a revision
+-- above it, and appends an entry that changes no row, so that the cluster finds the transaction's mark in the log.
+-- Nobody else commits until the transaction ends.
+CREATE FUNCTION tidegate_reconcile(above bigint) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public
+AS $$
+DECLARE
+    latest bigint := floor(extract(epoch FROM clock_timestamp() + interval '1 day') * 1000)::bigint;
+BEGIN
+    -- Revisions only grow, so a revision that is far ahead stays ahead of the clock.
+    IF above > latest THEN
+        RAISE EXCEPTION 'the revision % is more than a day ahead of the clock: expected at most %', above, latest;
+    END IF;
+    PERFORM public.tidegate_take_revision(above);
+    RETURN public.tidegate_log_change('none', 'config_revision', '', '{}');
+END
+$$;
+
+-- Removes the oldest log entries that are older than `keep`, which is at least a day: at most `most` of them. The last
+-- entry of each rule, domain and setting stays, so that the rules of every revision from `pruned_to` on can be told.
+-- Returns the number of removed entries.
+CREATE FUNCTION tidegate_prune_change_log(keep interval DEFAULT '30 days', most integer DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public
 AS $$
@@ -276,11 +295,12 @@ DECLARE
     newest bigint;
     removed bigint;
 BEGIN
-    SELECT least(head.revision - 1, floor(extract(epoch FROM clock_timestamp() - keep) * 1000)::bigint)
+    SELECT least(head.revision - 1,
+        floor(extract(epoch FROM clock_timestamp() - greatest(keep, interval '1 day')) * 1000)::bigint)
     INTO newest FROM public.config_revision AS head;
     -- A reader that is at the newest revision needs none of these entries.
-    WITH removed_entries AS (
-        DELETE FROM public.change_log AS entry
+    WITH old_entries AS (
+        SELECT entry.revision, entry.part FROM public.change_log AS entry
         WHERE entry.revision <= newest AND NOT (
             entry.op = 'put' AND entry.table_name IN ('rate_limit_domains', 'rate_limit_rules', 'cluster_settings')
             AND NOT EXISTS (
@@ -289,6 +309,10 @@ BEGIN
                     AND later.revision <= newest AND (later.revision, later.part) > (entry.revision, entry.part)
             )
         )
+        ORDER BY entry.revision, entry.part LIMIT least(greatest(most, 1), 100000)
+    ), removed_entries AS (
+        DELETE FROM public.change_log AS entry USING old_entries AS old
+        WHERE entry.revision = old.revision AND entry.part = old.part
         RETURNING 1
     ), pruned AS (
         -- A removed entry was the newest of its row until another one replaced it, at `newest` at the latest.
@@ -300,11 +324,18 @@ BEGIN
 END
 $$;
 
--- Removes audit entries that are older than `keep`. Returns their number.
-CREATE FUNCTION tidegate_prune_audit(keep interval DEFAULT '400 days') RETURNS bigint
+-- Removes the oldest audit entries that are older than `keep`, which is at least 30 days: at most `most` of them.
+-- Returns their number.
+CREATE FUNCTION tidegate_prune_audit(keep interval DEFAULT '400 days', most integer DEFAULT 10000) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, public
 AS $$
-    WITH removed AS (DELETE FROM public.audit AS entry WHERE entry.at < now() - keep RETURNING entry.id)
+    WITH removed AS (
+        DELETE FROM public.audit AS entry USING (
+            SELECT id FROM public.audit WHERE at < now() - greatest(keep, interval '30 days')
+            ORDER BY at LIMIT least(greatest(most, 1), 100000)
+        ) AS old
+        WHERE entry.id = old.id RETURNING entry.id
+    )
     SELECT count(*) FROM removed
 $$;

@@ -10,18 +10,18 @@ BEGIN
         'cluster_settings TO %I', role_name);
     EXECUTE format('GRANT SELECT, INSERT ON admin_tokens, rate_limit_violations TO %I', role_name);
     EXECUTE format(
-        'GRANT EXECUTE ON FUNCTION tidegate_lock_revision(), tidegate_take_revision(bigint), '
-        'tidegate_log_change(text, text, text, jsonb), tidegate_record_action(text, text), '
-        'tidegate_replace_refused(jsonb), tidegate_prune_change_log(interval), tidegate_prune_audit(interval), '
+        'GRANT EXECUTE ON FUNCTION tidegate_lock_revision(), tidegate_reconcile(bigint), '
+        'tidegate_record_action(text, text), tidegate_replace_refused(jsonb), '
+        'tidegate_prune_change_log(interval, integer), tidegate_prune_audit(interval, integer), '
         'tidegate_make_partitions(integer), tidegate_drop_partitions(integer) TO %I', role_name);
 END
 $$;
 
 -- These functions run with the rights of their owner.
-REVOKE EXECUTE ON FUNCTION tidegate_lock_revision(), tidegate_take_revision(bigint),
+REVOKE EXECUTE ON FUNCTION tidegate_lock_revision(), tidegate_take_revision(bigint), tidegate_reconcile(bigint),
     tidegate_log_change(text, text, text, jsonb), tidegate_record_action(text, text), tidegate_replace_refused(jsonb),
-    tidegate_prune_change_log(interval), tidegate_prune_audit(interval), tidegate_make_partitions(integer),
-    tidegate_drop_partitions(integer), tidegate_grant(name) FROM PUBLIC;
+    tidegate_prune_change_log(interval, integer), tidegate_prune_audit(interval, integer),
+    tidegate_make_partitions(integer), tidegate_drop_partitions(integer), tidegate_grant(name) FROM PUBLIC;
 
 DO $$
 BEGIN

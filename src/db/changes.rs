@@ -15,15 +15,32 @@ use crate::ports::plane::{ChangeSource, Changes, DatabaseError};
 
 /// The most entries of the log that one call reads. A transaction with more of them is not followed: the whole
 /// configuration is read instead.
-const MAX_ENTRIES: usize = 20_000;
+const MAX_ENTRIES: i64 = 20_000;
+/// The most bytes of rows that one call reads, unless its first transaction alone has more.
+const MAX_BYTES: i64 = 8 << 20;
+/// A transaction with more bytes of rows is not followed.
+const MAX_TRANSACTION_BYTES: i64 = 32 << 20;
+/// How many old entries one statement removes. Its locks last until it ends.
+const PRUNED_AT_ONCE: i32 = 10_000;
+/// The most such statements in one call of `maintain`. The next call goes on.
+const PRUNE_STATEMENTS: u32 = 100;
 
-/// The entries after a mark, beside what tells whether the log is complete there. One statement sees one state.
+/// Whole transactions after a mark, beside what tells whether the log is complete there. One statement sees one state.
+/// The counts of an entry include all of its transaction. PostgreSQL stops to read at the first transaction whose place
+/// is too high.
 const CHANGES: &str = "
 SELECT head.pruned_to,
     $1 = 0 OR EXISTS (SELECT FROM change_log WHERE revision = $1 AND commit_id = $2) AS known,
+    coalesce((SELECT max(revision) FROM change_log) > $1, false) AS more,
     entry.revision, entry.commit_id, entry.op, entry.table_name, entry.row_name, entry.payload::text
 FROM config_revision AS head LEFT JOIN LATERAL (
-    SELECT * FROM change_log WHERE revision > $1 ORDER BY revision, part LIMIT $3
+    SELECT * FROM (
+        SELECT *, dense_rank() OVER whole AS place, count(*) OVER whole AS entries,
+            sum(octet_length(payload::text)) OVER whole AS bytes
+        FROM (SELECT * FROM change_log WHERE revision > $1 ORDER BY revision, part LIMIT $4::bigint + 1) AS following
+        WINDOW whole AS (ORDER BY revision)
+    ) AS counted
+    WHERE place <= $3 AND entries <= $4 AND bytes <= CASE place WHEN 1 THEN $6 ELSE $5 END
 ) AS entry ON true
 ORDER BY entry.revision, entry.part";
 
@@ -42,6 +59,7 @@ ORDER BY entry.kind, entry.row_name";
 struct Entry {
     pruned_to: i64,
     known: bool,
+    more: bool,
     revision: Option<i64>,
     commit_id: Option<Uuid>,
     op: Option<String>,
@@ -103,11 +121,20 @@ impl ChangeSource for Database {
         Box::pin(Self::within(self.config.deadlines.bulk, async move {
             let mut session = self.session().await?;
             let _timer = self.metrics.start(Query::Maintain);
-            let done = sqlx::query(
-                "SELECT tidegate_make_partitions(), tidegate_drop_partitions(), tidegate_prune_change_log(), \
-                 tidegate_prune_audit()",
-            );
-            done.execute(&mut *session).await.map_err(|error| self.primary.failed(&error))?;
+            // Each is a transaction of its own, so that no lock lasts longer than one of them.
+            for make_or_drop in ["SELECT tidegate_make_partitions()", "SELECT tidegate_drop_partitions()"] {
+                let done = sqlx::query(make_or_drop).execute(&mut *session).await;
+                done.map_err(|error| self.primary.failed(&error))?;
+            }
+            for prune in ["SELECT tidegate_prune_change_log(most => $1)", "SELECT tidegate_prune_audit(most => $1)"] {
+                for _ in 0..PRUNE_STATEMENTS {
+                    let removed = sqlx::query_scalar(prune).bind(PRUNED_AT_ONCE).fetch_one(&mut *session).await;
+                    let removed: i64 = removed.map_err(|error| self.primary.failed(&error))?;
+                    if removed < i64::from(PRUNED_AT_ONCE) {
+                        break;
+                    }
+                }
+            }
             session.finish();
             Ok(())
         }))
@@ -119,7 +146,8 @@ impl Database {
         let mut session = self.session().await?;
         let timer = self.metrics.start(Query::Changes);
         let asked = sqlx::query_as::<_, Entry>(CHANGES).bind(signed(after.revision)).bind(Uuid::from_u128(after.id.0));
-        let asked = asked.bind(i64::try_from(MAX_ENTRIES + 1).unwrap_or(i64::MAX));
+        let asked = asked.bind(i64::try_from(max.max(1)).unwrap_or(i64::MAX));
+        let asked = asked.bind(MAX_ENTRIES).bind(MAX_BYTES).bind(MAX_TRANSACTION_BYTES);
         let entries = asked.fetch_all(&mut *session).await.map_err(|error| self.primary.failed(&error))?;
         session.finish();
         drop(timer);
@@ -133,7 +161,10 @@ impl Database {
         if !first.known {
             return Ok(Changes::Diverged);
         }
-        let complete = entries.len() <= MAX_ENTRIES;
+        // The next transaction is too large.
+        if first.more && first.revision.is_none() {
+            return Ok(Changes::Pruned);
+        }
         let mut transactions: Vec<Transaction> = Vec::new();
         for entry in entries {
             let Entry { revision: Some(revision), commit_id: Some(id), .. } = entry else { continue };
@@ -151,13 +182,6 @@ impl Database {
                 last.changes.extend(read);
             }
         }
-        if !complete {
-            transactions.pop();
-            if transactions.is_empty() {
-                return Ok(Changes::Pruned);
-            }
-        }
-        transactions.truncate(max);
         Ok(Changes::Next(transactions))
     }
 

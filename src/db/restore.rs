@@ -136,10 +136,7 @@ impl Database {
             .execute(&mut *connection)
             .await?;
         // Nobody else commits until this transaction ends.
-        sqlx::query("SELECT tidegate_take_revision($1)").bind(revision).execute(&mut *connection).await?;
-        // A transaction that changes no row is in the log as well: the cluster looks for its mark there.
-        let log = "SELECT tidegate_log_change('none', 'config_revision', '', '{}')";
-        sqlx::query(log).execute(&mut *connection).await?;
+        sqlx::query("SELECT tidegate_reconcile($1)").bind(revision).execute(&mut *connection).await?;
 
         let own = sqlx::query_as::<_, (String, String)>(OWN).bind(revision).bind(refused).bind(id);
         let mut kept: Kept = own.fetch_all(&mut *connection).await?.into_iter().collect();

@@ -10,10 +10,19 @@ use sqlx::{Error, PgConnection};
 
 use super::rows::{LimitEncoder, domain_row, limit_row};
 
-/// Puts rows of `rate_limit_rules`. A row that stays the same is not written.
+/// Puts rows of `rate_limit_rules`. A row that stays the same is not written. The columns are listed, so that columns of
+/// a newer schema get their defaults.
 const PUT_RULES: &str = "
-INSERT INTO rate_limit_rules AS old
-SELECT * FROM jsonb_populate_recordset(NULL::rate_limit_rules, $1)
+INSERT INTO rate_limit_rules AS old (
+    domain, name, position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar,
+    time_zone, algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces,
+    response_headers
+)
+SELECT
+    domain, name, position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar,
+    time_zone, algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces,
+    response_headers
+FROM jsonb_populate_recordset(NULL::rate_limit_rules, $1)
 ON CONFLICT (domain, name) DO UPDATE SET (
     position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar, time_zone,
     algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces, response_headers
@@ -25,15 +34,16 @@ ON CONFLICT (domain, name) DO UPDATE SET (
 ) WHERE old.* IS DISTINCT FROM EXCLUDED.*";
 
 const PUT_DOMAINS: &str = "
-INSERT INTO rate_limit_domains AS old
-SELECT * FROM jsonb_populate_recordset(NULL::rate_limit_domains, $1)
+INSERT INTO rate_limit_domains AS old (domain, charge, default_answer, identity, on_identity_failure)
+SELECT domain, charge, default_answer, identity, on_identity_failure
+FROM jsonb_populate_recordset(NULL::rate_limit_domains, $1)
 ON CONFLICT (domain) DO UPDATE SET (charge, default_answer, identity, on_identity_failure)
     = (EXCLUDED.charge, EXCLUDED.default_answer, EXCLUDED.identity, EXCLUDED.on_identity_failure)
 WHERE old.* IS DISTINCT FROM EXCLUDED.*";
 
 const PUT_SETTINGS: &str = "
-INSERT INTO cluster_settings AS old
-SELECT * FROM jsonb_populate_recordset(NULL::cluster_settings, $1)
+INSERT INTO cluster_settings AS old (name, value)
+SELECT name, value FROM jsonb_populate_recordset(NULL::cluster_settings, $1)
 ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value WHERE old.value IS DISTINCT FROM EXCLUDED.value";
 
 /// Names of rows, each with its table, that are left as they are.

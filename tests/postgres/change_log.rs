@@ -9,7 +9,7 @@ use tidegate::db::{Database, Deadlines};
 use tidegate::ports::plane::{ChangeSource, Changes};
 use tidegate::ports::{Service, Shutdown};
 
-use crate::single::{Server, database, rejected, sql};
+use crate::single::{AGE, Server, age, database, rejected, sql};
 use crate::support::wait::{TIMEOUT, elapsed};
 
 const RULE: &str = "INSERT INTO rate_limit_rules (domain, name, per, limit_hits, window_ms) VALUES";
@@ -33,8 +33,8 @@ fn puts(transaction: &Transaction) -> Vec<&str> {
     transaction.changes.iter().filter_map(name).collect()
 }
 
-/// Waits until a query of this server waits for a lock.
-async fn wait_for_a_waiting_query(watcher: &mut PgConnection, count: i64) {
+/// Waits until `count` queries of this server wait for locks.
+pub async fn wait_for_waiting_queries(watcher: &mut PgConnection, count: i64) {
     let start = elapsed();
     loop {
         let waiting = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted");
@@ -85,7 +85,7 @@ async fn a_transaction_waits_for_the_revision_until_the_one_before_it_is_committ
     let database = server.database();
     let mut watcher = server.connect().await;
     let order = async {
-        wait_for_a_waiting_query(&mut watcher, 1).await;
+        wait_for_waiting_queries(&mut watcher, 1).await;
         assert_eq!(read(&database, Mark::default()).await, []);
         sql(&mut first, "COMMIT").await;
     };
@@ -187,10 +187,18 @@ async fn a_mark_that_the_database_lacks_is_diverged_and_one_whose_log_is_gone_is
     sql(&mut connection, "INSERT INTO users (user_id) VALUES ('u')").await;
     sql(&mut connection, "UPDATE rate_limit_rules SET limit_hits = 2 WHERE name = 'three'").await;
     let before = read(&database, Mark::default()).await;
-    sql(&mut connection, "SELECT tidegate_prune_change_log('0')").await;
-    assert_eq!(database.changes_after(all[0].mark, 9).await.unwrap(), Changes::Pruned);
-    assert_eq!(database.changes_after(Mark::default(), 9).await.unwrap(), Changes::Pruned);
     let newest = before.last().unwrap().mark;
+    sql(&mut connection, "SELECT tidegate_prune_change_log('0')").await;
+    assert_eq!(read(&database, Mark::default()).await, before, "the log of a day is kept, whatever is asked");
+    age(&mut connection).await;
+    // In batches, the log says from the first one on how far back it is complete.
+    let prune = || sqlx::query_scalar::<_, i64>("SELECT tidegate_prune_change_log('0', 1)");
+    assert_eq!(prune().fetch_one(&mut connection).await.unwrap(), 1);
+    let aged = Mark { revision: Revision(all[0].mark.revision.0 - AGE), ..all[0].mark };
+    assert_eq!(database.changes_after(aged, 9).await.unwrap(), Changes::Pruned);
+    while prune().fetch_one(&mut connection).await.unwrap() > 0 {}
+    assert_eq!(database.changes_after(aged, 9).await.unwrap(), Changes::Pruned);
+    assert_eq!(database.changes_after(Mark::default(), 9).await.unwrap(), Changes::Pruned);
     assert_eq!(read(&database, newest).await, [], "a reader that is up to date stays so");
     let rows = database.read_all().await.unwrap();
     assert_eq!((rows.mark, rows.rules().domains[0].limits.len()), (newest, 3));
@@ -205,6 +213,53 @@ async fn a_transaction_that_is_too_large_to_follow_is_read_as_a_whole() {
     let mark = read(&database, Mark::default()).await[0].mark;
     sql(&mut connection, "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 20001) AS n").await;
     assert_eq!(database.changes_after(mark, 9).await.unwrap(), Changes::Pruned);
+}
+
+#[tokio::test]
+async fn one_call_reads_at_most_8_mib_but_at_least_one_transaction() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    let database = server.database();
+    sql(&mut connection, "INSERT INTO users (user_id) VALUES ('u')").await;
+    let mut mark = read(&database, Mark::default()).await[0].mark;
+    // Each row has 60 kB.
+    for (name, rows) in [("a", 1), ("b", 70), ("c", 70), ("d", 200), ("e", 1)] {
+        let value = "to_jsonb(repeat('x', 60000))";
+        let rows = format!("SELECT '{name}' || n, {value} FROM generate_series(1, {rows}) AS n");
+        sql(&mut connection, &format!("INSERT INTO cluster_settings {rows}")).await;
+    }
+    for expected in [&[1, 70][..], &[70], &[200], &[1]] {
+        let Changes::Next(next) = database.changes_after(mark, 1000).await.unwrap() else { panic!() };
+        assert_eq!(next.iter().map(|transaction| transaction.changes.len()).collect::<Vec<_>>(), expected);
+        mark = next.last().unwrap().mark;
+    }
+    assert_eq!(database.changes_after(mark, 9).await.unwrap(), Changes::Next(Vec::new()));
+    let large = "SELECT 'f' || n, to_jsonb(repeat('x', 60000)) FROM generate_series(1, 600) AS n";
+    sql(&mut connection, &format!("INSERT INTO cluster_settings {large}")).await;
+    assert_eq!(database.changes_after(mark, 9).await.unwrap(), Changes::Pruned, "36 MB are not followed");
+}
+
+#[tokio::test]
+async fn maintenance_removes_what_is_old_from_the_log_and_from_the_audit() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    let database = server.database();
+    let users = "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 25000) AS n";
+    sql(&mut connection, users).await;
+    sql(&mut connection, &format!("{RULE} ('api', 'one', '[]', 1, 1000)")).await;
+    sql(
+        &mut connection,
+        &format!("UPDATE change_log SET revision = revision - {} WHERE table_name = 'users'", 16 * AGE),
+    )
+    .await;
+    sql(&mut connection, "UPDATE audit SET at = at - interval '401 days' WHERE table_name = 'users'").await;
+    database.maintain().await.unwrap();
+    let left = "SELECT (SELECT count(*) FROM change_log WHERE table_name = 'users')
+        + (SELECT count(*) FROM audit WHERE table_name = 'users')";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(left, 0);
+    let rest: i64 = sqlx::query_scalar("SELECT count(*) FROM audit").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(rest, 2, "the audit of the domain and the rule is kept");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tidegate::ports::plane::{
 use tidegate::rulefile::decode;
 
 use crate::change_log::read;
-use crate::single::{Server, rejected, sql};
+use crate::single::{AGE, Server, age, rejected, sql};
 
 pub fn ada() -> Actor {
     Actor { name: "ada".to_owned(), role: AdminRole::Owner }
@@ -98,8 +98,10 @@ async fn a_rule_book_comes_back_as_it_was_written() {
     assert_eq!((rest.rows.len(), rest.next), (1, None));
 
     let mut connection = server.connect().await;
+    age(&mut connection).await;
     sql(&mut connection, "SELECT tidegate_prune_change_log('0')").await;
-    assert_eq!(database.rules_at(first.revision).await.unwrap(), None, "the history does not reach back");
+    let aged = Revision(first.revision.0 - AGE);
+    assert_eq!(database.rules_at(aged).await.unwrap(), None, "the history does not reach back");
     assert_eq!(at(third).await, book);
 }
 
@@ -347,4 +349,24 @@ async fn old_partitions_go_and_new_ones_come() {
         "INSERT INTO rate_limit_violations (at, domain, rule, region, node) VALUES ('1999-01-01', 'd', 'r', 'eu', 'n')",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_gives_rows_of_an_older_program_their_defaults() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await;
+    for table in ["rate_limit_rules", "rate_limit_domains", "cluster_settings"] {
+        sql(&mut connection, &format!("ALTER TABLE {table} ADD COLUMN note text NOT NULL DEFAULT 'none'")).await;
+    }
+    let database = server.database();
+    edit(&database, Edit::ReplaceRules(rules(BOOK))).await.unwrap();
+    edit(&database, Edit::PutSettings(vec![("x".to_owned(), json!(1))])).await.unwrap();
+    sql(&mut connection, "UPDATE rate_limit_rules SET note = 'mine'").await;
+    let first = edit(&database, put("one", 1)).await.unwrap();
+    let again = edit(&database, Edit::ReplaceRules(rules(BOOK))).await.unwrap();
+    assert_eq!(read(&database, first).await.iter().map(|t| t.changes.len()).collect::<Vec<_>>(), [1]);
+    assert!(again.revision > first.revision);
+    let kept = "SELECT count(*) FROM rate_limit_rules WHERE note <> 'mine'";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(kept, 0, "an edit of an older program leaves columns alone that it does not know");
 }

@@ -91,6 +91,15 @@ pub fn database(config: DatabaseConfig) -> Arc<Database> {
     Arc::new(Database::new(config, metrics(), decode::limit_from_json, encode::limit_json))
 }
 
+/// How much older [`age`] makes entries, in milliseconds: more than the least that is kept of the log.
+pub const AGE: u64 = 2 * 24 * 3_600_000;
+
+/// Makes all entries of the change log older, apart from those of the newest revision.
+pub async fn age(connection: &mut PgConnection) {
+    let older = format!("UPDATE change_log SET revision = revision - {AGE}");
+    sql(connection, &format!("{older} WHERE revision < (SELECT revision FROM config_revision)")).await;
+}
+
 /// Runs SQL that must succeed.
 pub async fn sql(connection: &mut PgConnection, text: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(text.to_owned()))
