@@ -1,5 +1,6 @@
 //! How a node reaches PostgreSQL.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Deadlines {
     pub look_up: Duration,
     /// Between two polls for changes, in case that no notification arrives.
     pub poll: Duration,
+    /// Between two checks that the known primary still is the newest. A call that fails searches at once.
+    pub check_primary: Duration,
 }
 
 impl Default for Deadlines {
@@ -46,11 +49,22 @@ impl Default for Deadlines {
             bulk: Duration::from_secs(30),
             look_up: Duration::from_secs(1),
             poll: Duration::from_millis(250),
+            check_primary: Duration::from_secs(30),
         }
     }
 }
 
 impl DatabaseConfig {
+    /// True if a server on another machine may be asked without a verified TLS connection.
+    pub fn sends_in_clear(&self) -> bool {
+        let is_local = |host: &String| {
+            let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+            let name = name.trim_start_matches('[').trim_end_matches(']');
+            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        self.ca_file.is_none() && !self.hosts.iter().chain(&self.replica).all(is_local)
+    }
+
     /// The options of a connection to `host`, which is `host:port`.
     pub(super) fn options(&self, host: &str) -> Result<PgConnectOptions, DatabaseError> {
         let unavailable = |reason: String| DatabaseError::Unavailable(reason);
@@ -65,7 +79,8 @@ impl DatabaseConfig {
             .application_name("tidegate")
             .options([
                 ("search_path", "public".to_owned()),
-                ("lock_timeout", milliseconds(self.deadlines.call)),
+                // Shorter than a call, so that its error says what it waited for.
+                ("lock_timeout", milliseconds(self.deadlines.call * 3 / 4)),
                 ("statement_timeout", milliseconds(self.deadlines.bulk)),
                 ("idle_in_transaction_session_timeout", milliseconds(self.deadlines.bulk)),
             ]);
@@ -77,5 +92,28 @@ impl DatabaseConfig {
         let password = std::fs::read_to_string(file);
         let password = password.map_err(|error| unavailable(format!("{}: {error}", file.display())))?;
         Ok(options.password(password.trim_end_matches(['\r', '\n'])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DatabaseConfig, Deadlines};
+
+    #[test]
+    fn only_servers_of_this_machine_are_asked_without_tls_in_silence() {
+        let config = |hosts: &[&str], replica: Option<&str>| DatabaseConfig {
+            hosts: hosts.iter().map(ToString::to_string).collect(),
+            replica: replica.map(ToOwned::to_owned),
+            database: "ratelimiter".to_owned(),
+            user: "tidegate".to_owned(),
+            password_file: None,
+            ca_file: None,
+            deadlines: Deadlines::default(),
+        };
+        assert!(!config(&["127.0.0.1:5432", "localhost:5433", "[::1]:5432"], None).sends_in_clear());
+        assert!(config(&["127.0.0.1:5432", "pg-2:5432"], None).sends_in_clear());
+        assert!(config(&["127.0.0.1:5432"], Some("10.0.0.1:5432")).sends_in_clear());
+        let with_tls = DatabaseConfig { ca_file: Some("ca.crt".into()), ..config(&["pg-1:5432"], None) };
+        assert!(!with_tls.sends_in_clear());
     }
 }

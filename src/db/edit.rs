@@ -7,13 +7,13 @@ use sqlx::{Error, PgConnection};
 
 use super::Database;
 use super::changes::{mark, signed};
-use super::error::{explain, late};
+use super::error::{describe, explain, is_conflict, late};
 use super::metrics::Query;
 use super::rules::{self, Kept};
 use super::session::Session;
 use crate::ports::plane::{Actor, AdminRole, DatabaseError, Edit};
 
-/// How often an edit that replaces all rules is tried again because another edit was faster.
+/// How often an edit is tried if another transaction was faster, or in its way.
 const ATTEMPTS: u32 = 3;
 
 const INSERT_KEY: &str = "
@@ -24,6 +24,13 @@ VALUES ($1, $2, $3, $4, $5, 'epoch'::timestamptz + $6 * interval '1 ms', 'epoch'
 struct Prepared {
     session: Session,
     mark: Mark,
+}
+
+/// Why an edit was not made.
+struct NotMade {
+    error: DatabaseError,
+    /// True if another transaction was the reason, so that the edit may succeed now.
+    again: bool,
 }
 
 /// Why a step of an edit failed.
@@ -78,14 +85,15 @@ impl Database {
         let prepare = async {
             for _ in 1..ATTEMPTS {
                 match self.prepare(actor, edit, expected).await {
-                    Err(DatabaseError::Stale { .. }) if expected.is_none() => {}
+                    Err(NotMade { again: true, .. }) => {}
                     prepared => return prepared,
                 }
             }
             self.prepare(actor, edit, expected).await
         };
         let prepared = tokio::time::timeout(deadline, prepare).await;
-        let Prepared { mut session, mark } = prepared.unwrap_or_else(|_| Err(late()))?;
+        let prepared = prepared.unwrap_or_else(|_| Err(NotMade { error: late(), again: false }));
+        let Prepared { mut session, mark } = prepared.map_err(|not_made| not_made.error)?;
 
         let _timer = self.metrics.start(Query::Commit);
         let commit = sqlx::raw_sql("COMMIT").execute(&mut *session);
@@ -95,8 +103,10 @@ impl Database {
                 Ok(mark)
             }
             // The server answered that it rolled the transaction back. While it stops, its answer says nothing.
-            Ok(Err(Error::Database(error))) if !error.code().unwrap_or_default().starts_with("57") => {
-                Err(DatabaseError::Unavailable(error.message().to_owned()))
+            Ok(Err(error))
+                if error.as_database_error().is_some_and(|e| !e.code().unwrap_or_default().starts_with("57")) =>
+            {
+                Err(describe(&error))
             }
             Ok(Err(error)) => {
                 // The next call searches the primary.
@@ -108,8 +118,9 @@ impl Database {
     }
 
     /// Makes an edit up to its commit.
-    async fn prepare(&self, actor: &Actor, edit: &Edit, expected: Option<Revision>) -> Result<Prepared, DatabaseError> {
-        let mut session = self.session().await?;
+    async fn prepare(&self, actor: &Actor, edit: &Edit, expected: Option<Revision>) -> Result<Prepared, NotMade> {
+        let session = self.session().await;
+        let mut session = session.map_err(|error| NotMade { error, again: false })?;
         let _timer = self.metrics.start(Query::Edit);
         match self.write(&mut session, actor, edit, expected).await {
             Ok(mark) => Ok(Prepared { session, mark }),
@@ -117,11 +128,13 @@ impl Database {
                 if sqlx::raw_sql("ROLLBACK").execute(&mut *session).await.is_ok() {
                     session.finish();
                 }
-                Err(error)
+                let again = expected.is_none() && matches!(error, DatabaseError::Stale { .. });
+                Err(NotMade { error, again })
             }
             Err(Failure::Sql(error)) => {
                 self.primary.failed(&error);
-                Err(explain(&mut session, error, &edited(edit)).await)
+                let again = is_conflict(&error);
+                Err(NotMade { error: explain(&mut session, error, &edited(edit)).await, again })
             }
         }
     }
@@ -262,11 +275,6 @@ async fn rotate_key(
 
 async fn create_token(connection: &mut PgConnection, name: &str, role: AdminRole, hash: KeyHash) -> Result<(), Error> {
     let insert = sqlx::query("INSERT INTO admin_tokens (hash, name, role) VALUES ($1, $2, $3)");
-    let role = match role {
-        AdminRole::Viewer => "viewer",
-        AdminRole::Editor => "editor",
-        AdminRole::Owner => "owner",
-    };
-    insert.bind(hash.to_string()).bind(name).bind(role).execute(connection).await?;
+    insert.bind(hash.to_string()).bind(name).bind(role.as_str()).execute(connection).await?;
     Ok(())
 }

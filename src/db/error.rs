@@ -5,6 +5,12 @@ use sqlx::{Error, PgConnection};
 
 use crate::ports::plane::DatabaseError;
 
+/// Codes of errors, as PostgreSQL's documentation lists them.
+const DEADLOCK: &str = "40P01";
+const SERIALIZATION_FAILURE: &str = "40001";
+const LOCK_TIMEOUT: &str = "55P03";
+const READ_ONLY: &str = "25006";
+
 /// The time for a call is over.
 pub(super) fn late() -> DatabaseError {
     DatabaseError::Unavailable("no answer within the deadline".to_owned())
@@ -12,14 +18,18 @@ pub(super) fn late() -> DatabaseError {
 
 /// Describes an error of a read. Values of rows are left out.
 pub(super) fn describe(error: &Error) -> DatabaseError {
+    let busy = |reason: &str| DatabaseError::Busy(reason.to_owned());
     DatabaseError::Unavailable(match error {
         Error::Database(error) => match error.code().as_deref().unwrap_or_default() {
+            DEADLOCK => return busy("this transaction and another one waited for each other (a deadlock)"),
+            SERIALIZATION_FAILURE => return busy("another transaction changed the same rows at the same time"),
+            LOCK_TIMEOUT => return busy("another transaction held a lock for too long"),
             "42P01" | "42883" | "42703" | "3F000" => {
                 format!("{}: the schema is missing or old; run `tidegate migrate up`", error.message())
             }
             _ => error.message().to_owned(),
         },
-        Error::PoolTimedOut => "no connection within the deadline".to_owned(),
+        Error::PoolTimedOut => "no free connection within the deadline".to_owned(),
         other => other.to_string(),
     })
 }
@@ -55,14 +65,20 @@ pub(super) async fn explain(connection: &mut PgConnection, error: Error, edited:
     }
 }
 
-/// True if the server says that it is no primary, or is stopping: another may be primary now.
+/// True if another transaction was in the way, and this one may succeed if it is tried again at once.
+pub(super) fn is_conflict(error: &Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| [DEADLOCK, SERIALIZATION_FAILURE].contains(&code.as_ref()))
+}
+
+/// True if the server is gone, says that it is no primary, or is stopping: another may be primary now.
 pub(super) fn is_of_server(error: &Error) -> bool {
     match error {
         Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            code.starts_with("57P") || code.starts_with("08") || code == "25006"
+            code.starts_with("57P") || code == READ_ONLY
         }
-        Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::PoolClosed => true,
+        Error::Io(_) => true,
         _ => false,
     }
 }

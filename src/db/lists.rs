@@ -84,15 +84,7 @@ impl ConfigStore for Database {
             let found = asked.fetch_optional(&mut *session).await;
             let found: Option<(String, String)> = found.map_err(|error| describe(&error))?;
             session.finish();
-            Ok(found.and_then(|(name, role)| {
-                let role = match role.as_str() {
-                    "viewer" => AdminRole::Viewer,
-                    "editor" => AdminRole::Editor,
-                    "owner" => AdminRole::Owner,
-                    _ => return None,
-                };
-                Some(Actor { name, role })
-            }))
+            Ok(found.and_then(|(name, role)| AdminRole::named(&role).map(|role| Actor { name, role })))
         }))
     }
 

@@ -35,8 +35,8 @@ pub use rows::{LimitDecoder, LimitEncoder};
 use primary::Primary;
 use session::Session;
 
-/// How often a node checks that its primary still is the newest.
-const CHECK_PRIMARY: Duration = Duration::from_secs(5);
+/// How many checks in a row must find no primary before the known one is forgotten.
+const FAILED_CHECKS: u32 = 2;
 /// The time before a lost subscription is tried again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -80,8 +80,11 @@ impl Database {
         match pool.acquire().await {
             Ok(connection) => Ok(Session::new(connection)),
             Err(error) => {
-                // The next pool reads the password again.
-                self.replica.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // A pool that is used up, or whose server is away, goes on later. Otherwise, the next one reads the
+                // password again.
+                if !matches!(error, sqlx::Error::PoolTimedOut) {
+                    self.replica.lock().unwrap_or_else(PoisonError::into_inner).take();
+                }
                 tracing::debug!(host, %error, "the replica does not answer; asking the primary");
                 self.session().await
             }
@@ -132,9 +135,14 @@ impl Database {
     }
 
     async fn watch_primary(&self) {
+        let mut failed = 0;
         loop {
-            tokio::time::sleep(CHECK_PRIMARY).await;
-            self.primary.check().await;
+            tokio::time::sleep(self.config.deadlines.check_primary).await;
+            failed = if self.primary.check().await { 0 } else { failed + 1 };
+            if failed == FAILED_CHECKS {
+                self.primary.forget();
+                failed = 0;
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The server that is primary now. After a failover it is another one, and nobody restarts the node.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct Primary {
     current: Mutex<Option<Found>>,
     /// Held during a search, so that there is one at a time.
     search: tokio::sync::Mutex<()>,
+    /// Counts the searches that ended.
+    searches: AtomicU64,
     /// Counts the primaries that were found.
     found: watch::Sender<u64>,
 }
@@ -37,12 +40,14 @@ struct Found {
     host: String,
     timeline: i32,
     pool: PgPool,
+    /// Which of the primaries that were found this is.
+    number: u64,
 }
 
 impl Primary {
     pub fn new(config: DatabaseConfig, metrics: DatabaseMetrics) -> Self {
         let (current, search) = (Mutex::new(None), tokio::sync::Mutex::new(()));
-        Self { config, metrics, current, search, found: watch::Sender::new(0) }
+        Self { config, metrics, current, search, searches: AtomicU64::new(0), found: watch::Sender::new(0) }
     }
 
     /// Changes whenever another server is found to be the primary.
@@ -52,29 +57,45 @@ impl Primary {
 
     /// The connections to the primary. Searches it if none is known.
     pub async fn pool(&self) -> Result<PgPool, DatabaseError> {
-        if let Some(found) = &*self.current() {
-            return Ok(found.pool.clone());
+        Ok(self.known().await?.pool)
+    }
+
+    async fn known(&self) -> Result<Found, DatabaseError> {
+        let known = self.current().clone();
+        match known {
+            Some(found) => Ok(found),
+            None => self.search_after(self.searches.load(Ordering::Relaxed)).await,
         }
+    }
+
+    /// Searches the primary, unless another call's search has ended after the first `searches` of them.
+    async fn search_after(&self, searches: u64) -> Result<Found, DatabaseError> {
         let _search = self.search.lock().await;
-        // Another call may have found it meanwhile.
-        let found = self.current().as_ref().map(|found| found.pool.clone());
-        match found {
-            Some(pool) => Ok(pool),
-            None => self.find().await,
+        let known = self.current().clone();
+        match known {
+            Some(found) if self.searches.load(Ordering::Relaxed) > searches => Ok(found),
+            _ => self.find().await,
         }
     }
 
     /// A connection to the primary.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, DatabaseError> {
-        let pool = self.pool().await?;
-        match pool.acquire().await {
-            Ok(connection) => Ok(connection),
-            // It may have moved.
-            Err(_) => {
-                self.forget();
-                self.pool().await?.acquire().await.map_err(|error| self.failed(&error))
-            }
+        let found = self.known().await?;
+        let error = match found.pool.acquire().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        // A pool whose connections are all lent out looks like one whose server refuses connections or is a replica
+        // now. The servers tell which it is. After other errors, the next pool reads the password again.
+        if !matches!(error, Error::PoolTimedOut) {
+            self.forget();
         }
+        let searches = self.searches.load(Ordering::Relaxed);
+        let now = self.search_after(searches).await.inspect_err(|_| self.forget())?;
+        if now.number == found.number {
+            return Err(describe(&error));
+        }
+        now.pool.acquire().await.map_err(|error| self.failed(&error))
     }
 
     /// Describes an error. If it is one of the server, the primary is searched at the next call.
@@ -89,19 +110,21 @@ impl Primary {
         self.current().take();
     }
 
-    /// Searches again while the known primary answers: another server may have been promoted while the old one lives.
-    pub async fn check(&self) {
-        if self.current().is_some() {
-            let _search = self.search.lock().await;
-            // What it found is kept. If there is no primary, the next call says so.
-            let _ = self.find().await;
+    /// Searches again while a primary is known: another server may have been promoted while the old one lives. Returns
+    /// false if no server is primary.
+    pub async fn check(&self) -> bool {
+        if self.current().is_none() {
+            return true;
         }
+        let _search = self.search.lock().await;
+        self.find().await.is_ok()
     }
 
-    /// Asks every server, and takes the primary with the highest timeline.
-    async fn find(&self) -> Result<PgPool, DatabaseError> {
+    /// Asks every server, and takes the primary with the highest timeline. The caller holds `search`.
+    async fn find(&self) -> Result<Found, DatabaseError> {
         let _timer = self.metrics.start(Query::FindPrimary);
         let answers = join_all(self.config.hosts.iter().map(|host| self.ask(host))).await;
+        self.searches.fetch_add(1, Ordering::Relaxed);
         let mut best: Option<(i32, &String)> = None;
         let mut others = Vec::new();
         for (host, answer) in self.config.hosts.iter().zip(answers) {
@@ -116,18 +139,18 @@ impl Primary {
             }
         }
         let Some((timeline, host)) = best else {
-            self.forget();
             return Err(DatabaseError::Unavailable(format!("no server is primary: {}", others.join("; "))));
         };
         let known = self.current().clone().filter(|found| found.host == *host && found.timeline == timeline);
         if let Some(found) = known {
-            return Ok(found.pool);
+            return Ok(found);
         }
         let pool = self.connections(host, true, self.config.deadlines.connect)?;
-        *self.current() = Some(Found { host: host.clone(), timeline, pool: pool.clone() });
         self.found.send_modify(|count| *count += 1);
+        let found = Found { host: host.clone(), timeline, pool, number: *self.found.borrow() };
+        *self.current() = Some(found.clone());
         tracing::info!(host, timeline, "PostgreSQL's primary");
-        Ok(pool)
+        Ok(found)
     }
 
     /// The timeline of a primary; `None` for a replica.

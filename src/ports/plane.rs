@@ -149,7 +149,7 @@ pub trait ChangeSource: Send + Sync + 'static {
     /// Replaces the table of refused changes.
     fn report_refused(&self, refused: &[Refused]) -> BoxFuture<'_, Result<(), DatabaseError>>;
     /// Writes what the cluster has applied and the database lacks, as one transaction whose revision is above
-    /// `state.mark()`. Rows that the database changed after `common` by itself are kept.
+    /// `state.mark()`. Rows that the database changed by itself, after it had parted from the cluster, are kept.
     fn restore_missing(&self, state: Arc<PlaneState>) -> BoxFuture<'_, Result<(), DatabaseError>>;
     /// Makes partitions for the days to come, and removes what is older than its retention. The leader calls it now and
     /// then.
@@ -174,6 +174,9 @@ pub enum Changes {
 pub enum DatabaseError {
     #[error("PostgreSQL does not answer: {0}")]
     Unavailable(String),
+    /// Another transaction was in the way. The same call may succeed later.
+    #[error("PostgreSQL is busy: {0}")]
+    Busy(String),
     /// A commit was sent, and no answer came.
     #[error("PostgreSQL did not confirm the commit in time: it may or may not be made")]
     UnknownOutcome,
@@ -213,6 +216,11 @@ impl AdminRole {
             Self::Editor => "editor",
             Self::Owner => "owner",
         }
+    }
+
+    /// The role of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Viewer, Self::Editor, Self::Owner].into_iter().find(|role| role.as_str() == name)
     }
 }
 

@@ -14,18 +14,18 @@ use crate::single::{self, metrics};
 use crate::support::postgres::Postgres;
 use crate::support::wait::{TIMEOUT, elapsed, wait_for};
 
-fn config(servers: &Postgres) -> DatabaseConfig {
+pub fn config(servers: &Postgres) -> DatabaseConfig {
     let config = single::config(servers.hosts(), servers.database(), "tidegate");
     DatabaseConfig { replica: Some(servers.replica()), password_file: Some(servers.password_file()), ..config }
 }
 
 /// Applies all that the database has to a cluster's state.
-async fn follow(database: &Database, state: &mut PlaneState) {
+pub async fn follow(database: &Database, state: &mut PlaneState) {
     let transactions = read(database, state.mark()).await;
     state.apply(Command::Apply { after: state.mark(), transactions, refused: Vec::new() });
 }
 
-async fn edit_until_it_succeeds(database: &Database, what: Edit) -> Mark {
+pub async fn edit_until_it_succeeds(database: &Database, what: Edit) -> Mark {
     let start = elapsed();
     loop {
         match edit(database, what.clone()).await {
@@ -119,7 +119,7 @@ async fn a_commit_that_no_replica_acknowledges_has_an_unknown_outcome() {
     servers.signal(servers.port + 2, "STOP");
     assert_eq!(edit(&database, put("two", 2)).await, Err(DatabaseError::UnknownOutcome));
     // It holds the revision, so the next edit is known not to be made.
-    assert!(matches!(edit(&database, put("three", 3)).await, Err(DatabaseError::Unavailable(_))));
+    assert!(matches!(edit(&database, put("three", 3)).await, Err(DatabaseError::Busy(_))));
     assert_eq!(read(&database, first).await, [], "nobody sees a commit that may be lost");
     servers.signal(servers.port + 1, "CONT");
     servers.signal(servers.port + 2, "CONT");

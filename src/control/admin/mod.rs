@@ -245,7 +245,7 @@ const fn is_of_rules(change: &ConfigChange) -> bool {
 
 fn of_database(error: DatabaseError) -> AdminError {
     match error {
-        DatabaseError::Unavailable(_) => AdminError::Unavailable(error.to_string()),
+        DatabaseError::Unavailable(_) | DatabaseError::Busy(_) => AdminError::Unavailable(error.to_string()),
         DatabaseError::UnknownOutcome => AdminError::UnknownOutcome(error.to_string()),
         DatabaseError::Stale { current } => AdminError::Stale { current },
         DatabaseError::NotFound(what) => AdminError::NotFound(what),

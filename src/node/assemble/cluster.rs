@@ -1,5 +1,6 @@
 //! Builds the configuration plane of a node that is in a cluster.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ use crate::tls::{HTTP1, HTTP2};
 
 /// The most open connections of operators.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
+/// The longest time that a node's checks of the primary are further apart than another's, in milliseconds.
+const CHECKS_SPREAD_OVER_MS: u64 = 10_000;
 /// The shortest token in `admin.token_file`.
 const MIN_TOKEN: usize = 16;
 
@@ -56,7 +59,8 @@ pub(super) fn configuration(
     let metrics = PlaneMetrics::new(registry)?;
     let rules = Arc::new(ClusterRules::new(Arc::clone(&consensus), min_holders, metrics.clone()));
     let mut services = vec![raft as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>];
-    let database = settings.postgres.as_ref().map(|postgres| database(postgres, registry)).transpose()?;
+    let database =
+        settings.postgres.as_ref().map(|postgres| database(postgres, &settings.node, registry)).transpose()?;
     let mut configuration = Configuration::new(rules as Arc<dyn RuleSource>);
     match &database {
         Some(database) => {
@@ -79,9 +83,24 @@ pub(super) fn configuration(
 }
 
 /// PostgreSQL, as the settings name it.
-pub(super) fn database(postgres: &Postgres, registry: &MetricsRegistry) -> Result<Arc<Database>, AssembleError> {
+pub(super) fn database(
+    postgres: &Postgres,
+    node: &str,
+    registry: &MetricsRegistry,
+) -> Result<Arc<Database>, AssembleError> {
     let metrics = DatabaseMetrics::new(registry)?;
-    Ok(Arc::new(Database::new(database_config(postgres), metrics, limit_from_json, limit_json)))
+    let mut config = database_config(postgres);
+    // The nodes of a cluster check at different times, so that a server is not asked by all of them at once.
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    config.deadlines.check_primary += Duration::from_millis(hasher.finish() % CHECKS_SPREAD_OVER_MS);
+    if config.sends_in_clear() {
+        tracing::warn!(
+            "postgres.tls is not set, and a host of PostgreSQL is not this machine: nothing verifies the server, and \
+             data may travel in clear; set postgres.tls.ca_file"
+        );
+    }
+    Ok(Arc::new(Database::new(config, metrics, limit_from_json, limit_json)))
 }
 
 fn api_keys(
