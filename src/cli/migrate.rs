@@ -20,9 +20,12 @@ pub enum Migrate {
     Down {
         #[command(flatten)]
         database: Database,
-        /// Undo every migration
-        #[arg(long)]
+        /// Undo every migration, which removes all rules, users and API keys; needs --yes
+        #[arg(long, requires = "yes")]
         all: bool,
+        /// Confirm that all tables and their rows are removed
+        #[arg(long)]
+        yes: bool,
     },
 }
 

@@ -8,9 +8,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Exit, GlobalArgs, Output, output, settings};
-use crate::config::plane::Postgres;
-use crate::db::{Database, DatabaseConfig, DatabaseMetrics, Deadlines};
+use crate::db::{Database, DatabaseMetrics};
 use crate::host::clock::random;
+use crate::node::assemble;
 use crate::ports::plane::{Actor, AdminRole, ConfigStore, Edit};
 use crate::rulefile::decode::limit_from_json;
 use crate::rulefile::encode::limit_json;
@@ -67,7 +67,7 @@ fn failed(message: impl std::fmt::Display) -> Exit {
 impl Create {
     fn run(self, output: Output) -> Result<(), Exit> {
         let settings = settings::read(self.config.as_deref(), std::iter::empty(), output)?;
-        let Some(postgres) = settings.postgres else {
+        let Some(postgres) = &settings.postgres else {
             eprintln!("postgres: expected this section: tokens are in PostgreSQL");
             return Err(Exit::BadConfiguration);
         };
@@ -82,7 +82,8 @@ impl Create {
         let edit = Edit::CreateToken { name: name.clone(), role, hash };
         let actor = Actor { name: "tidegate token create".to_owned(), role: AdminRole::Owner };
         let metrics = MetricsRegistry::new("", "").and_then(|registry| DatabaseMetrics::new(&registry));
-        let database = Database::new(config(postgres), metrics.map_err(failed)?, limit_from_json, limit_json);
+        let database =
+            Database::new(assemble::database_config(postgres), metrics.map_err(failed)?, limit_from_json, limit_json);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(database.edit(&actor, edit, None)).map_err(failed)?;
         if output == Output::Json {
@@ -93,10 +94,4 @@ impl Create {
         }
         Ok(())
     }
-}
-
-/// The settings of the database for a command. It writes to the primary.
-fn config(postgres: Postgres) -> DatabaseConfig {
-    let Postgres { hosts, replica, database, user, password_file, ca_file } = postgres;
-    DatabaseConfig { hosts, replica, database, user, password_file, ca_file, deadlines: Deadlines::default() }
 }

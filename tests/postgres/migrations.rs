@@ -60,10 +60,22 @@ async fn a_role_with_few_rights_can_do_all_that_a_node_does_and_forge_nothing() 
         "INSERT INTO audit (actor, database_user, action, row_name) VALUES ('a', 'b', 'c', 'd')",
         "ALTER TABLE users DISABLE TRIGGER ALL",
         "UPDATE admin_tokens SET role = 'owner'",
+        "SELECT tidegate_log_change('remove', 'users', 'u', '{\"user_id\": \"u\"}')",
+        "SELECT tidegate_take_revision(281474976710653)",
+        "SELECT tidegate_grant('tidegate')",
     ] {
         let error = rejected(&mut node, forged).await;
         assert!(error.contains("permission denied") || error.contains("must be owner"), "{forged}: {error}");
     }
+    // What a node may call cannot be misused either.
+    let error = rejected(&mut node, "SELECT tidegate_reconcile(281474976710653)").await;
+    assert!(error.contains("more than a day ahead of the clock"), "{error}");
+    let counts = "SELECT (SELECT count(*) FROM audit), (SELECT count(*) FROM change_log)";
+    let before: (i64, i64) = sqlx::query_as(counts).fetch_one(&mut node).await.unwrap();
+    assert!(before.0 > 0 && before.1 > 2, "{before:?}");
+    sql(&mut node, "SELECT tidegate_prune_audit('0'), tidegate_prune_change_log('-100 years')").await;
+    assert_eq!(sqlx::query_as::<_, (i64, i64)>(counts).fetch_one(&mut node).await.unwrap(), before);
+    edit(&database, put("two", 2)).await.unwrap();
 }
 
 /// The statement of docs/database.md.
@@ -121,5 +133,10 @@ async fn the_command_migrates_and_prints_tables_and_json() {
     let status: serde_json::Value = serde_json::from_str(&run(&["status", "--output", "json"])).unwrap();
     assert!(status["migrations"].as_array().unwrap().iter().all(|migration| migration["applied"] == true), "{status}");
     assert!(run(&["down"]).contains("pending"));
-    assert!(!run(&["down", "--all"]).contains("applied"));
+    let mut unconfirmed = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let unconfirmed = unconfirmed.args(["migrate", "down", "--all", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(unconfirmed.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unconfirmed.stderr).contains("--yes"));
+    assert!(run(&["status"]).contains("applied"));
+    assert!(!run(&["down", "--all", "--yes"]).contains("applied"));
 }
