@@ -10,7 +10,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, Connection, Error, PgConnection, PgPool, Postgres};
 use tokio::sync::watch;
 
-use super::config::DatabaseConfig;
+use super::config::{DatabaseConfig, Deadlines};
 use super::error::{describe, is_of_server, late};
 use super::metrics::{DatabaseMetrics, Query};
 use crate::ports::plane::DatabaseError;
@@ -145,7 +145,9 @@ impl Primary {
         if let Some(found) = known {
             return Ok(found);
         }
-        let pool = self.connections(host, true, self.config.deadlines.connect)?;
+        // A call has time to search if the server does not answer.
+        let Deadlines { connect, call, .. } = self.config.deadlines;
+        let pool = self.connections(host, true, connect.min(call / 4))?;
         self.found.send_modify(|count| *count += 1);
         let found = Found { host: host.clone(), timeline, pool, number: *self.found.borrow() };
         *self.current() = Some(found.clone());
