@@ -101,6 +101,7 @@ impl NodeStatus for ReadyNode {
             rules_hash: None,
             rejected_rules: None,
             store: StoreHealth::Ok,
+            cluster: None,
             advice: Vec::new(),
             draining: false,
         }

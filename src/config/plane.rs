@@ -59,7 +59,7 @@ pub struct Identity {
 
 pub(super) fn cluster(node: Option<&Node>, advertised: &str, path: &Path, errors: &mut Errors) -> Option<Cluster> {
     let node = node?;
-    let cluster = section(Some(node), path, errors, |fields, path, errors| {
+    Some(section(Some(node), path, errors, |fields, path, errors| {
         let name = fields.require("name", errors).and_then(|n| name(n, &path.field("name"), errors));
         let data_dir = fields.require("data_dir", errors).and_then(|n| string(n, &path.field("data_dir"), errors));
         let advertise = fields.get("advertise").and_then(|n| host_and_port(n, &path.field("advertise"), errors));
@@ -75,11 +75,7 @@ pub(super) fn cluster(node: Option<&Node>, advertised: &str, path: &Path, errors
             join: join.unwrap_or_default(),
             tls,
         }
-    });
-    if cluster.data_dir.is_none() && cluster.encryption_key_file.is_some() {
-        errors.add(&path.field("encryption_key_file"), "expected only with a folder in data_dir");
-    }
-    Some(cluster)
+    }))
 }
 
 pub(super) fn postgres(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Option<Postgres> {

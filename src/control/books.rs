@@ -137,6 +137,10 @@ impl RuleSource for ClusterRules {
     fn advice(&self) -> Option<&'static str> {
         self.has_empty_shares.load(Ordering::Relaxed).then_some(EMPTY_SHARES)
     }
+
+    fn cluster(&self) -> Option<String> {
+        Some(self.consensus.failure().unwrap_or_else(|| "ok".to_owned()))
+    }
 }
 
 impl Service for ClusterRules {

@@ -62,6 +62,10 @@ impl Consensus for OneNode {
     fn last_contact(&self) -> Option<Duration> {
         None
     }
+
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A database whose transactions are in memory.

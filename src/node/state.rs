@@ -111,6 +111,7 @@ impl NodeStatus for NodeState {
             rules_hash,
             rejected_rules: rules.rejected(),
             store: state.store,
+            cluster: rules.cluster(),
             advice: state.advice.into_iter().chain(rules.advice()).collect(),
             draining,
         }

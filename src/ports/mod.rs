@@ -101,6 +101,10 @@ pub trait RuleSource: Send + Sync + 'static {
     fn advice(&self) -> Option<&'static str> {
         None
     }
+    /// `ok`, or why the node no longer follows the cluster that the rules come from; `None` if they come from no cluster.
+    fn cluster(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Rules that were rejected. Older rules stay in force.
@@ -180,6 +184,8 @@ pub struct Readiness {
     /// The rules that were read last, if they were rejected.
     pub rejected_rules: Option<RejectedRules>,
     pub store: StoreHealth,
+    /// `ok`, or why the node no longer follows its cluster; `None` without a cluster.
+    pub cluster: Option<String>,
     /// The settings of the store that weaken the promises, and how to change them.
     pub advice: Vec<&'static str>,
     /// True if the node is about to stop.

@@ -31,6 +31,8 @@ pub trait Consensus: Send + Sync + 'static {
     fn backup(&self) -> Result<Vec<u8>, String>;
     /// The time since this node last heard of a leader that a quorum follows; `None` if it never did.
     fn last_contact(&self) -> Option<Duration>;
+    /// Why this node no longer takes part in the consensus, until it restarts; `None` while it does.
+    fn failure(&self) -> Option<String>;
 }
 
 /// The role of a node in the cluster.

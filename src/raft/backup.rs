@@ -20,7 +20,10 @@ struct Backup {
 /// # Errors
 /// Says why the state cannot be written.
 pub fn make(store: &Store, cluster: &str, state: &PlaneState) -> Result<Vec<u8>, String> {
-    let backup = Backup { format: FORMAT, cluster: cluster.to_owned(), state: state.clone() };
+    let mut state = state.clone();
+    // A restore forgets them, and they make the file larger.
+    state.forget_recent();
+    let backup = Backup { format: FORMAT, cluster: cluster.to_owned(), state };
     let json = serde_json::to_vec(&backup).map_err(|error| error.to_string())?;
     Ok([MAGIC, &store.seal_backup(&json)?].concat())
 }

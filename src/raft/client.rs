@@ -41,6 +41,7 @@ fn rejection_text(rejection: Rejection) -> &'static str {
         Rejection::Removed => "the cluster has removed this node",
         Rejection::Target => "another node is at this address",
         Rejection::Unreadable => "it cannot read the message",
+        Rejection::Certificate => "the certificate is not that of the member which the message is from",
     }
 }
 

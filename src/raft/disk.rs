@@ -133,6 +133,10 @@ fn builder() -> redb::Builder {
 fn failed(error: impl Into<redb::Error>) -> io::Error {
     match error.into() {
         redb::Error::Io(error) => error,
+        redb::Error::DatabaseAlreadyOpen => io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open"),
+        error @ (redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)) => {
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        }
         error => io::Error::other(error),
     }
 }

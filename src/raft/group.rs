@@ -33,6 +33,8 @@ pub struct Group {
     /// True once this node leaves: it does not announce itself any more. It is held during an announcement, so that
     /// none is on its way when the node leaves.
     pub leaving: tokio::sync::Mutex<bool>,
+    /// True once the node or its Raft stops. Nothing waits for Raft any more.
+    pub stopping: watch::Sender<bool>,
 }
 
 /// What a member reported last.

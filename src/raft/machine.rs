@@ -15,14 +15,25 @@ use super::metrics::RaftMetrics;
 use super::store::{Store, StoredSnapshot};
 use super::types::{Applied, Entry, LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// How many removed ids the cluster remembers. The oldest is forgotten first.
+/// How many removed ids the cluster remembers, beside those that are still members. The oldest is forgotten first.
 const MAX_REMOVED: usize = 1024;
+/// The same for nodes without a disk, which draw a new id at each start.
+const MAX_REMOVED_DISKLESS: usize = 64;
 
 /// What a snapshot holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Body {
     plane: PlaneState,
     removed: VecDeque<u64>,
+    /// They cannot make the cluster forget other removed ids.
+    #[serde(default)]
+    removed_diskless: VecDeque<u64>,
+}
+
+impl Body {
+    fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().chain(&self.removed_diskless).copied()
+    }
 }
 
 #[derive(Default)]
@@ -67,14 +78,14 @@ impl Machine {
     /// True if the cluster has removed the node with this id, and it is no member any more.
     pub fn has_removed(&self, id: u64) -> bool {
         let state = self.lock();
-        state.body.removed.contains(&id) && state.membership.membership().get_node(&id).is_none()
+        state.body.removed().any(|removed| removed == id) && state.membership.membership().get_node(&id).is_none()
     }
 
     /// Members whose removal is decided and not yet made.
     pub fn leaving(&self) -> Vec<u64> {
         let state = self.lock();
         let is_member = |id: &u64| state.membership.membership().get_node(id).is_some();
-        state.body.removed.iter().copied().filter(is_member).collect()
+        state.body.removed().filter(is_member).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,14 +114,28 @@ impl State {
             }
             EntryPayload::Normal(Proposal::Command(command)) => Applied(Some(self.body.plane.apply(*command))),
             EntryPayload::Normal(Proposal::Remove { id }) => {
-                if !self.body.removed.contains(&id) {
-                    self.body.removed.push_back(id);
-                    if self.body.removed.len() > MAX_REMOVED {
-                        self.body.removed.pop_front();
-                    }
-                }
+                self.remove(id);
                 Applied(None)
             }
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if self.body.removed().any(|removed| removed == id) {
+            return;
+        }
+        let membership = self.membership.membership();
+        let keeps_disk = membership.get_node(&id).is_none_or(|node| node.keeps_disk);
+        let (ids, most) = match keeps_disk {
+            true => (&mut self.body.removed, MAX_REMOVED),
+            false => (&mut self.body.removed_diskless, MAX_REMOVED_DISKLESS),
+        };
+        ids.push_back(id);
+        // The removal of a member is not complete: without its id, nobody completes it.
+        if ids.len() > most
+            && let Some(oldest) = ids.iter().position(|id| membership.get_node(id).is_none())
+        {
+            ids.remove(oldest);
         }
     }
 }
@@ -169,7 +194,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<u64>> {
         let stored = StoredSnapshot { meta: meta.clone(), data: snapshot.into_inner() };
-        let installed = self.store.write_snapshot(&stored).and_then(|()| self.restore(meta, &stored.data));
+        let installed = self.store.install_snapshot(&stored).and_then(|()| self.restore(meta, &stored.data));
         let subject = || ErrorSubject::Snapshot(Some(meta.signature()));
         installed.map_err(|error| storage_error(subject(), ErrorVerb::Write, error))?;
         self.metrics.snapshot_written(stored.data.len());

@@ -53,18 +53,23 @@ impl Group {
         if bytes > MAX_PROPOSAL_BYTES {
             return Err(invalid(format!("the change has {bytes} bytes: expected at most {MAX_PROPOSAL_BYTES}")));
         }
-        match timeout(self.config.timings.write, self.raft.client_write(proposal)).await {
-            Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(error)) => Err(self.write_error(error)),
-            Err(_) => Err(ConsensusError::Unknown),
-        }
+        self.written(self.raft.client_write(proposal)).await.map(|response| response.data.0)
     }
 
     async fn change(&self, changes: Changes, retain: bool) -> Result<(), ConsensusError> {
-        match timeout(self.config.timings.write, self.raft.change_membership(changes, retain)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.write_error(error)),
-            Err(_) => Err(ConsensusError::Unknown),
+        self.written(self.raft.change_membership(changes, retain)).await.map(drop)
+    }
+
+    /// Waits for a write until the deadline of writes, or until this node stops: the library calls an answer that does
+    /// not come an error, and logs it.
+    async fn written<T>(&self, write: impl Future<Output = Result<T, WriteError>>) -> Result<T, ConsensusError> {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => Err(ConsensusError::Unknown),
+            written = timeout(self.config.timings.write, write) => match written {
+                Ok(written) => written.map_err(|error| self.write_error(error)),
+                Err(_) => Err(ConsensusError::Unknown),
+            },
         }
     }
 
@@ -275,8 +280,15 @@ impl Group {
             self.propose(Proposal::Remove { id: other }).await?;
             self.complete_removal(other).await?;
         }
+        let known = self.raft_metrics().membership_config.membership().get_node(&id).map(|node| node.name.clone());
+        if let Some(known) = known.as_ref().filter(|known| **known != node.name) {
+            return Err(invalid(format!(
+                "the member with this data_dir has the name {known}: `tidegate cluster remove {known}` and an empty \
+                 data_dir let it take another"
+            )));
+        }
+        let is_member = known.is_some();
         let nodes = BTreeMap::from([(id, node)]);
-        let is_member = self.raft_metrics().membership_config.membership().get_node(&id).is_some();
         self.change(if is_member { Changes::SetNodes(nodes) } else { Changes::AddNodes(nodes) }, true).await
     }
 

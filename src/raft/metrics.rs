@@ -10,6 +10,7 @@ use crate::telemetry::registry::MetricsRegistry;
 /// The metrics of a node's place in its cluster.
 #[derive(Clone)]
 pub struct RaftMetrics {
+    ok: IntGauge,
     term: IntGauge,
     leader: IntGauge,
     log_index: IntGauge,
@@ -26,12 +27,18 @@ impl RaftMetrics {
     /// Returns an error if the registry has these metrics already.
     pub fn new(registry: &MetricsRegistry) -> Result<Self, Error> {
         let rejected = registry.counters(&names::RAFT_REJECTED)?;
-        for reason in
-            [Rejection::Cluster, Rejection::Version, Rejection::Removed, Rejection::Target, Rejection::Unreadable]
-        {
+        for reason in [
+            Rejection::Cluster,
+            Rejection::Version,
+            Rejection::Removed,
+            Rejection::Target,
+            Rejection::Unreadable,
+            Rejection::Certificate,
+        ] {
             rejected.with_label_values(&[label(reason)]);
         }
         Ok(Self {
+            ok: registry.gauge(&names::RAFT_OK)?,
             term: registry.gauge(&names::RAFT_TERM)?,
             leader: registry.gauge(&names::RAFT_LEADER)?,
             log_index: registry.gauge(&names::RAFT_LOG_INDEX)?,
@@ -65,6 +72,16 @@ impl RaftMetrics {
         self.snapshots.get()
     }
 
+    /// Records whether Raft runs.
+    pub fn set_ok(&self, ok: bool) {
+        self.ok.set(ok.into());
+    }
+
+    /// Whether Raft runs.
+    pub fn is_ok(&self) -> bool {
+        self.ok.get() == 1
+    }
+
     /// Counts an election that this node called.
     pub fn election(&self) {
         self.elections.inc();
@@ -92,5 +109,6 @@ fn label(reason: Rejection) -> &'static str {
         Rejection::Removed => "removed",
         Rejection::Target => "target",
         Rejection::Unreadable => "unreadable",
+        Rejection::Certificate => "certificate",
     }
 }

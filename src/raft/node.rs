@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use plane::{Command, Outcome, PlaneState};
+use plane::{Command, Mark, Outcome, PlaneState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::backup;
@@ -46,6 +46,8 @@ struct Parts {
     metrics: RaftMetrics,
     role: watch::Sender<Role>,
     group: OnceLock<Arc<Group>>,
+    /// Why Raft has stopped, while the node goes on.
+    failure: OnceLock<String>,
     asks: mpsc::Sender<Ask>,
     asked: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
 }
@@ -65,8 +67,9 @@ impl RaftNode {
             Some(folder) => RedbDisk::open(folder),
             None => RedbDisk::in_memory(),
         };
-        let disk = disk.map_err(|error| unreadable(&config, error))?;
-        Self::open_on(Arc::new(disk), &place.unwrap_or_default(), config, transport, metrics)
+        let place = place.unwrap_or_default();
+        let disk = disk.map_err(|error| RaftError::reading(&place, error))?;
+        Self::open_on(Arc::new(disk), &place, config, transport, metrics)
     }
 
     /// Opens what the node has stored on `disk`, which errors call `place`.
@@ -84,13 +87,15 @@ impl RaftNode {
         let seal = Seal::new(config.encryption.clone());
         let (store, id) = Store::open(disk, seal, &config.cluster, config.fresh_id, place)?;
         let machine = Machine::open(store.clone(), metrics.clone());
-        let machine = machine.map_err(|error| RaftError::Io { place: place.to_owned(), error })?;
+        let machine = machine.map_err(|error| RaftError::reading(place, error))?;
         let cluster = Arc::from(config.cluster.as_str());
         let caller = Caller { cluster, id, transport, contact: Arc::new(Contact::default()) };
         let (asks, asked) = mpsc::channel(MAX_WAITING);
-        let (role, group) = (watch::Sender::default(), OnceLock::new());
+        let (role, group, failure) = (watch::Sender::default(), OnceLock::new(), OnceLock::new());
         let asked = tokio::sync::Mutex::new(asked);
-        Ok(Arc::new(Self(Arc::new(Parts { config, store, machine, caller, metrics, role, group, asks, asked }))))
+        metrics.set_ok(true);
+        let parts = Parts { config, store, machine, caller, metrics, role, group, failure, asks, asked };
+        Ok(Arc::new(Self(Arc::new(parts))))
     }
 
     /// The id of this node.
@@ -136,11 +141,12 @@ impl Parts {
             reports: std::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             leaving: tokio::sync::Mutex::default(),
+            stopping: watch::Sender::default(),
         });
         let _ = self.group.set(Arc::clone(&group));
         let ended = tokio::select! {
             () = shutdown.requested() => Ok(()),
-            error = group.watch() => Err(failed("the Raft store", &error)),
+            error = group.watch() => self.go_on_without(&group, error, shutdown.clone()).await,
             served = serve(Arc::clone(&group), incoming) => match served {
                 Ok(()) => Err(Fatal::Ended("raft")),
                 Err(error) => Err(failed("the cluster port", &error)),
@@ -149,9 +155,29 @@ impl Parts {
             () = group.keep_house() => Ok(()),
             () = self.answer(&group) => Ok(()),
         };
+        group.stopping.send_replace(true);
         // Raft's tasks end, so that nothing writes to the store any more.
         let _ = raft.shutdown().await;
         ended
+    }
+
+    /// Raft has failed, usually because of the disk. A node that has a state keeps it and goes on without Raft, which
+    /// only a restart brings back. The caller stops serving the other nodes.
+    async fn go_on_without(&self, group: &Arc<Group>, error: String, mut shutdown: Shutdown) -> Result<(), Fatal> {
+        let reason = format!("Raft has stopped: {error}");
+        if self.machine.plane().borrow().mark() == Mark::default() {
+            return Err(Fatal::Configuration(reason));
+        }
+        tracing::error!(%reason, "this node keeps its last rules, and follows the cluster only after a restart");
+        group.stopping.send_replace(true);
+        self.metrics.set_ok(false);
+        let _ = self.failure.set(reason);
+        self.role.send_if_modified(|role| std::mem::replace(role, Role::Follower) != Role::Follower);
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.answer(group) => {}
+        }
+        Ok(())
     }
 
     async fn answer(&self, group: &Arc<Group>) {
@@ -179,17 +205,6 @@ impl Parts {
             receiver.await.unwrap_or(Err(ConsensusError::Stopping))
         })
         .await
-    }
-}
-
-fn unreadable(config: &RaftConfig, error: std::io::Error) -> RaftError {
-    let place = config.data_dir.as_ref().map(|folder| folder.join(FILE).display().to_string()).unwrap_or_default();
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::StorageFull | std::io::ErrorKind::WouldBlock => {
-            RaftError::Io { place, error }
-        }
-        _ if error.to_string().contains("already open") => RaftError::Io { place, error },
-        _ => RaftError::Damaged { place, what: "the file".to_owned(), why: format!("cannot be read: {error}") },
     }
 }
 
@@ -248,6 +263,10 @@ impl Consensus for RaftNode {
     fn last_contact(&self) -> Option<Duration> {
         self.0.caller.contact.age()
     }
+
+    fn failure(&self) -> Option<String> {
+        self.0.failure.get().cloned()
+    }
 }
 
 impl Service for RaftNode {
@@ -265,7 +284,7 @@ impl Service for RaftNode {
                     Ok(runtime) => runtime.block_on(parts.drive(shutdown)),
                     Err(error) => Err(Fatal::Configuration(format!("the runtime of Raft: {error}"))),
                 };
-                // The parts are dropped first: whoever waits may open the store again.
+                // This thread lets go of the store before it ends the service: the store closes with the node.
                 drop(parts);
                 let _ = ended.send(result);
             });

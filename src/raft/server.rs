@@ -14,6 +14,7 @@ use tonic::{Request as Incall, Response, Status};
 use super::group::Group;
 use super::messages::{ANYONE, MAX_MESSAGE_BYTES, Reply, Request, VERSION};
 use super::transport::{Connection, Incoming};
+use super::types::Vote;
 use crate::ports::plane::MemberChange;
 use crate::tls::peers::Peer;
 
@@ -46,11 +47,15 @@ struct Answers(Arc<Group>);
 #[tonic::async_trait]
 impl Cluster for Answers {
     async fn call(&self, call: Incall<Envelope>) -> Result<Response<Answer>, Status> {
+        // The caller waits before it asks again. Connections outlive the listener.
+        if *self.0.stopping.borrow() {
+            return Err(Status::unavailable("Raft has stopped"));
+        }
         let peer = call.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
         let envelope = call.into_inner();
-        let answer = match self.check(&envelope) {
+        let answer = match self.check(&envelope, peer.as_deref()) {
             Ok(request) => {
-                let reply = self.reply(envelope.sender, request, envelope.data, peer.as_deref()).await;
+                let reply = self.reply(envelope.sender, request, envelope.data).await;
                 let reply = serde_json::to_vec(&reply).map_err(|error| Status::internal(error.to_string()))?;
                 Answer { reply, rejection: Rejection::None.into() }
             }
@@ -64,7 +69,7 @@ impl Cluster for Answers {
 }
 
 impl Answers {
-    fn check(&self, envelope: &Envelope) -> Result<Request, Rejection> {
+    fn check(&self, envelope: &Envelope, peer: Option<&Peer>) -> Result<Request, Rejection> {
         if *envelope.cluster != *self.0.caller.cluster {
             return Err(Rejection::Cluster);
         }
@@ -80,10 +85,28 @@ impl Answers {
         if envelope.target != self.0.caller.id && !(for_anyone && envelope.target == ANYONE) {
             return Err(Rejection::Target);
         }
-        Ok(request)
+        if self.is_from(envelope.sender, &request, peer) { Ok(request) } else { Err(Rejection::Certificate) }
     }
 
-    async fn reply(&self, sender: u64, request: Request, data: Vec<u8>, peer: Option<&Peer>) -> Reply {
+    /// False if the request claims to come from a member that the peer is not. This node may not know the sender: it may
+    /// be a newer leader, or a node that asks to be admitted.
+    fn is_from(&self, sender: u64, request: &Request, peer: Option<&Peer>) -> bool {
+        let may_be = |name: &str| peer.is_none_or(|peer| peer.may_be(name));
+        let metrics = self.0.raft_metrics();
+        let member = metrics.membership_config.membership().get_node(&sender);
+        let names_sender = |vote: &Vote| vote.leader_id().voted_for() == Some(sender);
+        member.is_none_or(|member| may_be(&member.name))
+            && match request {
+                Request::Append { request, .. } => names_sender(&request.vote),
+                Request::Vote(request) => names_sender(&request.vote),
+                Request::Snapshot { vote, .. } => names_sender(vote),
+                Request::Announce(announcement) => may_be(&announcement.node.name),
+                Request::Leave | Request::Administer(_) => member.is_some(),
+                Request::Identify => true,
+            }
+    }
+
+    async fn reply(&self, sender: u64, request: Request, data: Vec<u8>) -> Reply {
         let group = &self.0;
         let failed = |error: &dyn std::fmt::Display| Reply::Failed(error.to_string());
         match request {
@@ -115,13 +138,7 @@ impl Answers {
                     Err(error) => failed(&error),
                 }
             }
-            Request::Announce(announcement) => {
-                let name = &announcement.node.name;
-                if peer.is_some_and(|peer| !peer.may_be(name)) {
-                    return Reply::Failed(format!("the certificate of the node does not name {name}"));
-                }
-                Reply::Announced(group.announced(sender, announcement).await)
-            }
+            Request::Announce(announcement) => Reply::Announced(group.announced(sender, announcement).await),
             Request::Leave => Reply::Left(group.left(sender).await),
             Request::Administer(MemberChange::Restore { .. }) => {
                 Reply::Administered(group.lead_change(MemberChange::Restore { backup: data }).await)

@@ -146,16 +146,29 @@ impl Store {
     }
 
     /// Removes the log up to `upto`. The Raft library asks for that before a received snapshot is on the disk: the log
-    /// waits for it, so that a crash cannot lose both.
+    /// waits for it, so that a crash cannot lose both. A snapshot of this node itself does not end the wait unless it
+    /// covers the log.
     ///
     /// # Errors
-    /// See [`Self::read`].
+    /// Returns an error if no snapshot on the disk covers the log and none is arriving, and see [`Self::read`].
     pub async fn purge(&self, upto: LogId) -> io::Result<()> {
         let mut snapshots = self.snapshots.subscribe();
         let settled = snapshots.wait_for(|snapshots| !snapshots.receiving || snapshots.covered > upto.index).await;
-        drop(settled.map_err(io::Error::other)?);
+        if settled.map_err(io::Error::other)?.covered <= upto.index {
+            return Err(io::Error::other(format!("no snapshot on the disk covers the log up to {}", upto.index)));
+        }
         let purged = self.put(PURGED, &upto)?;
         self.disk.write_log(vec![purged, Write::RemoveEntries(0..upto.index.saturating_add(1))]).await
+    }
+
+    /// Writes a snapshot that a leader sent. After an error, the log that it covers is not removed.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub fn install_snapshot(&self, snapshot: &StoredSnapshot) -> io::Result<()> {
+        let written = self.write_snapshot(snapshot);
+        self.snapshots.send_modify(|snapshots| snapshots.receiving = false);
+        written
     }
 
     /// Writes a snapshot, and seals everything anew that was sealed with an older key. It does not let other tasks run
@@ -169,14 +182,11 @@ impl Store {
         let sealed = self.seal.seal(SNAPSHOT, &value).map_err(io::Error::other)?;
         let mut writes = self.outdated()?;
         writes.push(Write::Meta(SNAPSHOT, sealed));
-        let written = self.disk.write(writes);
-        self.snapshots.send_modify(|snapshots| {
-            snapshots.receiving = false;
-            if written.is_ok() {
-                snapshots.covered = snapshot.meta.last_log_id.map_or(0, |last| last.index.saturating_add(1));
-            }
-        });
-        written
+        self.disk.write(writes)?;
+        let covered = snapshot.meta.last_log_id.map_or(0, |last| last.index.saturating_add(1));
+        // The library replaces no snapshot by an older one.
+        self.snapshots.send_modify(|snapshots| snapshots.covered = snapshots.covered.max(covered));
+        Ok(())
     }
 
     /// # Errors
@@ -220,6 +230,9 @@ impl Store {
     /// Everything but the snapshot that is not sealed with the first key, sealed with it.
     fn outdated(&self) -> io::Result<Vec<Write>> {
         let mut writes = Vec::new();
+        if matches!(self.seal, Seal::Checksum) {
+            return Ok(writes);
+        }
         let seal = |place: &str, sealed: &[u8]| {
             let value = self.seal.open(place, sealed).map_err(|error| invalid(place, &error))?;
             self.seal.seal(place, &value).map_err(io::Error::other)
@@ -261,7 +274,7 @@ impl Check<'_> {
     }
 
     fn disk<T>(&self, result: io::Result<T>) -> Result<T, RaftError> {
-        result.map_err(|error| self.damaged("the file", format!("cannot be read: {error}")))
+        result.map_err(|error| RaftError::reading(self.place, error))
     }
 
     fn open(&self, what: &str, sealed: &[u8]) -> Result<Vec<u8>, RaftError> {

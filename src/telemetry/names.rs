@@ -122,6 +122,12 @@ pub const RECONCILED: Name = metric(
     "Times that this node wrote back what the cluster had applied and PostgreSQL lacked.",
     &[],
 );
+pub const RAFT_OK: Name = metric(
+    "tidegate_raft_ok",
+    "1 while the Raft part of this node runs; 0 after an error, usually of the disk: the node keeps its last rules until \
+     a restart.",
+    &[],
+);
 pub const RAFT_TERM: Name = metric("tidegate_raft_term", "The term of the cluster's Raft group, at this node.", &[]);
 pub const RAFT_LEADER: Name = metric("tidegate_raft_leader", "1 at the node that leads the cluster.", &[]);
 pub const RAFT_LOG_INDEX: Name =
@@ -134,7 +140,7 @@ pub const RAFT_ELECTIONS: Name =
 pub const RAFT_REJECTED: Name = metric(
     "tidegate_raft_rejected_messages_total",
     "Messages on the cluster port that were rejected: of another cluster, of an incompatible version, from a removed \
-     node, for another node, or unreadable.",
+     node, for another node, unreadable, or with the certificate of another member.",
     &["reason"],
 );
 pub const RAFT_SNAPSHOTS: Name =
@@ -190,6 +196,7 @@ pub const ALL: &[&Name] = &[
     &REFUSED,
     &FOLLOW_ERRORS,
     &RECONCILED,
+    &RAFT_OK,
     &RAFT_TERM,
     &RAFT_LEADER,
     &RAFT_LOG_INDEX,

@@ -212,6 +212,10 @@ impl Consensus for Fake {
     fn last_contact(&self) -> Option<Duration> {
         self.has_quorum.load(Ordering::Relaxed).then_some(Duration::ZERO)
     }
+
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }
 
 impl RuleSource for Fake {

@@ -46,6 +46,7 @@ pub fn metrics() -> RaftMetrics {
 pub struct Seat {
     pub config: RaftConfig,
     pub disk: Option<Arc<dyn Disk>>,
+    pub security: PeerSecurity,
 }
 
 impl Seat {
@@ -64,7 +65,7 @@ impl Seat {
             fresh_id: getrandom::u64().unwrap(),
             timings: timings(),
         };
-        Self { config, disk: None }
+        Self { config, disk: None, security: PeerSecurity::Plain }
     }
 
     pub fn address(&self) -> String {
@@ -82,7 +83,7 @@ impl Seat {
     }
 
     pub fn open(&self, metrics: RaftMetrics) -> Result<Arc<RaftNode>, RaftError> {
-        let network = Arc::new(Network(PeerSecurity::Plain));
+        let network = Arc::new(Network(self.security.clone()));
         match &self.disk {
             Some(disk) => RaftNode::open_on(Arc::clone(disk), "disk", self.config.clone(), network, metrics),
             None => RaftNode::open(self.config.clone(), network, metrics),

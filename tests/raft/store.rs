@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
@@ -15,6 +16,7 @@ use tidegate::raft::store::Store;
 use tidegate::raft::types::TypeConfig;
 
 use crate::cluster::{Seat, all_reach, metrics, write};
+use crate::faults::{FaultyDisk, snapshot};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const NEW_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -24,8 +26,12 @@ struct Builder(Seal);
 impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError<u64>> {
         let folder = TempDir::new().unwrap();
-        let disk = Arc::new(RedbDisk::open(folder.path()).unwrap());
-        let (store, _) = Store::open(disk, self.0.clone(), "test", 1, "test").unwrap();
+        let disk = Arc::new(FaultyDisk::new(RedbDisk::open(folder.path()).unwrap()));
+        let (store, _) = Store::open(Arc::clone(&disk) as _, self.0.clone(), "test", 1, "test").unwrap();
+        // The suite removes logs that no snapshot covers. The store takes this one for written.
+        disk.loses_writes.store(true, Ordering::Relaxed);
+        store.write_snapshot(&snapshot(1 << 40)).unwrap();
+        disk.loses_writes.store(false, Ordering::Relaxed);
         let machine = Machine::open(store.clone(), metrics()).unwrap();
         Ok((folder, Log(store), machine))
     }

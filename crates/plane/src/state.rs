@@ -169,8 +169,7 @@ impl PlaneState {
                     self.recent = before.recent;
                     self.mark.revision = before.mark.revision;
                 }
-                let mark = self.mark.revision;
-                Arc::make_mut(&mut self.recent).forget_until(mark);
+                self.forget_recent();
                 true
             }
         };
@@ -222,6 +221,11 @@ impl PlaneState {
         Arc::make_mut(self.domains.entry(domain.to_owned()).or_default())
     }
 
+    /// Makes what nodes looked up until now count no longer. Only keys that ended are still remembered.
+    pub fn forget_recent(&mut self) {
+        Arc::make_mut(&mut self.recent).forget_until(self.mark.revision);
+    }
+
     fn replace(&mut self, snapshot: &Snapshot, refused: Vec<Refused>) {
         let before = self.rules();
         self.domains.clear();
@@ -231,8 +235,8 @@ impl PlaneState {
             self.apply_change(revision, row);
         }
         // The snapshot does not say which identities changed.
-        Arc::make_mut(&mut self.recent).forget_until(revision);
         self.mark = snapshot.mark;
+        self.forget_recent();
         self.database_rules_revision = revision;
         if self.rules() != before || self.rules_revision == Revision::NONE {
             self.rules_revision = revision;
