@@ -71,7 +71,7 @@ fn a_node_can_be_configured_by_the_environment_alone() {
 fn every_configuration_error_is_reported_at_once() {
     let folder = Folder::new();
     let config = "region: us east\nlisten: { http: nowhere, grpc: '0.0.0.0:1', cluster: '0.0.0.0:1' }\nstore:\n  \
-                  url: redis://user:secret@h?secret=1\n  deadline: 1h\n  leese: 1s\npostgres: { url: x }\nlog: { level: loud }\n";
+                  url: redis://user:secret@h?secret=1\n  deadline: 1h\n  leese: 1s\nkafka: { brokers: x }\nlog: { level: loud }\n";
     folder.write("tidegate.yaml", config);
     let mut command = tidegate(&["serve", "--check", "--config", folder.path("tidegate.yaml").to_str().unwrap()]);
     command.args(["--log-level", "louder"]).env("TIDEGATE_WORKERS", "many").env("TIDEGATE_STORE__TAGS", "0");
@@ -87,7 +87,7 @@ fn every_configuration_error_is_reported_at_once() {
         "tidegate.yaml:5:13: store.deadline: expected 1ms to 10000ms",
         "store.leese: expected one of",
         "TIDEGATE_STORE__TAGS: store.tags: expected 1 to",
-        "postgres: expected nothing",
+        "kafka: expected nothing",
         "--log-level: log.level: expected error | warn",
         "rules.file: expected this field",
         "TIDEGATE_UNKNOWN: unknown: expected one of",

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Far longer than any condition takes.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(180);
 
 #[expect(clippy::disallowed_methods, reason = "real processes need a real timeout")]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
