@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::log::storage_error;
 use super::metrics::RaftMetrics;
-use super::store::{Store, StoredSnapshot};
+use super::store::{COMMITTED, Store, StoredSnapshot};
 use super::types::{Applied, Entry, LogId, Proposal, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// How many removed ids the cluster remembers, beside those that are still members. The oldest is forgotten first.
@@ -49,6 +49,9 @@ pub struct Machine {
     store: Store,
     state: Arc<Mutex<State>>,
     published: watch::Sender<Arc<PlaneState>>,
+    /// The last entry that was known to be committed when the node stopped. Nothing older is published: the node has
+    /// decided under newer rules.
+    committed: Option<u64>,
     metrics: RaftMetrics,
 }
 
@@ -59,7 +62,8 @@ impl Machine {
     /// Returns an error if the snapshot cannot be read.
     pub fn open(store: Store, metrics: RaftMetrics) -> std::io::Result<Self> {
         let published = watch::Sender::new(Arc::new(PlaneState::default()));
-        let machine = Self { store, state: Arc::default(), published, metrics };
+        let committed = store.read::<LogId>(COMMITTED)?.map(|committed| committed.index);
+        let machine = Self { store, state: Arc::default(), published, committed, metrics };
         if let Some(snapshot) = machine.store.read_snapshot()? {
             machine.restore(&snapshot.meta, &snapshot.data)?;
         }
@@ -97,9 +101,15 @@ impl Machine {
         let mut state = self.lock();
         state.last = meta.last_log_id;
         state.membership = meta.last_membership.clone();
-        self.published.send_replace(Arc::new(body.plane.clone()));
         state.body = body;
+        self.publish(&state);
         Ok(())
+    }
+
+    fn publish(&self, state: &State) {
+        if state.last.map(|last| last.index) >= self.committed {
+            self.published.send_replace(Arc::new(state.body.plane.clone()));
+        }
     }
 }
 
@@ -174,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut state = self.lock();
         let outcomes: Vec<Applied> = entries.into_iter().map(|entry| state.apply(entry)).collect();
         if outcomes.iter().any(|applied| applied.0.is_some()) {
-            self.published.send_replace(Arc::new(state.body.plane.clone()));
+            self.publish(&state);
         }
         Ok(outcomes)
     }

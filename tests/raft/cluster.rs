@@ -90,16 +90,21 @@ impl Seat {
         }
     }
 
+    /// Opens the node, after the one that ran before has let go of its file.
+    pub async fn opened(&self, metrics: &RaftMetrics) -> Arc<RaftNode> {
+        let opened = || match self.open(metrics.clone()) {
+            Ok(node) => Some(node),
+            Err(RaftError::Io { .. }) => None,
+            Err(error) => panic!("{error}"),
+        };
+        wait_for("the store opens", opened).await
+    }
+
     /// Starts the node, after the one that ran before has let go of its file.
     #[expect(clippy::disallowed_methods, reason = "whoever stops the node waits for the task")]
     pub async fn start(&self) -> Running {
         let metrics = metrics();
-        let node = wait_for("the store opens", || match self.open(metrics.clone()) {
-            Ok(node) => Some(node),
-            Err(RaftError::Io { .. }) => None,
-            Err(error) => panic!("{error}"),
-        })
-        .await;
+        let node = self.opened(&metrics).await;
         let (stop, stopped) = watch::channel(false);
         let running = Arc::clone(&node);
         let task = tokio::spawn(async move { running.run(Shutdown(stopped)).await });

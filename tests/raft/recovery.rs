@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange};
 
-use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, stop, three, until, write};
+use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, metrics, stop, three, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_restart_one_by_one_and_all_at_once() {
@@ -30,6 +30,30 @@ async fn nodes_restart_one_by_one_and_all_at_once() {
     let (b, c) = (seats[1].start().await, seats[2].start().await);
     assert_eq!(write(&[&a, &b, &c]).await, revision + 1);
     stop([a, b, c]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_restarts_shows_no_state_that_is_older_than_the_one_it_had() {
+    let folder = TempDir::new().unwrap();
+    let mut seat = Seat::new("a", Some(folder.path().join("a")));
+    (seat.config.timings.snapshot_after, seat.config.timings.keep_entries) = (10, 2);
+    let a = seat.start().await;
+    a.init(&[&a]).await;
+    for _ in 0..15 {
+        write(&[&a]).await;
+    }
+    assert!(a.metrics.snapshots() >= 1);
+    let had = a.node.state().borrow().mark().revision;
+    let seat = a.stop().await;
+    // The snapshot is older than what the node had applied.
+    let opened = seat.opened(&metrics()).await;
+    assert_eq!(opened.state().borrow().mark().revision.0, 0);
+    drop(opened);
+    let a = seat.start().await;
+    let mut states = a.node.state();
+    let shown = states.wait_for(|state| state.mark().revision.0 > 0).await.unwrap().mark().revision;
+    assert!(shown >= had, "{shown} after {had}");
+    stop([a]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
