@@ -2,6 +2,7 @@
 
 use crate::servers::{assert_has_all, wait_for_answer, write_until_killed};
 use crate::support::postgres::Postgres;
+use crate::support::wait::wait_for;
 
 /// Returns the shell commands of the runbook, block by block.
 fn commands() -> Vec<String> {
@@ -25,6 +26,7 @@ fn a_person_who_follows_the_runbook_loses_no_acknowledged_commit() {
     };
 
     let old = servers.port;
+    let process = format!("/proc/{}", servers.pid(old));
     let acknowledged = write_until_killed(&servers, 1, || servers.signal(old, "KILL"));
     let has = |port: u16| {
         let line = on(port, position);
@@ -37,6 +39,8 @@ fn a_person_who_follows_the_runbook_loses_no_acknowledged_commit() {
     // The other replica follows, so that commits go on.
     servers.psql(new, "INSERT INTO t VALUES (-1)");
 
+    // A killed process is there until its parent has noticed, and PostgreSQL takes it for a running server.
+    wait_for("the end of the old primary", || (!std::path::Path::new(&process).exists()).then_some(()));
     // These servers have their configuration in the data folder.
     on(old, "cp $PGDATA/postgresql.conf old.conf");
     on(old, &format!("unset PGPORT; primary='127.0.0.1 port={new}'\n{rewind}"));

@@ -121,7 +121,8 @@ impl Postgres {
         let mut command = Command::new("bash");
         command.args(["-euc", run, "bash"]).arg(root).arg(self.folder()).arg(script);
         let output = command.output().unwrap();
-        result(&output).unwrap_or_else(|error| panic!("{script}: {error}"))
+        let printed = String::from_utf8_lossy(&output.stdout);
+        result(&output).unwrap_or_else(|error| panic!("{script}: {error}{printed}"))
     }
 
     /// Returns the process id of the server at this port.
