@@ -10,7 +10,7 @@ use plane::{PlaneState, Refused};
 use tokio::sync::watch;
 
 use super::metrics::PlaneMetrics;
-use crate::ports::plane::Consensus;
+use crate::ports::plane::{Consensus, Role};
 use crate::ports::{BoxFuture, Fatal, RejectedRules, RuleSource, Service, Shutdown};
 
 /// What `/ready` shows as the place of rules that are not in force.
@@ -29,6 +29,8 @@ struct Rejections {
     shown: Option<RejectedRules>,
 }
 
+/// After this time without a leader, `/ready` says so.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
 /// How often retired books are looked at.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
@@ -139,7 +141,16 @@ impl RuleSource for ClusterRules {
     }
 
     fn cluster(&self) -> Option<String> {
-        Some(self.consensus.failure().unwrap_or_else(|| "ok".to_owned()))
+        if let Some(failure) = self.consensus.failure() {
+            return Some(failure);
+        }
+        let text = match (*self.consensus.role().borrow(), self.consensus.last_contact()) {
+            (Role::Removed, _) => "the cluster has removed this node: it gets no newer rules and no revocations",
+            (Role::Joining, _) => "no member has admitted this node yet",
+            (_, Some(silence)) if silence <= MAX_SILENCE => "ok",
+            _ => "no leader was heard of lately: rules and revocations may be old",
+        };
+        Some(text.to_owned())
     }
 }
 

@@ -114,7 +114,10 @@ impl Group {
         if role == Role::Removed {
             self.raft.runtime_config().elect(false);
         }
-        self.role.send_if_modified(|known| std::mem::replace(known, role) != role);
+        let changed = self.role.send_if_modified(|known| std::mem::replace(known, role) != role);
+        if changed && role == Role::Removed {
+            tracing::error!("the cluster has removed this node: it gets no newer rules and no revocations");
+        }
         let leads = matches!(role, Role::Leader { .. });
         let members = metrics.membership_config.nodes().count();
         let index = metrics.last_log_index.unwrap_or_default();
@@ -180,6 +183,9 @@ impl Group {
                     return false;
                 }
                 Ok(_) => {}
+                Err(error) if !std::mem::replace(warned, true) => {
+                    tracing::warn!(%address, %error, "no member has admitted this node: it goes on asking");
+                }
                 Err(error) => tracing::debug!(%address, %error, "a member did not answer"),
             }
         }
