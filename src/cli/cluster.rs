@@ -184,10 +184,12 @@ fn show(output: Output, status: &Value) {
 }
 
 fn members(status: &Value) {
-    let mut table = output::table(&["node", "region", "role", "address", "revision"]);
+    let mut table = output::table(&["node", "region", "role", "address", "revision", "last seen"]);
     for member in status["members"].as_array().into_iter().flatten() {
         let cell = |field: &str| output::plain(&member[field]);
-        table.add_row(["name", "region", "role", "address", "revision"].map(cell));
+        let seen = member["last_seen_ms"].as_u64().map(|ms| format!("{} ago", output::length(ms)));
+        let seen = seen.unwrap_or_else(|| "–".to_owned());
+        table.add_row(["name", "region", "role", "address", "revision"].map(cell).into_iter().chain([seen]));
     }
     outln!("{table}");
 }

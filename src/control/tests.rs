@@ -36,6 +36,8 @@ impl Leader {
             state: watch::Sender::default(),
             role: watch::Sender::new(Role::Leader { term: 1 }),
             log: Mutex::default(),
+            last_contact: Mutex::default(),
+            failure: Mutex::default(),
         });
         let database = Arc::new(database);
         let metrics = PlaneMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap();
@@ -293,4 +295,26 @@ async fn an_old_book_that_is_compiled_late_is_not_published() {
     leader.rules.take(&new, compile(&new));
     leader.rules.take(&old, old_book);
     assert_eq!(leader.in_force(20).await, ["a=20"]);
+}
+
+#[tokio::test]
+async fn readiness_says_how_the_node_and_its_cluster_are() {
+    let Leader { node, rules, .. } = Leader::start(Database::default());
+    let says = |role: Role, contact: Option<u64>| {
+        node.role.send_replace(role);
+        *node.last_contact.lock().unwrap() = contact.map(Duration::from_millis);
+        rules.cluster().unwrap()
+    };
+    let leads = Role::Leader { term: 1 };
+    assert_eq!([says(leads, Some(0)), says(Role::Follower, Some(4000))], ["ok", "ok"]);
+    for text in [says(Role::Follower, Some(6000)), says(Role::Follower, None), says(leads, Some(6000))] {
+        assert!(text.contains("no leader was heard of lately"), "{text}");
+    }
+    assert!(says(Role::Joining, None).contains("no member has admitted this node"));
+    // It hears of no leader any more, and that is not the news.
+    for contact in [Some(0), Some(6000), None] {
+        assert!(says(Role::Removed, contact).contains("has removed this node"));
+    }
+    *node.failure.lock().unwrap() = Some("Raft has stopped: disk".to_owned());
+    assert_eq!(says(Role::Follower, Some(0)), "Raft has stopped: disk");
 }

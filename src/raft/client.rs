@@ -41,7 +41,7 @@ fn rejection_text(rejection: Rejection) -> &'static str {
         Rejection::Removed => "the cluster has removed this node",
         Rejection::Target => "another node is at this address",
         Rejection::Unreadable => "it cannot read the message",
-        Rejection::Certificate => "the certificate is not that of the member which the message is from",
+        Rejection::Certificate => "the certificate of this node is not that of the member which it is",
     }
 }
 
@@ -113,7 +113,13 @@ impl Caller {
                 self.contact.set_removed();
                 return Err(CallError::Rejected(Rejection::Removed));
             }
-            rejection => return Err(CallError::Rejected(rejection)),
+            rejection => {
+                // Soon after a node has changed, another one may be at its address.
+                if rejection != Rejection::Target {
+                    self.contact.rejected(rejection_text(rejection));
+                }
+                return Err(CallError::Rejected(rejection));
+            }
         }
         match serde_json::from_slice(&answer.reply) {
             Ok(Reply::Failed(text)) => Err(CallError::Failed(text)),

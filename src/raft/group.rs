@@ -9,7 +9,7 @@ use openraft::ServerState;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::client::Caller;
+use super::client::{CallError, Caller};
 use super::config::RaftConfig;
 use super::contact::now;
 use super::machine::Machine;
@@ -183,8 +183,10 @@ impl Group {
                     return false;
                 }
                 Ok(_) => {}
+                // It is logged already.
+                Err(CallError::Rejected(_)) => {}
                 Err(error) if !std::mem::replace(warned, true) => {
-                    tracing::warn!(%address, %error, "no member has admitted this node: it goes on asking");
+                    tracing::warn!(%address, %error, "no member has answered this node: it goes on asking");
                 }
                 Err(error) => tracing::debug!(%address, %error, "a member did not answer"),
             }

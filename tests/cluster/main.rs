@@ -6,5 +6,6 @@ mod support;
 mod edits;
 mod failures;
 mod keys;
+mod members;
 mod restores;
 mod tls;

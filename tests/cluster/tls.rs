@@ -59,12 +59,25 @@ fn nodes_with_pinned_keys_form_a_cluster_and_strangers_get_nothing() {
         let says = |at: usize| plane.node(at).log().contains(&format!("the peer's key {pin} is none of the pinned"));
         (0..3).any(says).then_some(())
     });
-    assert_ne!(plane.get(3, "/ready").0, 200);
+    let (status, ready) = plane.get(3, "/ready");
+    assert_ne!(status, 200);
+    assert!(ready.contains("no member has admitted this node yet"), "{ready}");
     let members = plane.command(0, &["cluster", "members", "--output", "json"]);
     let members: Value = serde_json::from_str(&members).unwrap();
     let mut names: Vec<_> = members.as_array().unwrap().iter().map(|member| member["name"].as_str().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, ["n0", "n1", "n2"]);
+
+    // A voter with the certificate of another.
+    plane.kill(2);
+    plane.certificates.as_ref().unwrap().install("n1", "n2");
+    plane.launch(2);
+    wait_for("the voter's complaint", || {
+        let log = plane.node(2).log();
+        let complaint = log.lines().find(|line| line.contains("other nodes reject the messages of this node"))?;
+        assert!(complaint.contains("the certificate of this node is not that of the member"), "{complaint}");
+        Some(())
+    });
 }
 
 /// What a peer answers to a plain client that says `text`, until it closes.

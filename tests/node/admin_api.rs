@@ -195,9 +195,10 @@ impl Consensus for Fake {
             address: "127.0.0.1:8082".to_owned(),
             log_index: Some(1),
             revision: Some(Revision(7)),
-            last_seen_ms: None,
+            last_seen_ms: Some(1500),
         };
-        ClusterStatus { leader: Some("a-1".to_owned()), members: vec![member], ..ClusterStatus::default() }
+        let unseen = Member { name: "b".to_owned(), role: MemberRole::Learner, last_seen_ms: None, ..member.clone() };
+        ClusterStatus { leader: Some("a-1".to_owned()), members: vec![member, unseen], ..ClusterStatus::default() }
     }
 
     fn administer(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ConsensusError>> {

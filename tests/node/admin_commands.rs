@@ -120,6 +120,11 @@ async fn keys_users_tiers_and_the_cluster_are_managed() {
     assert_eq!(api.fake.changes().last(), Some(&MemberChange::Init { voters }));
     let status = run(node, OWNER, &["cluster", "status", "--output", "json"]).await.json();
     assert_eq!((&status["leader"], &status["members"][0]["revision"]), (&json!("a-1"), &json!(7)));
+    assert_eq!(status["members"][0]["last_seen_ms"], 1500);
+    let table = run(node, OWNER, &["cluster", "status"]).await.out;
+    let line = |word: &str| table.lines().find(|line| line.contains(word)).unwrap();
+    assert!(line("last seen").contains("revision"));
+    assert!(line("a-1 ").contains("1.5s ago") && line("learner").contains('–'), "{table}");
     assert_eq!(run(node, OWNER, &["cluster", "settings", "set", "drop_learner_after_ms=60000"]).await.code, 0);
     assert!(run(node, OWNER, &["cluster", "settings", "get"]).await.out.contains("drop_learner_after_ms=60000"));
     let file = folder.path().join("backup");

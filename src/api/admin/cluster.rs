@@ -21,7 +21,8 @@ const MAX_BACKUP: usize = 64 * 1024 * 1024;
 
 /// The leader, the revision, and the members, as far as this node knows.
 #[utoipa::path(get, path = "/admin/v1/cluster", tag = "cluster", security(("token" = [])),
-    responses((status = 200, description = "leader, revision, members")))]
+    responses((status = 200, description =
+        "leader, revision, members; `last_seen_ms` of a member is how long ago the leader heard of it")))]
 pub async fn status(State(state): State<AdminState>, _: Viewer) -> Result<Response, Rejection> {
     Ok(Json(state.plane.cluster()?).into_response())
 }

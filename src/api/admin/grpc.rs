@@ -189,6 +189,7 @@ impl AdminService for Grpc {
             role: member.role.as_str().to_owned(),
             address: member.address,
             revision: member.revision.map(|revision| revision.0),
+            last_seen_ms: member.last_seen_ms,
         });
         Ok(Response::new(pb::ClusterStatus {
             name: cluster.name,

@@ -19,6 +19,8 @@ pub(super) struct OneNode {
     pub(super) role: watch::Sender<Role>,
     /// Every command that was applied.
     pub(super) log: Mutex<Vec<Command>>,
+    pub(super) last_contact: Mutex<Option<Duration>>,
+    pub(super) failure: Mutex<Option<String>>,
 }
 
 impl Consensus for OneNode {
@@ -53,11 +55,11 @@ impl Consensus for OneNode {
     }
 
     fn last_contact(&self) -> Option<Duration> {
-        None
+        *self.last_contact.lock().unwrap()
     }
 
     fn failure(&self) -> Option<String> {
-        None
+        self.failure.lock().unwrap().clone()
     }
 }
 
