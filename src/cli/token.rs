@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use plane::KeyHash;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::{Exit, GlobalArgs, Output, output, settings};
 use crate::db::{Database, DatabaseMetrics};
@@ -78,7 +77,7 @@ impl Create {
             Some(name) => name,
             None => format!("{role}-{:08x}", draw()? >> 32),
         };
-        let hash = KeyHash(Sha256::digest(&token).into());
+        let hash = KeyHash::of(&token);
         let edit = Edit::CreateToken { name: name.clone(), role, hash };
         let actor = Actor { name: "tidegate token create".to_owned(), role: AdminRole::Owner };
         let metrics = MetricsRegistry::new("", "").and_then(|registry| DatabaseMetrics::new(&registry));

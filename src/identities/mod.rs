@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use limiter::NodeTime;
 use plane::{CachedKey, KeyHash, KeyVerdict, PlaneState, resolve};
-use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use self::cache::KeyCache;
@@ -110,7 +109,7 @@ fn answer(verdict: KeyVerdict) -> Option<KeyAnswer> {
 
 impl Identities for ApiKeys {
     fn identify(&self, key: &str) -> Identified {
-        let hash = KeyHash(Sha256::digest(key.as_bytes()).into());
+        let hash = KeyHash::of(key);
         if let Some(answer) = answer(self.shared.known(&hash, false)) {
             self.shared.metrics.answered(&answer);
             return Identified::Now(answer);

@@ -19,7 +19,6 @@ use limiter::rules::{RuleBook, Rules};
 use limiter::{NodeTime, Revision, WallTime};
 use plane::{Change, Command, CommitId, KeyHash, Mark, Outcome, PlaneState, Transaction, UserRow};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tidegate::api::admin::metrics::AdminMetrics;
 use tidegate::api::admin::{AdminState, routes, serve};
 use tidegate::api::http::Peer;
@@ -61,14 +60,10 @@ pub struct Fake {
     now_us: Mutex<u64>,
 }
 
-fn hash(token: &str) -> KeyHash {
-    KeyHash(Sha256::digest(token).into())
-}
-
 impl Fake {
     fn new() -> Arc<Self> {
         let tokens = [(EDITOR, AdminRole::Editor), (VIEWER, AdminRole::Viewer)];
-        let tokens = tokens.map(|(token, role)| (hash(token), Actor { name: role.to_string(), role }));
+        let tokens = tokens.map(|(token, role)| (KeyHash::of(token), Actor { name: role.to_string(), role }));
         Arc::new(Self {
             state: watch::Sender::new(Arc::default()),
             books: watch::Sender::new(Arc::new(RuleBook::empty())),
@@ -274,7 +269,7 @@ impl Api {
         let service = AdminService {
             rules: Arc::clone(&fake) as Arc<dyn RuleSource>,
             source,
-            owner: Some(hash(OWNER)),
+            owner: Some(KeyHash::of(OWNER)),
             clock: Arc::clone(&clock),
             random: tidegate::host::clock::random,
         };

@@ -4,6 +4,7 @@ use std::fmt;
 
 use limiter::Revision;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::recent::{RecentChanges, RowVersion};
 
@@ -11,6 +12,13 @@ use super::recent::{RecentChanges, RowVersion};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyHash(pub [u8; 32]);
+
+impl KeyHash {
+    /// The hash of an API key, or of an admin token.
+    pub fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+}
 
 /// Why a text is no SHA-256 in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

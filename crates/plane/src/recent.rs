@@ -4,8 +4,7 @@
 //! says which cached rows are too old. Changes are remembered up to a bound. Keys that ended are remembered apart from
 //! other changes, so that an import of many keys does not make a node forget revoked ones.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use imbl::{OrdMap, OrdSet};
 use limiter::Revision;
 use serde::{Deserialize, Serialize};
 
@@ -32,27 +31,29 @@ pub enum RowId {
 }
 
 /// The recent changes of users and API keys, the newest of each row.
+///
+/// The maps are persistent: a clone shares what stays the same, and a change costs as much as its path in a tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 pub struct RecentChanges {
-    keys: BTreeMap<KeyHash, RowVersion<KeyRow>>,
-    users: BTreeMap<String, RowVersion<UserRow>>,
+    keys: OrdMap<KeyHash, RowVersion<KeyRow>>,
+    users: OrdMap<String, RowVersion<UserRow>>,
     /// A look-up at an older revision may have missed a change that is forgotten.
     forgotten: Revision,
     /// A look-up at an older revision may have missed that a key ended.
     forgotten_ended: Revision,
     /// The remembered changes by age: keys that ended, and the others.
     #[serde(skip)]
-    ended: BTreeSet<(Revision, RowId)>,
+    ended: OrdSet<(Revision, RowId)>,
     #[serde(skip)]
-    others: BTreeSet<(Revision, RowId)>,
+    others: OrdSet<(Revision, RowId)>,
 }
 
 /// What is stored of [`RecentChanges`].
 #[derive(Deserialize)]
 struct Stored {
-    keys: BTreeMap<KeyHash, RowVersion<KeyRow>>,
-    users: BTreeMap<String, RowVersion<UserRow>>,
+    keys: OrdMap<KeyHash, RowVersion<KeyRow>>,
+    users: OrdMap<String, RowVersion<UserRow>>,
     forgotten: Revision,
     forgotten_ended: Revision,
 }
@@ -60,7 +61,7 @@ struct Stored {
 impl From<Stored> for RecentChanges {
     fn from(stored: Stored) -> Self {
         let Stored { keys, users, forgotten, forgotten_ended } = stored;
-        let (mut ended, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let (mut ended, mut others) = (OrdSet::new(), OrdSet::new());
         for (hash, version) in &keys {
             let order = if has_ended(version) { &mut ended } else { &mut others };
             order.insert((version.revision, RowId::Key(*hash)));
@@ -72,6 +73,12 @@ impl From<Stored> for RecentChanges {
 
 fn has_ended(version: &RowVersion<KeyRow>) -> bool {
     version.row.as_ref().is_none_or(|key| key.revoked_at_ms.is_some())
+}
+
+fn pop_first(order: &mut OrdSet<(Revision, RowId)>) -> Option<(Revision, RowId)> {
+    let first = order.get_min().cloned()?;
+    order.remove(&first);
+    Some(first)
 }
 
 impl RecentChanges {
@@ -153,12 +160,12 @@ impl RecentChanges {
 
     fn forget_oldest(&mut self) {
         while self.others.len() > MAX_REMEMBERED {
-            let Some((revision, id)) = self.others.pop_first() else { return };
+            let Some((revision, id)) = pop_first(&mut self.others) else { return };
             self.forgotten = self.forgotten.max(revision);
             self.remove(&id);
         }
         while self.ended.len() > MAX_ENDED {
-            let Some((revision, id)) = self.ended.pop_first() else { return };
+            let Some((revision, id)) = pop_first(&mut self.ended) else { return };
             self.forgotten_ended = self.forgotten_ended.max(revision);
             self.remove(&id);
         }

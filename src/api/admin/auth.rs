@@ -9,7 +9,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use limiter::NodeTime;
 use plane::KeyHash;
-use sha2::{Digest, Sha256};
 
 use super::AdminState;
 use crate::api::http::Peer;
@@ -51,7 +50,7 @@ fn token(headers: &HeaderMap) -> Option<KeyHash> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     let fits = scheme.eq_ignore_ascii_case("bearer") && (1..=MAX_TOKEN).contains(&token.len());
-    fits.then(|| KeyHash(Sha256::digest(token).into()))
+    fits.then(|| KeyHash::of(token))
 }
 
 impl AdminState {

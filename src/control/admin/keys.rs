@@ -3,7 +3,6 @@
 use std::io;
 
 use plane::{KeyHash, KeyRow};
-use sha2::{Digest, Sha256};
 
 use crate::ports::admin::{AdminError, Secret};
 
@@ -36,7 +35,7 @@ pub fn make(
     let draw = || random().map_err(|error| AdminError::Internal(format!("no randomness: {error}")));
     let api_key = format!("{PREFIX}{:016x}{:016x}{:016x}", draw()?, draw()?, draw()?);
     let key_id = format!("key_{:016x}", draw()?);
-    let hash = KeyHash(Sha256::digest(&api_key).into());
+    let hash = KeyHash::of(&api_key);
     let row = KeyRow { hash, key_id, user, tier, expires_at_ms, revoked_at_ms: None };
     let prefix = api_key.chars().take(SHOWN).collect();
     Ok(MadeKey { row, api_key: Secret(api_key), prefix })

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plane::KeyHash;
-use sha2::{Digest, Sha256};
 
 use super::database::database_config;
 use super::tls::NodeTls;
@@ -172,7 +171,7 @@ fn owner(file: &Path) -> Result<KeyHash, AssembleError> {
     if token.len() < MIN_TOKEN {
         return Err(invalid(&format!("expected a token of at least {MIN_TOKEN} characters")));
     }
-    Ok(KeyHash(Sha256::digest(token.as_bytes()).into()))
+    Ok(KeyHash::of(token))
 }
 
 fn raft(

@@ -41,7 +41,7 @@ async fn a_key_is_shown_once_and_its_hash_is_stored() {
     assert_eq!(made.headers["cache-control"], "no-store");
     let edits = api.fake.edits.lock().unwrap().clone();
     let [(actor, Edit::CreateKey { key: row, prefix })] = edits.as_slice() else { panic!("{edits:?}") };
-    assert_eq!((actor.as_str(), row.hash, row.key_id.as_str()), ("editor", hash(key), id));
+    assert_eq!((actor.as_str(), row.hash, row.key_id.as_str()), ("editor", KeyHash::of(key), id));
     assert_eq!(row.expires_at_ms, Some(1_800_000_000_000 + 90 * 86_400_000));
     assert!(key.starts_with(prefix.as_str()) && prefix.len() == 12);
     assert!(!format!("{edits:?}").contains(&key[12..]));
