@@ -14,7 +14,9 @@ pub use super::plane::{Actor, AdminRole, ClusterStatus, List, Listed, MemberChan
 
 /// Reads and changes the configuration. Every call has a deadline.
 pub trait ConfigPlane: Send + Sync + 'static {
-    /// Whom an admin token belongs to, by the SHA-256 of the token; `None` if it is not known.
+    /// The holder of `admin.token_file`, if this is the SHA-256 of that token. It takes the same time for every token.
+    fn owner(&self, token: &KeyHash) -> Option<Actor>;
+    /// Whom an admin token of PostgreSQL belongs to, by the SHA-256 of the token; `None` if it is not known.
     fn actor(&self, token: KeyHash) -> BoxFuture<'_, Result<Option<Actor>, AdminError>>;
     /// The rule book in force at this node.
     fn book(&self) -> Arc<RuleBook>;

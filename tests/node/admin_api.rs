@@ -88,7 +88,12 @@ impl Fake {
         self.changes.lock().unwrap().clone()
     }
 
-    /// Lets every edit from now on fail.
+    /// Lets time pass.
+    fn pass(&self, seconds: u64) {
+        *self.now_us.lock().unwrap() += seconds * 1_000_000;
+    }
+
+    /// Lets every edit from now on fail; with `Unavailable`, look-ups of tokens as well.
     pub fn fail(&self, error: DatabaseError) {
         *self.failure.lock().unwrap() = Some(error);
     }
@@ -156,6 +161,9 @@ impl ConfigStore for Fake {
     }
 
     fn token(&self, hash: KeyHash) -> BoxFuture<'_, Result<Option<Actor>, DatabaseError>> {
+        if let Some(error @ DatabaseError::Unavailable(_)) = &*self.failure.lock().unwrap() {
+            return ready(Err(error.clone()));
+        }
         ready(Ok(self.tokens.lock().unwrap().get(&hash).cloned()))
     }
 
@@ -283,6 +291,17 @@ impl Api {
     }
 
     async fn call_with(&self, token: &str, call: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        self.call_from("192.0.2.7", token, call, headers, body).await
+    }
+
+    async fn call_from(
+        &self,
+        ip: &str,
+        token: &str,
+        call: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let (method, path) = call.split_once(' ').unwrap();
         let mut request = Request::builder().method(method).uri(format!("/admin/v1{path}"));
         if !token.is_empty() {
@@ -291,7 +310,7 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut routes = self.routes.clone().layer(Extension(Peer("192.0.2.7".parse().unwrap())));
+        let mut routes = self.routes.clone().layer(Extension(Peer(ip.parse().unwrap())));
         let answer = routes.call(request.body(Body::from(body.into())).unwrap()).await.unwrap();
         let (parts, body) = answer.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();

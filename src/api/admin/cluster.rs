@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::AdminState;
-use super::auth::{Owner, Viewer};
+use super::auth::{Owner, SettingsOwner, Viewer};
 use super::wire::{bytes, changed, json};
 use crate::api::rejection::Rejection;
 use crate::ports::admin::{Actor, ConfigChange, MemberChange};
@@ -40,7 +40,7 @@ pub async fn settings(State(state): State<AdminState>, _: Viewer) -> Result<Resp
     responses((status = 200, description = "the new revision"), (status = 400, description = "every invalid setting")))]
 pub async fn put_settings(
     State(state): State<AdminState>,
-    Owner(actor): Owner,
+    SettingsOwner(actor): SettingsOwner,
     body: Body,
 ) -> Result<Response, Rejection> {
     let settings: BTreeMap<String, Value> = json(body).await?;

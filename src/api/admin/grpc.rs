@@ -12,6 +12,7 @@ use serde_json::Value;
 use tonic::{Request, Response, Status};
 
 use super::AdminState;
+use super::auth::Action;
 use super::wire::{MAX_BOOK, of_problem};
 use crate::api::http::Peer;
 use crate::api::rejection::{Rejection, violation};
@@ -39,10 +40,14 @@ fn invalid(problems: Vec<Problem>) -> Status {
 }
 
 impl Grpc {
-    async fn caller<T>(&self, request: &Request<T>, role: AdminRole) -> Result<Actor, Status> {
+    async fn reader<T>(&self, request: &Request<T>, role: AdminRole) -> Result<Actor, Status> {
+        self.caller(request, role, Action::ReadOrAdminister).await
+    }
+
+    async fn caller<T>(&self, request: &Request<T>, role: AdminRole, action: Action) -> Result<Actor, Status> {
         let ip: IpAddr = request.extensions().get::<Peer>().ok_or_else(|| status(Rejection::Internal))?.0;
         let headers = request.metadata().clone().into_headers();
-        self.0.caller(&headers, ip, role).await.map_err(status)
+        self.0.caller(&headers, ip, role, action).await.map_err(status)
     }
 
     async fn change<T>(
@@ -51,7 +56,7 @@ impl Grpc {
         expected: impl Fn(&T) -> Option<u64>,
         change: impl FnOnce(T) -> Result<ConfigChange, Status>,
     ) -> Result<Response<pb::Changed>, Status> {
-        let actor = self.caller(&request, AdminRole::Editor).await?;
+        let actor = self.caller(&request, AdminRole::Editor, Action::Write).await?;
         let message = request.into_inner();
         let expected = expected(&message).map(Revision);
         let changed = self.0.plane.change(actor, change(message)?, expected).await.map_err(status)?;
@@ -69,7 +74,7 @@ const fn any<T>(_: &T) -> Option<u64> {
 #[tonic::async_trait]
 impl AdminService for Grpc {
     async fn get_rules(&self, request: Request<pb::GetRulesRequest>) -> Result<Response<pb::RuleBook>, Status> {
-        self.caller(&request, AdminRole::Viewer).await?;
+        self.reader(&request, AdminRole::Viewer).await?;
         let (rules, revision) = match request.into_inner().revision {
             None => {
                 let book = self.0.plane.book();
@@ -155,7 +160,7 @@ impl AdminService for Grpc {
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
         let of = request.get_ref().of();
         let role = if of == Of::Audit { AdminRole::Owner } else { AdminRole::Viewer };
-        self.caller(&request, role).await?;
+        self.reader(&request, role).await?;
         let pb::ListRequest { user, limit, after, .. } = request.into_inner();
         let list = match of {
             Of::Unspecified => {
@@ -181,7 +186,7 @@ impl AdminService for Grpc {
         &self,
         request: Request<pb::GetClusterRequest>,
     ) -> Result<Response<pb::ClusterStatus>, Status> {
-        self.caller(&request, AdminRole::Viewer).await?;
+        self.reader(&request, AdminRole::Viewer).await?;
         let cluster = self.0.plane.cluster().map_err(status)?;
         let members = cluster.members.into_iter().map(|member| pb::Member {
             name: member.name,

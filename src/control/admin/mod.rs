@@ -278,12 +278,13 @@ fn described(change: &MemberChange) -> (&'static str, String) {
 }
 
 impl ConfigPlane for AdminService {
+    fn owner(&self, token: &KeyHash) -> Option<Actor> {
+        let is_owner = self.owner.is_some_and(|owner| bool::from(owner.0.ct_eq(&token.0)));
+        is_owner.then(|| Actor { name: "admin.token_file".to_owned(), role: AdminRole::Owner })
+    }
+
     fn actor(&self, token: KeyHash) -> BoxFuture<'_, Result<Option<Actor>, AdminError>> {
         Box::pin(async move {
-            let is_owner = self.owner.is_some_and(|owner| bool::from(owner.0.ct_eq(&token.0)));
-            if is_owner {
-                return Ok(Some(Actor { name: "admin.token_file".to_owned(), role: AdminRole::Owner }));
-            }
             match &self.source {
                 Source::Cluster { store: Some(store), .. } => store.token(token).await.map_err(of_database),
                 _ => Ok(None),
