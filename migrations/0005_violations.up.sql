@@ -49,14 +49,14 @@ BEGIN
 END
 $$;
 
--- Drops the partitions of days that ended before the last `days_kept` days. Returns their number.
+-- Drops the partitions of days that ended before the last `days_kept` days, which are at least 7. Returns their number.
 CREATE FUNCTION tidegate_drop_partitions(days_kept integer DEFAULT 90) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public
 AS $$
 DECLARE
     oldest text := 'rate_limit_violations_'
-        || to_char((now() AT TIME ZONE 'UTC')::date - greatest(days_kept, 0), 'YYYYMMDD');
+        || to_char((now() AT TIME ZONE 'UTC')::date - greatest(days_kept, 7), 'YYYYMMDD');
     dropped integer := 0;
     name text;
 BEGIN
