@@ -22,6 +22,9 @@ const CONNECTIONS: u32 = 8;
 const WHO_ARE_YOU: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \
      ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer END";
 
+/// Tells servers apart. A server may be listed under two names.
+const STARTED: &str = "SELECT floor(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+
 /// Finds the primary among the servers, and keeps connections to it.
 pub(super) struct Primary {
     config: DatabaseConfig,
@@ -120,25 +123,36 @@ impl Primary {
         self.find().await.is_ok()
     }
 
-    /// Asks every server, and takes the primary with the highest timeline. The caller holds `search`.
+    /// Asks every server, and takes the primary with the highest timeline. If two have it, nothing tells which one the
+    /// cluster follows, so neither is taken. The caller holds `search`.
     async fn find(&self) -> Result<Found, DatabaseError> {
         let _timer = self.metrics.start(Query::FindPrimary);
         let answers = join_all(self.config.hosts.iter().map(|host| self.ask(host))).await;
         self.searches.fetch_add(1, Ordering::Relaxed);
-        let mut best: Option<(i32, &String)> = None;
+        let mut best: Option<((i32, i64), &String)> = None;
+        let mut rivals = None;
         let mut others = Vec::new();
         for (host, answer) in self.config.hosts.iter().zip(answers) {
             match answer {
-                Ok(Some(timeline)) if best.is_none_or(|(highest, _)| timeline > highest) => {
-                    best = Some((timeline, host));
-                }
-                Ok(Some(_)) => {}
+                Ok(Some(server)) => match best {
+                    Some((known, first)) if known.0 == server.0 => {
+                        if known != server {
+                            rivals = Some((first, host));
+                        }
+                    }
+                    Some((known, _)) if known.0 > server.0 => {}
+                    _ => (best, rivals) = (Some((server, host)), None),
+                },
                 Ok(None) => others.push(format!("{host} is a replica")),
                 Err(DatabaseError::Unavailable(reason)) => others.push(format!("{host}: {reason}")),
                 Err(error) => others.push(format!("{host}: {error}")),
             }
         }
-        let Some((timeline, host)) = best else {
+        if let Some((first, second)) = rivals {
+            let reason = format!("{first} and {second} both are primaries on the same timeline: stop the wrong one");
+            return Err(DatabaseError::Unavailable(reason));
+        }
+        let Some(((timeline, _), host)) = best else {
             return Err(DatabaseError::Unavailable(format!("no server is primary: {}", others.join("; "))));
         };
         let known = self.current().clone().filter(|found| found.host == *host && found.timeline == timeline);
@@ -155,14 +169,15 @@ impl Primary {
         Ok(found)
     }
 
-    /// The timeline of a primary; `None` for a replica.
-    async fn ask(&self, host: &str) -> Result<Option<i32>, DatabaseError> {
+    /// The timeline of a primary and when it started; `None` for a replica.
+    async fn ask(&self, host: &str) -> Result<Option<(i32, i64)>, DatabaseError> {
         let options = self.config.options(host)?;
         let asked = async {
             let mut connection = options.connect().await?;
-            let timeline = sqlx::query_scalar(WHO_ARE_YOU).fetch_one(&mut connection).await?;
+            let timeline: Option<i32> = sqlx::query_scalar(WHO_ARE_YOU).fetch_one(&mut connection).await?;
+            let started: i64 = sqlx::query_scalar(STARTED).fetch_one(&mut connection).await?;
             connection.close().await?;
-            Ok::<_, Error>(timeline)
+            Ok::<_, Error>(timeline.map(|timeline| (timeline, started)))
         };
         match tokio::time::timeout(self.config.deadlines.connect, asked).await {
             Ok(answer) => answer.map_err(|error| describe(&error)),

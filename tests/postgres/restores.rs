@@ -7,7 +7,7 @@ use std::time::Duration;
 use plane::{Change, KeyHash, KeyRow, PlaneState, UserRow};
 use serde_json::json;
 use tidegate::db::{DatabaseConfig, Deadlines, migrations};
-use tidegate::ports::plane::{ChangeSource, Changes, Edit, KeyDirectory};
+use tidegate::ports::plane::{ChangeSource, Changes, DatabaseError, Edit, KeyDirectory};
 use tidegate::ports::{Service, Shutdown};
 
 use crate::change_log::read;
@@ -140,4 +140,16 @@ async fn edits_go_to_a_second_primary_of_a_higher_timeline_while_the_old_one_liv
     assert_eq!(servers.psql(second, names), "common followed probe");
     stop.send(true).unwrap();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn two_primaries_of_one_timeline_are_both_refused_and_a_server_with_two_names_is_not() {
+    let (first, second) = (Server::start().await, Server::start().await);
+    let hosts = |hosts: &[String]| database(DatabaseConfig { hosts: hosts.to_vec(), ..first.config() });
+    let host = |name: &str, server: &Server| format!("{name}:{}", server.port);
+    let both = hosts(&[host("127.0.0.1", &first), host("127.0.0.1", &second)]);
+    let error = edit(&both, put("one", 1)).await.unwrap_err();
+    assert!(matches!(&error, DatabaseError::Unavailable(reason) if reason.contains("both are primaries")), "{error}");
+    let same = hosts(&[host("127.0.0.1", &first), host("localhost", &first)]);
+    edit(&same, put("one", 1)).await.unwrap();
 }
