@@ -106,10 +106,10 @@ async fn a_token_that_was_valid_reads_and_administers_while_postgresql_is_away()
     let api = Api::new();
     let owner = "tg_owner_of_postgresql_1c2d";
     let actor = Actor { name: "ana".to_owned(), role: AdminRole::Owner };
-    api.fake.tokens.lock().unwrap().insert(hash(owner), actor);
+    api.fake.tokens.lock().unwrap().insert(KeyHash::of(owner), actor);
     assert_eq!(api.call(owner, "GET /rules", "").await.status, 200);
     assert_eq!(api.call(EDITOR, "GET /rules", "").await.status, 200);
-    api.fake.tokens.lock().unwrap().remove(&hash(EDITOR));
+    api.fake.tokens.lock().unwrap().remove(&KeyHash::of(EDITOR));
     api.fake.pass(3);
     assert_eq!(api.call(EDITOR, "GET /rules", "").await.status, 401, "the node has seen that it is removed");
     api.fake.fail(DatabaseError::Unavailable("connection refused".to_owned()));
