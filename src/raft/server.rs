@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::unfold;
 use openraft::error::{InstallSnapshotError, RaftError};
@@ -22,6 +23,9 @@ use crate::tls::peers::Peer;
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 30;
 /// Calls at once on one connection.
 const MAX_CALLS: u32 = 64;
+/// A connection that does not answer a ping within the timeout ends.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a request may be on its way.
 const WINDOW_BYTES: u32 = 4 << 20;
 
@@ -37,6 +41,8 @@ pub async fn serve(group: Arc<Group>, incoming: Box<dyn Incoming>) -> Result<(),
     let service = ClusterServer::new(Answers(group));
     let service = service.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = Server::builder().max_concurrent_streams(MAX_CALLS).tcp_nodelay(true);
+    // A peer that does not answer pings is disconnected.
+    let server = server.http2_keepalive_interval(Some(PING_INTERVAL)).http2_keepalive_timeout(Some(PING_TIMEOUT));
     // A large append to a far region must not wait for the window all the time.
     let mut server = server.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(2 * WINDOW_BYTES);
     server.add_service(service).serve_with_incoming(connections).await
@@ -115,7 +121,7 @@ impl Answers {
                     if let Some(age) = quorum_age_ms
                         && !matches!(response, AppendEntriesResponse::HigherVote(_))
                     {
-                        group.caller.contact.heard(std::time::Duration::from_millis(age));
+                        group.caller.contact.heard(Duration::from_millis(age));
                     }
                     Reply::Append(response)
                 }

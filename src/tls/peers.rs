@@ -66,7 +66,11 @@ impl PeerSecurity {
     async fn accept(self, stream: TcpStream, address: SocketAddr) -> io::Result<PeerStream> {
         stream.set_nodelay(true)?;
         match self {
-            Self::Plain => Ok(PeerStream::plain(stream, address)),
+            Self::Plain => {
+                // A peer speaks first. Until it does, the bounds of handshakes hold for it.
+                stream.peek(&mut [0]).await?;
+                Ok(PeerStream::plain(stream, address))
+            }
             Self::Mutual { server, .. } => {
                 let stream = server.accept(stream).await?;
                 Ok(PeerStream::over_tls(stream.into(), address))

@@ -235,3 +235,24 @@ async fn a_cluster_grows_from_three_to_twenty_nodes_and_shrinks_again() {
     write(&[&a, &b, &c]).await;
     stop([a, b, c]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_are_ended_and_keep_no_node_away() {
+    let folder = TempDir::new().unwrap();
+    let a = Seat::new("a", Some(folder.path().join("a"))).start().await;
+    a.init(&[&a]).await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(tokio::net::TcpStream::connect(a.seat.config.listen).await.unwrap());
+    }
+    let d = Seat::new("d", None).joining(&[&a.seat]).start().await;
+    let revision = write(&[&a]).await;
+    all_reach(&[&d], revision).await;
+    for mut stream in silent {
+        // The end, or a reset.
+        let mut byte = [0];
+        let ended = tokio::io::AsyncReadExt::read(&mut stream, &mut byte);
+        assert!(tokio::time::timeout(PATIENCE, ended).await.unwrap().map_or(0, |read| read) == 0);
+    }
+    stop([a, d]).await;
+}
