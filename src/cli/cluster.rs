@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::admin_client::{AdminArgs, AdminClient, Call, segment};
 use super::cluster_ca::ClusterCa;
+use super::rules::refused;
 use super::{Exit, GlobalArgs, Output, output};
 
 #[derive(Args)]
@@ -181,6 +182,7 @@ fn show(output: Output, status: &Value) {
     let text = |field: &str| status[field].as_str().unwrap_or("unknown");
     outln!("cluster {}, leader {}, revision {}", text("name"), text("leader"), status["revision"]);
     members(status);
+    refused::hint(status["refused"].as_u64().unwrap_or(0));
 }
 
 fn members(status: &Value) {

@@ -19,6 +19,8 @@ mod check;
 mod cluster;
 #[cfg(feature = "cluster")]
 mod cluster_ca;
+#[cfg(feature = "cluster")]
+mod confirm;
 mod dev;
 #[cfg(feature = "cluster")]
 mod directory;

@@ -17,11 +17,11 @@ use crate::ports::plane::{Actor, AdminRole, ConfigStore, DatabaseError, Edit, Li
 
 const TIERS: &str = "
 SELECT tier AS place, jsonb_build_object('tier', tier, 'description', description, 'created_at', created_at) AS row
-FROM user_tiers WHERE $1 IS NULL OR tier > $1 ORDER BY tier LIMIT $2";
+FROM user_tiers WHERE ($1 IS NULL OR tier > $1) AND ($3 IS NULL OR tier = $3) ORDER BY tier LIMIT $2";
 
 const USERS: &str = "
 SELECT user_id AS place, jsonb_build_object('user', user_id, 'tier', tier, 'created_at', created_at) AS row
-FROM users WHERE $1 IS NULL OR user_id > $1 ORDER BY user_id LIMIT $2";
+FROM users WHERE ($1 IS NULL OR user_id > $1) AND ($3 IS NULL OR user_id = $3) ORDER BY user_id LIMIT $2";
 
 const KEYS: &str = "
 SELECT key_id AS place, jsonb_build_object('key_id', key_id, 'prefix', prefix, 'user', user_id, 'tier', tier,
@@ -111,9 +111,9 @@ impl Database {
         if numbered && page.after.as_ref().is_some_and(|after| after.parse::<i64>().is_err()) {
             return Err(DatabaseError::Invalid("after: expected the `next` of the page before".to_owned()));
         }
-        let (statement, user) = match list {
-            List::Tiers => (TIERS, None),
-            List::Users => (USERS, None),
+        let (statement, of) = match list {
+            List::Tiers { tier } => (TIERS, Some(tier)),
+            List::Users { user } => (USERS, Some(user)),
             List::Keys { user } => (KEYS, Some(user)),
             List::History => (HISTORY, None),
             List::Audit => (AUDIT, None),
@@ -123,7 +123,7 @@ impl Database {
         let _timer = self.metrics.start(Query::List);
         // One row more tells whether there is a next page.
         let asked = sqlx::query_as::<_, (String, Json<Value>)>(statement).bind(page.after).bind(i64::from(size) + 1);
-        let asked = if let Some(user) = user { asked.bind(user) } else { asked };
+        let asked = if let Some(of) = of { asked.bind(of) } else { asked };
         let rows = asked.fetch_all(&mut *session).await.map_err(|error| describe(&error))?;
         session.finish();
         let size = usize::try_from(size).unwrap_or(1000);

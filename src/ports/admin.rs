@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use limiter::Revision;
 use limiter::rules::{Limit, Problem, RuleBook, Rules};
-use plane::{KeyHash, UserRow};
+use plane::{KeyHash, Refused, UserRow};
 use serde_json::Value;
 
 use super::BoxFuture;
@@ -31,6 +31,8 @@ pub trait ConfigPlane: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Changed, AdminError>>;
     /// Rows of a list.
     fn list(&self, list: List, page: Page) -> BoxFuture<'_, Result<Listed, AdminError>>;
+    /// The transactions in the database that are not in force. With a rule file there are none.
+    fn refused(&self) -> Result<Vec<Refused>, AdminError>;
     /// The settings that the cluster shares.
     fn settings(&self) -> Result<BTreeMap<String, Value>, AdminError>;
     /// What this node knows of its cluster.

@@ -303,12 +303,12 @@ pub trait ConfigStore: Send + Sync + 'static {
 /// What can be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum List {
-    Tiers,
-    Users,
+    /// One tier, or all.
+    Tiers { tier: Option<String> },
+    /// One user, or all.
+    Users { user: Option<String> },
     /// Of one user, or of all.
-    Keys {
-        user: Option<String>,
-    },
+    Keys { user: Option<String> },
     /// Revisions of the rules, the newest first.
     History,
     /// The newest first.

@@ -17,7 +17,7 @@ use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use limiter::rules::{RuleBook, Rules};
 use limiter::{NodeTime, Revision, WallTime};
-use plane::{Change, Command, CommitId, KeyHash, Mark, Outcome, PlaneState, Transaction, UserRow};
+use plane::{Change, Command, CommitId, KeyHash, Mark, Outcome, PlaneState, Refused, Transaction, UserRow};
 use serde_json::{Value, json};
 use tidegate::api::admin::metrics::AdminMetrics;
 use tidegate::api::admin::{AdminState, routes, serve};
@@ -98,6 +98,15 @@ impl Fake {
         *self.failure.lock().unwrap() = Some(error);
     }
 
+    /// Has a transaction refused.
+    pub fn refuse(&self, rows: &[&str], errors: &[&str]) {
+        let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        let refused = vec![Refused { revision: Revision(7), rows: texts(rows), errors: texts(errors) }];
+        let mut next = PlaneState::clone(&self.state.borrow());
+        next.apply(Command::Apply { after: next.mark(), transactions: Vec::new(), refused });
+        self.state.send_replace(Arc::new(next));
+    }
+
     fn commit(&self, edit: Edit) -> Mark {
         let state = PlaneState::clone(&self.state.borrow());
         let revision = state.mark().revision.next(*self.now_us.lock().unwrap() / 1000);
@@ -168,6 +177,28 @@ impl ConfigStore for Fake {
     }
 
     fn list(&self, list: List, page: Page) -> BoxFuture<'_, Result<Listed, DatabaseError>> {
+        let last = |of: &dyn Fn(&Edit) -> Option<Value>| {
+            let edits = self.edits.lock().unwrap();
+            let rows = edits.iter().rev().find_map(|(_, edit)| of(edit)).into_iter().collect();
+            ready(Ok(Listed { rows, next: None }))
+        };
+        match &list {
+            List::Tiers { tier: Some(name) } => {
+                return last(&|edit| match edit {
+                    Edit::PutTier { tier, description } if tier == name => {
+                        Some(json!({ "tier": tier, "description": description }))
+                    }
+                    _ => None,
+                });
+            }
+            List::Users { user: Some(name) } => {
+                return last(&|edit| match edit {
+                    Edit::PutUser(row) if row.user == *name => Some(json!({ "user": row.user, "tier": row.tier })),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
         let row = json!({ "list": format!("{list:?}"), "size": page.size, "after": page.after });
         ready(Ok(Listed { rows: vec![row], next: Some("n".to_owned()) }))
     }

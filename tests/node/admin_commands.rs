@@ -97,6 +97,33 @@ async fn limits_are_listed_put_removed_rolled_back_and_exported() {
 }
 
 #[tokio::test]
+async fn refused_transactions_are_shown_and_apply_says_that_it_removes_them() {
+    let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
+    let node = api.serve().await;
+    let file = write(folder.path(), "rules.yaml", RULES);
+    assert_eq!(run(node, EDITOR, &["rules", "apply", &file, "--yes"]).await.code, 0);
+    let none = run(node, EDITOR, &["rules", "list"]).await.out;
+    assert!(!none.contains("refused"), "{none}");
+    assert_eq!(run(node, EDITOR, &["rules", "refused"]).await.out, "none\n");
+    api.fake.refuse(&["limit api/broken", "limit api/all"], &["limit: expected a number"]);
+    for call in [&["rules", "list"][..], &["rules", "history"], &["cluster", "status"]] {
+        let shown = run(node, EDITOR, call).await.out;
+        assert!(shown.ends_with("\n1 transaction is refused: `tidegate rules refused`\n"), "{shown}");
+    }
+    let table = run(node, EDITOR, &["rules", "refused"]).await.out;
+    assert!(table.contains("limit api/broken") && table.contains("expected a number"), "{table}");
+    // Only the refused rows differ from the file.
+    let edits = api.fake.edits().len();
+    let asked = run(node, EDITOR, &["rules", "apply", &file]).await;
+    assert_eq!(asked.code, 1, "{}", asked.out);
+    for line in ["- limit api/broken  (refused at revision 7", "~ limit api/all  (refused at revision 7"] {
+        assert!(asked.out.contains(line), "{line}: {}", asked.out);
+    }
+    assert_eq!(run(node, EDITOR, &["rules", "apply", &file, "--yes"]).await.code, 0);
+    assert_eq!(api.fake.edits().len(), edits + 1);
+}
+
+#[tokio::test]
 async fn keys_users_tiers_and_the_cluster_are_managed() {
     let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
     let node = api.serve().await;

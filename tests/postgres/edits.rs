@@ -288,8 +288,8 @@ async fn the_audit_names_who_changed_what_and_lists_go_page_by_page() {
     for n in 0..5 {
         edit(&database, Edit::PutUser(UserRow { user: format!("u{n}"), tier: None })).await.unwrap();
     }
-    let first = list(&database, List::Users, 3, None).await;
-    let second = list(&database, List::Users, 3, first.next.clone()).await;
+    let first = list(&database, List::Users { user: None }, 3, None).await;
+    let second = list(&database, List::Users { user: None }, 3, first.next.clone()).await;
     let names: Vec<&Value> = first.rows.iter().chain(&second.rows).map(|row| &row["user"]).collect();
     assert_eq!(names, ["u0", "u1", "u2", "u3", "u4"]);
     assert_eq!(second.next, None);

@@ -19,12 +19,14 @@ use crate::ports::admin::{Actor, ConfigChange, MemberChange};
 /// The largest backup, in bytes.
 const MAX_BACKUP: usize = 64 * 1024 * 1024;
 
-/// The leader, the revision, and the members, as far as this node knows.
+/// The leader, the revision, the members, and the number of refused changes, as far as this node knows.
 #[utoipa::path(get, path = "/admin/v1/cluster", tag = "cluster", security(("token" = [])),
     responses((status = 200, description =
-        "leader, revision, members; `last_seen_ms` of a member is how long ago the leader heard of it")))]
+        "leader, revision, members, refused; `last_seen_ms` of a member is how long ago the leader heard of it")))]
 pub async fn status(State(state): State<AdminState>, _: Viewer) -> Result<Response, Rejection> {
-    Ok(Json(state.plane.cluster()?).into_response())
+    let mut status = serde_json::to_value(state.plane.cluster()?).map_err(|_| Rejection::Internal)?;
+    status["refused"] = state.plane.refused()?.len().into();
+    Ok(Json(status).into_response())
 }
 
 /// The settings that all nodes share.

@@ -1,8 +1,9 @@
 //! The calls about tiers, users, keys, and the audit.
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use plane::UserRow;
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,12 +12,19 @@ use super::AdminState;
 use super::auth::{Editor, Owner, Viewer};
 use super::wire::{Query, changed, expiry, json, listed};
 use crate::api::rejection::{Rejection, violation};
-use crate::ports::admin::{ConfigChange, List};
+use crate::ports::admin::{AdminError, ConfigChange, List, Page};
 use crate::yaml::decode::parse_duration;
 
 async fn list(state: &AdminState, list: List, query: Option<&str>) -> Result<Response, Rejection> {
     let page = Query::read(query, &["limit", "after"])?.page()?;
     Ok(listed(state.plane.list(list, page).await?))
+}
+
+/// The only row of a list.
+async fn one(state: &AdminState, list: List, what: String) -> Result<Response, Rejection> {
+    let listed = state.plane.list(list, Page { size: 1, after: None }).await?;
+    let row = listed.rows.into_iter().next().ok_or(AdminError::NotFound(what))?;
+    Ok(Json(row).into_response())
 }
 
 /// The tiers.
@@ -28,7 +36,7 @@ pub async fn tiers(
     _: Viewer,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
-    list(&state, List::Tiers, query.as_deref()).await
+    list(&state, List::Tiers { tier: None }, query.as_deref()).await
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -39,7 +47,15 @@ pub struct Tier {
     description: String,
 }
 
-/// Creates or changes a tier.
+/// One tier.
+#[utoipa::path(get, path = "/admin/v1/tiers/{tier}", tag = "users", security(("token" = [])),
+    params(("tier" = String, Path)),
+    responses((status = 200, description = "the tier"), (status = 404, description = "no such tier")))]
+pub async fn tier(State(state): State<AdminState>, _: Viewer, Path(tier): Path<String>) -> Result<Response, Rejection> {
+    one(&state, List::Tiers { tier: Some(tier.clone()) }, format!("the tier {tier}")).await
+}
+
+/// Creates a tier, or replaces what it has.
 #[utoipa::path(put, path = "/admin/v1/tiers/{tier}", tag = "users", security(("token" = [])),
     params(("tier" = String, Path)), request_body = Tier,
     responses((status = 200, description = "the new revision")))]
@@ -73,7 +89,7 @@ pub async fn users(
     _: Viewer,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
-    list(&state, List::Users, query.as_deref()).await
+    list(&state, List::Users { user: None }, query.as_deref()).await
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -83,7 +99,15 @@ pub struct User {
     tier: Option<String>,
 }
 
-/// Creates or changes a user.
+/// One user.
+#[utoipa::path(get, path = "/admin/v1/users/{user}", tag = "users", security(("token" = [])),
+    params(("user" = String, Path)),
+    responses((status = 200, description = "the user"), (status = 404, description = "no such user")))]
+pub async fn user(State(state): State<AdminState>, _: Viewer, Path(user): Path<String>) -> Result<Response, Rejection> {
+    one(&state, List::Users { user: Some(user.clone()) }, format!("the user {user}")).await
+}
+
+/// Creates a user, or replaces what the user has.
 #[utoipa::path(put, path = "/admin/v1/users/{user}", tag = "users", security(("token" = [])),
     params(("user" = String, Path)), request_body = User,
     responses((status = 200, description = "the new revision")))]

@@ -166,8 +166,8 @@ impl AdminService for Grpc {
             Of::Unspecified => {
                 return Err(status(Rejection::Invalid(vec![violation("of", "expected what to list")])));
             }
-            Of::Tiers => List::Tiers,
-            Of::Users => List::Users,
+            Of::Tiers => List::Tiers { tier: None },
+            Of::Users => List::Users { user: None },
             Of::Keys => List::Keys { user },
             Of::History => List::History,
             Of::Audit => List::Audit,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -76,15 +76,16 @@ pub fn routes(state: AdminState) -> Router {
         .route("/admin/v1/openapi.json", get(openapi::document))
         .route("/admin/v1/rules", get(rules::get_rules).put(rules::put_rules))
         .route("/admin/v1/rules/history", get(rules::history))
+        .route("/admin/v1/rules/refused", get(rules::refused))
         .route("/admin/v1/rules/rollback", post(rules::rollback))
         .route(
             "/admin/v1/domains/{domain}/limits/{limit}",
             get(rules::get_limit).put(rules::put_limit).delete(rules::remove_limit),
         )
         .route("/admin/v1/tiers", get(directory::tiers))
-        .route("/admin/v1/tiers/{tier}", put(directory::put_tier).delete(directory::remove_tier))
+        .route("/admin/v1/tiers/{tier}", get(directory::tier).put(directory::put_tier).delete(directory::remove_tier))
         .route("/admin/v1/users", get(directory::users))
-        .route("/admin/v1/users/{user}", put(directory::put_user).delete(directory::remove_user))
+        .route("/admin/v1/users/{user}", get(directory::user).put(directory::put_user).delete(directory::remove_user))
         .route("/admin/v1/users/{user}/keys", post(directory::create_key))
         .route("/admin/v1/keys", get(directory::keys))
         .route("/admin/v1/keys/{key_id}", delete(directory::revoke_key))

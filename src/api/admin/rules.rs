@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use limiter::Revision;
 use limiter::rules::Rules;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::AdminState;
 use super::auth::{Editor, Viewer};
@@ -132,6 +133,13 @@ pub async fn history(
 ) -> Result<Response, Rejection> {
     let page = Query::read(query.as_deref(), &["limit", "after"])?.page()?;
     Ok(listed(state.plane.list(List::History, page).await?))
+}
+
+/// The changes in PostgreSQL that are not in force, because the rules would not be valid with them.
+#[utoipa::path(get, path = "/admin/v1/rules/refused", tag = "rules", security(("token" = [])),
+    responses((status = 200, description = "all of them, each with its revision, its rows and why")))]
+pub async fn refused(State(state): State<AdminState>, _: Viewer) -> Result<Response, Rejection> {
+    Ok(Json(json!({ "items": state.plane.refused()?, "next": null })).into_response())
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]

@@ -1,15 +1,15 @@
 //! The commands of `tidegate rules` that read and change the rules of a running node.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::book_diff;
-use super::git;
+use super::{book_diff, git, refused};
 use crate::cli::admin_client::{AdminArgs, AdminClient, Call, segment};
+use crate::cli::confirm::confirm;
 use crate::cli::{Exit, Output, output};
 use crate::rulefile::decode::read_rules;
 use crate::rulefile::diff::differences;
@@ -34,6 +34,8 @@ pub enum Book {
     Export(Export),
     /// Show the revisions of the rules
     History(Shared),
+    /// Show transactions in PostgreSQL that are not in force, because the rules would not be valid with them
+    Refused(Shared),
     /// Put the rules as of a revision in force again
     Rollback(Rollback),
 }
@@ -119,6 +121,7 @@ impl Book {
             Self::Diff(diff) => diff.run(output),
             Self::Export(export) => export.run(output),
             Self::History(shared) => history(&shared, output),
+            Self::Refused(shared) => shared.admin.client(output).and_then(|client| refused::show(&client, output)),
             Self::Rollback(rollback) => rollback.run(output),
         };
         done.err().unwrap_or(Exit::Ok)
@@ -155,21 +158,25 @@ impl Apply {
         let client = self.admin.client(output)?;
         let (old, revision) = rules_of(&client, None)?;
         let differences = differences(&old, loaded.book.rules());
+        let overwritten = refused::overwritten(&refused::fetch(&client)?, loaded.book.rules());
         let for_people = output == Output::Table;
         if for_people {
             book_diff::print(&differences);
+            refused::print(&overwritten);
         }
         // The order of limits is no difference for people, but answers show it.
-        if old == **loaded.book.rules() {
+        if old == **loaded.book.rules() && overwritten.is_empty() {
             match for_people {
                 true => outln!("nothing changes: revision {revision} has these rules"),
                 false => outln!("{}", json!({ "revision": revision, "in_force": true, "changes": [] })),
             }
             return Ok(());
         }
-        if !self.yes && !confirmed()? {
+        if !self.yes && !io::stdin().is_terminal() {
+            eprintln!("nothing was changed: without a terminal, confirm with --yes");
             return Err(Exit::Failed);
         }
+        confirm(self.yes, "Put these rules in force?")?;
         let call = Call::new("PUT", "/rules");
         let reply = client.call(Call {
             headers: vec![("if-match", format!("\"{revision}\""))],
@@ -179,27 +186,11 @@ impl Apply {
         let mut reply = reply.json();
         if !for_people {
             reply["changes"] = json!(differences);
+            reply["refused"] = json!(overwritten);
         }
         changed(output, &reply);
         Ok(())
     }
-}
-
-/// Asks on a terminal. Without a terminal, nobody can answer.
-fn confirmed() -> Result<bool, Exit> {
-    if !io::stdin().is_terminal() {
-        eprintln!("nothing was changed: without a terminal, confirm with --yes");
-        return Err(Exit::Failed);
-    }
-    eprint!("Put these rules in force? [y/N] ");
-    let _ = io::stderr().flush();
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    let yes = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes");
-    if !yes {
-        eprintln!("nothing was changed");
-    }
-    Ok(yes)
 }
 
 fn list(shared: &Shared, output: Output) -> Result<(), Exit> {
@@ -228,6 +219,7 @@ fn list(shared: &Shared, output: Output) -> Result<(), Exit> {
         }
     }
     outln!("{table}");
+    refused::hint(refused::fetch(&client)?.len() as u64);
     Ok(())
 }
 
@@ -311,8 +303,11 @@ impl Export {
 }
 
 fn history(shared: &Shared, output: Output) -> Result<(), Exit> {
-    let rows = shared.admin.client(output)?.list("/rules/history")?;
-    output::rows(output, &rows);
+    let client = shared.admin.client(output)?;
+    output::rows(output, &client.list("/rules/history")?);
+    if output == Output::Table {
+        refused::hint(refused::fetch(&client)?.len() as u64);
+    }
     Ok(())
 }
 

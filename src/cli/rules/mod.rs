@@ -7,6 +7,8 @@ mod book_diff;
 mod explain;
 #[cfg(feature = "cluster")]
 mod git;
+#[cfg(feature = "cluster")]
+pub(super) mod refused;
 mod test;
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use limiter::Revision;
 use limiter::rules::{Path, Problem, RuleBook, Rules};
-use plane::{KeyHash, Mark, PlaneState, check_setting};
+use plane::{KeyHash, Mark, PlaneState, Refused, check_setting};
 use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 
@@ -311,6 +311,13 @@ impl ConfigPlane for AdminService {
 
     fn list(&self, list: List, page: Page) -> BoxFuture<'_, Result<Listed, AdminError>> {
         Box::pin(async move { self.store()?.list(list, page).await.map_err(of_database) })
+    }
+
+    fn refused(&self) -> Result<Vec<Refused>, AdminError> {
+        match &self.source {
+            Source::File(_) => Ok(Vec::new()),
+            Source::Cluster { consensus, .. } => Ok(consensus.state().borrow().refused().to_vec()),
+        }
     }
 
     fn settings(&self) -> Result<BTreeMap<String, Value>, AdminError> {

@@ -108,6 +108,24 @@ async fn every_route_is_in_the_openapi_document() {
 }
 
 #[tokio::test]
+async fn one_tier_one_user_and_refused_transactions_are_read() {
+    let api = Api::new();
+    assert_eq!(api.call(VIEWER, "GET /tiers/gold", "").await.status, 404);
+    let missing = api.call(VIEWER, "GET /users/u1", "").await;
+    assert!(missing.status == 404 && missing.text.contains("the user u1 does not exist"), "{}", missing.text);
+    api.call(EDITOR, "PUT /tiers/gold", r#"{"description":"paid"}"#).await;
+    api.call(EDITOR, "PUT /users/u1", r#"{"tier":"gold"}"#).await;
+    assert_eq!(api.call(VIEWER, "GET /tiers/gold", "").await.body["description"], "paid");
+    assert_eq!(api.call(VIEWER, "GET /users/u1", "").await.body["tier"], "gold");
+    assert_eq!(api.call(VIEWER, "GET /cluster", "").await.body["refused"], 0);
+    api.fake.refuse(&["limit api/broken"], &["limit: expected a number"]);
+    assert_eq!(api.call(VIEWER, "GET /cluster", "").await.body["refused"], 1);
+    let refused = api.call(VIEWER, "GET /rules/refused", "").await.body["items"][0].take();
+    let expected = json!({ "revision": 7, "rows": ["limit api/broken"], "errors": ["limit: expected a number"] });
+    assert_eq!(refused, expected);
+}
+
+#[tokio::test]
 async fn a_user_row_is_written_as_asked() {
     let api = Api::new();
     assert_eq!(api.call(EDITOR, "PUT /users/u1", r#"{"tier":"gold"}"#).await.status, 200);
