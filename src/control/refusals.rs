@@ -66,7 +66,7 @@ fn mended(reached: &PlaneState, refused: &mut Vec<Refused>, everything: &Snapsho
             };
         }
         let readable = entry.rows.iter().filter_map(|row| wanted.get(row)).all(|row| own_errors(row).is_empty());
-        let snapshot = Snapshot { mark: everything.mark, rows: candidate.values().cloned().collect() };
+        let snapshot = Snapshot { rows: candidate.values().cloned().collect(), ..Snapshot::default() };
         let valid = readable && compiles(snapshot.rules(), revision);
         if valid {
             rows = candidate;

@@ -46,7 +46,7 @@ ORDER BY entry.revision, entry.part";
 
 /// Every rule, domain and setting.
 const READ_ALL: &str = "
-SELECT head.revision, head.commit_id, entry.table_name, entry.row_name, entry.payload::text
+SELECT head.revision, head.rules_revision, head.commit_id, entry.table_name, entry.row_name, entry.payload::text
 FROM config_revision AS head LEFT JOIN (
     SELECT 1 AS kind, 'rate_limit_domains' AS table_name, domain AS row_name, to_jsonb(d) AS payload
     FROM rate_limit_domains AS d
@@ -71,6 +71,7 @@ struct Entry {
 #[derive(sqlx::FromRow)]
 struct ConfigurationRow {
     revision: i64,
+    rules_revision: i64,
     commit_id: Uuid,
     table_name: Option<String>,
     row_name: Option<String>,
@@ -193,6 +194,7 @@ impl Database {
         session.finish();
         let first = rows.first().ok_or_else(|| describe(&sqlx::Error::RowNotFound))?;
         let mark = mark(first.revision, first.commit_id);
+        let rules_revision = Revision(u64::try_from(first.rules_revision).unwrap_or(0));
         let changes = rows.into_iter().filter_map(|row| {
             let ConfigurationRow { table_name: Some(table), row_name: Some(name), payload: Some(payload), .. } = row
             else {
@@ -200,6 +202,6 @@ impl Database {
             };
             change("put", &table, &name, &payload, self.decode)
         });
-        Ok(Snapshot { mark, rows: changes.collect() })
+        Ok(Snapshot { mark, rules_revision, rows: changes.collect() })
     }
 }

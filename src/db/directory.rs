@@ -1,17 +1,26 @@
 //! Look-ups of API keys.
 
-use plane::{CachedKey, KeyHash, KeyRow, UserRow};
+use std::sync::Arc;
+
+use limiter::Revision;
+use plane::{CachedKey, KeyHash, KeyRow, PlaneState, UserRow};
+use sqlx::types::Uuid;
 
 use super::Database;
-use super::error::describe;
+use super::changes::{mark, signed};
+use super::error::{describe, late};
 use super::metrics::Query;
+use super::session::Session;
 use crate::ports::BoxFuture;
 use crate::ports::plane::{DatabaseError, KeyDirectory};
-use limiter::Revision;
 
-/// A key and its user, with the revision of the server. One statement sees one state.
+/// A key and its user, with the server's last transaction, and whether it has the last one of the node's state. One
+/// statement sees one state.
 const LOOK_UP: &str = "
-SELECT head.revision, key.key_id, key.user_id, key.tier, owner.tier AS user_tier,
+SELECT head.revision, head.commit_id,
+    $2 = 0 OR head.revision = $2 AND head.commit_id = $3
+        OR EXISTS (SELECT FROM change_log WHERE revision = $2 AND commit_id = $3) AS has_known,
+    key.key_id, key.user_id, key.tier, owner.tier AS user_tier,
     floor(extract(epoch FROM key.expires_at) * 1000)::bigint AS expires_at_ms,
     floor(extract(epoch FROM key.revoked_at) * 1000)::bigint AS revoked_at_ms
 FROM config_revision AS head
@@ -19,8 +28,10 @@ LEFT JOIN api_keys AS key ON key.hash = $1
 LEFT JOIN users AS owner ON owner.user_id = key.user_id";
 
 #[derive(sqlx::FromRow)]
-struct Found {
+struct Answer {
     revision: i64,
+    commit_id: Uuid,
+    has_known: bool,
     key_id: Option<String>,
     user_id: Option<String>,
     tier: Option<String>,
@@ -30,20 +41,68 @@ struct Found {
 }
 
 impl KeyDirectory for Database {
-    fn look_up(&self, hash: KeyHash) -> BoxFuture<'_, Result<CachedKey, DatabaseError>> {
-        Box::pin(Self::within(self.config.deadlines.look_up, async move {
-            let mut session = self.replica_session().await?;
-            let _timer = self.metrics.start(Query::LookUp);
-            let asked = sqlx::query_as::<_, Found>(LOOK_UP).bind(hash.to_string());
-            let found = asked.fetch_one(&mut *session).await.map_err(|error| describe(&error))?;
-            session.finish();
-            let time = |ms: Option<i64>| ms.and_then(|ms| u64::try_from(ms).ok());
-            let row = found.key_id.zip(found.user_id).map(|(key_id, user)| {
-                let (expires_at_ms, revoked_at_ms) = (time(found.expires_at_ms), time(found.revoked_at_ms));
-                let key = KeyRow { hash, key_id, user: user.clone(), tier: found.tier, expires_at_ms, revoked_at_ms };
-                (key, UserRow { user, tier: found.user_tier })
+    fn look_up(&self, hash: KeyHash, state: Arc<PlaneState>) -> BoxFuture<'_, Result<CachedKey, DatabaseError>> {
+        let deadline = self.config.deadlines.look_up;
+        Box::pin(Self::within(deadline, async move {
+            let at_replica = self.look_up_at_replica(hash, &state).await?;
+            let is_new_enough = |key: &CachedKey| key.revision >= state.recent().forgotten();
+            if let Some(key) = at_replica.as_ref().filter(|key| is_new_enough(key)) {
+                return Ok(key.clone());
+            }
+            // The primary is asked within half of the time, so that the answer of the replica counts if it hangs.
+            let at_primary = tokio::time::timeout(deadline / 2, async {
+                let mut session = self.session().await?;
+                let key = self.look_up_at(&mut session, hash, &state).await?;
+                session.finish();
+                Ok(key)
             });
-            Ok(CachedKey { revision: Revision(u64::try_from(found.revision).unwrap_or(0)), found: row })
+            match (at_primary.await.unwrap_or_else(|_| Err(late())), at_replica) {
+                (Ok(key), None) => Ok(key),
+                (Ok(key), Some(_)) if is_new_enough(&key) => Ok(key),
+                (_, Some(key)) => Ok(key),
+                (Err(error), None) => Err(error),
+            }
         }))
+    }
+}
+
+impl Database {
+    /// Asks the replica. `None` if there is none, or if it does not answer.
+    async fn look_up_at_replica(&self, hash: KeyHash, state: &PlaneState) -> Result<Option<CachedKey>, DatabaseError> {
+        let Some(replica) = &self.replica else { return Ok(None) };
+        let Some(mut session) = replica.session(&self.primary).await? else { return Ok(None) };
+        let asked = self.look_up_at(&mut session, hash, state);
+        match tokio::time::timeout(self.config.deadlines.look_up / 4, asked).await {
+            Ok(Ok(key)) => {
+                session.finish();
+                return Ok(Some(key));
+            }
+            Ok(Err(error)) => replica.failed(&error),
+            Err(_) => replica.failed(&late()),
+        }
+        Ok(None)
+    }
+
+    async fn look_up_at(
+        &self,
+        session: &mut Session,
+        hash: KeyHash,
+        state: &PlaneState,
+    ) -> Result<CachedKey, DatabaseError> {
+        let _timer = self.metrics.start(Query::LookUp);
+        let known = state.mark();
+        let asked = sqlx::query_as::<_, Answer>(LOOK_UP).bind(hash.to_string());
+        let asked = asked.bind(signed(known.revision)).bind(Uuid::from_u128(known.id.0));
+        let answer = asked.fetch_one(&mut **session).await.map_err(|error| describe(&error))?;
+        let head = mark(answer.revision, answer.commit_id);
+        // The revisions of a server that has parted from the cluster say nothing about what the cluster has applied.
+        let revision = if answer.has_known || state.has_passed(head) { head.revision } else { Revision::NONE };
+        let time = |ms: Option<i64>| ms.and_then(|ms| u64::try_from(ms).ok());
+        let found = answer.key_id.zip(answer.user_id).map(|(key_id, user)| {
+            let (expires_at_ms, revoked_at_ms) = (time(answer.expires_at_ms), time(answer.revoked_at_ms));
+            let key = KeyRow { hash, key_id, user: user.clone(), tier: answer.tier, expires_at_ms, revoked_at_ms };
+            (key, UserRow { user, tier: answer.user_tier })
+        });
+        Ok(CachedKey { revision, found })
     }
 }

@@ -100,10 +100,12 @@ impl ConfigStore for Database {
 impl Database {
     /// A connection to the primary, so that whoever has written reads that; to the replica if no primary answers.
     async fn reading_session(&self) -> Result<Session, DatabaseError> {
-        match self.session().await {
-            Err(_) if self.config.replica.is_some() => self.replica_session().await,
-            session => session,
-        }
+        let error = match self.session().await {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        let Some(replica) = &self.replica else { return Err(error) };
+        replica.session(&self.primary).await?.ok_or(error)
     }
 
     async fn read_list(&self, list: List, page: Page) -> Result<Listed, DatabaseError> {
@@ -157,6 +159,6 @@ impl Database {
                 change => changes.extend(change),
             }
         }
-        Ok(Some(Snapshot { mark: Mark::default(), rows: changes }.rules()))
+        Ok(Some(Snapshot { rows: changes, ..Snapshot::default() }.rules()))
     }
 }

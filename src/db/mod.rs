@@ -12,16 +12,15 @@ mod lists;
 mod metrics;
 pub mod migrations;
 mod primary;
+mod replica;
 mod restore;
 mod rows;
 mod rules;
 mod session;
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 
@@ -33,6 +32,7 @@ pub use metrics::DatabaseMetrics;
 pub use rows::{LimitDecoder, LimitEncoder};
 
 use primary::Primary;
+use replica::Replica;
 use session::Session;
 
 /// How many checks in a row must find no primary before the known one is forgotten.
@@ -50,7 +50,8 @@ pub struct Database {
     decode: LimitDecoder,
     encode: LimitEncoder,
     primary: Primary,
-    replica: Mutex<Option<PgPool>>,
+    /// `None`: look-ups go to the primary.
+    replica: Option<Replica>,
     changed: Notify,
 }
 
@@ -58,37 +59,13 @@ impl Database {
     /// `decode` and `encode` read and write a limit in the form of a rule file.
     pub fn new(config: DatabaseConfig, metrics: DatabaseMetrics, decode: LimitDecoder, encode: LimitEncoder) -> Self {
         let primary = Primary::new(config.clone(), metrics.clone());
-        Self { config, metrics, decode, encode, primary, replica: Mutex::new(None), changed: Notify::new() }
+        let replica = config.replica.clone().map(Replica::new);
+        Self { config, metrics, decode, encode, primary, replica, changed: Notify::new() }
     }
 
     /// A connection to the primary.
     async fn session(&self) -> Result<Session, DatabaseError> {
         self.primary.acquire().await.map(Session::new)
-    }
-
-    /// A connection to the replica of this region; to the primary if there is no replica, or if it does not answer.
-    async fn replica_session(&self) -> Result<Session, DatabaseError> {
-        let Some(host) = &self.config.replica else { return self.session().await };
-        let known = self.replica.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let pool = match known {
-            Some(pool) => pool,
-            None => {
-                let pool = self.primary.replica_connections(host)?;
-                self.replica.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(pool).clone()
-            }
-        };
-        match pool.acquire().await {
-            Ok(connection) => Ok(Session::new(connection)),
-            Err(error) => {
-                // A pool that is used up, or whose server is away, goes on later. Otherwise, the next one reads the
-                // password again.
-                if !matches!(error, sqlx::Error::PoolTimedOut) {
-                    self.replica.lock().unwrap_or_else(PoisonError::into_inner).take();
-                }
-                tracing::debug!(host, %error, "the replica does not answer; asking the primary");
-                self.session().await
-            }
-        }
     }
 
     /// Waits for `call` until the deadline.

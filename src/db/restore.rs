@@ -12,19 +12,15 @@ use super::metrics::Query;
 use super::rules::{self, Kept};
 use crate::ports::plane::DatabaseError;
 
-/// The entries that the server made by itself, after it had parted from the cluster: those after the mark of the
-/// cluster; those of its timeline, which began at its promotion, unless it has the mark's transaction and was therefore
-/// not promoted without it; and those that the cluster has refused, so that it does not have them.
-const OWN: &str = "
-SELECT DISTINCT table_name, row_name FROM change_log
-WHERE revision > $1 OR revision = ANY ($2) OR timeline = tidegate_timeline() AND timeline > 1
-    AND NOT EXISTS (SELECT FROM change_log WHERE commit_id = $3)";
-
-/// The newest revision that the server and the cluster may have in common.
+/// The newest transaction of the cluster that the server has.
 const COMMON: &str = "
-SELECT coalesce(max(revision), 0) FROM change_log
-WHERE revision <= $1 AND NOT (timeline = tidegate_timeline() AND timeline > 1
-    AND NOT EXISTS (SELECT FROM change_log WHERE commit_id = $2))";
+SELECT max(log.revision) FROM change_log AS log
+JOIN unnest($1::bigint[], $2::uuid[]) AS known (revision, commit_id) USING (revision, commit_id)";
+
+/// The entries that the server made by itself, after a revision, and those that the cluster has refused, so that it does
+/// not have them.
+const OWN: &str = "
+SELECT DISTINCT table_name, row_name FROM change_log WHERE revision > $1 OR revision = ANY ($2)";
 
 const PUT_TIERS: &str = "
 INSERT INTO user_tiers (tier)
@@ -128,8 +124,9 @@ impl Database {
     }
 
     async fn write_missing(&self, connection: &mut PgConnection, state: &PlaneState) -> Result<(), Error> {
-        let mark = state.mark();
-        let (revision, id) = (signed(mark.revision), Uuid::from_u128(mark.id.0));
+        let revision = signed(state.mark().revision);
+        let history = state.history().map(|mark| (signed(mark.revision), Uuid::from_u128(mark.id.0)));
+        let (revisions, ids): (Vec<i64>, Vec<Uuid>) = history.unzip();
         let refused: Vec<i64> = state.refused().iter().map(|refused| signed(refused.revision)).collect();
         sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
         sqlx::query("SELECT set_config('tidegate.actor', 'tidegate: reconcile', true)")
@@ -138,11 +135,12 @@ impl Database {
         // Nobody else commits until this transaction ends.
         sqlx::query("SELECT tidegate_reconcile($1)").bind(revision).execute(&mut *connection).await?;
 
-        let own = sqlx::query_as::<_, (String, String)>(OWN).bind(revision).bind(refused).bind(id);
+        let common = sqlx::query_scalar(COMMON).bind(revisions).bind(ids).fetch_one(&mut *connection).await?;
+        let common: Option<i64> = common;
+        // Of a server that has none of the last transactions, only what is newer than all of the cluster's is kept.
+        let own = sqlx::query_as::<_, (String, String)>(OWN).bind(common.unwrap_or(revision)).bind(refused);
         let mut kept: Kept = own.fetch_all(&mut *connection).await?.into_iter().collect();
         kept.remove(&("config_revision".to_owned(), String::new()));
-        let common = sqlx::query_scalar(COMMON).bind(revision).bind(id).fetch_one(&mut *connection).await?;
-        let common: i64 = common;
 
         rules::replace(connection, &state.rules(), self.encode, &kept).await?;
         let is_kept = |name: &str| kept.contains(&("cluster_settings".to_owned(), name.to_owned()));
@@ -154,7 +152,7 @@ impl Database {
         let remove = sqlx::query("DELETE FROM cluster_settings WHERE name <> ALL ($1)").bind(names);
         remove.execute(&mut *connection).await?;
 
-        let common = limiter::Revision(u64::try_from(common).unwrap_or(0));
+        let common = limiter::Revision(common.and_then(|common| u64::try_from(common).ok()).unwrap_or(0));
         Identities::new(state.recent().after(common), &kept).write(connection).await?;
         sqlx::raw_sql("COMMIT").execute(connection).await?;
         Ok(())

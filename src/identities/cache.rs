@@ -26,7 +26,11 @@ impl KeyCache {
         self.known.get(hash).or_else(|| self.unknown.get(hash))
     }
 
+    /// Keeps an entry, unless one of a newer revision is there.
     pub fn put(&self, hash: KeyHash, entry: Entry) {
+        if self.get(&hash).is_some_and(|known| known.key.revision > entry.key.revision) {
+            return;
+        }
         let exists = entry.key.found.is_some();
         let (to, from) = if exists { (&self.known, &self.unknown) } else { (&self.unknown, &self.known) };
         from.remove(&hash);

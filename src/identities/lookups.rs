@@ -91,7 +91,8 @@ impl Lookups {
         }
         self.waiting.insert(hash, vec![waiter]);
         let directory = Arc::clone(&self.directory);
-        let task = running.spawn(async move { (hash, now, directory.look_up(hash).await) });
+        let state = Arc::clone(&self.shared.states.borrow());
+        let task = running.spawn(async move { (hash, now, directory.look_up(hash, state).await) });
         self.running.insert(task.id(), hash);
     }
 

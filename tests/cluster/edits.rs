@@ -139,3 +139,19 @@ fn invalid_sql_is_refused_and_shown_and_later_edits_pass() {
     wait_for("the empty table", || plane.sql("SELECT * FROM refused_changes").is_empty().then_some(()));
     wait_for("nothing refused", || rejected(plane.node(1)).is_null().then_some(()));
 }
+
+#[test]
+fn rules_are_edited_by_the_api_after_a_transaction_that_is_too_large_to_follow() {
+    let plane = Plane::start(1, 0);
+    plane.admin(0, "PUT /admin/v1/rules", &rules(1));
+    let text = plane.sql(
+        "INSERT INTO users (user_id) SELECT 'user' || n FROM generate_series(1, 20001) AS n; \
+         SELECT revision FROM config_revision",
+    );
+    let revision: u64 = text.lines().last().unwrap().parse().unwrap();
+    wait_for("the large transaction", || {
+        (plane.admin(0, "GET /admin/v1/cluster", "").json()["revision"].as_u64() >= Some(revision)).then_some(())
+    });
+    let answer = plane.admin(0, "PUT /admin/v1/rules", &rules(2));
+    assert_eq!(answer.status, 200, "{answer:?}");
+}

@@ -206,7 +206,7 @@ async fn keys_are_looked_up_rotated_and_revoked() {
     let database = server.database();
     let text = ToOwned::to_owned;
     let (old, new) = (KeyHash([1; 32]), KeyHash([2; 32]));
-    let missing = database.look_up(old).await.unwrap();
+    let missing = database.look_up(old, Arc::default()).await.unwrap();
     assert_eq!(missing.found, None);
     edit(&database, Edit::PutTier { tier: text("pro"), description: String::new() }).await.unwrap();
     edit(&database, Edit::PutUser(UserRow { user: text("u"), tier: Some(text("pro")) })).await.unwrap();
@@ -219,7 +219,7 @@ async fn keys_are_looked_up_rotated_and_revoked() {
         revoked_at_ms: None,
     };
     let created = edit(&database, Edit::CreateKey { key: key(old, "k1"), prefix: text("ak_live_1") }).await.unwrap();
-    let found = database.look_up(old).await.unwrap();
+    let found = database.look_up(old, Arc::default()).await.unwrap();
     assert_eq!(found.revision, created.revision);
     let state = plane::RecentChanges::default();
     let KeyVerdict::Valid(owner) = resolve(&old, Some(&found), &state, 0, false) else { panic!("{found:?}") };
@@ -232,10 +232,10 @@ async fn keys_are_looked_up_rotated_and_revoked() {
         old_expires_at_ms: 5001,
     };
     edit(&database, rotated.clone()).await.unwrap();
-    let (row, _) = database.look_up(old).await.unwrap().found.unwrap();
+    let (row, _) = database.look_up(old, Arc::default()).await.unwrap().found.unwrap();
     assert_eq!(row.expires_at_ms, Some(5001));
     edit(&database, Edit::RevokeKey { key_id: text("k2"), at_ms: 7007 }).await.unwrap();
-    let (row, _) = database.look_up(new).await.unwrap().found.unwrap();
+    let (row, _) = database.look_up(new, Arc::default()).await.unwrap().found.unwrap();
     assert_eq!(row.revoked_at_ms, Some(7007));
     edit(&database, Edit::RevokeKey { key_id: text("k1"), at_ms: 9 }).await.unwrap();
     let refused = edit(&database, rotated).await;

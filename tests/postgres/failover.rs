@@ -88,6 +88,11 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
     edit_until_it_succeeds(&database, put("own", 3)).await;
     edit(&database, put("edited-by-both", 3)).await.unwrap();
     assert_eq!(database.changes_after(state.mark(), 9).await.unwrap(), Changes::Diverged);
+    // Until then its revisions do not count, so that the revocation that the cluster remembers takes precedence.
+    let unaware = database.look_up(KeyHash([1; 32]), Arc::new(state.clone())).await.unwrap();
+    assert_eq!(unaware.found.as_ref().unwrap().0.revoked_at_ms, None);
+    let verdict = plane::resolve(&KeyHash([1; 32]), Some(&unaware), state.recent(), 10, false);
+    assert_eq!(verdict, plane::KeyVerdict::Revoked);
     database.restore_missing(Arc::new(state.clone())).await.unwrap();
 
     let restored = database.read_all().await.unwrap();
@@ -98,9 +103,9 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
         assert!(limits.contains(&(text(name), Quota::Hits(hits))), "{name} {limits:?}");
     }
     assert_eq!(limits.len(), 4, "{limits:?}");
-    let (revoked, _) = database.look_up(KeyHash([1; 32])).await.unwrap().found.unwrap();
+    let (revoked, _) = database.look_up(KeyHash([1; 32]), Arc::default()).await.unwrap().found.unwrap();
     assert_eq!(revoked.revoked_at_ms, Some(5));
-    assert!(database.look_up(KeyHash([2; 32])).await.unwrap().found.is_some());
+    assert!(database.look_up(KeyHash([2; 32]), Arc::default()).await.unwrap().found.is_some());
     // The cluster goes on from there.
     assert_eq!(read(&database, restored.mark).await, []);
     let next = edit(&database, put("next", 1)).await.unwrap();
@@ -132,11 +137,13 @@ async fn a_commit_that_no_replica_acknowledges_has_an_unknown_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn look_ups_go_to_the_replica_and_to_the_primary_when_it_is_away() {
+async fn look_ups_go_to_the_replica_and_to_the_primary_when_it_is_away_or_too_old() {
     let servers = Postgres::start();
     migrations::up(config(&servers), metrics()).await.unwrap();
     let database = single::database(config(&servers));
+    let mut state = PlaneState::default();
     let mark = edit(&database, Edit::PutUser(UserRow { user: "u".to_owned(), tier: None })).await.unwrap();
+    follow(&database, &mut state).await;
     let replica = servers.port + 1;
     crate::servers::wait_for_answer(
         &servers,
@@ -146,8 +153,14 @@ async fn look_ups_go_to_the_replica_and_to_the_primary_when_it_is_away() {
     );
     // Without replay, the replica is at an older revision than the primary, and its answer says so.
     servers.psql_as("postgres", "postgres", replica, "SELECT pg_wal_replay_pause()").unwrap();
-    edit(&database, put("one", 1)).await.unwrap();
-    assert_eq!(database.look_up(KeyHash([1; 32])).await.unwrap().revision, mark.revision);
+    let newer = edit(&database, put("one", 1)).await.unwrap();
+    follow(&database, &mut state).await;
+    let revision_for =
+        async |state: &PlaneState| database.look_up(KeyHash([1; 32]), Arc::new(state.clone())).await.unwrap().revision;
+    assert_eq!(revision_for(&state).await, mark.revision, "the cluster remembers what the replica lacks");
+    let mut forgetful = state.clone();
+    forgetful.forget_recent();
+    assert_eq!(revision_for(&forgetful).await, newer.revision, "the primary is asked");
     servers.kill(replica);
-    assert!(database.look_up(KeyHash([1; 32])).await.unwrap().revision > mark.revision);
+    assert_eq!(revision_for(&state).await, newer.revision);
 }

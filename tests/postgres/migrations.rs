@@ -1,5 +1,7 @@
 //! Migrations: by several processes at once, down and up again, and what an existing database brings.
 
+use std::sync::Arc;
+
 use std::process::Command;
 
 use plane::{KeyHash, Mark};
@@ -51,7 +53,7 @@ async fn a_role_with_few_rights_can_do_all_that_a_node_does_and_forge_nothing() 
     database.maintain().await.unwrap();
     database.report_refused(&[]).await.unwrap();
     database.restore_missing(plane::PlaneState::default().into()).await.unwrap();
-    database.look_up(KeyHash([1; 32])).await.unwrap();
+    database.look_up(KeyHash([1; 32]), Arc::default()).await.unwrap();
     let mut node = server.connect_as("tidegate").await;
     for forged in [
         "UPDATE config_revision SET revision = 1",
@@ -101,7 +103,7 @@ async fn an_existing_table_of_keys_is_imported_as_documented() {
     migrations::up(server.config(), metrics()).await.unwrap();
     sql(&mut connection, &documented_import()).await;
     let database = server.database();
-    let found = database.look_up(KeyHash([0xab; 32])).await.unwrap();
+    let found = database.look_up(KeyHash([0xab; 32]), Arc::default()).await.unwrap();
     let (key, user) = found.found.unwrap();
     assert_eq!((key.user.as_str(), user.tier.as_deref()), ("u", Some("pro")));
     let all = read(&database, Mark::default()).await;

@@ -33,6 +33,7 @@ fn client(program: &str, server: &Server, arguments: &[&str]) {
 #[tokio::test]
 async fn a_server_that_is_restored_from_a_dump_goes_on_and_gets_back_what_came_after_the_dump() {
     let server = Server::start().await;
+    server.begin_timeline();
     let database = server.database();
     let mut connection = server.connect().await;
     sql(&mut connection, "INSERT INTO user_tiers (tier) VALUES ('pro')").await;
@@ -69,12 +70,14 @@ async fn a_server_that_is_restored_from_a_dump_goes_on_and_gets_back_what_came_a
     edit(&database, Edit::PutSettings(vec![(text("changed"), json!(2))])).await.unwrap();
     follow(&database, &mut state).await;
 
+    // The servers are on timelines of the same number, as after a failover.
     let fresh = Server::start_empty();
+    fresh.begin_timeline();
     client("pg_restore", &fresh, &["-d", "postgres", "--exit-on-error", dump.to_str().unwrap()]);
     let database = fresh.database();
     // A leader that was at the dump goes on.
     assert_eq!(database.changes_after(dumped, 9).await.unwrap(), Changes::Next(Vec::new()));
-    assert!(database.look_up(KeyHash([1; 32])).await.unwrap().found.is_some());
+    assert!(database.look_up(KeyHash([1; 32]), Arc::default()).await.unwrap().found.is_some());
     // One that has later transactions writes them back.
     assert_eq!(database.changes_after(state.mark(), 9).await.unwrap(), Changes::Diverged);
     database.restore_missing(Arc::new(state.clone())).await.unwrap();
@@ -90,7 +93,7 @@ async fn a_server_that_is_restored_from_a_dump_goes_on_and_gets_back_what_came_a
     let users = "SELECT string_agg(user_id || ' ' || tier, ', ' ORDER BY user_id) FROM users";
     let users: String = sqlx::query_scalar(users).fetch_one(&mut connection).await.unwrap();
     assert_eq!(users, "kept pro, late pro");
-    assert!(database.look_up(KeyHash([1; 32])).await.unwrap().found.is_none());
+    assert!(database.look_up(KeyHash([1; 32]), Arc::default()).await.unwrap().found.is_none());
     // The triggers work as before.
     let next = edit(&database, put("next", 1)).await.unwrap();
     let after = read(&database, restored.mark).await;

@@ -41,6 +41,15 @@ impl Server {
         server
     }
 
+    /// Promotes the server, as after a failover: it begins a new timeline.
+    pub fn begin_timeline(&self) {
+        self.run(
+            "as_owner touch $dir/data/standby.signal
+            as_owner pg_ctl -D $dir/data -w -m fast restart >/dev/null
+            as_owner pg_ctl -D $dir/data -w promote >/dev/null",
+        );
+    }
+
     fn run(&self, commands: &str) {
         let script = format!("set -e; dir=$1; port=$2; source scripts/servers; cd $dir; {commands}");
         let mut command = Command::new("bash");

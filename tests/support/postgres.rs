@@ -2,9 +2,10 @@
 //! `scripts/patroni` starts, with free ports and a temporary folder. They end with the test.
 
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -88,8 +89,8 @@ impl Postgres {
         format!("postgres://tidegate:{}@127.0.0.1:{port}/{}", password.trim(), self.database())
     }
 
-    /// Runs SQL in the database as `tidegate` and returns the rows as lines, with `|` between columns. Panics when the
-    /// SQL fails.
+    /// Runs SQL in the database as `tidegate` and returns the rows as lines, with `|` between columns. Each statement is
+    /// a transaction, unless the SQL begins one. Panics when the SQL fails.
     pub fn psql(&self, port: u16, sql: &str) -> String {
         self.try_psql(port, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
@@ -103,9 +104,15 @@ impl Postgres {
     pub fn psql_as(&self, user: &str, database: &str, port: u16, sql: &str) -> Result<String, String> {
         let target = format!("host=127.0.0.1 port={port} user={user} dbname={database} connect_timeout=5");
         let mut command = Command::new("psql");
-        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, &target]).env("PGPASSFILE", self.pgpass());
-        let output = command.output().expect("psql must be installed (Debian package postgresql-client)");
-        result(&output)
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-", &target]).env("PGPASSFILE", self.pgpass());
+        // With -c, all statements would be one transaction.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut psql = command.spawn().expect("psql must be installed (Debian package postgresql-client)");
+        let mut input = psql.stdin.take().unwrap();
+        // A program that has ended reads no more; its error says why.
+        let _ = input.write_all(sql.as_bytes());
+        drop(input);
+        result(&psql.wait_with_output().unwrap())
     }
 
     /// Returns the file with the passwords of all users, as the environment variable `PGPASSFILE` names it.

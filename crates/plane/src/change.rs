@@ -135,6 +135,8 @@ impl Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub mark: Mark,
+    /// The revision of the last transaction that changed rules.
+    pub rules_revision: Revision,
     /// [`Change::PutDomain`], [`Change::PutLimit`], [`Change::UnreadableLimit`] and [`Change::PutSetting`], each row
     /// once.
     pub rows: Vec<Change>,

@@ -1,6 +1,6 @@
 //! The replicated state of a node, and how commands change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use limiter::Revision;
@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::change::{Change, Command, Mark, Outcome, Snapshot, Transaction};
 use super::recent::RecentChanges;
 use super::refusal::Refused;
+
+/// How many transactions the state remembers by their marks.
+pub const MAX_HISTORY: usize = 1000;
 
 /// What a domain says beside its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +52,28 @@ pub struct PlaneState {
     settings: BTreeMap<String, serde_json::Value>,
     recent: Arc<RecentChanges>,
     refused: Vec<Refused>,
+    /// The last transactions of the history that led here, the newest last, that of `mark` among them.
+    history: VecDeque<Mark>,
 }
 
 impl PlaneState {
     pub const fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// The last transactions, at most [`MAX_HISTORY`], the newest last. A server that lacks the last of them has parted
+    /// from this history behind the newest one that it has.
+    pub fn history(&self) -> impl Iterator<Item = Mark> {
+        self.history.iter().copied()
+    }
+
+    /// True if `mark` is one of the last transactions, or the beginning of all.
+    pub fn has_passed(&self, mark: Mark) -> bool {
+        mark == Mark::default()
+            || self
+                .history
+                .binary_search_by_key(&mark.revision, |known| known.revision)
+                .is_ok_and(|at| self.history[at] == mark)
     }
 
     pub const fn rules_revision(&self) -> Revision {
@@ -168,6 +188,8 @@ impl PlaneState {
                     // A backup must not revive a key that was revoked after it.
                     self.recent = before.recent;
                     self.mark.revision = before.mark.revision;
+                    // What the database has up to here is not of the backup.
+                    self.history = before.history;
                 }
                 self.forget_recent();
                 true
@@ -186,7 +208,7 @@ impl PlaneState {
                 self.apply_change(revision, change);
             }
         }
-        self.mark = transaction.mark;
+        self.go_to(transaction.mark);
         if changes_rules {
             self.database_rules_revision = revision;
             if valid {
@@ -217,6 +239,14 @@ impl PlaneState {
         }
     }
 
+    fn go_to(&mut self, mark: Mark) {
+        self.mark = mark;
+        self.history.push_back(mark);
+        if self.history.len() > MAX_HISTORY {
+            self.history.pop_front();
+        }
+    }
+
     fn domain_mut(&mut self, domain: &str) -> &mut DomainState {
         Arc::make_mut(self.domains.entry(domain.to_owned()).or_default())
     }
@@ -235,9 +265,9 @@ impl PlaneState {
             self.apply_change(revision, row);
         }
         // The snapshot does not say which identities changed.
-        self.mark = snapshot.mark;
+        self.go_to(snapshot.mark);
         self.forget_recent();
-        self.database_rules_revision = revision;
+        self.database_rules_revision = snapshot.rules_revision;
         if self.rules() != before || self.rules_revision == Revision::NONE {
             self.rules_revision = revision;
         }

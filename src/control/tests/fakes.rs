@@ -102,7 +102,9 @@ impl Inner {
             }
         }
         let mark = self.log.last().map_or_else(Mark::default, |last| last.mark);
-        Snapshot { mark, rows: rows.into_iter().map(|(_, row)| row).collect() }
+        let of_rules = |transaction: &&Transaction| transaction.changes.iter().any(Change::is_of_rules);
+        let rules_revision = self.log.iter().rev().find(of_rules).map_or(Revision::NONE, |last| last.mark.revision);
+        Snapshot { mark, rules_revision, rows: rows.into_iter().map(|(_, row)| row).collect() }
     }
 }
 

@@ -130,10 +130,11 @@ fn a_refused_transaction_moves_the_mark_and_not_the_rules() {
 fn a_snapshot_of_the_database_replaces_rules_and_forgets_what_look_ups_found() {
     let mut state = PlaneState::default();
     apply(&mut state, &[transaction(10, vec![put("old", 0, limit("a", 1)), Change::PutKey(key(1))])]);
-    let snapshot = Snapshot { mark: mark(50), rows: vec![put("new", 0, limit("b", 2))] };
+    let snapshot = Snapshot { mark: mark(50), rules_revision: Revision(40), rows: vec![put("new", 0, limit("b", 2))] };
     assert!(state.apply(Command::Replace { after: mark(10), snapshot, refused: Vec::new() }).applied);
     let names: Vec<String> = state.rules().domains.into_iter().map(|domain| domain.domain).collect();
     assert_eq!((names, state.rules_revision()), (vec!["new".to_owned()], Revision(50)));
+    assert_eq!(state.database_rules_revision(), Revision(40), "an edit is compared with the database's");
     assert_eq!(state.recent().forgotten(), Revision(50));
     assert!(state.recent().key(&hash(1)).is_none());
 }
@@ -158,7 +159,8 @@ fn a_snapshot_of_an_older_server_is_not_applied() {
     let mut state = PlaneState::default();
     apply(&mut state, &[transaction(50, vec![put("api", 0, limit("a", 1))])]);
     for revision in [49, 50] {
-        let snapshot = Snapshot { mark: Mark { id: plane::CommitId(7), ..mark(revision) }, rows: Vec::new() };
+        let other = Mark { id: plane::CommitId(7), ..mark(revision) };
+        let snapshot = Snapshot { mark: other, ..Snapshot::default() };
         assert!(!state.apply(Command::Replace { after: mark(50), snapshot, refused: Vec::new() }).applied);
     }
     assert_eq!((state.mark(), state.rules().domains.len()), (mark(50), 1));
@@ -173,7 +175,7 @@ fn neither_a_snapshot_nor_a_backup_forgets_that_a_key_was_revoked() {
     apply(&mut state, &[transaction(20, vec![Change::PutKey(revoked.clone()), Change::PutKey(key(2))])]);
     state.apply(Command::Replace {
         after: mark(20),
-        snapshot: Snapshot { mark: mark(30), rows: Vec::new() },
+        snapshot: Snapshot { mark: mark(30), ..Snapshot::default() },
         refused: Vec::new(),
     });
     let remembered = |state: &PlaneState, n: u8| state.recent().key(&hash(n)).and_then(|version| version.row.clone());
