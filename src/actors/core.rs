@@ -160,11 +160,6 @@ impl Core {
     pub(super) fn clear_wake(&self) {
         self.wake_pending.store(false, Ordering::Relaxed);
     }
-
-    /// How long a batch may take, and how long a check may wait for it.
-    pub(super) fn deadline(&self) -> Duration {
-        self.shard.deadline()
-    }
 }
 
 impl SharedShard {
@@ -261,6 +256,10 @@ impl Core {
 }
 
 impl Limiter for Core {
+    fn deadline(&self) -> Duration {
+        self.shard.deadline()
+    }
+
     fn identity(&self, domain: &str) -> IdentityTerms {
         if !self.uses_api_keys.load(Ordering::Relaxed) {
             return IdentityTerms::default();

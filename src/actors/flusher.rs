@@ -11,6 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::core::Core;
 use super::messages::FlusherMessage;
+use crate::ports::Limiter;
 
 /// The actor. Its state is the core that it serves.
 pub struct Flusher;

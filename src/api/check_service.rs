@@ -3,22 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use limiter::rules::{Identity, IdentityTerms, OnIdentityFailure};
 use limiter::{Decision, IdentityProblem, NodeTime};
 use tonic::{Code, Status};
 
 use super::attributes::{CheckRequest, with_checks};
-use super::identity::{Identification, forget_keys, identify};
+use super::identity::{AskedKeys, Identification, ask};
 use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
 use crate::ports::identity::Identities;
 use crate::ports::{Answer, Clock, Limiter, Unavailable};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
-
-/// How long a check waits for the look-up of its API key. It is longer than a look-up may take.
-const MAX_IDENTIFICATION: Duration = Duration::from_secs(2);
 
 /// The check service of one core.
 pub struct CheckService {
@@ -30,24 +25,26 @@ pub struct CheckService {
     pub identities: Arc<dyn Identities>,
 }
 
-/// A check that the limiter has begun to decide.
+/// A check that was begun.
 pub struct PendingAnswer {
     arrived: NodeTime,
-    answer: PendingState,
+    state: PendingState,
     identity: Option<IdentityProblem>,
 }
 
 /// What a check that was begun waits for.
 enum PendingState {
     Limiter(Answer),
+    /// Look-ups of its API keys. The whole check may take this long from its arrival on.
+    Keys(AskedKeys, Duration),
     /// The check is decided without the limiter.
     Decided(Result<Decision, Rejection>),
 }
 
 impl PendingAnswer {
-    /// True if the check waits for the store.
+    /// True if the check waits for the store, or for its identity.
     pub const fn waits(&self) -> bool {
-        matches!(self.answer, PendingState::Limiter(Answer::Later(_)))
+        matches!(self.state, PendingState::Limiter(Answer::Later(_)) | PendingState::Keys(..))
     }
 }
 
@@ -60,116 +57,106 @@ impl CheckService {
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         let arrived = self.clock.now();
-        let terms = self.limiter.identity(request.domain());
-        let (mut identity, mut begun) = (None, arrived);
-        if terms.identity != Identity::Caller {
-            match self.resolve(terms, &mut request, timeout).await {
-                Ok(problem) => (identity, begun) = (problem, self.clock.now()),
-                Err(decided) => return self.finish_decided(&request, decided, arrived, id),
-            }
+        let mut pending = self.resolve(&mut request, arrived, arrived, self.within(timeout));
+        if let PendingState::Limiter(answer) = &mut pending.state {
+            *answer = self.decide(&request, arrived, timeout);
         }
-        let answer = with_checks(std::iter::once(&request), |checks| {
-            checks.first().map(|check| self.limiter.check(check, begun, timeout))
-        });
-        let outcome = match answer {
-            Some(answer) => answer.get().await,
-            None => Err(Unavailable::Restarted),
-        };
-        self.observe(&request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id)
+        self.finish(request, pending, id).await
     }
 
-    /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each.
-    pub async fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>) -> Vec<PendingAnswer> {
-        let arrived = self.clock.now();
-        let all_callers =
-            requests.iter().all(|request| self.limiter.identity(request.domain()).identity == Identity::Caller);
-        if all_callers {
-            let answers = with_checks(requests.iter(), |checks| self.limiter.check_all(checks, arrived, timeout));
-            let pending = |answer| PendingAnswer { arrived, answer: PendingState::Limiter(answer), identity: None };
-            return answers.into_iter().map(pending).collect();
+    /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each. A check whose API key
+    /// is looked up delays no other.
+    pub fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>) -> Vec<PendingAnswer> {
+        let (arrived, within) = (self.clock.now(), self.within(timeout));
+        let mut pending: Vec<PendingAnswer> =
+            requests.iter_mut().map(|request| self.resolve(request, arrived, arrived, within)).collect();
+        let is_identified = |pending: &PendingAnswer| matches!(pending.state, PendingState::Limiter(_));
+        let identified = requests.iter().zip(&pending).filter(|(_, pending)| is_identified(pending)).map(|(r, _)| r);
+        let answers = with_checks(identified, |checks| self.limiter.check_all(checks, arrived, timeout));
+        for (pending, answer) in pending.iter_mut().filter(|pending| is_identified(pending)).zip(answers) {
+            pending.state = PendingState::Limiter(answer);
         }
-        let resolved = requests.iter_mut().map(|request| {
-            let terms = self.limiter.identity(request.domain());
-            self.resolve(terms, request, timeout)
-        });
-        let resolved = join_all(resolved).await;
-        let identified = || requests.iter().zip(&resolved).filter(|(_, resolved)| resolved.is_ok()).map(|(r, _)| r);
-        let begun = self.clock.now();
-        let identified: Vec<&CheckRequest> = identified().collect();
-        let answers = with_checks(identified.iter().copied(), |checks| self.limiter.check_all(checks, begun, timeout));
-        let mut answers = answers.into_iter();
-        let pending = |resolved: Result<Option<IdentityProblem>, Result<Decision, Rejection>>| {
-            let (answer, identity) = match resolved {
-                Ok(identity) => {
-                    let answer = answers.next().unwrap_or(Answer::Now(Err(Unavailable::Restarted)));
-                    (PendingState::Limiter(answer), identity)
-                }
-                Err(decided) => (PendingState::Decided(decided), None),
-            };
-            PendingAnswer { arrived, answer, identity }
-        };
-        resolved.into_iter().map(pending).collect()
+        pending
     }
 
     /// Waits for the decision of a check that was begun.
     pub async fn finish(
         &self,
-        request: &CheckRequest,
-        pending: PendingAnswer,
+        mut request: CheckRequest,
+        mut pending: PendingAnswer,
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
-        let PendingAnswer { arrived, answer, identity } = pending;
-        match answer {
-            PendingState::Limiter(answer) => {
-                let outcome = answer.get().await;
-                self.observe(request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id)
-            }
-            PendingState::Decided(decided) => self.finish_decided(request, decided, arrived, id),
+        loop {
+            let PendingAnswer { arrived, state, identity } = pending;
+            let outcome = match state {
+                PendingState::Limiter(answer) => answer.get().await,
+                PendingState::Decided(Ok(decision)) => return self.observe(&request, Ok(decision), arrived, id),
+                PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
+                PendingState::Keys(mut keys, within) => {
+                    keys.wait().await;
+                    pending = self.go_on(&mut request, keys, arrived, within);
+                    continue;
+                }
+            };
+            return self.observe(&request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id);
         }
     }
 
-    /// Adds what an API key says to the attributes. A problem that does not deny the check is shown in its answer.
-    ///
-    /// # Errors
-    /// The outcome of a check that is decided by its identity alone.
-    async fn resolve(
-        &self,
-        terms: IdentityTerms,
-        request: &mut CheckRequest,
-        timeout: Option<Duration>,
-    ) -> Result<Option<IdentityProblem>, Result<Decision, Rejection>> {
-        let domain = request.domain().to_owned();
-        let identified = identify(&*self.identities, terms, request);
-        let timeout = timeout.map_or(MAX_IDENTIFICATION, |timeout| timeout.min(MAX_IDENTIFICATION));
-        let Ok(identified) = tokio::time::timeout(timeout, identified).await else {
-            if terms.on_failure == OnIdentityFailure::Allow {
-                forget_keys(request);
-                return Ok(Some(IdentityProblem::Unavailable));
-            }
-            return Err(Ok(self.limiter.denied(&domain, IdentityProblem::Unavailable)));
+    /// Goes on with a check whose keys were waited for.
+    fn go_on(&self, request: &mut CheckRequest, keys: AskedKeys, arrived: NodeTime, within: Duration) -> PendingAnswer {
+        let now = self.clock.now();
+        // The rules may have changed meanwhile. One revision decides the check.
+        let mut pending = if keys.terms == self.limiter.identity(request.domain()) {
+            self.identified(keys.identify(request), request, arrived)
+        } else {
+            self.resolve(request, arrived, now, within)
         };
-        match identified {
-            Identification::Proceed(problem) => Ok(problem),
-            Identification::Denied(problem) => Err(Ok(self.limiter.denied(request.domain(), problem))),
+        if let PendingState::Limiter(answer) = &mut pending.state {
+            *answer = self.decide(request, now, Some(left(within, arrived, now)));
+        }
+        pending
+    }
+
+    /// How long a check may take whose caller waits for `timeout`.
+    fn within(&self, timeout: Option<Duration>) -> Duration {
+        let deadline = self.limiter.deadline();
+        timeout.map_or(deadline, |timeout| timeout.min(deadline))
+    }
+
+    /// Asks the limiter about a check whose identity is known.
+    fn decide(&self, request: &CheckRequest, now: NodeTime, timeout: Option<Duration>) -> Answer {
+        let answer = with_checks(std::iter::once(request), |checks| {
+            checks.first().map(|check| self.limiter.check(check, now, timeout))
+        });
+        answer.unwrap_or(Answer::Now(Err(Unavailable::Restarted)))
+    }
+
+    /// Adds what an API key says to the attributes, or begins to look the key up. The limiter has not been asked yet.
+    fn resolve(&self, request: &mut CheckRequest, arrived: NodeTime, now: NodeTime, within: Duration) -> PendingAnswer {
+        let terms = self.limiter.identity(request.domain());
+        let identification = match ask(&*self.identities, terms, request, left(within, arrived, now)) {
+            Ok(keys) if keys.are_known() => keys.identify(request),
+            Ok(keys) => return PendingAnswer { arrived, state: PendingState::Keys(keys, within), identity: None },
+            Err(identification) => identification,
+        };
+        self.identified(identification, request, arrived)
+    }
+
+    /// What follows from the identity of a check. A problem that does not deny the check is shown in its answer.
+    fn identified(&self, found: Identification, request: &CheckRequest, arrived: NodeTime) -> PendingAnswer {
+        let (state, identity) = match found {
+            Identification::Proceed(problem) => {
+                (PendingState::Limiter(Answer::Now(Err(Unavailable::Restarted))), problem)
+            }
+            Identification::Denied(problem) => {
+                (PendingState::Decided(Ok(self.limiter.denied(request.domain(), problem))), None)
+            }
             Identification::Conflict(at, name) => {
                 let expected = format!("descriptor {at}: expected no {name} beside api_key: the key sets it");
-                Err(Err(Rejection::Invalid(vec![violation(name, expected)])))
+                (PendingState::Decided(Err(Rejection::Invalid(vec![violation(name, expected)]))), None)
             }
-        }
-    }
-
-    /// Counts and logs a check that was decided by its identity alone.
-    fn finish_decided(
-        &self,
-        request: &CheckRequest,
-        decided: Result<Decision, Rejection>,
-        arrived: NodeTime,
-        id: &RequestId<'_>,
-    ) -> Result<Decision, Rejection> {
-        match decided {
-            Ok(decision) => self.observe(request, Ok(decision), arrived, id),
-            Err(rejection) => Err(self.reject(rejection, id)),
-        }
+        };
+        PendingAnswer { arrived, state, identity }
     }
 
     /// Counts and logs the outcome of a check that arrived at `arrived`. Events will begin here.
@@ -232,4 +219,9 @@ impl CheckService {
             tracing::warn!(?fields, more, "a call has fields that this version does not know: their meaning is lost");
         }
     }
+}
+
+/// What is left at `now` of a time that began at `arrived`.
+const fn left(within: Duration, arrived: NodeTime, now: NodeTime) -> Duration {
+    within.saturating_sub(Duration::from_micros(now.since(arrived)))
 }

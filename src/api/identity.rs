@@ -3,6 +3,8 @@
 //! The key itself goes no further than this: the node replaces it by the key's id, so that no counter, log or event
 //! names it.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use limiter::IdentityProblem;
 use limiter::rules::{Identity, IdentityTerms, OnIdentityFailure};
@@ -26,23 +28,39 @@ pub enum Identification {
     Conflict(usize, &'static str),
 }
 
-/// Identifies the caller of a check, as its domain says.
-pub async fn identify(identities: &dyn Identities, terms: IdentityTerms, request: &mut CheckRequest) -> Identification {
+/// The API keys of a check: what the node knows of each, or is looking up.
+pub struct AskedKeys {
+    /// What its domain said when they were asked for.
+    pub terms: IdentityTerms,
+    /// The position of a descriptor, and the answer about its key.
+    keys: Vec<(usize, Identified)>,
+}
+
+/// Asks for the API keys of a check, as its domain says. Each is waited for at most `wait`.
+///
+/// # Errors
+/// The outcome of a check that needs no key.
+pub fn ask(
+    identities: &dyn Identities,
+    terms: IdentityTerms,
+    request: &CheckRequest,
+    wait: Duration,
+) -> Result<AskedKeys, Identification> {
     if terms.identity == Identity::Caller {
-        return Identification::Proceed(None);
+        return Err(Identification::Proceed(None));
     }
     let of_gateway = request.is_of_gateway();
-    let mut keyed: Vec<(usize, String)> = Vec::new();
+    let mut keyed: Vec<(usize, &str)> = Vec::new();
     for (at, attributes) in request.attributes().enumerate() {
         let mut keys = attributes.0.iter().filter(|(name, _)| name == KEY).map(|(_, value)| value);
         let Some(key) = keys.next() else { continue };
         // Which of several keys would count is not for a node to guess.
         if keys.any(|other| other != key) {
-            return Identification::Denied(IdentityProblem::Conflict);
+            return Err(Identification::Denied(IdentityProblem::Conflict));
         }
         // An empty key is none.
         if !key.is_empty() {
-            keyed.push((at, key.clone()));
+            keyed.push((at, key));
         }
     }
     if terms.identity == Identity::Key || !keyed.is_empty() {
@@ -50,60 +68,68 @@ pub async fn identify(identities: &dyn Identities, terms: IdentityTerms, request
             let given = |name: &&str| attributes.0.iter().any(|(given, _)| given == name);
             if let Some(name) = FROM_KEY.into_iter().find(given) {
                 // A gateway's client must not cause an error: some gateways let a request pass then.
-                return if of_gateway {
+                return Err(if of_gateway {
                     Identification::Denied(IdentityProblem::Conflict)
                 } else {
                     Identification::Conflict(at, name)
-                };
+                });
             }
         }
     }
     if keyed.is_empty() {
-        return match terms.identity {
+        return Err(match terms.identity {
             Identity::Key => Identification::Denied(IdentityProblem::MissingKey),
             Identity::Caller | Identity::Either => Identification::Proceed(None),
-        };
+        });
     }
-    let answers = join_all(keyed.iter().map(|(_, key)| answer(identities, key))).await;
-    let mut problem = None;
-    for ((at, _), answer) in keyed.iter().zip(answers) {
-        let found = match answer {
-            KeyAnswer::Valid(owner) => {
-                if let Some(attributes) = request.attributes_mut(*at) {
-                    set(attributes, owner);
-                }
-                continue;
-            }
-            KeyAnswer::Unknown => IdentityProblem::UnknownKey,
-            KeyAnswer::Expired => IdentityProblem::ExpiredKey,
-            KeyAnswer::Revoked => IdentityProblem::RevokedKey,
-            KeyAnswer::Unavailable if terms.on_failure == OnIdentityFailure::Allow => {
-                if let Some(attributes) = request.attributes_mut(*at) {
-                    forget_key(attributes);
-                }
-                problem = Some(IdentityProblem::Unavailable);
-                continue;
-            }
-            KeyAnswer::Unavailable => IdentityProblem::Unavailable,
-        };
-        return Identification::Denied(found);
-    }
-    Identification::Proceed(problem)
+    let keys = keyed.into_iter().map(|(at, key)| (at, identities.identify(key, wait))).collect();
+    Ok(AskedKeys { terms, keys })
 }
 
-async fn answer(identities: &dyn Identities, key: &str) -> KeyAnswer {
-    match identities.identify(key) {
-        Identified::Now(answer) => answer,
-        Identified::Later(answer) => answer.await,
+impl AskedKeys {
+    /// True if the node knows every key.
+    pub fn are_known(&self) -> bool {
+        self.keys.iter().all(|(_, answer)| matches!(answer, Identified::Now(_)))
     }
-}
 
-/// Removes every API key from a check whose keys cannot be looked up.
-pub fn forget_keys(request: &mut CheckRequest) {
-    let mut at = 0;
-    while let Some(attributes) = request.attributes_mut(at) {
-        forget_key(attributes);
-        at += 1;
+    /// Waits until the node knows every key, or has waited for it as long as it may.
+    pub async fn wait(&mut self) {
+        let wait = async |answer: &mut Identified| {
+            if let Identified::Later(later) = answer {
+                *answer = Identified::Now(later.await);
+            }
+        };
+        join_all(self.keys.iter_mut().map(|(_, answer)| wait(answer))).await;
+    }
+
+    /// Sets what the keys say. A key that is not known counts as one that cannot be looked up.
+    pub fn identify(self, request: &mut CheckRequest) -> Identification {
+        let mut problem = None;
+        for (at, answer) in self.keys {
+            let found = match answer {
+                Identified::Now(KeyAnswer::Valid(owner)) => {
+                    if let Some(attributes) = request.attributes_mut(at) {
+                        set(attributes, owner);
+                    }
+                    continue;
+                }
+                Identified::Now(KeyAnswer::Unknown) => IdentityProblem::UnknownKey,
+                Identified::Now(KeyAnswer::Expired) => IdentityProblem::ExpiredKey,
+                Identified::Now(KeyAnswer::Revoked) => IdentityProblem::RevokedKey,
+                Identified::Now(KeyAnswer::Unavailable) | Identified::Later(_)
+                    if self.terms.on_failure == OnIdentityFailure::Allow =>
+                {
+                    if let Some(attributes) = request.attributes_mut(at) {
+                        forget_key(attributes);
+                    }
+                    problem = Some(IdentityProblem::Unavailable);
+                    continue;
+                }
+                Identified::Now(KeyAnswer::Unavailable) | Identified::Later(_) => IdentityProblem::Unavailable,
+            };
+            return Identification::Denied(found);
+        }
+        Identification::Proceed(problem)
     }
 }
 
@@ -132,7 +158,7 @@ mod tests {
     struct ByName;
 
     impl Identities for ByName {
-        fn identify(&self, key: &str) -> Identified {
+        fn identify(&self, key: &str, _: Duration) -> Identified {
             let answer = match key {
                 "valid" => KeyAnswer::Valid(Owner {
                     user: "u1".to_owned(),
@@ -169,7 +195,15 @@ mod tests {
             false => CheckRequest::new(domain, descriptors, Vec::new(), place),
         };
         let mut request = request.unwrap();
-        let outcome = identify(&ByName, terms, &mut request).await;
+        let outcome = match ask(&ByName, terms, &request, Duration::ZERO) {
+            Ok(mut keys) => {
+                assert!(!keys.are_known());
+                keys.wait().await;
+                assert!(keys.are_known());
+                keys.identify(&mut request)
+            }
+            Err(outcome) => outcome,
+        };
         (outcome, request.attributes().map(|attributes| attributes.0.clone()).collect())
     }
 

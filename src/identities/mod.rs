@@ -108,7 +108,7 @@ fn answer(verdict: KeyVerdict) -> Option<KeyAnswer> {
 }
 
 impl Identities for ApiKeys {
-    fn identify(&self, key: &str) -> Identified {
+    fn identify(&self, key: &str, wait: Duration) -> Identified {
         let hash = KeyHash::of(key);
         if let Some(answer) = answer(self.shared.known(&hash, false)) {
             self.shared.metrics.answered(&answer);
@@ -123,8 +123,9 @@ impl Identities for ApiKeys {
             return Identified::Now(answer);
         }
         Identified::Later(Box::pin(async move {
-            // A service that is gone makes no look-ups.
-            let answer = found.await.unwrap_or_else(|_| shared.without_look_up(&hash));
+            // A look-up that takes longer goes on, for later checks. A service that is gone makes no look-ups.
+            let found = tokio::time::timeout(wait, found).await;
+            let answer = found.ok().and_then(Result::ok).unwrap_or_else(|| shared.without_look_up(&hash));
             shared.metrics.answered(&answer);
             answer
         }))

@@ -1,13 +1,15 @@
 //! Who asks: the owners of API keys.
 
+use std::time::Duration;
+
 pub use plane::Owner;
 
 use super::BoxFuture;
 
 /// Finds the owners of API keys.
 pub trait Identities: Send + Sync + 'static {
-    /// Says whom a key belongs to: at once if the node knows it, else after a look-up with a deadline.
-    fn identify(&self, key: &str) -> Identified;
+    /// Says whom a key belongs to: at once if the node knows it, else after a look-up, or after `wait` without one.
+    fn identify(&self, key: &str, wait: Duration) -> Identified;
 }
 
 /// The answer about a key: known, or looked up.
@@ -31,7 +33,7 @@ pub enum KeyAnswer {
 pub struct NoIdentities;
 
 impl Identities for NoIdentities {
-    fn identify(&self, _key: &str) -> Identified {
+    fn identify(&self, _key: &str, _wait: Duration) -> Identified {
         Identified::Now(KeyAnswer::Unavailable)
     }
 }

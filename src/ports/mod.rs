@@ -124,6 +124,8 @@ pub trait Limiter: Send + Sync + 'static {
     /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that
     /// is less than the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
     fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer;
+    /// The deadline of the store. No check waits longer, for the store and for its identity together.
+    fn deadline(&self) -> Duration;
     /// Where the identity of the checks of a domain comes from.
     fn identity(&self, _domain: &str) -> IdentityTerms {
         IdentityTerms::default()

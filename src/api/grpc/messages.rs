@@ -86,7 +86,7 @@ enum State {
 }
 
 /// Begins the checks of a message, all at once, in order.
-pub async fn begin(
+pub fn begin(
     service: &CheckService,
     messages: impl Iterator<Item = CheckMessage>,
     timeout: Option<Duration>,
@@ -96,7 +96,7 @@ pub async fn begin(
         let violations = check.map(|check| valid.push(check)).err();
         all.push((id, violations));
     }
-    let pending = service.begin(&mut valid, timeout).await;
+    let pending = service.begin(&mut valid, timeout);
     let mut pending = valid.into_iter().zip(pending);
     let begun = all.into_iter().filter_map(|(id, violations)| {
         let state = match violations {
@@ -109,7 +109,7 @@ pub async fn begin(
 }
 
 impl StartedCheck {
-    /// True if the check waits for the store.
+    /// True if the check waits for the store, or for its identity.
     pub fn waits(&self) -> bool {
         matches!(&self.state, State::Pending(_, answer) if answer.waits())
     }
@@ -119,7 +119,7 @@ impl StartedCheck {
         let id = id_of(&service.ids, &self.id, call);
         let outcome = match self.state {
             State::Invalid(violations) => Err(service.reject(Rejection::Invalid(violations), &id)),
-            State::Pending(check, answer) => service.finish(&check, answer, &id).await,
+            State::Pending(check, answer) => service.finish(check, answer, &id).await,
         };
         match outcome {
             Ok(decision) => to_check_response(&decision, &id),

@@ -70,7 +70,7 @@ impl RateLimitService for Native {
             let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
             return Err(service.reject(rejection, &id).into_status(&id));
         }
-        let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout).await;
+        let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout);
         let waits = begun.iter().any(messages::StartedCheck::waits);
         let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));
         let results = if waits {

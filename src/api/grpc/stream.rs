@@ -120,7 +120,7 @@ impl StreamSession {
             request = next;
         }
         let weights: Vec<usize> = checks.iter().map(weight).collect();
-        let begun = messages::begin(&self.service, checks.into_iter().map(messages::read), None).await;
+        let begun = messages::begin(&self.service, checks.into_iter().map(messages::read), None);
         for (begun, weight) in begun.into_iter().zip(weights) {
             let service = Arc::clone(&self.service);
             let waits = begun.waits();
