@@ -225,3 +225,7 @@ impl CheckService {
 const fn left(within: Duration, arrived: NodeTime, now: NodeTime) -> Duration {
     within.saturating_sub(Duration::from_micros(now.since(arrived)))
 }
+
+#[cfg(test)]
+#[path = "check_service_tests.rs"]
+mod tests;
