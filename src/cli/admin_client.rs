@@ -110,6 +110,22 @@ impl AdminArgs {
 impl AdminClient {
     /// Makes a call. Prints why it fails.
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Exit> {
+        match self.answer(call)? {
+            (200..300, reply) => Ok(reply),
+            (status, reply) => Err(self.rejected(status, &reply)),
+        }
+    }
+
+    /// Reads one row; `None` if there is none. Prints why it fails.
+    pub fn find(&self, path: &str) -> Result<Option<Value>, Exit> {
+        match self.answer(Call::new("GET", path))? {
+            (200..300, reply) => Ok(Some(reply.json())),
+            (404, _) => Ok(None),
+            (status, reply) => Err(self.rejected(status, &reply)),
+        }
+    }
+
+    fn answer(&self, call: Call<'_>) -> Result<(u16, Reply), Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let asked = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
             runtime.block_on(async {
@@ -117,15 +133,11 @@ impl AdminClient {
                 tokio::time::timeout(PATIENCE, self.ask(call)).await.map_err(late)?
             })
         });
-        match asked {
-            Ok((status, reply)) if (200..300).contains(&status) => Ok(reply),
-            Ok((status, reply)) => Err(self.rejected(status, &reply)),
-            Err(error) => {
-                eprintln!("the admin API of the node cannot be reached: {error}");
-                self.print_error(&serde_json::json!({ "title": error }));
-                Err(Exit::Failed)
-            }
-        }
+        asked.map_err(|error| {
+            eprintln!("the admin API of the node cannot be reached: {error}");
+            self.print_error(&serde_json::json!({ "title": error }));
+            Exit::Failed
+        })
     }
 
     /// Every row of a list, from all pages.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::admin_client::{AdminArgs, AdminClient, Call, segment};
 use super::cluster_ca::ClusterCa;
+use super::confirm::confirm;
 use super::rules::refused;
 use super::{Exit, GlobalArgs, Output, output};
 
@@ -28,10 +29,28 @@ pub struct OfNode {
 }
 
 #[derive(Args)]
+pub struct Remove {
+    #[command(flatten)]
+    of: OfNode,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
 pub struct OfFile {
     file: PathBuf,
     #[command(flatten)]
     admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    #[command(flatten)]
+    of: OfFile,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Subcommand)]
@@ -53,7 +72,7 @@ pub enum Cluster {
     /// Make a voter a learner
     Demote(OfNode),
     /// Remove a member
-    Remove(OfNode),
+    Remove(Remove),
     /// The settings that all nodes share
     #[command(subcommand)]
     Settings(Settings),
@@ -62,7 +81,7 @@ pub enum Cluster {
     /// Write the replicated configuration into a new file
     Backup(OfFile),
     /// Replace the state of the whole cluster by that of a backup
-    Restore(OfFile),
+    Restore(Restore),
     /// Make a certificate authority, and certificates that it signs
     Ca(ClusterCa),
 }
@@ -129,7 +148,10 @@ impl Cluster {
             }
             Self::Promote(OfNode { node, admin }) => done(&admin, output, Call::new("POST", member(&node, "/promote"))),
             Self::Demote(OfNode { node, admin }) => done(&admin, output, Call::new("POST", member(&node, "/demote"))),
-            Self::Remove(OfNode { node, admin }) => done(&admin, output, Call::new("DELETE", member(&node, ""))),
+            Self::Remove(Remove { of: OfNode { node, admin }, yes }) => {
+                let asked = confirm(yes, &format!("Remove the node {node} from the cluster?"));
+                asked.and_then(|()| done(&admin, output, Call::new("DELETE", member(&node, ""))))
+            }
             Self::Settings(Settings::Get(Shared { admin })) => {
                 get(&admin, output, "/cluster/settings").map(|settings| match output {
                     Output::Json => outln!("{settings}"),
@@ -144,10 +166,13 @@ impl Cluster {
             Self::Backup(OfFile { file, admin }) => {
                 admin.client(output).and_then(|client| backup(&client, &file, output))
             }
-            Self::Restore(OfFile { file, admin }) => match std::fs::read(&file) {
-                Ok(body) => done(&admin, output, Call { body, ..Call::new("POST", "/cluster/restore") }),
-                Err(error) => Err(failed(&file, &error)),
-            },
+            Self::Restore(Restore { of: OfFile { file, admin }, yes }) => {
+                let read = std::fs::read(&file).map_err(|error| failed(&file, &error));
+                read.and_then(|body| {
+                    confirm(yes, "Replace the configuration of the whole cluster by this backup?")?;
+                    done(&admin, output, Call { body, ..Call::new("POST", "/cluster/restore") })
+                })
+            }
         };
         result.err().unwrap_or(Exit::Ok)
     }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminArgs, Call, segment};
+use super::confirm::confirm;
 use super::{Exit, Output, output};
 
 #[derive(Args)]
@@ -26,9 +27,9 @@ pub enum Tiers {
     /// Create or change a tier
     Put {
         name: String,
-        /// For people
-        #[arg(long, default_value = "")]
-        description: String,
+        /// For people; without it, the tier keeps the one it has
+        #[arg(long)]
+        description: Option<String>,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -43,9 +44,12 @@ pub enum Users {
     /// Create or change a user
     Put {
         name: String,
-        /// The tier of the user's keys that have none
-        #[arg(long)]
+        /// The tier of the user's keys that have none; without it, the user keeps the one it has
+        #[arg(long, conflicts_with = "no_tier")]
         tier: Option<String>,
+        /// Take the user's tier away
+        #[arg(long)]
+        no_tier: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -80,6 +84,9 @@ pub enum Keys {
     Revoke {
         #[arg(value_name = "KEY_ID")]
         id: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -87,7 +94,7 @@ pub enum Keys {
     Rotate {
         #[arg(value_name = "KEY_ID")]
         id: String,
-        /// How long the old key still counts, such as 1h
+        /// How long the old key still counts, such as 1h; without it, the old key ends at once
         #[arg(long, value_name = "TIME")]
         overlap: Option<String>,
         #[command(flatten)]
@@ -95,9 +102,9 @@ pub enum Keys {
     },
 }
 
-fn list(admin: &AdminArgs, output: Output, path: &str) -> Result<(), Exit> {
+fn list(admin: &AdminArgs, output: Output, path: &str, columns: &[&str]) -> Result<(), Exit> {
     let rows = admin.client(output)?.list(path)?;
-    output::rows(output, &rows);
+    output::rows(output, columns, &rows);
     Ok(())
 }
 
@@ -106,6 +113,18 @@ fn change(admin: &AdminArgs, output: Output, call: Call<'_>) -> Result<(), Exit>
     match output {
         Output::Json => outln!("{reply}"),
         Output::Table => outln!("{}: revision {}", output::word("done", true), reply["revision"]),
+    }
+    Ok(())
+}
+
+/// Creates a row with `empty`, or leaves it as it is if it exists.
+fn keep(admin: &AdminArgs, output: Output, path: String, empty: &Value) -> Result<(), Exit> {
+    if admin.client(output)?.find(&path)?.is_none() {
+        return change(admin, output, Call::new("PUT", path).json(empty));
+    }
+    match output {
+        Output::Json => outln!("{}", json!({ "in_force": true, "changed": false })),
+        Output::Table => outln!("nothing changes: it exists, and no flag says what to change"),
     }
     Ok(())
 }
@@ -133,7 +152,10 @@ impl Tiers {
     pub fn run(self, output: Output) -> Exit {
         let path = |name: &str| format!("/tiers/{}", segment(name));
         let done = match self {
-            Self::List(Shared { admin }) => list(&admin, output, "/tiers"),
+            Self::List(Shared { admin }) => list(&admin, output, "/tiers", &["tier", "description", "created_at"]),
+            Self::Put { name, description: None, admin } => {
+                keep(&admin, output, path(&name), &json!({ "description": "" }))
+            }
             Self::Put { name, description, admin } => {
                 let call = Call::new("PUT", path(&name)).json(&json!({ "description": description }));
                 change(&admin, output, call)
@@ -148,8 +170,9 @@ impl Users {
     pub fn run(self, output: Output) -> Exit {
         let path = |name: &str| format!("/users/{}", segment(name));
         let done = match self {
-            Self::List(Shared { admin }) => list(&admin, output, "/users"),
-            Self::Put { name, tier, admin } => {
+            Self::List(Shared { admin }) => list(&admin, output, "/users", &["user", "tier", "created_at"]),
+            Self::Put { name, tier: None, no_tier: false, admin } => keep(&admin, output, path(&name), &json!({})),
+            Self::Put { name, tier, admin, .. } => {
                 change(&admin, output, Call::new("PUT", path(&name)).json(&given([("tier", &tier)])))
             }
             Self::Rm(Named { name, admin }) => change(&admin, output, Call::new("DELETE", path(&name))),
@@ -167,14 +190,19 @@ impl Keys {
             }
             Self::List { user, admin } => {
                 let path = user.map_or_else(|| "/keys".to_owned(), |user| format!("/keys?user={}", segment(&user)));
-                list(&admin, output, &path)
+                let columns = ["key_id", "prefix", "user", "tier", "created_at", "expires_at", "revoked_at"];
+                list(&admin, output, &path, &columns)
             }
-            Self::Revoke { id, admin } => {
-                change(&admin, output, Call::new("DELETE", format!("/keys/{}", segment(&id))))
+            Self::Revoke { id, yes, admin } => {
+                let call = || Call::new("DELETE", format!("/keys/{}", segment(&id)));
+                confirm(yes, &format!("Revoke the key {id}?")).and_then(|()| change(&admin, output, call()))
             }
             Self::Rotate { id, overlap, admin } => {
                 let call = Call::new("POST", format!("/keys/{}/rotate", segment(&id)));
-                created(&admin, output, call.json(&given([("overlap", &overlap)])))
+                let end =
+                    overlap.as_ref().map_or("at once".to_owned(), |overlap| format!("in {overlap} at the latest"));
+                let done = created(&admin, output, call.json(&given([("overlap", &overlap)])));
+                done.inspect(|()| eprintln!("The old key {id} ends {end}."))
             }
         };
         done.err().unwrap_or(Exit::Ok)

@@ -46,22 +46,22 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// Prints the rows of a list: a table with a column for each field, or JSON.
+/// Prints the rows of a list: a table with these columns, or JSON. Fields of a newer node get columns behind them.
 #[cfg(feature = "cluster")]
-pub fn rows(output: Output, rows: &[Value]) {
+pub fn rows(output: Output, columns: &[&str], rows: &[Value]) {
     if output == Output::Json {
         outln!("{}", Value::from(rows));
         return;
     }
-    let mut heads: Vec<&str> = Vec::new();
+    if rows.is_empty() {
+        outln!("none");
+        return;
+    }
+    let mut heads = columns.to_vec();
     for name in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
         if !heads.contains(&name.as_str()) {
             heads.push(name);
         }
-    }
-    if heads.is_empty() {
-        outln!("none");
-        return;
     }
     let mut table = table(&heads);
     for row in rows {

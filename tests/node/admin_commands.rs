@@ -34,6 +34,19 @@ async fn run(node: SocketAddr, token: &str, arguments: &[&str]) -> Ran {
     Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
 }
 
+/// Runs a command on a terminal, where somebody types `answer`.
+async fn run_on_terminal(node: SocketAddr, token: &str, arguments: &str, answer: &str) -> Ran {
+    let program = env!("CARGO_BIN_EXE_tidegate");
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("{program} {arguments} --addr http://{node}"), "/dev/null"]);
+    command.env("TIDEGATE_TOKEN", token).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
+    let Output { status, stdout, .. } =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    Ran { code: status.code().unwrap(), out: String::from_utf8(stdout).unwrap(), err: String::new() }
+}
+
 fn write(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -161,6 +174,62 @@ async fn keys_users_tiers_and_the_cluster_are_managed() {
     assert_eq!(run(node, OWNER, &["cluster", "backup", file.to_str().unwrap()]).await.code, 1);
     assert_eq!(run(node, OWNER, &["cluster", "restore", file.to_str().unwrap()]).await.code, 0);
     assert_eq!(api.fake.changes().last(), Some(&MemberChange::Restore { backup: b"a backup".to_vec() }));
+}
+
+#[tokio::test]
+async fn a_put_without_flags_keeps_what_is_stored() {
+    let api = Api::new();
+    let node = api.serve().await;
+    let user =
+        |tier: Option<&str>| Edit::PutUser(plane::UserRow { user: "u".to_owned(), tier: tier.map(str::to_owned) });
+    let tier = |text: &str| Edit::PutTier { tier: "gold".to_owned(), description: text.to_owned() };
+    let steps: [(&[&str], Option<Edit>); 7] = [
+        (&["tiers", "put", "gold"], Some(tier(""))),
+        (&["tiers", "put", "gold", "--description", "paid"], Some(tier("paid"))),
+        (&["tiers", "put", "gold"], None),
+        (&["users", "put", "u"], Some(user(None))),
+        (&["users", "put", "u", "--tier", "gold"], Some(user(Some("gold")))),
+        (&["users", "put", "u"], None),
+        (&["users", "put", "u", "--no-tier"], Some(user(None))),
+    ];
+    for (call, written) in steps {
+        let before = api.fake.edits().len();
+        let ran = run(node, EDITOR, call).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(ran.out.contains("nothing changes"), written.is_none(), "{call:?}: {}", ran.out);
+        assert_eq!(api.fake.edits()[before..], written.into_iter().collect::<Vec<_>>(), "{call:?}");
+    }
+    let rotated = run(node, EDITOR, &["keys", "rotate", "k1"]).await;
+    assert!(rotated.err.contains("The old key k1 ends at once."), "{}", rotated.err);
+    let rotated = run(node, EDITOR, &["keys", "rotate", "k1", "--overlap", "1h"]).await;
+    assert!(rotated.err.contains("The old key k1 ends in 1h at the latest."), "{}", rotated.err);
+}
+
+#[tokio::test]
+async fn what_is_hard_to_undo_is_asked_for_on_a_terminal() {
+    let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
+    let node = api.serve().await;
+    let file = write(folder.path(), "rules.yaml", RULES);
+    let applied = run(node, OWNER, &["rules", "apply", &file, "--yes", "--output", "json"]).await.json();
+    assert_eq!(run(node, OWNER, &["rules", "rm", "api/all"]).await.code, 0);
+    let backup = write(folder.path(), "backup", "a backup");
+    let rollback = format!("rules rollback {}", applied["revision"]);
+    let calls = [rollback.as_str(), "keys revoke k1", "cluster remove b", &format!("cluster restore {backup}")]
+        .map(str::to_owned);
+    for call in &calls {
+        let before = (api.fake.edits().len(), api.fake.changes().len());
+        let no = run_on_terminal(node, OWNER, call, "n").await;
+        assert!(no.code == 1 && no.out.contains("nothing was changed"), "{call}: {}", no.out);
+        assert_eq!((api.fake.edits().len(), api.fake.changes().len()), before, "{call}");
+        let yes = run_on_terminal(node, OWNER, call, "y").await;
+        assert!(yes.code == 0 && yes.out.contains("[y/N]"), "{call}: {}", yes.out);
+        assert!(api.fake.edits().len() > before.0, "{call}");
+        let unasked = run_on_terminal(node, OWNER, &format!("{call} --yes"), "n").await;
+        assert!(unasked.code == 0 && !unasked.out.contains("[y/N]"), "{call}: {}", unasked.out);
+    }
+    assert_eq!(run(node, OWNER, &["rules", "rm", "api/all"]).await.code, 0);
+    let rolled = run(node, OWNER, &calls[0].split(' ').collect::<Vec<_>>()).await;
+    assert!(rolled.code == 0 && rolled.out.starts_with("+ api/all"), "{}", rolled.out);
 }
 
 #[tokio::test]

@@ -100,6 +100,9 @@ pub struct Export {
 #[derive(Args)]
 pub struct Rollback {
     revision: u64,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -304,7 +307,7 @@ impl Export {
 
 fn history(shared: &Shared, output: Output) -> Result<(), Exit> {
     let client = shared.admin.client(output)?;
-    output::rows(output, &client.list("/rules/history")?);
+    output::rows(output, &["revision", "actor", "rows", "at"], &client.list("/rules/history")?);
     if output == Output::Table {
         refused::hint(refused::fetch(&client)?.len() as u64);
     }
@@ -313,8 +316,16 @@ fn history(shared: &Shared, output: Output) -> Result<(), Exit> {
 
 impl Rollback {
     fn run(&self, output: Output) -> Result<(), Exit> {
-        let call = Call::new("POST", "/rules/rollback").json(&json!({ "revision": self.revision }));
-        changed(output, &self.admin.client(output)?.call(call)?.json());
+        let client = self.admin.client(output)?;
+        let ((old, current), (new, _)) = (rules_of(&client, None)?, rules_of(&client, Some(self.revision))?);
+        if output == Output::Table {
+            book_diff::print(&differences(&old, &new));
+            refused::print(&refused::overwritten(&refused::fetch(&client)?, &new));
+        }
+        confirm(self.yes, "Put these rules in force again?")?;
+        let headers = vec![("if-match", format!("\"{current}\""))];
+        let call = Call { headers, ..Call::new("POST", "/rules/rollback") };
+        changed(output, &client.call(call.json(&json!({ "revision": self.revision })))?.json());
         Ok(())
     }
 }
