@@ -155,7 +155,7 @@ impl Cluster {
             Self::Settings(Settings::Get(Shared { admin })) => {
                 get(&admin, output, "/cluster/settings").map(|settings| match output {
                     Output::Json => outln!("{settings}"),
-                    Output::Table => settings.as_object().into_iter().flatten().for_each(|(k, v)| outln!("{k}={v}")),
+                    Output::Table => show_settings(&settings),
                 })
             }
             Self::Settings(Settings::Set { settings, admin }) => {
@@ -197,6 +197,16 @@ fn backup(client: &AdminClient, file: &Path, output: Output) -> Result<(), Exit>
         Output::Table => outln!("{}: {} bytes", file.display(), body.len()),
     }
     Ok(())
+}
+
+/// Prints every setting that there is, set or not.
+fn show_settings(set: &Value) {
+    let mut table = output::table(&["setting", "value", "default", "unit", "meaning"]);
+    for setting in plane::SETTINGS {
+        let value = set.get(setting.name).map_or_else(|| "(default)".to_owned(), output::plain);
+        table.add_row([setting.name, &value, setting.default, setting.unit(), setting.help]);
+    }
+    outln!("{table}");
 }
 
 fn show(output: Output, status: &Value) {

@@ -200,7 +200,8 @@ impl ConfigStore for Fake {
             _ => {}
         }
         let row = json!({ "list": format!("{list:?}"), "size": page.size, "after": page.after });
-        ready(Ok(Listed { rows: vec![row], next: Some("n".to_owned()) }))
+        let next = (page.after.as_deref() != Some("n")).then(|| "n".to_owned());
+        ready(Ok(Listed { rows: vec![row], next }))
     }
 
     fn rules_at(&self, revision: Revision) -> BoxFuture<'_, Result<Option<Rules>, DatabaseError>> {

@@ -165,8 +165,13 @@ async fn keys_users_tiers_and_the_cluster_are_managed() {
     let line = |word: &str| table.lines().find(|line| line.contains(word)).unwrap();
     assert!(line("last seen").contains("revision"));
     assert!(line("a-1 ").contains("1.5s ago") && line("learner").contains('–'), "{table}");
+    let unset = run(node, OWNER, &["cluster", "settings", "get"]).await.out;
+    for text in ["drop_learner_after_ms", "(default)", "3600000", "milliseconds", "meaning"] {
+        assert!(unset.contains(text), "{text}: {unset}");
+    }
     assert_eq!(run(node, OWNER, &["cluster", "settings", "set", "drop_learner_after_ms=60000"]).await.code, 0);
-    assert!(run(node, OWNER, &["cluster", "settings", "get"]).await.out.contains("drop_learner_after_ms=60000"));
+    let set = run(node, OWNER, &["cluster", "settings", "get"]).await.out;
+    assert!(set.contains(" 60000 ") && !set.contains("(default)"), "{set}");
     let file = folder.path().join("backup");
     let backup = run(node, OWNER, &["cluster", "backup", file.to_str().unwrap()]).await;
     assert_eq!(backup.code, 0, "{}", backup.err);
@@ -199,6 +204,9 @@ async fn a_put_without_flags_keeps_what_is_stored() {
         assert_eq!(ran.out.contains("nothing changes"), written.is_none(), "{call:?}: {}", ran.out);
         assert_eq!(api.fake.edits()[before..], written.into_iter().collect::<Vec<_>>(), "{call:?}");
     }
+    let table = run(node, EDITOR, &["users", "list"]).await.out;
+    let head = table.lines().find(|line| line.contains("created_at")).unwrap();
+    assert!(head.find("user") < head.find("tier") && head.find("tier") < head.find("created_at"), "{table}");
     let rotated = run(node, EDITOR, &["keys", "rotate", "k1"]).await;
     assert!(rotated.err.contains("The old key k1 ends at once."), "{}", rotated.err);
     let rotated = run(node, EDITOR, &["keys", "rotate", "k1", "--overlap", "1h"]).await;

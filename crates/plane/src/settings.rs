@@ -6,7 +6,10 @@ use serde_json::Value;
 /// A setting that all nodes share.
 pub struct Setting {
     pub name: &'static str,
+    /// What it means, in one sentence.
     pub help: &'static str,
+    /// What counts until it is set.
+    pub default: &'static str,
     expected: Expected,
 }
 
@@ -15,10 +18,20 @@ enum Expected {
     Milliseconds { min: u64, max: u64 },
 }
 
+impl Setting {
+    /// The unit of the value.
+    pub const fn unit(&self) -> &'static str {
+        match self.expected {
+            Expected::Milliseconds { .. } => "milliseconds",
+        }
+    }
+}
+
 /// Every setting. Later work adds those of regions and events.
 pub const SETTINGS: &[Setting] = &[Setting {
     name: "drop_learner_after_ms",
-    help: "A learner that was not seen for this long is dropped, in milliseconds.",
+    help: "A learner that was not seen for this long is dropped.",
+    default: "3600000",
     expected: Expected::Milliseconds { min: 1000, max: MAX_WINDOW_MS },
 }];
 
