@@ -31,7 +31,7 @@ pub enum Migrate {
 
 #[derive(Args)]
 pub struct Database {
-    /// Configuration file; without it, the environment has all settings
+    /// Configuration file, as of serve, of which only `postgres` counts; without it, the environment has it
     #[arg(long)]
     config: Option<PathBuf>,
 }
@@ -41,15 +41,10 @@ impl Migrate {
         let (Self::Up(Database { config })
         | Self::Status(Database { config })
         | Self::Down { database: Database { config }, .. }) = &self;
-        let settings = match settings::read(config.as_deref(), std::iter::empty(), global.output) {
-            Ok(settings) => settings,
+        let database = match settings::postgres(config.as_deref(), global.output) {
+            Ok(postgres) => assemble::database_config(&postgres),
             Err(exit) => return exit,
         };
-        let Some(postgres) = &settings.postgres else {
-            eprintln!("postgres: expected this section: it says where the database is");
-            return Exit::BadConfiguration;
-        };
-        let database = assemble::database_config(postgres);
         match self.migrate(database) {
             Ok(migrations) => {
                 show(&migrations, global.output);

@@ -9,7 +9,7 @@ use super::run_node::{assembled, run};
 use super::{BuildInfo, Exit, GlobalArgs, Output, output, settings};
 use crate::config::overlay::Setting;
 use crate::config::settings::{RulesFrom, Settings};
-use crate::node::assemble;
+use crate::node::assemble::{self, AssembleError};
 use crate::rulefile::watch::{InvalidRuleFile, load};
 use crate::telemetry::logs;
 use limiter::Revision;
@@ -19,7 +19,7 @@ pub struct Serve {
     /// Configuration file; without it, the environment has all settings
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Only check the configuration and the rules
+    /// Only check the configuration, the files that it names, and the rules
     #[arg(long)]
     check: bool,
     /// Rule file (`rules.file`)
@@ -83,7 +83,12 @@ impl Serve {
 }
 
 fn check(settings: &Settings, output: Output, build: (&str, &str)) -> Exit {
-    if let Err(exit) = assembled(assemble::check(settings, build)) {
+    let usable = assemble::check(settings, build);
+    if let Err(AssembleError::Settings(errors)) = &usable {
+        let errors: Vec<_> = errors.iter().map(|error| serde_json::json!({ "message": error })).collect();
+        output::wrong(output, &errors);
+    }
+    if let Err(exit) = assembled(usable) {
         return exit;
     }
     let RulesFrom::File(rules) = &settings.rules else {

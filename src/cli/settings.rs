@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Exit, Output, output};
 use crate::config::overlay::Setting;
+#[cfg(feature = "cluster")]
+use crate::config::plane::Postgres;
+#[cfg(feature = "cluster")]
+use crate::config::settings::read_postgres;
 use crate::config::settings::{ConfigError, InvalidSettings, Settings};
 use crate::host::machine;
 use crate::rulefile::watch::{self, load};
@@ -12,23 +16,9 @@ use limiter::Revision;
 
 /// Reads all sources of settings, and prints every error of all of them: as JSON too, if `output` says so.
 pub fn read(config: Option<&Path>, flags: impl Iterator<Item = Setting>, output: Output) -> Result<Settings, Exit> {
-    let text = config.map(watch::read).transpose().map_err(|invalid| {
-        eprintln!("{invalid}");
-        Exit::BadConfiguration
-    })?;
+    let text = text(config)?;
     let name = config.map(|path| path.display().to_string());
-    let (mut settings, mut invalid) = (Vec::new(), false);
-    for (key, value) in std::env::vars_os() {
-        let Some(key) = key.to_str().map(ToOwned::to_owned) else { continue };
-        let Some(value) = value.to_str() else {
-            if Setting::from_environment(&key, "").is_some() {
-                eprintln!("{key}: expected UTF-8");
-                invalid = true;
-            }
-            continue;
-        };
-        settings.extend(Setting::from_environment(&key, value));
-    }
+    let (mut settings, mut invalid) = environment();
     match redis_cluster(&settings) {
         Ok(setting) => settings.extend(setting),
         Err(error) => {
@@ -44,21 +34,64 @@ pub fn read(config: Option<&Path>, flags: impl Iterator<Item = Setting>, output:
     match Settings::read(name.as_deref().zip(text.as_deref()), settings, &machine::host()) {
         Ok(settings) if !invalid => Ok(settings),
         read => {
-            let InvalidSettings { errors, rules } =
-                read.err().unwrap_or(InvalidSettings { errors: Vec::new(), rules: PathBuf::new() });
-            errors.iter().for_each(|error| eprintln!("{error}"));
-            let json =
-                |e: &ConfigError| serde_json::json!({ "origin": e.origin, "field": e.field, "message": e.message });
-            let mut errors: Vec<_> = errors.iter().map(json).collect();
-            // The errors of the rules are shown at the same time.
-            if let Some(invalid) = load(&rules, Revision(1)).err().filter(|_| !rules.as_os_str().is_empty()) {
-                eprintln!("{invalid}");
-                errors.extend(invalid.errors());
-            }
-            output::wrong(output, &errors);
-            Err(Exit::BadConfiguration)
+            let none = InvalidSettings { errors: Vec::new(), rules: PathBuf::new() };
+            Err(print(&read.err().unwrap_or(none), output))
         }
     }
+}
+
+/// Reads the section `postgres` of all sources. Other sections may be missing or invalid. Prints every error.
+#[cfg(feature = "cluster")]
+pub fn postgres(config: Option<&Path>, output: Output) -> Result<Postgres, Exit> {
+    let text = text(config)?;
+    let name = config.map(|path| path.display().to_string());
+    let (mut settings, invalid) = environment();
+    settings.retain(|setting| setting.path.first().is_some_and(|first| first == "postgres"));
+    let database = database_variables(&settings);
+    settings.extend(database);
+    match read_postgres(name.as_deref().zip(text.as_deref()), settings) {
+        Ok(_) if invalid => Err(Exit::BadConfiguration),
+        read => read.map_err(|invalid| print(&invalid, output)),
+    }
+}
+
+fn text(config: Option<&Path>) -> Result<Option<String>, Exit> {
+    config.map(watch::read).transpose().map_err(|invalid| {
+        eprintln!("{invalid}");
+        Exit::BadConfiguration
+    })
+}
+
+/// The settings of environment variables. True if one of them is not UTF-8, which is printed.
+fn environment() -> (Vec<Setting>, bool) {
+    let (mut settings, mut invalid) = (Vec::new(), false);
+    for (key, value) in std::env::vars_os() {
+        let Some(key) = key.to_str().map(ToOwned::to_owned) else { continue };
+        let Some(value) = value.to_str() else {
+            if Setting::from_environment(&key, "").is_some() {
+                eprintln!("{key}: expected UTF-8");
+                invalid = true;
+            }
+            continue;
+        };
+        settings.extend(Setting::from_environment(&key, value));
+    }
+    (settings, invalid)
+}
+
+/// Prints every error.
+fn print(invalid: &InvalidSettings, output: Output) -> Exit {
+    let InvalidSettings { errors, rules } = invalid;
+    errors.iter().for_each(|error| eprintln!("{error}"));
+    let json = |e: &ConfigError| serde_json::json!({ "origin": e.origin, "field": e.field, "message": e.message });
+    let mut errors: Vec<_> = errors.iter().map(json).collect();
+    // The errors of the rules are shown at the same time.
+    if let Some(invalid) = load(rules, Revision(1)).err().filter(|_| !rules.as_os_str().is_empty()) {
+        eprintln!("{invalid}");
+        errors.extend(invalid.errors());
+    }
+    output::wrong(output, &errors);
+    Exit::BadConfiguration
 }
 
 /// The variable `REDIS_CLUSTER` of the user's document as `store.url`. Any other source of it takes precedence.

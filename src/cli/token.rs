@@ -46,7 +46,7 @@ pub struct Create {
     /// The name of its holder in the audit; otherwise a random one
     #[arg(long)]
     name: Option<String>,
-    /// Configuration file, as of serve; without it, the environment has all settings
+    /// Configuration file, as of serve, of which only `postgres` counts; without it, the environment has it
     #[arg(long)]
     config: Option<PathBuf>,
 }
@@ -65,11 +65,7 @@ fn failed(message: impl std::fmt::Display) -> Exit {
 
 impl Create {
     fn run(self, output: Output) -> Result<(), Exit> {
-        let settings = settings::read(self.config.as_deref(), std::iter::empty(), output)?;
-        let Some(postgres) = &settings.postgres else {
-            eprintln!("postgres: expected this section: tokens are in PostgreSQL");
-            return Err(Exit::BadConfiguration);
-        };
+        let postgres = settings::postgres(self.config.as_deref(), output)?;
         let draw = || random().map_err(|error| failed(format!("no randomness: {error}")));
         let token = format!("tgat_{:016x}{:016x}{:016x}", draw()?, draw()?, draw()?);
         let role = AdminRole::from(self.role);
@@ -82,7 +78,7 @@ impl Create {
         let actor = Actor { name: "tidegate token create".to_owned(), role: AdminRole::Owner };
         let metrics = MetricsRegistry::new("", "").and_then(|registry| DatabaseMetrics::new(&registry));
         let database =
-            Database::new(assemble::database_config(postgres), metrics.map_err(failed)?, limit_from_json, limit_json);
+            Database::new(assemble::database_config(&postgres), metrics.map_err(failed)?, limit_from_json, limit_json);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(database.edit(&actor, edit, None)).map_err(failed)?;
         if output == Output::Json {

@@ -138,28 +138,56 @@ impl Settings {
     /// # Errors
     /// Every error of all sources.
     pub fn read(file: Option<(&str, &str)>, settings: Vec<Setting>, host: &str) -> Result<Self, InvalidSettings> {
-        let overlay = Overlay::new(file, settings).map_err(|e| {
-            let name = file.map_or("", |(name, _)| name);
-            let origin = format!("{name}:{}:{}", e.place.line, e.place.column);
-            let errors = vec![ConfigError { origin, field: String::new(), message: e.message }];
-            InvalidSettings { errors, rules: PathBuf::new() }
-        })?;
+        let overlay = overlay(file, settings)?;
         let mut errors = Errors::default();
         let settings = decode(&overlay.root, host, &mut errors);
         if errors.0.is_empty() {
             return Ok(settings);
         }
-        let placed = errors.0.into_iter().map(|problem| ConfigError {
-            origin: overlay.origin(&problem.path),
-            field: problem.path.to_string(),
-            message: problem.message,
-        });
         let rules = match settings.rules {
             RulesFrom::File(file) => file,
             RulesFrom::Cluster(_) => PathBuf::new(),
         };
-        Err(InvalidSettings { errors: placed.collect(), rules })
+        Err(InvalidSettings { errors: placed(errors, &overlay), rules })
     }
+}
+
+/// Reads the section `postgres` alone, as [`Settings::read`] reads all. Commands that write straight to PostgreSQL need
+/// nothing else, so that nothing else has to be valid.
+///
+/// # Errors
+/// Every error of the section, or that it is missing.
+pub fn read_postgres(file: Option<(&str, &str)>, settings: Vec<Setting>) -> Result<plane::Postgres, InvalidSettings> {
+    let overlay = overlay(file, settings)?;
+    let (mut errors, top) = (Errors::default(), Path::default());
+    let section = Fields::new(&overlay.root, top.clone(), &mut errors).get("postgres");
+    let postgres = plane::postgres(section, &top.field("postgres"), &mut errors);
+    if postgres.is_none() && errors.0.is_empty() {
+        errors.add(&top.field("postgres"), "expected this section: it says where the database is");
+    }
+    match postgres {
+        Some(postgres) if errors.0.is_empty() => Ok(postgres),
+        _ => Err(InvalidSettings { errors: placed(errors, &overlay), rules: PathBuf::new() }),
+    }
+}
+
+fn overlay(file: Option<(&str, &str)>, settings: Vec<Setting>) -> Result<Overlay, InvalidSettings> {
+    Overlay::new(file, settings).map_err(|e| {
+        let name = file.map_or("", |(name, _)| name);
+        let origin = format!("{name}:{}:{}", e.place.line, e.place.column);
+        let errors = vec![ConfigError { origin, field: String::new(), message: e.message }];
+        InvalidSettings { errors, rules: PathBuf::new() }
+    })
+}
+
+/// The errors, each with the origin of its value.
+fn placed(errors: Errors, overlay: &Overlay) -> Vec<ConfigError> {
+    let placed = errors.0.into_iter().map(|problem| ConfigError {
+        origin: overlay.origin(&problem.path),
+        field: problem.path.to_string(),
+        message: problem.message,
+    });
+    placed.collect()
 }
 
 fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {

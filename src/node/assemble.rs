@@ -189,19 +189,33 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
     Ok(assembled(config, clock, region, rules, tls, metrics))
 }
 
-/// Checks what only building a node finds out: files that settings name.
+/// Checks what only building a node finds out: files that settings name, all of them.
 ///
 /// # Errors
-/// Errors of settings, each with its field.
+/// Errors of settings, each with its field and its file.
 pub fn check(settings: &Settings, build: (&str, &str)) -> Result<(), AssembleError> {
     let registry = MetricsRegistry::new(build.0, build.1)?;
     let metrics = StoreMetrics::new(&registry)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let tls = node_tls(settings, &clock, &registry)?;
-    if let StoreLocation::Redis(redis) = &settings.store.location {
-        redis_region(settings, redis, &node_config(settings), metrics, &tls)?;
+    let mut errors = Vec::new();
+    let mut keep = |error: AssembleError| match error {
+        AssembleError::Settings(found) => {
+            errors.extend(found);
+            Ok(())
+        }
+        other => Err(other),
+    };
+    let tls = match node_tls(settings, &clock, &registry) {
+        Ok(tls) => tls,
+        Err(error) => keep(error).map(|()| NodeTls::default())?,
+    };
+    if let StoreLocation::Redis(redis) = &settings.store.location
+        && let Err(error) = redis_region(settings, redis, &node_config(settings), metrics, &tls)
+    {
+        keep(error)?;
     }
-    Ok(())
+    errors.extend(cluster::unusable_files(settings));
+    if errors.is_empty() { Ok(()) } else { Err(AssembleError::Settings(errors)) }
 }
 
 fn assembled(

@@ -163,6 +163,22 @@ pub(super) fn admin(
     Ok(())
 }
 
+/// What is wrong with the files of `admin`, `cluster` and `postgres`, apart from TLS between nodes.
+pub(super) fn unusable_files(settings: &Settings) -> Vec<String> {
+    let mut found = vec![settings.admin_token_file.as_deref().and_then(|file| owner(file).err())];
+    if let RulesFrom::Cluster(cluster) = &settings.rules {
+        found.push(cluster.encryption_key_file.as_deref().and_then(|file| encryption_keys(file).err()));
+    }
+    let postgres =
+        settings.postgres.as_ref().map(|of| [("password_file", &of.password_file), ("tls.ca_file", &of.ca_file)]);
+    let unreadable = postgres.into_iter().flatten().filter_map(|(field, file)| {
+        let file = file.as_ref()?;
+        let error = std::fs::read(file).err()?;
+        Some(format!("postgres.{field}: {}: {error}", file.display()))
+    });
+    found.into_iter().flatten().map(|error| error.to_string()).chain(unreadable).collect()
+}
+
 /// The hash of the token in a file.
 fn owner(file: &Path) -> Result<KeyHash, AssembleError> {
     let invalid = |error: &str| AssembleError::Settings(vec![format!("admin.token_file: {}: {error}", file.display())]);

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
 use crate::config::plane::Cluster;
-use crate::config::settings::Settings;
+use crate::config::settings::{RulesFrom, Settings};
 use crate::node::metrics::NodeMetrics;
 use crate::ports::Clock;
 use crate::telemetry::registry::MetricsRegistry;
+
+const NO_CLUSTER: &str = "cluster: expected nothing: this program was built without the feature cluster";
 
 pub(super) fn configuration(
     _: &Settings,
@@ -18,8 +20,15 @@ pub(super) fn configuration(
     _: &MetricsRegistry,
     _: &NodeTls,
 ) -> Result<Configuration, AssembleError> {
-    let error = "cluster: expected nothing: this program was built without the feature cluster";
-    Err(AssembleError::Settings(vec![error.to_owned()]))
+    Err(AssembleError::Settings(vec![NO_CLUSTER.to_owned()]))
+}
+
+/// There are no files of the configuration plane, which this build cannot use.
+pub(super) fn unusable_files(settings: &Settings) -> Vec<String> {
+    match &settings.rules {
+        RulesFrom::Cluster(_) => vec![NO_CLUSTER.to_owned()],
+        RulesFrom::File(_) => Vec::new(),
+    }
 }
 
 /// There is no admin API.
