@@ -2,6 +2,7 @@
 //! does not take the place of known ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plane::KeyHash;
 use quick_cache::sync::Cache;
@@ -26,9 +27,11 @@ impl KeyCache {
         self.known.get(hash).or_else(|| self.unknown.get(hash))
     }
 
-    /// Keeps an entry, unless one of a newer revision is there.
-    pub fn put(&self, hash: KeyHash, entry: Entry) {
-        if self.get(&hash).is_some_and(|known| known.key.revision > entry.key.revision) {
+    /// Keeps an entry, unless one of a newer revision is there that was looked up less than `stale` before: that one may
+    /// still count.
+    pub fn put(&self, hash: KeyHash, entry: Entry, stale: Duration) {
+        let counts = |known: &Entry| Duration::from_micros(entry.looked_up_at.since(known.looked_up_at)) < stale;
+        if self.get(&hash).is_some_and(|known| known.key.revision > entry.key.revision && counts(&known)) {
             return;
         }
         let exists = entry.key.found.is_some();

@@ -105,7 +105,7 @@ impl Lookups {
                 } else {
                     metrics.missed.inc()
                 }
-                self.shared.cache.put(hash, Entry { key, looked_up_at });
+                self.shared.cache.put(hash, Entry { key, looked_up_at }, self.shared.config.stale);
                 answer(self.shared.known(&hash, false))
             }
             Err(error) => {

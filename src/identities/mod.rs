@@ -21,7 +21,7 @@ use self::cache::KeyCache;
 use self::lookups::{LookUp, Lookups};
 use self::metrics::IdentityMetrics;
 use crate::ports::identity::{Identified, Identities, KeyAnswer};
-use crate::ports::plane::{Consensus, KeyDirectory};
+use crate::ports::plane::KeyDirectory;
 use crate::ports::{BoxFuture, Clock, Fatal, Service, Shutdown};
 
 /// The most look-ups that wait for the service.
@@ -66,11 +66,11 @@ impl ApiKeys {
     pub fn new(
         config: IdentityConfig,
         clock: Arc<dyn Clock>,
-        consensus: &dyn Consensus,
+        states: watch::Receiver<Arc<PlaneState>>,
         directory: Arc<dyn KeyDirectory>,
         metrics: IdentityMetrics,
     ) -> Self {
-        let (cache, states) = (KeyCache::new(config.cache), consensus.state());
+        let cache = KeyCache::new(config.cache);
         let shared = Arc::new(Shared { config, clock, states, cache, metrics });
         let (queue, queued) = mpsc::channel(MAX_QUEUED);
         let lookups = Mutex::new(Lookups::new(Arc::clone(&shared), directory, queued));
@@ -144,3 +144,6 @@ impl Service for ApiKeys {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

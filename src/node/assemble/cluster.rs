@@ -118,7 +118,7 @@ fn api_keys(
     };
     let metrics = IdentityMetrics::new(registry)?;
     let directory = database as Arc<dyn KeyDirectory>;
-    Ok(Arc::new(ApiKeys::new(config, Arc::clone(clock), consensus, directory, metrics)))
+    Ok(Arc::new(ApiKeys::new(config, Arc::clone(clock), consensus.state(), directory, metrics)))
 }
 
 /// Listens for the admin API.
