@@ -46,7 +46,6 @@ pub fn postgres(config: Option<&Path>, output: Output) -> Result<Postgres, Exit>
     let text = text(config)?;
     let name = config.map(|path| path.display().to_string());
     let (mut settings, invalid) = environment();
-    settings.retain(|setting| setting.path.first().is_some_and(|first| first == "postgres"));
     let database = database_variables(&settings);
     settings.extend(database);
     match read_postgres(name.as_deref().zip(text.as_deref()), settings) {

@@ -7,6 +7,7 @@ mod support;
 mod admin_api;
 #[cfg(feature = "cluster")]
 mod admin_commands;
+#[cfg(feature = "cluster")]
 mod admin_configuration;
 mod bench;
 mod binary;
