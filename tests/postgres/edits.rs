@@ -293,6 +293,9 @@ async fn the_audit_names_who_changed_what_and_lists_go_page_by_page() {
     let names: Vec<&Value> = first.rows.iter().chain(&second.rows).map(|row| &row["user"]).collect();
     assert_eq!(names, ["u0", "u1", "u2", "u3", "u4"]);
     assert_eq!(second.next, None);
+    let one = list(&database, List::Users { user: Some("u3".to_owned()) }, 1, None).await;
+    assert_eq!((&one.rows[0]["user"], one.next), (&json!("u3"), None));
+    assert_eq!(list(&database, List::Tiers { tier: Some("none".to_owned()) }, 1, None).await.rows, [] as [Value; 0]);
     let wrong = database.list(List::Audit, Page { size: 1, after: Some("x".to_owned()) }).await;
     assert!(matches!(wrong, Err(DatabaseError::Invalid(_))));
 }
