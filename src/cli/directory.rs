@@ -97,6 +97,9 @@ pub enum Keys {
         /// How long the old key still counts, such as 1h; without it, the old key ends at once
         #[arg(long, value_name = "TIME")]
         overlap: Option<String>,
+        /// How long the new key counts, such as 90d; otherwise until the old key would have expired
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -197,11 +200,11 @@ impl Keys {
                 let call = || Call::new("DELETE", format!("/keys/{}", segment(&id)));
                 confirm(yes, &format!("Revoke the key {id}?")).and_then(|()| change(&admin, output, call()))
             }
-            Self::Rotate { id, overlap, admin } => {
+            Self::Rotate { id, overlap, expires, admin } => {
                 let call = Call::new("POST", format!("/keys/{}/rotate", segment(&id)));
                 let end =
                     overlap.as_ref().map_or("at once".to_owned(), |overlap| format!("in {overlap} at the latest"));
-                let done = created(&admin, output, call.json(&given([("overlap", &overlap)])));
+                let done = created(&admin, output, call.json(&given([("overlap", &overlap), ("expires", &expires)])));
                 done.inspect(|()| eprintln!("The old key {id} ends {end}."))
             }
         };

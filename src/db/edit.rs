@@ -259,17 +259,22 @@ async fn rotate_key(
     (old_id, key, prefix, old_expires_at_ms): (&str, &KeyRow, &str, u64),
 ) -> Result<(), Failure> {
     let shorten = sqlx::query_as(
-        "UPDATE api_keys SET expires_at = least(expires_at, 'epoch'::timestamptz + $2 * interval '1 ms') \
-         WHERE key_id = $1 RETURNING user_id, tier, revoked_at IS NOT NULL",
+        "WITH old AS (SELECT hash, expires_at FROM api_keys WHERE key_id = $1 FOR UPDATE) UPDATE api_keys AS key \
+         SET expires_at = least(key.expires_at, 'epoch'::timestamptz + $2 * interval '1 ms') \
+         FROM old WHERE key.hash = old.hash RETURNING key.user_id, key.tier, \
+         floor(extract(epoch FROM old.expires_at) * 1000)::bigint, \
+         CASE WHEN key.revoked_at IS NOT NULL THEN 'revoked' WHEN old.expires_at <= now() THEN 'expired' END",
     );
     let shorten = shorten.bind(old_id).bind(ms(Some(old_expires_at_ms)));
-    let old: Option<(String, Option<String>, bool)> = shorten.fetch_optional(&mut *connection).await?;
-    let Some((user, tier, revoked)) = old else { return not_found(format!("the API key {old_id}")) };
-    if revoked {
-        let message = format!("the API key {old_id}: expected a key that is not revoked");
+    let old: Option<(String, Option<String>, Option<i64>, Option<String>)> =
+        shorten.fetch_optional(&mut *connection).await?;
+    let Some((user, tier, expires_at, ended)) = old else { return not_found(format!("the API key {old_id}")) };
+    if let Some(ended) = ended {
+        let message = format!("the API key {old_id}: expected a key that is not {ended}");
         return Err(Failure::Refused(DatabaseError::Invalid(message)));
     }
-    insert_key(connection, &KeyRow { user, tier, ..key.clone() }, prefix).await?;
+    let expires_at_ms = key.expires_at_ms.or(expires_at.and_then(|at| u64::try_from(at).ok()));
+    insert_key(connection, &KeyRow { user, tier, expires_at_ms, ..key.clone() }, prefix).await?;
     Ok(())
 }
 

@@ -77,10 +77,12 @@ pub enum ConfigChange {
     RevokeKey {
         key_id: String,
     },
-    /// Creates a key for the same user. The old key expires after `overlap_ms`.
+    /// Creates a key for the same user. The old key expires after `overlap_ms`. With `Expiry::Never`, the new key
+    /// expires when the old one would have.
     RotateKey {
         key_id: String,
         overlap_ms: u64,
+        expires: Expiry,
     },
     PutSettings(Vec<(String, Value)>),
 }

@@ -267,6 +267,7 @@ pub enum Edit {
         at_ms: u64,
     },
     /// Creates `key` for the user of `key_id`, with the same tier, and lets the old key expire at `old_expires_at_ms`.
+    /// If `key` has no expiry, it gets that of the old key.
     RotateKey {
         key_id: String,
         key: Box<KeyRow>,

@@ -243,6 +243,42 @@ async fn keys_are_looked_up_rotated_and_revoked() {
 }
 
 #[tokio::test]
+async fn a_rotated_key_expires_as_the_old_one_does_and_an_expired_key_is_not_rotated() {
+    const LATER: u64 = 4_000_000_000_000;
+    let server = Server::start().await;
+    let database = server.database();
+    edit(&database, Edit::PutUser(UserRow { user: "u".to_owned(), tier: None })).await.unwrap();
+    let key = |number, expires_at_ms| KeyRow {
+        hash: KeyHash([number; 32]),
+        key_id: format!("k{number}"),
+        user: "u".to_owned(),
+        tier: None,
+        expires_at_ms,
+        revoked_at_ms: None,
+    };
+    let create = |key| edit(&database, Edit::CreateKey { key, prefix: "ak_live_1".to_owned() });
+    create(key(1, Some(LATER))).await.unwrap();
+    create(key(2, Some(5001))).await.unwrap();
+    let rotate = |old: u8, key| {
+        let edit_of = Edit::RotateKey {
+            key_id: format!("k{old}"),
+            key: Box::new(key),
+            prefix: String::new(),
+            old_expires_at_ms: LATER - 1,
+        };
+        edit(&database, edit_of)
+    };
+    for (old, new, given, expected) in [(1, 3, None, LATER), (1, 4, Some(LATER + 7), LATER + 7)] {
+        rotate(old, key(new, given)).await.unwrap();
+        let (row, _) = database.look_up(KeyHash([new; 32]), Arc::default()).await.unwrap().found.unwrap();
+        assert_eq!(row.expires_at_ms, Some(expected));
+    }
+    let refused = rotate(2, key(5, None)).await;
+    assert_eq!(refused, Err(DatabaseError::Invalid("the API key k2: expected a key that is not expired".to_owned())));
+    assert_eq!(database.look_up(KeyHash([5; 32]), Arc::default()).await.unwrap().found, None);
+}
+
+#[tokio::test]
 async fn the_audit_names_who_changed_what_and_lists_go_page_by_page() {
     let server = Server::start().await;
     let database = server.database();

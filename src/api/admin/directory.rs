@@ -186,6 +186,8 @@ pub async fn revoke_key(
 pub struct Rotation {
     /// How long the old key still counts, such as `1h`. Default: not at all.
     overlap: Option<String>,
+    /// A length of time such as `90d`, or milliseconds since the epoch. Default: when the old key would have expired.
+    expires: Option<Value>,
 }
 
 /// Creates a key for the same user, and lets the old one expire.
@@ -198,11 +200,12 @@ pub async fn rotate_key(
     Path(key_id): Path<String>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let Rotation { overlap } = json(body).await?;
+    let Rotation { overlap, expires } = json(body).await?;
     let overlap = overlap.as_deref().map_or(Some(0), parse_duration);
     let message = "expected a length of time such as 1h";
     let overlap_ms = overlap.ok_or_else(|| Rejection::Invalid(vec![violation("/overlap", message)]))?;
-    Ok(changed(state.plane.change(actor, ConfigChange::RotateKey { key_id, overlap_ms }, None).await?))
+    let expires = expiry(expires.as_ref())?;
+    Ok(changed(state.plane.change(actor, ConfigChange::RotateKey { key_id, overlap_ms, expires }, None).await?))
 }
 
 /// Who changed what, the newest first.

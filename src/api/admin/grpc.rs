@@ -153,7 +153,11 @@ impl AdminService for Grpc {
     }
 
     async fn rotate_key(&self, request: Request<pb::RotateKeyRequest>) -> Result<Response<pb::Changed>, Status> {
-        let change = |pb::RotateKeyRequest { key_id, overlap_ms }| Ok(ConfigChange::RotateKey { key_id, overlap_ms });
+        let change = |message: pb::RotateKeyRequest| {
+            let pb::RotateKeyRequest { key_id, overlap_ms, expires_after_ms } = message;
+            let expires = expires_after_ms.map_or(Expiry::Never, Expiry::After);
+            Ok(ConfigChange::RotateKey { key_id, overlap_ms, expires })
+        };
         self.change(request, any, change).await
     }
 

@@ -189,10 +189,11 @@ impl AdminService {
                 return Ok((Edit::CreateKey { key: row, prefix }, Some(key)));
             }
             ConfigChange::RevokeKey { key_id } => Edit::RevokeKey { key_id, at_ms: self.now_ms() },
-            ConfigChange::RotateKey { key_id, overlap_ms } => {
+            ConfigChange::RotateKey { key_id, overlap_ms, expires } => {
                 let old_expires_at_ms = self.expiry_after(overlap_ms, "overlap")?;
-                // The database takes the user and the tier from the old key.
-                let MadeKey { row, api_key, prefix } = keys::make(self.random, String::new(), None, None)?;
+                // The database takes the user, the tier and, without another one, the expiry from the old key.
+                let expires_at_ms = self.expiry(expires)?;
+                let MadeKey { row, api_key, prefix } = keys::make(self.random, String::new(), None, expires_at_ms)?;
                 let key = NewKey { key_id: row.key_id.clone(), api_key };
                 let edit = Edit::RotateKey { key_id, key: Box::new(row), prefix, old_expires_at_ms };
                 return Ok((edit, Some(key)));

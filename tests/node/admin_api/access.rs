@@ -47,10 +47,11 @@ async fn a_key_is_shown_once_and_its_hash_is_stored() {
     assert!(!format!("{edits:?}").contains(&key[12..]));
     let other = api.call(EDITOR, "POST /users/u1/keys", "").await;
     assert_ne!(other.body["api_key"], made.body["api_key"]);
-    let rotated = api.call(EDITOR, &format!("POST /keys/{id}/rotate"), r#"{"overlap":"1h"}"#).await;
+    let rotated = api.call(EDITOR, &format!("POST /keys/{id}/rotate"), r#"{"overlap":"1h","expires":"90d"}"#).await;
     assert!(rotated.body["api_key"].as_str().unwrap().starts_with("ak_live_"));
     let last = api.fake.edits.lock().unwrap().last().unwrap().1.clone();
-    assert!(matches!(last, Edit::RotateKey { old_expires_at_ms: 1_800_003_600_000, .. }), "{last:?}");
+    let Edit::RotateKey { key: new, old_expires_at_ms: 1_800_003_600_000, .. } = last else { panic!("{last:?}") };
+    assert_eq!(new.expires_at_ms, row.expires_at_ms);
     for expires in [r#""0s""#, r#""soon""#, "5", "true", r#""40000d""#] {
         let reply = api.call(EDITOR, "POST /users/u1/keys", format!("{{\"expires\":{expires}}}")).await;
         assert_eq!((reply.status, pointers(&reply)), (StatusCode::BAD_REQUEST, vec!["/expires"]), "{expires}");
