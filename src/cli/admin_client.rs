@@ -11,7 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::node_address::{NodeAddress, Protocol, TlsArgs};
-use super::{Exit, Output};
+use super::{Exit, Output, output};
 use crate::config::overlay::TOKEN;
 
 /// How long to wait for an answer. The node ends every call earlier.
@@ -142,17 +142,24 @@ impl AdminClient {
 
     /// Every row of a list, from all pages.
     pub fn list(&self, path: &str) -> Result<Vec<Value>, Exit> {
+        self.list_up_to(path, usize::MAX)
+    }
+
+    /// The first `most` rows of a list, from as many pages as it takes.
+    pub fn list_up_to(&self, path: &str, most: usize) -> Result<Vec<Value>, Exit> {
         let mut rows = Vec::new();
         let mut next: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let joint = if path.contains('?') { '&' } else { '?' };
             let after = next.map(|after| format!("&after={}", segment(&after))).unwrap_or_default();
-            let mut page = self.call(Call::new("GET", format!("{path}{joint}limit=1000{after}")))?.json();
+            let size = (most - rows.len()).clamp(1, 1000);
+            let mut page = self.call(Call::new("GET", format!("{path}{joint}limit={size}{after}")))?.json();
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
                 rows.extend(items);
+                rows.truncate(most);
             }
             next = page["next"].as_str().map(ToOwned::to_owned);
-            if next.is_none() {
+            if next.is_none() || rows.len() >= most {
                 break;
             }
         }
@@ -169,7 +176,7 @@ impl AdminClient {
             _ => eprintln!("{}: {title}", self.addr),
         }
         for error in problem["errors"].as_array().into_iter().flatten() {
-            eprintln!("  {}: {}", text(error, "pointer"), text(error, "detail"));
+            eprintln!("  {}", output::field_error(error));
         }
         self.print_error(&problem);
         Exit::Failed

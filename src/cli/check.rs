@@ -69,7 +69,7 @@ impl Check {
                     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
                     eprintln!("{}: {}", self.addr, text(&answer, "title"));
                     for error in answer["errors"].as_array().into_iter().flatten() {
-                        eprintln!("  {}: {}", text(error, "pointer"), text(error, "detail"));
+                        eprintln!("  {}", output::field_error(error));
                     }
                     if global.output == Output::Json {
                         outln!("{answer}");

@@ -12,6 +12,8 @@ macro_rules! outln {
 
 #[cfg(feature = "cluster")]
 mod admin_client;
+#[cfg(feature = "cluster")]
+mod audit;
 #[cfg(feature = "bench")]
 mod bench;
 mod check;
@@ -125,6 +127,9 @@ enum Command {
     #[cfg(feature = "cluster")]
     #[command(subcommand)]
     Keys(directory::Keys),
+    /// Show who changed what, the newest first
+    #[cfg(feature = "cluster")]
+    Audit(audit::Audit),
     /// Manage admin tokens
     #[cfg(feature = "cluster")]
     #[command(subcommand)]
@@ -192,6 +197,8 @@ impl Cli {
             Command::Users(users) => users.run(global.output),
             #[cfg(feature = "cluster")]
             Command::Token(token) => token.run(global),
+            #[cfg(feature = "cluster")]
+            Command::Audit(audit) => audit.run(global.output),
             #[cfg(feature = "cluster")]
             Command::Keys(keys) => keys.run(global.output),
             #[cfg(feature = "cluster")]

@@ -93,6 +93,18 @@ pub fn warning(warning: &FileError) -> String {
     format!("warning: {warning}")
 }
 
+/// An error of a problem document, for people: its place once, if it has one.
+pub fn field_error(error: &Value) -> String {
+    let text = |field: &str| error[field].as_str().unwrap_or_default();
+    let (pointer, detail) = (text("pointer"), text("detail"));
+    let field = pointer.rsplit('/').next().unwrap_or_default();
+    let repeated = format!("{field}: ");
+    match detail.strip_prefix(&repeated).unwrap_or(detail) {
+        _ if pointer.is_empty() => detail.to_owned(),
+        expected => format!("{pointer}: {expected}"),
+    }
+}
+
 /// Formats a number of things, such as `2 limits`.
 pub fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
@@ -179,7 +191,19 @@ pub fn size(book: &RuleBook) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::length;
+    use super::{field_error, length};
+
+    #[test]
+    fn the_place_of_an_error_is_named_once() {
+        let table = [
+            ("", "user_id: expected a user", "user_id: expected a user"),
+            ("/foo", "foo: expected a setting", "/foo: expected a setting"),
+            ("/limits/0/per", "expected a list", "/limits/0/per: expected a list"),
+        ];
+        for (pointer, detail, text) in table {
+            assert_eq!(field_error(&serde_json::json!({ "pointer": pointer, "detail": detail })), text);
+        }
+    }
 
     #[test]
     fn lengths_read_as_people_say_them() {

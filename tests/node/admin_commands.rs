@@ -214,6 +214,21 @@ async fn a_put_without_flags_keeps_what_is_stored() {
 }
 
 #[tokio::test]
+async fn the_audit_is_listed_up_to_a_limit() {
+    let api = Api::new();
+    let node = api.serve().await;
+    let rows = |ran: &Ran| ran.json().as_array().unwrap().clone();
+    let all = run(node, OWNER, &["audit", "--output", "json"]).await;
+    assert_eq!(rows(&all).len(), 2, "{}", all.out);
+    assert_eq!((&rows(&all)[0]["size"], &rows(&all)[1]["size"]), (&json!(50), &json!(49)));
+    let one = run(node, OWNER, &["audit", "--limit", "1", "--output", "json"]).await;
+    assert_eq!(rows(&one).len(), 1, "{}", one.out);
+    let table = run(node, OWNER, &["audit"]).await.out;
+    assert!(table.contains("actor") && !table.contains("size"), "{table}");
+    assert_ne!(run(node, EDITOR, &["audit"]).await.code, 0);
+}
+
+#[tokio::test]
 async fn what_is_hard_to_undo_is_asked_for_on_a_terminal() {
     let (api, folder) = (Api::new(), tempfile::tempdir().unwrap());
     let node = api.serve().await;

@@ -116,6 +116,7 @@ pub async fn backup(State(state): State<AdminState>, _: Owner) -> Result<Respons
 
 /// Replaces the state of the whole cluster by that of a backup.
 #[utoipa::path(post, path = "/admin/v1/cluster/restore", tag = "cluster", security(("token" = [])),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "a backup"),
     responses((status = 204, description = "done"), (status = 400, description = "why the backup is not used")))]
 pub async fn restore(
     State(state): State<AdminState>,

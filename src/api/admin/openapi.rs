@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::{cluster, directory, rules};
@@ -44,7 +45,8 @@ use super::{cluster, directory, rules};
         cluster::restore,
         document,
     ),
-    modifiers(&Token)
+    components(schemas(Problem)),
+    modifiers(&Token, &Errors)
 )]
 pub struct Document;
 
@@ -54,6 +56,46 @@ impl Modify for Token {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
         document.components.get_or_insert_default().add_security_scheme("token", bearer);
+    }
+}
+
+/// An error (RFC 9457).
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it only describes what rejections write")]
+struct Problem {
+    title: String,
+    status: u16,
+    errors: Vec<ProblemField>,
+    /// With 409: the revision of the rules in force.
+    revision: Option<u64>,
+    /// With 409: the file that the rules come from.
+    file: Option<String>,
+    /// `unknown` with 504: the change may have been made.
+    outcome: Option<String>,
+}
+
+/// One field that is not valid.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it only describes what rejections write")]
+struct ProblemField {
+    /// A JSON pointer; empty if no single field is wrong.
+    pointer: String,
+    detail: String,
+}
+
+/// Gives each call the answer to an error.
+struct Errors;
+
+impl Modify for Errors {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let problem = ResponseBuilder::new().description("an error").content("application/problem+json", content);
+        let problem = problem.build();
+        for path in document.paths.paths.values_mut() {
+            for call in [&mut path.get, &mut path.put, &mut path.post, &mut path.delete].into_iter().flatten() {
+                call.responses.responses.insert("default".to_owned(), problem.clone().into());
+            }
+        }
     }
 }
 

@@ -48,6 +48,7 @@ pub async fn get_rules(
 /// Replaces the whole rule book. The body is a rule file, as YAML or JSON.
 #[utoipa::path(put, path = "/admin/v1/rules", tag = "rules", security(("token" = [])),
     params(("If-Match" = Option<String>, Header, description = "the revision that the change is based on")),
+    request_body(content((Object = "application/yaml"), (Object = "application/json")), description = "a rule file"),
     responses((status = 200, description = "the new revision, and whether this node has it in force"),
         (status = 400, description = "every invalid field"),
         (status = 409, description = "another revision is in force, or the rules come from a file")))]
@@ -83,6 +84,7 @@ pub async fn get_limit(
 
 /// Puts one limit. The body is an entry of `limits` in a rule file, as YAML or JSON; `name` may be left out.
 #[utoipa::path(put, path = "/admin/v1/domains/{domain}/limits/{limit}", tag = "rules", security(("token" = [])),
+    request_body(content((Object = "application/yaml"), (Object = "application/json")), description = "one limit"),
     params(("domain" = String, Path), ("limit" = String, Path),
         ("If-Match" = Option<String>, Header, description = "the revision that the change is based on")),
     responses((status = 200, description = "the new revision, and whether this node has it in force"),

@@ -86,7 +86,15 @@ async fn every_route_is_in_the_openapi_document() {
         assert!(paths.contains_key(&format!("/admin/v1/{path}")), "{path}");
     }
     assert_eq!(paths.len(), routed.len());
+    assert!(document.body["components"]["schemas"]["Problem"]["properties"]["errors"].is_object());
+    for call in ["/rules", "/domains/{domain}/limits/{limit}"] {
+        assert!(paths[&format!("/admin/v1{call}")]["put"]["requestBody"].is_object(), "{call}");
+    }
     for (path, methods) in paths {
+        for call in methods.as_object().unwrap().values() {
+            let problem = &call["responses"]["default"]["content"]["application/problem+json"]["schema"];
+            assert_eq!(problem["$ref"], "#/components/schemas/Problem", "{path}");
+        }
         for method in methods.as_object().unwrap().keys() {
             let call = format!("{} {}", method.to_uppercase(), path.strip_prefix("/admin/v1").unwrap());
             let open = path.ends_with("openapi.json");
