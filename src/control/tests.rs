@@ -232,7 +232,7 @@ async fn a_database_that_lacks_what_the_cluster_applied_gets_it_back() {
         // A promoted server without the last transaction, with another one at the same revision.
         let mut inner = leader.database.lock();
         inner.log.pop();
-        inner.log.push(Transaction { mark: Mark { id: CommitId(7), ..mark(20) }, changes: Vec::new() });
+        inner.log.push(Transaction::new(Mark { id: CommitId(7), ..mark(20) }, Vec::new()));
     }
     leader.database.changed.notify_one();
     let state = leader.reads(1000).await;
@@ -252,8 +252,8 @@ async fn a_leader_that_was_away_for_longer_than_the_log_is_kept_reads_everything
         let mut inner = leader.database.lock();
         inner.pruned_to = 30;
         inner.log = vec![
-            Transaction { mark: mark(31), changes: vec![put("b", 2, &[]), put("bad", 1, &["nobody"])] },
-            Transaction { mark: mark(40), changes: Vec::new() },
+            Transaction::new(mark(31), vec![put("b", 2, &[]), put("bad", 1, &["nobody"])]),
+            Transaction::new(mark(40), Vec::new()),
         ];
     }
     leader.database.changed.notify_one();
@@ -286,7 +286,7 @@ async fn an_old_book_that_is_compiled_late_is_not_published() {
     let leader = Leader::start(Database::default());
     let at = |revision: u64| {
         let mut state = PlaneState::default();
-        let transactions = vec![Transaction { mark: mark(revision), changes: vec![put("a", revision, &[])] }];
+        let transactions = vec![Transaction::new(mark(revision), vec![put("a", revision, &[])])];
         state.apply(Command::Apply { after: Mark::default(), transactions, refused: Vec::new() });
         state
     };

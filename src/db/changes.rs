@@ -171,7 +171,7 @@ impl Database {
             let Entry { revision: Some(revision), commit_id: Some(id), .. } = entry else { continue };
             let mark = mark(revision, id);
             if transactions.last().is_none_or(|last| last.mark != mark) {
-                transactions.push(Transaction { mark, changes: Vec::new() });
+                transactions.push(Transaction::new(mark, Vec::new()));
             }
             let text = Option::unwrap_or_default;
             let (op, table, row) = (text(entry.op), text(entry.table_name), text(entry.row_name));
@@ -180,6 +180,7 @@ impl Database {
                 tracing::warn!(table, row, revision, "skipped an entry of the change log that cannot be read");
             }
             if let Some(last) = transactions.last_mut() {
+                last.of_rules |= matches!(&*table, "rate_limit_domains" | "rate_limit_rules");
                 last.changes.extend(read);
             }
         }

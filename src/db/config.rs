@@ -33,7 +33,7 @@ pub struct Deadlines {
     pub call: Duration,
     /// A call that reads or writes all rules.
     pub bulk: Duration,
-    /// To look an API key up.
+    /// To look an API key up. No check waits for so long; a new connection to a far primary takes ten round trips.
     pub look_up: Duration,
     /// Between two polls for changes, in case that no notification arrives.
     pub poll: Duration,
@@ -47,7 +47,7 @@ impl Default for Deadlines {
             connect: Duration::from_secs(2),
             call: Duration::from_secs(5),
             bulk: Duration::from_secs(30),
-            look_up: Duration::from_secs(1),
+            look_up: Duration::from_secs(4),
             poll: Duration::from_millis(250),
             check_primary: Duration::from_secs(30),
         }

@@ -95,8 +95,13 @@ impl Database {
         let asked = asked.bind(signed(known.revision)).bind(Uuid::from_u128(known.id.0));
         let answer = asked.fetch_one(&mut **session).await.map_err(|error| describe(&error))?;
         let head = mark(answer.revision, answer.commit_id);
-        // The revisions of a server that has parted from the cluster say nothing about what the cluster has applied.
-        let revision = if answer.has_known || state.has_passed(head) { head.revision } else { Revision::NONE };
+        // What follows the node's transaction at the server need not be what the cluster will apply. The revisions of a
+        // server that lacks it and has not lagged behind say nothing about what the cluster has applied.
+        let revision = match answer.has_known {
+            true => known.revision,
+            false if state.has_passed(head) => head.revision,
+            false => Revision::NONE,
+        };
         let time = |ms: Option<i64>| ms.and_then(|ms| u64::try_from(ms).ok());
         let found = answer.key_id.zip(answer.user_id).map(|(key_id, user)| {
             let (expires_at_ms, revoked_at_ms) = (time(answer.expires_at_ms), time(answer.revoked_at_ms));

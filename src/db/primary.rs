@@ -16,7 +16,7 @@ use super::metrics::{DatabaseMetrics, Query};
 use crate::ports::plane::DatabaseError;
 
 /// The most connections to the primary, and to the replica.
-const CONNECTIONS: u32 = 8;
+pub(super) const CONNECTIONS: u32 = 8;
 
 /// Is the server a primary, and on which timeline? Each promotion begins a new one.
 const WHO_ARE_YOU: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \

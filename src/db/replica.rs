@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::primary::Primary;
+use super::primary::{CONNECTIONS, Primary};
 use super::session::Session;
 use crate::ports::plane::DatabaseError;
 
@@ -52,12 +52,16 @@ impl Replica {
         match pool.acquire().await {
             Ok(connection) => Ok(Some(Session::new(connection))),
             Err(error) => {
-                // A pool that is used up, or whose server is away, goes on later. Otherwise, the next one reads the
-                // password again.
-                if !matches!(error, sqlx::Error::PoolTimedOut) {
-                    self.state().pool.take();
+                let is_used_up = pool.size() >= CONNECTIONS && pool.num_idle() == 0;
+                match error {
+                    sqlx::Error::PoolTimedOut if is_used_up => {}
+                    sqlx::Error::PoolTimedOut => self.failed(&error),
+                    // The next pool reads the password again.
+                    _ => {
+                        self.state().pool.take();
+                        self.failed(&error);
+                    }
                 }
-                self.failed(&error);
                 Ok(None)
             }
         }

@@ -34,13 +34,14 @@ const ADD_USERS: &str = "
 INSERT INTO users (user_id) SELECT DISTINCT user_id FROM jsonb_to_recordset($1) AS row (user_id text)
 ON CONFLICT DO NOTHING";
 
-/// A key that ended stays ended.
+/// A key that ended stays ended. A key of the server with the same name and another hash stays as it is there.
 const PUT_KEYS: &str = "
 INSERT INTO api_keys AS old (hash, key_id, user_id, tier, expires_at, revoked_at)
 SELECT hash, key_id, user_id, tier, 'epoch'::timestamptz + expires_at_ms * interval '1 ms',
     'epoch'::timestamptz + revoked_at_ms * interval '1 ms'
 FROM jsonb_to_recordset($1)
     AS row (hash text, key_id text, user_id text, tier text, expires_at_ms bigint, revoked_at_ms bigint)
+WHERE NOT EXISTS (SELECT FROM api_keys AS other WHERE other.key_id = row.key_id AND other.hash <> row.hash)
 ON CONFLICT (hash) DO UPDATE SET (key_id, user_id, tier, expires_at, revoked_at) = (
     EXCLUDED.key_id, EXCLUDED.user_id, EXCLUDED.tier, EXCLUDED.expires_at, coalesce(old.revoked_at, EXCLUDED.revoked_at)
 )";
@@ -51,6 +52,9 @@ UPDATE api_keys AS key SET revoked_at = 'epoch'::timestamptz + row.revoked_at_ms
 FROM jsonb_to_recordset($1) AS row (hash text, revoked_at_ms bigint)
 WHERE key.hash = row.hash AND key.revoked_at IS NULL AND row.revoked_at_ms IS NOT NULL";
 
+/// The same for keys that the cluster knows as removed.
+const END_KEYS: &str = "UPDATE api_keys SET revoked_at = now() WHERE hash = ANY ($1) AND revoked_at IS NULL";
+
 /// Remembered changes of identities, as rows of JSON.
 #[derive(Default)]
 struct Identities {
@@ -59,6 +63,7 @@ struct Identities {
     keys: Vec<Value>,
     kept_keys: Vec<Value>,
     removed_keys: Vec<String>,
+    ended_keys: Vec<String>,
 }
 
 impl Identities {
@@ -80,8 +85,10 @@ impl Identities {
                     let rows = if is_kept("api_keys", &hash) { &mut all.kept_keys } else { &mut all.keys };
                     rows.push(row);
                 }
-                Change::RemoveKey { hash } if !is_kept("api_keys", &hash.to_string()) => {
-                    all.removed_keys.push(hash.to_string());
+                Change::RemoveKey { hash } => {
+                    let hash = hash.to_string();
+                    let keys = if is_kept("api_keys", &hash) { &mut all.ended_keys } else { &mut all.removed_keys };
+                    keys.push(hash);
                 }
                 _ => {}
             }
@@ -90,6 +97,10 @@ impl Identities {
     }
 
     async fn write(self, connection: &mut PgConnection) -> Result<(), Error> {
+        // A key that is put may have the name of one that was removed.
+        let remove = sqlx::query("DELETE FROM api_keys WHERE hash = ANY ($1)").bind(self.removed_keys);
+        remove.execute(&mut *connection).await?;
+        sqlx::query(END_KEYS).bind(self.ended_keys).execute(&mut *connection).await?;
         let tiers: Vec<Value> = self.users.iter().chain(&self.keys).cloned().collect();
         let put = [
             (PUT_TIERS, tiers),
@@ -103,8 +114,6 @@ impl Identities {
                 sqlx::query(statement).bind(Json(rows)).execute(&mut *connection).await?;
             }
         }
-        let remove = sqlx::query("DELETE FROM api_keys WHERE hash = ANY ($1)").bind(self.removed_keys);
-        remove.execute(&mut *connection).await?;
         let remove = sqlx::query("DELETE FROM users WHERE user_id = ANY ($1)").bind(self.removed_users);
         remove.execute(connection).await?;
         Ok(())

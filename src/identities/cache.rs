@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use limiter::Revision;
 use plane::KeyHash;
 use quick_cache::sync::Cache;
 
@@ -27,11 +28,12 @@ impl KeyCache {
         self.known.get(hash).or_else(|| self.unknown.get(hash))
     }
 
-    /// Keeps an entry, unless one of a newer revision is there that was looked up less than `stale` before: that one may
-    /// still count.
-    pub fn put(&self, hash: KeyHash, entry: Entry, stale: Duration) {
+    /// Keeps an entry. One that may miss a change of `forgotten` does not take the place of a newer one that was looked
+    /// up less than `stale` before: that one may still count.
+    pub fn put(&self, hash: KeyHash, entry: Entry, forgotten: Revision, stale: Duration) {
         let counts = |known: &Entry| Duration::from_micros(entry.looked_up_at.since(known.looked_up_at)) < stale;
-        if self.get(&hash).is_some_and(|known| known.key.revision > entry.key.revision && counts(&known)) {
+        let is_old = entry.key.revision < forgotten;
+        if is_old && self.get(&hash).is_some_and(|known| known.key.revision > entry.key.revision && counts(&known)) {
             return;
         }
         let exists = entry.key.found.is_some();

@@ -17,6 +17,8 @@ use crate::ports::plane::{DatabaseError, KeyDirectory};
 
 /// The most look-ups in flight.
 const MAX_IN_FLIGHT: usize = 64;
+/// The most checks that wait for one look-up.
+const MAX_WAITING: usize = 1000;
 /// After a failed look-up, how long further keys are answered without one.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -80,7 +82,12 @@ impl Lookups {
             return;
         }
         if let Some(waiting) = self.waiting.get_mut(&hash) {
-            waiting.push(waiter);
+            if waiting.len() < MAX_WAITING {
+                waiting.push(waiter);
+            } else {
+                self.shared.metrics.over_budget.inc();
+                let _ = waiter.send(self.shared.without_look_up(&hash));
+            }
             return;
         }
         let now = self.shared.clock.now();
@@ -105,7 +112,8 @@ impl Lookups {
                 } else {
                     metrics.missed.inc()
                 }
-                self.shared.cache.put(hash, Entry { key, looked_up_at }, self.shared.config.stale);
+                let forgotten = self.shared.states.borrow().recent().forgotten();
+                self.shared.cache.put(hash, Entry { key, looked_up_at }, forgotten, self.shared.config.stale);
                 answer(self.shared.known(&hash, false))
             }
             Err(error) => {

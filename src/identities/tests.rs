@@ -115,7 +115,7 @@ impl World {
         let mark = Mark { revision: Revision(revision), id: CommitId(revision.into()) };
         self.state.send_modify(|state| {
             let state = Arc::make_mut(state);
-            let transactions = vec![Transaction { mark, changes }];
+            let transactions = vec![Transaction::new(mark, changes)];
             state.apply(Command::Apply { after: state.mark(), transactions, refused: Vec::new() });
             assert_eq!(state.mark(), mark);
         });

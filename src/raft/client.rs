@@ -41,7 +41,7 @@ fn rejection_text(rejection: Rejection) -> &'static str {
         Rejection::Removed => "the cluster has removed this node",
         Rejection::Target => "another node is at this address",
         Rejection::Unreadable => "it cannot read the message",
-        Rejection::Certificate => "the certificate of this node is not that of the member which it is",
+        Rejection::Certificate => "the certificate of this node does not name it",
     }
 }
 

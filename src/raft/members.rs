@@ -200,7 +200,9 @@ impl Group {
     async fn complete_removal(&self, id: u64) -> Result<(), ConsensusError> {
         let votes = self.raft_metrics().membership_config.voter_ids().any(|voter| voter == id);
         let ids = BTreeSet::from([id]);
-        self.change(if votes { Changes::RemoveVoters(ids) } else { Changes::RemoveNodes(ids) }, false).await
+        self.change(if votes { Changes::RemoveVoters(ids) } else { Changes::RemoveNodes(ids) }, false).await?;
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        Ok(())
     }
 
     /// Forms a new cluster of `voters`, of which this node must be one.

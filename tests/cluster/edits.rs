@@ -130,6 +130,13 @@ fn invalid_sql_is_refused_and_shown_and_later_edits_pass() {
         Some(plane.sql("SELECT rows, errors FROM refused_changes")).filter(|rows| !rows.is_empty())
     });
     assert!(refused.contains("api/a"), "{refused}");
+    // A setting that is refused is no reason to reject an edit of the rules.
+    plane.sql("INSERT INTO cluster_settings (name, value) VALUES ('colour', '5000')");
+    wait_for("two refusals", || (plane.node(0).metric("tidegate_plane_refused_transactions ") == 2.0).then_some(()));
+    let limit = json!({ "per": ["user"], "limit": 3, "window": "1m" }).to_string();
+    let answer = plane.admin(0, "PUT /admin/v1/domains/other/limits/c", &limit);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    plane.sql("DELETE FROM cluster_settings");
     let good =
         plane.sql("UPDATE rate_limit_rules SET limit_hits = 7 WHERE name = 'b'; SELECT revision FROM config_revision");
     plane.agree(good.lines().last().unwrap().parse().unwrap());

@@ -138,7 +138,7 @@ impl Fake {
             _ => Vec::new(),
         };
         let mut next = state.clone();
-        let transactions = vec![Transaction { mark, changes }];
+        let transactions = vec![Transaction::new(mark, changes)];
         next.apply(Command::Apply { after: state.mark(), transactions, refused: Vec::new() });
         let book = RuleBook::compile(Arc::new(next.rules()), next.rules_revision()).unwrap();
         self.history.lock().unwrap().insert(book.revision.0, Rules::clone(book.rules()));

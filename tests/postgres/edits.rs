@@ -219,7 +219,9 @@ async fn keys_are_looked_up_rotated_and_revoked() {
         revoked_at_ms: None,
     };
     let created = edit(&database, Edit::CreateKey { key: key(old, "k1"), prefix: text("ak_live_1") }).await.unwrap();
-    let found = database.look_up(old, Arc::default()).await.unwrap();
+    let mut state = plane::PlaneState::default();
+    crate::failover::follow(&database, &mut state).await;
+    let found = database.look_up(old, Arc::new(state)).await.unwrap();
     assert_eq!(found.revision, created.revision);
     let state = plane::RecentChanges::default();
     let KeyVerdict::Valid(owner) = resolve(&old, Some(&found), &state, 0, false) else { panic!("{found:?}") };

@@ -55,6 +55,8 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
     edit(&database, put("removed", 1)).await.unwrap();
     edit(&database, Edit::PutUser(UserRow { user: text("u"), tier: None })).await.unwrap();
     edit(&database, Edit::CreateKey { key: key(1, "k1"), prefix: text("ak_live_1") }).await.unwrap();
+    edit(&database, Edit::CreateKey { key: key(3, "k3"), prefix: text("ak_live_3") }).await.unwrap();
+    edit(&database, Edit::CreateKey { key: key(4, "k4"), prefix: text("ak_live_4") }).await.unwrap();
     let mut state = PlaneState::default();
     follow(&database, &mut state).await;
 
@@ -77,6 +79,11 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
     edit(&database, Edit::RemoveLimit { domain: text("api"), name: text("removed") }).await.unwrap();
     edit(&database, Edit::RevokeKey { key_id: text("k1"), at_ms: 5 }).await.unwrap();
     edit(&database, Edit::CreateKey { key: key(2, "k2"), prefix: text("ak_live_2") }).await.unwrap();
+    // Another key gets the name of a removed one, and a key is removed that the second server changes.
+    let at_first = |sql: &str| servers.psql_as("postgres", servers.database(), servers.port, sql).unwrap();
+    at_first(&format!("UPDATE api_keys SET hash = '{}' WHERE key_id = 'k3'", KeyHash([5; 32])));
+    at_first("DELETE FROM api_keys WHERE key_id = 'k4'");
+    edit(&database, Edit::CreateKey { key: key(6, "k6"), prefix: text("ak_live_6") }).await.unwrap();
     follow(&database, &mut state).await;
     servers.kill(servers.port);
     servers.kill(servers.port + 2);
@@ -87,6 +94,9 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
     // Writes resume at the new primary without a restart.
     edit_until_it_succeeds(&database, put("own", 3)).await;
     edit(&database, put("edited-by-both", 3)).await.unwrap();
+    edit(&database, Edit::CreateKey { key: key(7, "k6"), prefix: text("ak_live_7") }).await.unwrap();
+    let at_new = |sql: &str| servers.psql_as("postgres", servers.database(), behind, sql).unwrap();
+    at_new("UPDATE api_keys SET expires_at = now() + interval '1 day' WHERE key_id = 'k4'");
     assert_eq!(database.changes_after(state.mark(), 9).await.unwrap(), Changes::Diverged);
     // Until then its revisions do not count, so that the revocation that the cluster remembers takes precedence.
     let unaware = database.look_up(KeyHash([1; 32]), Arc::new(state.clone())).await.unwrap();
@@ -106,6 +116,11 @@ async fn a_promoted_server_that_lacks_commits_gets_them_back_and_keeps_its_own()
     let (revoked, _) = database.look_up(KeyHash([1; 32]), Arc::default()).await.unwrap().found.unwrap();
     assert_eq!(revoked.revoked_at_ms, Some(5));
     assert!(database.look_up(KeyHash([2; 32]), Arc::default()).await.unwrap().found.is_some());
+    let keys = at_new(
+        "SELECT string_agg(key_id || left(hash, 2) || '-' || (revoked_at IS NOT NULL), ' ' ORDER BY hash) \
+         FROM api_keys WHERE key_id IN ('k3', 'k4', 'k6')",
+    );
+    assert_eq!(keys, "k404-true k305-false k607-false", "what the server made by itself stays, but for a removed key");
     // The cluster goes on from there.
     assert_eq!(read(&database, restored.mark).await, []);
     let next = edit(&database, put("next", 1)).await.unwrap();

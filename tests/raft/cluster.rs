@@ -216,7 +216,7 @@ pub fn mark(revision: u64) -> Mark {
 /// A command that sets a setting and takes the state from revision `before` to the next.
 pub fn command(before: u64) -> Command {
     let change = Change::PutSetting { name: format!("setting {}", before % 7), value: (before + 1).into() };
-    let transaction = Transaction { mark: mark(before + 1), changes: vec![change] };
+    let transaction = Transaction::new(mark(before + 1), vec![change]);
     Command::Apply { after: mark(before), transactions: vec![transaction], refused: Vec::new() }
 }
 

@@ -219,7 +219,7 @@ async fn the_largest_state_is_restored_from_its_backup() {
         Change::RemoveKey { hash: plane::KeyHash(hash) }
     };
     let propose = async |revision: u64, changes: Vec<Change>| {
-        let transactions = vec![Transaction { mark: mark(revision), changes }];
+        let transactions = vec![Transaction::new(mark(revision), changes)];
         let command = Command::Apply { after: mark(revision - 1), transactions, refused: Vec::new() };
         assert!(a.node.propose(command).await.unwrap().applied);
     };

@@ -173,7 +173,7 @@ async fn a_learner_that_is_not_seen_is_dropped_and_may_come_back() {
     let folder = TempDir::new().unwrap();
     let [a, b, c] = three(folder.path()).await;
     let change = Change::PutSetting { name: "drop_learner_after_ms".to_owned(), value: 1000.into() };
-    let transactions = vec![Transaction { mark: mark(1), changes: vec![change] }];
+    let transactions = vec![Transaction::new(mark(1), vec![change])];
     let command = Command::Apply { after: mark(0), transactions, refused: Vec::new() };
     leader(&[&a, &b, &c]).await.node.propose(command).await.unwrap();
     let d = Seat::new("d", Some(folder.path().join("d"))).joining(&[&b.seat]).start().await;

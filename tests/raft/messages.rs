@@ -68,7 +68,7 @@ async fn a_change_that_takes_longer_than_a_heartbeat_reaches_every_node() {
     a.init(&[&a, &b]).await;
     let leader = leader(&[&a, &b]).await;
     let row = |number| Change::PutSetting { name: format!("setting {number}"), value: "x".repeat(400).into() };
-    let transactions = vec![Transaction { mark: mark(1), changes: (0..10_000).map(row).collect() }];
+    let transactions = vec![Transaction::new(mark(1), (0..10_000).map(row).collect())];
     let command = Command::Apply { after: mark(0), transactions, refused: Vec::new() };
     assert!(leader.node.propose(command).await.unwrap().applied);
     all_reach(&[&a, &b], 1).await;

@@ -203,7 +203,7 @@ async fn a_large_backlog_is_replicated_after_a_loss_of_quorum() {
     let large = |revision: u64| {
         let value = "x".repeat(900_000).into();
         let change = Change::PutSetting { name: format!("large {}", revision % 3), value };
-        let transactions = vec![Transaction { mark: mark(revision), changes: vec![change] }];
+        let transactions = vec![Transaction::new(mark(revision), vec![change])];
         Command::Apply { after: mark(revision - 1), transactions, refused: Vec::new() }
     };
     let proposals = (1..=UPDATES).map(|revision| alone.node.propose(large(revision)));

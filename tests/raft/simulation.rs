@@ -175,7 +175,7 @@ async fn propose(world: &World, raft: &RaftNode) {
         let id = CommitId(world.ids.fetch_add(1, Ordering::Relaxed).into());
         let mark = Mark { revision, id };
         let changes = vec![Change::PutSetting { name: format!("r{revision}"), value: id.to_string().into() }];
-        let transactions = vec![Transaction { mark, changes }];
+        let transactions = vec![Transaction::new(mark, changes)];
         let proposed = raft.propose(Command::Apply { after, transactions, refused: Vec::new() }).await;
         if proposed.is_ok_and(|outcome| outcome.applied) {
             world.history.lock().unwrap().acknowledged.push(mark);

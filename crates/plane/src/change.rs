@@ -47,7 +47,16 @@ pub struct Mark {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transaction {
     pub mark: Mark,
+    /// It changed rules in the database, whether they are in force or refused.
+    pub of_rules: bool,
     pub changes: Vec<Change>,
+}
+
+impl Transaction {
+    /// A transaction as the database has it.
+    pub fn new(mark: Mark, changes: Vec<Change>) -> Self {
+        Self { mark, of_rules: changes.iter().any(Change::is_of_rules), changes }
+    }
 }
 
 /// One changed row. A row that is put replaces the row with the same name.

@@ -201,19 +201,18 @@ impl PlaneState {
     /// Applies the changes of a transaction, in order. Those of rules and settings count only if they are `valid`.
     fn apply_transaction(&mut self, transaction: &Transaction, valid: bool) {
         let revision = transaction.mark.revision;
-        // The leader leaves refused changes out of its proposal.
-        let changes_rules = !valid || transaction.changes.iter().any(Change::is_of_rules);
         for change in &transaction.changes {
             if valid || change.is_of_identity() {
                 self.apply_change(revision, change);
             }
         }
         self.go_to(transaction.mark);
-        if changes_rules {
+        // The leader leaves refused changes out of its proposal, and may add those that are valid by now.
+        if valid && transaction.changes.iter().any(Change::is_of_rules) {
+            self.rules_revision = revision;
+        }
+        if transaction.of_rules {
             self.database_rules_revision = revision;
-            if valid {
-                self.rules_revision = revision;
-            }
         }
     }
 
@@ -264,7 +263,8 @@ impl PlaneState {
         for row in &snapshot.rows {
             self.apply_change(revision, row);
         }
-        // The snapshot does not say which identities changed.
+        // The snapshot says neither which identities changed nor which transactions led to it.
+        self.history.clear();
         self.go_to(snapshot.mark);
         self.forget_recent();
         self.database_rules_revision = snapshot.rules_revision;

@@ -71,6 +71,16 @@ impl Attempts {
         wait
     }
 
+    /// Returns how long the client at `ip` must wait because of its own wrong tokens. Others' do not count.
+    pub fn own_wait(&self, ip: IpAddr, now: NodeTime) -> Option<Duration> {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = counters.each.ask(ip, Charging::IfAllowed, now);
+        if wait.is_none() {
+            counters.each.ask(ip, Charging::Refund, now);
+        }
+        wait
+    }
+
     /// Takes back what [`Self::begin`] counted: the token was not wrong.
     pub fn take_back(&self, ip: IpAddr, now: NodeTime) {
         let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -110,10 +110,17 @@ impl AdminState {
 
     async fn authenticate(&self, headers: &HeaderMap, ip: IpAddr, action: Action) -> Result<Actor, Rejection> {
         let Some(token) = token(headers) else { return Err(Rejection::Unauthorized) };
-        if let Some(owner) = self.plane.owner(&token) {
-            return Ok(owner);
-        }
         let now = self.clock.now();
+        if let Some(owner) = self.plane.owner(&token) {
+            // A person chose this token, so it can be guessed: the guesses of one address are limited.
+            return match self.attempts.own_wait(ip, now) {
+                None => Ok(owner),
+                Some(wait) => {
+                    self.metrics.throttled();
+                    Err(Rejection::TooManyAttempts(wait))
+                }
+            };
+        }
         let known = self.tokens.get(&token, now);
         match known {
             Some((actor, age)) if age < FRESH_US => return Ok(actor),

@@ -86,7 +86,7 @@ impl Database {
     }
 
     pub(super) fn commit(&self, revision: u64, changes: Vec<Change>) {
-        self.lock().log.push(Transaction { mark: mark(revision), changes });
+        self.lock().log.push(Transaction::new(mark(revision), changes));
         self.changed.notify_one();
     }
 }

@@ -74,6 +74,7 @@ async fn wrong_tokens_are_limited_and_a_removed_token_stops() {
     for guess in 0..10 {
         assert_eq!(api.call(&format!("guess-{guess}"), "GET /rules", "").await.status, 401);
     }
+    assert_eq!(api.call(OWNER, "GET /audit", "").await.status, 429, "or guessing the token of a file could go on");
     let limited = api.call("guess-10", "GET /rules", "").await;
     assert_eq!(limited.status, 429, "{}", limited.text);
     assert!(limited.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
