@@ -77,6 +77,7 @@ impl FollowDatabase {
     /// Reads and proposes.
     async fn carry(&self) {
         let mut retry = RETRY.0;
+        let mut warned = String::new();
         let mut reported: Option<Vec<Refused>> = None;
         loop {
             let state = Arc::clone(&self.consensus.state().borrow());
@@ -88,13 +89,19 @@ impl FollowDatabase {
                 }
             }
             match step {
-                Ok(Step::Proposed) => retry = RETRY.0,
+                Ok(Step::Proposed) => {
+                    retry = RETRY.0;
+                    warned.clear();
+                }
                 Ok(Step::UpToDate) => {
                     retry = RETRY.0;
+                    warned.clear();
                     self.source.wait_for_change().await;
                 }
                 Err(error) => {
-                    if retry == RETRY.0 {
+                    let text = error.to_string();
+                    if warned != text {
+                        warned = text;
                         tracing::warn!(%error, "the leader cannot carry changes from PostgreSQL to the cluster");
                     }
                     self.metrics.follow_errors.inc();

@@ -48,10 +48,19 @@ pub fn command(state: &PlaneState, mut transactions: Vec<Transaction>, everythin
 /// The changes of refused transactions that are valid by now, each transaction as a whole. Those are taken out of
 /// `refused`.
 fn mended(reached: &PlaneState, refused: &mut Vec<Refused>, everything: &Snapshot) -> Vec<Change> {
-    let by_row = |rows: Vec<Change>| rows.into_iter().map(|row| (row.row(), row)).collect::<BTreeMap<_, _>>();
-    let wanted = by_row(everything.rows.clone());
-    let mut rows = by_row(reached.rows());
-    let revision = everything.mark.revision;
+    let rows = retried(by_row(reached.rows()), refused, &by_row(everything.rows.clone()), everything.mark.revision);
+    reached.changes_to(&rows.into_values().collect::<Vec<_>>())
+}
+
+type Rows = BTreeMap<String, Change>;
+
+fn by_row(rows: Vec<Change>) -> Rows {
+    rows.into_iter().map(|row| (row.row(), row)).collect()
+}
+
+/// `rows` with those refused transactions that are valid beside them by now, each as a whole, as `wanted` has its rows.
+/// Those are taken out of `refused`.
+fn retried(mut rows: Rows, refused: &mut Vec<Refused>, wanted: &Rows, revision: Revision) -> Rows {
     let mut tries = 0;
     refused.retain(|entry| {
         tries += 1;
@@ -59,12 +68,7 @@ fn mended(reached: &PlaneState, refused: &mut Vec<Refused>, everything: &Snapsho
             return true;
         }
         let mut candidate = rows.clone();
-        for row in &entry.rows {
-            match wanted.get(row) {
-                Some(change) => candidate.insert(row.clone(), change.clone()),
-                None => candidate.remove(row),
-            };
-        }
+        replace(&mut candidate, &entry.rows, wanted);
         let readable = entry.rows.iter().filter_map(|row| wanted.get(row)).all(|row| own_errors(row).is_empty());
         let snapshot = Snapshot { rows: candidate.values().cloned().collect(), ..Snapshot::default() };
         let valid = readable && compiles(snapshot.rules(), revision);
@@ -73,14 +77,33 @@ fn mended(reached: &PlaneState, refused: &mut Vec<Refused>, everything: &Snapsho
         }
         !valid
     });
-    reached.changes_to(&rows.into_values().collect::<Vec<_>>())
+    rows
+}
+
+/// Makes the rows with these names as they are in `from`.
+fn replace(rows: &mut Rows, names: &[String], from: &Rows) {
+    for name in names {
+        match from.get(name) {
+            Some(row) => rows.insert(name.clone(), row.clone()),
+            None => rows.remove(name),
+        };
+    }
 }
 
 /// A snapshot in which each invalid row is as `state` has it, or left out, and those rows as refused.
 ///
-/// A snapshot does not say which rows were written together, so each row counts by itself.
+/// Rows of a transaction that was refused before stay as `state` has them, unless the transaction is valid by now. Of
+/// other rows, a snapshot does not say which were written together, so each counts by itself.
 pub fn readable(state: &PlaneState, mut snapshot: Snapshot) -> (Snapshot, Vec<Refused>) {
     let revision = snapshot.mark.revision;
+    let before = by_row(state.rows());
+    let mut refused = state.refused().to_vec();
+    if !refused.is_empty() {
+        let wanted = by_row(std::mem::take(&mut snapshot.rows));
+        let mut rows = wanted.clone();
+        refused.iter().for_each(|entry| replace(&mut rows, &entry.rows, &before));
+        snapshot.rows = retried(rows, &mut refused, &wanted, revision).into_values().collect();
+    }
     let mut invalid: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in &snapshot.rows {
         let errors = own_errors(row);
@@ -88,7 +111,6 @@ pub fn readable(state: &PlaneState, mut snapshot: Snapshot) -> (Snapshot, Vec<Re
             invalid.insert(row.row(), errors);
         }
     }
-    let before: BTreeMap<String, Change> = state.rows().into_iter().map(|row| (row.row(), row)).collect();
     let mut given_up: BTreeSet<String> = BTreeSet::new();
     let mut found: BTreeSet<String> = invalid.keys().cloned().collect();
     let mut blame = |rows: &Snapshot, found: &mut BTreeSet<String>| {
@@ -115,11 +137,12 @@ pub fn readable(state: &PlaneState, mut snapshot: Snapshot) -> (Snapshot, Vec<Re
         given_up.extend(std::mem::take(&mut found));
         blame(&snapshot, &mut found);
     }
-    let refused = invalid.into_iter().map(|(row, mut errors)| {
+    refused.extend(invalid.into_iter().map(|(row, mut errors)| {
         errors.truncate(MAX_ERRORS);
         Refused { revision, rows: vec![row], errors }
-    });
-    (snapshot, refused.collect())
+    }));
+    refused.drain(..refused.len().saturating_sub(MAX_REFUSED));
+    (snapshot, refused)
 }
 
 /// What is wrong with rules, by the row: a limit, or else its domain.

@@ -265,6 +265,25 @@ async fn a_leader_that_was_away_for_longer_than_the_log_is_kept_reads_everything
 }
 
 #[tokio::test]
+async fn a_refused_transaction_stays_out_as_a_whole_when_everything_is_read() {
+    let database = Database::default();
+    database.commit(10, vec![put("a", 1, &[])]);
+    let leader = Leader::start(database);
+    leader.reads(10).await;
+    // A limit gets another name, and is not valid.
+    let remove = |name: &str| Change::RemoveLimit { domain: "api".to_owned(), name: name.to_owned() };
+    leader.database.commit(20, vec![remove("a"), put("b", 1, &["nobody"])]);
+    leader.reads(20).await;
+    leader.database.lock().pruned_to = 30;
+    leader.database.commit(40, vec![put("c", 1, &[])]);
+    let state = leader.reads(40).await;
+    assert_eq!(limits(&state.rules().domains[0].limits), ["a=1", "c=1"]);
+    assert_eq!(state.refused()[0].revision, Revision(20));
+    leader.database.commit(50, vec![put("nobody", 1, &[])]);
+    assert_eq!(leader.in_force(50).await, ["b=1", "c=1", "nobody=1"]);
+}
+
+#[tokio::test]
 async fn a_leader_goes_on_when_its_database_returns() {
     let database = Database::default();
     database.commit(10, vec![put("a", 1, &[])]);

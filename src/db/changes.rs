@@ -1,5 +1,6 @@
 //! What the leader of the cluster reads: committed transactions in commit order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use limiter::Revision;
@@ -103,7 +104,15 @@ impl ChangeSource for Database {
     }
 
     fn report_refused(&self, refused: &[Refused]) -> BoxFuture<'_, Result<(), DatabaseError>> {
-        let refused = Json(refused.to_vec());
+        // The table has one row for a revision.
+        let mut by_revision: BTreeMap<Revision, Refused> = BTreeMap::new();
+        for Refused { revision, rows, errors } in refused.iter().cloned() {
+            let none = || Refused { revision, rows: Vec::new(), errors: Vec::new() };
+            let all = by_revision.entry(revision).or_insert_with(none);
+            all.rows.extend(rows);
+            all.errors.extend(errors);
+        }
+        let refused = Json(by_revision.into_values().collect::<Vec<_>>());
         Box::pin(Self::within(self.config.deadlines.call, async move {
             let mut session = self.session().await?;
             let _timer = self.metrics.start(Query::ReportRefused);

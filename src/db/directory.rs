@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use limiter::Revision;
-use plane::{CachedKey, KeyHash, KeyRow, PlaneState, UserRow};
+use plane::{CachedKey, KeyHash, KeyRow, KeyVerdict, PlaneState, UserRow, resolve};
 use sqlx::types::Uuid;
 
 use super::Database;
@@ -45,8 +45,9 @@ impl KeyDirectory for Database {
         let deadline = self.config.deadlines.look_up;
         Box::pin(Self::within(deadline, async move {
             let at_replica = self.look_up_at_replica(hash, &state).await?;
-            let is_new_enough = |key: &CachedKey| key.revision >= state.recent().forgotten();
-            if let Some(key) = at_replica.as_ref().filter(|key| is_new_enough(key)) {
+            // Expiry is for the node to judge.
+            let settles = |key: &CachedKey| resolve(&hash, Some(key), state.recent(), 0, false) != KeyVerdict::LookUp;
+            if let Some(key) = at_replica.as_ref().filter(|key| settles(key)) {
                 return Ok(key.clone());
             }
             // The primary is asked within half of the time, so that the answer of the replica counts if it hangs.
@@ -58,7 +59,7 @@ impl KeyDirectory for Database {
             });
             match (at_primary.await.unwrap_or_else(|_| Err(late())), at_replica) {
                 (Ok(key), None) => Ok(key),
-                (Ok(key), Some(_)) if is_new_enough(&key) => Ok(key),
+                (Ok(key), Some(_)) if settles(&key) => Ok(key),
                 (_, Some(key)) => Ok(key),
                 (Err(error), None) => Err(error),
             }

@@ -3,8 +3,7 @@
 use limiter::Revision;
 use limiter::rules::Rules;
 use plane::{Change, KeyHash, Mark, Snapshot};
-use serde_json::Value;
-use sqlx::types::Json;
+use serde_json::json;
 
 use super::Database;
 use super::changes::signed;
@@ -16,23 +15,23 @@ use crate::ports::BoxFuture;
 use crate::ports::plane::{Actor, AdminRole, ConfigStore, DatabaseError, Edit, List, Listed, Page};
 
 const TIERS: &str = "
-SELECT tier AS place, jsonb_build_object('tier', tier, 'description', description, 'created_at', created_at) AS row
+SELECT tier AS place, jsonb_build_object('tier', tier, 'description', description, 'created_at', created_at)::text AS row
 FROM user_tiers WHERE ($1 IS NULL OR tier > $1) AND ($3 IS NULL OR tier = $3) ORDER BY tier LIMIT $2";
 
 const USERS: &str = "
-SELECT user_id AS place, jsonb_build_object('user', user_id, 'tier', tier, 'created_at', created_at) AS row
+SELECT user_id AS place, jsonb_build_object('user', user_id, 'tier', tier, 'created_at', created_at)::text AS row
 FROM users WHERE ($1 IS NULL OR user_id > $1) AND ($3 IS NULL OR user_id = $3) ORDER BY user_id LIMIT $2";
 
 const KEYS: &str = "
 SELECT key_id AS place, jsonb_build_object('key_id', key_id, 'prefix', prefix, 'user', user_id, 'tier', tier,
-    'created_at', created_at, 'expires_at', expires_at, 'revoked_at', revoked_at) AS row
+    'created_at', created_at, 'expires_at', expires_at, 'revoked_at', revoked_at)::text AS row
 FROM api_keys WHERE ($1 IS NULL OR key_id > $1) AND ($3 IS NULL OR user_id = $3) ORDER BY key_id LIMIT $2";
 
 /// Revisions of the rules that can be told. The audit says who made them.
 const HISTORY: &str = "
 SELECT revision::text AS place, jsonb_build_object('revision', revision, 'rows', rows,
     'at', (SELECT min(at) FROM audit WHERE audit.revision = part.revision),
-    'actor', (SELECT actor FROM audit WHERE audit.revision = part.revision ORDER BY id LIMIT 1)) AS row
+    'actor', (SELECT actor FROM audit WHERE audit.revision = part.revision ORDER BY id LIMIT 1))::text AS row
 FROM (
     SELECT revision, jsonb_agg(row_name ORDER BY part) AS rows FROM change_log
     WHERE table_name IN ('rate_limit_domains', 'rate_limit_rules') AND ($1 IS NULL OR revision < $1::bigint)
@@ -42,12 +41,13 @@ FROM (
 
 const AUDIT: &str = "
 SELECT id::text AS place, jsonb_build_object('id', id, 'at', at, 'actor', actor, 'database_user', database_user,
-    'action', action, 'table', table_name, 'row', row_name, 'before', before, 'after', after, 'revision', revision) AS row
+    'action', action, 'table', table_name, 'row', row_name, 'before', before, 'after', after, 'revision', revision)::text AS row
 FROM audit WHERE $1 IS NULL OR id < $1::bigint ORDER BY id DESC LIMIT $2";
 
 /// The newest entry of each rule and each domain, up to a revision.
 const RULES_AT: &str = "
-SELECT head.revision, greatest(head.pruned_to, (SELECT min(revision) FROM change_log)) AS first, entry.table_name, entry.row_name, entry.payload::text
+SELECT head.revision, greatest(head.pruned_to, (SELECT min(revision) FROM change_log)) AS first,
+    entry.table_name, entry.row_name, entry.payload::text
 FROM config_revision AS head LEFT JOIN (
     SELECT DISTINCT ON (table_name, row_name) * FROM change_log
     WHERE revision <= $1 AND table_name IN ('rate_limit_domains', 'rate_limit_rules')
@@ -124,14 +124,16 @@ impl Database {
         let mut session = self.reading_session().await?;
         let _timer = self.metrics.start(Query::List);
         // One row more tells whether there is a next page.
-        let asked = sqlx::query_as::<_, (String, Json<Value>)>(statement).bind(page.after).bind(i64::from(size) + 1);
+        let asked = sqlx::query_as::<_, (String, String)>(statement).bind(page.after).bind(i64::from(size) + 1);
         let asked = if let Some(of) = of { asked.bind(of) } else { asked };
         let rows = asked.fetch_all(&mut *session).await.map_err(|error| describe(&error))?;
         session.finish();
         let size = usize::try_from(size).unwrap_or(1000);
         let more = rows.len() > size;
         let next = rows.get(size.saturating_sub(1)).filter(|_| more).map(|(place, _)| place.clone());
-        Ok(Listed { rows: rows.into_iter().take(size).map(|(_, Json(row))| row).collect(), next })
+        // A number of PostgreSQL may be too large for ours.
+        let read = |text: String| serde_json::from_str(&text).unwrap_or_else(|_| json!({ "unreadable": text }));
+        Ok(Listed { rows: rows.into_iter().take(size).map(|(_, row)| read(row)).collect(), next })
     }
 
     async fn read_rules_at(&self, revision: Revision) -> Result<Option<Rules>, DatabaseError> {

@@ -17,10 +17,12 @@ const COMMON: &str = "
 SELECT max(log.revision) FROM change_log AS log
 JOIN unnest($1::bigint[], $2::uuid[]) AS known (revision, commit_id) USING (revision, commit_id)";
 
-/// The entries that the server made by itself, after a revision, and those that the cluster has refused, so that it does
-/// not have them.
+/// The entries that the server made by itself, after a revision, and the rules and settings that the cluster has refused,
+/// so that it does not have them.
 const OWN: &str = "
-SELECT DISTINCT table_name, row_name FROM change_log WHERE revision > $1 OR revision = ANY ($2)";
+SELECT DISTINCT table_name, row_name FROM change_log
+WHERE revision > $1
+    OR revision = ANY ($2) AND table_name IN ('rate_limit_domains', 'rate_limit_rules', 'cluster_settings')";
 
 const PUT_TIERS: &str = "
 INSERT INTO user_tiers (tier)
@@ -54,6 +56,18 @@ WHERE key.hash = row.hash AND key.revoked_at IS NULL AND row.revoked_at_ms IS NO
 
 /// The same for keys that the cluster knows as removed.
 const END_KEYS: &str = "UPDATE api_keys SET revoked_at = now() WHERE hash = ANY ($1) AND revoked_at IS NULL";
+
+/// The table and the name of a refused row.
+fn place_of(row: &str) -> Option<(String, String)> {
+    let (kind, name) = row.split_once(' ')?;
+    let table = match kind {
+        "domain" => "rate_limit_domains",
+        "limit" => "rate_limit_rules",
+        "setting" => "cluster_settings",
+        _ => return None,
+    };
+    Some((table.to_owned(), name.to_owned()))
+}
 
 /// Remembered changes of identities, as rows of JSON.
 #[derive(Default)]
@@ -150,6 +164,7 @@ impl Database {
         let own = sqlx::query_as::<_, (String, String)>(OWN).bind(common.unwrap_or(revision)).bind(refused);
         let mut kept: Kept = own.fetch_all(&mut *connection).await?.into_iter().collect();
         kept.remove(&("config_revision".to_owned(), String::new()));
+        kept.extend(state.refused().iter().flat_map(|refused| &refused.rows).filter_map(|row| place_of(row)));
 
         rules::replace(connection, &state.rules(), self.encode, &kept).await?;
         let is_kept = |name: &str| kept.contains(&("cluster_settings".to_owned(), name.to_owned()));

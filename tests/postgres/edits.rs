@@ -334,6 +334,9 @@ async fn the_audit_names_who_changed_what_and_lists_go_page_by_page() {
     let one = list(&database, List::Users { user: Some("u3".to_owned()) }, 1, None).await;
     assert_eq!((&one.rows[0]["user"], one.next), (&json!("u3"), None));
     assert_eq!(list(&database, List::Tiers { tier: Some("none".to_owned()) }, 1, None).await.rows, [] as [Value; 0]);
+    sql(&mut connection, "INSERT INTO cluster_settings (name, value) VALUES ('far', '1e400')").await;
+    let newest = list(&database, List::Audit, 1, None).await;
+    assert!(newest.rows[0]["unreadable"].as_str().unwrap().contains("far"), "a number that we cannot read");
     let wrong = database.list(List::Audit, Page { size: 1, after: Some("x".to_owned()) }).await;
     assert!(matches!(wrong, Err(DatabaseError::Invalid(_))));
 }
@@ -348,7 +351,7 @@ async fn refused_changes_are_in_a_table() {
         rows: vec!["api/one".to_owned()],
         errors: vec!["when: expected CEL".to_owned()],
     };
-    database.report_refused(&[refused(5), refused(6)]).await.unwrap();
+    database.report_refused(&[refused(5), refused(6), refused(6)]).await.unwrap();
     database.report_refused(&[refused(6), refused(7)]).await.unwrap();
     let rows: Vec<(i64, Vec<String>)> = sqlx::query_as("SELECT revision, errors FROM refused_changes ORDER BY 1")
         .fetch_all(&mut connection)

@@ -173,6 +173,18 @@ async fn look_ups_go_to_the_replica_and_to_the_primary_when_it_is_away_or_too_ol
     let revision_for =
         async |state: &PlaneState| database.look_up(KeyHash([1; 32]), Arc::new(state.clone())).await.unwrap().revision;
     assert_eq!(revision_for(&state).await, mark.revision, "the cluster remembers what the replica lacks");
+    // The cluster remembers a new key, but not its user, whom the replica does not tell with a key that it lacks.
+    let mut new_key = state.clone();
+    new_key.forget_recent();
+    let (expires_at_ms, revoked_at_ms) = (None, None);
+    let user = "u".to_owned();
+    let key =
+        KeyRow { hash: KeyHash([2; 32]), key_id: "k2".to_owned(), user, tier: None, expires_at_ms, revoked_at_ms };
+    edit(&database, Edit::CreateKey { key, prefix: String::new() }).await.unwrap();
+    follow(&database, &mut new_key).await;
+    let found = database.look_up(KeyHash([2; 32]), Arc::new(new_key.clone())).await.unwrap();
+    let verdict = plane::resolve(&KeyHash([2; 32]), Some(&found), new_key.recent(), 0, false);
+    assert!(matches!(verdict, plane::KeyVerdict::Valid(_)), "{verdict:?}");
     let mut forgetful = state.clone();
     forgetful.forget_recent();
     assert_eq!(revision_for(&forgetful).await, newer.revision, "the primary is asked");

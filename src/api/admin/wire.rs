@@ -94,8 +94,10 @@ impl Query {
         let all = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned();
         let all: Vec<(String, String)> = all.collect();
         let mut violations = Vec::new();
-        for (at, (name, _)) in all.iter().enumerate() {
-            if !known.contains(&name.as_str()) {
+        for (at, (name, value)) in all.iter().enumerate() {
+            if value.contains('\0') {
+                violations.push(violation(format!("?{name}"), "expected a text without NUL"));
+            } else if !known.contains(&name.as_str()) {
                 let expected = if known.is_empty() { "no parameter".to_owned() } else { known.join(", ") };
                 violations.push(violation(format!("?{name}"), format!("expected {expected}; this one is unknown")));
             } else if all[..at].iter().any(|(earlier, _)| earlier == name) {
