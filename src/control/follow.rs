@@ -17,6 +17,9 @@ const MAX_PROPOSAL: usize = 8 * 1024 * 1024;
 /// How long the leader waits after an error, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// The most refused transactions that one step logs, and the most rows of each.
+const MAX_LOGGED: usize = 20;
+
 /// How often the leader maintains the tables, and how soon it tries again.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 const MAINTENANCE_RETRY: Duration = Duration::from_secs(60);
@@ -128,13 +131,13 @@ impl FollowDatabase {
                 let command = move || refusals::command(&of_task, transactions, everything.as_ref());
                 // To compile a large book takes long.
                 let command = tokio::task::spawn_blocking(command).await.map_err(|_| StepError::Panicked)?;
-                self.propose(command).await
+                self.propose(state, command).await
             }
             Changes::Pruned => self.replace(state).await,
             Changes::Diverged => {
                 let mark = state.mark();
-                tracing::error!(revision = %mark.revision, "PostgreSQL lacks revisions that the cluster has applied: \
-                    the leader writes them back");
+                tracing::error!(revision = %mark.revision, "PostgreSQL lacks revisions that the cluster has applied, or \
+                    the cluster was restored from a backup: the leader writes them back");
                 self.source.restore_missing(Arc::clone(state)).await?;
                 self.metrics.reconciled.inc();
                 self.replace(state).await
@@ -151,15 +154,37 @@ impl FollowDatabase {
             Command::Replace { after: of_task.mark(), snapshot, refused }
         };
         let command = tokio::task::spawn_blocking(command).await.map_err(|_| StepError::Panicked)?;
-        self.propose(command).await
+        self.propose(state, command).await
     }
 
-    async fn propose(&self, command: Command) -> Result<Step, StepError> {
+    async fn propose(&self, state: &PlaneState, command: Command) -> Result<Step, StepError> {
+        let refused = match &command {
+            Command::Apply { refused, .. } | Command::Replace { refused, .. } => new_refused(state, refused),
+            _ => Vec::new(),
+        };
         match self.consensus.propose(command).await?.applied {
-            true => Ok(Step::Proposed),
+            true => {
+                for Refused { revision, rows, errors } in refused {
+                    let (rows, error) = (rows.join(", "), errors.into_iter().next().unwrap_or_default());
+                    tracing::warn!(%revision, rows, error, "a transaction is refused: its rules are not in force");
+                }
+                Ok(Step::Proposed)
+            }
             false => Err(StepError::NotApplied),
         }
     }
+}
+
+/// The refused transactions that the cluster does not know yet, as far as a log should show them.
+fn new_refused(state: &PlaneState, refused: &[Refused]) -> Vec<Refused> {
+    let known = |refused: &Refused| state.refused().iter().any(|old| old.revision == refused.revision);
+    let new = refused.iter().filter(|refused| !known(refused)).take(MAX_LOGGED);
+    new.map(|refused| Refused {
+        rows: refused.rows.iter().take(MAX_LOGGED).cloned().collect(),
+        errors: refused.errors.iter().take(1).cloned().collect(),
+        ..*refused
+    })
+    .collect()
 }
 
 /// The first transactions that together are no larger than a proposal should be; at least one.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use limiter::Revision;
-use limiter::rules::{Path, RuleBook, Rules, Step};
+use limiter::rules::{Path, Problem, RuleBook, Rules, Step};
 use plane::{Change, Command, PlaneState, Refused, Snapshot, Transaction, check_bounds, check_setting};
 
 /// The most errors of one refused transaction that are kept.
@@ -152,20 +152,35 @@ fn problems_by_row(rules: &Rules, revision: Revision) -> Vec<(String, String)> {
         return vec![(String::new(), error)];
     }
     let problems = RuleBook::compile(Arc::new(rules.clone()), revision).err().unwrap_or_default();
-    let row = |path: &Path| {
-        let mut indexes = path.0.iter().filter_map(|step| match step {
-            Step::Index(index) => Some(*index),
-            Step::Field(_) => None,
-        });
-        let domain = indexes.next().and_then(|at| rules.domains.get(at));
-        let limit = domain.and_then(|domain| domain.limits.get(indexes.next()?));
-        match (domain, limit) {
-            (Some(domain), Some(limit)) => format!("limit {}/{}", domain.domain, limit.name),
-            (Some(domain), None) => format!("domain {}", domain.domain),
-            (None, _) => String::new(),
-        }
-    };
-    problems.iter().map(|problem| (row(&problem.path), problem.to_string())).collect()
+    problems.iter().map(|problem| (row_of(rules, &problem.path), named(rules, problem))).collect()
+}
+
+/// The row that a path leads to: a limit, or else its domain; empty if there is none.
+fn row_of(rules: &Rules, path: &Path) -> String {
+    let mut indexes = path.0.iter().filter_map(|step| match step {
+        Step::Index(index) => Some(*index),
+        Step::Field(_) => None,
+    });
+    let domain = indexes.next().and_then(|at| rules.domains.get(at));
+    let limit = domain.and_then(|domain| domain.limits.get(indexes.next()?));
+    match (domain, limit) {
+        (Some(domain), Some(limit)) => format!("limit {}/{}", domain.domain, limit.name),
+        (Some(domain), None) => format!("domain {}", domain.domain),
+        (None, _) => String::new(),
+    }
+}
+
+/// A problem with the name of its row instead of its number: `limit api/search: match.path: expected …`.
+fn named(rules: &Rules, problem: &Problem) -> String {
+    let row = row_of(rules, &problem.path);
+    if row.is_empty() {
+        return problem.to_string();
+    }
+    // `domains[0].limits[3]` are four steps, and `domains[0]` two.
+    let named = if row.starts_with("limit ") { 4 } else { 2 };
+    let rest = Path(problem.path.0.iter().skip(named).cloned().collect());
+    let joint = if rest.0.is_empty() { "" } else { ": " };
+    format!("{row}: {rest}{joint}{}", problem.message)
 }
 
 /// Those of `transactions` that are not valid, in order.
@@ -245,8 +260,8 @@ fn errors(state: &PlaneState, transaction: &Transaction) -> Vec<String> {
         let rules = state.rules();
         match check_bounds(&rules) {
             Ok(()) => {
-                let compiled = RuleBook::compile(Arc::new(rules), transaction.mark.revision);
-                errors.extend(compiled.err().unwrap_or_default().iter().map(ToString::to_string));
+                let compiled = RuleBook::compile(Arc::new(rules.clone()), transaction.mark.revision);
+                errors.extend(compiled.err().unwrap_or_default().iter().map(|problem| named(&rules, problem)));
             }
             Err(error) => errors.push(error),
         }

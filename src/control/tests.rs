@@ -118,7 +118,8 @@ async fn an_invalid_transaction_is_refused_and_later_valid_ones_pass() {
     let state = leader.reads(30).await;
     let refused: Vec<u64> = state.refused().iter().map(|refused| refused.revision.0).collect();
     assert_eq!(refused, [20, 21, 22]);
-    assert!(state.refused()[0].errors[0].contains("nobody"), "{:?}", state.refused());
+    let error = &state.refused()[0].errors[0];
+    assert!(error.starts_with("limit api/bad: replaces") && error.contains("nobody"), "{error}");
     assert_eq!(state.refused()[0].rows, ["limit api/bad", "limit api/a"]);
     assert!(state.settings().is_empty());
 

@@ -253,6 +253,9 @@ async fn insert_key(connection: &mut PgConnection, key: &KeyRow, prefix: &str) -
     Ok(())
 }
 
+/// The user and the tier of a key, when it expires, and how it has ended if it has.
+type OldKey = (String, Option<String>, Option<i64>, Option<String>);
+
 /// Creates a key beside an old one, which then expires.
 async fn rotate_key(
     connection: &mut PgConnection,
@@ -266,8 +269,7 @@ async fn rotate_key(
          CASE WHEN key.revoked_at IS NOT NULL THEN 'revoked' WHEN old.expires_at <= now() THEN 'expired' END",
     );
     let shorten = shorten.bind(old_id).bind(ms(Some(old_expires_at_ms)));
-    let old: Option<(String, Option<String>, Option<i64>, Option<String>)> =
-        shorten.fetch_optional(&mut *connection).await?;
+    let old: Option<OldKey> = shorten.fetch_optional(&mut *connection).await?;
     let Some((user, tier, expires_at, ended)) = old else { return not_found(format!("the API key {old_id}")) };
     if let Some(ended) = ended {
         let message = format!("the API key {old_id}: expected a key that is not {ended}");

@@ -89,6 +89,8 @@ pub enum ConsensusError {
     Invalid(String),
     #[error("the node is stopping")]
     Stopping,
+    #[error("the cluster has removed this node")]
+    Removed,
 }
 
 /// What a node knows of its cluster.

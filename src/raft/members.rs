@@ -82,6 +82,9 @@ impl Group {
             }
             _ => {}
         }
+        if self.caller.contact.is_removed() {
+            return Err(ConsensusError::Removed);
+        }
         let own = self.raft_metrics().id;
         let Some((_, leader)) = self.leader().filter(|(id, _)| *id != own) else {
             return self.lead_change(change).await;

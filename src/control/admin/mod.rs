@@ -21,7 +21,7 @@ use crate::ports::admin::{
     Actor, AdminError, AdminRole, Changed, ClusterStatus, ConfigChange, ConfigPlane, Expiry, List, Listed,
     MemberChange, NewKey, Page,
 };
-use crate::ports::plane::{ConfigStore, Consensus, ConsensusError, DatabaseError, Edit};
+use crate::ports::plane::{ConfigStore, Consensus, ConsensusError, DatabaseError, Edit, Role};
 use crate::ports::{BoxFuture, Clock, RuleSource};
 
 /// How long a change may take until it is in force at this node. Then the answer says that it is not yet.
@@ -85,8 +85,10 @@ impl AdminService {
         expected: Option<Revision>,
     ) -> Result<Changed, AdminError> {
         let (store, consensus) = (self.store()?, self.consensus()?);
-        if consensus.last_contact().is_none_or(|silence| silence > MAX_SILENCE) {
-            return Err(AdminError::Unavailable(format!("nothing was changed: {}", ConsensusError::NoQuorum)));
+        let removed = *consensus.role().borrow() == Role::Removed;
+        if removed || consensus.last_contact().is_none_or(|silence| silence > MAX_SILENCE) {
+            let why = if removed { ConsensusError::Removed } else { ConsensusError::NoQuorum };
+            return Err(AdminError::Unavailable(format!("nothing was changed: {why}")));
         }
         let change = match change {
             ConfigChange::Rollback(revision) => ConfigChange::PutRules(self.old_rules(revision).await?),
