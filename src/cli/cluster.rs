@@ -136,6 +136,9 @@ impl Cluster {
                     eprintln!("--voters: expected each name once");
                     return Exit::Failed;
                 }
+                if voters.len() % 2 == 0 {
+                    eprintln!("an even number of voters survives no more failures than one less: use three or five");
+                }
                 done(&admin, output, Call::new("POST", "/cluster/init").json(&json!({ "voters": named })))
             }
             Self::Status(Shared { admin }) => get(&admin, output, "/cluster").map(|status| show(output, &status)),

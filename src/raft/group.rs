@@ -206,9 +206,10 @@ impl Group {
             let report = reports.get(id).filter(|_| leads);
             let matched = metrics.replication.as_ref().and_then(|replication| replication.get(id)).copied().flatten();
             let role = match id {
+                // A voter that was demoted may lead a moment longer, without a vote.
+                id if !voters.contains(id) => MemberRole::Learner,
                 id if metrics.current_leader == Some(*id) => MemberRole::Leader,
-                id if voters.contains(id) => MemberRole::Voter,
-                _ => MemberRole::Learner,
+                _ => MemberRole::Voter,
             };
             let log_index = if own { metrics.last_log_index } else { matched.map(|matched| matched.index) };
             let last_seen = report.map(|report| now().saturating_duration_since(report.at));

@@ -158,7 +158,10 @@ async fn follow(world: &World, node: usize, raft: &RaftNode) {
     let _ = role.wait_for(|role| *role != Role::Joining).await;
     loop {
         let state = states.borrow_and_update().clone();
-        world.history.lock().unwrap().see(node, &state);
+        // A process that has just begun shows nothing until it has applied again what it had.
+        if state.mark() != Mark::default() {
+            world.history.lock().unwrap().see(node, &state);
+        }
         if states.changed().await.is_err() {
             return;
         }
