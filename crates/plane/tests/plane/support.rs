@@ -9,7 +9,7 @@ pub fn mark(revision: u64) -> Mark {
 }
 
 pub fn transaction(revision: u64, changes: Vec<Change>) -> Transaction {
-    Transaction { mark: mark(revision), changes }
+    Transaction::new(mark(revision), changes)
 }
 
 /// A limit of this many hits a minute.
