@@ -12,7 +12,7 @@ use super::recent::RecentChanges;
 use super::refusal::Refused;
 
 /// How many transactions the state remembers by their marks.
-pub const MAX_HISTORY: usize = 1000;
+const MAX_HISTORY: usize = 1000;
 
 /// What a domain says beside its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl PlaneState {
         self.mark
     }
 
-    /// The last transactions, at most [`MAX_HISTORY`], the newest last. A server that lacks the last of them has parted
+    /// The last transactions, at most 1,000, the newest last. A server that lacks the last of them has parted
     /// from this history behind the newest one that it has.
     pub fn history(&self) -> impl Iterator<Item = Mark> {
         self.history.iter().copied()
