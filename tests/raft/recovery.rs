@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use plane::{Change, Command, Transaction};
 use tempfile::TempDir;
 use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange};
 use tidegate::raft::disk::FILE;
 
-use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, mark, metrics, stop, three, until, write};
+use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, metrics, stop, three, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_restart_one_by_one_and_all_at_once() {
@@ -183,35 +182,4 @@ async fn a_learner_whose_disk_was_restored_from_an_old_copy_catches_up() {
     all_reach(&[&d], revision).await;
     assert_eq!(leads.node.failure(), None, "the leader stays");
     stop([a, b, c, d]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_backlog_is_replicated_after_a_loss_of_quorum() {
-    const UPDATES: u64 = 40;
-    let folder = TempDir::new().unwrap();
-    let [a, b, c] = three(folder.path()).await;
-    let name = leader(&[&a, &b, &c]).await.name().to_owned();
-    let (mut alone, mut others) = (None, Vec::new());
-    for node in [a, b, c] {
-        if node.name() == name {
-            alone = Some(node);
-        } else {
-            others.push(node.stop().await);
-        }
-    }
-    let alone = alone.unwrap();
-    let large = |revision: u64| {
-        let value = "x".repeat(900_000).into();
-        let change = Change::PutSetting { name: format!("large {}", revision % 3), value };
-        let transactions = vec![Transaction::new(mark(revision), vec![change])];
-        Command::Apply { after: mark(revision - 1), transactions, refused: Vec::new() }
-    };
-    let proposals = (1..=UPDATES).map(|revision| alone.node.propose(large(revision)));
-    for outcome in futures_util::future::join_all(proposals).await {
-        assert_eq!(outcome.unwrap_err(), ConsensusError::Unknown);
-    }
-    let (one, two) = (others[0].start().await, others[1].start().await);
-    let all = [&alone, &one, &two];
-    all_reach(&all, UPDATES).await;
-    stop([alone, one, two]).await;
 }
