@@ -142,7 +142,7 @@ impl CheckService {
         self.identified(identification, request, arrived)
     }
 
-    /// What follows from the identity of a check. A problem that does not deny the check is shown in its answer.
+    /// Goes on with a check after its identity. A problem that does not deny the check is shown in its answer.
     fn identified(&self, found: Identification, request: &CheckRequest, arrived: NodeTime) -> PendingAnswer {
         let (state, identity) = match found {
             Identification::Proceed(problem) => {
@@ -221,7 +221,7 @@ impl CheckService {
     }
 }
 
-/// What is left at `now` of a time that began at `arrived`.
+/// The rest at `now` of the time `within`, which began at `arrived`.
 const fn left(within: Duration, arrived: NodeTime, now: NodeTime) -> Duration {
     within.saturating_sub(Duration::from_micros(now.since(arrived)))
 }

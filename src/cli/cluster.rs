@@ -207,7 +207,7 @@ fn show_settings(set: &Value) {
     let mut table = output::table(&["setting", "value", "default", "unit", "meaning"]);
     for setting in plane::SETTINGS {
         let value = set.get(setting.name).map_or_else(|| "(default)".to_owned(), output::plain);
-        table.add_row([setting.name, &value, setting.default, setting.unit(), setting.help]);
+        table.add_row([setting.name, &value, &setting.default.to_string(), setting.unit(), setting.help]);
     }
     outln!("{table}");
 }

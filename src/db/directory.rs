@@ -18,8 +18,7 @@ use crate::ports::plane::{DatabaseError, KeyDirectory};
 /// statement sees one state.
 const LOOK_UP: &str = "
 SELECT head.revision, head.commit_id,
-    $2 = 0 OR head.revision = $2 AND head.commit_id = $3
-        OR EXISTS (SELECT FROM change_log WHERE revision = $2 AND commit_id = $3) AS has_known,
+    EXISTS (SELECT FROM change_log WHERE revision = $2 AND commit_id = $3) AS has_known,
     key.key_id, key.user_id, key.tier, owner.tier AS user_tier,
     floor(extract(epoch FROM key.expires_at) * 1000)::bigint AS expires_at_ms,
     floor(extract(epoch FROM key.revoked_at) * 1000)::bigint AS revoked_at_ms

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use plane::{Command, Outcome};
+use plane::{Command, DROP_LEARNER_AFTER, Outcome};
 use tokio::time::timeout;
 
 use super::backup;
@@ -21,9 +21,6 @@ use crate::ports::plane::{ConsensusError, MemberChange, Role};
 type Changes = ChangeMembers<u64, MemberNode>;
 type WriteError = RaftError<u64, ClientWriteError<u64, MemberNode>>;
 
-/// After this long without a report, a learner is dropped, unless the setting says otherwise.
-const DROP_LEARNER_AFTER: Duration = Duration::from_secs(3600);
-const DROP_LEARNER_SETTING: &str = "drop_learner_after_ms";
 /// The largest proposal. A message of the log with nothing else in it must fit into one message.
 const MAX_PROPOSAL_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 /// How often the leader looks after the members.
@@ -368,8 +365,8 @@ impl Group {
 
     fn drop_learner_after(&self) -> Duration {
         let plane = self.machine.plane();
-        let setting = plane.borrow().settings().get(DROP_LEARNER_SETTING).and_then(serde_json::Value::as_u64);
-        setting.map_or(DROP_LEARNER_AFTER, Duration::from_millis)
+        let set = plane.borrow().settings().get(DROP_LEARNER_AFTER.name).and_then(serde_json::Value::as_u64);
+        Duration::from_millis(set.unwrap_or(DROP_LEARNER_AFTER.default))
     }
 }
 

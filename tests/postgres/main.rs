@@ -9,6 +9,7 @@ mod constraints;
 mod contention;
 mod edits;
 mod failover;
+mod keys;
 mod migrations;
 mod patroni;
 mod restores;

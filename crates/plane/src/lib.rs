@@ -29,5 +29,5 @@ pub use change::{Change, Command, CommitId, Mark, Outcome, Snapshot, Transaction
 pub use identity::{CachedKey, KeyHash, KeyRow, KeyVerdict, Owner, UserRow, resolve};
 pub use recent::{RecentChanges, RowVersion};
 pub use refusal::Refused;
-pub use settings::{SETTINGS, Setting, SettingError, check_setting};
+pub use settings::{DROP_LEARNER_AFTER, SETTINGS, Setting, SettingError, check_setting};
 pub use state::{DomainTerms, PlaneState};

@@ -6,10 +6,10 @@ use serde_json::Value;
 /// A setting that all nodes share.
 pub struct Setting {
     pub name: &'static str,
-    /// What it means, in one sentence.
+    /// Its meaning, in one sentence.
     pub help: &'static str,
-    /// What counts until it is set.
-    pub default: &'static str,
+    /// Its value until somebody sets it.
+    pub default: u64,
     expected: Expected,
 }
 
@@ -27,13 +27,16 @@ impl Setting {
     }
 }
 
-/// Every setting. Later work adds those of regions and events.
-pub const SETTINGS: &[Setting] = &[Setting {
+/// How long a learner may be unseen.
+pub const DROP_LEARNER_AFTER: Setting = Setting {
     name: "drop_learner_after_ms",
     help: "A learner that was not seen for this long is dropped.",
-    default: "3600000",
+    default: 3_600_000,
     expected: Expected::Milliseconds { min: 1000, max: MAX_WINDOW_MS },
-}];
+};
+
+/// Every setting. Later work adds those of regions and events.
+pub const SETTINGS: &[Setting] = &[DROP_LEARNER_AFTER];
 
 /// Why a setting is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

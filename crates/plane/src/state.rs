@@ -52,7 +52,7 @@ pub struct PlaneState {
     settings: BTreeMap<String, serde_json::Value>,
     recent: Arc<RecentChanges>,
     refused: Vec<Refused>,
-    /// The last transactions of the history that led here, the newest last, that of `mark` among them.
+    /// The marks of the last transactions, the newest last.
     history: VecDeque<Mark>,
 }
 
@@ -67,13 +67,10 @@ impl PlaneState {
         self.history.iter().copied()
     }
 
-    /// True if `mark` is one of the last transactions, or the beginning of all.
+    /// True if `mark` is one of the last transactions.
     pub fn has_passed(&self, mark: Mark) -> bool {
-        mark == Mark::default()
-            || self
-                .history
-                .binary_search_by_key(&mark.revision, |known| known.revision)
-                .is_ok_and(|at| self.history[at] == mark)
+        let at = self.history.binary_search_by_key(&mark.revision, |known| known.revision);
+        at.is_ok_and(|at| self.history[at] == mark)
     }
 
     pub const fn rules_revision(&self) -> Revision {
@@ -188,7 +185,7 @@ impl PlaneState {
                     // A backup must not revive a key that was revoked after it.
                     self.recent = before.recent;
                     self.mark.revision = before.mark.revision;
-                    // What the database has up to here is not of the backup.
+                    // The database has these transactions. They are not its own changes.
                     self.history = before.history;
                 }
                 self.forget_recent();

@@ -24,7 +24,7 @@ const MAX_REMEMBERED: usize = 1000;
 /// The longest token, in bytes.
 const MAX_TOKEN: usize = 256;
 
-/// What the last look-ups said of tokens that were valid once, by their SHA-256.
+/// Tokens that were valid when they were looked up, by their SHA-256, with the result of the last look-up.
 #[derive(Default)]
 pub struct TokenCache(Mutex<HashMap<KeyHash, LookedUp>>);
 
@@ -71,7 +71,7 @@ impl TokenCache {
     }
 }
 
-/// What a call does. It says which tokens count while PostgreSQL does not answer.
+/// The kind of a call. It decides which tokens count while PostgreSQL does not answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It reads, or it changes the cluster itself: a token that was valid a while ago counts.
