@@ -167,7 +167,7 @@ async fn a_learner_leaves_when_it_stops_and_comes_back() {
         let leads = leader(&[&a, &b, &c]).await;
         let reported =
             |name: &&str| leads.member(name).is_some_and(|member| member.revision >= Some(Revision(revision)));
-        until("every member reports", || ["a", "b", "c"].iter().all(|name| reported(name))).await;
+        until("every member reports", || ["a", "b", "c"].iter().all(reported)).await;
     }
     assert_eq!(a.member("d"), None);
     let (id, seat) = (d.node.id(), d.stop().await);
