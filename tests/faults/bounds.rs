@@ -12,23 +12,26 @@ const SHARE: usize = LIMIT / (CORES * NODES);
 
 /// Uses up the limit of a user with the mode `local` at one node. See [`use_up_mode`].
 fn use_up(node: &Node, user: &str) -> usize {
-    use_up_mode(node, "local", user)
+    use_up_mode(node, "local", user).0
 }
 
 /// Sends checks for one user until so many in a row are denied that every core denies. Returns the number of admitted
-/// checks.
-fn use_up_mode(node: &Node, mode: &str, user: &str) -> usize {
+/// checks, and how many of them the node admitted without the store.
+fn use_up_mode(node: &Node, mode: &str, user: &str) -> (usize, usize) {
     let body = format!(r#"{{"domain":"d","attributes":{{"mode":"{mode}","user":"{user}"}}}}"#);
-    let (mut admitted, mut denied) = (0, 0);
+    let (mut admitted, mut degraded, mut denied) = (0, 0, 0);
     while denied < 10 * CORES {
         let answer = node.check(&body);
         match answer.status {
-            200 => (admitted, denied) = (admitted + 1, 0),
+            200 => {
+                (admitted, denied) = (admitted + 1, 0);
+                degraded += usize::from(answer.json()["degraded"] == true);
+            }
             429 => denied += 1,
             _ => panic!("{answer:?}"),
         }
     }
-    admitted
+    (admitted, degraded)
 }
 
 /// Starts two nodes and stops their only Redis server.
@@ -112,14 +115,19 @@ fn hits_admitted_without_the_store_are_charged_when_it_is_available_again() {
         // continues.
         (0..10 * CORES).for_each(|_| assert_eq!(first.check(&peek).json()["degraded"], false));
         redis.server.signal("STOP");
-        let without_store = use_up_mode(first, mode, "u");
+        let (without_store, _) = use_up_mode(first, mode, "u");
         assert!(without_store >= CORES * SHARE - CORES, "{mode}: the share is used: {without_store} admitted");
         redis.server.signal("CONT");
         let decided = || Some(second.check(&peek).json()).filter(|answer| answer["degraded"] == false);
         let left = || decided()?["limits"][0]["remaining"].as_u64();
         wait_for("the debts to be charged", || left().filter(|left| *left <= (LIMIT - without_store) as u64));
-        let all = without_store + use_up_mode(second, mode, "u");
-        assert_bound(&format!("{mode}: {without_store} of them without the store, the rest with it"), all, LIMIT);
+        let (rest, degraded) = use_up_mode(second, mode, "u");
+        let all = without_store + rest;
+        // On a busy machine, the store may miss its deadline, which is an outage of its own.
+        let case = format!(
+            "{mode}: {without_store} of them without the store, then {degraded} without it and the rest with it"
+        );
+        assert_bound(&case, all, LIMIT + degraded);
         assert!(all >= LIMIT * 9 / 10, "{mode}: no more hits are charged than were admitted: {all} admitted");
     }
 }
@@ -140,7 +148,7 @@ fn a_node_that_exits_returns_its_leases_and_a_killed_node_does_not() {
         let before = (0..LIMIT / 3).filter(|_| region.nodes[0].check(&body).status == 200).count();
         region.nodes[0].signal(signal);
         region.nodes[0].child.wait().unwrap();
-        let all = before + use_up_mode(&region.nodes[1], "leased", user);
+        let all = before + use_up_mode(&region.nodes[1], "leased", user).0;
         assert_bound(&format!("SIG{signal} to the first node"), all, LIMIT);
         match signal {
             "TERM" => assert_eq!(all, LIMIT, "the leases were returned"),
