@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::plane::Plane;
 use crate::support::wait::{elapsed, wait_for};
@@ -129,12 +129,8 @@ fn a_region_restarts_and_decides_while_postgresql_is_away() {
     let mut plane = Plane::start(3, 1);
     let (revision, _) = edit(&plane, 5);
     let (_, hash) = plane.agree(revision);
-    for port in plane.postgres.ports() {
-        plane.postgres.signal(port, "STOP");
-    }
-    let answer = plane.admin(0, "PUT /admin/v1/rules", &rules(6));
-    assert!(answer.status == 503 || answer.status == 504, "{answer:?}");
-    assert!(answer.body.contains("PostgreSQL"), "{answer:?}");
+    stop_postgres(&plane);
+    refuses_edits(&plane, &rules(6));
     for at in 0..4 {
         plane.kill(at);
     }
@@ -145,9 +141,65 @@ fn a_region_restarts_and_decides_while_postgresql_is_away() {
         wait_for("readiness", || (plane.node(at).get("/ready").status == 200).then_some(()));
         assert_eq!((shown(&plane, at), plane.rules(at)), (5, (revision, hash.clone())));
     }
+    let (revision, _) = edit_when_postgres_is_back(&plane);
+    plane.agree(revision);
+}
+
+#[test]
+fn checks_pass_and_edits_get_a_clear_error_for_as_long_as_postgresql_is_away() {
+    // In seconds: 3600 for a run by hand.
+    let away = std::env::var("AWAY").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+    let away = Duration::from_secs(away);
+    let plane = Plane::start_with(3, 1, "identity: { stale: 2h, ttl: 1s }");
+    let rules_with_keys = |hits: u64| {
+        let mut rules: Value = serde_json::from_str(&rules(hits)).unwrap();
+        let limit = json!({ "name": "b", "per": ["api_key"], "limit": "unlimited", "window": "1m" });
+        let keys = json!({ "domain": "keys", "identity": "key", "limits": [limit] });
+        rules["domains"].as_array_mut().unwrap().push(keys);
+        rules.to_string()
+    };
+    plane.admin(0, "PUT /admin/v1/rules", &rules_with_keys(5));
+    let before = plane.agree(1);
+    plane.command(0, &["users", "put", "alice"]);
+    let key = plane.admin(0, "POST /admin/v1/users/alice/keys", "{}").json()["api_key"].clone();
+    let with_key = json!({ "domain": "keys", "attributes": { "api_key": key } }).to_string();
+    for at in 0..4 {
+        wait_for("the new key", || (plane.node(at).check(&with_key).status == 200).then_some(()));
+    }
+    stop_postgres(&plane);
+    let (end, mut checks, mut edits) = (elapsed() + away, 0_u64, 0_u64);
+    while edits == 0 || elapsed() < end {
+        for at in 0..4 {
+            assert_eq!((shown(&plane, at), plane.rules(at)), (5, before.clone()));
+            let answer = plane.node(at).check(&with_key);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            checks += 2;
+        }
+        refuses_edits(&plane, &rules_with_keys(6));
+        edits += 1;
+    }
+    println!("PostgreSQL was away for {away:?}: {checks} checks passed, {edits} edits got a clear error");
+    let (revision, back) = edit_when_postgres_is_back(&plane);
+    plane.agree(revision);
+    println!("the first edit was made {back:?} after PostgreSQL came back");
+}
+
+/// Lets all PostgreSQL servers stand still.
+fn stop_postgres(plane: &Plane) {
+    for port in plane.postgres.ports() {
+        plane.postgres.signal(port, "STOP");
+    }
+}
+
+fn edit_when_postgres_is_back(plane: &Plane) -> (u64, Duration) {
     for port in plane.postgres.ports() {
         plane.postgres.signal(port, "CONT");
     }
-    let (revision, _) = edit(&plane, 8);
-    plane.agree(revision);
+    edit(plane, 8)
+}
+
+fn refuses_edits(plane: &Plane, rules: &str) {
+    let answer = plane.admin(0, "PUT /admin/v1/rules", rules);
+    assert!(answer.status == 503 || answer.status == 504, "{answer:?}");
+    assert!(answer.body.contains("PostgreSQL"), "{answer:?}");
 }

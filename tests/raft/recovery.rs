@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use plane::{Change, Command, Transaction};
 use tempfile::TempDir;
 use tidegate::ports::plane::{Consensus, ConsensusError, MemberChange};
 use tidegate::raft::disk::FILE;
 
-use crate::cluster::{Running, Seat, all_reach, is_invalid, leader, metrics, stop, three, until, write};
+use crate::cluster::{
+    PATIENCE, Running, Seat, all_reach, command, is_invalid, leader, mark, metrics, stop, three, until, write,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_restart_one_by_one_and_all_at_once() {
@@ -87,6 +90,37 @@ async fn a_node_that_is_far_behind_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_is_a_million_revisions_behind_catches_up_by_a_snapshot() {
+    const REVISIONS: u64 = 1_000_000;
+    // In one entry of the log, as the reader groups transactions.
+    const GROUP: u64 = 1_000;
+    let folder = TempDir::new().unwrap();
+    let mut seats = ["a", "b"].map(|name| Seat::new(name, Some(folder.path().join(name))));
+    for seat in &mut seats {
+        (seat.config.timings.snapshot_after, seat.config.timings.keep_entries) = (100, 10);
+    }
+    let a = seats[0].start().await;
+    a.init(&[&a]).await;
+    let b = seats[1].clone().joining(&[&a.seat]).start().await;
+    write(&[&a]).await;
+    all_reach(&[&b], 1).await;
+    let seat = b.stop().await;
+    for before in (1..REVISIONS).step_by(GROUP as usize) {
+        let transactions = (before + 1..=before + GROUP).map(|revision| setting(revision, "small".to_owned()));
+        let transactions = transactions.collect();
+        let command = Command::Apply { after: mark(before), transactions, refused: Vec::new() };
+        assert!(a.node.propose(command).await.unwrap().applied);
+    }
+    let b = seat.start().await;
+    all_reach(&[&b], REVISIONS + 1).await;
+    assert!(b.metrics.snapshots() >= 1);
+    assert_eq!(**b.node.state().borrow(), **a.node.state().borrow());
+    let revision = write(&[&a]).await;
+    all_reach(&[&b], revision).await;
+    stop([a, b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
     let folder = TempDir::new().unwrap();
     let [a, b, c] = three(folder.path()).await;
@@ -103,7 +137,7 @@ async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
         }
     }
     let alone = alone.unwrap();
-    let proposed = alone.node.propose(crate::cluster::command(1)).await.unwrap_err();
+    let proposed = alone.node.propose(command(1)).await.unwrap_err();
     assert!(matches!(proposed, ConsensusError::Unknown | ConsensusError::NotLeader { .. }), "{proposed:?}");
     until("the node no longer leads", || !alone.leads()).await;
     let removed = alone.remove("d").await.unwrap_err();
@@ -182,4 +216,54 @@ async fn a_learner_whose_disk_was_restored_from_an_old_copy_catches_up() {
     all_reach(&[&d], revision).await;
     assert_eq!(leads.node.failure(), None, "the leader stays");
     stop([a, b, c, d]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_proposed_much_without_a_quorum_does_not_keep_the_others_from_edits() {
+    const PROPOSALS: u64 = 20;
+    let folder = TempDir::new().unwrap();
+    let [a, b, c] = three(folder.path()).await;
+    let name = leader(&[&a, &b, &c]).await.name().to_owned();
+    let (mut alone, mut others) = (None, Vec::new());
+    for node in [a, b, c] {
+        if node.name() == name {
+            alone = Some(node);
+        } else {
+            others.push(node.stop().await);
+        }
+    }
+    let alone = alone.unwrap();
+    let large = |revision: u64| {
+        let transactions = vec![setting(revision, "x".repeat(900_000))];
+        Command::Apply { after: mark(revision - 1), transactions, refused: Vec::new() }
+    };
+    let proposals = (1..=PROPOSALS).map(|revision| alone.node.propose(large(revision)));
+    for outcome in futures_util::future::join_all(proposals).await {
+        assert_eq!(outcome.unwrap_err(), ConsensusError::Unknown);
+    }
+    let (one, two) = (others[0].start().await, others[1].start().await);
+    let all = [&alone, &one, &two];
+    // The others may lawfully elect one of themselves. What was proposed is then lost, and its outcome was unknown.
+    let edited = async {
+        loop {
+            let leads = leader(&all).await;
+            let before = leads.revision();
+            match leads.node.propose(command(before)).await {
+                Ok(outcome) if outcome.applied => return outcome.mark.revision.0,
+                // What was proposed before came in force meanwhile.
+                Ok(_) | Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let revision = tokio::time::timeout(PATIENCE, edited).await.expect("an edit");
+    all_reach(&all, revision).await;
+    let states: Vec<_> = all.iter().map(|node| node.node.state().borrow().clone()).collect();
+    assert!(states.iter().all(|state| *state == states[0]));
+    stop([alone, one, two]).await;
+}
+
+/// A transaction that sets one of three settings.
+fn setting(revision: u64, value: String) -> Transaction {
+    let change = Change::PutSetting { name: format!("setting {}", revision % 3), value: value.into() };
+    Transaction::new(mark(revision), vec![change])
 }
