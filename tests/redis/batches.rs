@@ -1,6 +1,6 @@
 //! Random batches for a few keys, with asks, seen charges, returns, debts, repeats, and late batches.
 
-use limiter::{BatchId, DebtId, HolderId, Incarnation};
+use limiter::{BatchId, DebtId, HolderId, Incarnation, RegionNumber};
 use std::collections::HashMap;
 
 use limiter::counter::{
@@ -97,6 +97,9 @@ impl BatchGenerator {
             0..=9 | 14.. => self.window(kind, max_hits, seen),
             _ => self.bucket(kind, max_hits, seen),
         };
+        if let Counter::Import { .. } = counter {
+            return Item { key, asks: Vec::new(), refund: 0, counter };
+        }
         Item { key, asks, refund, counter }
     }
 
@@ -164,6 +167,8 @@ impl BatchGenerator {
             let entries = (0..1 + self.random.size(40)).map(|_| {
                 let charged = self.random.size(max_hits);
                 let incarnation = if self.random.one_in(20) { FLOOR } else { Incarnation(self.random.size(1 << 48)) };
+                let region = if self.random.one_in(3) { self.random.size(12) } else { 0 };
+                let incarnation = incarnation.of_region(RegionNumber(u16::try_from(region).unwrap()));
                 Entry { incarnation, charged, returned: self.random.below(charged + 1) }
             });
             let cell = Cell { start_ms, entries: entries.collect() };
@@ -185,6 +190,9 @@ impl BatchGenerator {
             min_left: self.random.size(300_000),
         });
         let limit = if self.random.one_in(20) { MAX_COUNT } else { self.random.size(max_hits + 10) };
+        if !simple && self.random.one_in(6) {
+            return Counter::Import { grid, cells: seen.as_slice().into() };
+        }
         Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease }
     }
 

@@ -31,7 +31,7 @@ fn apply_expected(
 ) -> (Option<(Record, u64)>, ItemReply) {
     let mut record = stored.filter(|_| !expired).map(|(record, _)| record.clone());
     let reply = apply(&mut record, item, at);
-    if !matches!(reply, ItemReply::Done(_)) {
+    if !matches!(reply, ItemReply::Done(_) | ItemReply::Imported { .. }) {
         return (stored.filter(|_| !expired).cloned(), reply);
     }
     let kept = record.map(|record| {
@@ -184,7 +184,7 @@ async fn compare<S: Server>(mut server: S) {
     let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
     generator.now = server.run(empty).await.now;
     let mut stored = Stored::new();
-    let mut counts = [0u64; 5];
+    let mut counts = [0u64; 6];
     for number in 0..batches {
         if generator.random.one_in(500) {
             server.fail_over();
@@ -224,6 +224,7 @@ async fn compare<S: Server>(mut server: S) {
                 ItemReply::OutOfBounds { .. } => 2,
                 ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
                 ItemReply::Done(_) => 4,
+                ItemReply::Imported { .. } => 5,
             };
             counts[kind] += 1;
             if let ItemReply::Done(grant) = reply {
@@ -239,7 +240,7 @@ async fn compare<S: Server>(mut server: S) {
             stored.remove(key);
         }
     }
-    println!("late, failed, out of bounds, windows, buckets: {counts:?}");
+    println!("late, failed, out of bounds, windows, buckets, imports: {counts:?}");
     assert!(counts.iter().all(|count| *count > 0), "every kind of reply occurs: {counts:?}");
 }
 

@@ -7,6 +7,18 @@ local function grid_of(window_ms, older_cells, sliding)
   return { window_ms = window_ms, width_ms = width_ms, older_cells = older_cells, sliding = sliding }
 end
 
+-- Reads the grid of an item of this kind.
+local function read_grid(kind, position)
+  if kind == KIND_CALENDAR then
+    local previous, current, following, last
+    previous, current, following, last, position = unpack('>I6I6I6I6', batch, position)
+    return { bounds = { previous, current, following, last } }, position
+  end
+  local window_ms, older_cells
+  window_ms, older_cells, position = unpack('>I6B', batch, position)
+  return grid_of(window_ms, older_cells, kind == KIND_SLIDING), position
+end
+
 -- Returns the span at an instant in milliseconds, or nil if it is outside the calendar bounds.
 local function span_at(grid, ms)
   local bounds = grid.bounds

@@ -17,7 +17,7 @@ local function read_compact_item(kind, position)
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
     local start_ms, incarnation, charged, returned
     start_ms, incarnation, charged, returned, position = unpack('>I6I6I7I7', batch, position)
-    local entry = { incarnation = incarnation, charged = charged, returned = returned }
+    local entry = { region = 0, incarnation = incarnation, charged = charged, returned = returned }
     item.seen[1] = { start_ms = start_ms, entries = { entry } }
   end
   if kind % (2 * HAS_RETURN) >= HAS_RETURN then item.returns = 1 end
@@ -28,15 +28,7 @@ end
 local function read_item(kind, position)
   if kind >= KIND_COMPACT then return read_compact_item(kind, position) end
   local grid
-  if kind == KIND_CALENDAR then
-    local previous, current, following, last
-    previous, current, following, last, position = unpack('>I6I6I6I6', batch, position)
-    grid = { bounds = { previous, current, following, last } }
-  else
-    local window_ms, older_cells
-    window_ms, older_cells, position = unpack('>I6B', batch, position)
-    grid = grid_of(window_ms, older_cells, kind == KIND_SLIDING)
-  end
+  grid, position = read_grid(kind, position)
   local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, returns
   limit, want, holders, min_left_us, refund, position = unpack('>I7I4I4I7I7', batch, position)
   asks, _, position = read_asks(batch, position)
@@ -53,18 +45,24 @@ local function read_item(kind, position)
   }
 end
 
--- Returns the beginning of the record's newest cell in milliseconds, 0 if there is none.
-local function newest_cell_ms(window)
+-- Returns the beginning of the newest of the cells that the store's own region charged in milliseconds, 0 if there is
+-- none. The clocks of other regions do not advance the time of a counter.
+local function newest_own_ms(cells)
   local newest_ms = 0
-  for _, cell in ipairs(window and window.cells or {}) do newest_ms = max(newest_ms, cell.start_ms) end
+  for _, cell in ipairs(cells) do
+    if is_own(cell) then newest_ms = max(newest_ms, cell.start_ms) end
+  end
   return newest_ms
+end
+
+local function newest_cell_ms(window)
+  return window and newest_own_ms(window.cells) or 0
 end
 
 -- Returns the instant in microseconds at which the item is served. It is never before a cell that the record or the
 -- item knows, so that time never goes back for a key.
 local function current_instant(item, window)
-  local newest_ms = newest_cell_ms(window)
-  for _, cell in ipairs(item.seen) do newest_ms = max(newest_ms, cell.start_ms) end
+  local newest_ms = max(newest_cell_ms(window), newest_own_ms(item.seen))
   for _, report in ipairs(item.reports) do newest_ms = max(newest_ms, report.cell_ms) end
   return max(now, newest_ms * 1000)
 end
@@ -100,9 +98,10 @@ end
 -- Drops the cells that the newest one makes obsolete. Time alone drops none: a clock that steps back finds them again.
 local function drop_old_cells(grid, window)
   local cells = window.cells
-  if not cells[1] then return end
-  local newest = span_at(grid, cells[1].start_ms)
-  local oldest_ms = newest and newest.oldest_ms or cells[1].start_ms
+  local newest_ms = newest_own_ms(cells)
+  if newest_ms == 0 then return end
+  local newest = span_at(grid, newest_ms)
+  local oldest_ms = newest and newest.oldest_ms or newest_ms
   for i = #cells, 1, -1 do
     if cells[i].start_ms < oldest_ms then table.remove(cells, i) end
   end
@@ -110,7 +109,7 @@ local function drop_old_cells(grid, window)
 end
 
 -- Serves an item of a window counter and returns the reply. `position` is where the item begins, after its kind.
-return function(key, kind, position)
+local function serve_window(key, kind, position)
   local stored = call('GET', key)
   local item = read_item(kind, position)
   local grid, limit, asks = item.grid, item.limit, item.asks
@@ -149,7 +148,10 @@ return function(key, kind, position)
   write_granted(out, asks, counts, function(hits) return fits_at(grid, window, span, instant, hits, limit) end)
   out[#out + 1] = pack('>I4I7I7I6I6I6', lease_tokens, max(available - tokens, 0),
     empty_at(grid, window, span, instant), window.incarnation, span.start_ms, span.end_ms)
-  write_cells(out, cells, min(#cells, 2))
+  -- Another region may be in the next cell already.
+  local current = 1
+  while cells[current] and cells[current].start_ms > span.start_ms do current = current + 1 end
+  write_cells(out, cells, current, min(#cells, current + 1))
   out[#out + 1] = pack('>B', debts_charged and 1 or 0)
   write_debts(out, window.debts)
   -- A key that holds nothing need not exist.

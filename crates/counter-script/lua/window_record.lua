@@ -12,7 +12,7 @@
 -- charges of the record's own incarnation alone.
 
 local function simple_cell(incarnation, second, charged, returned)
-  local entry = { incarnation = incarnation, charged = charged, returned = returned }
+  local entry = { region = 0, incarnation = incarnation, charged = charged, returned = returned }
   return { start_ms = second * 1000, entries = { entry } }
 end
 
@@ -56,7 +56,7 @@ local function is_simple(window)
   if #window.debts > 0 or #window.log > 0 then return false end
   for _, cell in ipairs(window.cells) do
     local only = #cell.entries == 1 and cell.entries[1]
-    local own = only and only.incarnation == window.incarnation
+    local own = only and only.region == 0 and only.incarnation == window.incarnation
     local fits = own and only.charged < U32_RANGE and only.returned < U32_RANGE
     if not fits or cell.start_ms % 1000 ~= 0 or cell.start_ms >= U32_RANGE * 1000 then return false end
   end
@@ -90,7 +90,7 @@ local function write_window(window)
     end
   end
   local out = { pack('>BI6', RECORD_FULL, window.incarnation) }
-  write_cells(out, cells, #cells)
+  write_cells(out, cells, 1, #cells)
   write_applied(out, window.applied)
   write_debts(out, window.debts)
   if #window.log > 0 then write_log(out, window.log) end

@@ -10,7 +10,7 @@
 //! load_general     a function, called when the first item needs it
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
-//!     cell, grid, hit_log, usage, debts, window_record, window
+//!     cell, grid, hit_log, usage, debts, window_record, window, import
 //!   load_bucket      a function, called for the first bucket
 //!     ticks, bucket
 //!   dispatch
@@ -27,15 +27,16 @@ use std::fmt::Write;
 use std::sync::{LazyLock, OnceLock};
 
 use limiter::counter::{
-    self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT,
-    MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, REPLICATION_MARKS, TICKS_PER_MICRO, WEIGHT_ONE,
+    self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS,
+    MAX_LOGGED_LIMIT, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, MAX_REGIONS, REPLICATION_MARKS, TICKS_PER_MICRO,
+    WEIGHT_ONE,
 };
 use sha1::{Digest as _, Sha1};
 
 use crate::wire::codes::{
-    BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, HAS_ASK, HAS_RETURN, HAS_SEEN,
-    KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_SLIDING, OUT_OF_BOUNDS, RECORD_BUCKET, RECORD_FULL, RECORD_PLAIN,
-    RECORD_SINGLE, RECORD_TINY, U32_RANGE, VERSION, WINDOW_DONE,
+    BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, HAS_ASK, HAS_REGIONS, HAS_RETURN,
+    HAS_SEEN, IMPORT, IMPORTED, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_SLIDING, OUT_OF_BOUNDS, RECORD_BUCKET,
+    RECORD_FULL, RECORD_PLAIN, RECORD_SINGLE, RECORD_TINY, U32_RANGE, VERSION, WINDOW_DONE,
 };
 
 /// What a batch does: `limiter::counter::apply` in Lua.
@@ -112,8 +113,8 @@ fn counters() -> String {
         "load_window",
         &[
             &constants! {
-                WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_DEBTS, MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
-                OUT_OF_BOUNDS, WINDOW_DONE,
+                WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, MAX_DEBTS, MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
+                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED,
             },
             file!("cell"),
             file!("grid"),
@@ -122,6 +123,7 @@ fn counters() -> String {
             file!("debts"),
             file!("window_record"),
             file!("window"),
+            file!("import"),
         ],
     );
     let bucket = function(
@@ -138,7 +140,7 @@ fn counters() -> String {
         "load_general",
         &[
             &constants! {
-                MAX_HOLDERS, KIND_BUCKET,
+                MAX_HOLDERS, KIND_BUCKET, IMPORT,
             },
             file!("general"),
             file!("replay_guard"),

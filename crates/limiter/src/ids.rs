@@ -40,8 +40,13 @@ id! {
     BatchId(u64)
 }
 id! {
-    /// One lifetime of a counter in its store; below 2^48. A new one begins whenever the store may have lost counts.
+    /// One lifetime of a counter in its store. A new one begins whenever the store may have lost counts. The number is
+    /// below 2^48. The 16 bits above it name the region that it belongs to; they are 0 for the store's own region.
     Incarnation(u64)
+}
+id! {
+    /// Names a region in counters: see [`RegionNumber::of`]. 0 is the store's own region.
+    RegionNumber(u16)
 }
 id! {
     /// Identifies the hits that one holder admitted of one key during one outage; below 2^48. It is random and never
@@ -66,5 +71,41 @@ impl IdGenerator {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 16).max(1)
+    }
+}
+
+impl Incarnation {
+    /// The bits of the number. The bits above them are those of the region.
+    const BITS: u32 = 48;
+
+    /// The region that it belongs to: [`RegionNumber::OWN`], or another region.
+    pub const fn region(self) -> RegionNumber {
+        RegionNumber((self.0 >> Self::BITS) as u16)
+    }
+
+    /// The number without the region.
+    pub const fn number(self) -> u64 {
+        self.0 & ((1 << Self::BITS) - 1)
+    }
+
+    /// The same number in another region.
+    #[must_use]
+    pub const fn of_region(self, region: RegionNumber) -> Self {
+        Self((region.0 as u64) << Self::BITS | self.number())
+    }
+}
+
+impl RegionNumber {
+    /// How a store calls its own region.
+    pub const OWN: Self = Self(0);
+
+    /// The number of the region with this name: the FNV-1a hash of the name, folded to 16 bits, and never 0. Two names
+    /// may have the same number. Such regions cannot count together.
+    pub fn of(name: &str) -> Self {
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let folded = hash ^ hash >> 32;
+        Self(((folded ^ folded >> 16) as u16).max(1))
     }
 }

@@ -40,7 +40,7 @@ pub use breaker::{Breaker, PROBE_INTERVAL};
 pub use check::{Charging, Check, Descriptor};
 pub use decision::{Decision, IdentityProblem, LimitStatus, by_part_left, tightest};
 pub use dry_run::DryRun;
-pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, SlotId, Ticket};
+pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, RegionNumber, SlotId, Ticket};
 pub use node_clock::NodeClock;
 pub use revision::Revision;
 pub use shard::{Effects, Event, MAX_ITEMS, Outgoing, Overload, Reply, Shard, ShardConfig, ShardStats, TICK, Verdict};

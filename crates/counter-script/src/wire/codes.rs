@@ -12,6 +12,10 @@ pub const KIND_SLIDING: u64 = 2;
 pub const KIND_ROLLING: u64 = 3;
 pub const KIND_CALENDAR: u64 = 4;
 pub const KIND_BUCKET: u64 = 5;
+/// An item that only carries what another region reports adds this to the kind of its window.
+pub const IMPORT: u64 = 8;
+/// A flag in the count of a cell's entries: each entry names its region, in two bytes before it.
+pub const HAS_REGIONS: u64 = 128;
 
 /// A compact item adds this to the kind of its window.
 pub const KIND_COMPACT: u64 = 16;
@@ -36,6 +40,8 @@ pub const BUCKET_DONE: u64 = 3;
 pub const COMPACT_GRANTED: u64 = 4;
 /// A compact reply to an item without asks.
 pub const COMPACT_RETURNED: u64 = 5;
+/// The reply to an import. The mark of the server's replication id follows.
+pub const IMPORTED: u64 = 6;
 
 /// The first byte of a record: the version in the high half, the shape in the low half.
 pub const RECORD_TINY: u8 = RECORD_VERSION << 4 | 1;

@@ -5,11 +5,12 @@ use std::iter;
 use limiter::counter::{
     BatchOutcome, BatchReply, Cell, Debt, Entry, FLOOR, Grant, Granted, Hits, ItemReply, Seen, SeenCells, Ticks,
 };
-use limiter::{DebtId, Incarnation, StoreTime};
+use limiter::{DebtId, Incarnation, RegionNumber, StoreTime};
 
 use super::Malformed;
 use super::codes::{
-    BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, OUT_OF_BOUNDS, VERSION, WINDOW_DONE,
+    BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, HAS_REGIONS, IMPORTED, OUT_OF_BOUNDS, VERSION,
+    WINDOW_DONE,
 };
 
 /// Reads the reply to a batch of `items` items.
@@ -93,6 +94,7 @@ impl<'a> Reader<'a> {
             }
             OUT_OF_BOUNDS => Ok(ItemReply::OutOfBounds { newest_ms: self.get::<6>()? }),
             WINDOW_DONE => self.window().map(ItemReply::Done),
+            IMPORTED => Ok(ItemReply::Imported { replication: self.get::<3>()? }),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
             COMPACT_GRANTED => self.compact(true).map(ItemReply::Done),
             COMPACT_RETURNED => self.compact(false).map(ItemReply::Done),
@@ -147,11 +149,16 @@ impl<'a> Reader<'a> {
 
     fn cell(&mut self) -> Result<Cell, Malformed> {
         let start_ms = self.get::<6>()?;
-        let entries = self.list::<1, _>(|reader| {
-            let incarnation = Incarnation(reader.get::<6>()?);
+        let count = self.get::<1>()?;
+        let (count, has_regions) = (count % HAS_REGIONS, count >= HAS_REGIONS);
+        let entry = |reader: &mut Self| {
+            let region = if has_regions { reader.get::<2>()? } else { 0 };
+            let region = RegionNumber(u16::try_from(region).map_err(|_| Malformed)?);
+            let incarnation = Incarnation(reader.get::<6>()?).of_region(region);
             Ok(Entry { incarnation, charged: reader.get::<7>()?, returned: reader.get::<7>()? })
-        })?;
-        Ok(Cell { start_ms, entries })
+        };
+        let entries = iter::repeat_with(|| entry(self)).take(usize::try_from(count).map_err(|_| Malformed)?);
+        Ok(Cell { start_ms, entries: entries.collect::<Result<_, _>>()? })
     }
 
     fn debt(&mut self) -> Result<Debt, Malformed> {

@@ -5,8 +5,8 @@ use limiter::counter::{
 };
 
 use super::codes::{
-    HAS_ASK, HAS_RETURN, HAS_SEEN, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_FIXED, KIND_ROLLING, KIND_SLIDING,
-    VERSION,
+    HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_FIXED,
+    KIND_ROLLING, KIND_SLIDING, VERSION,
 };
 
 /// The length of an item has three bytes.
@@ -41,8 +41,8 @@ impl Writer {
         let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
         let only = match seen {
             SeenCells::Empty => None,
-            SeenCells::One { start_ms, entry } => Some((*start_ms, *entry)),
-            SeenCells::Many(_) => return false,
+            SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry)),
+            SeenCells::One { .. } | SeenCells::Many(_) => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
         let is_plain = item.refund == 0 && !has_debts && item.asks.iter().all(|ask| !ask.overdraft);
@@ -84,6 +84,11 @@ impl Writer {
                 }
                 self.count::<4>(returns.len());
                 returns.iter().for_each(|back| self.window_return(back));
+            }
+            Counter::Import { grid, cells } => {
+                self.put::<1>(kind(grid) + IMPORT);
+                self.grid(grid);
+                self.cells(cells);
             }
             Counter::Bucket { rate, revision, seen, owed, returns } => {
                 self.put::<1>(KIND_BUCKET);
@@ -151,13 +156,19 @@ impl Writer {
         self.count::<1>(cells.iter().count());
         for (start_ms, entries) in cells.iter() {
             self.put::<6>(start_ms);
-            self.count::<1>(entries.len());
-            entries.iter().for_each(|entry| self.entry(entry));
+            let has_regions = entries.iter().any(|entry| !entry.is_own());
+            self.put::<1>(entries.len() as u64 + if has_regions { HAS_REGIONS } else { 0 });
+            for entry in entries {
+                if has_regions {
+                    self.put::<2>(entry.incarnation.region().0.into());
+                }
+                self.entry(entry);
+            }
         }
     }
 
     fn entry(&mut self, entry: &Entry) {
-        self.put::<6>(entry.incarnation.0);
+        self.put::<6>(entry.incarnation.number());
         self.put::<7>(entry.charged);
         self.put::<7>(entry.returned);
     }

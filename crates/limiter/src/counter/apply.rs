@@ -63,6 +63,22 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
             *record = (!window.cells.is_empty()).then_some(Record::Window(window));
             ItemReply::Done(grant)
         }
+        (Counter::Import { grid, cells }, stored @ (None | Some(Record::Window(_)))) => {
+            let stored = match stored {
+                Some(Record::Window(window)) => Some(window),
+                _ => None,
+            };
+            let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
+            let Some(span) = grid.span_at(cx.now.max(StoreTime::from_millis(newest_ms))) else {
+                *record = stored.map(Record::Window);
+                return ItemReply::OutOfBounds { newest_ms };
+            };
+            let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
+            window.incarnation = cx.continue_or_renew(window.incarnation);
+            window.import(cells, &span);
+            *record = (!window.cells.is_empty()).then_some(Record::Window(window));
+            ItemReply::Imported { replication: cx.replication_mark() }
+        }
         (Counter::Bucket { rate, revision, seen, owed, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
             let mut bucket = match stored {
                 Some(Record::Bucket(bucket)) => bucket,
@@ -97,7 +113,7 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
 /// cell whose hits were all given back is kept for as long, because nodes saw it before.
 pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
     match (record, &item.counter) {
-        (Record::Window(window), Counter::Window { grid, .. }) => {
+        (Record::Window(window), Counter::Window { grid, .. } | Counter::Import { grid, .. }) => {
             let newest = window.cells.first().map_or(0, |c| c.start_ms);
             match (grid.span_at(StoreTime::from_millis(newest)), grid) {
                 (Some(span), _) => grid.gone_at(newest, span.end_ms),

@@ -58,6 +58,9 @@ pub enum Counter {
         debts: Debts,
         lease: Option<Prefetch>,
     },
+    /// What another region reports of a window: the item only carries facts. It asks for nothing, it never advances the
+    /// time of the counter, and it creates no cell that is over.
+    Import { grid: Grid, cells: SeenCells },
     Bucket {
         rate: Rate,
         revision: Revision,
@@ -135,6 +138,11 @@ pub enum BatchOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ItemReply {
     Done(Grant),
+    /// What another region reported is merged. The mark is that of the server's replication id: another one may have
+    /// forgotten what it was told before.
+    Imported {
+        replication: u64,
+    },
     /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
     /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. It may be in the future of a
     /// store whose clock was set back.

@@ -21,16 +21,21 @@ pub struct BatchContext {
 pub const REPLICATION_MARKS: u64 = 1 << 24;
 
 impl BatchContext {
+    /// The mark of the replication id in incarnations.
+    pub const fn replication_mark(&self) -> u64 {
+        self.replication % REPLICATION_MARKS
+    }
+
     /// An incarnation that begins with this batch. The other 24 bits, from the holder and the batch, tell apart two
     /// incarnations of one key that begin under one replication id.
     pub fn new_incarnation(&self) -> Incarnation {
-        let (who, mark) = (self.holder.0 + self.batch.0, self.replication % REPLICATION_MARKS);
+        let (who, mark) = (self.holder.0 + self.batch.0, self.replication_mark());
         Incarnation((who % REPLICATION_MARKS * REPLICATION_MARKS + mark).clamp(1, FLOOR.0 - 1))
     }
 
     /// `incarnation`, or a new one if another server has become the primary since it began.
     pub fn continue_or_renew(&self, incarnation: Incarnation) -> Incarnation {
-        let same = incarnation.0 % REPLICATION_MARKS == self.replication % REPLICATION_MARKS;
+        let same = incarnation.0 % REPLICATION_MARKS == self.replication_mark();
         if same { incarnation } else { self.new_incarnation() }
     }
 }

@@ -1,21 +1,28 @@
 //! A cell of a window counter: what each incarnation charged to it, merged by max and counted as the sum.
+//!
+//! The incarnations of other regions are told apart by their [`RegionNumber`]. Only their own region charges them, and a
+//! store merges what it hears of them.
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::Incarnation;
+use crate::ids::{Incarnation, RegionNumber};
 
-/// A cell keeps this many incarnations apart. The rest it keeps as a sum, [`FLOOR`].
+/// A cell keeps this many incarnations of its own region apart. The rest it keeps as a sum, [`FLOOR`].
 pub const MAX_ENTRIES: usize = 32;
+/// A cell keeps this many entries of each other region, with the floor of that region.
+pub const MAX_FOREIGN_ENTRIES: usize = 4;
+/// Regions that can count together.
+pub const MAX_REGIONS: usize = 8;
 /// No count grows past this, so that sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
-/// The entry that keeps what all incarnations charged together, at the least. Only a cell that has dropped entries has
-/// it.
+/// The entry that keeps what all incarnations of a region charged together, at the least. Only a cell that has dropped
+/// entries of that region has it. This is the one of the store's own region.
 pub const FLOOR: Incarnation = Incarnation((1 << 48) - 1);
 
 /// What one incarnation charged to a cell and returned. Both numbers only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The incarnation that charged, or [`FLOOR`].
+    /// The incarnation that charged, or the floor of its region.
     pub incarnation: Incarnation,
     pub charged: u64,
     pub returned: u64,
@@ -26,19 +33,30 @@ impl Entry {
     pub const fn used(&self) -> u64 {
         self.charged.saturating_sub(self.returned)
     }
+
+    /// True if it keeps what all incarnations of its region charged.
+    pub const fn is_floor(&self) -> bool {
+        self.incarnation.number() == FLOOR.0
+    }
+
+    /// True if it belongs to the store's own region.
+    pub fn is_own(&self) -> bool {
+        self.incarnation.region() == RegionNumber::OWN
+    }
 }
 
 /// One cell of a window.
 ///
-/// A cell that has no room for all incarnations drops the oldest entries and keeps the sum as a floor. The sum over the
-/// entries that it still has, and the floor, are each at most what was charged. The larger of the two counts. Therefore
-/// no entry counts twice, however often it is dropped and merged again. The floor grows with every charge and shrinks
-/// with every return. The cell may miss hits of a dropped incarnation that it never saw and that others merge later.
+/// A cell that has no room for all incarnations of a region drops the oldest entries and keeps the sum as a floor. The
+/// sum over the entries that it still has, and the floor, are each at most what that region charged. The larger of the
+/// two counts. Therefore no entry counts twice, however often it is dropped and merged again. The floor grows with every
+/// charge and shrinks with every return. The cell may miss hits of a dropped incarnation that it never saw and that
+/// others merge later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// Where the cell begins, in milliseconds since the epoch. It names the cell.
     pub start_ms: u64,
-    /// At most [`MAX_ENTRIES`], the oldest first.
+    /// The oldest first: at most [`MAX_ENTRIES`] of the store's own region, and [`MAX_FOREIGN_ENTRIES`] of each other.
     pub entries: Vec<Entry>,
 }
 
@@ -55,19 +73,38 @@ impl Cell {
 
     /// Hits that were ever charged to this cell. [`u64::MAX`] if it has dropped entries.
     pub fn charged(&self) -> u64 {
-        let has_dropped = self.entries.iter().any(|e| e.incarnation == FLOOR);
+        let has_dropped = self.entries.iter().any(Entry::is_floor);
         if has_dropped { u64::MAX } else { self.entries.iter().map(|e| e.charged).sum() }
     }
 
-    /// Merges entries that a node saw of this cell: the larger number of each wins. The entry of `current` is not
-    /// dropped.
+    /// True if the store's own region has charged it.
+    pub fn is_own(&self) -> bool {
+        self.entries.iter().any(Entry::is_own)
+    }
+
+    /// Merges entries that a node saw of this cell, or that another region reported: the larger number of each wins.
+    /// The entry of `current` is not dropped. Entries of a region for which there is no room are left out.
     pub fn merge(&mut self, seen: &[Entry], current: Incarnation) {
         for entry in seen {
+            if !self.has_room_for(entry.incarnation.region()) {
+                continue;
+            }
             let own = self.entry(entry.incarnation);
             own.charged = own.charged.max(entry.charged);
             own.returned = own.returned.max(entry.returned);
+            self.fold(entry.incarnation.region(), current);
         }
-        self.fold(current);
+    }
+
+    fn has_room_for(&self, region: RegionNumber) -> bool {
+        if region == RegionNumber::OWN {
+            return true;
+        }
+        let mut others: Vec<RegionNumber> = self.entries.iter().map(|e| e.incarnation.region()).collect();
+        others.retain(|other| *other != RegionNumber::OWN);
+        others.sort_unstable();
+        others.dedup();
+        others.contains(&region) || others.len() < MAX_REGIONS - 1
     }
 
     /// Charges `tokens` to `incarnation`.
@@ -75,12 +112,12 @@ impl Cell {
         let add = |entry: &mut Entry| entry.charged = entry.charged.saturating_add(tokens).min(MAX_COUNT);
         add(self.entry(incarnation));
         self.find_mut(FLOOR).into_iter().for_each(add);
-        self.fold(incarnation);
+        self.fold(RegionNumber::OWN, incarnation);
     }
 
     /// Takes back what `incarnation` has charged, never more than that.
     pub fn give_back(&mut self, incarnation: Incarnation, tokens: u64) {
-        let Some(entry) = self.find_mut(incarnation).filter(|entry| entry.incarnation != FLOOR) else { return };
+        let Some(entry) = self.find_mut(incarnation).filter(|entry| !entry.is_floor()) else { return };
         let back = tokens.min(entry.used());
         entry.returned += back;
         if let Some(floor) = self.find_mut(FLOOR) {
@@ -88,10 +125,10 @@ impl Cell {
         }
     }
 
-    /// Takes back hits of any incarnation, the newest first. Returns how many.
+    /// Takes back hits of any incarnation of the store's own region, the newest first. Returns how many.
     pub fn refund(&mut self, hits: u64) -> u64 {
         let mut left = hits;
-        for entry in self.entries.iter_mut().rev().filter(|entry| entry.incarnation != FLOOR) {
+        for entry in self.entries.iter_mut().rev().filter(|entry| entry.is_own() && !entry.is_floor()) {
             let back = left.min(entry.used());
             entry.returned += back;
             left -= back;
@@ -115,31 +152,56 @@ impl Cell {
         &mut self.entries[at]
     }
 
-    /// Drops the oldest entries, except that of `current`, and keeps the sum of all as the floor.
-    fn fold(&mut self, current: Incarnation) {
-        if self.entries.len() <= MAX_ENTRIES {
+    /// Drops the oldest entries of a region, except that of `current`, and keeps the sum of all as its floor.
+    fn fold(&mut self, region: RegionNumber, current: Incarnation) {
+        let max = if region == RegionNumber::OWN { MAX_ENTRIES } else { MAX_FOREIGN_ENTRIES };
+        let of_region = |e: &Entry| e.incarnation.region() == region;
+        let mut count = self.entries.iter().filter(|e| of_region(e)).count();
+        if count <= max {
             return;
         }
-        let all = sum(&self.entries);
-        let floor = self.entry(FLOOR);
+        let all = used_of(&self.entries, region).0;
+        count += usize::from(self.find_mut(FLOOR.of_region(region)).is_none());
+        let floor = self.entry(FLOOR.of_region(region));
         floor.charged = floor.charged.saturating_add(all.saturating_sub(floor.used())).min(MAX_COUNT);
-        while self.entries.len() > MAX_ENTRIES
-            && let Some(oldest) = self.entries.iter().position(|e| e.incarnation != FLOOR && e.incarnation != current)
+        while count > max
+            && let Some(oldest) =
+                self.entries.iter().position(|e| of_region(e) && !e.is_floor() && e.incarnation != current)
         {
             self.entries.remove(oldest);
+            count -= 1;
         }
     }
 }
 
-/// Hits of the entries of one cell that count.
+/// Hits of the entries of one cell that count, of all regions.
 pub fn used(entries: &[Entry]) -> u64 {
-    let floor = entries.iter().find(|e| e.incarnation == FLOOR).map_or(0, Entry::used);
-    sum(entries).max(floor)
+    let Some(first) = entries.first() else { return 0 };
+    // Most cells have the entries of one region.
+    let region = first.incarnation.region();
+    if entries.iter().all(|e| e.incarnation.region() == region) {
+        return used_by(entries, region);
+    }
+    let mut regions: Vec<RegionNumber> = entries.iter().map(|e| e.incarnation.region()).collect();
+    regions.sort_unstable();
+    regions.dedup();
+    regions.into_iter().map(|region| used_by(entries, region)).sum()
 }
 
-/// Hits of the entries that a cell keeps apart.
-fn sum(entries: &[Entry]) -> u64 {
-    entries.iter().filter(|e| e.incarnation != FLOOR).map(Entry::used).sum()
+/// Hits of the entries of one cell that count, of one region.
+pub fn used_by(entries: &[Entry], region: RegionNumber) -> u64 {
+    let (sum, floor) = used_of(entries, region);
+    sum.max(floor)
+}
+
+/// Hits of the entries that a cell keeps apart of a region, and those of its floor.
+fn used_of(entries: &[Entry], region: RegionNumber) -> (u64, u64) {
+    let mut of_region = (0, 0);
+    for entry in entries.iter().filter(|e| e.incarnation.region() == region) {
+        let part = if entry.is_floor() { &mut of_region.1 } else { &mut of_region.0 };
+        *part += entry.used();
+    }
+    of_region
 }
 
 /// The cell that begins at `start_ms`, added if it is missing. `cells` are the newest first.
@@ -202,6 +264,34 @@ mod tests {
         cell.give_back(current, 2);
         assert_eq!(cell.used(), 123);
         assert!(cell.find_mut(current).is_some(), "the current incarnation is not dropped");
+    }
+
+    #[test]
+    fn each_region_has_room_of_its_own_and_a_floor_of_its_own() {
+        let mut cell = Cell::new(0);
+        (1..=40).for_each(|n| cell.charge(Incarnation(n), 1));
+        for region in 1..=7 {
+            for n in 1..=6 {
+                let incarnation = Incarnation(n).of_region(RegionNumber(region));
+                cell.merge(&[Entry { incarnation, charged: 10, returned: 0 }], Incarnation(40));
+            }
+        }
+        assert_eq!(cell.entries.len(), MAX_ENTRIES + 7 * MAX_FOREIGN_ENTRIES);
+        assert_eq!(used_by(&cell.entries, RegionNumber::OWN), 40);
+        assert_eq!(used_by(&cell.entries, RegionNumber(3)), 60);
+        assert_eq!(cell.used(), 40 + 7 * 60);
+        let stranger = Entry { incarnation: Incarnation(1).of_region(RegionNumber(8)), charged: 5, returned: 0 };
+        cell.merge(&[stranger], Incarnation(40));
+        assert_eq!(cell.used(), 40 + 7 * 60, "there is no room for an eighth other region");
+    }
+
+    #[test]
+    fn only_hits_of_the_own_region_are_taken_back() {
+        let mut cell = cell(5);
+        let foreign = Incarnation(9).of_region(RegionNumber(4));
+        cell.merge(&[Entry { incarnation: foreign, charged: 7, returned: 0 }], A);
+        assert_eq!(cell.refund(20), 5);
+        assert_eq!(cell.used(), 7);
     }
 
     #[test]

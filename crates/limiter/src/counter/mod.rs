@@ -21,7 +21,7 @@ pub use batch::{
     Prefetch, Seen, StoreError, WindowReturn,
 };
 pub use batch_context::{BatchContext, REPLICATION_MARKS};
-pub use cell::{Cell, Entry, FLOOR, MAX_COUNT, MAX_ENTRIES, used};
+pub use cell::{Cell, Entry, FLOOR, MAX_COUNT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, used, used_by};
 pub use debts::{Debt, Hits, MAX_DEBTS, Report};
 pub use grid::{CalendarBounds, CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
 pub use hit_log::{HitLog, LoggedHits, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT};

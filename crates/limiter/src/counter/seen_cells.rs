@@ -32,10 +32,12 @@ impl SeenCells {
         one.into_iter().chain(many.iter().map(|cell| (cell.start_ms, cell.entries.as_slice())))
     }
 
-    /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
+    /// The beginning of the newest cell that the store's own region charged, in milliseconds since the epoch, 0 if
+    /// there is none. The clocks of other regions do not advance the time of a counter.
     pub fn newest_ms(&self) -> u64 {
         // A store that is not ours may send them in another order.
-        self.iter().map(|(start_ms, _)| start_ms).max().unwrap_or(0)
+        let own = self.iter().filter(|(_, entries)| entries.iter().any(Entry::is_own));
+        own.map(|(start_ms, _)| start_ms).max().unwrap_or(0)
     }
 
     /// True if the cell that begins at `start_ms` is among them.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Ask, Debts, Grant, Prefetch, Seen, WindowReturn};
 use super::batch_context::BatchContext;
-use super::cell::{Cell, MAX_COUNT, cell_mut};
+use super::cell::{Cell, Entry, MAX_COUNT, cell_mut};
 use super::debts::{self, Debt};
 use super::grants::{grant_in_order, granted_runs, prefetch};
 use super::grid::{CellSpan, Grid};
@@ -37,9 +37,29 @@ pub struct Received {
 }
 
 impl WindowRecord {
-    /// The beginning of the newest cell in milliseconds since the epoch, 0 if there is none.
+    /// A record without cells.
+    pub fn new(incarnation: Incarnation) -> Self {
+        Self { incarnation, received: None, cells: Vec::new(), log: HitLog::default() }
+    }
+
+    /// The beginning of the newest cell that the store's own region charged, in milliseconds since the epoch, 0 if
+    /// there is none. The clocks of other regions do not advance the time of a counter.
     pub fn newest_ms(&self) -> u64 {
-        self.cells.iter().map(|cell| cell.start_ms).max().unwrap_or(0)
+        self.cells.iter().filter(|cell| cell.is_own()).map(|cell| cell.start_ms).max().unwrap_or(0)
+    }
+
+    /// Merges what another region reports of its own cells, and changes nothing else. `span` is the current cell of the
+    /// counter. A cell that is over is not created, and neither is one that begins after the next: the clock of that
+    /// region is too far ahead.
+    pub fn import(&mut self, cells: &SeenCells, span: &CellSpan) {
+        let counts = |start_ms: u64| (span.oldest_ms..=span.end_ms).contains(&start_ms);
+        for (start_ms, entries) in cells.iter().filter(|(start_ms, _)| counts(*start_ms)) {
+            let foreign: Vec<Entry> = entries.iter().filter(|entry| !entry.is_own()).copied().collect();
+            if !foreign.is_empty() {
+                cell_mut(&mut self.cells, start_ms).merge(&foreign, self.incarnation);
+            }
+        }
+        self.cells.retain(|cell| cell.start_ms >= span.oldest_ms);
     }
 
     /// Takes back hits, the newest first.
@@ -81,12 +101,7 @@ impl WindowItem<'_> {
         span: &CellSpan,
         cx: BatchContext,
     ) -> (WindowRecord, Grant) {
-        let mut window = stored.unwrap_or_else(|| WindowRecord {
-            incarnation: cx.new_incarnation(),
-            received: None,
-            cells: Vec::new(),
-            log: HitLog::default(),
-        });
+        let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
         window.incarnation = cx.continue_or_renew(window.incarnation);
         for (start_ms, entries) in self.seen.iter().filter(|(start_ms, _)| *start_ms >= span.oldest_ms) {
             cell_mut(&mut window.cells, start_ms).merge(entries, window.incarnation);
@@ -114,13 +129,15 @@ impl WindowItem<'_> {
             window.log.note(StoreTime::from_millis(span.start_ms), now, asked);
         }
         // A newer cell drops the old ones, time alone does not: a clock that steps back finds them again.
-        if let Some(newest) = window.cells.first().map(|c| StoreTime::from_millis(c.start_ms)) {
+        if let Some(newest) = window.cells.iter().find(|c| c.is_own()).map(|c| StoreTime::from_millis(c.start_ms)) {
             let oldest_ms = self.grid.span_at(newest).map_or(newest.millis(), |span| span.oldest_ms);
             window.cells.retain(|c| c.start_ms >= oldest_ms);
             window.log.drop_before(StoreTime::from_millis(oldest_ms));
         }
-        let cells = &window.cells;
-        let usage = Usage { grid: self.grid, cells, log: &window.log };
+        // Another region may be in the next cell already.
+        let current = window.cells.iter().position(|c| c.start_ms <= span.start_ms).unwrap_or(window.cells.len());
+        let cells = &window.cells[current..];
+        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log };
         let grant = Grant {
             granted: granted_runs(self.asks, &counts, |hits| usage.fits_at(span, now, hits, self.limit)),
             lease,

@@ -34,6 +34,7 @@ impl KeyState {
         let carries = match &counter {
             Counter::Window { returns, lease, .. } => !returns.is_empty() || lease.is_some(),
             Counter::Bucket { returns, .. } => !returns.is_empty(),
+            Counter::Import { .. } => false,
         };
         if asks.is_empty() && !carries && !owes {
             self.drop_empty_queue();

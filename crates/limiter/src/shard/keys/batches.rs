@@ -106,7 +106,7 @@ impl Keys {
                     }
                 }
                 Some(ItemReply::OutOfBounds { newest_ms }) => self.resend(slot, Some(newest_ms), results),
-                Some(ItemReply::Failed) | None => {
+                Some(ItemReply::Failed | ItemReply::Imported { .. }) | None => {
                     self.stats.failed_items += 1;
                     key.state.fail(MayHaveRun::Unknown, results);
                     self.queue_after_failure(slot);
