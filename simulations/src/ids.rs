@@ -48,11 +48,6 @@ id! {
     FaultIndex(usize)
 }
 
-impl RegionIndex {
-    /// The only region. A world has exactly one region today.
-    pub const ONLY: Self = Self(0);
-}
-
 /// A core of some region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoreId {
@@ -60,7 +55,7 @@ pub struct CoreId {
     pub core: CoreIndex,
 }
 
-/// Writes the index in the region only, because there is one region.
+/// Writes the index in the region only. Lines of a world with several regions begin with the region.
 impl fmt::Display for CoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.core.fmt(f)
@@ -82,11 +77,4 @@ pub struct Counter {
     pub limit: usize,
     /// `None` if all users share the counter.
     pub user: Option<u32>,
-}
-
-impl Counter {
-    /// Returns `user 3` or `all`.
-    pub fn owner(&self) -> String {
-        self.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"))
-    }
 }

@@ -12,6 +12,10 @@ pub enum Stream {
     Faults = 4,
     /// Random seeds and clocks of cores, and when their periodic work begins.
     Cores = 5,
+    /// The number of regions, their clocks and the delays between them.
+    Regions = 6,
+    /// The regions from which users send their checks.
+    Hops = 7,
 }
 
 /// A stream of random numbers.

@@ -9,7 +9,7 @@ use limiter::{Revision, ShardConfig, StoreTime};
 use simulations::bug_injector::{BugInjector, NoBugs};
 use simulations::campaign::{Campaign, run_seed};
 use simulations::history::{ClientCheck, Decided};
-use simulations::ids::{CoreId, CoreIndex, NodeIndex};
+use simulations::ids::{CoreId, CoreIndex, NodeIndex, RegionIndex};
 use simulations::oracle::{PROMISES, Violation};
 use simulations::plot;
 use simulations::run::run;
@@ -40,10 +40,12 @@ fn every_promise_is_kept_in_every_scenario() {
             sums.allowed > 0 && sums.allowed < sums.checks,
             "{scenario:?}: some checks must be allowed and some denied: {sums:?}"
         );
-        let has_no_faults = matches!(scenario, Scenario::Calm | Scenario::Edits | Scenario::Memory);
+        let has_no_faults = matches!(scenario, Scenario::Calm | Scenario::Edits | Scenario::Memory | Scenario::Hop);
         assert_eq!(sums.faults == 0, has_no_faults, "{scenario:?}: {sums:?}");
-        let has_outages =
-            matches!(scenario, Scenario::Stall | Scenario::Outage | Scenario::Failover | Scenario::Everything);
+        let has_outages = matches!(
+            scenario,
+            Scenario::Stall | Scenario::Outage | Scenario::Failover | Scenario::Everything | Scenario::Regions
+        );
         assert!(!has_outages || sums.degraded > 0, "{scenario:?}: no check was decided without the store: {sums:?}");
     }
 }
@@ -64,6 +66,8 @@ fn one_seed_has_one_history() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Bug {
     RefundsTwice,
+    /// Only the cores of later regions than the first refund twice.
+    RefundsTwiceElsewhere,
     ResendsUnknownBatches,
     IgnoresIncarnations,
     ForgetsCounters,
@@ -183,7 +187,7 @@ impl BugInjector for Planted {
         }
     }
 
-    fn alter_batch(&mut self, _: CoreId, batch: &mut Batch) {
+    fn alter_batch(&mut self, core: CoreId, batch: &mut Batch) {
         match self.bug {
             Bug::IgnoresNotAfter => batch.not_after = None,
             Bug::RejectsEveryBatchAsLate => batch.not_after = batch.not_after.map(|at| StoreTime(at.0 - 60_000_000)),
@@ -193,7 +197,10 @@ impl BugInjector for Planted {
             let only_returns = item.asks.is_empty();
             match &mut item.counter {
                 Counter::Window { seen, returns, debts, .. } => match self.bug {
-                    Bug::RefundsTwice => returns.iter_mut().for_each(|returned| returned.tokens *= 2),
+                    Bug::RefundsTwiceElsewhere if core.region == RegionIndex(0) => {}
+                    Bug::RefundsTwice | Bug::RefundsTwiceElsewhere => {
+                        returns.iter_mut().for_each(|returned| returned.tokens *= 2)
+                    }
                     Bug::NeverReturnsReservations if !only_returns => returns.clear(),
                     Bug::NeverReturnsLeases if only_returns => returns.clear(),
                     Bug::ForgetsCounters => (*seen, debts.seen) = (SeenCells::Empty, Vec::new()),
@@ -211,7 +218,7 @@ impl BugInjector for Planted {
                     _ => {}
                 },
                 Counter::Bucket { seen, .. } if self.bug == Bug::ForgetsCounters => *seen = None,
-                Counter::Bucket { .. } => {}
+                Counter::Bucket { .. } | Counter::Import { .. } => {}
             }
         }
     }
@@ -274,8 +281,9 @@ impl BugInjector for Planted {
 }
 
 /// Each bug, the promise that it breaks, and the scenario that shows it.
-const PLANTED: [(Bug, &str, Scenario); 28] = [
+const PLANTED: [(Bug, &str, Scenario); 29] = [
     (Bug::RefundsTwice, "I5", Scenario::Calm),
+    (Bug::RefundsTwiceElsewhere, "I5", Scenario::Hop),
     (Bug::ResendsUnknownBatches, "I1", Scenario::Network),
     (Bug::IgnoresIncarnations, "I1", Scenario::Failover),
     (Bug::ForgetsCounters, "I1", Scenario::Forgetting),

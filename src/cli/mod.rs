@@ -106,7 +106,7 @@ enum Command {
     /// Not in this build: put load on a rate limiter and measure it
     #[cfg(not(feature = "bench"))]
     Bench(NotBuilt),
-    /// Simulate a region with faults on virtual time, and check every promise
+    /// Simulate regions with faults on virtual time, and check every promise
     #[cfg(feature = "simulate")]
     Simulate(simulate::Simulate),
     /// Not in this build: simulate a region with faults on virtual time

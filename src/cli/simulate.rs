@@ -19,7 +19,7 @@ use simulations::scenario::Scenario;
 /// The largest number of seeds that the report shows.
 const MAX_SHOWN: usize = 20;
 
-/// Simulate a region with faults: shards, flusher and counter script on virtual time. One seed has one history
+/// Simulate regions with faults: shards, flusher and counter script on virtual time. One seed has one history
 #[derive(Args)]
 pub struct Simulate {
     /// The faults to simulate. Default: `everything`, or each scenario in turn with --seeds

@@ -14,6 +14,8 @@ pub enum Event {
     HangUp(CheckIndex),
     /// The next client sends checks.
     NextClient,
+    /// The client of a check that was denied goes to another region and asks there.
+    ClientHops(CheckIndex),
     /// The flusher of a core runs.
     FlusherRuns {
         core: CoreId,

@@ -23,6 +23,7 @@ pub struct Rngs {
     pub network: Rng,
     pub faults: Rng,
     pub cores: Rng,
+    pub hops: Rng,
 }
 
 /// The state of a fault of the plan.
@@ -66,6 +67,7 @@ impl<'b> Context<'b> {
                 network: stream(Stream::Network),
                 faults: stream(Stream::Faults),
                 cores: stream(Stream::Cores),
+                hops: stream(Stream::Hops),
             },
             faults: vec![FaultState::default(); plan.faults.len()],
             bugs,
@@ -140,6 +142,11 @@ impl<'b> Context<'b> {
                 let _ = writeln!(trace, "{:>7}.{:03} ms  {line}", now / 1000, now % 1000);
             }
         }
+    }
+
+    /// Appends a line about a region to the trace, if one is recorded.
+    pub fn trace_in(&mut self, region: RegionIndex, line: impl FnOnce(&Self) -> String) {
+        self.trace(|cx| cx.plan.regions.prefix(region) + &line(cx));
     }
 
     /// Returns the plan, the history and the trace; the trace is empty if none was recorded.

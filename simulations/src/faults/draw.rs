@@ -1,13 +1,16 @@
 //! Draws the faults: one function for each kind.
 
 use super::kinds::FaultKind;
-use crate::ids::{NodeIndex, PrimaryIndex};
+use crate::ids::{NodeIndex, PrimaryIndex, RegionIndex};
 use crate::rng::Rng;
 use limiter::LaneId;
 
-/// The numbers of parts of a region.
+/// A region and the numbers of its parts.
 #[derive(Clone, Copy, Debug)]
 pub struct RegionSize {
+    pub region: RegionIndex,
+    /// The number of regions.
+    pub regions: usize,
     pub nodes: usize,
     pub primaries: usize,
     pub lanes: u16,
@@ -99,6 +102,10 @@ pub fn suspend(rng: &mut Rng, size: &RegionSize) -> FaultKind {
 
 pub fn replacement(rng: &mut Rng, size: &RegionSize) -> FaultKind {
     FaultKind::Replacement { primary: size.primary(rng), stops: rng.chance(30) }
+}
+
+pub fn region_dies(rng: &mut Rng, _: &RegionSize) -> FaultKind {
+    FaultKind::RegionDies { loses_data: rng.chance(30) }
 }
 
 pub fn lane_move(rng: &mut Rng, size: &RegionSize) -> FaultKind {

@@ -51,6 +51,8 @@ pub enum FaultKind {
     /// A replica with all the data takes over, while the old primary still serves the nodes that have not noticed. At
     /// the end the old primary becomes a replica. If `stops` is true, it is stopped until then.
     Replacement { primary: PrimaryIndex, stops: bool },
+    /// All nodes and all primaries are dead. At the end they return with all their data, or the primaries without it.
+    RegionDies { loses_data: bool },
     /// The keys of one lane move to another primary at once.
     LaneMove { lane: LaneId, to: PrimaryIndex },
 }
@@ -91,6 +93,8 @@ impl fmt::Display for FaultKind {
             Self::Replacement { primary, stops: true } => {
                 write!(f, "primary {primary} is stopped and replaced, and the old server goes on at the end")
             }
+            Self::RegionDies { loses_data: false } => write!(f, "the whole region is dead, and keeps its data"),
+            Self::RegionDies { loses_data: true } => write!(f, "the whole region is dead, and loses all its data"),
             Self::LaneMove { lane, to } => write!(f, "lane {lane} moves to primary {to}"),
         }
     }

@@ -88,7 +88,9 @@ impl<'a> Allowance<'a> {
             OnStoreFailure::Allow => None,
             OnStoreFailure::Deny => Some(0),
             OnStoreFailure::Local => {
-                let boots: BTreeSet<_> = self.history.rules_received.iter().map(|it| (it.core, it.boot)).collect();
+                let received = self.history.rules_received.iter();
+                let in_region = received.filter(|it| it.core.region == self.counter.region);
+                let boots: BTreeSet<_> = in_region.map(|it| (it.core, it.boot)).collect();
                 Some((boots.len() as u64).max(self.divisor()))
             }
         }

@@ -40,13 +40,14 @@ impl<'a> PossibleCharge<'a> {
             _ => (0, hits, 0),
         };
         // If another limit denies the check, the hits return in time, unless the returns are lost.
-        let returned_by = if plan.is_certain() { end.saturating_add(3 * plan.deadline_us) } else { Instant::MAX };
+        let returned_by =
+            if plan.is_certain(check.core.region) { end.saturating_add(3 * plan.deadline_us) } else { Instant::MAX };
         Self { check, end, counts_from: counts_from(plan, check, end), kept, unknown, reserved, returned_by }
     }
 
     /// Returns how many of the reserved hits a bucket of this rate may have refilled by itself before they returned.
     pub fn absorbed(&self, plan: &Plan, rate: u64, window_us: u64) -> u64 {
-        if !plan.is_certain() {
+        if !plan.is_certain(self.check.core.region) {
             return self.reserved;
         }
         // The request, its reply and the return each take a delay, and each may wait because the lane is busy.
@@ -65,7 +66,7 @@ impl<'a> PossibleCharge<'a> {
 /// clock admits hits without the store, they count from the time at which it gets one.
 fn counts_from(plan: &Plan, check: &ClientCheck, mut end: Instant) -> Instant {
     if check.is_degraded() {
-        for fault in plan.faults.iter().filter(|fault| fault.kind.degrades()) {
+        for fault in plan.faults_of(check.core.region).filter(|fault| fault.kind.degrades()) {
             if fault.begin <= end.saturating_add(4 * plan.deadline_us) {
                 end = end.max(fault.end);
             }
@@ -77,14 +78,14 @@ fn counts_from(plan: &Plan, check: &ClientCheck, mut end: Instant) -> Instant {
 /// True if every batch of the check reached a stalled primary and expired before that primary went on: a stall must not
 /// consume the limit.
 fn expired_at_stalled_primary(plan: &Plan, history: &History, check: &ClientCheck, end: Instant) -> bool {
-    if !plan.faults.iter().all(|fault| matches!(fault.kind, FaultKind::Stall { .. })) {
+    if !plan.faults_of(check.core.region).all(|fault| matches!(fault.kind, FaultKind::Stall { .. })) {
         return false;
     }
     let counters = plan.limits_of(check.limit_set).map(|limit| plan.counter(check.core.region, limit, check.user));
     let primaries: Vec<_> = counters.filter_map(|counter| history.primary.get(&counter).copied()).collect();
     let [of] = primaries[..] else { return false };
-    plan.faults.iter().any(|fault| {
-        let stalls = fault.region == of.region && fault.kind == FaultKind::Stall { primary: of.primary };
+    plan.faults_of(of.region).any(|fault| {
+        let stalls = fault.kind == FaultKind::Stall { primary: of.primary };
         stalls && fault.begin + plan.delay_us < check.sent_at && end + 3 * plan.deadline_us < fault.end
     })
 }

@@ -30,8 +30,7 @@ fn latest_answer(plan: &Plan, check: &ClientCheck) -> Instant {
     let mut latest = check.received_at + check.timeout_us;
     let node = NodeIndex(check.core.core.0 / plan.cores);
     let stop_kinds = [FaultKind::Pause { node }, FaultKind::Suspend { node }];
-    let in_region = plan.faults.iter().filter(|fault| fault.region == check.core.region);
-    for stop in in_region.filter(|fault| stop_kinds.contains(&fault.kind)) {
+    for stop in plan.faults_of(check.core.region).filter(|fault| stop_kinds.contains(&fault.kind)) {
         if stop.begin <= latest && stop.end > check.sent_at {
             latest = latest.max(stop.end);
         }

@@ -17,10 +17,10 @@ const ROUNDING_US: u64 = 20_000;
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     // A batch that arrives twice is charged twice, and a clock that is set may keep a window for longer.
     let is_out_of_scope = |kind: &FaultKind| matches!(kind, FaultKind::ClockJump { .. } | FaultKind::Repeat { .. });
-    if plan.faults.iter().any(|fault| is_out_of_scope(&fault.kind)) {
-        return;
-    }
     for (counter, charges) in possible_charges(plan, history) {
+        if plan.faults_of(counter.region).any(|fault| is_out_of_scope(&fault.kind)) {
+            continue;
+        }
         for (index, denied) in charges.iter().enumerate() {
             let check = denied.check;
             let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };

@@ -35,7 +35,7 @@ pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
         let Some((answered_at, _)) = check.answer else { continue };
         for limit in plan.limits_of(check.limit_set) {
             let counter = plan.counter(check.core.region, limit, check.user);
-            let (from, to) = clock_range(history, &counter, check, answered_at);
+            let (from, to) = clock_range(plan, history, &counter, check, answered_at);
             let hits = AdmittedHits {
                 sent_at: check.sent_at,
                 answered_at,
@@ -55,9 +55,16 @@ pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
 }
 
 /// Returns the earliest and the latest reading of the primary's clock while the check was in progress.
-fn clock_range(history: &History, counter: &Counter, check: &ClientCheck, answered_at: Instant) -> (u64, u64) {
+fn clock_range(
+    plan: &Plan,
+    history: &History,
+    counter: &Counter,
+    check: &ClientCheck,
+    answered_at: Instant,
+) -> (u64, u64) {
+    let skew = plan.regions.clock_skew_us(counter.region);
     let jumps = history.clock_jumps_of(counter);
-    let difference = |at| jumps.iter().rev().find(|jump| jump.at <= at).map_or(0, |jump| jump.to_us);
+    let difference = |at| jumps.iter().rev().find(|jump| jump.at <= at).map_or(skew, |jump| jump.to_us);
     let clock = |at: Instant, difference: i64| (STORE_EPOCH_US + at).saturating_add_signed(difference);
     let mut readings =
         vec![clock(check.sent_at, difference(check.sent_at)), clock(answered_at, difference(answered_at))];

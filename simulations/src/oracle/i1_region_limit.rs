@@ -21,7 +21,7 @@ pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<V
         found.extend(excess.map(|(at, text)| Violation {
             promise: "I1",
             at,
-            text: format!("{} ({}): {text}", describe(limit), usage.counter.owner()),
+            text: format!("{} ({}): {text}", describe(limit), plan.owner(&usage.counter)),
         }));
     }
 }

@@ -5,6 +5,7 @@
 
 use super::violation::Violation;
 use crate::history::{ClientCheck, History};
+use crate::ids::RegionIndex;
 use crate::scenario::{LimitSet, Plan, quota};
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
@@ -17,8 +18,8 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             found.push(Violation { promise: "I4", at: *at, text });
         }
     }
-    if plan.is_certain() {
-        found.extend(unused_tokens(plan, history, LimitSet::SharedPair, 1, None).map(|text| Violation {
+    for region in plan.regions.indices().filter(|region| plan.is_certain(*region)) {
+        found.extend(unused_tokens(plan, history, region, LimitSet::SharedPair, 1, None).map(|text| Violation {
             promise: "I4",
             at: history.quiesced_at,
             text,
@@ -31,13 +32,17 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
 pub fn unused_tokens(
     plan: &Plan,
     history: &History,
+    region: RegionIndex,
     limit_set: LimitSet,
     nth: usize,
     user: Option<u32>,
 ) -> Option<String> {
     let limit = plan.final_limits().get(plan.limits_of(limit_set).nth(nth)?)?;
     let is_charged = |check: &&ClientCheck| {
-        check.limit_set == limit_set && user.is_none_or(|user| check.user == user) && check.is_allowed()
+        check.core.region == region
+            && check.limit_set == limit_set
+            && user.is_none_or(|user| check.user == user)
+            && check.is_allowed()
     };
     let checks = history.checks.iter().filter(is_charged);
     if checks.clone().any(|check| check.is_degraded()) {
@@ -46,5 +51,8 @@ pub fn unused_tokens(
     }
     let used: u64 = checks.map(|check| u64::from(check.hits)).sum();
     let quota = quota(limit);
-    (used != quota).then(|| format!("{used} hits of {} were allowed when it was used up, not {quota}", limit.name))
+    (used != quota).then(|| {
+        let region = plan.regions.prefix(region);
+        format!("{region}{used} hits of {} were allowed when it was used up, not {quota}", limit.name)
+    })
 }

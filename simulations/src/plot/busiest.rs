@@ -1,7 +1,7 @@
 //! The counters that a picture shows.
 
 use super::usage_levels::{Level, allowed_level, levels};
-use crate::ids::{Counter, Instant};
+use crate::ids::Instant;
 use crate::oracle::usages;
 use crate::run::Run;
 use crate::scenario::{Edit, describe, quota};
@@ -13,18 +13,12 @@ const MAX_COUNTERS: usize = 3;
 
 /// One of the busiest counters.
 pub struct BusyCounter<'a> {
-    pub counter: Counter,
+    pub title: String,
     /// The first version of the counter's limit.
     pub limit: &'a Limit,
     /// From each instant on, the largest level that the rules allow.
     pub allowed: Vec<(Instant, u64)>,
     pub levels: Vec<Level>,
-}
-
-impl BusyCounter<'_> {
-    pub fn title(&self) -> String {
-        format!("{} - {}", describe(self.limit), self.counter.owner())
-    }
 }
 
 /// Returns the counters with the most admitted checks.
@@ -37,7 +31,7 @@ pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
         let version = |edit: &Edit| Some((edit.at, allowed_level(edit.limits.get(usage.counter.limit)?)));
         let allowed = run.plan.edits.iter().filter_map(version).collect();
         Some(BusyCounter {
-            counter: usage.counter,
+            title: format!("{} - {}", describe(limit), run.plan.owner(&usage.counter)),
             limit,
             allowed,
             levels: levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, ms * 1000, &usage.hits),

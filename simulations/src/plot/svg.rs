@@ -64,7 +64,7 @@ fn counter_chart(run: &Run, counter: &BusyCounter<'_>) -> Chart {
     let label = if highest > most { format!("hits, up to {most}; there were more") } else { "hits".to_owned() };
     #[expect(clippy::cast_precision_loss, reason = "hits in a picture")]
     let y = Axis::linear(label, 0.0, highest.clamp(limit, most) as f64 * 1.05, 1.0);
-    Chart { title: counter.title(), x: time_axis(run), y, height: HEIGHT, marks, labels: Vec::new() }
+    Chart { title: counter.title.clone(), x: time_axis(run), y, height: HEIGHT, marks, labels: Vec::new() }
 }
 
 /// Returns the line of the levels. A level lasts until the next one.
@@ -95,7 +95,9 @@ fn limit_line(counter: &BusyCounter<'_>, end: f64) -> Vec<Point> {
 #[expect(clippy::cast_precision_loss, reason = "a few faults")]
 fn fault_chart(run: &Run) -> Chart {
     let faults = &run.plan.faults;
-    let bar = |fault: &crate::faults::Fault| (seconds(fault.begin), seconds(fault.end), fault.kind.to_string());
+    let bar = |fault: &crate::faults::Fault| {
+        (seconds(fault.begin), seconds(fault.end), run.plan.regions.prefix(fault.region) + &fault.kind.to_string())
+    };
     let shape = Shape::Bars(faults.iter().map(bar).collect());
     Chart {
         title: "Faults".to_owned(),

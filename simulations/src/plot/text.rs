@@ -39,7 +39,8 @@ pub fn text(run: &Run) -> String {
             let shade = |at: usize| if (first..=last).contains(&at) { '▒' } else { ' ' };
             let line: String = (0..WIDTH).map(shade).collect();
             // Writing to a `String` cannot fail.
-            let _ = writeln!(out, "fault    |{line}|\n          {}", fault.kind);
+            let region = run.plan.regions.prefix(fault.region);
+            let _ = writeln!(out, "fault    |{line}|\n          {region}{}", fault.kind);
         }
         out += &time_axis(&columns);
     }
@@ -64,7 +65,7 @@ fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
         _ => '▲',
     };
     let used: String = highest.iter().map(bar).collect();
-    let mut out = format!("\n{}\n", counter.title());
+    let mut out = format!("\n{}\n", counter.title);
     // Writing to a `String` cannot fail.
     let _ = writeln!(out, "used     |{used}|");
     let degraded: String = highest.iter().map(|(_, hits)| if *hits > 0 { '!' } else { ' ' }).collect();

@@ -67,7 +67,8 @@ impl Region {
         self.handle(cx, core, ShardEvent::Cancel(ticket));
     }
 
-    /// Gives a client its decision. A client that was denied may ask again at the stated retry time.
+    /// Gives a client its decision. A client that was denied may ask another region at once, or ask again at the stated
+    /// retry time.
     pub(super) fn deliver_decision(&mut self, cx: &mut Context<'_>, index: CheckIndex, decision: &Decision) {
         let Decision { allowed, degraded, revision, .. } = *decision;
         let limits = cx.plan.limits();
@@ -79,7 +80,10 @@ impl Region {
         });
         let mut decided = Decided { allowed, degraded, revision, limits: limits.collect() };
         cx.bugs.decided(&cx.history.checks[index.0], &mut decided);
-        if let Some(wait_us) = decision.retry_after.filter(|_| !decided.allowed) {
+        let may_hop = !decided.allowed && !cx.history.checks[index.0].probe;
+        if may_hop && cx.rng.hops.chance(cx.plan.traffic.hop) {
+            cx.schedule_in(0, Event::ClientHops(index));
+        } else if let Some(wait_us) = decision.retry_after.filter(|_| !decided.allowed) {
             self.retry_later(cx, index, wait_us);
         }
         answer(cx, index, Answer::Decided(decided));
@@ -106,7 +110,8 @@ impl Region {
 
 /// Records the answer to a check.
 fn answer(cx: &mut Context<'_>, index: CheckIndex, answer: Answer) {
-    cx.trace(|cx| describe(cx, index, &answer));
+    let Some(region) = cx.history.check(index).map(|check| check.core.region) else { return };
+    cx.trace_in(region, |cx| describe(cx, index, &answer));
     if let Some(check) = cx.history.checks.get_mut(index.0) {
         check.answer = Some((cx.now, answer));
     }

@@ -53,6 +53,7 @@ impl Region {
             FaultKind::Pause { node } => {
                 self.cores_of(&cx.plan, node).for_each(|core| self.cores[core.0].stop_until(end));
             }
+            FaultKind::RegionDies { .. } => self.die(cx),
             FaultKind::LaneMove { lane, to } => self.move_lane(cx, lane, to),
             FaultKind::Cut { .. } | FaultKind::Loss { .. } | FaultKind::Slow { .. } | FaultKind::Repeat { .. } => {}
         }
@@ -101,10 +102,37 @@ impl Region {
                 self.unaware.retain(|(_, of)| *of != primary);
             }
             FaultKind::Full { primary } if !is_still_active => self.primaries[primary.0].set_full(false),
-            FaultKind::Crash { node } if !is_still_active => {
-                self.cores_of(&cx.plan, node).for_each(|core| self.restart(cx, core));
-            }
+            FaultKind::Crash { node } => self.restart_node(cx, node),
+            FaultKind::RegionDies { loses_data } => self.revive(cx, loses_data),
             _ => {}
+        }
+    }
+
+    /// Kills all nodes and all primaries.
+    fn die(&mut self, cx: &mut Context<'_>) {
+        (0..self.cores.len()).for_each(|core| self.kill(cx, CoreIndex(core)));
+        self.primaries.iter_mut().for_each(|primary| primary.health = Health::Dead);
+        self.held.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Starts all primaries and all nodes again, unless another active fault prevents that.
+    fn revive(&mut self, cx: &mut Context<'_>, loses_data: bool) {
+        for primary in (0..self.primaries.len()).map(PrimaryIndex) {
+            if loses_data {
+                self.primaries[primary.0].forget(|_| false);
+                self.record_forgotten(cx, primary, 0, |_| true);
+            }
+            self.fail_over(cx, primary, cx.now);
+        }
+        (0..cx.plan.nodes).for_each(|node| self.restart_node(cx, NodeIndex(node)));
+    }
+
+    /// Starts a node again, unless another active fault prevents that.
+    fn restart_node(&mut self, cx: &mut Context<'_>, node: NodeIndex) {
+        let kills =
+            |kind: &FaultKind| *kind == FaultKind::Crash { node } || matches!(kind, FaultKind::RegionDies { .. });
+        if !cx.is_faulty(self.index, kills) {
+            self.cores_of(&cx.plan, node).for_each(|core| self.restart(cx, core));
         }
     }
 
@@ -129,6 +157,7 @@ impl Region {
     fn update_health(&mut self, cx: &mut Context<'_>, of: PrimaryIndex) {
         let kills = |kind: &FaultKind| match kind {
             FaultKind::Down { primary, .. } | FaultKind::Failover { primary } => *primary == of,
+            FaultKind::RegionDies { .. } => true,
             _ => false,
         };
         let stops = |kind: &FaultKind| *kind == FaultKind::Stall { primary: of };
@@ -150,7 +179,7 @@ impl Region {
         }
         self.cores[core.0].restart(&mut cx.rng.cores, now);
         let in_force = cx.plan.edits.iter().rposition(|edit| edit.at <= now).unwrap_or(0);
-        cx.trace(|_| format!("core {core} starts"));
+        cx.trace_in(self.index, |_| format!("core {core} starts"));
         self.receive_rules(cx, core, in_force);
         self.begin_periodic_work(cx, core);
     }

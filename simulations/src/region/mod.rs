@@ -47,8 +47,11 @@ impl Region {
     pub fn new(index: RegionIndex, cx: &mut Context<'_>) -> mlua::Result<Self> {
         let script = cx.bugs.script(COUNTERS.text().to_owned());
         let plan = &cx.plan;
-        let replication_id = |primary: usize| u32::try_from(primary * 1000 + 1).unwrap_or(1);
-        let primaries = (0..plan.primaries).map(|at| Primary::new(script.clone(), replication_id(at), plan.lag_us));
+        // Each server that takes over has the next replication id. No two servers have the same one.
+        let replication_id = |at: usize| u32::try_from(index.0 * 100_000 + at * 1000 + 1).unwrap_or(1);
+        let clock_us = plan.regions.clock_skew_us(index);
+        let primaries =
+            (0..plan.primaries).map(|at| Primary::new(script.clone(), replication_id(at), plan.lag_us, clock_us));
         let primaries = primaries.collect::<mlua::Result<Vec<_>>>()?;
         let cores = (0..plan.holders()).map(|core| {
             let mut config = Core::draw_config(plan, &mut cx.rng.cores);
@@ -105,7 +108,7 @@ impl Region {
             self.handle(cx, core, ShardEvent::Rules(book));
         }
         cx.history.rules_received.push(RulesReceived { core: id, boot, revision, at: cx.now });
-        cx.trace(|_| format!("core {core} receives revision {revision}"));
+        cx.trace_in(self.index, |_| format!("core {core} receives revision {revision}"));
     }
 
     /// True if nothing is in flight, waits or has stalled at any core.

@@ -127,7 +127,7 @@ impl Region {
                 }
             }
         }
-        cx.trace(|cx| self.describe_batch(cx, packet, &reply));
+        cx.trace_in(self.index, |cx| self.describe_batch(cx, packet, &reply));
         reply
     }
 
@@ -160,7 +160,7 @@ impl Region {
         if core_state.shard.stats().failed_batches > failed_before {
             core_state.breakers[primary.0].record_timeout();
             let batch = packet.batch.id;
-            cx.trace(|_| format!("core {core}: batch {batch}, lane {lane}, got no reply"));
+            cx.trace_in(self.index, |_| format!("core {core}: batch {batch}, lane {lane}, got no reply"));
             if cx.bugs.resends(id) {
                 let mut batch = packet.batch;
                 batch.id.0 += RESENT_ID_OFFSET;

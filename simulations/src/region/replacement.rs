@@ -26,7 +26,7 @@ impl Region {
     /// From now on the node sends to the new primary.
     pub fn follow_replacement(&mut self, cx: &mut Context<'_>, node: NodeIndex, primary: PrimaryIndex) {
         self.unaware.remove(&(node, primary));
-        cx.trace(|_| format!("node {node} sends to the new primary {primary}"));
+        cx.trace_in(self.index, |_| format!("node {node} sends to the new primary {primary}"));
     }
 
     /// Runs the packets that waited at a stopped primary, or at the server that it replaced.

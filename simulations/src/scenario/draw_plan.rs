@@ -6,6 +6,7 @@ use super::draw_limits::{draw_limits, edit_limit};
 use super::kind::Scenario;
 use super::limit_set::LimitSet;
 use super::plan::{DOMAIN, Edit, Plan, Traffic};
+use super::regions::Regions;
 use crate::faults::Fault;
 use crate::faults::draw::{self, DrawFault, RegionSize};
 use crate::ids::{Instant, RegionIndex};
@@ -53,12 +54,16 @@ impl Plan {
         if crowded {
             (nodes, cores, lanes) = (rng.pick(3, &[4, 6]), rng.pick(8, &[12]), lanes.min(2));
         }
-        let faults = draw_faults(&mut rng, &shape, &RegionSize { nodes, primaries, lanes });
+        let regions = draw_regions(&shape, seed);
+        let region = RegionIndex(0);
+        let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
+        let faults = draw_faults(&mut rng, &shape, &size);
         let traffic = draw_traffic(&mut rng, &shape);
         let (min_users, max_users) = user_range(&shape);
         Ok(Self {
             scenario,
             seed,
+            regions,
             nodes,
             cores,
             primaries,
@@ -76,6 +81,15 @@ impl Plan {
             heals_at,
         })
     }
+}
+
+fn draw_regions(shape: &Shape, seed: u64) -> Regions {
+    if !shape.scenario.has_regions() {
+        return Regions::one();
+    }
+    let mut rng = Rng::new(seed, Stream::Regions);
+    let count = rng.pick(3, &[2]);
+    Regions::draw(&mut rng, count)
 }
 
 fn user_range(shape: &Shape) -> (u64, u64) {
@@ -118,12 +132,14 @@ fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
     let count =
         if flush_storm { 100 } else { rng.between(1, if crowded || shape.is(Scenario::Suspended) { 10 } else { 4 }) };
     for _ in 0..count {
+        let region = if size.regions > 1 { RegionIndex(rng.index(size.regions)) } else { size.region };
+        let size = &RegionSize { region, ..*size };
         let draw: DrawFault = if flush_storm { draw::flush } else { rng.pick(*first, others) };
         let kind = draw(rng, size);
         let begin = rng.between(50, heals_at / MS - 400) * MS;
         let longest = (heals_at - begin).min(if crowded { 300 * MS } else { 1500 * MS });
         let end = if kind.is_sudden() { begin } else { begin + rng.between(20 * MS, longest) };
-        faults.push(Fault { begin, end, region: RegionIndex::ONLY, kind });
+        faults.push(Fault { begin, end, region, kind });
     }
     faults.sort_by_key(|fault| fault.begin);
     faults
@@ -141,6 +157,8 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
         impatient: rng.pick(0, &[10]),
         retry: rng.pick(20, &[0, 80]),
         short_only: rng.pick(0, &[50, 100]),
+        hop: 0,
+        roam: 0,
     };
     if shape.is(Scenario::Buckets) {
         // Hits that return to a bucket are requested again at once.
@@ -154,6 +172,14 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
         // Every core charges the same few counters.
         let bursts = if shape.flush_storm { 0 } else { 20 };
         traffic = Traffic { longest_gap_us: 5 * MS, bursts, sticky: false, ..traffic };
+    }
+    if shape.scenario.has_regions() {
+        traffic = Traffic {
+            longest_gap_us: rng.pick(5, &[10, 20]) * MS,
+            hop: rng.pick(100, &[0, 50]),
+            roam: rng.pick(0, &[20, 100]),
+            ..traffic
+        };
     }
     traffic
 }

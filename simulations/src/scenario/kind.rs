@@ -21,10 +21,12 @@ pub enum Scenario {
     Suspended,
     Replaced,
     Everything,
+    Hop,
+    Regions,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -41,6 +43,8 @@ impl Scenario {
         Self::Suspended,
         Self::Replaced,
         Self::Everything,
+        Self::Hop,
+        Self::Regions,
     ];
 
     /// The name on the command line.
@@ -62,6 +66,8 @@ impl Scenario {
             Self::Suspended => "suspended",
             Self::Replaced => "replaced",
             Self::Everything => "everything",
+            Self::Hop => "hop",
+            Self::Regions => "regions",
         }
     }
 
@@ -85,14 +91,21 @@ impl Scenario {
             Self::Crowded => "tens of cores, with many outages and failovers in one window",
             Self::Suspended => "machines of nodes are suspended, and their monotonic clocks stand still",
             Self::Replaced => "primaries are replaced while the rules change, and the old servers continue",
-            Self::Everything => "the faults of all scenarios",
+            Self::Everything => "the faults of all scenarios with one region",
+            Self::Hop => "users who are denied in one region ask another one at once",
+            Self::Regions => "several regions with the faults of all scenarios, and whole regions that die",
         }
+    }
+
+    /// True if there are several regions.
+    pub const fn has_regions(self) -> bool {
+        matches!(self, Self::Hop | Self::Regions)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
     pub fn faults(self) -> &'static [DrawFault] {
         match self {
-            Self::Calm | Self::Edits | Self::Memory => &[],
+            Self::Calm | Self::Edits | Self::Memory | Self::Hop => &[],
             Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
             Self::Stall => &[draw::stall, draw::stall, draw::slow],
             Self::Outage => &[draw::stall, draw::down, draw::cut, draw::full, draw::crash],
@@ -124,6 +137,29 @@ impl Scenario {
                 draw::lane_move,
                 draw::suspend,
                 draw::replacement,
+            ],
+            Self::Regions => &[
+                draw::stall,
+                draw::down,
+                draw::failover,
+                draw::split,
+                draw::flush,
+                draw::evict,
+                draw::full,
+                draw::cut,
+                draw::loss,
+                draw::slow,
+                draw::repeat,
+                draw::crash,
+                draw::pause,
+                draw::clock_jump,
+                draw::down_with_loss,
+                draw::lane_move,
+                draw::suspend,
+                draw::replacement,
+                draw::region_dies,
+                draw::region_dies,
+                draw::region_dies,
             ],
         }
     }

@@ -1,4 +1,4 @@
-//! Draws the plan of a simulation from a scenario and a seed: the region, its rules, its traffic and its faults.
+//! Draws the plan of a simulation from a scenario and a seed: the regions, their rules, its traffic and its faults.
 
 mod draw_limits;
 mod draw_plan;
@@ -6,8 +6,10 @@ mod kind;
 mod limit_math;
 mod limit_set;
 mod plan;
+mod regions;
 
 pub use kind::Scenario;
 pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, quota, stated_limit};
 pub use limit_set::LimitSet;
 pub use plan::{DOMAIN, DRAIN_PROBE_USERS, DRAINED_USERS, Edit, MAX_WAITING, Plan, STORE_EPOCH_US, Traffic};
+pub use regions::Regions;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::kind::Scenario;
 use super::limit_math::describe;
 use super::limit_set::LimitSet;
+use super::regions::Regions;
 use crate::faults::Fault;
 use crate::ids::{Counter, Instant, RegionIndex};
 use limiter::rules::{Limit, RuleBook};
@@ -47,6 +48,10 @@ pub struct Traffic {
     pub retry: u32,
     /// The percentage of [`LimitSet::Short`] checks that are sent as [`LimitSet::ShortOnly`].
     pub short_only: u32,
+    /// The percentage of denied clients that ask another region at once, and stay there.
+    pub hop: u32,
+    /// The percentage of clients that ask a region that is drawn for one check.
+    pub roam: u32,
 }
 
 /// A simulation before it runs.
@@ -54,6 +59,7 @@ pub struct Traffic {
 pub struct Plan {
     pub scenario: Scenario,
     pub seed: u64,
+    pub regions: Regions,
     /// The number of nodes of each region.
     pub nodes: usize,
     /// The number of cores of each node.
@@ -120,9 +126,20 @@ impl Plan {
         Counter { region, limit, user: (!shared).then_some(user) }
     }
 
-    /// True if every batch's outcome becomes known, so that no token may be lost.
-    pub fn is_certain(&self) -> bool {
-        !self.faults.iter().any(|fault| fault.kind.loses_outcomes())
+    /// Returns the faults of a region.
+    pub fn faults_of(&self, region: RegionIndex) -> impl Iterator<Item = &Fault> {
+        self.faults.iter().filter(move |fault| fault.region == region)
+    }
+
+    /// Returns whose hits a counter counts: `user 3` or `all`, and in which region if there are several.
+    pub fn owner(&self, counter: &Counter) -> String {
+        let user = counter.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"));
+        self.regions.prefix(counter.region) + &user
+    }
+
+    /// True if every batch's outcome in a region becomes known, so that no token may be lost there.
+    pub fn is_certain(&self, region: RegionIndex) -> bool {
+        !self.faults_of(region).any(|fault| fault.kind.loses_outcomes())
     }
 
     /// Returns the longest time for which a batch and its reply are in flight without faults, in microseconds.
@@ -146,7 +163,10 @@ impl fmt::Display for Plan {
             lease_us / MS,
             deadline_us / MS
         )?;
-        let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry, short_only } = self.traffic;
+        if self.regions.count() > 1 {
+            writeln!(f, "{}", self.regions)?;
+        }
+        let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry, short_only, hop, roam } = self.traffic;
         let sticky = if sticky { ", each at one core" } else { "" };
         writeln!(
             f,
@@ -154,17 +174,21 @@ impl fmt::Display for Plan {
              impatient, {retry} % retry, {short_only} % meet only the first brief limit",
             longest_gap_us / MS
         )?;
+        if self.regions.count() > 1 {
+            writeln!(f, "           {hop} % go to another region when denied, {roam} % ask any region")?;
+        }
         for edit in &self.edits {
             writeln!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;
             for limit in &edit.limits {
                 writeln!(f, "           {}", describe(limit))?;
             }
         }
-        for Fault { begin, end, kind, .. } in &self.faults {
+        for Fault { begin, end, region, kind } in &self.faults {
+            let region = self.regions.prefix(*region);
             if begin == end {
-                writeln!(f, "  fault    at {} ms {kind}", begin / MS)?;
+                writeln!(f, "  fault    at {} ms {region}{kind}", begin / MS)?;
             } else {
-                writeln!(f, "  fault    {} to {} ms {kind}", begin / MS, end / MS)?;
+                writeln!(f, "  fault    {} to {} ms {region}{kind}", begin / MS, end / MS)?;
             }
         }
         write!(f, "  heals    at {} ms", self.heals_at / MS)

@@ -45,7 +45,7 @@ pub struct Primary {
 impl Primary {
     /// # Errors
     /// Returns an error if the script does not compile.
-    pub fn new(script: String, replication_id: u32, lag_us: u64) -> mlua::Result<Self> {
+    pub fn new(script: String, replication_id: u32, lag_us: u64, clock_us: i64) -> mlua::Result<Self> {
         let server = Redis::with_script(&script, replication_id)?;
         let journal = VecDeque::new();
         Ok(Self {
@@ -53,7 +53,7 @@ impl Primary {
             replaced: None,
             replaced_is_stopped: false,
             health: Health::Up,
-            clock_us: 0,
+            clock_us,
             journal,
             lag_us,
             script,

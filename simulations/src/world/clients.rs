@@ -40,9 +40,36 @@ impl World<'_> {
         }
     }
 
-    /// Returns the core for a user's next check, or `None` if no core is alive. All clients use the only region.
+    /// Sends the check of a denied client to another region, and the user's next checks, too.
+    pub(super) fn hop(&mut self, denied: CheckIndex) {
+        let ClientCheck { core, limit_set, user, hits, .. } = *self.check(denied);
+        let others = self.regions.len().saturating_sub(1);
+        if others == 0 || self.cx.now >= self.cx.plan.heals_at || self.cx.is_check_limit_reached() {
+            return;
+        }
+        let further = 1 + self.cx.rng.hops.index(others);
+        let region = RegionIndex((core.region.0 + further) % self.regions.len());
+        if let Some(home) = self.region_of_user.get_mut(user as usize) {
+            *home = region;
+        }
+        if let Some(core) = self.core_in(region, user) {
+            let boot = self.regions[core.region.0].cores[core.core.0].boot;
+            self.cx.send_client_check(self.cx.now, core, boot, (limit_set, user, hits));
+        }
+    }
+
+    /// Returns the core for a user's next check, or `None` if no core is alive. If no core of the user's region is
+    /// alive, the user goes to the next region.
     fn core_for(&mut self, user: u32) -> Option<CoreId> {
-        let region = RegionIndex::ONLY;
+        let count = self.regions.len();
+        let home = self.region_of_user.get(user as usize).copied().unwrap_or_default();
+        let roams = self.cx.rng.hops.chance(self.cx.plan.traffic.roam);
+        let first = if roams { self.cx.rng.hops.index(count) } else { home.0 };
+        (0..count).find_map(|next| self.core_in(RegionIndex((first + next) % count), user))
+    }
+
+    /// Returns the core of a region for a user's next check, or `None` if no core is alive there.
+    fn core_in(&mut self, region: RegionIndex, user: u32) -> Option<CoreId> {
         let cores = &self.regions[region.0].cores;
         let count = cores.len();
         let first = if self.cx.plan.traffic.sticky {
@@ -79,9 +106,8 @@ impl World<'_> {
         &self.cx.history.checks[index.0]
     }
 
-    /// Draws a core.
-    pub(super) fn draw_core(&mut self) -> CoreId {
-        let region = RegionIndex::ONLY;
+    /// Draws a core of a region.
+    pub(super) fn draw_core(&mut self, region: RegionIndex) -> CoreId {
         let count = self.regions[region.0].cores.len();
         CoreId { region, core: CoreIndex(self.cx.rng.traffic.index(count)) }
     }

@@ -3,7 +3,7 @@
 use super::World;
 use crate::faults::FaultKind;
 use crate::history::RefillProbes;
-use crate::ids::CoreId;
+use crate::ids::{CoreId, RegionIndex};
 use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us};
 use limiter::rules::{Limit, Period};
 
@@ -39,15 +39,19 @@ impl World<'_> {
         self.regions.iter().all(super::Region::is_quiet)
     }
 
-    /// Uses up the windows that do not end. Skips the limits that users share if tokens may have been lost, because
-    /// their use then shows nothing.
+    /// Uses up the windows that do not end, in each region.
     pub fn drain(&mut self) {
-        let core = self.draw_core();
         self.cx.history.drain_start = self.cx.history.checks.len();
+        self.cx.plan.regions.indices().for_each(|region| self.drain_region(region));
+    }
+
+    /// Skips the limits that users share if tokens may have been lost, because their use then shows nothing.
+    fn drain_region(&mut self, region: RegionIndex) {
+        let core = self.draw_core(region);
         for user in 0..self.cx.plan.users.min(DRAINED_USERS) {
             self.use_up(core, LimitSet::PerUser, MAX_DRAIN_CHECKS, || user);
         }
-        if !self.cx.plan.is_certain() {
+        if !self.cx.plan.is_certain(region) {
             return;
         }
         let mut new_user = self.cx.plan.users;
@@ -67,7 +71,7 @@ impl World<'_> {
         }
     }
 
-    /// Waits until no earlier charge counts, and probes that every limit is fully usable.
+    /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region.
     pub fn refill(&mut self) {
         let plan = &self.cx.plan;
         let short = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at));
@@ -76,9 +80,11 @@ impl World<'_> {
         let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });
         let horizon = ending.map(horizon_us).max().unwrap_or(0);
         let users = plan.users;
-        for user in [0, users - 1].into_iter().take(users.min(2) as usize) {
+        let probed_users = [0, users - 1].into_iter().take(users.min(2) as usize);
+        let regions = self.cx.plan.regions.indices();
+        for (user, region) in probed_users.flat_map(|user| regions.clone().map(move |region| (user, region))) {
             self.run_until(self.cx.now + horizon);
-            let core = self.draw_core();
+            let core = self.draw_core(region);
             let start = self.cx.history.checks.len();
             for _ in 0..hits {
                 self.probe(core, LimitSet::Short, user);

@@ -15,8 +15,10 @@ use super::scenario::Plan;
 /// The context holds the clock, the event queue, the plan and the history. Everything else is in the regions.
 pub struct World<'b> {
     cx: Context<'b>,
-    /// By index. There is exactly one region today: [`RegionIndex::ONLY`].
+    /// By index.
     regions: Vec<Region>,
+    /// By user: the region to which the user's next checks go.
+    region_of_user: Vec<RegionIndex>,
 }
 
 impl<'b> World<'b> {
@@ -24,7 +26,10 @@ impl<'b> World<'b> {
     /// Returns an error if the script does not compile.
     pub fn new(plan: Plan, bugs: &'b mut dyn BugInjector, record_trace: bool) -> mlua::Result<Self> {
         let mut cx = Context::new(plan, bugs, record_trace);
-        let mut regions = vec![Region::new(RegionIndex::ONLY, &mut cx)?];
+        let indices = cx.plan.regions.indices();
+        let mut regions = indices.map(|index| Region::new(index, &mut cx)).collect::<mlua::Result<Vec<_>>>()?;
+        let count = regions.len();
+        let region_of_user = (0..cx.plan.users).map(|_| RegionIndex(cx.rng.hops.index(count))).collect();
         for index in 0..cx.plan.faults.len() {
             let (begin, end) = (cx.plan.faults[index].begin, cx.plan.faults[index].end);
             cx.schedule_at(begin, Event::FaultBegins(FaultIndex(index)));
@@ -34,7 +39,7 @@ impl<'b> World<'b> {
             region.start(&mut cx);
         }
         cx.schedule_at(0, Event::NextClient);
-        Ok(Self { cx, regions })
+        Ok(Self { cx, regions, region_of_user })
     }
 
     /// Handles the events until a time, and sets the clock to it.
@@ -60,10 +65,11 @@ impl<'b> World<'b> {
     }
 
     fn handle(&mut self, event: Event) {
-        let Self { cx, regions } = self;
+        let Self { cx, regions, .. } = self;
         let region_of = |cx: &Context<'_>, check| cx.history.check(check).map_or(0, |check| check.core.region.0);
         match event {
             Event::NextClient => self.next_client(),
+            Event::ClientHops(denied) => self.hop(denied),
             Event::FaultBegins(fault) => self.begin_fault(fault),
             Event::FaultEnds(fault) => self.end_fault(fault),
             Event::CheckSent(check) => regions[region_of(cx, check)].receive_check(cx, check),
@@ -103,18 +109,23 @@ impl<'b> World<'b> {
             Event::ReplacementDetected { region, node, .. } | Event::ReplacementFollowed { region, node, .. } => {
                 CoreId { region: *region, core: CoreIndex(node.0 * self.cx.plan.cores) }
             }
-            Event::NextClient | Event::PacketArrives(_) | Event::FaultBegins(_) | Event::FaultEnds(_) => return None,
+            Event::NextClient
+            | Event::ClientHops(_)
+            | Event::PacketArrives(_)
+            | Event::FaultBegins(_)
+            | Event::FaultEnds(_) => return None,
         };
         let core = self.regions.get(core.region.0)?.cores.get(core.core.0)?;
         Some(core.stopped_until).filter(|until| *until > self.cx.now)
     }
 
     fn begin_fault(&mut self, index: FaultIndex) {
-        let Self { cx, regions } = self;
+        let Self { cx, regions, .. } = self;
         let fault = cx.plan.faults[index.0].clone();
         cx.faults[index.0].active = true;
         let (kind, end_ms) = (&fault.kind, fault.end / 1000);
-        cx.trace(|_| if kind.is_sudden() { format!("-- {kind}") } else { format!("-- {kind}, until {end_ms} ms") });
+        let until = if kind.is_sudden() { String::new() } else { format!(", until {end_ms} ms") };
+        cx.trace(|cx| format!("-- {}{kind}{until}", cx.plan.regions.prefix(fault.region)));
         let lag_us = cx.rng.faults.between(0, cx.plan.lag_us);
         cx.faults[index.0].replicated_until = cx.now.saturating_sub(lag_us);
         let state = cx.faults[index.0];
@@ -122,11 +133,11 @@ impl<'b> World<'b> {
     }
 
     fn end_fault(&mut self, index: FaultIndex) {
-        let Self { cx, regions } = self;
+        let Self { cx, regions, .. } = self;
         let fault = cx.plan.faults[index.0].clone();
         cx.faults[index.0].active = false;
         if !fault.kind.is_sudden() {
-            cx.trace(|_| format!("-- ended: {}", fault.kind));
+            cx.trace(|cx| format!("-- ended: {}{}", cx.plan.regions.prefix(fault.region), fault.kind));
         }
         let state = cx.faults[index.0];
         regions[fault.region.0].end_fault(cx, &fault, state);
