@@ -49,13 +49,14 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
 const ADAPTERS: [&str; 5] = ["store", "db", "raft", "identities", "rulefile"];
 
 /// Each crate of the workspace and the workspace crates that it may depend on.
-const MAY_DEPEND: [(&str, &[&str]); 7] = [
+const MAY_DEPEND: [(&str, &[&str]); 8] = [
     ("crates/limiter", &[]),
     ("crates/plane", &["limiter"]),
     ("crates/proto", &[]),
     ("crates/counter-script", &["limiter"]),
     ("crates/charts", &[]),
     ("crates/loadgen", &["charts", "proto"]),
+    ("crates/links", &[]),
     ("simulations", &["charts", "limiter", "counter-script"]),
 ];
 
