@@ -3,19 +3,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use limiter::rules::{IdentityTerms, RuleBook};
 use limiter::{
-    Check, Decision, Effects, Event, IdentityProblem, NodeTime, Outgoing, Revision, Shard, ShardConfig, ShardStats,
-    Ticket, Verdict,
+    Check, Decision, Effects, Event, IdentityProblem, NodeTime, Outgoing, Regions, Revision, Shard, ShardConfig,
+    ShardStats, Ticket, Verdict,
 };
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::messages::FlusherMessage;
-use crate::ports::{Answer, Clock, CounterStore, Limiter, Unavailable};
+use crate::ports::{Answer, Clock, CounterStore, Gossip, Limiter, Unavailable};
 
 /// A core's shard, its store, and its flusher.
 pub struct Core {
@@ -38,6 +38,8 @@ struct SharedShard {
     config: ShardConfig,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    /// Takes what the region counted, if there are other regions.
+    gossip: OnceLock<Arc<dyn Gossip>>,
 }
 
 type Waiter = oneshot::Sender<Decision>;
@@ -61,7 +63,7 @@ impl Core {
     pub fn new(config: ShardConfig, clock: Arc<dyn Clock>, store: Arc<dyn CounterStore>) -> Self {
         let shard = Shard::new(config, clock.wall(), clock.now());
         let state = Mutex::new(State { shard, restarts: 0 });
-        let shard = Arc::new(SharedShard { config, clock, state });
+        let shard = Arc::new(SharedShard { config, clock, state, gossip: OnceLock::new() });
         Self {
             shard,
             store,
@@ -118,6 +120,16 @@ impl Core {
     /// Sets how many shards of the region may hold tokens of a key.
     pub fn set_holders(&self, holders: u32) {
         self.handle(Event::Holders(holders));
+    }
+
+    /// Passes what the region counted to `gossip`. Only the first call has an effect.
+    pub fn tell(&self, gossip: Arc<dyn Gossip>) {
+        let _ = self.shard.gossip.set(gossip);
+    }
+
+    /// Sets what is known of the other regions.
+    pub fn set_regions(&self, regions: Regions) {
+        self.handle(Event::Regions(regions));
     }
 
     /// Gives back every token in hand, as before the node leaves.
@@ -187,7 +199,12 @@ impl SharedShard {
     /// Passes an event to the shard and delivers the decisions. Returns what to send, and whether the flusher must run.
     fn handle(&self, event: Event) -> Option<(FlushWork, bool)> {
         let now = self.clock.now();
-        let Effects { send, decided, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
+        let Effects { send, decided, reports, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
+        if !reports.is_empty()
+            && let Some(gossip) = self.gossip.get()
+        {
+            gossip.note(reports);
+        }
         for (waiter, decision) in decided {
             // The caller may be gone: overdrafts and refunds are decided all the same.
             let _ = waiter.send(decision);

@@ -56,6 +56,7 @@ impl Limiter for Noting {
         Answer::Now(Ok(Decision {
             allowed,
             degraded,
+            partitioned: false,
             revision,
             domain: None,
             retry_after: None,

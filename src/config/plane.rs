@@ -13,7 +13,7 @@ use crate::yaml::tree::Node;
 use limiter::rules::Path;
 
 /// The largest weight of a region.
-const MAX_WEIGHT: u64 = 1_000_000;
+const MAX_WEIGHT: u64 = 65_536;
 
 /// `cluster:`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ pub type LimitDecoder = fn(&Value) -> Result<Limit, Vec<String>>;
 pub type LimitEncoder = fn(&Limit) -> Value;
 
 /// The fields of a rule file that a row of `rate_limit_rules` has under the same name and in the same form.
-const COMMON: [&str; 15] = [
+const COMMON: [&str; 16] = [
     "name",
     "match",
     "exact_keys",
@@ -24,6 +24,7 @@ const COMMON: [&str; 15] = [
     "burst",
     "consistency",
     "scope",
+    "global",
     "on_store_failure",
     "mode",
     "overrides",
@@ -55,7 +56,7 @@ pub(super) fn limit_row(domain: &str, position: Option<i32>, limit: &Limit, enco
         ("window_ms", json!(window_ms)),
         ("overdraft", json!(limit.overdraft)),
         ("algorithm", json!(limit.algorithm)),
-        ("scope", json!(limit.scope)),
+        ("scope", field("scope").unwrap_or_else(|| json!("region"))),
         ("on_store_failure", json!(limit.on_store_failure)),
         ("mode", json!(limit.mode)),
         ("overrides", field("overrides").unwrap_or_else(|| json!([]))),

@@ -15,22 +15,22 @@ use super::rows::{LimitEncoder, domain_row, limit_row};
 const PUT_RULES: &str = "
 INSERT INTO rate_limit_rules AS old (
     domain, name, position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar,
-    time_zone, algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces,
+    time_zone, algorithm, cells, burst, consistency, scope, global, on_store_failure, mode, overrides, replaces,
     response_headers
 )
 SELECT
     domain, name, position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar,
-    time_zone, algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces,
+    time_zone, algorithm, cells, burst, consistency, scope, global, on_store_failure, mode, overrides, replaces,
     response_headers
 FROM jsonb_populate_recordset(NULL::rate_limit_rules, $1)
 ON CONFLICT (domain, name) DO UPDATE SET (
     position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar, time_zone,
-    algorithm, cells, burst, consistency, scope, on_store_failure, mode, overrides, replaces, response_headers
+    algorithm, cells, burst, consistency, scope, global, on_store_failure, mode, overrides, replaces, response_headers
 ) = (
     EXCLUDED.position, EXCLUDED.match, EXCLUDED.exact_keys, EXCLUDED.when_expression, EXCLUDED.per, EXCLUDED.limit_hits,
     EXCLUDED.unlimited, EXCLUDED.overdraft, EXCLUDED.window_ms, EXCLUDED.calendar, EXCLUDED.time_zone,
-    EXCLUDED.algorithm, EXCLUDED.cells, EXCLUDED.burst, EXCLUDED.consistency, EXCLUDED.scope, EXCLUDED.on_store_failure,
-    EXCLUDED.mode, EXCLUDED.overrides, EXCLUDED.replaces, EXCLUDED.response_headers
+    EXCLUDED.algorithm, EXCLUDED.cells, EXCLUDED.burst, EXCLUDED.consistency, EXCLUDED.scope, EXCLUDED.global,
+    EXCLUDED.on_store_failure, EXCLUDED.mode, EXCLUDED.overrides, EXCLUDED.replaces, EXCLUDED.response_headers
 ) WHERE old.* IS DISTINCT FROM EXCLUDED.*";
 
 const PUT_DOMAINS: &str = "

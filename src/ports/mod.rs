@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limiter::counter::{Batch, BatchReply, StoreError};
+use limiter::gossip::Report;
 use limiter::rules::{IdentityTerms, RuleBook};
-use limiter::{Check, Decision, IdentityProblem, LaneId, NodeTime, Overload, Revision, WallTime};
+use limiter::{Check, Decision, IdentityProblem, LaneId, NodeTime, Overload, Regions, Revision, WallTime};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
@@ -53,6 +54,15 @@ pub trait Region: Service {
     /// The number of shards that may hold tokens of a key: the cores of all nodes.
     fn holders(&self) -> watch::Receiver<u32>;
     fn state(&self) -> RegionState;
+}
+
+/// The other regions, which a node tells what its region counted.
+pub trait Gossip: Send + Sync + 'static {
+    /// Takes what the region counted of keys that it shares, each with the instant from which nothing of the key counts
+    /// any more. It does not wait.
+    fn note(&self, reports: Vec<(Report, NodeTime)>);
+    /// What the cores must know of the other regions.
+    fn regions(&self) -> watch::Receiver<Regions>;
 }
 
 /// The state of a region's store.

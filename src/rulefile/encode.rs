@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use limiter::rules::{
-    Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, Identity, Limit, Match, Mode, OnIdentityFailure,
-    OnStoreFailure, Override, Per, Period, Quota, Rules, Scope, Unmatched,
+    Algorithm, CalendarUnit, Charge, Condition, Consistency, Domain, GlobalStrategy, Identity, Limit, Match, Mode,
+    OnIdentityFailure, OnPartition, OnStoreFailure, Override, Per, Period, Quota, Rules, Scope, Unmatched,
 };
 use serde_json::Value;
 
@@ -80,7 +80,11 @@ fn limit_form(limit: &Limit) -> Form {
         Consistency::Exact => word("exact"),
         Consistency::Leased => word("leased"),
     });
-    let scope = (limit.scope == Scope::Global).then(|| word("global"));
+    let scope = (limit.scope != Scope::Region).then(|| word("global"));
+    let global = match limit.scope {
+        Scope::Region => None,
+        Scope::Global(strategy) => Some(strategy_form(strategy)),
+    };
     let failure =
         (limit.on_store_failure != OnStoreFailure::default()).then(|| on_store_failure(limit.on_store_failure));
     let overrides = (!limit.overrides.is_empty()).then(|| limit.overrides.iter().map(override_form).collect());
@@ -100,6 +104,7 @@ fn limit_form(limit: &Limit) -> Form {
         .put_some("burst", limit.burst.map(Form::Number))
         .put_some("consistency", consistency)
         .put_some("scope", scope)
+        .put_some("global", global)
         .put_some("overdraft", limit.overdraft.then_some(Form::Bool(true)))
         .put_some("on_store_failure", failure)
         .put_some("mode", (limit.mode != Mode::default()).then(|| mode(limit.mode)))
@@ -107,6 +112,16 @@ fn limit_form(limit: &Limit) -> Form {
         .put_some("replaces", (!limit.replaces.is_empty()).then(|| texts(&limit.replaces)))
         .put_some("response_headers", headers)
         .form()
+}
+
+fn strategy_form(strategy: GlobalStrategy) -> Form {
+    let on_partition = match strategy {
+        GlobalStrategy::Gossip { on_partition } if on_partition != OnPartition::default() => {
+            Some(on_partition.as_str())
+        }
+        GlobalStrategy::Gossip { .. } | GlobalStrategy::Escrow => None,
+    };
+    Map::default().put("strategy", word(strategy.as_str())).put_some("on_partition", on_partition.map(word)).form()
 }
 
 fn override_form(change: &Override) -> Form {

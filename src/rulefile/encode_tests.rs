@@ -140,7 +140,10 @@ fn any_limit() -> impl Strategy<Value = Limit> {
     let prefixes = option::of((any::<u8>(), any::<u8>()).prop_map(|(v4, v6)| Prefixes { v4, v6 }));
     let per = vec((any_text(), prefixes).prop_map(|(attribute, prefixes)| Per { attribute, prefixes }), 0..4);
     let consistency = option::of(prop_oneof![Just(Consistency::Exact), Just(Consistency::Leased)]);
-    let scope = prop_oneof![Just(Scope::Region), Just(Scope::Global)];
+    let on_partition = prop_oneof![Just(OnPartition::Open), Just(OnPartition::Share), Just(OnPartition::Deny)];
+    let strategies = on_partition.prop_map(|on_partition| GlobalStrategy::Gossip { on_partition });
+    let strategies = prop_oneof![strategies, Just(GlobalStrategy::Escrow)];
+    let scope = prop_oneof![Just(Scope::Region), strategies.prop_map(Scope::Global)];
     let first =
         (any_text(), any_match(), per, any_quota(), any_period(), option::of(any::<u32>()), option::of(any::<u64>()));
     let second = (consistency, scope, any::<bool>(), any_failure(), any_mode(), vec(any_override(), 0..2));

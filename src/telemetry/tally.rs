@@ -142,7 +142,16 @@ mod tests {
 
     fn decision(revision: Revision, domain: &Arc<str>, allowed: bool) -> Decision {
         let domain = Some(Arc::clone(domain));
-        Decision { allowed, degraded: false, revision, domain, retry_after: None, identity: None, limits: Vec::new() }
+        Decision {
+            allowed,
+            degraded: false,
+            partitioned: false,
+            revision,
+            domain,
+            retry_after: None,
+            identity: None,
+            limits: Vec::new(),
+        }
     }
 
     #[test]

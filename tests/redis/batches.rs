@@ -4,8 +4,8 @@ use limiter::{BatchId, DebtId, HolderId, Incarnation, RegionNumber};
 use std::collections::HashMap;
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, BucketSeen, Cell, Counter, Debt, Debts, Entry, FLOOR, Grid, Hits, Item, MAX_COUNT,
-    Prefetch, Rate, Report, Seen, Ticks, WindowReturn,
+    Ask, Batch, BucketReturn, BucketSeen, Cell, Counter, Debt, Debts, Entry, FLOOR, Grid, Hits, Item, MAX_COUNT, Part,
+    Prefetch, Rate, Report, Seen, Share, Ticks, WindowReturn,
 };
 use limiter::rules::MAX_LIMIT;
 use limiter::{Revision, StoreTime};
@@ -193,7 +193,14 @@ impl BatchGenerator {
         if !simple && self.random.one_in(6) {
             return Counter::Import { grid, cells: seen.as_slice().into() };
         }
-        Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease }
+        // A counter without a limit has no share.
+        let share = (!simple && limit < MAX_COUNT && self.random.one_in(4)).then(|| {
+            let weights = 1 + self.random.size(5000);
+            let weight = u32::try_from(self.random.below(weights + 1)).unwrap();
+            let since_ms = ms - self.random.pick(&[0, 0, 200, 5000, 12_000]).min(ms);
+            Share { since_ms, part: Part { weight, weights: u32::try_from(weights).unwrap() } }
+        });
+        Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease, share }
     }
 
     /// Returns the report of a debt of the current cell or an older one. The debt may have been reported before.

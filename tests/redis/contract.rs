@@ -262,6 +262,7 @@ fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
         returns: Vec::new(),
         debts: Debts::default(),
         lease: None,
+        share: None,
     };
     Item { key, asks: asks(runs), refund: 0, counter }
 }
@@ -269,14 +270,25 @@ fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
 fn with_details(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: Option<Prefetch>) -> Item {
     let Counter::Window { grid, limit, .. } = item.counter else { return item };
     Item {
-        counter: Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts: Debts::default(), lease },
+        counter: Counter::Window {
+            grid,
+            limit,
+            seen: seen.as_slice().into(),
+            returns,
+            debts: Debts::default(),
+            lease,
+            share: None,
+        },
         ..item
     }
 }
 
 fn on_grid(item: Item, grid: Grid) -> Item {
     let Counter::Window { limit, seen, returns, lease, .. } = item.counter else { return item };
-    Item { counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease }, ..item }
+    Item {
+        counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease, share: None },
+        ..item
+    }
 }
 
 fn bucket(key: Box<[u8]>, runs: &[(u64, u32)], returns: Vec<BucketReturn>) -> Item {

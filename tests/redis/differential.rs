@@ -82,6 +82,7 @@ impl RealServer {
                 returns: Vec::new(),
                 debts: Debts::default(),
                 lease: None,
+                share: None,
             },
         };
         store
@@ -251,8 +252,15 @@ fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
     let redis = Redis::new(0x00ab_cdef).unwrap();
     let run = |holder, id, asks: u64, returns: Vec<WindowReturn>| {
         let grid = Grid::Fixed { width_ms: 60_000 };
-        let counter =
-            Counter::Window { grid, limit: 100, seen: SeenCells::Empty, returns, debts: Debts::default(), lease: None };
+        let counter = Counter::Window {
+            grid,
+            limit: 100,
+            seen: SeenCells::Empty,
+            returns,
+            debts: Debts::default(),
+            lease: None,
+            share: None,
+        };
         let asks = (asks > 0).then_some(Ask { hits: asks, count: 1, overdraft: false }).into_iter().collect();
         let item = Item { key: b"{lane}k".as_slice().into(), asks, refund: 0, counter };
         let batch = Batch {

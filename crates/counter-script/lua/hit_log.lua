@@ -31,7 +31,7 @@ local function read_log(text, position)
     at, hits, position = unpack('>I7I2', text, position)
     log[i] = { at = at, hits = hits }
   end
-  return log
+  return log, position
 end
 
 local function write_log(out, log)

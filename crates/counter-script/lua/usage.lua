@@ -40,13 +40,13 @@ local function perhaps_in_window(grid, cell, log, instant)
   return max(charged - logged_hits(grid, cell, log, instant), 0)
 end
 
--- Returns the hits that count at `instant`.
-local function used_at(grid, window, span, instant)
+-- Returns the hits that count at `instant`. `used_of` returns those of a cell.
+local function used_at(grid, window, span, instant, used_of)
   local sum, is_log_empty = 0, #window.log == 0
   for _, cell in ipairs(window.cells) do
     local start_ms = cell.start_ms
     if start_ms >= span.oldest_ms and start_ms <= span.start_ms then
-      local used = used_in(cell)
+      local used = used_of(cell)
       if start_ms ~= span.start_ms then
         if grid.sliding then used = weighted(used, overlap(span, instant), grid.width_ms) end
         if not is_log_empty then used = min(used, perhaps_in_window(grid, cell, window.log, instant)) end
@@ -78,7 +78,7 @@ end
 local function fits_at(grid, window, span, instant, hits, limit)
   local room = limit - hits
   if room < 0 then return nil end
-  if used_at(grid, window, span, instant) <= room then return instant end
+  if used_at(grid, window, span, instant, used_in) <= room then return instant end
   if grid.bounds or grid.older_cells == 0 then return span.end_ms * 1000 end
   -- What counts shrinks at these instants.
   local instants = {}
@@ -98,7 +98,7 @@ local function fits_at(grid, window, span, instant, hits, limit)
   while from < to do
     local middle = floor((from + to) / 2)
     local at = instants[middle]
-    if at > instant and used_at(grid, window, span_at(grid, floor(at / 1000)), at) <= room then
+    if at > instant and used_at(grid, window, span_at(grid, floor(at / 1000)), at, used_in) <= room then
       to = middle
     else
       from = middle + 1

@@ -29,18 +29,19 @@ local function read_item(kind, position)
   if kind >= KIND_COMPACT then return read_compact_item(kind, position) end
   local grid
   grid, position = read_grid(kind, position)
-  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, returns
+  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, share, returns
   limit, want, holders, min_left_us, refund, position = unpack('>I7I4I4I7I7', batch, position)
   asks, _, position = read_asks(batch, position)
   seen, position = read_cells(batch, position)
   debts_seen_in, position = unpack('>I6', batch, position)
   debts_seen, position = read_debts(batch, position)
   reports, position = read_reports(batch, position)
+  share, position = read_share(batch, position)
   returns, position = unpack('>I4', batch, position)
   return {
     grid = grid, limit = limit, want = want, holders = holders, min_left_us = min_left_us, refund = refund,
     asks = asks, seen = seen,
-    debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, returns = returns,
+    debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, share = share, returns = returns,
     returns_position = position,
   }
 end
@@ -131,8 +132,9 @@ local function serve_window(key, kind, position)
   local debts_charged = apply_returns_and_debts(item, window, span)
 
   -- A counter without a limit denies nothing, however much is counted.
-  local used = limit < MAX_COUNT and used_at(grid, window, span, instant) or 0
-  local available = max(limit - used, 0)
+  local used = limit < MAX_COUNT and used_at(grid, window, span, instant, used_in) or 0
+  local of_limit = max(limit - used, 0)
+  local available = item.share and share_of(item.share, grid, window, span, instant, limit, of_limit) or of_limit
   local counts, asked = grant_in_order(asks, available)
   local lease_tokens = 0
   if max(span.end_ms * 1000 - instant, 0) >= item.min_left_us then
@@ -145,7 +147,11 @@ local function serve_window(key, kind, position)
   drop_old_cells(grid, window)
 
   local out = { pack('>B', WINDOW_DONE) }
-  write_granted(out, asks, counts, function(hits) return fits_at(grid, window, span, instant, hits, limit) end)
+  write_granted(out, asks, counts, function(hits)
+    local at = fits_at(grid, window, span, instant, hits, limit)
+    -- The share of a region grows at the next cell at the earliest.
+    return at and available < of_limit and max(at, span.end_ms * 1000) or at
+  end)
   out[#out + 1] = pack('>I4I7I7I6I6I6', lease_tokens, max(available - tokens, 0),
     empty_at(grid, window, span, instant), window.incarnation, span.start_ms, span.end_ms)
   -- Another region may be in the next cell already.

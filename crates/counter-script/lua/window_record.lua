@@ -1,4 +1,4 @@
--- How the record of a window counter is written. A window is { incarnation, applied, debts, cells, log }:
+-- How the record of a window counter is written. A window is { incarnation, applied, debts, cells, log, noticed }:
 -- `applied` has the last batch of each holder whose returns were applied (the replay guard).
 --
 -- A record begins with a byte for the version and the shape, and six bytes for the incarnation:
@@ -8,8 +8,8 @@
 --   RECORD_PLAIN   several cells without returns, and an empty `applied`.
 --   RECORD_FULL    everything.
 --
--- The shapes other than RECORD_FULL are for windows without debts and without a log, whose cells begin at whole seconds and hold the
--- charges of the record's own incarnation alone.
+-- The shapes other than RECORD_FULL are for windows without debts, without a log and without a partition, whose cells
+-- begin at whole seconds and hold the charges of the record's own incarnation alone.
 
 local function simple_cell(incarnation, second, charged, returned)
   local entry = { region = 0, incarnation = incarnation, charged = charged, returned = returned }
@@ -42,9 +42,13 @@ local function read_window(text)
   elseif shape == RECORD_FULL then
     window.cells, position = read_cells(text, position)
     window.applied, position = read_applied(text, position)
-    -- Records of earlier scripts end before the debts, or before the log.
+    -- Records of earlier scripts end before the debts, before the log, or before the partition.
     if position <= #text then window.debts, position = read_debts(text, position) end
-    if position <= #text then window.log = read_log(text, position) end
+    if position <= #text then window.log, position = read_log(text, position) end
+    if position <= #text then
+      local since_ms, cell_ms, used, admits = unpack('>I6I6I7I7', text, position)
+      window.noticed = { since_ms = since_ms, cell_ms = cell_ms, used = used, admits = admits }
+    end
   else
     error('the value is not the record of a window')
   end
@@ -53,7 +57,7 @@ end
 
 -- Returns true if a shape other than RECORD_FULL can hold the window.
 local function is_simple(window)
-  if #window.debts > 0 or #window.log > 0 then return false end
+  if #window.debts > 0 or #window.log > 0 or window.noticed then return false end
   for _, cell in ipairs(window.cells) do
     local only = #cell.entries == 1 and cell.entries[1]
     local own = only and only.region == 0 and only.incarnation == window.incarnation
@@ -93,7 +97,11 @@ local function write_window(window)
   write_cells(out, cells, 1, #cells)
   write_applied(out, window.applied)
   write_debts(out, window.debts)
-  if #window.log > 0 then write_log(out, window.log) end
+  local noticed = window.noticed
+  if #window.log > 0 or noticed then write_log(out, window.log) end
+  if noticed then
+    out[#out + 1] = pack('>I6I6I7I7', noticed.since_ms, noticed.cell_ms, noticed.used, noticed.admits)
+  end
   return table.concat(out)
 end
 

@@ -10,7 +10,7 @@
 //! load_general     a function, called when the first item needs it
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
-//!     cell, grid, hit_log, usage, debts, window_record, window, import
+//!     cell, grid, hit_log, usage, share, debts, window_record, window, import
 //!   load_bucket      a function, called for the first bucket
 //!     ticks, bucket
 //!   dispatch
@@ -28,8 +28,8 @@ use std::sync::{LazyLock, OnceLock};
 
 use limiter::counter::{
     self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS,
-    MAX_LOGGED_LIMIT, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, MAX_REGIONS, REPLICATION_MARKS, TICKS_PER_MICRO,
-    WEIGHT_ONE,
+    MAX_LOGGED_LIMIT, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, MAX_REGIONS, NOTICE_TOLERANCE_MS, REPLICATION_MARKS,
+    TICKS_PER_MICRO, WEIGHT_ONE,
 };
 use sha1::{Digest as _, Sha1};
 
@@ -114,12 +114,13 @@ fn counters() -> String {
         &[
             &constants! {
                 WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, MAX_DEBTS, MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
-                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED,
+                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED, NOTICE_TOLERANCE_MS,
             },
             file!("cell"),
             file!("grid"),
             file!("hit_log"),
             file!("usage"),
+            file!("share"),
             file!("debts"),
             file!("window_record"),
             file!("window"),

@@ -12,6 +12,8 @@ pub struct Decision {
     pub allowed: bool,
     /// At least one limit was decided without the store.
     pub degraded: bool,
+    /// At least one limit was decided as its `on_partition` says, because another region does not hear this one.
+    pub partitioned: bool,
     /// The revision of the rules that decided.
     pub revision: Revision,
     /// The domain, if the rules have it.
@@ -27,8 +29,8 @@ pub struct Decision {
 impl Decision {
     /// The decision of a check that is denied because its caller is not known. No limit was asked.
     pub fn unidentified(domain: Option<Arc<str>>, revision: Revision, problem: IdentityProblem) -> Self {
-        let (allowed, degraded, retry_after, limits) = (false, false, None, Vec::new());
-        Self { allowed, degraded, revision, domain, retry_after, identity: Some(problem), limits }
+        let (allowed, degraded, partitioned, retry_after, limits) = (false, false, false, None, Vec::new());
+        Self { allowed, degraded, partitioned, revision, domain, retry_after, identity: Some(problem), limits }
     }
 }
 

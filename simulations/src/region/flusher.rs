@@ -24,7 +24,7 @@ impl Region {
 
     /// Delivers decisions, schedules the flusher, and sends batches, as the shard asks.
     pub(super) fn carry_out(&mut self, cx: &mut Context<'_>, core: CoreIndex, effects: Effects<CheckIndex>) {
-        let Effects { send, decided, flush, flush_in } = effects;
+        let Effects { send, decided, flush, flush_in, reports: _ } = effects;
         for (check, decision) in decided {
             self.cores[core.0].waiting.remove(&check);
             self.deliver_decision(cx, check, &decision);

@@ -276,6 +276,7 @@ mod tests {
             returns: Vec::new(),
             debts: Debts::default(),
             lease: None,
+            share: None,
         };
         let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
         let item = Item { key: b"k".as_slice().into(), asks, refund: 0, counter };

@@ -60,6 +60,7 @@ pub(super) fn to_check_response(decision: &Decision, id: &RequestId<'_>) -> Chec
     CheckResponse {
         allowed: decision.allowed,
         degraded: decision.degraded,
+        partitioned: decision.partitioned,
         revision: decision.revision.0,
         request_id: id.to_text(),
         retry_after_ms: decision.retry_after.map(millis_up),

@@ -145,6 +145,9 @@ fn escape(key: &str) -> String {
 pub struct Answer<'d> {
     allowed: bool,
     degraded: bool,
+    /// Only in an answer that it applies to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partitioned: bool,
     revision: u64,
     request_id: &'d str,
     retry_after_ms: Option<u64>,
@@ -186,6 +189,7 @@ impl<'d> Answer<'d> {
         Self {
             allowed: decision.allowed,
             degraded: decision.degraded,
+            partitioned: decision.partitioned,
             revision: decision.revision.0,
             request_id,
             retry_after_ms: decision.retry_after.map(millis_up),
@@ -205,6 +209,7 @@ impl<'d> Answer<'d> {
         Self {
             allowed: false,
             degraded: false,
+            partitioned: false,
             revision: revision.0,
             request_id,
             retry_after_ms: None,

@@ -6,8 +6,8 @@ use crate::yaml::decode::{Errors, Fields, boolean, duration_ms, entries, list, n
 use crate::yaml::nearest::{did_you_mean, nearest};
 use crate::yaml::tree::{Node, Style, Value};
 use limiter::rules::{
-    Algorithm, Attribute, CalendarUnit, Condition, Consistency, Limit, MAX_LIMIT, Match, Mode, OnStoreFailure,
-    Override, Path, Per, Period, Prefixes, Quota, Scope,
+    Algorithm, Attribute, CalendarUnit, Condition, Consistency, GlobalStrategy, Limit, MAX_LIMIT, Match, Mode,
+    OnPartition, OnStoreFailure, Override, Path, Per, Period, Prefixes, Quota, Scope,
 };
 
 /// One entry of `limits`.
@@ -191,12 +191,40 @@ fn period(fields: &mut Fields<'_>, path: &Path, algorithm: Algorithm, errors: &m
 }
 
 fn scope(fields: &mut Fields<'_>, path: &Path, errors: &mut Errors) -> Scope {
-    const SCOPES: [(&str, Scope); 2] = [("region", Scope::Region), ("global", Scope::Global)];
-    let scope = fields.get("scope").and_then(|n| word(n, &path.field("scope"), &SCOPES, errors)).unwrap_or_default();
-    if fields.get("global").is_some() && scope == Scope::Region {
-        errors.add(&path.field("global"), "expected only with scope: global");
+    const SCOPES: [(&str, bool); 2] = [("region", false), ("global", true)];
+    let is_global =
+        fields.get("scope").and_then(|n| word(n, &path.field("scope"), &SCOPES, errors)).unwrap_or_default();
+    let path = path.field("global");
+    match fields.get("global") {
+        Some(node) if is_global => strategy(node, path, errors).map_or(Scope::Region, Scope::Global),
+        Some(_) => {
+            errors.add(&path, "expected only with scope: global");
+            Scope::Region
+        }
+        None if is_global => {
+            errors.add(&path, "expected this field with scope: global: { strategy: gossip | escrow }");
+            Scope::Region
+        }
+        None => Scope::Region,
     }
-    scope
+}
+
+/// How regions share a counter.
+fn strategy(node: &Node, path: Path, errors: &mut Errors) -> Option<GlobalStrategy> {
+    const ESCROW: [(&str, bool); 2] = [("gossip", false), ("escrow", true)];
+    const ON_PARTITION: [(&str, OnPartition); 3] =
+        [("open", OnPartition::Open), ("share", OnPartition::Share), ("deny", OnPartition::Deny)];
+    let mut fields = Fields::new(node, path.clone(), errors);
+    let escrow = fields.require("strategy", errors).and_then(|n| word(n, &path.field("strategy"), &ESCROW, errors));
+    let path = path.field("on_partition");
+    let on_partition = fields.get("on_partition").and_then(|n| word(n, &path, &ON_PARTITION, errors));
+    fields.finish(errors);
+    let escrow = escrow?;
+    if escrow && on_partition.is_some() {
+        errors.add(&path, "expected only with strategy: gossip");
+    }
+    let on_partition = on_partition.unwrap_or_default();
+    Some(if escrow { GlobalStrategy::Escrow } else { GlobalStrategy::Gossip { on_partition } })
 }
 
 fn conditions(node: &Node, path: &Path, errors: &mut Errors) -> BTreeMap<String, Condition> {

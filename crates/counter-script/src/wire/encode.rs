@@ -1,7 +1,7 @@
 //! Writes a batch.
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, Counter, Debt, Entry, Grid, Hits, Item, Prefetch, SeenCells, Ticks, WindowReturn,
+    Ask, Batch, BucketReturn, Counter, Debt, Entry, Grid, Hits, Item, Prefetch, SeenCells, Share, Ticks, WindowReturn,
 };
 
 use super::codes::{
@@ -38,14 +38,14 @@ pub(super) struct Writer(pub(super) Vec<u8>);
 impl Writer {
     /// Writes an item in the compact form. Returns false and writes nothing if the item does not have one.
     fn compact_item(&mut self, item: &Item) -> bool {
-        let Counter::Window { grid, limit, seen, returns, debts, lease } = &item.counter else { return false };
+        let Counter::Window { grid, limit, seen, returns, debts, lease, share } = &item.counter else { return false };
         let only = match seen {
             SeenCells::Empty => None,
             SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry)),
             SeenCells::One { .. } | SeenCells::Many(_) => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
-        let is_plain = item.refund == 0 && !has_debts && item.asks.iter().all(|ask| !ask.overdraft);
+        let is_plain = item.refund == 0 && !has_debts && share.is_none() && item.asks.iter().all(|ask| !ask.overdraft);
         if !is_plain || item.asks.len() > 1 || returns.len() > 1 || matches!(grid, Grid::Calendar { .. }) {
             return false;
         }
@@ -67,7 +67,7 @@ impl Writer {
 
     fn general_item(&mut self, item: &Item) {
         match &item.counter {
-            Counter::Window { grid, limit, seen, returns, debts, lease } => {
+            Counter::Window { grid, limit, seen, returns, debts, lease, share } => {
                 self.put::<1>(kind(grid));
                 self.grid(grid);
                 self.limit_and_lease(*limit, *lease);
@@ -81,6 +81,12 @@ impl Writer {
                 for report in &debts.reports {
                     self.debt(&report.debt);
                     self.hits(report.known);
+                }
+                self.put::<1>(share.is_some().into());
+                if let Some(Share { since_ms, part }) = share {
+                    self.put::<6>(*since_ms);
+                    self.put::<4>(part.weight.into());
+                    self.put::<4>(part.weights.max(1).into());
                 }
                 self.count::<4>(returns.len());
                 returns.iter().for_each(|back| self.window_return(back));

@@ -38,7 +38,10 @@ pub fn run(
 /// asks, charge the lease.
 pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> ItemReply {
     match (&item.counter, record.take()) {
-        (Counter::Window { grid, limit, seen, returns, debts, lease }, stored @ (None | Some(Record::Window(_)))) => {
+        (
+            Counter::Window { grid, limit, seen, returns, debts, lease, share },
+            stored @ (None | Some(Record::Window(_))),
+        ) => {
             let stored = match stored {
                 Some(Record::Window(window)) => Some(window),
                 _ => None,
@@ -50,6 +53,7 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
                 returns,
                 debts,
                 lease: *lease,
+                share: *share,
                 refund: item.refund,
                 asks: &item.asks,
             };
@@ -164,6 +168,7 @@ mod tests {
                 returns: Vec::new(),
                 debts: Debts::default(),
                 lease: None,
+                share: None,
             },
         }
     }

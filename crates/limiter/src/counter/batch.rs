@@ -10,6 +10,7 @@ use super::debts::{Debt, Report};
 use super::grid::Grid;
 use super::rate::{Rate, Ticks};
 use super::seen_cells::SeenCells;
+use super::share::Share;
 use crate::ids::{BatchId, HolderId, Incarnation};
 use crate::revision::Revision;
 use crate::time::StoreTime;
@@ -57,6 +58,8 @@ pub enum Counter {
         returns: Vec<WindowReturn>,
         debts: Debts,
         lease: Option<Prefetch>,
+        /// While another region does not hear this one, if the limit says `on_partition: share`.
+        share: Option<Share>,
     },
     /// What another region reports of a window: the item only carries facts. It asks for nothing, it never advances the
     /// time of the counter, and it creates no cell that is over.

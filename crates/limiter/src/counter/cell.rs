@@ -71,6 +71,11 @@ impl Cell {
         used(&self.entries)
     }
 
+    /// Hits that count in this cell, of one region.
+    pub fn used_by(&self, region: RegionNumber) -> u64 {
+        used_by(&self.entries, region)
+    }
+
     /// Hits that were ever charged to this cell. [`u64::MAX`] if it has dropped entries.
     pub fn charged(&self) -> u64 {
         let has_dropped = self.entries.iter().any(Entry::is_floor);
@@ -271,18 +276,18 @@ mod tests {
         let mut cell = Cell::new(0);
         (1..=40).for_each(|n| cell.charge(Incarnation(n), 1));
         for region in 1..=7 {
-            for n in 1..=6 {
+            for n in 1..=5 {
                 let incarnation = Incarnation(n).of_region(RegionNumber(region));
                 cell.merge(&[Entry { incarnation, charged: 10, returned: 0 }], Incarnation(40));
             }
         }
         assert_eq!(cell.entries.len(), MAX_ENTRIES + 7 * MAX_FOREIGN_ENTRIES);
         assert_eq!(used_by(&cell.entries, RegionNumber::OWN), 40);
-        assert_eq!(used_by(&cell.entries, RegionNumber(3)), 60);
-        assert_eq!(cell.used(), 40 + 7 * 60);
+        assert_eq!(used_by(&cell.entries, RegionNumber(3)), 50);
+        assert_eq!(cell.used(), 40 + 7 * 50);
         let stranger = Entry { incarnation: Incarnation(1).of_region(RegionNumber(8)), charged: 5, returned: 0 };
         cell.merge(&[stranger], Incarnation(40));
-        assert_eq!(cell.used(), 40 + 7 * 60, "there is no room for an eighth other region");
+        assert_eq!(cell.used(), 40 + 7 * 50, "there is no room for an eighth other region");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod hit_log;
 mod rate;
 mod replay_guard;
 mod seen_cells;
+mod share;
 mod token_bucket;
 mod usage;
 mod window_record;
@@ -21,6 +22,7 @@ pub use batch::{
     Prefetch, Seen, StoreError, WindowReturn,
 };
 pub use batch_context::{BatchContext, REPLICATION_MARKS};
+pub(crate) use cell::cell_mut;
 pub use cell::{Cell, Entry, FLOOR, MAX_COUNT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, used, used_by};
 pub use debts::{Debt, Hits, MAX_DEBTS, Report};
 pub use grid::{CalendarBounds, CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
@@ -28,6 +30,7 @@ pub use hit_log::{HitLog, LoggedHits, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT
 pub use rate::{Rate, TICKS_PER_MICRO, Ticks};
 pub use replay_guard::MAX_HOLDERS;
 pub use seen_cells::SeenCells;
+pub use share::{NOTICE_TOLERANCE_MS, Noticed, Part, Share};
 pub use token_bucket::{Bucket, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US};
 pub use usage::Usage;
 pub use window_record::{Received, WindowRecord};

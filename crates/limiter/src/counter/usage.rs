@@ -7,6 +7,7 @@
 use super::cell::Cell;
 use super::grid::{CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
 use super::hit_log::HitLog;
+use crate::ids::RegionNumber;
 use crate::time::StoreTime;
 
 /// The hits of one window counter.
@@ -16,6 +17,8 @@ pub struct Usage<'a> {
     /// The newest first.
     pub cells: &'a [Cell],
     pub log: &'a HitLog,
+    /// Only the hits of the store's own region count.
+    pub own: bool,
 }
 
 impl Usage<'_> {
@@ -24,7 +27,7 @@ impl Usage<'_> {
     pub fn used(&self, span: &CellSpan, now: StoreTime) -> u64 {
         self.counting(span)
             .map(|cell| {
-                let used = cell.used();
+                let used = if self.own { cell.used_by(RegionNumber::OWN) } else { cell.used() };
                 if cell.start_ms == span.start_ms {
                     return used;
                 }
@@ -135,7 +138,7 @@ mod tests {
     use crate::ids::Incarnation;
 
     fn usage<'a>(grid: &'a Grid, cells: &'a [Cell]) -> Usage<'a> {
-        Usage { grid, cells, log: HitLog::EMPTY }
+        Usage { grid, cells, log: HitLog::EMPTY, own: false }
     }
 
     fn cell(start_ms: u64, used: u64) -> Cell {

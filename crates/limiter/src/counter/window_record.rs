@@ -11,6 +11,7 @@ use super::grid::{CellSpan, Grid};
 use super::hit_log::HitLog;
 use super::replay_guard::ReplayGuard;
 use super::seen_cells::SeenCells;
+use super::share::{Noticed, Share};
 use super::usage::Usage;
 use crate::ids::Incarnation;
 use crate::invariant::{self, Invariant};
@@ -26,6 +27,8 @@ pub struct WindowRecord {
     pub cells: Vec<Cell>,
     /// When hits were charged, if the limit is small.
     pub log: HitLog,
+    /// Only during a partition, and for a while after it.
+    pub noticed: Option<Noticed>,
 }
 
 /// What a record remembers so that it applies nothing twice.
@@ -39,7 +42,7 @@ pub struct Received {
 impl WindowRecord {
     /// A record without cells.
     pub fn new(incarnation: Incarnation) -> Self {
-        Self { incarnation, received: None, cells: Vec::new(), log: HitLog::default() }
+        Self { incarnation, received: None, cells: Vec::new(), log: HitLog::default(), noticed: None }
     }
 
     /// The beginning of the newest cell that the store's own region charged, in milliseconds since the epoch, 0 if
@@ -78,6 +81,7 @@ pub struct WindowItem<'a> {
     pub returns: &'a [WindowReturn],
     pub debts: &'a Debts,
     pub lease: Option<Prefetch>,
+    pub share: Option<Share>,
     pub refund: u64,
     pub asks: &'a [Ask],
 }
@@ -112,9 +116,12 @@ impl WindowItem<'_> {
         let reported = self.receive(&mut window, span, cx);
 
         // A counter without a limit denies nothing, however much is counted.
-        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log };
+        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log, own: false };
         let used = if self.limit >= MAX_COUNT { 0 } else { usage.used(span, now) };
-        let available = self.limit.saturating_sub(used);
+        let of_limit = self.limit.saturating_sub(used);
+        let available = self
+            .share
+            .map_or(of_limit, |share| share.available(&mut window.noticed, &usage, self.limit, of_limit, (span, now)));
         let (counts, asked) = grant_in_order(self.asks, available);
         let left_us = StoreTime::from_millis(span.end_ms).since(now);
         let lease = self.lease.map_or(0, |lease| prefetch(lease, available.saturating_sub(asked), left_us));
@@ -137,9 +144,13 @@ impl WindowItem<'_> {
         // Another region may be in the next cell already.
         let current = window.cells.iter().position(|c| c.start_ms <= span.start_ms).unwrap_or(window.cells.len());
         let cells = &window.cells[current..];
-        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log };
+        let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log, own: false };
+        // The share of a region grows at the next cell at the earliest.
+        let next_share = (available < of_limit).then_some(StoreTime::from_millis(span.end_ms));
+        let fits_at =
+            |hits| usage.fits_at(span, now, hits, self.limit).map(|at| next_share.map_or(at, |next| next.max(at)));
         let grant = Grant {
-            granted: granted_runs(self.asks, &counts, |hits| usage.fits_at(span, now, hits, self.limit)),
+            granted: granted_runs(self.asks, &counts, fits_at),
             lease,
             available: available.saturating_sub(tokens),
             reset_at: usage.empty_at(span, now),

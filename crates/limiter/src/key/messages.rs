@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::counter::Ticks;
+use crate::counter::{Part, Ticks};
 use crate::ids::{Incarnation, SlotId, Ticket};
-use crate::rules::EffectiveLimit;
+use crate::rules::{EffectiveLimit, OnPartition};
 use crate::time::{NodeTime, StoreTime};
 
 /// Where granted hits were charged. A refund names it.
@@ -81,6 +81,29 @@ pub struct Context {
     pub holders: u32,
     /// The divisor of `on_store_failure: local`.
     pub divisor: u32,
+    /// `None` if no other regions are known.
+    pub regions: Option<Regions>,
+}
+
+/// What a shard knows of the other regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Regions {
+    /// The weighted part of this region.
+    pub part: Part,
+    /// A key whose region has used less than this many thousandths of its limit is not reported.
+    pub floor_thousandths: u32,
+    /// When this node noticed that another region does not hear it; `None` if all do.
+    pub partitioned_since: Option<NodeTime>,
+}
+
+impl Regions {
+    /// What the region does about a limit, if it is partitioned from another region.
+    pub const fn on_partition(&self, effective: &EffectiveLimit) -> Option<OnPartition> {
+        match self.partitioned_since {
+            Some(_) => effective.on_partition(),
+            None => None,
+        }
+    }
 }
 
 /// When a batch was sent by the node's clock, and when it ran by the store's.

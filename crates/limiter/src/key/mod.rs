@@ -8,4 +8,5 @@ mod outage;
 mod prefetch;
 
 pub(crate) use key_state::KeyState;
+pub use messages::Regions;
 pub(crate) use messages::{AskResult, BatchTimes, Context, MayHaveRun, QueuedAsk, Receipt};

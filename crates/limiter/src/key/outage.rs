@@ -8,7 +8,7 @@
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
 use crate::counter::{
-    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Rate, Report, SeenCells, Ticks, Usage, used,
+    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used,
 };
 use crate::ids::{DebtId, Incarnation};
 use crate::revision::Revision;
@@ -115,8 +115,11 @@ impl Outage {
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
                 let others = used_by_others(&seen.cells(), owed);
-                let window_share =
-                    effective.limit.saturating_sub(unlogged(&grid, &others).used(&span, now)) / divisor(cx);
+                // Regions that count together have a part each.
+                let part = cx.regions.filter(|_| effective.on_partition().is_some()).map(|regions| regions.part);
+                let (limit, own) = (part.unwrap_or(Part::ONE).of(effective.limit), part.is_some());
+                let used = Usage { own, ..unlogged(&grid, &others) }.used(&span, now);
+                let window_share = limit.saturating_sub(used) / divisor(cx);
                 self.left = window_share.saturating_sub(unlogged(&grid, &as_cells(owed)).used(&span, now));
                 let fits = hits.max(1) <= self.left;
                 if hits == 0 || !(fits || overdraft) {
@@ -294,7 +297,7 @@ impl Outage {
 
 /// The usage of cells of which nobody knows when their hits were charged.
 const fn unlogged<'a>(grid: &'a Grid, cells: &'a [Cell]) -> Usage<'a> {
-    Usage { grid, cells, log: HitLog::EMPTY }
+    Usage { grid, cells, log: HitLog::EMPTY, own: false }
 }
 
 fn divisor(cx: &Context) -> u64 {

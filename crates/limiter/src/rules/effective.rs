@@ -8,7 +8,8 @@ use jiff::tz::TimeZone;
 use super::calendar;
 use super::key_name::{push_short, push_values};
 use super::rule::{
-    Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, Limit, Mode, OnStoreFailure, Override, Period, Quota,
+    Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, GlobalStrategy, Limit, Mode, OnPartition, OnStoreFailure,
+    Override, Period, Quota, Scope,
 };
 use crate::counter::{Grid, MAX_COUNT, Rate};
 use crate::revision::Revision;
@@ -31,6 +32,7 @@ pub struct EffectiveLimit {
     pub overdraft: bool,
     pub mode: Mode,
     pub on_store_failure: OnStoreFailure,
+    pub scope: Scope,
     pub response_headers: BTreeMap<String, String>,
     pub revision: Revision,
     /// The limit came with a request, not from the rules.
@@ -83,6 +85,7 @@ impl EffectiveLimit {
             overdraft: limit.overdraft,
             mode: change.and_then(|c| c.mode).unwrap_or(limit.mode),
             on_store_failure: change.and_then(|c| c.on_store_failure).unwrap_or(limit.on_store_failure),
+            scope: limit.scope,
             response_headers: headers.clone(),
             revision,
             from_request: false,
@@ -100,6 +103,14 @@ impl EffectiveLimit {
 
     pub const fn is_unlimited(&self) -> bool {
         self.limit == UNLIMITED
+    }
+
+    /// What the region does while another one does not hear it. `None` if regions do not tell each other this counter.
+    pub const fn on_partition(&self) -> Option<OnPartition> {
+        match self.scope {
+            Scope::Global(GlobalStrategy::Gossip { on_partition }) if !self.is_unlimited() => Some(on_partition),
+            _ => None,
+        }
     }
 
     /// True if it needs no counter to decide: it denies everything, or it is an unlimited bucket.
@@ -172,7 +183,8 @@ const fn nominal_ms(period: &Period) -> u64 {
 }
 
 /// The prefix of a limit's counters. It depends on the domain, the name of the limit, and everything that begins a new
-/// counter when it changes: window, algorithm, cells, `per`, and the match of an override that has its own counter.
+/// counter when it changes: window, algorithm, cells, `per`, the match of an override that has its own counter, and how
+/// regions share it.
 fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
     let per = serde_json::to_string(&limit.per).unwrap_or_default();
     let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();
@@ -185,7 +197,11 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
     let apart = apart.map(|c| serde_json::to_string(&c.matches).unwrap_or_default()).unwrap_or_default();
     let mut out = Vec::new();
     let parts = [domain, &limit.name, limit.algorithm.as_str(), &period, cells, &per, &apart];
-    push_short(&mut out, parts.into_iter());
+    let shared = match limit.scope {
+        Scope::Region => None,
+        Scope::Global(strategy) => Some(strategy.as_str()),
+    };
+    push_short(&mut out, parts.into_iter().chain(shared));
     out
 }
 

@@ -26,8 +26,9 @@ pub use path::{Path, Step};
 pub use per::{Per, Prefixes};
 pub use problem::Problem;
 pub use rule::{
-    Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, Identity, Limit, MAX_WINDOW_MS,
-    MIN_WINDOW_MS, Match, Mode, OnIdentityFailure, OnStoreFailure, Override, Period, Quota, Rules, Scope, Unmatched,
+    Algorithm, CalendarUnit, Charge, Condition, Consistency, DEFAULT_CELLS, Domain, GlobalStrategy, Identity, Limit,
+    MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, OnIdentityFailure, OnPartition, OnStoreFailure, Override, Period, Quota,
+    Rules, Scope, Unmatched,
 };
 pub(crate) use rule_book::descriptor_limit;
 pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, IdentityTerms, RuleBook};

@@ -193,13 +193,59 @@ pub enum Consistency {
     Leased,
 }
 
-/// Where a counter is shared. `Global` is invalid until cross-region counting exists.
+/// Where a counter is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
+    /// Each region counts by itself.
     #[default]
     Region,
-    Global,
+    /// All regions count together.
+    Global(GlobalStrategy),
+}
+
+/// How regions share a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GlobalStrategy {
+    /// Regions tell each other what they counted. A region decides on its own count and the counts that it has heard.
+    Gossip { on_partition: OnPartition },
+    /// Regions spend rights that they hold, and move rights ahead of need.
+    Escrow,
+}
+
+impl GlobalStrategy {
+    /// The word for it in a rule file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gossip { .. } => "gossip",
+            Self::Escrow => "escrow",
+        }
+    }
+}
+
+/// What a region does while another one does not hear it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPartition {
+    /// It goes on with the counts that it knows.
+    Open,
+    /// It admits its weighted part of what was left.
+    #[default]
+    Share,
+    /// It denies.
+    Deny,
+}
+
+impl OnPartition {
+    /// The word for it in a rule file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Share => "share",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// What decides a check while the store does not answer.

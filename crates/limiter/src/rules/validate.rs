@@ -12,8 +12,8 @@ use super::path::Path;
 use super::per::Prefixes;
 use super::problem::{Problem, Problems};
 use super::rule::{
-    Algorithm, Consistency, Domain, Limit, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, Override, Period,
-    Quota, Rules, Scope,
+    Algorithm, Consistency, Domain, GlobalStrategy, Limit, MAX_REFILL_MS, MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode,
+    Override, Period, Quota, Rules, Scope,
 };
 use crate::counter::MAX_LIMIT;
 
@@ -106,15 +106,25 @@ fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
     }
     let leased = limit.consistency == Some(Consistency::Leased);
     found.expect(!(bucket && leased), &path.field("consistency"), "expected exact: a token_bucket takes no leases");
-    let scope = path.field("scope");
-    if limit.scope == Scope::Global {
-        found.expect(!bucket, &scope, "expected region: a token_bucket cannot be global");
-        found.expect(bucket, &scope, "expected region: counting across regions is not built yet");
-    }
+    check_scope(limit, path, found);
     check_burst(limit, limit.limit, limit.burst, &path.field("burst"), found);
     check_headers(&limit.response_headers, &path.field("response_headers"), found);
     for (at, change) in limit.overrides.iter().enumerate() {
         check_override(limit, change, &path.field("overrides").index(at), found);
+    }
+}
+
+fn check_scope(limit: &Limit, path: &Path, found: &mut Problems) {
+    let Scope::Global(strategy) = limit.scope else { return };
+    let bucket = limit.algorithm == Algorithm::TokenBucket;
+    found.expect(!bucket, &path.field("scope"), "expected region: a token_bucket cannot be global");
+    let strategy_path = path.field("global").field("strategy");
+    match strategy {
+        GlobalStrategy::Gossip { .. } => {
+            let windowed = matches!(limit.period, Period::Window { .. });
+            found.expect(windowed, &strategy_path, "expected escrow: gossip does not support a calendar");
+        }
+        GlobalStrategy::Escrow => found.expect(false, &strategy_path, "expected gossip: escrow is not built yet"),
     }
 }
 

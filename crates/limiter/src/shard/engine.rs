@@ -13,7 +13,7 @@ use super::pending_checks::PendingChecks;
 use crate::check::Check;
 use crate::ids::{BatchId, IdGenerator, LaneId, Ticket};
 use crate::invariant::{self, Invariant};
-use crate::key::AskResult;
+use crate::key::{AskResult, Regions};
 use crate::rules::{OnStoreFailure, RuleBook};
 use crate::time::{NodeTime, WallTime};
 
@@ -147,6 +147,7 @@ impl<W> Shard<W> {
             }
             Event::Rules(book) => self.set_book(book),
             Event::Holders(holders) => self.keys.set_holders(holders),
+            Event::Regions(regions) => self.set_regions(regions),
             Event::ReleaseTokens => self.keys.release_all(),
         }
         effects.flush = self.needs_flush(now);
@@ -182,7 +183,7 @@ impl<W> Shard<W> {
     }
 
     fn complete(&mut self, reply: Reply, effects: &mut Effects<W>, now: NodeTime) {
-        for (ask, result) in self.keys.complete(reply, now) {
+        for (ask, result) in self.keys.complete(reply, &mut effects.reports, now) {
             let Some(check) = self.pending.get_mut(ask.ticket) else {
                 // Its check waits no more: granted hits go back. An overdraft stays charged, unless this node owes it.
                 let stays = ask.overdraft && ask.effective.on_store_failure != OnStoreFailure::Local;
@@ -207,6 +208,16 @@ impl<W> Shard<W> {
         let (check, waiter) = self.pending.remove(ticket)?;
         check.abandon(ticket, &mut self.keys);
         Some((check, waiter))
+    }
+
+    fn set_regions(&mut self, regions: Regions) {
+        let begins = regions.partitioned_since.is_some();
+        let changed = self.keys.regions.is_none_or(|before| before.partitioned_since.is_some() != begins);
+        self.keys.regions = Some(regions);
+        if changed {
+            // Tokens that were taken before go back, so that the store decides what the region may admit from now on.
+            self.keys.release_all();
+        }
     }
 
     fn set_book(&mut self, book: Arc<RuleBook>) {

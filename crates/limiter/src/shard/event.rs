@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use crate::counter::{Batch, BatchReply, StoreError};
 use crate::decision::Decision;
+use crate::gossip::Report;
 use crate::ids::{BatchId, LaneId, Ticket};
+use crate::key::Regions;
 use crate::rules::RuleBook;
+use crate::time::NodeTime;
 
 /// Something that happened to a shard, apart from a check.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub enum Event {
     Rules(Arc<RuleBook>),
     /// This many shards of the region may hold tokens of a key.
     Holders(u32),
+    /// What is known of the other regions changed.
+    Regions(Regions),
     /// Every token in hand goes back to the store.
     ReleaseTokens,
 }
@@ -53,6 +58,9 @@ pub struct Effects<W> {
     pub send: Vec<Outgoing>,
     /// Decisions for checks that waited.
     pub decided: Vec<(W, Decision)>,
+    /// What the region counted of keys that it shares with other regions, as the reply says, each with the instant from
+    /// which nothing of the key counts any more.
+    pub reports: Vec<(Report, NodeTime)>,
     /// [`Event::Flush`] must follow soon. One may serve several events.
     pub flush: bool,
     /// [`Event::FlushDelayOver`] must follow in this many microseconds.
@@ -61,7 +69,7 @@ pub struct Effects<W> {
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { send: Vec::new(), decided: Vec::new(), flush: false, flush_in: None }
+        Self { send: Vec::new(), decided: Vec::new(), reports: Vec::new(), flush: false, flush_in: None }
     }
 }
 

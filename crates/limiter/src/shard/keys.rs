@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 use super::slot_queue::SlotQueue;
 use super::{ShardConfig, ShardStats};
 use crate::ids::{BatchId, DebtId, HolderId, IdGenerator, LaneId, SlotId};
-use crate::key::{Context, Receipt};
+use crate::key::{Context, Receipt, Regions};
 use crate::rules::EffectiveLimit;
 use crate::time::{NodeTime, WallTime};
 
@@ -30,6 +30,8 @@ pub struct Keys {
     holder: HolderId,
     /// The number of the last batch that was sent.
     last_batch: BatchId,
+    /// `None` if no other regions are known.
+    pub regions: Option<Regions>,
     stats: ShardStats,
 }
 
@@ -45,6 +47,7 @@ impl Keys {
             holder: HolderId(ids.next_id()),
             ids,
             last_batch,
+            regions: None,
             stats: ShardStats::default(),
         }
     }
@@ -53,7 +56,7 @@ impl Keys {
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
         // A batch of this shard may still be in flight.
         let last_batch = BatchId(self.last_batch.0 + 1);
-        Self::new(self.config, self.ids.clone(), last_batch, wall, now)
+        Self { regions: self.regions, ..Self::new(self.config, self.ids.clone(), last_batch, wall, now) }
     }
 
     pub fn set_holders(&mut self, holders: u32) {
@@ -196,6 +199,7 @@ impl Keys {
             lease_us: self.config.lease_us,
             holders: self.config.holders,
             divisor: self.config.holders.max(self.config.min_holders),
+            regions: self.regions,
         }
     }
 

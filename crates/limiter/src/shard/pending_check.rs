@@ -11,8 +11,13 @@ use crate::check::{Charging, Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
-use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, Mode, RuleBook, Unmatched, descriptor_limit};
+use crate::rules::{
+    ApplicableLimits, Charge, EffectiveLimit, Mode, OnPartition, RuleBook, Unmatched, descriptor_limit,
+};
 use crate::time::NodeTime;
+
+/// When to ask again while a partition lasts, in microseconds.
+const RETRY_AFTER_PARTITION_US: u64 = 1_000_000;
 
 /// A check with the limits that apply to it.
 #[derive(Debug, Default)]
@@ -99,9 +104,14 @@ impl Reservation {
         }
     }
 
-    /// What is known of its decision without the store: a limit of 0 denies, and so does a key that remembers a denial.
+    /// What is known of its decision without the store: a limit of 0 denies, and so does a key that remembers a denial,
+    /// and a limit with `on_partition: deny` while another region does not hear this one.
     fn known_denial(&self, keys: &mut Keys, now: NodeTime) -> Option<Option<NodeTime>> {
+        let partitioned = keys.regions.and_then(|regions| regions.on_partition(&self.effective));
         match self.slot {
+            Some(_) if partitioned == Some(OnPartition::Deny) && self.charging == Charging::IfAllowed => {
+                Some(Some(now.plus(RETRY_AFTER_PARTITION_US)))
+            }
             None => (self.effective.limit == 0 && self.charging != Charging::Refund).then_some(None),
             Some(slot) if self.charging == Charging::IfAllowed => {
                 keys.get_mut(slot)?.state.remembered_denial(self.hits, self.effective.terms(), now)

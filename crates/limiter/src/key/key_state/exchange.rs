@@ -1,10 +1,12 @@
 //! A key's talk with the store: the next item, and what its reply changes.
 
 use super::{Denial, Estimate, KeyState};
-use crate::counter::{Counter, Debts, Grant, Granted, Grid, Item, Prefetch, Seen};
+use crate::counter::{Counter, Debts, Grant, Granted, Grid, Item, Prefetch, Seen, Share};
+use crate::gossip::Report;
+use crate::key::Regions;
 use crate::key::messages::{AskResult, BatchTimes, ChargeOrigin, Context, MayHaveRun, QueuedAsk, Receipt};
 use crate::key::outage::Outage;
-use crate::rules::EffectiveLimit;
+use crate::rules::{EffectiveLimit, OnPartition};
 use crate::time::{NodeTime, StoreTime};
 
 impl KeyState {
@@ -61,6 +63,12 @@ impl KeyState {
         let reports = queue.outage.as_mut().map(Outage::report_window).unwrap_or_default();
         let (seen_in, seen) = self.seen.debts();
         let lease = Prefetch { want, holders: cx.holders, min_left: cx.lease_us / 16 };
+        let shares = |regions: &Regions| regions.on_partition(effective) == Some(OnPartition::Share);
+        let share = cx.regions.filter(shares).and_then(|regions| {
+            let ago_us = cx.now.since(regions.partitioned_since?);
+            let since_ms = StoreTime(cx.store_now.0.saturating_sub(ago_us)).millis();
+            Some(Share { since_ms, part: regions.part })
+        });
         Counter::Window {
             grid,
             limit: effective.limit,
@@ -68,6 +76,7 @@ impl KeyState {
             returns: queue.send_window_returns(),
             debts: Debts { seen_in, seen, reports },
             lease: Some(lease).filter(|_| effective.terms() == self.effective.terms() && want > 0),
+            share,
         }
     }
 
@@ -112,6 +121,19 @@ impl KeyState {
         self.pay_waiting(cx.now, out);
         self.drop_empty_queue();
         self.needs_flush()
+    }
+
+    /// What the region used of this counter, for the other regions, and when nothing of it counts any more. `None` if
+    /// regions do not share the counter, or if the region has used too little of it.
+    pub fn report(&self, key: &[u8], regions: &Regions, cx: &Context) -> Option<(Report, NodeTime)> {
+        self.effective.on_partition()?;
+        let seen = self.seen.cells();
+        let grid = self.effective.grid(cx.store_now)?;
+        let floor = self.effective.limit.saturating_mul(regions.floor_thousandths.into()).div_ceil(1000);
+        let newest_ms = seen.newest_ms();
+        let report = Report::new(key, grid, &seen, floor)?;
+        let gone = grid.gone_at(newest_ms, grid.end_ms(newest_ms));
+        Some((report, cx.now.plus(gone.since(cx.store_now))))
     }
 
     /// Pays asks that came while the item was in flight from the lease that it brought, in order, as far as the lease

@@ -2,6 +2,7 @@
 
 use super::Keys;
 use crate::counter::{Batch, BatchOutcome, BatchReply, Item, ItemReply, StoreError};
+use crate::gossip::Report;
 use crate::ids::{BatchId, LaneId, SlotId};
 use crate::key::{AskResult, BatchTimes, MayHaveRun, QueuedAsk};
 use crate::shard::event::{Outgoing, Reply};
@@ -54,7 +55,12 @@ impl Keys {
     }
 
     /// Applies the result of a batch. Returns what the store decided about the asks that the batch carried.
-    pub fn complete(&mut self, reply: Reply, now: NodeTime) -> Vec<(QueuedAsk, AskResult)> {
+    pub fn complete(
+        &mut self,
+        reply: Reply,
+        reports: &mut Vec<(Report, NodeTime)>,
+        now: NodeTime,
+    ) -> Vec<(QueuedAsk, AskResult)> {
         let Reply { lane, batch, result } = reply;
         let failed_before = self.lanes.is_failing(lane);
         let ran = result.as_ref().ok().map(|reply| reply.now);
@@ -62,7 +68,7 @@ impl Keys {
         let mut results = Vec::new();
         let Some(in_flight) = self.lanes.complete(lane, batch, ran, late, now) else { return results };
         match result {
-            Ok(reply) => self.complete_items(lane, in_flight, reply, now, &mut results),
+            Ok(reply) => self.complete_items(lane, in_flight, reply, now, reports, &mut results),
             Err(error) => self.fail(lane, in_flight, error, &mut results),
         }
         if failed_before && !self.lanes.is_failing(lane) {
@@ -77,6 +83,7 @@ impl Keys {
         in_flight: InFlight,
         reply: BatchReply,
         now: NodeTime,
+        reports: &mut Vec<(Report, NodeTime)>,
         results: &mut Vec<(QueuedAsk, AskResult)>,
     ) {
         let cx = self.context(lane, now);
@@ -96,7 +103,11 @@ impl Keys {
             match replies.next() {
                 Some(ItemReply::Done(grant)) => {
                     let reported = grant.reported;
-                    if key.state.complete(grant, &times, &cx, results) {
+                    let more = key.state.complete(grant, &times, &cx, results);
+                    if let Some(regions) = &self.regions {
+                        reports.extend(key.state.report(&key.name, regions, &cx));
+                    }
+                    if more {
                         if reported {
                             self.queue(slot);
                         } else {

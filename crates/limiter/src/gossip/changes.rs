@@ -1,0 +1,190 @@
+//! The newest report of every key, in the order of the last changes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::report::{MAX_REPORTED_CELLS, Report};
+use crate::counter::{Cell, Grid, SeenCells, cell_mut};
+use crate::time::{NodeTime, StoreTime};
+
+/// The newest report of every key. A change has a version, and each key has the version of its last change.
+#[derive(Debug)]
+pub struct Changes {
+    keys: HashMap<Arc<[u8]>, Known, ahash::RandomState>,
+    /// By the version of their last change.
+    by_version: BTreeMap<u64, Arc<[u8]>>,
+    /// One for each key. It may be earlier than the end that the key has now.
+    ends: BinaryHeap<Reverse<(NodeTime, Arc<[u8]>)>>,
+    last_version: u64,
+    max_keys: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    grid: Grid,
+    cells: SeenCells,
+    version: u64,
+    /// Nothing of the key counts any more from then on.
+    ends: NodeTime,
+}
+
+impl Changes {
+    pub fn new(max_keys: usize, seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self {
+            keys: HashMap::with_hasher(ahash::RandomState::with_seeds(a, b, c, d)),
+            by_version: BTreeMap::new(),
+            ends: BinaryHeap::new(),
+            last_version: 0,
+            max_keys,
+        }
+    }
+
+    /// Merges a report of a key of which nothing counts from `ends` on. Returns false if there is no room for its key.
+    pub fn note(&mut self, report: Report, ends: NodeTime) -> bool {
+        let Report { key, grid, cells } = report;
+        if let Some((name, known)) = self.keys.get_key_value(&*key) {
+            let name = Arc::clone(name);
+            let merged = merge(&grid, &known.cells, &cells);
+            if merged == known.cells && known.grid == grid {
+                return true;
+            }
+            self.by_version.remove(&known.version);
+            let ends = known.ends.max(ends);
+            self.put(name, grid, merged, ends);
+            return true;
+        }
+        if self.keys.len() >= self.max_keys {
+            return false;
+        }
+        let name: Arc<[u8]> = key.into();
+        self.ends.push(Reverse((ends, Arc::clone(&name))));
+        self.put(name, grid, cells, ends);
+        true
+    }
+
+    fn put(&mut self, name: Arc<[u8]>, grid: Grid, cells: SeenCells, ends: NodeTime) {
+        self.last_version += 1;
+        self.by_version.insert(self.last_version, Arc::clone(&name));
+        self.keys.insert(name, Known { grid, cells, version: self.last_version, ends });
+    }
+
+    /// The reports of at most `count` keys that changed after `version`, the earliest change first, and the version of
+    /// the last of them.
+    pub fn after(&self, version: u64, count: usize) -> (Vec<Report>, u64) {
+        let mut last = version;
+        let changed = self.by_version.range(version.saturating_add(1)..).take(count);
+        let reports = changed.filter_map(|(version, name)| {
+            last = *version;
+            let known = self.keys.get(name)?;
+            Some(Report { key: (**name).into(), grid: known.grid, cells: known.cells.clone() })
+        });
+        (reports.collect(), last)
+    }
+
+    /// True if a key changed after `version`.
+    pub fn has_after(&self, version: u64) -> bool {
+        self.by_version.last_key_value().is_some_and(|(last, _)| *last > version)
+    }
+
+    /// Forgets keys of which nothing counts any more, at most `count`.
+    pub fn sweep(&mut self, count: usize, now: NodeTime) {
+        for _ in 0..count {
+            let Some(Reverse((end, _))) = self.ends.peek() else { return };
+            if *end > now {
+                return;
+            }
+            let Some(Reverse((_, name))) = self.ends.pop() else { return };
+            match self.keys.get(&name) {
+                Some(known) if known.ends > now => self.ends.push(Reverse((known.ends, name))),
+                Some(known) => {
+                    self.by_version.remove(&known.version);
+                    self.keys.remove(&name);
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The number of keys that changed after `version`.
+    pub fn count_after(&self, version: u64) -> usize {
+        self.by_version.range(version.saturating_add(1)..).count()
+    }
+}
+
+/// Merges two views of a key: the cells that count when the newest one is the current.
+fn merge(grid: &Grid, a: &SeenCells, b: &SeenCells) -> SeenCells {
+    let mut cells: Vec<Cell> = Vec::new();
+    for (start_ms, entries) in a.iter().chain(b.iter()) {
+        let newest = entries.last().map(|entry| entry.incarnation).unwrap_or_default();
+        cell_mut(&mut cells, start_ms).merge(entries, newest);
+    }
+    let newest_ms = cells.first().map_or(0, |cell| cell.start_ms);
+    let oldest_ms = grid.span_at(StoreTime::from_millis(newest_ms)).map_or(newest_ms, |span| span.oldest_ms);
+    cells.retain(|cell| cell.start_ms >= oldest_ms);
+    cells.truncate(MAX_REPORTED_CELLS);
+    cells.as_slice().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::Entry;
+    use crate::ids::Incarnation;
+
+    fn report(key: &str, start_ms: u64, charged: u64) -> Report {
+        let entries = vec![Entry { incarnation: Incarnation(1), charged, returned: 0 }];
+        let cells = [Cell { start_ms, entries }].as_slice().into();
+        Report { key: key.as_bytes().into(), grid: Grid::Rolling { window_ms: 3000, cells: 3 }, cells }
+    }
+
+    fn told(changes: &Changes, version: u64) -> Vec<String> {
+        let (reports, _) = changes.after(version, 10);
+        reports.iter().map(|report| String::from_utf8_lossy(&report.key).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_key_is_told_again_only_after_a_change() {
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for (key, charged) in [("a", 1), ("b", 1), ("a", 2), ("b", 1), ("a", 1)] {
+            assert!(changes.note(report(key, 0, charged), NodeTime(100)));
+        }
+        assert_eq!(told(&changes, 0), ["b", "a"]);
+        let (reports, version) = changes.after(0, 1);
+        assert_eq!((reports.len(), told(&changes, version)), (1, vec!["a".to_owned()]));
+        assert_eq!(changes.after(0, 10).0[1].cells, report("a", 0, 2).cells);
+        assert!(changes.has_after(version) && !changes.has_after(changes.last_version));
+    }
+
+    #[test]
+    fn all_cells_that_count_are_told_after_a_long_silence() {
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for cell in 0..9 {
+            changes.note(report("a", cell * 1000, cell + 1), NodeTime(100));
+        }
+        let (reports, _) = changes.after(0, 1);
+        let starts: Vec<u64> = reports[0].cells.iter().map(|(start_ms, _)| start_ms).collect();
+        assert_eq!(starts, [8000, 7000, 6000, 5000]);
+    }
+
+    #[test]
+    fn keys_that_have_ended_make_room_and_a_new_key_finds_none_before() {
+        let mut changes = Changes::new(2, [1, 2, 3, 4]);
+        assert!(changes.note(report("a", 0, 1), NodeTime(100)));
+        assert!(changes.note(report("b", 0, 1), NodeTime(100)));
+        assert!(!changes.note(report("c", 0, 1), NodeTime(100)));
+        assert!(changes.note(report("b", 0, 2), NodeTime(900)), "a known key needs no room");
+        changes.sweep(10, NodeTime(100));
+        assert_eq!((changes.len(), told(&changes, 0)), (1, vec!["b".to_owned()]));
+        assert!(changes.note(report("c", 0, 1), NodeTime(900)));
+        changes.sweep(10, NodeTime(900));
+        assert_eq!((changes.len(), told(&changes, 0)), (0, Vec::new()));
+    }
+}

@@ -1,0 +1,94 @@
+//! What a node does with the messages of other regions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::report::Report;
+use crate::counter::{Item, ItemReply};
+use crate::ids::{LaneId, RegionNumber};
+
+/// Senders that are remembered as told. The nodes of the other regions are fewer.
+const MAX_SENDERS: usize = 4096;
+
+/// Turns the messages of other regions into imports, and notices that a primary of the store was replaced. The new one
+/// may have forgotten what other regions told the region, so their nodes are asked to tell everything again.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// The mark of the replication id of each lane's primary.
+    marks: BTreeMap<LaneId, u64>,
+    /// The senders that told everything, or were asked to, since a primary was replaced.
+    asked: BTreeSet<Box<str>>,
+    /// No primary was replaced yet.
+    settled: bool,
+    rejected: u64,
+}
+
+impl Inbox {
+    pub const fn new() -> Self {
+        Self { marks: BTreeMap::new(), asked: BTreeSet::new(), settled: true, rejected: 0 }
+    }
+
+    /// The items that import the reports of a region. Reports that no sound node sends are left out and counted.
+    pub fn import(&mut self, from: RegionNumber, reports: Vec<Report>) -> Vec<Item> {
+        let items = reports.into_iter().map(|report| report.import(from));
+        let valid = items.filter_map(|item| item.inspect_err(|_| self.rejected += 1).ok());
+        valid.collect()
+    }
+
+    /// The store ran the imports of a lane.
+    pub fn imported(&mut self, lane: LaneId, replies: &[ItemReply]) {
+        let marks = replies.iter().filter_map(|reply| match reply {
+            ItemReply::Imported { replication } => Some(*replication),
+            _ => None,
+        });
+        let Some(mark) = marks.last() else { return };
+        if self.marks.insert(lane, mark).is_some_and(|before| before != mark) {
+            self.settled = false;
+            self.asked.clear();
+        }
+    }
+
+    /// True if the acknowledgement to this sender must ask it to tell everything again. It is asked once.
+    pub fn must_ask(&mut self, sender: &str) -> bool {
+        if self.settled || self.asked.contains(sender) {
+            return false;
+        }
+        if self.asked.len() >= MAX_SENDERS {
+            self.asked.clear();
+        }
+        self.asked.insert(sender.into())
+    }
+
+    /// The acknowledgement with which a sender was asked was not delivered: the next one asks again.
+    pub fn ask_again(&mut self, sender: &str) {
+        self.asked.remove(sender);
+    }
+
+    /// Reports that were rejected.
+    pub const fn rejected(&self) -> u64 {
+        self.rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn imported(inbox: &mut Inbox, lane: u16, mark: u64) {
+        inbox.imported(LaneId(lane), &[ItemReply::Failed, ItemReply::Imported { replication: mark }]);
+    }
+
+    #[test]
+    fn every_sender_is_asked_once_after_a_primary_was_replaced() {
+        let mut inbox = Inbox::new();
+        for (lane, mark) in [(0, 7), (1, 8), (0, 7)] {
+            imported(&mut inbox, lane, mark);
+        }
+        assert!(!inbox.must_ask("eu-1"), "no primary was replaced");
+        imported(&mut inbox, 1, 9);
+        assert_eq!(["eu-1", "eu-1", "ap-1"].map(|sender| inbox.must_ask(sender)), [true, false, true]);
+        imported(&mut inbox, 0, 10);
+        assert!(inbox.must_ask("eu-1"), "another one was replaced");
+        inbox.ask_again("eu-1");
+        assert!(inbox.must_ask("eu-1"), "it did not hear that");
+    }
+}

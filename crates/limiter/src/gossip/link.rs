@@ -1,0 +1,188 @@
+//! What a node knows of its talk to one other region: what it has told, and whether it is heard.
+
+use std::collections::BTreeMap;
+
+use crate::time::NodeTime;
+
+/// The most messages that wait for their acknowledgement at a time. At the usual interval they are those of 3 seconds.
+const MAX_IN_FLIGHT: usize = 32;
+
+/// The talk of a node to one other region.
+///
+/// The region is **partitioned** once a message has waited for its acknowledgement for `partition_after`, and none that
+/// was sent later is acknowledged. It stays partitioned until acknowledgements have come for as long again and
+/// everything that changed meanwhile is told. So a link that fails again and again stays partitioned.
+#[derive(Debug, Default)]
+pub struct Link {
+    /// All changes up to this version are in messages that were sent and have not failed.
+    told: u64,
+    in_flight: BTreeMap<u64, InFlight>,
+    last_number: u64,
+    last_sent: Option<NodeTime>,
+    /// When the oldest message was sent of those that wait, if none that was sent later is acknowledged.
+    unheard_since: Option<NodeTime>,
+    /// When the last message was sent that is acknowledged, and how long its acknowledgement took, in microseconds.
+    heard: Option<(NodeTime, u64)>,
+    partitioned_since: Option<NodeTime>,
+    /// Since when acknowledgements have come without a pause, while the region is still partitioned.
+    heals_since: Option<NodeTime>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sent: NodeTime,
+    /// The version before the first change that the message tells.
+    after: u64,
+}
+
+impl Link {
+    /// The version up to which everything is told.
+    pub const fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// True if a message may be sent now.
+    pub fn may_send(&self) -> bool {
+        self.in_flight.len() < MAX_IN_FLIGHT
+    }
+
+    /// True if nothing was sent for `pause_us`.
+    pub fn is_quiet(&self, pause_us: u64, now: NodeTime) -> bool {
+        self.last_sent.is_none_or(|sent| now.since(sent) >= pause_us)
+    }
+
+    /// A message leaves that tells the changes up to `version`. Returns its number.
+    pub fn send(&mut self, version: u64, now: NodeTime) -> u64 {
+        self.last_number += 1;
+        self.in_flight.insert(self.last_number, InFlight { sent: now, after: self.told });
+        self.told = self.told.max(version);
+        self.last_sent = Some(now);
+        self.unheard_since.get_or_insert(now);
+        self.last_number
+    }
+
+    /// A message is acknowledged. If the region `forgot` what it was told, everything is told again.
+    pub fn acknowledge(&mut self, number: u64, forgot: bool, now: NodeTime) {
+        if forgot {
+            self.told = 0;
+        }
+        let Some(InFlight { sent, .. }) = self.in_flight.remove(&number) else { return };
+        if self.heard.is_none_or(|(last, _)| last < sent) {
+            self.heard = Some((sent, now.since(sent)));
+        }
+        let later = self.in_flight.values().map(|waits| waits.sent).filter(|waits| *waits > sent);
+        self.unheard_since = later.min();
+        if self.partitioned_since.is_some() {
+            self.heals_since.get_or_insert(now);
+        }
+    }
+
+    /// A message is lost, or its outcome is unknown: it is told again.
+    pub fn fail(&mut self, number: u64) {
+        if let Some(InFlight { after, .. }) = self.in_flight.remove(&number) {
+            self.told = self.told.min(after);
+        }
+    }
+
+    /// Notices that the region became partitioned, or that it is no more. `all_told` is true if nothing is left to tell.
+    pub fn judge(&mut self, partition_after_us: u64, all_told: bool, now: NodeTime) {
+        let unheard_us = self.unheard_since.map_or(0, |since| now.since(since));
+        if unheard_us >= partition_after_us {
+            self.heals_since = None;
+            self.partitioned_since.get_or_insert(now);
+            return;
+        }
+        let healed = self.heals_since.is_some_and(|since| now.since(since) >= partition_after_us);
+        if healed && all_told {
+            (self.partitioned_since, self.heals_since) = (None, None);
+        }
+    }
+
+    /// When the region became partitioned; `None` if it is not.
+    pub const fn partitioned_since(&self) -> Option<NodeTime> {
+        self.partitioned_since
+    }
+
+    /// Microseconds since the last message was sent that the region has acknowledged; `None` if there is none.
+    pub fn heard_us_ago(&self, now: NodeTime) -> Option<u64> {
+        self.heard.map(|(sent, _)| now.since(sent))
+    }
+
+    /// How long the last acknowledgement took, in microseconds.
+    pub fn round_trip_us(&self) -> Option<u64> {
+        self.heard.map(|(_, took)| took)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AFTER: u64 = 2_000_000;
+
+    fn at(ms: u64) -> NodeTime {
+        NodeTime(ms * 1000)
+    }
+
+    #[test]
+    fn a_lost_message_is_told_again_and_later_ones_need_not_wait() {
+        let mut link = Link::default();
+        let (first, second) = (link.send(5, at(0)), link.send(9, at(100)));
+        assert_eq!(link.told(), 9);
+        link.acknowledge(second, false, at(200));
+        link.fail(first);
+        assert_eq!(link.told(), 0);
+        let third = link.send(9, at(300));
+        link.acknowledge(third, false, at(400));
+        assert_eq!(link.told(), 9);
+        link.acknowledge(third, true, at(450));
+        assert_eq!(link.told(), 0, "the region has forgotten");
+    }
+
+    #[test]
+    fn a_region_that_acknowledges_nothing_is_partitioned_even_if_messages_fail_at_once() {
+        let mut link = Link::default();
+        for ms in (0..2000).step_by(100) {
+            let number = link.send(1, at(ms));
+            link.fail(number);
+            link.judge(AFTER, false, at(ms));
+            assert_eq!(link.partitioned_since(), None);
+        }
+        link.judge(AFTER, false, at(2000));
+        assert_eq!(link.partitioned_since(), Some(at(2000)));
+    }
+
+    #[test]
+    fn a_partition_ends_after_acknowledgements_have_come_for_a_while_and_all_is_told() {
+        let mut link = Link::default();
+        link.send(1, at(0));
+        link.judge(AFTER, true, at(2000));
+        for ms in (3000..5000).step_by(100) {
+            let number = link.send(1, at(ms));
+            link.acknowledge(number, false, at(ms + 50));
+            link.judge(AFTER, true, at(ms + 50));
+            assert!(link.partitioned_since().is_some(), "{ms}");
+        }
+        link.judge(AFTER, false, at(5100));
+        assert!(link.partitioned_since().is_some(), "something is left to tell");
+        link.judge(AFTER, true, at(5100));
+        assert_eq!(link.partitioned_since(), None);
+    }
+
+    #[test]
+    fn a_link_that_fails_again_and_again_stays_partitioned() {
+        let mut link = Link::default();
+        link.send(1, at(0));
+        link.judge(AFTER, true, at(2000));
+        for second in 3..60 {
+            // One acknowledgement, then nothing for three seconds.
+            if second % 3 == 0 {
+                let number = link.send(1, at(second * 1000));
+                link.acknowledge(number, false, at(second * 1000 + 1));
+                link.send(1, at(second * 1000 + 2));
+            }
+            link.judge(AFTER, true, at(second * 1000 + 500));
+            assert!(link.partitioned_since().is_some(), "{second}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a node has to tell the other regions.
+
+use std::collections::BTreeMap;
+
+use super::changes::Changes;
+use super::link::Link;
+use super::report::Report;
+use crate::ids::RegionNumber;
+use crate::time::NodeTime;
+
+/// Keys that are checked for their end at each interval.
+const SWEEP: usize = 20_000;
+
+/// The settings of gossip.
+#[derive(Clone, Copy, Debug)]
+pub struct GossipConfig {
+    /// A region is partitioned if it acknowledges nothing for so long, in microseconds.
+    pub partition_after_us: u64,
+    /// The most keys that are kept to be told.
+    pub max_keys: usize,
+    /// The most reports in one message.
+    pub max_reports: usize,
+    /// Random: they seed hashes.
+    pub seeds: [u64; 4],
+}
+
+/// A message to another region. An empty one asks whether the region hears this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub to: RegionNumber,
+    /// It names the message in its acknowledgement.
+    pub number: u64,
+    pub reports: Vec<Report>,
+}
+
+/// What a node has to tell the other regions, and how far it has told each.
+#[derive(Debug)]
+pub struct Outbox {
+    config: GossipConfig,
+    changes: Changes,
+    links: BTreeMap<RegionNumber, Link>,
+    dropped: u64,
+}
+
+/// The numbers that a node reports of its outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxStats {
+    /// Keys that are kept to be told.
+    pub keys: usize,
+    /// Reports that found no room.
+    pub dropped: u64,
+}
+
+impl Outbox {
+    pub fn new(config: GossipConfig, regions: impl IntoIterator<Item = RegionNumber>) -> Self {
+        let links = regions.into_iter().map(|region| (region, Link::default())).collect();
+        Self { config, changes: Changes::new(config.max_keys, config.seeds), links, dropped: 0 }
+    }
+
+    /// Sets the other regions. A new one is told everything.
+    pub fn set_regions(&mut self, regions: impl IntoIterator<Item = RegionNumber>) {
+        let mut before = std::mem::take(&mut self.links);
+        let links = regions.into_iter().map(|region| (region, before.remove(&region).unwrap_or_default()));
+        self.links = links.collect();
+    }
+
+    /// Takes what the region counted of a key, of which nothing counts from `ends` on.
+    pub fn note(&mut self, report: Report, ends: NodeTime) {
+        if !self.changes.note(report, ends) {
+            self.dropped += 1;
+        }
+    }
+
+    /// The messages of this interval, at most one for each region.
+    pub fn tick(&mut self, now: NodeTime) -> Vec<Message> {
+        self.changes.sweep(SWEEP, now);
+        let keep_alive_us = self.config.partition_after_us / 4;
+        let mut messages = Vec::new();
+        for (to, link) in &mut self.links {
+            link.judge(self.config.partition_after_us, !self.changes.has_after(link.told()), now);
+            let has_news = self.changes.has_after(link.told());
+            if !link.may_send() || !has_news && !link.is_quiet(keep_alive_us, now) {
+                continue;
+            }
+            let (reports, version) = self.changes.after(link.told(), self.config.max_reports);
+            let number = link.send(version, now);
+            messages.push(Message { to: *to, number, reports });
+        }
+        messages
+    }
+
+    /// A region acknowledges a message.
+    pub fn acknowledge(&mut self, from: RegionNumber, number: u64, forgot: bool, now: NodeTime) {
+        if let Some(link) = self.links.get_mut(&from) {
+            link.acknowledge(number, forgot, now);
+        }
+    }
+
+    /// A message is lost, or its outcome is unknown.
+    pub fn fail(&mut self, to: RegionNumber, number: u64) {
+        if let Some(link) = self.links.get_mut(&to) {
+            link.fail(number);
+        }
+    }
+
+    /// The talk to each region, with the number of keys of which it is not told the newest.
+    pub fn links(&self) -> impl Iterator<Item = (RegionNumber, &Link, usize)> {
+        self.links.iter().map(|(region, link)| (*region, link, self.changes.count_after(link.told())))
+    }
+
+    /// When the first of the regions that are partitioned now became so.
+    pub fn partitioned_since(&self) -> Option<NodeTime> {
+        self.links.values().filter_map(Link::partitioned_since).min()
+    }
+
+    pub fn stats(&self) -> OutboxStats {
+        OutboxStats { keys: self.changes.len(), dropped: self.dropped }
+    }
+}
