@@ -48,6 +48,13 @@ id! {
     FaultIndex(usize)
 }
 
+/// A node of some region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId {
+    pub region: RegionIndex,
+    pub node: NodeIndex,
+}
+
 /// A core of some region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoreId {

@@ -4,7 +4,8 @@
 //! saw. One seed has exactly one history, byte for byte.
 //!
 //! The folders, from the bottom up: `scenario` and `faults` (what a seed decides), `store` (a Redis server), `context`
-//! (clock, event queue, history), `region` (cores and primaries), `world` (regions and clients), `oracle`, and `plot`
+//! (clock, event queue, history), `links` (between regions), `region` (cores and
+//! primaries), `world` (regions and clients), `oracle`, and `plot`
 //! (pictures).
 
 #![cfg_attr(
@@ -25,6 +26,7 @@ mod context;
 pub mod faults;
 pub mod history;
 pub mod ids;
+mod links;
 pub mod oracle;
 pub mod plot;
 mod region;

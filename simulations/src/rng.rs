@@ -16,6 +16,10 @@ pub enum Stream {
     Regions = 6,
     /// The regions from which users send their checks.
     Hops = 7,
+    /// Messages between regions.
+    Links = 8,
+    /// Which limits all regions share.
+    Scopes = 9,
 }
 
 /// A stream of random numbers.

@@ -1,7 +1,8 @@
 //! The events of a simulation.
 
-use crate::ids::{Boot, CheckIndex, CoreId, FaultIndex, NodeIndex, PrimaryIndex, RegionIndex};
+use crate::ids::{Boot, CheckIndex, CoreId, FaultIndex, NodeId, NodeIndex, PrimaryIndex, RegionIndex};
 use limiter::counter::{Batch, BatchReply, StoreError};
+use limiter::gossip::Report;
 use limiter::{LaneId, Reply};
 
 /// Something that happens at an instant.
@@ -34,6 +35,29 @@ pub enum Event {
         core: CoreId,
         boot: Boot,
         reply: Reply,
+    },
+    /// The reply to a batch of an import reaches its node. `core` is the node's first core.
+    ImportReplyArrives {
+        core: CoreId,
+        boot: Boot,
+        import: u64,
+        reply: Reply,
+    },
+    /// A node tells other regions what changed.
+    GossipTick {
+        node: NodeId,
+        boot: Boot,
+    },
+    /// A message of another region arrives at a node.
+    MessageArrives(RegionMessage),
+    /// The acknowledgement of a message arrives at the node that sent the message.
+    AckArrives(RegionAck),
+    /// The time for the acknowledgement of a message to another region is over.
+    AckOverdue {
+        node: NodeId,
+        boot: Boot,
+        other: RegionIndex,
+        number: u64,
     },
     /// The time for the reply to a packet is over.
     ReplyOverdue(Packet),
@@ -80,9 +104,43 @@ pub struct Packet {
     pub held: bool,
     /// True if it is a second copy, to which nobody expects a reply.
     pub duplicate: bool,
+    /// The import to which it belongs, if it carries what another region counted.
+    pub import: Option<u64>,
+}
+
+/// A message from a node to a node of another region.
+#[derive(Clone)]
+pub struct RegionMessage {
+    pub from: NodeId,
+    /// The boot of the sender.
+    pub boot: Boot,
+    pub to: NodeId,
+    pub number: u64,
+    pub reports: Vec<Report>,
+}
+
+/// The acknowledgement of a message.
+#[derive(Clone, Copy)]
+pub struct RegionAck {
+    pub from: NodeId,
+    /// The sender of the message, and its boot.
+    pub to: NodeId,
+    pub boot: Boot,
+    pub number: u64,
+    /// True if the region may have forgotten what it was told.
+    pub forgot: bool,
 }
 
 impl Packet {
+    /// Returns the arrival of the reply at the packet's sender.
+    pub fn reply_arrives(&self, result: Result<BatchReply, StoreError>) -> Event {
+        let (core, boot, reply) = (self.core, self.boot, self.reply(result));
+        match self.import {
+            None => Event::ReplyArrives { core, boot, reply },
+            Some(import) => Event::ImportReplyArrives { core, boot, import, reply },
+        }
+    }
+
     /// Returns the reply to its batch.
     pub const fn reply(&self, result: Result<BatchReply, StoreError>) -> Reply {
         Reply { lane: self.lane, batch: self.batch.id, result }

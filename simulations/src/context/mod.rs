@@ -12,7 +12,7 @@ use super::ids::{Boot, CheckIndex, CoreId, Instant, RegionIndex};
 use super::rng::{Rng, Stream};
 use super::scenario::{LimitSet, Plan};
 
-pub use event::{Event, Packet, Wake};
+pub use event::{Event, Packet, RegionAck, RegionMessage, Wake};
 
 /// The largest number of checks in a simulation without probes. It bounds the time that a seed takes.
 const MAX_CHECKS: usize = 4000;
@@ -24,6 +24,7 @@ pub struct Rngs {
     pub faults: Rng,
     pub cores: Rng,
     pub hops: Rng,
+    pub links: Rng,
 }
 
 /// The state of a fault of the plan.
@@ -68,6 +69,7 @@ impl<'b> Context<'b> {
                 faults: stream(Stream::Faults),
                 cores: stream(Stream::Cores),
                 hops: stream(Stream::Hops),
+                links: stream(Stream::Links),
             },
             faults: vec![FaultState::default(); plan.faults.len()],
             bugs,

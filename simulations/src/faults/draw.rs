@@ -21,6 +21,11 @@ impl RegionSize {
         NodeIndex(rng.index(self.nodes))
     }
 
+    /// Draws another region. There must be at least two.
+    fn other_region(&self, rng: &mut Rng) -> RegionIndex {
+        RegionIndex((self.region.0 + 1 + rng.index(self.regions - 1)) % self.regions)
+    }
+
     fn primary(&self, rng: &mut Rng) -> PrimaryIndex {
         PrimaryIndex(rng.index(self.primaries))
     }
@@ -106,6 +111,19 @@ pub fn replacement(rng: &mut Rng, size: &RegionSize) -> FaultKind {
 
 pub fn region_dies(rng: &mut Rng, _: &RegionSize) -> FaultKind {
     FaultKind::RegionDies { loses_data: rng.chance(30) }
+}
+
+pub fn cut_regions(rng: &mut Rng, size: &RegionSize) -> FaultKind {
+    FaultKind::CutRegions { other: size.other_region(rng) }
+}
+
+pub fn cut_regions_one_way(rng: &mut Rng, size: &RegionSize) -> FaultKind {
+    FaultKind::CutRegionsOneWay { to: size.other_region(rng) }
+}
+
+pub fn lossy_link(rng: &mut Rng, size: &RegionSize) -> FaultKind {
+    let (lost, repeated) = (rng.pick(5, &[30, 60, 0]), rng.pick(0, &[20, 60]));
+    FaultKind::LossyLink { to: size.other_region(rng), lost, repeated, up_to_ms: rng.pick(0, &[300, 1000]) }
 }
 
 pub fn lane_move(rng: &mut Rng, size: &RegionSize) -> FaultKind {

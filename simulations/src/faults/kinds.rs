@@ -53,6 +53,13 @@ pub enum FaultKind {
     Replacement { primary: PrimaryIndex, stops: bool },
     /// All nodes and all primaries are dead. At the end they return with all their data, or the primaries without it.
     RegionDies { loses_data: bool },
+    /// No message passes between the region and another one.
+    CutRegions { other: RegionIndex },
+    /// No message passes from the region to another one. Messages from there still arrive.
+    CutRegionsOneWay { to: RegionIndex },
+    /// Of the messages to another region, `lost` percent are lost, `repeated` percent arrive twice, and each takes up to
+    /// `up_to_ms` longer.
+    LossyLink { to: RegionIndex, lost: u32, repeated: u32, up_to_ms: u64 },
     /// The keys of one lane move to another primary at once.
     LaneMove { lane: LaneId, to: PrimaryIndex },
 }
@@ -95,6 +102,13 @@ impl fmt::Display for FaultKind {
             }
             Self::RegionDies { loses_data: false } => write!(f, "the whole region is dead, and keeps its data"),
             Self::RegionDies { loses_data: true } => write!(f, "the whole region is dead, and loses all its data"),
+            Self::CutRegions { other } => write!(f, "no message passes to or from region {other}"),
+            Self::CutRegionsOneWay { to } => write!(f, "no message passes to region {to}"),
+            Self::LossyLink { to, lost, repeated, up_to_ms } => write!(
+                f,
+                "of the messages to region {to}, {lost} % are lost and {repeated} % arrive twice; they take up to \
+                 {up_to_ms} ms longer"
+            ),
             Self::LaneMove { lane, to } => write!(f, "lane {lane} moves to primary {to}"),
         }
     }
@@ -106,13 +120,19 @@ impl FaultKind {
         matches!(self, Self::Flush { .. } | Self::Evict { .. } | Self::ClockJump { .. } | Self::LaneMove { .. })
     }
 
+    /// True if it only concerns messages between regions.
+    pub const fn is_between_regions(&self) -> bool {
+        matches!(self, Self::CutRegions { .. } | Self::CutRegionsOneWay { .. } | Self::LossyLink { .. })
+    }
+
     /// True if a batch may be charged, or its returns may be lost, without a reply to its node.
     pub const fn loses_outcomes(&self) -> bool {
-        !matches!(self, Self::LaneMove { .. })
+        !matches!(self, Self::LaneMove { .. }) && !self.is_between_regions()
     }
 
     /// True if nodes may decide checks without the store.
     pub const fn degrades(&self) -> bool {
         !matches!(self, Self::Flush { .. } | Self::Evict { .. } | Self::Repeat { .. } | Self::LaneMove { .. })
+            && !self.is_between_regions()
     }
 }

@@ -8,8 +8,8 @@ use super::violation::Violation;
 use crate::faults::FaultKind;
 use crate::history::{ClientCheck, History};
 use crate::ids::{Counter, Instant};
-use crate::scenario::{Plan, capacity, horizon_us, quota};
-use limiter::rules::{Algorithm, Consistency, Limit, Period};
+use crate::scenario::{Plan, capacity, horizon_us, on_partition, quota};
+use limiter::rules::{Algorithm, Consistency, Limit, OnPartition, Period};
 
 /// Windows end up to this much later than they must, because widths and weights are rounded up. In microseconds.
 const ROUNDING_US: u64 = 20_000;
@@ -18,11 +18,22 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     // A batch that arrives twice is charged twice, and a clock that is set may keep a window for longer.
     let is_out_of_scope = |kind: &FaultKind| matches!(kind, FaultKind::ClockJump { .. } | FaultKind::Repeat { .. });
     for (counter, charges) in possible_charges(plan, history) {
-        if plan.faults_of(counter.region).any(|fault| is_out_of_scope(&fault.kind)) {
+        let limit = plan.limits().get(counter.limit);
+        let regions = plan
+            .regions
+            .indices()
+            .filter(|region| *region == counter.region || limit.is_some_and(|limit| on_partition(limit).is_some()));
+        let mut faults = regions.flat_map(|region| plan.faults_of(region));
+        if faults.any(|fault| is_out_of_scope(&fault.kind))
+            || limit.is_some_and(|limit| may_be_partitioned(plan, limit))
+        {
             continue;
         }
         for (index, denied) in charges.iter().enumerate() {
             let check = denied.check;
+            if check.core.region != counter.region {
+                continue;
+            }
             let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
             let is_denied = decided.limits.iter().any(|limit| limit.denied && limit.limit == counter.limit);
             let rules = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
@@ -46,6 +57,11 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     }
 }
 
+/// True if a region may deny because another one does not hear it. Every fault may prevent that for a while.
+fn may_be_partitioned(plan: &Plan, limit: &Limit) -> bool {
+    matches!(on_partition(limit), Some(OnPartition::Share | OnPartition::Deny)) && !plan.faults.is_empty()
+}
+
 /// Returns what each check may have charged, for the counters whose denials are judged.
 fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, Vec<PossibleCharge<'a>>> {
     let is_judged = |limit: usize| {
@@ -58,8 +74,11 @@ fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, 
     let mut all: BTreeMap<Counter, Vec<PossibleCharge<'_>>> = BTreeMap::new();
     for check in &history.checks {
         for limit in plan.limits_of(check.limit_set).filter(|limit| is_judged(*limit)) {
-            let counter = plan.counter(check.core.region, limit, check.user);
-            all.entry(counter).or_default().push(PossibleCharge::new(plan, history, check));
+            let is_shared = plan.limits().get(limit).is_some_and(|limit| on_partition(limit).is_some());
+            for region in plan.regions.indices().filter(|region| is_shared || *region == check.core.region) {
+                let counter = plan.counter(region, limit, check.user);
+                all.entry(counter).or_default().push(PossibleCharge::new(plan, history, check));
+            }
         }
     }
     all
@@ -79,9 +98,13 @@ fn max_charged<'a>(
     if limit.algorithm == Algorithm::TokenBucket {
         return max_missing(plan, limit, others, earliest_denial);
     }
-    let since = earliest_denial.saturating_sub(horizon_us(limit).saturating_add(ROUNDING_US));
+    let horizon_us = horizon_us(limit).saturating_add(ROUNDING_US + plan.clock_spread_us());
+    let since = earliest_denial.saturating_sub(horizon_us);
     let counts = |other: &&PossibleCharge<'_>| other.counts_from.saturating_add(2 * plan.deadline_us) >= since;
-    others.filter(counts).map(|other| other.kept + other.temporary(earliest_denial)).sum()
+    // Another region hears later that hits have returned.
+    let at =
+        |other: &PossibleCharge<'_>| if other.check.core.region == denied.core.region { earliest_denial } else { 0 };
+    others.filter(counts).map(|other| other.kept + other.temporary(at(other))).sum()
 }
 
 /// Returns the largest number of tokens that a bucket can have lacked at the earliest time of a denial. Each hit counts

@@ -6,7 +6,7 @@
 use super::violation::Violation;
 use crate::history::{ClientCheck, History};
 use crate::ids::RegionIndex;
-use crate::scenario::{LimitSet, Plan, quota};
+use crate::scenario::{LimitSet, Plan, on_partition, quota};
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     for check in &history.checks {
@@ -37,6 +37,10 @@ pub fn unused_tokens(
     nth: usize,
     user: Option<u32>,
 ) -> Option<String> {
+    // What other regions admitted counts, too.
+    if plan.limits_of(limit_set).any(|at| plan.limits().get(at).is_some_and(|limit| on_partition(limit).is_some())) {
+        return None;
+    }
     let limit = plan.final_limits().get(plan.limits_of(limit_set).nth(nth)?)?;
     let is_charged = |check: &&ClientCheck| {
         check.core.region == region

@@ -56,6 +56,7 @@ impl Region {
             FaultKind::RegionDies { .. } => self.die(cx),
             FaultKind::LaneMove { lane, to } => self.move_lane(cx, lane, to),
             FaultKind::Cut { .. } | FaultKind::Loss { .. } | FaultKind::Slow { .. } | FaultKind::Repeat { .. } => {}
+            FaultKind::CutRegions { .. } | FaultKind::CutRegionsOneWay { .. } | FaultKind::LossyLink { .. } => {}
         }
     }
 
@@ -132,7 +133,11 @@ impl Region {
         let kills =
             |kind: &FaultKind| *kind == FaultKind::Crash { node } || matches!(kind, FaultKind::RegionDies { .. });
         if !cx.is_faulty(self.index, kills) {
+            let was_dead = self.cores_of(&cx.plan, node).any(|core| !self.cores[core.0].alive);
             self.cores_of(&cx.plan, node).for_each(|core| self.restart(cx, core));
+            if was_dead {
+                self.begin_gossip(cx, node);
+            }
         }
     }
 

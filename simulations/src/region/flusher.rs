@@ -24,7 +24,8 @@ impl Region {
 
     /// Delivers decisions, schedules the flusher, and sends batches, as the shard asks.
     pub(super) fn carry_out(&mut self, cx: &mut Context<'_>, core: CoreIndex, effects: Effects<CheckIndex>) {
-        let Effects { send, decided, flush, flush_in, reports: _ } = effects;
+        let Effects { send, decided, flush, flush_in, reports } = effects;
+        self.note_reports(cx, core, reports);
         for (check, decision) in decided {
             self.cores[core.0].waiting.remove(&check);
             self.deliver_decision(cx, check, &decision);
@@ -44,7 +45,11 @@ impl Region {
         for Outgoing { lane, batch } in send {
             let primary = self.lanes[usize::from(lane.0)];
             let to_replaced = self.sends_to_replaced(core, primary);
-            self.send(cx, Packet { core: id, boot, lane, batch, primary, to_replaced, held: false, duplicate: false });
+            let (core, import) = (id, None);
+            self.send(
+                cx,
+                Packet { core, boot, lane, batch, primary, to_replaced, held: false, duplicate: false, import },
+            );
         }
     }
 

@@ -7,6 +7,7 @@ mod checks;
 mod core;
 mod fault_effects;
 mod flusher;
+mod gossip;
 mod network;
 mod replacement;
 
@@ -22,6 +23,7 @@ use limiter::rules::EffectiveLimit;
 use limiter::{Event as ShardEvent, LaneId, Revision};
 
 use self::core::Core;
+use self::gossip::Gossiper;
 
 /// A region.
 pub struct Region {
@@ -39,6 +41,8 @@ pub struct Region {
     /// All counters that can exist, by their key in the store.
     counters: BTreeMap<Vec<u8>, Counter>,
     tags: Tags,
+    /// The gossip of each node; empty if there is only one region.
+    gossipers: BTreeMap<NodeIndex, Gossiper>,
 }
 
 impl Region {
@@ -69,6 +73,7 @@ impl Region {
             replacement_detected: BTreeMap::new(),
             counters: counters(plan, index),
             tags: Tags::new(plan.lanes),
+            gossipers: BTreeMap::new(),
         })
     }
 
@@ -83,6 +88,7 @@ impl Region {
             }
             self.begin_periodic_work(cx, core);
         }
+        (0..cx.plan.nodes).for_each(|node| self.begin_gossip(cx, NodeIndex(node)));
     }
 
     pub const fn id_of(&self, core: CoreIndex) -> CoreId {

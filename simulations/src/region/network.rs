@@ -18,14 +18,13 @@ impl Region {
     /// Sends a batch from its core to its primary.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, mut packet: Packet) {
         cx.bugs.alter_batch(packet.core, &mut packet.batch);
-        let Packet { core, boot, primary, to_replaced, .. } = packet;
+        let Packet { core, primary, to_replaced, .. } = packet;
         let core_state = &self.cores[core.core.0];
         let node = core_state.node;
         let is_dead = self.primaries[primary.0].health == Health::Dead && !to_replaced;
         if core_state.breakers[primary.0].is_open() || is_dead {
             let soon = cx.rng.network.between(0, SEND_FAILS_WITHIN_US);
-            let reply = packet.reply(Err(StoreError::NotApplied));
-            cx.schedule_in(soon, Event::ReplyArrives { core, boot, reply });
+            cx.schedule_in(soon, packet.reply_arrives(Err(StoreError::NotApplied)));
             return;
         }
         cx.schedule_in(cx.plan.deadline_us, Event::ReplyOverdue(packet.clone()));
@@ -67,7 +66,7 @@ impl Region {
 
     /// Handles a packet at its primary, and sends the reply.
     pub fn receive_packet(&mut self, cx: &mut Context<'_>, packet: Packet) {
-        let Packet { core, boot, lane, primary, to_replaced, duplicate, .. } = packet;
+        let Packet { core, lane, primary, to_replaced, duplicate, .. } = packet;
         let owner = self.lanes[usize::from(lane.0)];
         if owner != primary {
             // The lane has moved: the packet is redirected.
@@ -94,11 +93,10 @@ impl Region {
                 Health::Up => self.run_batch(cx, &packet),
             }
         };
-        let reply = packet.reply(result);
         let node = self.cores[core.core.0].node;
         if !duplicate && !self.draw_loss(cx, node, primary) {
             let delay = self.delay(cx, primary);
-            cx.schedule_in(delay, Event::ReplyArrives { core, boot, reply });
+            cx.schedule_in(delay, packet.reply_arrives(result));
         }
     }
 
@@ -148,8 +146,12 @@ impl Region {
 
     /// Handles the end of the time for a reply. If the reply has not come, the outcome of the batch is unknown.
     pub fn expire_packet(&mut self, cx: &mut Context<'_>, packet: Packet) {
-        let Packet { core: id, boot, lane, primary, .. } = packet;
+        let Packet { core: id, boot, lane, primary, import, .. } = packet;
         let core = id.core;
+        if let Some(import) = import {
+            self.expire_import(cx, core, boot, import);
+            return;
+        }
         let core_state = &self.cores[core.0];
         if !core_state.is_running(boot) {
             return;

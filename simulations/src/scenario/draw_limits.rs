@@ -6,7 +6,10 @@ use super::kind::Scenario;
 use super::limit_math::UNENDING_MS;
 use super::limit_set::LimitSet;
 use crate::rng::Rng;
-use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
+use limiter::rules::{
+    Algorithm, Condition, Consistency, GlobalStrategy, Limit, Match, Mode, OnPartition, OnStoreFailure, Period, Quota,
+    Scope,
+};
 
 /// Draws the limits. `few_counters` says that many cores share few counters.
 pub fn draw_limits(rng: &mut Rng, scenario: Scenario, few_counters: bool) -> Vec<Limit> {
@@ -91,6 +94,18 @@ fn draw_limit(rng: &mut Rng, name: &str, algorithm: Algorithm, hits: u64, window
         overrides: Vec::new(),
         replaces: Vec::new(),
         response_headers: BTreeMap::new(),
+    }
+}
+
+/// Draws which limits all regions share.
+pub fn draw_scopes(rng: &mut Rng, limits: &mut [Limit]) {
+    use OnPartition::{Deny, Open, Share};
+    for limit in limits.iter_mut().filter(|limit| limit.algorithm != Algorithm::TokenBucket) {
+        let is_short = limit.name.starts_with(LimitSet::Short.name());
+        let on_partition = rng.pick(Share, &[Share, Open, Deny]);
+        if rng.chance(if is_short { 85 } else { 50 }) {
+            limit.scope = Scope::Global(GlobalStrategy::Gossip { on_partition });
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::draw_limits::{draw_limits, edit_limit};
+use super::draw_limits::{draw_limits, draw_scopes, edit_limit};
+use super::gossip::GossipSettings;
 use super::kind::Scenario;
 use super::limit_set::LimitSet;
 use super::plan::{DOMAIN, Edit, Plan, Traffic};
@@ -39,11 +40,13 @@ impl Plan {
     /// Returns the problems of the drawn rules, which would be a bug of this package.
     pub fn new(scenario: Scenario, seed: u64) -> Result<Self, Vec<Problem>> {
         let mut rng = Rng::new(seed, Stream::Plan);
-        let heals_at = rng.between(1500, 4000) * MS;
+        // A partition is noticed only after a while.
+        let longer = if scenario == Scenario::Partition { 2 } else { 1 };
+        let heals_at = longer * rng.between(1500, 4000) * MS;
         let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
         let flush_storm = crowded && rng.chance(20);
         let shape = Shape { scenario, heals_at, crowded, flush_storm };
-        let edits = draw_edits(&mut rng, &shape)?;
+        let edits = draw_edits(&mut rng, &shape, seed)?;
         let deadline_us = rng.pick(100, &[50]) * MS;
         let (mut nodes, mut cores) = (rng.pick(2, &[1, 2, 3, 4]), rng.pick(1, &[1, 2]));
         let (mut primaries, mut lanes) = (rng.pick(1, &[2, 3]), rng.pick(4, &[1, 2, 8]));
@@ -54,7 +57,7 @@ impl Plan {
         if crowded {
             (nodes, cores, lanes) = (rng.pick(3, &[4, 6]), rng.pick(8, &[12]), lanes.min(2));
         }
-        let regions = draw_regions(&shape, seed);
+        let (regions, gossip) = draw_regions(&shape, seed);
         let region = RegionIndex(0);
         let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
         let faults = draw_faults(&mut rng, &shape, &size);
@@ -64,6 +67,7 @@ impl Plan {
             scenario,
             seed,
             regions,
+            gossip,
             nodes,
             cores,
             primaries,
@@ -83,13 +87,12 @@ impl Plan {
     }
 }
 
-fn draw_regions(shape: &Shape, seed: u64) -> Regions {
-    if !shape.scenario.has_regions() {
-        return Regions::one();
-    }
+fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings) {
     let mut rng = Rng::new(seed, Stream::Regions);
-    let count = rng.pick(3, &[2]);
-    Regions::draw(&mut rng, count)
+    let has_regions = shape.scenario.has_regions();
+    let count = if has_regions { rng.pick(3, &[2]) } else { 1 };
+    let regions = if has_regions { Regions::draw(&mut rng, count) } else { Regions::one() };
+    (regions, GossipSettings::draw(&mut rng, count))
 }
 
 fn user_range(shape: &Shape) -> (u64, u64) {
@@ -104,8 +107,11 @@ fn user_range(shape: &Shape) -> (u64, u64) {
     }
 }
 
-fn draw_edits(rng: &mut Rng, shape: &Shape) -> Result<Vec<Edit>, Vec<Problem>> {
+fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64) -> Result<Vec<Edit>, Vec<Problem>> {
     let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
+    if shape.scenario.has_regions() {
+        draw_scopes(&mut Rng::new(seed, Stream::Scopes), &mut limits);
+    }
     let mut edits = vec![Edit { at: 0, book: compile(&limits, Revision(1))?, limits: limits.clone() }];
     if matches!(shape.scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
         let mut at = 0;
@@ -137,7 +143,12 @@ fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
         let draw: DrawFault = if flush_storm { draw::flush } else { rng.pick(*first, others) };
         let kind = draw(rng, size);
         let begin = rng.between(50, heals_at / MS - 400) * MS;
-        let longest = (heals_at - begin).min(if crowded { 300 * MS } else { 1500 * MS });
+        let longest = match shape.scenario {
+            Scenario::Partition => 4000 * MS,
+            _ if crowded => 300 * MS,
+            _ => 1500 * MS,
+        };
+        let longest = longest.min(heals_at - begin);
         let end = if kind.is_sudden() { begin } else { begin + rng.between(20 * MS, longest) };
         faults.push(Fault { begin, end, region, kind });
     }

@@ -22,11 +22,12 @@ pub enum Scenario {
     Replaced,
     Everything,
     Hop,
+    Partition,
     Regions,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -44,6 +45,7 @@ impl Scenario {
         Self::Replaced,
         Self::Everything,
         Self::Hop,
+        Self::Partition,
         Self::Regions,
     ];
 
@@ -67,6 +69,7 @@ impl Scenario {
             Self::Replaced => "replaced",
             Self::Everything => "everything",
             Self::Hop => "hop",
+            Self::Partition => "partition",
             Self::Regions => "regions",
         }
     }
@@ -93,19 +96,21 @@ impl Scenario {
             Self::Replaced => "primaries are replaced while the rules change, and the old servers continue",
             Self::Everything => "the faults of all scenarios with one region",
             Self::Hop => "users who are denied in one region ask another one at once",
-            Self::Regions => "several regions with the faults of all scenarios, and whole regions that die",
+            Self::Partition => "links between regions are cut, also one way, or lose, repeat and delay messages",
+            Self::Regions => "several regions with the faults of all scenarios, cut links, and whole regions that die",
         }
     }
 
     /// True if there are several regions.
     pub const fn has_regions(self) -> bool {
-        matches!(self, Self::Hop | Self::Regions)
+        matches!(self, Self::Hop | Self::Partition | Self::Regions)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
     pub fn faults(self) -> &'static [DrawFault] {
         match self {
             Self::Calm | Self::Edits | Self::Memory | Self::Hop => &[],
+            Self::Partition => &[draw::cut_regions, draw::cut_regions, draw::cut_regions_one_way, draw::lossy_link],
             Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
             Self::Stall => &[draw::stall, draw::stall, draw::slow],
             Self::Outage => &[draw::stall, draw::down, draw::cut, draw::full, draw::crash],
@@ -160,6 +165,13 @@ impl Scenario {
                 draw::region_dies,
                 draw::region_dies,
                 draw::region_dies,
+                draw::cut_regions,
+                draw::cut_regions,
+                draw::cut_regions,
+                draw::cut_regions_one_way,
+                draw::cut_regions_one_way,
+                draw::lossy_link,
+                draw::lossy_link,
             ],
         }
     }

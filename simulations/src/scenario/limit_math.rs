@@ -1,6 +1,8 @@
 //! What a limit allows, for how long a charge counts, and its description.
 
-use limiter::rules::{Algorithm, Consistency, DEFAULT_CELLS, Limit, OnStoreFailure, Period, Quota};
+use limiter::rules::{
+    Algorithm, Consistency, DEFAULT_CELLS, GlobalStrategy, Limit, OnPartition, OnStoreFailure, Period, Quota, Scope,
+};
 
 /// The length of a window that no simulation sees end, in milliseconds.
 pub const UNENDING_MS: u64 = 30 * 86_400_000;
@@ -43,6 +45,15 @@ pub fn stated_limit(limit: &Limit) -> u64 {
     quota(limit).max(capacity(limit))
 }
 
+/// Returns what a region does while another one does not hear it. Returns `None` if regions do not tell each other of
+/// the limit's counters.
+pub const fn on_partition(limit: &Limit) -> Option<OnPartition> {
+    match limit.scope {
+        Scope::Global(GlobalStrategy::Gossip { on_partition }) => Some(on_partition),
+        _ => None,
+    }
+}
+
 /// Describes a limit in one line.
 pub fn describe(limit: &Limit) -> String {
     let hits = if let Quota::Hits(hits) = limit.limit { hits.to_string() } else { "unlimited".to_owned() };
@@ -51,11 +62,18 @@ pub fn describe(limit: &Limit) -> String {
     let burst = limit.burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
     let consistency = if limit.consistency == Some(Consistency::Leased) { "leased" } else { "exact" };
     let whose = if limit.per.is_empty() { "for all users" } else { "per user" };
+    let scope = match limit.scope {
+        Scope::Region => String::new(),
+        Scope::Global(strategy) => {
+            let on_partition = on_partition(limit).map(|it| format!(", on_partition {}", it.as_str()));
+            format!(", all regions: {}{}", strategy.as_str(), on_partition.unwrap_or_default())
+        }
+    };
     let failure = match limit.on_store_failure {
         OnStoreFailure::Local => "local",
         OnStoreFailure::Allow => "allow",
         OnStoreFailure::Deny => "deny",
     };
     let (name, algorithm) = (&limit.name, limit.algorithm.as_str());
-    format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, on_store_failure {failure})")
+    format!("{name}: {hits} {whose} in {window} ({algorithm}{burst}, {consistency}, on_store_failure {failure}{scope})")
 }

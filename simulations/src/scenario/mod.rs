@@ -2,14 +2,16 @@
 
 mod draw_limits;
 mod draw_plan;
+mod gossip;
 mod kind;
 mod limit_math;
 mod limit_set;
 mod plan;
 mod regions;
 
+pub use gossip::GossipSettings;
 pub use kind::Scenario;
-pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, quota, stated_limit};
+pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, on_partition, quota, stated_limit};
 pub use limit_set::LimitSet;
 pub use plan::{DOMAIN, DRAIN_PROBE_USERS, DRAINED_USERS, Edit, MAX_WAITING, Plan, STORE_EPOCH_US, Traffic};
 pub use regions::Regions;

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::gossip::GossipSettings;
 use super::kind::Scenario;
 use super::limit_math::describe;
 use super::limit_set::LimitSet;
 use super::regions::Regions;
-use crate::faults::Fault;
+use crate::faults::{Fault, FaultKind};
 use crate::ids::{Counter, Instant, RegionIndex};
+use limiter::counter::Part;
 use limiter::rules::{Limit, RuleBook};
 
 /// The domain of every check.
@@ -60,6 +62,8 @@ pub struct Plan {
     pub scenario: Scenario,
     pub seed: u64,
     pub regions: Regions,
+    /// How regions tell each other what they counted, if there are several.
+    pub gossip: GossipSettings,
     /// The number of nodes of each region.
     pub nodes: usize,
     /// The number of cores of each node.
@@ -142,6 +146,34 @@ impl Plan {
         !self.faults_of(region).any(|fault| fault.kind.loses_outcomes())
     }
 
+    /// Returns the sum of the times by which clocks are set, in microseconds.
+    pub fn clock_jumps_us(&self) -> u64 {
+        let jumps = self.faults.iter().map(|fault| match fault.kind {
+            FaultKind::ClockJump { by_ms, .. } => by_ms.unsigned_abs() * MS,
+            _ => 0,
+        });
+        jumps.sum()
+    }
+
+    /// Returns how much longer a charge may count in another region than in its own, in microseconds: a region whose
+    /// clock is behind reaches its window later.
+    pub fn clock_spread_us(&self) -> u64 {
+        if self.regions.count() < 2 { 0 } else { self.regions.clock_spread_us() + self.clock_jumps_us() }
+    }
+
+    /// Returns the weighted part of a region.
+    pub fn part_of(&self, region: RegionIndex) -> Part {
+        let weight = self.gossip.weights.get(region.0).copied().unwrap_or(1);
+        Part { weight, weights: self.gossip.weights.iter().sum() }
+    }
+
+    /// Returns the longest time from the sending of a message to the arrival of its acknowledgement without faults, in
+    /// microseconds.
+    pub fn message_timeout_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
+        let both_ways = self.regions.delay_us(from, to) + self.regions.delay_us(to, from);
+        both_ways + both_ways / 10 + 2 * self.deadline_us
+    }
+
     /// Returns the longest time for which a batch and its reply are in flight without faults, in microseconds.
     pub const fn round_trip_us(&self) -> u64 {
         2 * self.delay_us
@@ -164,7 +196,7 @@ impl fmt::Display for Plan {
             deadline_us / MS
         )?;
         if self.regions.count() > 1 {
-            writeln!(f, "{}", self.regions)?;
+            writeln!(f, "{}\n{}", self.regions, self.gossip)?;
         }
         let Traffic { longest_gap_us, bursts, sticky, hang_up, impatient, retry, short_only, hop, roam } = self.traffic;
         let sticky = if sticky { ", each at one core" } else { "" };

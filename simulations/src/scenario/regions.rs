@@ -42,6 +42,13 @@ impl Regions {
         self.clock_skews_us.get(region.0).copied().unwrap_or(0)
     }
 
+    /// Returns how far the clocks of two regions are apart at most at the beginning, in microseconds.
+    pub fn clock_spread_us(&self) -> u64 {
+        let skews = self.clock_skews_us.iter();
+        let (first, last) = (skews.clone().min(), skews.max());
+        first.zip(last).map_or(0, |(first, last)| last.abs_diff(*first))
+    }
+
     /// Returns the least time of a message between two regions, in microseconds.
     pub fn delay_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
         self.delays_us.get(from.0).and_then(|row| row.get(to.0)).copied().unwrap_or(0)

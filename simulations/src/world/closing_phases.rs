@@ -1,7 +1,6 @@
 //! The phases after the faults: everything settles, the limits are used up, and the limits refill.
 
 use super::World;
-use crate::faults::FaultKind;
 use crate::history::RefillProbes;
 use crate::ids::{CoreId, RegionIndex};
 use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us};
@@ -19,12 +18,8 @@ impl World<'_> {
     /// quiet then, waits on until it is, or gives up.
     pub fn quiesce(&mut self) {
         let plan = &self.cx.plan;
-        let jumps = plan.faults.iter().map(|fault| match fault.kind {
-            FaultKind::ClockJump { by_ms, .. } => by_ms.unsigned_abs() * 1000,
-            _ => 0,
-        });
         let Plan { lease_us, deadline_us, .. } = *plan;
-        let stated = lease_us + 2 * deadline_us + plan.round_trip_us() + UPKEEP_US + jumps.sum::<u64>();
+        let stated = lease_us + 2 * deadline_us + plan.round_trip_us() + UPKEEP_US + plan.clock_jumps_us();
         self.run_until(self.cx.now + stated);
         let end = self.cx.now + GIVE_UP_AFTER_US;
         self.cx.history.quiesced_in_time = self.is_quiet();
@@ -78,7 +73,7 @@ impl World<'_> {
         let hits = short.map(capacity).min().unwrap_or(0);
         let all = plan.edits.iter().flat_map(|edit| &edit.limits);
         let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });
-        let horizon = ending.map(horizon_us).max().unwrap_or(0);
+        let horizon = ending.map(horizon_us).max().unwrap_or(0) + plan.clock_spread_us();
         let users = plan.users;
         let probed_users = [0, users - 1].into_iter().take(users.min(2) as usize);
         let regions = self.cx.plan.regions.indices();

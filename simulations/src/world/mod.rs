@@ -6,7 +6,7 @@ mod closing_phases;
 use super::bug_injector::BugInjector;
 use super::context::{Context, Event};
 use super::history::History;
-use super::ids::{CoreId, CoreIndex, FaultIndex, Instant, RegionIndex};
+use super::ids::{CoreId, CoreIndex, FaultIndex, Instant, NodeId, RegionIndex};
 use super::region::Region;
 use super::scenario::Plan;
 
@@ -83,6 +83,15 @@ impl<'b> World<'b> {
             Event::ReplyArrives { core, boot, reply } => {
                 regions[core.region.0].receive_reply(cx, core.core, boot, reply);
             }
+            Event::ImportReplyArrives { core, boot, import, reply } => {
+                regions[core.region.0].receive_import_reply(cx, core.core, boot, import, reply);
+            }
+            Event::GossipTick { node, boot } => regions[node.region.0].gossip_tick(cx, node.node, boot),
+            Event::MessageArrives(message) => regions[message.to.region.0].receive_message(cx, message),
+            Event::AckArrives(ack) => regions[ack.to.region.0].receive_ack(cx, ack),
+            Event::AckOverdue { node, boot, other, number } => {
+                regions[node.region.0].expire_message(cx, node.node, boot, other, number);
+            }
             Event::ReplyOverdue(packet) => regions[packet.core.region.0].expire_packet(cx, packet),
             Event::ReplacementDetected { region, node, primary } => {
                 regions[region.0].detect_replacement(cx, node, primary);
@@ -103,12 +112,16 @@ impl<'b> World<'b> {
             Event::FlusherRuns { core, .. }
             | Event::Probe { core, .. }
             | Event::ReplyArrives { core, .. }
+            | Event::ImportReplyArrives { core, .. }
             | Event::RulesArrive { core, .. } => *core,
             Event::ReplyOverdue(packet) => packet.core,
             // All cores of a node stop together.
             Event::ReplacementDetected { region, node, .. } | Event::ReplacementFollowed { region, node, .. } => {
-                CoreId { region: *region, core: CoreIndex(node.0 * self.cx.plan.cores) }
+                self.first_core(NodeId { region: *region, node: *node })
             }
+            Event::GossipTick { node, .. } | Event::AckOverdue { node, .. } => self.first_core(*node),
+            Event::MessageArrives(message) => self.first_core(message.to),
+            Event::AckArrives(ack) => self.first_core(ack.to),
             Event::NextClient
             | Event::ClientHops(_)
             | Event::PacketArrives(_)
@@ -117,6 +130,10 @@ impl<'b> World<'b> {
         };
         let core = self.regions.get(core.region.0)?.cores.get(core.core.0)?;
         Some(core.stopped_until).filter(|until| *until > self.cx.now)
+    }
+
+    fn first_core(&self, node: NodeId) -> CoreId {
+        CoreId { region: node.region, core: CoreIndex(node.node.0 * self.cx.plan.cores) }
     }
 
     fn begin_fault(&mut self, index: FaultIndex) {

@@ -1,0 +1,297 @@
+//! Gossip of a region's nodes: what they tell other regions, and what other regions tell them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Region;
+use crate::context::{Context, Event, Packet, RegionAck, RegionMessage};
+use crate::ids::{Boot, CoreIndex, NodeId, NodeIndex, RegionIndex};
+use crate::links;
+use crate::rng::Rng;
+use crate::scenario::{GossipSettings, Plan};
+use limiter::counter::{Batch, BatchOutcome, Item};
+use limiter::gossip::{GossipConfig, Inbox, Outbox, Report, ranked};
+use limiter::{BatchId, Event as ShardEvent, HolderId, LaneId, MAX_ITEMS, NodeTime, RegionNumber, Regions, Reply};
+
+/// The most counters of which a node keeps what it has to tell.
+const MAX_TOLD_KEYS: usize = 10_000;
+
+/// The gossip of one node.
+pub struct Gossiper {
+    outbox: Outbox,
+    inbox: Inbox,
+    /// By region: how many messages to it have failed. Each one makes the node talk to the next node there.
+    failures: BTreeMap<RegionIndex, usize>,
+    /// The messages to other regions that are neither acknowledged nor overdue.
+    unacknowledged: BTreeSet<(RegionIndex, u64)>,
+    /// The messages whose counts are being written, by number.
+    imports: BTreeMap<u64, Import>,
+    last_import: u64,
+    /// Names the node's imports to the store.
+    holder: HolderId,
+    last_batch: BatchId,
+    /// When the node noticed that another region does not hear it, as its shards know it.
+    partitioned_since: Option<NodeTime>,
+}
+
+/// A message of another region whose counts are being written.
+struct Import {
+    message: RegionMessage,
+    /// The batches that have no reply yet.
+    batches: BTreeSet<BatchId>,
+}
+
+impl Gossiper {
+    pub fn new(plan: &Plan, region: RegionIndex, rng: &mut Rng) -> Self {
+        let config = GossipConfig {
+            partition_after_us: plan.gossip.partition_after_us,
+            max_keys: MAX_TOLD_KEYS,
+            max_reports: plan.gossip.max_reports,
+            seeds: std::array::from_fn(|_| rng.any()),
+        };
+        let others = plan.regions.indices().filter(|other| *other != region);
+        Self {
+            outbox: Outbox::new(config, others.map(number_of)),
+            inbox: Inbox::new(),
+            failures: BTreeMap::new(),
+            unacknowledged: BTreeSet::new(),
+            imports: BTreeMap::new(),
+            last_import: 0,
+            holder: HolderId(rng.any() >> 24),
+            last_batch: BatchId(0),
+            partitioned_since: None,
+        }
+    }
+}
+
+/// Returns the number by which counters name a region.
+fn number_of(region: RegionIndex) -> RegionNumber {
+    RegionNumber::of(&format!("region-{region}"))
+}
+
+fn name_of(node: NodeId) -> String {
+    format!("region-{}-node-{}", node.region, node.node)
+}
+
+impl Region {
+    /// Begins the gossip of a node that starts.
+    pub(super) fn begin_gossip(&mut self, cx: &mut Context<'_>, node: NodeIndex) {
+        if cx.plan.regions.count() < 2 {
+            return;
+        }
+        self.gossipers.insert(node, Gossiper::new(&cx.plan, self.index, &mut cx.rng.links));
+        let id = NodeId { region: self.index, node };
+        let jitter = cx.rng.links.between(0, cx.plan.gossip.interval_us);
+        let boot = self.boot_of(&cx.plan, node);
+        cx.schedule_in(jitter, Event::GossipTick { node: id, boot });
+        self.cores_of(&cx.plan, node).for_each(|core| self.tell_core_of_regions(cx, core));
+    }
+
+    /// Returns a node's gossip, unless the node is dead or was restarted since `boot`.
+    fn gossiper(&mut self, plan: &Plan, node: NodeIndex, boot: Boot) -> Option<&mut Gossiper> {
+        let first = first_core(plan, node);
+        self.gossipers.get_mut(&node).filter(|_| self.cores[first.0].is_running(boot))
+    }
+
+    fn boot_of(&self, plan: &Plan, node: NodeIndex) -> Boot {
+        self.cores[first_core(plan, node).0].boot
+    }
+
+    /// Returns the time of a node, which is that of its first core.
+    fn node_time(&self, cx: &Context<'_>, node: NodeIndex) -> NodeTime {
+        self.cores[first_core(&cx.plan, node).0].clock(cx.now)
+    }
+
+    /// Sends the messages of an interval.
+    pub fn gossip_tick(&mut self, cx: &mut Context<'_>, node: NodeIndex, boot: Boot) {
+        let (now, region) = (self.node_time(cx, node), self.index);
+        let from = NodeId { region, node };
+        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        for message in gossiper.outbox.tick(now) {
+            let Some(other) = cx.plan.regions.indices().find(|other| number_of(*other) == message.to) else { continue };
+            let to = receiver(&cx.plan, from, other, gossiper.failures.get(&other).copied().unwrap_or(0));
+            let number = message.number;
+            gossiper.unacknowledged.insert((other, number));
+            let mut message = RegionMessage { from, boot, to, number, reports: message.reports };
+            cx.bugs.alter_region_message(&mut message);
+            let keys = message.reports.len();
+            cx.trace_in(region, |_| format!("node {node} tells region {other} of {keys} counters, message {number}"));
+            cx.schedule_in(
+                cx.plan.message_timeout_us(region, other),
+                Event::AckOverdue { node: from, boot, other, number },
+            );
+            links::send(cx, region, other, || Event::MessageArrives(message.clone()));
+        }
+        cx.schedule_in(cx.plan.gossip.interval_us, Event::GossipTick { node: from, boot });
+        self.notice_partitions(cx, node);
+    }
+
+    /// Writes the counts of another region to the store. The message is acknowledged when all are written.
+    pub fn receive_message(&mut self, cx: &mut Context<'_>, message: RegionMessage) {
+        let RegionMessage { from, to: NodeId { node, .. }, number, .. } = message;
+        let boot = self.boot_of(&cx.plan, node);
+        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        let items = gossiper.inbox.import(number_of(from.region), message.reports.clone());
+        if items.is_empty() {
+            self.acknowledge(cx, &message);
+            return;
+        }
+        let lanes = self.by_lane(items);
+        let Some(gossiper) = self.gossipers.get_mut(&node) else { return };
+        gossiper.last_import += 1;
+        let (import, holder) = (gossiper.last_import, gossiper.holder);
+        let mut batch = |(lane, items)| {
+            gossiper.last_batch.0 += 1;
+            (lane, Batch { not_after: None, holder, id: gossiper.last_batch, items })
+        };
+        let batches: Vec<(LaneId, Batch)> = lanes.into_iter().map(&mut batch).collect();
+        let ids = batches.iter().map(|(_, batch)| batch.id).collect();
+        gossiper.imports.insert(import, Import { message, batches: ids });
+        cx.trace_in(self.index, |_| format!("node {node} imports message {number} of region {}", from.region));
+        let first = first_core(&cx.plan, node);
+        for (lane, batch) in batches {
+            let primary = self.lanes[usize::from(lane.0)];
+            let to_replaced = self.sends_to_replaced(first, primary);
+            let (core, import) = (self.id_of(first), Some(import));
+            let packet =
+                Packet { core, boot, lane, batch, primary, to_replaced, held: false, duplicate: false, import };
+            self.send(cx, packet);
+        }
+    }
+
+    /// Returns the items of each batch.
+    fn by_lane(&self, items: Vec<Item>) -> Vec<(LaneId, Vec<Item>)> {
+        let mut lanes: BTreeMap<LaneId, Vec<Item>> = BTreeMap::new();
+        for item in items {
+            lanes.entry(self.lane_of(&item.key)).or_default().push(item);
+        }
+        let batches = lanes
+            .into_iter()
+            .flat_map(|(lane, items)| items.chunks(MAX_ITEMS).map(|items| (lane, items.to_vec())).collect::<Vec<_>>());
+        batches.collect()
+    }
+
+    /// Handles the reply to a batch of an import.
+    pub fn receive_import_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        core: CoreIndex,
+        boot: Boot,
+        import: u64,
+        reply: Reply,
+    ) {
+        let node = self.cores[core.0].node;
+        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        let Some(waiting) = gossiper.imports.get_mut(&import) else { return };
+        let Ok(BatchOutcome::Ran(replies)) = reply.result.map(|reply| reply.outcome) else {
+            // The sender gets no acknowledgement, and tells everything again.
+            gossiper.imports.remove(&import);
+            return;
+        };
+        gossiper.inbox.imported(reply.lane, &replies);
+        waiting.batches.remove(&reply.batch);
+        if waiting.batches.is_empty()
+            && let Some(Import { message, .. }) = gossiper.imports.remove(&import)
+        {
+            self.acknowledge(cx, &message);
+        }
+    }
+
+    /// Handles that a batch of an import has no reply in time.
+    pub(super) fn expire_import(&mut self, cx: &mut Context<'_>, core: CoreIndex, boot: Boot, import: u64) {
+        let node = self.cores[core.0].node;
+        if let Some(gossiper) = self.gossiper(&cx.plan, node, boot) {
+            gossiper.imports.remove(&import);
+        }
+    }
+
+    fn acknowledge(&mut self, cx: &mut Context<'_>, message: &RegionMessage) {
+        let RegionMessage { from: to, boot, to: from, number, .. } = *message;
+        let Some(gossiper) = self.gossipers.get_mut(&from.node) else { return };
+        let forgot = gossiper.inbox.must_ask(&name_of(to));
+        let mut ack = RegionAck { from, to, boot, number, forgot };
+        cx.bugs.alter_ack(&mut ack);
+        links::send(cx, from.region, to.region, || Event::AckArrives(ack));
+    }
+
+    /// Handles the acknowledgement of a message.
+    pub fn receive_ack(&mut self, cx: &mut Context<'_>, ack: RegionAck) {
+        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot } = ack;
+        let now = self.node_time(cx, node);
+        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        gossiper.unacknowledged.remove(&(from.region, number));
+        gossiper.outbox.acknowledge(number_of(from.region), number, forgot, now);
+        if forgot {
+            cx.trace_in(self.index, |_| format!("node {node} tells region {} everything again", from.region));
+        }
+        self.notice_partitions(cx, node);
+    }
+
+    /// Handles the end of the time for an acknowledgement.
+    pub fn expire_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        node: NodeIndex,
+        boot: Boot,
+        other: RegionIndex,
+        number: u64,
+    ) {
+        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        if gossiper.unacknowledged.remove(&(other, number)) {
+            gossiper.outbox.fail(number_of(other), number);
+            *gossiper.failures.entry(other).or_default() += 1;
+        }
+    }
+
+    /// Notes what a core learned of counters that regions share.
+    pub(super) fn note_reports(&mut self, cx: &mut Context<'_>, core: CoreIndex, reports: Vec<(Report, NodeTime)>) {
+        let it = &self.cores[core.0];
+        let (node, core_time) = (it.node, it.clock(cx.now));
+        let now = self.node_time(cx, node);
+        // The clocks of cores differ here.
+        let Some(gossiper) = self.gossipers.get_mut(&node) else { return };
+        for (report, ends) in reports {
+            gossiper.outbox.note(report, now.plus(ends.since(core_time)));
+        }
+    }
+
+    /// Tells the node's cores if it noticed the beginning or the end of a partition.
+    fn notice_partitions(&mut self, cx: &mut Context<'_>, node: NodeIndex) {
+        let Some(gossiper) = self.gossipers.get_mut(&node) else { return };
+        let since = gossiper.outbox.partitioned_since();
+        if std::mem::replace(&mut gossiper.partitioned_since, since) == since {
+            return;
+        }
+        cx.trace_in(self.index, |_| {
+            let word = if since.is_some() { "does not hear it" } else { "hears it again" };
+            format!("node {node} notices that another region {word}")
+        });
+        self.cores_of(&cx.plan, node).for_each(|core| self.tell_core_of_regions(cx, core));
+    }
+
+    /// Tells a core what the node knows of the other regions.
+    fn tell_core_of_regions(&mut self, cx: &mut Context<'_>, core: CoreIndex) {
+        let node = self.cores[core.0].node;
+        let Some(gossiper) = self.gossipers.get(&node) else { return };
+        let now = self.node_time(cx, node);
+        let ago = gossiper.partitioned_since.map(|since| now.since(since));
+        let partitioned_since = ago.map(|ago| NodeTime(self.cores[core.0].clock(cx.now).0.saturating_sub(ago)));
+        let GossipSettings { floor_thousandths, .. } = cx.plan.gossip;
+        let regions = Regions { part: cx.plan.part_of(self.index), floor_thousandths, partitioned_since };
+        if cx.bugs.notices_partitions(self.id_of(core)) || partitioned_since.is_none() {
+            self.handle(cx, core, ShardEvent::Regions(regions));
+        }
+    }
+}
+
+const fn first_core(plan: &Plan, node: NodeIndex) -> CoreIndex {
+    CoreIndex(node.0 * plan.cores)
+}
+
+/// Returns the node of another region to which a node sends. After a failure it is the next one.
+fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, failures: usize) -> NodeId {
+    let nodes: Vec<NodeId> = (0..plan.nodes).map(|node| NodeId { region, node: NodeIndex(node) }).collect();
+    let names: Vec<String> = nodes.iter().map(|node| name_of(*node)).collect();
+    let ranked = ranked(&name_of(from), names.iter().map(String::as_str));
+    let chosen = ranked.get(failures % ranked.len().max(1)).and_then(|name| names.iter().position(|it| it == name));
+    nodes[chosen.unwrap_or(0)]
+}

@@ -1,0 +1,50 @@
+//! The settings of gossip between regions.
+
+use std::fmt;
+
+use crate::rng::Rng;
+
+const MS: u64 = 1000;
+
+/// The settings of gossip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GossipSettings {
+    /// A node tells another region what changed at most once in this time, in microseconds.
+    pub interval_us: u64,
+    /// A counter of which a region has used less than this many thousandths of the limit is not told.
+    pub floor_thousandths: u32,
+    /// A region that acknowledges nothing for so long is partitioned, in microseconds.
+    pub partition_after_us: u64,
+    /// The most counters of which one message tells.
+    pub max_reports: usize,
+    /// By region.
+    pub weights: Vec<u32>,
+}
+
+impl GossipSettings {
+    /// Draws the settings for `count` regions.
+    pub fn draw(rng: &mut Rng, count: usize) -> Self {
+        Self {
+            interval_us: rng.pick(100, &[50, 200]) * MS,
+            floor_thousandths: rng.pick(0, &[0, 10, 200]),
+            partition_after_us: rng.pick(600, &[400, 1000]) * MS,
+            max_reports: rng.pick(1000, &[1000, 4]),
+            weights: (0..count).map(|_| rng.pick(1, &[1, 2, 5])).collect(),
+        }
+    }
+}
+
+impl fmt::Display for GossipSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interval_us, floor_thousandths, partition_after_us, max_reports, weights } = self;
+        let weights: Vec<String> = weights.iter().map(u32::to_string).collect();
+        write!(
+            f,
+            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, at most {max_reports} counters in a \
+             message, partitioned after {} ms, weights {}",
+            interval_us / MS,
+            partition_after_us / MS,
+            weights.join(":")
+        )
+    }
+}
