@@ -24,9 +24,13 @@ pub mod host;
 #[cfg(feature = "cluster")]
 pub mod identities;
 pub mod node;
+#[cfg(feature = "cluster")]
+pub mod peers;
 pub mod ports;
 #[cfg(feature = "cluster")]
 pub mod raft;
+#[cfg(feature = "cluster")]
+pub mod regions;
 pub mod rulefile;
 pub mod server;
 pub mod store;

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let native = "tidegate/v1/tidegate.proto";
     let admin = "tidegate/admin/v1/admin.proto";
     let envoy = "envoy/service/ratelimit/v3/rls.proto";
-    let cluster = "tidegate/cluster/cluster.proto";
+    let cluster = ["tidegate/cluster/cluster.proto", "tidegate/cluster/gossip.proto"];
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // The listener for checks shows what it serves. The admin API is on another.
     let all = protox::compile([native, envoy], [PROTO])?;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let configure = || tonic_prost_build::configure().codec_path("crate::SmallBufferCodec");
     configure().btree_map(".tidegate").compile_fds(protox::compile([native, admin], [PROTO])?)?;
     // The calls between nodes are no public API: reflection does not list them.
-    tonic_prost_build::configure().compile_fds(protox::compile([cluster], [PROTO])?)?;
+    tonic_prost_build::configure().compile_fds(protox::compile(cluster, [PROTO])?)?;
     let mut messages = protox::compile([envoy], [PROTO])?;
     read_as_bytes(&mut messages);
     let mut named = Config::new();

@@ -127,8 +127,8 @@ impl Core {
         let _ = self.shard.gossip.set(gossip);
     }
 
-    /// Sets what is known of the other regions.
-    pub fn set_regions(&self, regions: Regions) {
+    /// Sets what is known of the other regions; `None` if there are none.
+    pub fn set_regions(&self, regions: Option<Regions>) {
         self.handle(Event::Regions(regions));
     }
 

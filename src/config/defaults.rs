@@ -21,6 +21,9 @@ pub struct Defaults {
     pub identity_ttl_ms: u64,
     pub identity_lookups: u32,
     pub identity_stale_ms: u64,
+    pub gossip_interval_ms: u64,
+    pub gossip_floor_thousandths: u32,
+    pub partition_after_ms: u64,
 }
 
 /// The one place of defaults.
@@ -44,4 +47,7 @@ pub const DEFAULTS: Defaults = Defaults {
     identity_ttl_ms: 60_000,
     identity_lookups: 1000,
     identity_stale_ms: 3_600_000,
+    gossip_interval_ms: 100,
+    gossip_floor_thousandths: 100,
+    partition_after_ms: 2000,
 };

@@ -4,6 +4,7 @@ pub mod defaults;
 pub mod listen;
 pub mod overlay;
 pub mod plane;
+pub mod regions;
 pub mod settings;
 pub mod tls;
 mod values;

@@ -1,6 +1,5 @@
-//! The sections of the configuration plane: `cluster`, `postgres`, `identity`, `regions` and `admin`.
+//! The sections of the configuration plane: `cluster`, `postgres`, `identity` and `admin`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::defaults::DEFAULTS;
@@ -8,12 +7,9 @@ use super::settings::name;
 use super::tls;
 use super::values::{length, section, size, within};
 use crate::tls::settings::MutualFiles;
-use crate::yaml::decode::{Errors, Fields, entries, list, string};
+use crate::yaml::decode::{Errors, list, string};
 use crate::yaml::tree::Node;
 use limiter::rules::Path;
-
-/// The largest weight of a region.
-const MAX_WEIGHT: u64 = 65_536;
 
 /// `cluster:`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,19 +116,6 @@ pub(super) fn identity(node: Option<&Node>, path: &Path, errors: &mut Errors) ->
     })
 }
 
-/// Reads the weights of regions, by name.
-pub(super) fn regions(node: Option<&Node>, path: &Path, errors: &mut Errors) -> BTreeMap<String, u64> {
-    let all = node.map(|node| entries(node, path, errors)).unwrap_or_default();
-    let weight = |(region, node, path): (&str, &Node, Path), errors: &mut Errors| {
-        let weight = section(Some(node), &path, errors, |fields: &mut Fields<'_>, path, errors| {
-            let weight = fields.get("weight");
-            weight.and_then(|n| within(n, &path.field("weight"), 0..=MAX_WEIGHT, errors)).unwrap_or(1)
-        });
-        (region.to_owned(), weight)
-    };
-    all.into_iter().map(|region| weight(region, errors)).collect()
-}
-
 /// Reads the file of the one owner's admin token, for a node without PostgreSQL.
 pub(super) fn admin(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Option<PathBuf> {
     section(node, path, errors, |fields, path, errors| {
@@ -142,7 +125,7 @@ pub(super) fn admin(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Op
 }
 
 /// Reads `host:port`.
-fn host_and_port(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
+pub(super) fn host_and_port(node: &Node, path: &Path, errors: &mut Errors) -> Option<String> {
     let text = string(node, path, errors)?;
     let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);

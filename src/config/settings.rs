@@ -1,12 +1,12 @@
 //! The settings of `serve`: their types, their defaults, and every error at once. Times are in milliseconds.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::defaults::DEFAULTS;
 use super::listen::{Listen, listen};
 use super::overlay::{Overlay, Setting};
+use super::regions::{self, Regions};
 use super::values::{length, section, size, within};
 use super::{plane, tls};
 use crate::store::location::{LocationError, StoreLocation};
@@ -29,8 +29,7 @@ pub struct Settings {
     /// `None` without PostgreSQL.
     pub postgres: Option<plane::Postgres>,
     pub identity: plane::Identity,
-    /// The weights of regions, until the cluster's settings have others.
-    pub regions: BTreeMap<String, u64>,
+    pub regions: Regions,
     /// `tls`: of HTTP, gRPC and the admin API. `None`: they are plain.
     pub tls: Option<ServerFiles>,
     /// `admin.token_file`
@@ -129,7 +128,7 @@ pub struct InvalidSettings {
 }
 
 /// Sections that are not built yet.
-const LATER: [&str; 4] = ["peers", "gossip", "kafka", "auth"];
+const LATER: [&str; 2] = ["kafka", "auth"];
 
 impl Settings {
     /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default
@@ -214,7 +213,11 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         errors.add(&top.field("postgres"), "expected only with cluster");
     }
     let identity = plane::identity(fields.get("identity"), &top.field("identity"), errors);
-    let regions = plane::regions(fields.get("regions"), &top.field("regions"), errors);
+    let own_region = region.clone().unwrap_or_default();
+    let regions = regions::regions(&mut fields, &own_region, cluster.is_some(), errors);
+    if !regions.peers.is_empty() && !listen.cluster.ip().is_loopback() && regions.gossip.tls.is_none() {
+        errors.add(&top.field("gossip").field("tls"), "expected certificates, or a listen.cluster on loopback");
+    }
     let admin_token_file = plane::admin(fields.get("admin"), &top.field("admin"), errors);
     let rules = fields.get("rules");
     let rules = match cluster {

@@ -25,7 +25,7 @@ use crate::config::settings::{RulesFrom, Settings};
 use crate::host::clock::{self, SystemClock};
 use crate::host::machine;
 use crate::ports::identity::{Identities, NoIdentities};
-use crate::ports::{Clock, Region, RuleSource, Service};
+use crate::ports::{Clock, Gossip, Region, RuleSource, Service};
 use crate::rulefile::decode::compile;
 use crate::rulefile::metrics::RuleFileMetrics;
 use crate::rulefile::watch::{FileRules, InvalidRuleFile};
@@ -85,6 +85,11 @@ struct Configuration {
     /// What the admin API reads and changes.
     #[cfg(feature = "cluster")]
     admin: Option<crate::control::admin::Source>,
+    /// The node's place in its cluster.
+    #[cfg(feature = "cluster")]
+    raft: Option<Arc<crate::raft::RaftNode>>,
+    /// The talk with other regions.
+    gossip: Option<Arc<dyn Gossip>>,
 }
 
 impl Configuration {
@@ -96,6 +101,9 @@ impl Configuration {
             reload: None,
             #[cfg(feature = "cluster")]
             admin: None,
+            #[cfg(feature = "cluster")]
+            raft: None,
+            gossip: None,
         }
     }
 
@@ -185,6 +193,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
         StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics, &tls)?,
     };
     let metrics = NodeMetrics::new(registry.clone())?;
+    cluster::regions(settings, &config, &clock, &*region, &mut rules, &tls, &registry)?;
     cluster::admin(settings, &clock, &mut rules, &tls, &registry, &metrics)?;
     Ok(assembled(config, clock, region, rules, tls, metrics))
 }
@@ -226,7 +235,7 @@ fn assembled(
     tls: NodeTls,
     metrics: NodeMetrics,
 ) -> Assembled {
-    let Configuration { rules, services: of_rules, identities, reload, .. } = configuration;
+    let Configuration { rules, services: of_rules, identities, reload, gossip, .. } = configuration;
     let mut services = tls.services;
     services.extend(of_rules);
     let remover = SeriesRemover { rules: Arc::clone(&rules), checks: Arc::clone(&metrics.checks) };
@@ -234,7 +243,7 @@ fn assembled(
     services.push(Arc::clone(&region) as Arc<dyn Service>);
     let (random, metrics) = (clock::random, Arc::new(metrics));
     let tls = tls.front_ends;
-    let environment = Environment { clock, random, region, rules, identities, metrics, tls, services };
+    let environment = Environment { clock, random, region, gossip, rules, identities, metrics, tls, services };
     Assembled { config, environment, reload }
 }
 

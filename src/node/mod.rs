@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::api::http::forward_auth::trust::Trust;
 use crate::ports::identity::Identities;
-use crate::ports::{Clock, Fatal, Region, RuleSource, Service};
+use crate::ports::{Clock, Fatal, Gossip, Region, RuleSource, Service};
 use crate::tls::ServerTls;
 use metrics::NodeMetrics;
 
@@ -57,6 +57,8 @@ pub struct Environment {
     /// Draws seeds and identifiers.
     pub random: fn() -> io::Result<u64>,
     pub region: Arc<dyn Region>,
+    /// The talk with other regions; `None` if there is none.
+    pub gossip: Option<Arc<dyn Gossip>>,
     pub rules: Arc<dyn RuleSource>,
     pub identities: Arc<dyn Identities>,
     pub metrics: Arc<NodeMetrics>,

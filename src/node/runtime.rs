@@ -105,7 +105,7 @@ pub fn run(
 }
 
 fn new_core(config: &NodeConfig, environment: &Environment) -> io::Result<Arc<Core>> {
-    let Environment { clock, random, region, .. } = environment;
+    let Environment { clock, random, region, gossip, .. } = environment;
     let store = region.store();
     let mut seeds = [0; 4];
     for seed in &mut seeds {
@@ -125,6 +125,9 @@ fn new_core(config: &NodeConfig, environment: &Environment) -> io::Result<Arc<Co
     };
     let core = Core::new(shard, Arc::clone(clock), store);
     core.set_starting(true);
+    if let Some(gossip) = gossip {
+        core.tell(Arc::clone(gossip));
+    }
     Ok(Arc::new(core))
 }
 
@@ -136,7 +139,7 @@ fn workers(
     opened: &watch::Receiver<bool>,
     (http, grpc): (Listeners, Listeners),
 ) -> io::Result<Vec<CoreWorker>> {
-    let Environment { clock, random, region, rules, identities, metrics, tls, .. } = environment;
+    let Environment { clock, random, region, gossip, rules, identities, metrics, tls, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
         let budget = BodyBudget::new(Arc::clone(&metrics.checks));
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
@@ -168,6 +171,7 @@ fn workers(
             grpc,
             rules: rules.follow(),
             holders: region.holders(),
+            regions: gossip.as_ref().map(|gossip| gossip.regions()),
             opened: opened.clone(),
             drain: config.drain,
         });

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use limiter::Regions;
 use limiter::rules::RuleBook;
 use ractor::Actor;
 use tokio::runtime::Handle;
@@ -45,6 +46,8 @@ pub struct CoreWorker {
     pub grpc: (TcpListener, Acceptor),
     pub rules: watch::Receiver<Arc<RuleBook>>,
     pub holders: watch::Receiver<u32>,
+    /// What is known of the other regions; `None` if the node talks to none.
+    pub regions: Option<watch::Receiver<Option<Regions>>>,
     /// True once cores may decide.
     pub opened: watch::Receiver<bool>,
     pub drain: Duration,
@@ -54,13 +57,13 @@ impl CoreWorker {
     /// Serves until `stop` or a failure, then answers the requests in flight and gives the tokens back.
     #[expect(clippy::disallowed_methods, reason = "the front ends are waited for below, the others run to the end")]
     pub async fn serve(self, status: NodeState, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { core, state, http, grpc, rules, holders, mut opened, drain } = self;
+        let Self { core, state, http, grpc, rules, holders, regions, mut opened, drain } = self;
         status.register_runtime(&Handle::current());
         let listen = |(socket, acceptor)| io::Result::Ok((tokio::net::TcpListener::from_std(socket)?, acceptor));
         let ((http, http_acceptor), (grpc, grpc_acceptor)) = (listen(http)?, listen(grpc)?);
         let (supervisor, mut supervising) =
             Actor::spawn(None, Supervisor, Arc::clone(&core)).await.map_err(io::Error::other)?;
-        let mut background = background(&core, rules, holders);
+        let mut background = background(&core, rules, holders, regions);
 
         let (stage, staged) = watch::channel(Stage::Starting);
         let until = |at_least: Stage| {
@@ -126,18 +129,23 @@ impl CoreWorker {
     }
 }
 
-/// Starts the tasks that run as long as a core: it follows the rules and the number of holders, and its store keeps its
+/// Starts the tasks that run as long as a core: it follows the rules, the number of holders and the other regions, and its store keeps its
 /// connections.
 fn background(
     core: &Arc<Core>,
     rules: watch::Receiver<Arc<RuleBook>>,
     holders: watch::Receiver<u32>,
+    regions: Option<watch::Receiver<Option<Regions>>>,
 ) -> JoinSet<Infallible> {
     let mut tasks = JoinSet::new();
     let follower = Arc::clone(core);
     tasks.spawn(follow(rules, move |book| follower.set_book(Arc::clone(book))));
     let follower = Arc::clone(core);
     tasks.spawn(follow(holders, move |holders| follower.set_holders(*holders)));
+    if let Some(regions) = regions {
+        let follower = Arc::clone(core);
+        tasks.spawn(follow(regions, move |regions| follower.set_regions(*regions)));
+    }
     let store = Arc::clone(core.store());
     tasks.spawn(async move {
         store.keep().await;

@@ -61,8 +61,8 @@ pub trait Gossip: Send + Sync + 'static {
     /// Takes what the region counted of keys that it shares, each with the instant from which nothing of the key counts
     /// any more. It does not wait.
     fn note(&self, reports: Vec<(Report, NodeTime)>);
-    /// What the cores must know of the other regions.
-    fn regions(&self) -> watch::Receiver<Regions>;
+    /// What the cores must know of the other regions; `None` if there are none.
+    fn regions(&self) -> watch::Receiver<Option<Regions>>;
 }
 
 /// The state of a region's store.

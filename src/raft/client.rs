@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::contact::Contact;
 use super::messages::{ANYONE, MAX_MESSAGE_BYTES, Reply, Request, VERSION};
-use super::transport::{Connector, Transport};
+use crate::peers::{Connector, Transport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that answers nothing for the sum of these is given up.

@@ -1,7 +1,7 @@
 //! The Raft group of a cluster: its log, its network, its members.
 //!
 //! [`RaftNode`] is the node's place in the group. Its state machine is [`plane::PlaneState`]. What it stores is sealed
-//! ([`seal`]) and goes to a [`disk::Disk`]. Other nodes are reached through a [`transport::Transport`].
+//! ([`seal`]) and goes to a [`disk::Disk`]. Other nodes are reached through a [`Transport`](crate::peers::Transport).
 
 mod backup;
 mod client;
@@ -20,7 +20,6 @@ mod peer;
 pub mod seal;
 mod server;
 pub mod store;
-pub mod transport;
 pub mod types;
 
 pub use config::{RaftConfig, Timings};

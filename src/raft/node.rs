@@ -1,10 +1,11 @@
 //! A node of the cluster as the rest of the program sees it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use plane::{Command, Mark, Outcome, PlaneState};
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::service::Routes;
 
 use super::backup;
 use super::client::Caller;
@@ -20,8 +21,8 @@ use super::metrics::RaftMetrics;
 use super::seal::Seal;
 use super::server::serve;
 use super::store::Store;
-use super::transport::Transport;
 use super::types::{Proposal, Raft};
+use crate::peers::Transport;
 use crate::ports::plane::{ClusterStatus, Consensus, ConsensusError, MemberChange, Role};
 use crate::ports::{BoxFuture, Fatal, Service, Shutdown};
 
@@ -50,6 +51,8 @@ struct Parts {
     failure: OnceLock<String>,
     asks: mpsc::Sender<Ask>,
     asked: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    /// What else other nodes find at the cluster port.
+    routes: std::sync::Mutex<Routes>,
 }
 
 impl RaftNode {
@@ -94,13 +97,19 @@ impl RaftNode {
         let (role, group, failure) = (watch::Sender::default(), OnceLock::new(), OnceLock::new());
         let asked = tokio::sync::Mutex::new(asked);
         metrics.set_ok(true);
-        let parts = Parts { config, store, machine, caller, metrics, role, group, failure, asks, asked };
+        let routes = std::sync::Mutex::default();
+        let parts = Parts { config, store, machine, caller, metrics, role, group, failure, asks, asked, routes };
         Ok(Arc::new(Self(Arc::new(parts))))
     }
 
     /// The id of this node.
     pub fn id(&self) -> u64 {
         self.0.caller.id
+    }
+
+    /// Also serves `routes` at the cluster port, from the next start of this service on.
+    pub fn serve_also(&self, routes: Routes) {
+        *self.0.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 
     /// A backup of the configuration that this node has applied.
@@ -144,10 +153,11 @@ impl Parts {
             stopping: watch::Sender::default(),
         });
         let _ = self.group.set(Arc::clone(&group));
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let ended = tokio::select! {
             () = shutdown.requested() => Ok(()),
             error = group.watch() => self.go_on_without(&group, error, shutdown.clone()).await,
-            served = serve(Arc::clone(&group), incoming) => match served {
+            served = serve(Arc::clone(&group), incoming, routes) => match served {
                 Ok(()) => Err(Fatal::Ended("raft")),
                 Err(error) => Err(failed("the cluster port", &error)),
             },

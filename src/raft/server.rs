@@ -9,13 +9,14 @@ use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest};
 use proto::tidegate::cluster::cluster_server::{Cluster, ClusterServer};
 use proto::tidegate::cluster::{Answer, Envelope, Rejection};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request as Incall, Response, Status};
 
 use super::group::Group;
 use super::messages::{ANYONE, MAX_MESSAGE_BYTES, Reply, Request, VERSION};
-use super::transport::{Connection, Incoming};
 use super::types::Vote;
+use crate::peers::{Connection, Incoming};
 use crate::ports::plane::MemberChange;
 use crate::tls::peers::Peer;
 
@@ -29,11 +30,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a request may be on its way.
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// Serves the nodes that connect, without end.
+/// Serves the nodes that connect, without end. `routes` are what else they find at the port.
 ///
 /// # Errors
 /// Returns an error if the socket fails.
-pub async fn serve(group: Arc<Group>, incoming: Box<dyn Incoming>) -> Result<(), tonic::transport::Error> {
+pub async fn serve(
+    group: Arc<Group>,
+    incoming: Box<dyn Incoming>,
+    routes: Routes,
+) -> Result<(), tonic::transport::Error> {
     let connections = unfold(incoming, async |mut incoming| {
         let accepted: io::Result<Connection> = incoming.accept().await;
         Some((accepted, incoming))
@@ -45,7 +50,7 @@ pub async fn serve(group: Arc<Group>, incoming: Box<dyn Incoming>) -> Result<(),
     let server = server.http2_keepalive_interval(Some(PING_INTERVAL)).http2_keepalive_timeout(Some(PING_TIMEOUT));
     // A large append to a far region must not wait for the window all the time.
     let mut server = server.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(2 * WINDOW_BYTES);
-    server.add_service(service).serve_with_incoming(connections).await
+    server.add_routes(routes.add_service(service)).serve_with_incoming(connections).await
 }
 
 struct Answers(Arc<Group>);

@@ -152,6 +152,39 @@ pub const ADMIN_REJECTIONS: Name = metric(
     "Admin calls that were rejected: wrong_token, or throttled (too many wrong tokens).",
     &["reason"],
 );
+pub const GOSSIP_MESSAGES: Name =
+    metric("tidegate_gossip_messages_total", "Messages to other regions: heard or failed.", &["outcome"]);
+pub const GOSSIP_BYTES: Name = metric(
+    "tidegate_gossip_bytes_total",
+    "Bytes of reports to and from other regions: sent or received.",
+    &["direction"],
+);
+pub const GOSSIP_REPORTS: Name = metric(
+    "tidegate_gossip_reports_total",
+    "Reports of counts: sent to other regions, received and stored, or invalid.",
+    &["direction"],
+);
+pub const GOSSIP_REJECTED: Name = metric(
+    "tidegate_gossip_rejected_total",
+    "Messages of other regions that were rejected, by the reason.",
+    &["reason"],
+);
+pub const GOSSIP_KEYS: Name =
+    metric("tidegate_gossip_keys", "Keys whose counts this node keeps for other regions.", &[]);
+pub const GOSSIP_DROPPED: Name = metric(
+    "tidegate_gossip_dropped_total",
+    "Reports of keys that this node had no room for: other regions do not hear of them from it.",
+    &[],
+);
+pub const REGION_PARTITIONED: Name =
+    metric("tidegate_region_partitioned", "1 if the region does not hear this node.", &["region"]);
+pub const REGION_HEARD_AGE: Name = metric(
+    "tidegate_region_heard_age_seconds",
+    "The age of the last message of this node that the region has acknowledged.",
+    &["region"],
+);
+pub const REGION_BEHIND: Name =
+    metric("tidegate_region_behind_keys", "Keys whose newest count the region is not told yet.", &["region"]);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -207,5 +240,14 @@ pub const ALL: &[&Name] = &[
     &RAFT_SNAPSHOTS,
     &RAFT_SNAPSHOT_BYTES,
     &ADMIN_REJECTIONS,
+    &GOSSIP_MESSAGES,
+    &GOSSIP_BYTES,
+    &GOSSIP_REPORTS,
+    &GOSSIP_REJECTED,
+    &GOSSIP_KEYS,
+    &GOSSIP_DROPPED,
+    &REGION_PARTITIONED,
+    &REGION_HEARD_AGE,
+    &REGION_BEHIND,
     &BUILD,
 ];

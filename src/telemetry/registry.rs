@@ -1,5 +1,7 @@
 //! The registry of a node's metrics. Each part of a node has a bundle of metrics that it made from the registry.
 
+#[cfg(feature = "cluster")]
+use prometheus::GaugeVec;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -56,6 +58,15 @@ impl MetricsRegistry {
     /// See [`Self::counter`].
     pub fn gauges(&self, name: &Name) -> Result<IntGaugeVec, Error> {
         self.register(IntGaugeVec::new(opts(name), name.labels)?)
+    }
+
+    /// Makes a gauge of fractions with the labels of `name`.
+    ///
+    /// # Errors
+    /// See [`Self::counter`].
+    #[cfg(feature = "cluster")]
+    pub fn float_gauges(&self, name: &Name) -> Result<GaugeVec, Error> {
+        self.register(GaugeVec::new(opts(name), name.labels)?)
     }
 
     /// Makes a histogram whose buckets have these upper bounds.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src/` and the other modules that it may import.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("ports", &[]),
     ("telemetry", &[]),
     ("yaml", &[]),
@@ -16,7 +16,9 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("host", &["ports"]),
     ("store", &["ports", "telemetry", "tls"]),
     ("db", &["ports", "telemetry", "tls"]),
-    ("raft", &["ports", "telemetry", "tls"]),
+    ("peers", &["ports", "tls"]),
+    ("raft", &["ports", "telemetry", "tls", "peers"]),
+    ("regions", &["ports", "telemetry", "tls", "peers"]),
     ("identities", &["ports", "telemetry"]),
     ("control", &["ports", "telemetry"]),
     ("rulefile", &["ports", "telemetry", "yaml"]),
@@ -33,7 +35,9 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "host",
             "store",
             "db",
+            "peers",
             "raft",
+            "regions",
             "identities",
             "control",
             "rulefile",
@@ -46,7 +50,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
 
 /// The adapters. Only `src/node/assemble.rs` may name them. One exception: `cli` imports `rulefile`, because it reads
 /// rule files.
-const ADAPTERS: [&str; 5] = ["store", "db", "raft", "identities", "rulefile"];
+const ADAPTERS: [&str; 7] = ["store", "db", "peers", "raft", "regions", "identities", "rulefile"];
 
 /// Each crate of the workspace and the workspace crates that it may depend on.
 const MAY_DEPEND: [(&str, &[&str]); 8] = [

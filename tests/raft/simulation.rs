@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use limiter::Revision;
 use plane::{Change, Command, CommitId, Mark, PlaneState, Transaction};
+use tidegate::peers::{Connection, Incoming, Transport};
 use tidegate::ports::plane::{Consensus, MemberChange, Role};
 use tidegate::ports::{BoxFuture, Shutdown};
-use tidegate::raft::transport::{Connection, Incoming, Transport};
 use tidegate::raft::{RaftConfig, RaftNode, Timings};
 use tokio::sync::watch;
 use turmoil::net::{TcpListener, TcpStream};

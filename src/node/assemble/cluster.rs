@@ -23,12 +23,15 @@ use crate::db::{Database, DatabaseMetrics};
 use crate::host::clock;
 use crate::identities::metrics::IdentityMetrics;
 use crate::identities::{ApiKeys, IdentityConfig};
+use crate::node::NodeConfig;
 use crate::node::metrics::NodeMetrics;
+use crate::peers::Network;
 use crate::ports::plane::{ChangeSource, ConfigStore, Consensus, KeyDirectory};
-use crate::ports::{Clock, RuleSource, Service};
+use crate::ports::{Clock, Region, RuleSource, Service};
 use crate::raft::metrics::RaftMetrics;
-use crate::raft::transport::Network;
 use crate::raft::{EncryptionKeys, RaftConfig, RaftError, RaftNode, Timings};
+use crate::regions::metrics::RegionsMetrics;
+use crate::regions::{Peers, RegionGossip, RegionsConfig};
 use crate::rulefile::decode::limit_from_json;
 use crate::rulefile::encode::limit_json;
 use crate::server::balance::acceptors;
@@ -57,7 +60,7 @@ pub(super) fn configuration(
     let consensus = Arc::clone(&raft) as Arc<dyn Consensus>;
     let metrics = PlaneMetrics::new(registry)?;
     let rules = Arc::new(ClusterRules::new(Arc::clone(&consensus), min_holders, metrics.clone()));
-    let mut services = vec![raft as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>];
+    let mut services = vec![Arc::clone(&raft) as Arc<dyn Service>, Arc::clone(&rules) as Arc<dyn Service>];
     let database =
         settings.postgres.as_ref().map(|postgres| database(postgres, &settings.node, registry)).transpose()?;
     let mut configuration = Configuration::new(rules as Arc<dyn RuleSource>);
@@ -77,6 +80,7 @@ pub(super) fn configuration(
     }
     let store = database.map(|database| database as Arc<dyn ConfigStore>);
     configuration.admin = Some(Source::Cluster { consensus, store });
+    configuration.raft = Some(raft);
     configuration.services = services;
     Ok(configuration)
 }
@@ -119,6 +123,58 @@ fn api_keys(
     let metrics = IdentityMetrics::new(registry)?;
     let directory = database as Arc<dyn KeyDirectory>;
     Ok(Arc::new(ApiKeys::new(config, Arc::clone(clock), consensus.state(), directory, metrics)))
+}
+
+/// Builds the talk with other regions: those of the cluster's members, or those of `peers`. Without any, the node sends
+/// nothing.
+pub(super) fn regions(
+    settings: &Settings,
+    node: &NodeConfig,
+    clock: &Arc<dyn Clock>,
+    region: &dyn Region,
+    configuration: &mut Configuration,
+    tls: &NodeTls,
+    registry: &MetricsRegistry,
+) -> Result<(), AssembleError> {
+    let raft = configuration.raft.clone();
+    let (peers, cluster) = match (&raft, &settings.rules) {
+        (Some(raft), RulesFrom::Cluster(cluster)) => {
+            let raft = Arc::clone(raft);
+            let members = move || {
+                let members = raft.status().members.into_iter();
+                members.map(|member| (member.region, member.address)).collect()
+            };
+            (Peers::Cluster(Arc::new(members)), cluster.name.clone())
+        }
+        _ if settings.regions.peers.is_empty() => return Ok(()),
+        _ => (Peers::Fixed(settings.regions.peers.clone()), String::new()),
+    };
+    let gossip = &settings.regions.gossip;
+    let config = RegionsConfig {
+        cluster,
+        region: settings.region.clone(),
+        node: settings.node.clone(),
+        weights: settings.regions.weights.clone(),
+        listen: raft.is_none().then_some(settings.listen.cluster),
+        interval: Duration::from_millis(gossip.interval_ms),
+        floor_thousandths: gossip.floor_thousandths,
+        partition_after: Duration::from_millis(gossip.partition_after_ms),
+        max_keys: node.max_keys,
+        hashed_keys: settings.store.hash_keys,
+    };
+    let mut seeds = [0; 4];
+    for seed in &mut seeds {
+        *seed = clock::random()?;
+    }
+    let transport = Arc::new(Network(tls.peers.clone().unwrap_or(PeerSecurity::Plain)));
+    let metrics = RegionsMetrics::new(registry)?;
+    let gossip = RegionGossip::new(config, peers, Arc::clone(clock), region.store(), transport, metrics, seeds);
+    if let Some(raft) = raft {
+        raft.serve_also(gossip.routes());
+    }
+    configuration.services.push(Arc::clone(&gossip) as Arc<dyn Service>);
+    configuration.gossip = Some(gossip);
+    Ok(())
 }
 
 /// Listens for the admin API.

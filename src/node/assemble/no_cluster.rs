@@ -6,8 +6,9 @@ use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
 use crate::config::plane::Cluster;
 use crate::config::settings::{RulesFrom, Settings};
+use crate::node::NodeConfig;
 use crate::node::metrics::NodeMetrics;
-use crate::ports::Clock;
+use crate::ports::{Clock, Region};
 use crate::telemetry::registry::MetricsRegistry;
 
 const NO_CLUSTER: &str = "cluster: expected nothing: this program was built without the feature cluster";
@@ -29,6 +30,23 @@ pub(super) fn unusable_files(settings: &Settings) -> Vec<String> {
         RulesFrom::Cluster(_) => vec![NO_CLUSTER.to_owned()],
         RulesFrom::File(_) => Vec::new(),
     }
+}
+
+/// There is no talk with other regions.
+pub(super) fn regions(
+    settings: &Settings,
+    _: &NodeConfig,
+    _: &Arc<dyn Clock>,
+    _: &dyn Region,
+    _: &mut Configuration,
+    _: &NodeTls,
+    _: &MetricsRegistry,
+) -> Result<(), AssembleError> {
+    if settings.regions.peers.is_empty() {
+        return Ok(());
+    }
+    let error = "peers: expected nothing: this program was built without the feature cluster";
+    Err(AssembleError::Settings(vec![error.to_owned()]))
 }
 
 /// There is no admin API.

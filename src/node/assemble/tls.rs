@@ -25,7 +25,7 @@ pub(super) struct NodeTls {
     /// Of the connections to the store.
     #[cfg(feature = "tls")]
     pub(super) store: Option<ClientTls>,
-    /// Of the connections between the nodes of the cluster.
+    /// Of the connections between the nodes of the cluster, and to those of other regions.
     #[cfg(feature = "tls")]
     pub(super) peers: Option<PeerSecurity>,
     /// Watches the files.
@@ -60,6 +60,14 @@ pub(super) fn node_tls(
         node.peers = match &cluster.tls {
             Some(files) => {
                 let made = certificates.mutual("cluster.tls", files, &["cluster"]);
+                made.map(PeerSecurity::mutual).map_err(&mut keep).ok()
+            }
+            None => Some(PeerSecurity::Plain),
+        };
+    } else if !settings.regions.peers.is_empty() {
+        node.peers = match &settings.regions.gossip.tls {
+            Some(files) => {
+                let made = certificates.mutual("gossip.tls", files, &["cluster"]);
                 made.map(PeerSecurity::mutual).map_err(&mut keep).ok()
             }
             None => Some(PeerSecurity::Plain),

@@ -72,17 +72,28 @@ impl Changes {
         self.keys.insert(name, Known { grid, cells, version: self.last_version, ends });
     }
 
-    /// The reports of at most `count` keys that changed after `version`, the earliest change first, and the version of
-    /// the last of them.
-    pub fn after(&self, version: u64, count: usize) -> (Vec<Report>, u64) {
-        let mut last = version;
-        let changed = self.by_version.range(version.saturating_add(1)..).take(count);
-        let reports = changed.filter_map(|(version, name)| {
+    /// The reports of keys that changed after `version`, the earliest change first, and the version of the last of them:
+    /// about `max_bytes` of them.
+    pub fn after(&self, version: u64, max_bytes: usize) -> (Vec<Report>, u64) {
+        let (mut last, mut bytes, mut reports) = (version, 0, Vec::new());
+        for (version, name) in self.by_version.range(version.saturating_add(1)..) {
+            if bytes >= max_bytes {
+                break;
+            }
             last = *version;
-            let known = self.keys.get(name)?;
-            Some(Report { key: (**name).into(), grid: known.grid, cells: known.cells.clone() })
-        });
-        (reports.collect(), last)
+            let Some(known) = self.keys.get(name) else { continue };
+            bytes += name.len() + known.cells.iter().map(|(_, entries)| 16 + 20 * entries.len()).sum::<usize>();
+            reports.push(Report { key: (**name).into(), grid: known.grid, cells: known.cells.clone() });
+        }
+        (reports, last)
+    }
+
+    /// Counts a key as changed: a region could not store it.
+    pub fn touch(&mut self, key: &[u8]) {
+        let Some((name, known)) = self.keys.get_key_value(key) else { return };
+        let (name, grid, cells, ends) = (Arc::clone(name), known.grid, known.cells.clone(), known.ends);
+        self.by_version.remove(&known.version);
+        self.put(name, grid, cells, ends);
     }
 
     /// True if a key changed after `version`.
@@ -146,7 +157,7 @@ mod tests {
     }
 
     fn told(changes: &Changes, version: u64) -> Vec<String> {
-        let (reports, _) = changes.after(version, 10);
+        let (reports, _) = changes.after(version, 10_000);
         reports.iter().map(|report| String::from_utf8_lossy(&report.key).into_owned()).collect()
     }
 
@@ -159,7 +170,7 @@ mod tests {
         assert_eq!(told(&changes, 0), ["b", "a"]);
         let (reports, version) = changes.after(0, 1);
         assert_eq!((reports.len(), told(&changes, version)), (1, vec!["a".to_owned()]));
-        assert_eq!(changes.after(0, 10).0[1].cells, report("a", 0, 2).cells);
+        assert_eq!(changes.after(0, 10_000).0[1].cells, report("a", 0, 2).cells);
         assert!(changes.has_after(version) && !changes.has_after(changes.last_version));
     }
 

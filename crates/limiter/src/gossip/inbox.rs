@@ -27,20 +27,18 @@ impl Inbox {
         Self { marks: BTreeMap::new(), asked: BTreeSet::new(), settled: true, rejected: 0 }
     }
 
-    /// The items that import the reports of a region. Reports that no sound node sends are left out and counted.
-    pub fn import(&mut self, from: RegionNumber, reports: Vec<Report>) -> Vec<Item> {
-        let items = reports.into_iter().map(|report| report.import(from));
-        let valid = items.filter_map(|item| item.inspect_err(|_| self.rejected += 1).ok());
-        valid.collect()
+    /// The item that imports a report of a region. `None` if no sound node sends it, which is counted.
+    pub fn import(&mut self, from: RegionNumber, report: Report) -> Option<Item> {
+        report.import(from).inspect_err(|_| self.rejected += 1).ok()
     }
 
     /// The store ran the imports of a lane.
     pub fn imported(&mut self, lane: LaneId, replies: &[ItemReply]) {
-        let marks = replies.iter().filter_map(|reply| match reply {
+        let mut marks = replies.iter().rev().filter_map(|reply| match reply {
             ItemReply::Imported { replication } => Some(*replication),
             _ => None,
         });
-        let Some(mark) = marks.last() else { return };
+        let Some(mark) = marks.next() else { return };
         if self.marks.insert(lane, mark).is_some_and(|before| before != mark) {
             self.settled = false;
             self.asked.clear();

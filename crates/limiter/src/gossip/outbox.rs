@@ -18,8 +18,8 @@ pub struct GossipConfig {
     pub partition_after_us: u64,
     /// The most keys that are kept to be told.
     pub max_keys: usize,
-    /// The most reports in one message.
-    pub max_reports: usize,
+    /// About the most bytes of reports in one message.
+    pub max_bytes: usize,
     /// Random: they seed hashes.
     pub seeds: [u64; 4],
 }
@@ -82,7 +82,7 @@ impl Outbox {
             if !link.may_send() || !has_news && !link.is_quiet(keep_alive_us, now) {
                 continue;
             }
-            let (reports, version) = self.changes.after(link.told(), self.config.max_reports);
+            let (reports, version) = self.changes.after(link.told(), self.config.max_bytes);
             let number = link.send(version, now);
             messages.push(Message { to: *to, number, reports });
         }
@@ -94,6 +94,11 @@ impl Outbox {
         if let Some(link) = self.links.get_mut(&from) {
             link.acknowledge(number, forgot, now);
         }
+    }
+
+    /// A region could not store the report of a key: it is told again, to every region.
+    pub fn retell(&mut self, key: &[u8]) {
+        self.changes.touch(key);
     }
 
     /// A message is lost, or its outcome is unknown.

@@ -210,11 +210,10 @@ impl<W> Shard<W> {
         Some((check, waiter))
     }
 
-    fn set_regions(&mut self, regions: Regions) {
-        let begins = regions.partitioned_since.is_some();
-        let changed = self.keys.regions.is_none_or(|before| before.partitioned_since.is_some() != begins);
-        self.keys.regions = Some(regions);
-        if changed {
+    fn set_regions(&mut self, regions: Option<Regions>) {
+        let partitioned = |regions: Option<Regions>| regions.is_some_and(|regions| regions.partitioned_since.is_some());
+        let before = std::mem::replace(&mut self.keys.regions, regions);
+        if partitioned(before) != partitioned(regions) {
             // Tokens that were taken before go back, so that the store decides what the region may admit from now on.
             self.keys.release_all();
         }

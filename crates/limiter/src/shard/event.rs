@@ -29,8 +29,8 @@ pub enum Event {
     Rules(Arc<RuleBook>),
     /// This many shards of the region may hold tokens of a key.
     Holders(u32),
-    /// What is known of the other regions changed.
-    Regions(Regions),
+    /// What is known of the other regions changed. `None`: there are none.
+    Regions(Option<Regions>),
     /// Every token in hand goes back to the store.
     ReleaseTokens,
 }

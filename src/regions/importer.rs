@@ -1,0 +1,140 @@
+//! Writes what other regions counted into the counters of this one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use limiter::counter::{Batch, BatchOutcome, Counter, Grid, Item, ItemReply, SeenCells};
+use limiter::gossip::{Inbox, Report};
+use limiter::{BatchId, HolderId, LaneId, MAX_ITEMS, RegionNumber};
+use tokio::sync::{mpsc, oneshot};
+
+use super::metrics::RegionsMetrics;
+use crate::ports::CounterStore;
+
+/// Names that are tried for the probe of each lane, times the lanes.
+const PROBE_NAMES: usize = 64;
+
+/// A message of another region that waits to be imported.
+pub struct Import {
+    pub region: RegionNumber,
+    /// The node that sent it.
+    pub sender: String,
+    pub reports: Vec<Report>,
+    /// Gets what to acknowledge.
+    pub done: oneshot::Sender<Imported>,
+}
+
+/// What is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The sender must tell everything again.
+    pub forgot: bool,
+    /// The positions of reports that could not be stored.
+    pub failed: Vec<u32>,
+    /// Nothing could be stored.
+    pub nothing: bool,
+}
+
+/// Imports the messages of other regions, one after another.
+pub struct Importer {
+    store: Arc<dyn CounterStore>,
+    holder: HolderId,
+    last_batch: BatchId,
+    inbox: Inbox,
+    waiting: mpsc::Receiver<Import>,
+    /// A key for each lane that no limit has. Its import shows whether the lane's primary was replaced.
+    probes: Vec<Item>,
+    metrics: RegionsMetrics,
+}
+
+impl Importer {
+    pub fn new(
+        store: Arc<dyn CounterStore>,
+        seed: u64,
+        waiting: mpsc::Receiver<Import>,
+        metrics: RegionsMetrics,
+    ) -> Self {
+        let probes = probes(&*store);
+        let holder = HolderId(seed >> 16);
+        Self { store, holder, last_batch: BatchId(0), inbox: Inbox::new(), waiting, probes, metrics }
+    }
+
+    /// Imports what comes, without end.
+    pub async fn run(&mut self) {
+        while let Some(import) = self.waiting.recv().await {
+            let Import { region, sender, reports, done } = import;
+            let imported = self.import(region, &sender, reports).await;
+            // The sender may wait no more: it tells everything again.
+            if let Err(Imported { forgot: true, .. }) = done.send(imported) {
+                self.inbox.ask_again(&sender);
+            }
+        }
+    }
+
+    async fn import(&mut self, region: RegionNumber, sender: &str, reports: Vec<Report>) -> Imported {
+        let count = reports.len();
+        let mut lanes: BTreeMap<LaneId, Vec<(Option<u32>, Item)>> = BTreeMap::new();
+        if reports.is_empty() {
+            for item in &self.probes {
+                lanes.entry(self.store.lane(&item.key)).or_default().push((None, item.clone()));
+            }
+        }
+        for (position, report) in (0..).zip(reports) {
+            // What no sound node sends is left out, and counted.
+            if let Some(item) = self.inbox.import(region, report) {
+                lanes.entry(self.store.lane(&item.key)).or_default().push((Some(position), item));
+            }
+        }
+        self.metrics.rejected(self.inbox.rejected());
+        let mut running = FuturesUnordered::new();
+        for (lane, items) in lanes {
+            let mut items = items.into_iter().peekable();
+            while items.peek().is_some() {
+                let (positions, items): (Vec<_>, Vec<_>) = items.by_ref().take(MAX_ITEMS).unzip();
+                self.last_batch.0 += 1;
+                let batch = Batch { not_after: None, holder: self.holder, id: self.last_batch, items };
+                let run = self.store.run(lane, batch);
+                running.push(async move { (lane, positions, run.await) });
+            }
+        }
+        let (mut failed, mut stored) = (Vec::new(), 0);
+        while let Some((lane, positions, ran)) = running.next().await {
+            let replies = match ran.map(|reply| reply.outcome) {
+                Ok(BatchOutcome::Ran(replies)) => replies,
+                Ok(BatchOutcome::Late) | Err(_) => Vec::new(),
+            };
+            self.inbox.imported(lane, &replies);
+            let mut replies = replies.into_iter();
+            for position in positions {
+                match replies.next() {
+                    // A counter of another kind, or a clock that is far off, does not become right by telling it again.
+                    Some(ItemReply::Imported { .. } | ItemReply::OutOfBounds { .. } | ItemReply::Done(_)) => {
+                        stored += 1
+                    }
+                    Some(ItemReply::Failed) | None => failed.extend(position),
+                }
+            }
+        }
+        self.metrics.imported(count - failed.len());
+        failed.sort_unstable();
+        Imported { forgot: self.inbox.must_ask(sender), nothing: stored == 0 && count > 0, failed }
+    }
+}
+
+/// An item for each lane that changes nothing.
+fn probes(store: &dyn CounterStore) -> Vec<Item> {
+    let mut probes: BTreeMap<LaneId, Item> = BTreeMap::new();
+    let lanes = usize::from(store.lanes());
+    for number in 0..lanes * PROBE_NAMES {
+        if probes.len() == lanes {
+            break;
+        }
+        let key = format!("tidegate probe {number}").into_bytes();
+        let counter = Counter::Import { grid: Grid::Fixed { width_ms: 1000 }, cells: SeenCells::Empty };
+        let item = |key: Vec<u8>| Item { key: key.into(), asks: Vec::new(), refund: 0, counter };
+        probes.entry(store.lane(&key)).or_insert_with(|| item(key));
+    }
+    probes.into_values().collect()
+}

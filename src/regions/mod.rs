@@ -1,0 +1,135 @@
+//! Tells the other regions what this one counted, and imports what they counted: the network around
+//! [`limiter::gossip`].
+//!
+//! [`sender`] sends at most one message per interval to each region, to a node that [`directory`] chooses. [`receiver`]
+//! takes the messages of others, and [`importer`] writes them into the region's counters before they are acknowledged.
+
+mod config;
+mod directory;
+mod importer;
+pub mod metrics;
+mod receiver;
+mod sender;
+mod wire;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use limiter::gossip::{GossipConfig, Outbox, Report};
+use limiter::{NodeTime, Regions};
+use tokio::sync::{mpsc, watch};
+use tonic::service::Routes;
+
+pub use self::config::RegionsConfig;
+use self::directory::Directory;
+pub use self::directory::{Members, Peers};
+use self::importer::{Import, Importer};
+use self::metrics::RegionsMetrics;
+use self::receiver::Receiver;
+use crate::peers::Transport;
+use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Gossip, Service, Shutdown};
+
+/// Messages of other regions that wait to be imported.
+const MAX_IMPORTS: usize = 64;
+/// The bytes of a message that a region gets in one interval.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// The talk of this node with the other regions. It is a service, and the cores pass it what they count.
+pub struct RegionGossip {
+    config: RegionsConfig,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn CounterStore>,
+    transport: Arc<dyn Transport>,
+    directory: Arc<Directory>,
+    metrics: RegionsMetrics,
+    outbox: Mutex<Outbox>,
+    view: watch::Sender<Option<Regions>>,
+    importer: tokio::sync::Mutex<Importer>,
+    imports: mpsc::Sender<Import>,
+}
+
+impl RegionGossip {
+    /// `seeds` must be random.
+    pub fn new(
+        config: RegionsConfig,
+        peers: Peers,
+        clock: Arc<dyn Clock>,
+        store: Arc<dyn CounterStore>,
+        transport: Arc<dyn Transport>,
+        metrics: RegionsMetrics,
+        seeds: [u64; 4],
+    ) -> Arc<Self> {
+        let outbox = Outbox::new(
+            GossipConfig {
+                partition_after_us: micros(config.partition_after),
+                max_keys: config.max_keys,
+                max_bytes: MESSAGE_BYTES,
+                seeds,
+            },
+            [],
+        );
+        let (imports, waiting) = mpsc::channel(MAX_IMPORTS);
+        let importer = Importer::new(Arc::clone(&store), seeds[0], waiting, metrics.clone());
+        let directory = Arc::new(Directory::new(&config, peers));
+        Arc::new(Self {
+            config,
+            clock,
+            store,
+            transport,
+            directory,
+            metrics,
+            outbox: Mutex::new(outbox),
+            view: watch::Sender::new(None),
+            importer: tokio::sync::Mutex::new(importer),
+            imports,
+        })
+    }
+
+    /// What other regions find at the cluster port of this node.
+    pub fn routes(&self) -> Routes {
+        Receiver::routes(&self.config, Arc::clone(&self.directory), self.imports.clone(), self.metrics.clone())
+    }
+
+    fn outbox<T>(&self, work: impl FnOnce(&mut Outbox) -> T) -> T {
+        work(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Gossip for RegionGossip {
+    fn note(&self, reports: Vec<(Report, NodeTime)>) {
+        self.outbox(|outbox| reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends)));
+    }
+
+    fn regions(&self) -> watch::Receiver<Option<Regions>> {
+        self.view.subscribe()
+    }
+}
+
+impl Service for RegionGossip {
+    fn name(&self) -> &'static str {
+        "regions"
+    }
+
+    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(async move {
+            let mut importer = self.importer.lock().await;
+            let serve = async {
+                match self.config.listen {
+                    Some(listen) => receiver::serve(&*self.transport, listen, self.routes()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.requested() => Ok(()),
+                served = serve => served,
+                () = importer.run() => Err(Fatal::Ended("regions")),
+                () = self.send() => Err(Fatal::Ended("regions")),
+                () = self.store.keep() => Err(Fatal::Ended("regions")),
+            }
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! What other regions find at the cluster port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::stream::unfold;
+use limiter::RegionNumber;
+use proto::tidegate::cluster::gossip_server::{Gossip, GossipServer};
+use proto::tidegate::cluster::{Heard, Told};
+use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::config::RegionsConfig;
+use super::directory::Directory;
+use super::importer::{Import, Imported};
+use super::metrics::{RegionsMetrics, Rejected};
+use super::sender::VERSION;
+use super::wire::{self, MAX_REPORT_BYTES};
+use crate::peers::{Connection, Transport};
+use crate::ports::Fatal;
+use crate::tls::peers::Peer;
+
+/// Calls at once on one connection.
+const MAX_CALLS: u32 = 64;
+
+/// Takes the messages of other regions.
+pub struct Receiver {
+    cluster: String,
+    hashed_keys: bool,
+    directory: Arc<Directory>,
+    imports: mpsc::Sender<Import>,
+    metrics: RegionsMetrics,
+}
+
+impl Receiver {
+    pub fn routes(
+        config: &RegionsConfig,
+        directory: Arc<Directory>,
+        imports: mpsc::Sender<Import>,
+        metrics: RegionsMetrics,
+    ) -> Routes {
+        let (cluster, hashed_keys) = (config.cluster.clone(), config.hashed_keys);
+        let receiver = Self { cluster, hashed_keys, directory, imports, metrics };
+        // The names of the node and the region are short.
+        let max_bytes = MAX_REPORT_BYTES as usize + 4096;
+        Routes::new(GossipServer::new(receiver).max_decoding_message_size(max_bytes))
+    }
+
+    fn check(&self, told: &Told, peer: Option<&Peer>) -> Result<(), Rejected> {
+        if told.version.abs_diff(VERSION) > 1 {
+            return Err(Rejected::Version);
+        }
+        if told.cluster != self.cluster {
+            return Err(Rejected::Cluster);
+        }
+        if !self.directory.has(&told.region) {
+            return Err(Rejected::Region);
+        }
+        if told.hashed_keys != self.hashed_keys {
+            return Err(Rejected::Keys);
+        }
+        if peer.is_some_and(|peer| !peer.may_be(&told.node)) {
+            return Err(Rejected::Certificate);
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Gossip for Receiver {
+    async fn tell(&self, call: Request<Told>) -> Result<Response<Heard>, Status> {
+        let peer = call.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
+        let told = call.into_inner();
+        let rejected = |reason: Rejected| {
+            self.metrics.rejected_message(reason);
+            Status::failed_precondition(reason.to_string())
+        };
+        self.check(&told, peer.as_deref()).map_err(rejected)?;
+        self.metrics.received(told.reports.len());
+        let reports = wire::decode(&told.reports, told.inflated_bytes);
+        let reports = reports.map_err(|_| rejected(Rejected::Unreadable))?;
+        let (done, imported) = oneshot::channel();
+        let import = Import { region: RegionNumber::of(&told.region), sender: told.node, reports, done };
+        // A region that cannot keep up is told again later.
+        self.imports.try_send(import).map_err(|_| rejected(Rejected::Busy))?;
+        let imported = imported.await.map_err(|_| Status::unavailable("the node leaves"))?;
+        let Imported { forgot, failed, nothing } = imported;
+        if nothing {
+            return Err(Status::unavailable("the counters of the region do not answer"));
+        }
+        Ok(Response::new(Heard { forgot, failed }))
+    }
+}
+
+/// Listens for other regions, without end. A node of a cluster serves them at its cluster port instead.
+pub async fn serve(transport: &dyn Transport, listen: SocketAddr, routes: Routes) -> Result<(), Fatal> {
+    let failed = |error: &dyn std::fmt::Display| Fatal::Configuration(format!("listen.cluster {listen}: {error}"));
+    let incoming = transport.listen(listen).await.map_err(|error| failed(&error))?;
+    let connections = unfold(incoming, async |mut incoming| {
+        let accepted: io::Result<Connection> = incoming.accept().await;
+        Some((accepted, incoming))
+    });
+    let mut server = Server::builder().max_concurrent_streams(MAX_CALLS).tcp_nodelay(true);
+    let served = server.add_routes(routes).serve_with_incoming(connections).await;
+    Err(served.map_or_else(|error| failed(&error), |()| Fatal::Ended("regions")))
+}

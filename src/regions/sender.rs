@@ -1,0 +1,175 @@
+//! Tells the other regions what this one counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use limiter::gossip::Message;
+use limiter::{NodeTime, RegionNumber, Regions};
+use proto::tidegate::cluster::gossip_client::GossipClient;
+use proto::tidegate::cluster::{Heard, Told};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{RegionGossip, micros, wire};
+use crate::peers::Connector;
+
+/// The version of the protocol. A node talks with the same and the neighbouring versions.
+pub const VERSION: u32 = 1;
+/// How often the regions are read again.
+const REFRESH: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The shortest and the longest time that a message may take.
+const MIN_DEADLINE: Duration = Duration::from_millis(500);
+const MAX_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What became of a message.
+struct Sent {
+    to: RegionNumber,
+    number: u64,
+    address: String,
+    /// The keys of the message, if some could not be stored.
+    failed_keys: Vec<Box<[u8]>>,
+    heard: Result<Heard, Status>,
+}
+
+impl RegionGossip {
+    /// Sends the messages of each interval, without end.
+    pub(super) async fn send(&self) {
+        let mut ticks = tokio::time::interval(self.config.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refresh = tokio::time::interval(REFRESH);
+        let (mut running, mut clients) = (JoinSet::new(), HashMap::new());
+        loop {
+            tokio::select! {
+                _ = refresh.tick() => self.refresh(&mut clients),
+                _ = ticks.tick() => {
+                    let now = self.clock.now();
+                    for message in self.outbox(|outbox| outbox.tick(now)) {
+                        self.begin(message, &mut clients, &mut running, now);
+                    }
+                    self.publish(now);
+                }
+                Some(sent) = running.join_next() => {
+                    if let Ok(sent) = sent {
+                        self.end(sent);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows the regions and their nodes.
+    fn refresh(&self, clients: &mut HashMap<String, GossipClient<Channel>>) {
+        self.directory.refresh();
+        let regions = self.directory.regions();
+        self.metrics.set_regions(&regions);
+        self.outbox(|outbox| outbox.set_regions(regions.iter().map(|region| RegionNumber::of(region))));
+        if regions.is_empty() {
+            clients.clear();
+        }
+    }
+
+    fn begin(
+        &self,
+        message: Message,
+        clients: &mut HashMap<String, GossipClient<Channel>>,
+        running: &mut JoinSet<Sent>,
+        now: NodeTime,
+    ) {
+        let Message { to, number, reports } = message;
+        let address = self.directory.name(to).and_then(|region| self.directory.choose(&region, now));
+        let Some(address) = address else {
+            self.outbox(|outbox| outbox.fail(to, number));
+            return;
+        };
+        let client = clients.entry(address.clone()).or_insert_with(|| self.client(&address)).clone();
+        let deadline = (self.config.partition_after / 2).clamp(MIN_DEADLINE, MAX_DEADLINE);
+        let (bytes, inflated_bytes) = wire::encode(&reports);
+        self.metrics.sent(bytes.len(), reports.len());
+        let told = Told {
+            version: VERSION,
+            cluster: self.config.cluster.clone(),
+            region: self.config.region.clone(),
+            node: self.config.node.clone(),
+            hashed_keys: self.config.hashed_keys,
+            reports: bytes,
+            inflated_bytes,
+        };
+        running.spawn(async move {
+            let mut client = client;
+            let heard = tokio::time::timeout(deadline, client.tell(told)).await;
+            let heard = heard.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+            let heard = heard.map(tonic::Response::into_inner);
+            let failed = heard.as_ref().map(|heard| heard.failed.as_slice()).unwrap_or_default();
+            let key = |position: &u32| reports.get(usize::try_from(*position).ok()?).map(|report| report.key.clone());
+            let failed_keys = failed.iter().filter_map(key).collect();
+            Sent { to, number, address, failed_keys, heard }
+        });
+    }
+
+    fn end(&self, sent: Sent) {
+        let Sent { to, number, address, failed_keys, heard } = sent;
+        let now = self.clock.now();
+        self.metrics.ended(heard.is_ok());
+        match heard {
+            Ok(Heard { forgot, .. }) => self.outbox(|outbox| {
+                failed_keys.iter().for_each(|key| outbox.retell(key));
+                outbox.acknowledge(to, number, forgot, now);
+            }),
+            Err(error) => {
+                tracing::debug!(%address, %error, "another region did not hear this node");
+                self.directory.avoid(address, now);
+                self.outbox(|outbox| outbox.fail(to, number));
+            }
+        }
+    }
+
+    /// Tells the cores and the metrics what is known of the other regions.
+    fn publish(&self, now: NodeTime) {
+        let (links, since, stats) = self.outbox(|outbox| {
+            let links: Vec<_> = outbox
+                .links()
+                .map(|(region, link, behind)| {
+                    (region, link.partitioned_since().is_some(), link.heard_us_ago(now), behind)
+                })
+                .collect();
+            (links, outbox.partitioned_since(), outbox.stats())
+        });
+        for (region, partitioned, heard_us_ago, behind) in &links {
+            if let Some(name) = self.directory.name(*region) {
+                let changed = self.metrics.set_link(&name, *partitioned, heard_us_ago.unwrap_or(0), *behind);
+                if changed {
+                    let after = self.config.partition_after;
+                    if *partitioned {
+                        tracing::warn!(
+                            region = name,
+                            ?after,
+                            "another region does not hear this node: it is partitioned"
+                        );
+                    } else {
+                        tracing::info!(region = name, "another region hears this node again");
+                    }
+                }
+            }
+        }
+        self.metrics.set_outbox(stats);
+        let view = (!links.is_empty()).then(|| Regions {
+            part: self.directory.part(),
+            floor_thousandths: self.config.floor_thousandths,
+            partitioned_since: since,
+        });
+        self.view.send_if_modified(|known| std::mem::replace(known, view) != view);
+    }
+
+    fn client(&self, address: &str) -> GossipClient<Channel> {
+        let endpoint = Endpoint::from_static("http://region.invalid")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_millis(micros(self.config.partition_after) / 1000));
+        let connector = Connector { transport: Arc::clone(&self.transport), address: address.to_owned() };
+        GossipClient::new(endpoint.connect_with_connector_lazy(connector))
+    }
+}
