@@ -45,7 +45,7 @@ impl Gossiper {
         let config = GossipConfig {
             partition_after_us: plan.gossip.partition_after_us,
             max_keys: MAX_TOLD_KEYS,
-            max_reports: plan.gossip.max_reports,
+            max_bytes: plan.gossip.max_bytes,
             seeds: std::array::from_fn(|_| rng.any()),
         };
         let others = plan.regions.indices().filter(|other| *other != region);
@@ -130,7 +130,9 @@ impl Region {
         let RegionMessage { from, to: NodeId { node, .. }, number, .. } = message;
         let boot = self.boot_of(&cx.plan, node);
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
-        let items = gossiper.inbox.import(number_of(from.region), message.reports.clone());
+        let reports = message.reports.clone().into_iter();
+        let items: Vec<Item> =
+            reports.filter_map(|report| gossiper.inbox.import(number_of(from.region), report)).collect();
         if items.is_empty() {
             self.acknowledge(cx, &message);
             return;
@@ -278,7 +280,7 @@ impl Region {
         let GossipSettings { floor_thousandths, .. } = cx.plan.gossip;
         let regions = Regions { part: cx.plan.part_of(self.index), floor_thousandths, partitioned_since };
         if cx.bugs.notices_partitions(self.id_of(core)) || partitioned_since.is_none() {
-            self.handle(cx, core, ShardEvent::Regions(regions));
+            self.handle(cx, core, ShardEvent::Regions(Some(regions)));
         }
     }
 }

@@ -15,8 +15,8 @@ pub struct GossipSettings {
     pub floor_thousandths: u32,
     /// A region that acknowledges nothing for so long is partitioned, in microseconds.
     pub partition_after_us: u64,
-    /// The most counters of which one message tells.
-    pub max_reports: usize,
+    /// About the most bytes of reports in one message.
+    pub max_bytes: usize,
     /// By region.
     pub weights: Vec<u32>,
 }
@@ -28,7 +28,7 @@ impl GossipSettings {
             interval_us: rng.pick(100, &[50, 200]) * MS,
             floor_thousandths: rng.pick(0, &[0, 10, 200]),
             partition_after_us: rng.pick(600, &[400, 1000]) * MS,
-            max_reports: rng.pick(1000, &[1000, 4]),
+            max_bytes: rng.pick(1 << 20, &[1 << 20, 200]),
             weights: (0..count).map(|_| rng.pick(1, &[1, 2, 5])).collect(),
         }
     }
@@ -36,11 +36,11 @@ impl GossipSettings {
 
 impl fmt::Display for GossipSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interval_us, floor_thousandths, partition_after_us, max_reports, weights } = self;
+        let Self { interval_us, floor_thousandths, partition_after_us, max_bytes, weights } = self;
         let weights: Vec<String> = weights.iter().map(u32::to_string).collect();
         write!(
             f,
-            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, at most {max_reports} counters in a \
+            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, about {max_bytes} bytes in a \
              message, partitioned after {} ms, weights {}",
             interval_us / MS,
             partition_after_us / MS,

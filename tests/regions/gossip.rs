@@ -1,0 +1,100 @@
+//! `scope: global` with `strategy: gossip`.
+
+use serde_json::json;
+
+use crate::support::node::Node;
+use crate::support::servers::{redis_cli, wait_for};
+use crate::world::{World, allowed, rules};
+
+fn gossip(on_partition: &str) -> serde_json::Value {
+    json!({ "strategy": "gossip", "on_partition": on_partition })
+}
+
+#[test]
+fn a_user_who_hops_meets_what_the_other_region_counted() {
+    let world = World::start(&rules(&[("api", gossip("open"))]), 1);
+    assert!(allowed(&world.check(0, "api", 60)));
+    world.wait_for_remaining(1, "api", 40);
+    assert_eq!(world.spend(1, "api"), 40);
+    world.wait_for_remaining(0, "api", 0);
+    assert_eq!(world.spend(0, "api"), 0);
+    assert_eq!(world.node(0).metric("tidegate_gossip_dropped_total "), 0.0);
+}
+
+#[test]
+fn a_partitioned_region_does_what_on_partition_says_and_counts_all_after_the_partition() {
+    let domains = ["open", "share", "deny"];
+    let world = World::start(&rules(&domains.map(|word| (word, gossip(word)))), 1);
+    for domain in domains {
+        assert!(allowed(&world.check(0, domain, 40)));
+        world.wait_for_remaining(1, domain, 60);
+        assert_eq!(world.check(1, domain, 0).json().get("partitioned"), None);
+    }
+    world.cut("us", "eu", true);
+    world.cut("eu", "us", true);
+    world.wait_until_partitioned(true);
+    for region in 0..2 {
+        let admitted = domains.map(|domain| world.spend(region, domain));
+        // `share`: half of the 60 that were left.
+        assert_eq!(admitted, [60, 30, 0]);
+        for domain in domains {
+            assert_eq!(world.check(region, domain, 1).json()["partitioned"], true);
+        }
+    }
+    world.cut("us", "eu", false);
+    world.cut("eu", "us", false);
+    world.wait_until_partitioned(false);
+    for region in 0..2 {
+        // Both regions count 100 of `share`, and 160 of `open`.
+        for domain in ["open", "share"] {
+            wait_for("the counts of both", || (world.remaining(region, domain) == 0).then_some(()));
+            assert_eq!(world.spend(region, domain), 0);
+        }
+    }
+    assert_eq!(world.spend(0, "deny"), 60, "nothing was admitted meanwhile");
+}
+
+#[test]
+fn a_link_that_is_cut_one_way_partitions_both_regions() {
+    let world = World::start(&rules(&[("share", gossip("share"))]), 1);
+    assert!(allowed(&world.check(0, "share", 40)));
+    world.wait_for_remaining(1, "share", 60);
+    world.cut("eu", "us", true);
+    world.wait_until_partitioned(true);
+    assert_eq!([world.spend(0, "share"), world.spend(1, "share")], [30, 30]);
+    world.cut("eu", "us", false);
+    world.wait_until_partitioned(false);
+    world.wait_for_remaining(0, "share", 0);
+}
+
+#[test]
+fn a_region_whose_store_forgot_is_told_everything_again() {
+    let world = World::start(&rules(&[("api", gossip("open"))]), 1);
+    assert!(allowed(&world.check(0, "api", 60)));
+    world.wait_for_remaining(1, "api", 40);
+    // Another server takes over, without the data. The node of the region remembers what it saw until it ends.
+    let port = world.regions[1].redis.server.port;
+    assert_eq!(redis_cli(port, &["debug", "change-repl-id"]), "OK");
+    redis_cli(port, &["flushall"]);
+    let told = || {
+        let keys = redis_cli(port, &["--scan", "--pattern", "*"]);
+        keys.lines().any(|key| redis_cli(port, &["strlen", key]).parse::<u64>().is_ok_and(|length| length > 30))
+    };
+    wait_for("the count in the new store", || told().then_some(()));
+    assert_eq!(world.spend(1, "api"), 40);
+}
+
+#[test]
+fn another_node_takes_over_for_one_that_dies() {
+    let mut world = World::start(&rules(&[("api", gossip("share"))]), 2);
+    assert!(allowed(&world.check(0, "api", 10)));
+    world.wait_for_remaining(1, "api", 90);
+    let received = |node: &Node| node.metric("tidegate_gossip_reports_total{direction=\"received\"} ");
+    let hears = world.regions[1].nodes.iter().flatten().position(|node| received(node) > 0.0).unwrap();
+    world.regions[1].nodes[hears] = None;
+    assert!(allowed(&world.check(0, "api", 10)));
+    world.wait_for_remaining(1, "api", 80);
+    for node in world.regions[0].nodes.iter().flatten() {
+        assert_eq!(node.metric("tidegate_region_partitioned{region=\"eu\"} "), 0.0);
+    }
+}

@@ -1,0 +1,7 @@
+//! Regions that count together: real nodes, a real Redis for each region, and links that are cut.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod gossip;
+mod world;
