@@ -44,6 +44,11 @@ pub fn rules(domains: &[(&str, Value)]) -> String {
 impl World {
     /// Starts two regions with this many nodes each, and waits until they hear each other.
     pub fn start(rules: &str, nodes: usize) -> Self {
+        Self::start_with(rules, nodes, "500ms")
+    }
+
+    /// As [`Self::start`], with `gossip.partition_after`.
+    pub fn start_with(rules: &str, nodes: usize, partition_after: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.yaml");
         std::fs::write(&file, rules).unwrap();
@@ -88,7 +93,7 @@ impl World {
                     "listen": { "http": "127.0.0.1:0", "grpc": "127.0.0.1:0", "admin": "127.0.0.1:0",
                         "cluster": format!("127.0.0.1:{}", port(region, node)) },
                     "store": { "url": redis.url() }, "rules": { "file": file }, "peers": peers,
-                    "gossip": { "interval": "20ms", "floor": 0, "partition_after": "500ms" },
+                    "gossip": { "interval": "20ms", "floor": 0, "partition_after": partition_after },
                 });
                 let config = folder.path().join(format!("{name}-{node}.yaml"));
                 std::fs::write(&config, settings.to_string()).unwrap();
