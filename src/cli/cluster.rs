@@ -220,7 +220,28 @@ fn show(output: Output, status: &Value) {
     let text = |field: &str| status[field].as_str().unwrap_or("unknown");
     outln!("cluster {}, leader {}, revision {}", text("name"), text("leader"), status["revision"]);
     members(status);
+    regions(status);
     refused::hint(status["refused"].as_u64().unwrap_or(0));
+}
+
+/// Prints what the node knows of the other regions, if there are any.
+fn regions(status: &Value) {
+    let regions: Vec<&Value> = status["regions"].as_array().into_iter().flatten().collect();
+    if regions.is_empty() {
+        return;
+    }
+    let mut table =
+        output::table(&["other region", "weight", "hears this node", "last heard", "round trip", "keys behind"]);
+    for region in regions {
+        let ms = |field: &str| region[field].as_u64().map(output::length);
+        let partitioned = region["partitioned"] == true;
+        let hears = output::word(if partitioned { "no: partitioned" } else { "yes" }, !partitioned);
+        let heard = ms("heard_age_ms").map_or_else(|| "never".to_owned(), |ms| format!("{ms} ago"));
+        let trip = ms("round_trip_ms").unwrap_or_else(|| "–".to_owned());
+        let cell = |field: &str| output::plain(&region[field]);
+        table.add_row([cell("region"), cell("weight"), hears, heard, trip, cell("behind_keys")]);
+    }
+    outln!("{table}");
 }
 
 fn members(status: &Value) {

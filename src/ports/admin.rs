@@ -9,8 +9,8 @@ use limiter::rules::{Limit, Problem, RuleBook, Rules};
 use plane::{KeyHash, Refused, UserRow};
 use serde_json::Value;
 
-use super::BoxFuture;
 pub use super::plane::{Actor, AdminRole, ClusterStatus, List, Listed, MemberChange, Page};
+use super::{BoxFuture, RegionStatus};
 
 /// Reads and changes the configuration. Every call has a deadline.
 pub trait ConfigPlane: Send + Sync + 'static {
@@ -37,6 +37,8 @@ pub trait ConfigPlane: Send + Sync + 'static {
     fn settings(&self) -> Result<BTreeMap<String, Value>, AdminError>;
     /// What this node knows of its cluster.
     fn cluster(&self) -> Result<ClusterStatus, AdminError>;
+    /// What this node knows of the other regions.
+    fn regions(&self) -> Vec<RegionStatus>;
     /// The state of the cluster as a file.
     fn backup(&self) -> Result<Vec<u8>, AdminError>;
     /// Changes the members of the cluster, and records it in the audit if PostgreSQL answers.

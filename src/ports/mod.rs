@@ -17,7 +17,7 @@ use limiter::counter::{Batch, BatchReply, StoreError};
 use limiter::gossip::Report;
 use limiter::rules::{IdentityTerms, RuleBook};
 use limiter::{Check, Decision, IdentityProblem, LaneId, NodeTime, Overload, Regions, Revision, WallTime};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::watch;
 
 pub use service::{Fatal, Service, Shutdown};
@@ -63,6 +63,23 @@ pub trait Gossip: Send + Sync + 'static {
     fn note(&self, reports: Vec<(Report, NodeTime)>);
     /// What the cores must know of the other regions; `None` if there are none.
     fn regions(&self) -> watch::Receiver<Option<Regions>>;
+    /// What this node knows of each other region.
+    fn status(&self) -> Vec<RegionStatus>;
+}
+
+/// What a node knows of another region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionStatus {
+    pub region: String,
+    pub weight: u64,
+    /// The region does not hear this node.
+    pub partitioned: bool,
+    /// Milliseconds since the last message was sent that the region has acknowledged; `None` if there is none.
+    pub heard_age_ms: Option<u64>,
+    /// How long that acknowledgement took, in milliseconds: both ways, and the writing in between.
+    pub round_trip_ms: Option<u64>,
+    /// Keys whose newest count the region is not told yet.
+    pub behind_keys: usize,
 }
 
 /// The state of a region's store.

@@ -125,11 +125,15 @@ impl Directory {
         self.known(|known| known.avoided.insert(address, until));
     }
 
+    /// The weight of a region.
+    pub fn weight(&self, region: &str) -> u64 {
+        self.weights.get(region).copied().unwrap_or(1).min(MAX_WEIGHT)
+    }
+
     /// The weighted part of this region.
     pub fn part(&self) -> Part {
-        let weight = |region: &str| self.weights.get(region).copied().unwrap_or(1).min(MAX_WEIGHT);
-        let own = weight(&self.region);
-        let all = own + self.known(|known| known.regions.keys().map(|region| weight(region)).sum::<u64>());
+        let own = self.weight(&self.region);
+        let all = own + self.known(|known| known.regions.keys().map(|region| self.weight(region)).sum::<u64>());
         let small = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
         Part { weight: small(own), weights: small(all.max(1)) }
     }

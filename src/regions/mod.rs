@@ -15,8 +15,8 @@ mod wire;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use limiter::gossip::{GossipConfig, Outbox, Report};
-use limiter::{NodeTime, Regions};
+use limiter::gossip::{GossipConfig, Link, Outbox, Report};
+use limiter::{NodeTime, RegionNumber, Regions};
 use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 
@@ -27,7 +27,7 @@ use self::importer::{Import, Importer};
 use self::metrics::RegionsMetrics;
 use self::receiver::Receiver;
 use crate::peers::Transport;
-use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Gossip, Service, Shutdown};
+use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Gossip, RegionStatus, Service, Shutdown};
 
 /// Messages of other regions that wait to be imported.
 const MAX_IMPORTS: usize = 64;
@@ -106,6 +106,26 @@ impl Gossip for RegionGossip {
 
     fn regions(&self) -> watch::Receiver<Option<Regions>> {
         self.view.subscribe()
+    }
+
+    fn status(&self) -> Vec<RegionStatus> {
+        let now = self.clock.now();
+        let mut all: Vec<RegionStatus> = self.outbox(|outbox| {
+            let status = |(number, link, behind): (RegionNumber, &Link, usize)| {
+                let region = self.directory.name(number)?;
+                Some(RegionStatus {
+                    weight: self.directory.weight(&region),
+                    partitioned: link.partitioned_since().is_some(),
+                    heard_age_ms: link.heard_us_ago(now).map(|us| us / 1000),
+                    round_trip_ms: link.round_trip_us().map(|us| us / 1000),
+                    behind_keys: behind,
+                    region,
+                })
+            };
+            outbox.links().filter_map(status).collect()
+        });
+        all.sort_unstable_by(|a, b| a.region.cmp(&b.region));
+        all
     }
 }
 

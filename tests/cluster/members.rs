@@ -30,7 +30,18 @@ fn nodes_say_how_they_and_their_cluster_are() {
         (members.len() == 4 && members.iter().all(|member| member["last_seen_ms"].is_u64())).then_some(())
     });
     let table = plane.command(leader, &["cluster", "status"]);
-    assert_eq!(table.lines().filter(|line| line.contains(" ago ")).count(), 4, "{table}");
+    let seen = |line: &&str| line.contains(" ago ") && line.contains("127.0.0.1:");
+    assert_eq!(table.lines().filter(seen).count(), 4, "{table}");
+    // The nodes are in three regions, and tell each other what they count.
+    wait_for("the other regions", || {
+        let status: Value =
+            serde_json::from_str(&plane.command(leader, &["cluster", "status", "--output", "json"])).unwrap();
+        let regions = status["regions"].as_array().unwrap();
+        let hears = |region: &Value| region["partitioned"] == false && region["heard_age_ms"].is_u64();
+        (regions.len() == 2 && regions.iter().all(hears)).then_some(())
+    });
+    let table = plane.command(leader, &["cluster", "status"]);
+    assert!(table.contains("hears this node"), "{table}");
 
     plane.command(leader, &["cluster", "remove", "n3"]);
     says(&plane, 3, "the cluster has removed this node");

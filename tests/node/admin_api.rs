@@ -309,6 +309,7 @@ impl Api {
         let service = AdminService {
             rules: Arc::clone(&fake) as Arc<dyn RuleSource>,
             source,
+            gossip: None,
             owner: Some(KeyHash::of(OWNER)),
             clock: Arc::clone(&clock),
             random: tidegate::host::clock::random,

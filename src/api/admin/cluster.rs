@@ -22,9 +22,11 @@ const MAX_BACKUP: usize = 64 * 1024 * 1024;
 /// The leader, the revision, the members, and the number of refused changes, as far as this node knows.
 #[utoipa::path(get, path = "/admin/v1/cluster", tag = "cluster", security(("token" = [])),
     responses((status = 200, description =
-        "leader, revision, members, refused; `last_seen_ms` of a member is how long ago the leader heard of it")))]
+        "leader, revision, members, refused, and what this node knows of the other regions; `last_seen_ms` of a member is \
+        how long ago the leader heard of it")))]
 pub async fn status(State(state): State<AdminState>, _: Viewer) -> Result<Response, Rejection> {
     let mut status = serde_json::to_value(state.plane.cluster()?).map_err(|_| Rejection::Internal)?;
+    status["regions"] = serde_json::to_value(state.plane.regions()).map_err(|_| Rejection::Internal)?;
     status["refused"] = state.plane.refused()?.len().into();
     Ok(Json(status).into_response())
 }

@@ -200,11 +200,20 @@ impl AdminService for Grpc {
             revision: member.revision.map(|revision| revision.0),
             last_seen_ms: member.last_seen_ms,
         });
+        let regions = self.0.plane.regions().into_iter().map(|region| pb::RegionStatus {
+            region: region.region,
+            weight: region.weight,
+            partitioned: region.partitioned,
+            heard_age_ms: region.heard_age_ms,
+            round_trip_ms: region.round_trip_ms,
+            behind_keys: region.behind_keys as u64,
+        });
         Ok(Response::new(pb::ClusterStatus {
             name: cluster.name,
             leader: cluster.leader,
             revision: cluster.revision.0,
             members: members.collect(),
+            regions: regions.collect(),
         }))
     }
 }

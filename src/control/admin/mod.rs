@@ -22,7 +22,7 @@ use crate::ports::admin::{
     MemberChange, NewKey, Page,
 };
 use crate::ports::plane::{ConfigStore, Consensus, ConsensusError, DatabaseError, Edit, Role};
-use crate::ports::{BoxFuture, Clock, RuleSource};
+use crate::ports::{BoxFuture, Clock, Gossip, RegionStatus, RuleSource};
 
 /// How long a change may take until it is in force at this node. Then the answer says that it is not yet.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +50,8 @@ pub enum Source {
 pub struct AdminService {
     pub rules: Arc<dyn RuleSource>,
     pub source: Source,
+    /// The talk with other regions, if there is any.
+    pub gossip: Option<Arc<dyn Gossip>>,
     /// The SHA-256 of the token in `admin.token_file`. Its holder is an owner.
     pub owner: Option<KeyHash>,
     pub clock: Arc<dyn Clock>,
@@ -329,6 +331,10 @@ impl ConfigPlane for AdminService {
 
     fn cluster(&self) -> Result<ClusterStatus, AdminError> {
         Ok(self.consensus()?.status())
+    }
+
+    fn regions(&self) -> Vec<RegionStatus> {
+        self.gossip.as_ref().map(|gossip| gossip.status()).unwrap_or_default()
     }
 
     fn backup(&self) -> Result<Vec<u8>, AdminError> {

@@ -195,6 +195,7 @@ pub(super) fn admin(
     let service = AdminService {
         rules: Arc::clone(&configuration.rules),
         source,
+        gossip: configuration.gossip.clone(),
         owner,
         clock: Arc::clone(clock),
         random: clock::random,
