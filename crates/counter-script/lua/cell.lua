@@ -60,18 +60,20 @@ local function entry_of(cell, incarnation, region)
   return entry
 end
 
--- Drops the oldest entries of a region, except that of `current`, and keeps the sum of all as its floor.
+-- Drops the oldest entries of a region, except that of `current`, and keeps the sum of all as the floor of the own
+-- region. Another region sends its floor by itself.
 local function fold(cell, region, current)
   local entries, most, count = cell.entries, region == 0 and MAX_ENTRIES or MAX_FOREIGN_ENTRIES, 0
   for _, entry in ipairs(entries) do
     if entry.region == region then count = count + 1 end
   end
   if count <= most then return end
-  local sum, floor_used = sum_and_floor(cell, region)
-  local entries_before = #entries
-  local floor_entry = entry_of(cell, FLOOR, region)
-  count = count + #entries - entries_before
-  floor_entry.charged = min(floor_entry.charged + max(sum - floor_used, 0), MAX_COUNT)
+  if region == 0 then
+    local sum, floor_used = sum_and_floor(cell, 0)
+    if not find_entry(cell, FLOOR, 0) then count = count + 1 end
+    local floor_entry = entry_of(cell, FLOOR, 0)
+    floor_entry.charged = min(floor_entry.charged + max(sum - floor_used, 0), MAX_COUNT)
+  end
   local i = 1
   while count > most and i <= #entries do
     local entry = entries[i]

@@ -16,7 +16,7 @@ pub const MAX_REGIONS: usize = 8;
 /// No count grows past this, so that sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
 /// The entry that keeps what all incarnations of a region charged together, at the least. Only a cell that has dropped
-/// entries of that region has it. This is the one of the store's own region.
+/// entries of that region has it, or one that another region sent. This is the one of the store's own region.
 pub const FLOOR: Incarnation = Incarnation((1 << 48) - 1);
 
 /// What one incarnation charged to a cell and returned. Both numbers only grow.
@@ -157,18 +157,22 @@ impl Cell {
         &mut self.entries[at]
     }
 
-    /// Drops the oldest entries of a region, except that of `current`, and keeps the sum of all as its floor.
+    /// Drops the oldest entries of a region, except that of `current`, and keeps the sum of all as the floor of the own
+    /// region. Another region sends its floor by itself.
     fn fold(&mut self, region: RegionNumber, current: Incarnation) {
-        let max = if region == RegionNumber::OWN { MAX_ENTRIES } else { MAX_FOREIGN_ENTRIES };
+        let is_own = region == RegionNumber::OWN;
+        let max = if is_own { MAX_ENTRIES } else { MAX_FOREIGN_ENTRIES };
         let of_region = |e: &Entry| e.incarnation.region() == region;
         let mut count = self.entries.iter().filter(|e| of_region(e)).count();
         if count <= max {
             return;
         }
-        let all = used_of(&self.entries, region).0;
-        count += usize::from(self.find_mut(FLOOR.of_region(region)).is_none());
-        let floor = self.entry(FLOOR.of_region(region));
-        floor.charged = floor.charged.saturating_add(all.saturating_sub(floor.used())).min(MAX_COUNT);
+        if is_own {
+            let all = used_of(&self.entries, region).0;
+            count += usize::from(self.find_mut(FLOOR).is_none());
+            let floor = self.entry(FLOOR);
+            floor.charged = floor.charged.saturating_add(all.saturating_sub(floor.used())).min(MAX_COUNT);
+        }
         while count > max
             && let Some(oldest) =
                 self.entries.iter().position(|e| of_region(e) && !e.is_floor() && e.incarnation != current)
@@ -276,9 +280,9 @@ mod tests {
         let mut cell = Cell::new(0);
         (1..=40).for_each(|n| cell.charge(Incarnation(n), 1));
         for region in 1..=7 {
-            for n in 1..=5 {
+            for (n, charged) in [(1, 10), (2, 10), (3, 10), (FLOOR.0, 50), (4, 10), (5, 10)] {
                 let incarnation = Incarnation(n).of_region(RegionNumber(region));
-                cell.merge(&[Entry { incarnation, charged: 10, returned: 0 }], Incarnation(40));
+                cell.merge(&[Entry { incarnation, charged, returned: 0 }], Incarnation(40));
             }
         }
         assert_eq!(cell.entries.len(), MAX_ENTRIES + 7 * MAX_FOREIGN_ENTRIES);

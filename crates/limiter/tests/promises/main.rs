@@ -8,6 +8,7 @@ mod inspect;
 mod outages;
 mod overdrafts;
 mod promises;
+mod regions;
 mod rule_changes;
 mod rules;
 mod small_limits;

@@ -1,0 +1,143 @@
+//! Regions that tell each other what they counted, over a network that loses, repeats and reorders messages, with stores
+//! that fail over.
+
+use limiter::counter::{
+    Ask, BatchContext, Counter, Debts, Grid, Item, ItemReply, Record, Seen, SeenCells, WindowReturn, apply, used_by,
+};
+use limiter::gossip::Report;
+use limiter::{BatchId, HolderId, RegionNumber, StoreTime};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const REGIONS: usize = 3;
+const KEY: &[u8] = b"k";
+const WIDTH_MS: u64 = 60_000;
+const NOW_MS: u64 = 90 * WIDTH_MS;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A holder of a region charges hits and gives some back.
+    Charge { region: usize, hits: u64, back: u64 },
+    /// Another server with the same data becomes the primary of a region.
+    FailOver { region: usize },
+    /// A message that was sent at some time is delivered, perhaps again.
+    Deliver { message: usize, to: usize },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let region = || 0..REGIONS;
+    prop_oneof![
+        4 => (region(), 1..20_u64, 0..20_u64).prop_map(|(region, hits, back)| Step::Charge { region, hits, back }),
+        1 => region().prop_map(|region| Step::FailOver { region }),
+        4 => (any::<usize>(), region()).prop_map(|(message, to)| Step::Deliver { message, to }),
+    ]
+}
+
+#[derive(Default)]
+struct Region {
+    record: Option<Record>,
+    seen: SeenCells,
+    replication: u64,
+    batches: u64,
+    admitted: u64,
+}
+
+impl Region {
+    fn run(&mut self, item: &Item) -> ItemReply {
+        self.batches += 1;
+        let now = StoreTime::from_millis(NOW_MS);
+        let cx = BatchContext {
+            now,
+            replication: self.replication,
+            holder: HolderId(0x0123_4567_89ab),
+            batch: BatchId(self.batches),
+            not_after: Some(now),
+        };
+        apply(&mut self.record, item, cx)
+    }
+
+    fn window(&mut self, hits: u64, returns: Vec<WindowReturn>) -> WindowReturn {
+        let counter = Counter::Window {
+            grid: grid(),
+            limit: 1_000_000,
+            seen: self.seen.clone(),
+            returns,
+            debts: Debts::default(),
+            lease: None,
+            share: None,
+        };
+        let asks = (hits > 0).then_some(Ask { hits, count: 1, overdraft: false }).into_iter().collect();
+        let item = Item { key: KEY.into(), asks, refund: 0, counter };
+        let ItemReply::Done(grant) = self.run(&item) else { panic!("expected a grant") };
+        let Seen::Window { cells, incarnation, cell_ms, .. } = grant.seen else { panic!("expected a window") };
+        self.seen = cells;
+        WindowReturn { cell_ms, incarnation, tokens: hits }
+    }
+}
+
+const fn grid() -> Grid {
+    Grid::Fixed { width_ms: WIDTH_MS }
+}
+
+/// How other regions call a region.
+fn number(region: usize) -> RegionNumber {
+    RegionNumber(u16::try_from(region).unwrap() + 100)
+}
+
+/// What a region calls the entries of another.
+fn used_of(at: &Region, own: usize, of: usize) -> u64 {
+    let number = if own == of { RegionNumber::OWN } else { number(of) };
+    let Some(Record::Window(window)) = &at.record else { return 0 };
+    window.cells.iter().map(|cell| used_by(&cell.entries, number)).sum()
+}
+
+proptest! {
+    /// However messages are lost, repeated and reordered, and however often stores fail over: each region counts its own
+    /// hits exactly, and once the newest messages are delivered all count the same.
+    #[test]
+    fn regions_agree_whatever_the_network_does(steps in vec(any_step(), 1..80)) {
+        let mut regions: [Region; REGIONS] = Default::default();
+        let mut sent: Vec<(usize, Report)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Charge { region, hits, back } => {
+                    let back = back.min(hits);
+                    let charged = regions[region].window(hits, Vec::new());
+                    if back > 0 {
+                        regions[region].window(0, vec![WindowReturn { tokens: back, ..charged }]);
+                    }
+                    regions[region].admitted += hits - back;
+                    sent.extend(Report::new(KEY, grid(), &regions[region].seen, 0).map(|report| (region, report)));
+                }
+                Step::FailOver { region } => regions[region].replication += 1,
+                Step::Deliver { message, to } if !sent.is_empty() => {
+                    let (from, report) = sent[message % sent.len()].clone();
+                    if from != to {
+                        let reply = regions[to].run(&report.import(number(from)).unwrap());
+                        let imported = matches!(reply, ItemReply::Imported { .. });
+                        prop_assert!(imported, "{reply:?}");
+                    }
+                }
+                Step::Deliver { .. } => {}
+            }
+            for (at, region) in regions.iter().enumerate() {
+                prop_assert_eq!(used_of(region, at, at), region.admitted);
+            }
+        }
+        for from in 0..REGIONS {
+            if let Some(report) = Report::new(KEY, grid(), &regions[from].seen, 0) {
+                for to in (0..REGIONS).filter(|to| *to != from) {
+                    // Twice: the second time changes nothing.
+                    for _ in 0..2 {
+                        regions[to].run(&report.clone().import(number(from)).unwrap());
+                    }
+                }
+            }
+        }
+        for (at, region) in regions.iter().enumerate() {
+            for of in 0..REGIONS {
+                prop_assert_eq!(used_of(region, at, of), regions[of].admitted, "{} at {}", of, at);
+            }
+        }
+    }
+}
