@@ -2,10 +2,11 @@
 //! that fail over.
 
 use limiter::counter::{
-    Ask, BatchContext, Counter, Debts, Grid, Item, ItemReply, Record, Seen, SeenCells, WindowReturn, apply, used_by,
+    Ask, BatchContext, Cell, Counter, Debts, Entry, Grid, Item, ItemReply, Record, Seen, SeenCells, WindowReturn,
+    apply, used_by,
 };
 use limiter::gossip::Report;
-use limiter::{BatchId, HolderId, RegionNumber, StoreTime};
+use limiter::{BatchId, HolderId, Incarnation, RegionNumber, StoreTime};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -40,12 +41,14 @@ struct Region {
     replication: u64,
     batches: u64,
     admitted: u64,
+    /// Milliseconds since [`NOW_MS`].
+    now_ms: u64,
 }
 
 impl Region {
     fn run(&mut self, item: &Item) -> ItemReply {
         self.batches += 1;
-        let now = StoreTime::from_millis(NOW_MS);
+        let now = StoreTime::from_millis(NOW_MS + self.now_ms);
         let cx = BatchContext {
             now,
             replication: self.replication,
@@ -89,6 +92,53 @@ fn used_of(at: &Region, own: usize, of: usize) -> u64 {
     let number = if own == of { RegionNumber::OWN } else { number(of) };
     let Some(Record::Window(window)) = &at.record else { return 0 };
     window.cells.iter().map(|cell| used_by(&cell.entries, number)).sum()
+}
+
+/// A report of another region about one cell.
+fn report(start_ms: u64, charged: u64) -> Item {
+    let entries = vec![Entry { incarnation: Incarnation(1 << 30), charged, returned: 0 }];
+    let cells = [Cell { start_ms, entries }].as_slice().into();
+    Report { key: KEY.into(), grid: grid(), cells }.import(number(1)).unwrap()
+}
+
+#[test]
+fn an_import_never_advances_the_time_of_a_counter_and_counts_when_its_cell_begins() {
+    let mut region = Region::default();
+    region.window(5, Vec::new());
+    // The clock of the other region is ahead: it is in the next window already.
+    region.run(&report(NOW_MS + WIDTH_MS, 70));
+    assert_eq!(region.window(5, Vec::new()).cell_ms, NOW_MS);
+    assert_eq!((used_of(&region, 0, 0), used_of(&region, 0, 1)), (10, 70));
+    region.now_ms = WIDTH_MS;
+    let back = region.window(1, Vec::new());
+    assert_eq!(back.cell_ms, NOW_MS + WIDTH_MS);
+    assert_eq!((used_of(&region, 0, 0), used_of(&region, 0, 1)), (1, 70), "the last window is over");
+}
+
+#[test]
+fn an_import_creates_no_cell_that_is_over_or_far_ahead() {
+    let mut region = Region::default();
+    region.run(&report(NOW_MS - WIDTH_MS, 70));
+    region.run(&report(NOW_MS + 2 * WIDTH_MS, 70));
+    assert_eq!(region.record, None);
+    region.run(&report(NOW_MS, 70));
+    assert_eq!(used_of(&region, 0, 1), 70);
+}
+
+#[test]
+fn a_region_can_neither_be_told_of_its_own_charges_nor_of_those_of_a_third() {
+    let mut region = Region::default();
+    region.window(5, Vec::new());
+    let Some(Record::Window(window)) = &region.record else { panic!("expected a window") };
+    let own = window.cells[0].entries[0];
+    for entry in [Entry { charged: 90, ..own }, Entry { incarnation: own.incarnation.of_region(number(2)), ..own }] {
+        let cells = [Cell { start_ms: NOW_MS, entries: vec![entry] }].as_slice().into();
+        // What comes from another region is of that region, whatever it says.
+        if let Ok(item) = (Report { key: KEY.into(), grid: grid(), cells }).import(number(1)) {
+            region.run(&item);
+        }
+    }
+    assert_eq!([0, 1, 2].map(|of| used_of(&region, 0, of)), [5, 90, 0]);
 }
 
 proptest! {
