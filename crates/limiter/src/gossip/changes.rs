@@ -172,6 +172,9 @@ mod tests {
         assert_eq!((reports.len(), told(&changes, version)), (1, vec!["a".to_owned()]));
         assert_eq!(changes.after(0, 10_000).0[1].cells, report("a", 0, 2).cells);
         assert!(changes.has_after(version) && !changes.has_after(changes.last_version));
+        let (_, last) = changes.after(0, 10_000);
+        assert!(changes.note(report("a", 0, 2), NodeTime(100)));
+        assert!(!changes.has_after(last), "nothing changed");
     }
 
     #[test]
