@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::node::Node;
 use crate::support::servers::{redis_cli, wait_for};
-use crate::world::{World, allowed, rules};
+use crate::world::{Setup, World, allowed, rules};
 
 fn gossip(on_partition: &str) -> serde_json::Value {
     json!({ "strategy": "gossip", "on_partition": on_partition })
@@ -12,7 +12,7 @@ fn gossip(on_partition: &str) -> serde_json::Value {
 
 #[test]
 fn a_user_who_hops_meets_what_the_other_region_counted() {
-    let world = World::start(&rules(&[("api", gossip("open"))]), 1);
+    let world = World::start(&Setup::new(rules(&[("api", gossip("open"))])));
     assert!(allowed(&world.check(0, "api", 60)));
     world.wait_for_remaining(1, "api", 40);
     assert_eq!(world.spend(1, "api"), 40);
@@ -24,7 +24,7 @@ fn a_user_who_hops_meets_what_the_other_region_counted() {
 #[test]
 fn a_partitioned_region_does_what_on_partition_says_and_counts_all_after_the_partition() {
     let domains = ["open", "share", "deny"];
-    let world = World::start(&rules(&domains.map(|word| (word, gossip(word)))), 1);
+    let world = World::start(&Setup::new(rules(&domains.map(|word| (word, gossip(word))))));
     for domain in domains {
         assert!(allowed(&world.check(0, domain, 40)));
         world.wait_for_remaining(1, domain, 60);
@@ -56,7 +56,7 @@ fn a_partitioned_region_does_what_on_partition_says_and_counts_all_after_the_par
 
 #[test]
 fn a_link_that_is_cut_one_way_partitions_both_regions() {
-    let world = World::start(&rules(&[("share", gossip("share"))]), 1);
+    let world = World::start(&Setup::new(rules(&[("share", gossip("share"))])));
     assert!(allowed(&world.check(0, "share", 40)));
     world.wait_for_remaining(1, "share", 60);
     world.cut("eu", "us", true);
@@ -71,7 +71,7 @@ fn a_link_that_is_cut_one_way_partitions_both_regions() {
 
 #[test]
 fn a_region_whose_store_forgot_is_told_everything_again() {
-    let world = World::start(&rules(&[("api", gossip("open"))]), 1);
+    let world = World::start(&Setup::new(rules(&[("api", gossip("open"))])));
     assert!(allowed(&world.check(0, "api", 60)));
     world.wait_for_remaining(1, "api", 40);
     // Another server takes over, without the data. The node of the region remembers what it saw until it ends.
@@ -88,7 +88,8 @@ fn a_region_whose_store_forgot_is_told_everything_again() {
 
 #[test]
 fn another_node_takes_over_for_one_that_dies() {
-    let mut world = World::start_with(&rules(&[("api", gossip("share"))]), 2, "10s");
+    let mut world =
+        World::start(&Setup { nodes: 2, partition_after: "10s", ..Setup::new(rules(&[("api", gossip("share"))])) });
     assert!(allowed(&world.check(0, "api", 10)));
     world.wait_for_remaining(1, "api", 90);
     let received = |node: &Node| node.metric("tidegate_gossip_reports_total{direction=\"received\"} ");

@@ -4,4 +4,5 @@
 mod support;
 
 mod gossip;
+mod hops;
 mod world;
