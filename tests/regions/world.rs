@@ -196,7 +196,7 @@ fn start_proxy(
     target: u16,
 ) -> (SocketAddr, Arc<Network>) {
     let change = |from: &str, to: &str| {
-        let delay_ms = Some((setup.delay_ms)(from, to));
+        let delay_ms = Some((setup.delay_ms)(from, to) as f64);
         Change { from: from.to_owned(), to: to.to_owned(), both: true, delay_ms, ..Change::default() }
     };
     let everybody = vec!["127.0.0.0/8".parse().unwrap()];

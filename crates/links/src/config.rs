@@ -99,11 +99,16 @@ mod tests {
     #[test]
     fn every_error_is_reported_with_its_place() {
         let text = r#"{ "control": "links.sock", "regions": { "east": ["10.1.0.0/16"], "all": [] }, "buffer_bytes": 0,
-            "links": [{ "from": "east", "to": "west" }, { "from": "east", "to": "east", "loss": 1.0 }],
+            "links": [{ "from": "east", "to": "west" }, { "from": "east", "to": "east", "loss": 1.0 },
+                { "from": "east", "to": "east", "delay_ms": -1 }],
             "listen": [{ "address": "127.0.0.1:1", "region": "west", "target": "127.0.0.1:2" }] }"#;
         let error = Config::parse(text).unwrap_err();
         let places: Vec<&str> = error.lines().map(|line| line.split(':').next().unwrap()).collect();
-        assert_eq!(places, ["regions", "buffer_bytes", "listen[0].region", "links[0]", "links[1]"], "{error}");
+        assert_eq!(
+            places,
+            ["regions", "buffer_bytes", "listen[0].region", "links[0]", "links[1]", "links[2]"],
+            "{error}"
+        );
         assert!(Config::parse(r#"{ "control": "c", "regions": {}, "listen": [], "delay": 1 }"#).is_err());
     }
 

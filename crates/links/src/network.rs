@@ -14,6 +14,8 @@ use crate::link::{Conditions, Link, now};
 
 /// Stands for every region other than the one at the other end of a link.
 pub const ALL: &str = "all";
+/// An hour.
+const DELAY_MAX_MS: f64 = 3_600_000.0;
 
 /// A change of links. What it does not name stays.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -26,9 +28,9 @@ pub struct Change {
     /// The opposite direction changes, too.
     #[serde(default)]
     pub both: bool,
-    /// The one-way delay in milliseconds.
+    /// The one-way delay in milliseconds, at most an hour.
     #[serde(default)]
-    pub delay_ms: Option<u64>,
+    pub delay_ms: Option<f64>,
     /// 0 is unlimited.
     #[serde(default)]
     pub bytes_per_second: Option<u64>,
@@ -48,7 +50,7 @@ pub struct Change {
 pub struct LinkStatus {
     pub from: String,
     pub to: String,
-    pub delay_ms: u64,
+    pub delay_ms: f64,
     /// 0 is unlimited.
     pub bytes_per_second: u64,
     pub loss: f64,
@@ -108,13 +110,16 @@ impl Network {
         if change.loss.is_some_and(|loss| !(0.0..1.0).contains(&loss)) {
             return Err("loss: expected a number from 0 to below 1".to_owned());
         }
+        if change.delay_ms.is_some_and(|ms| !(0.0..=DELAY_MAX_MS).contains(&ms)) {
+            return Err(format!("delay_ms: expected a number from 0 to {DELAY_MAX_MS}"));
+        }
         let named = |name: &str, region: &str, other: &str| name == region || name == ALL && region != other;
         let forward = |from: &str, to: &str| named(&change.from, from, to) && named(&change.to, to, from);
         for ((from, to), link) in &self.links {
             if forward(from, to) || change.both && forward(to, from) {
                 let mut conditions = link.conditions();
                 if let Some(delay_ms) = change.delay_ms {
-                    conditions.delay = Duration::from_millis(delay_ms);
+                    conditions.delay = Duration::from_secs_f64(delay_ms / 1000.0);
                 }
                 if let Some(rate) = change.bytes_per_second {
                     conditions.bytes_per_second = NonZeroU64::new(rate);
@@ -137,7 +142,7 @@ impl Network {
             LinkStatus {
                 from: from.clone(),
                 to: to.clone(),
-                delay_ms: conditions.delay.as_millis() as u64,
+                delay_ms: conditions.delay.as_secs_f64() * 1000.0,
                 bytes_per_second: conditions.bytes_per_second.map_or(0, NonZeroU64::get),
                 loss: conditions.loss,
                 cut: conditions.cut,

@@ -68,7 +68,7 @@ fn links_change_while_the_proxy_runs() {
     let changed: serde_json::Value = serde_json::from_slice(&changed.stdout).unwrap();
     let link = changed["status"]["links"].as_array().unwrap().iter().find(|l| l["from"] == "west" && l["to"] == "east");
     let link = link.unwrap();
-    assert_eq!((&link["delay_ms"], &link["loss"], &link["cut"]), (&40.into(), &0.01.into(), &true.into()), "{link}");
+    assert_eq!((&link["delay_ms"], &link["loss"], &link["cut"]), (&40.0.into(), &0.01.into(), &true.into()), "{link}");
     assert_eq!((&link["bytes"], &link["connections"]), (&4.into(), &1.into()), "{link}");
 
     let wrong = run(folder.path(), &["set", "--control", "links.sock", "--from", "mars", "--to", "all", "--cut"]);

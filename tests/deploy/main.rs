@@ -1,0 +1,9 @@
+//! The files of `deploy/regions`, with the programs that read them: Tidegate, Redis, Envoy, HAProxy and gdnsd.
+
+#[path = "../support/wait.rs"]
+mod wait;
+
+mod configuration;
+mod files;
+mod geodns;
+mod namespace;
