@@ -150,9 +150,13 @@ async fn command(target: &Target, request: &Request) -> Result<(), String> {
     }
 }
 
-/// One line for each link between two regions.
+/// One line for each link between two regions that does something, or did.
 fn table(links: &[LinkStatus]) -> String {
-    let between = links.iter().filter(|link| link.from != link.to);
+    let idle = |link: &LinkStatus| {
+        let plain = link.delay_ms == 0.0 && link.bytes_per_second == 0 && link.loss == 0.0 && !link.cut;
+        plain && link.connections == 0
+    };
+    let between = links.iter().filter(|link| link.from != link.to && !idle(link));
     let line = |link: &LinkStatus| {
         let bandwidth = match link.bytes_per_second {
             0 => "unlimited".to_owned(),
