@@ -106,13 +106,13 @@ impl World {
             let store = if setup.one_store { proxy(name, names[0], redis[0].server.port).port() } else { own };
             let start = |node: u16| {
                 let settings = json!({
-                    "region": name, "node": format!("{name}-{node}"), "workers": 1,
+                    "region": if setup.one_store { names[0] } else { name }, "node": format!("{name}-{node}"),
+                    "workers": 1,
                     "listen": { "http": "127.0.0.1:0", "grpc": "127.0.0.1:0", "admin": "127.0.0.1:0",
                         "cluster": address(listens(region, node)) },
                     // The longest way to one store and back takes 300 ms.
                     "store": { "url": format!("redis://127.0.0.1:{store}"),
-                        "deadline": if setup.one_store { "2s" } else { "100ms" },
-                        "key_prefix": if setup.one_store { names[0] } else { name } },
+                        "deadline": if setup.one_store { "2s" } else { "100ms" } },
                     "rules": { "file": file }, "peers": peers,
                     "gossip": { "interval": setup.interval, "floor": 0, "partition_after": setup.partition_after },
                 });
