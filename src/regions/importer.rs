@@ -65,8 +65,11 @@ impl Importer {
     pub async fn run(&mut self) {
         while let Some(import) = self.waiting.recv().await {
             let Import { region, sender, reports, done } = import;
+            // A sender that waits no more tells it again.
+            if done.is_closed() {
+                continue;
+            }
             let imported = self.import(region, &sender, reports).await;
-            // The sender may wait no more: it tells everything again.
             if let Err(Imported { forgot: true, .. }) = done.send(imported) {
                 self.inbox.ask_again(&sender);
             }

@@ -5,4 +5,5 @@ mod support;
 
 mod gossip;
 mod hops;
+mod staleness;
 mod world;

@@ -6,18 +6,27 @@ use crate::time::NodeTime;
 
 /// The most messages that wait for their acknowledgement at a time. At the usual interval they are those of 3 seconds.
 const MAX_IN_FLIGHT: usize = 32;
+/// The most of them that have reports.
+const MAX_TELLING: usize = 4;
+/// The bytes of reports in a message, at first and at the least. Each acknowledgement doubles them, each failure halves
+/// them, so that a region that cannot keep up is not told again and again what it has no time for.
+const FIRST_BUDGET: usize = 1 << 18;
+const MIN_BUDGET: usize = 1 << 12;
+const MAX_BUDGET: usize = 1 << 20;
 
 /// The talk of a node to one other region.
 ///
 /// The region is **partitioned** once a message has waited for its acknowledgement for `partition_after`, and none that
 /// was sent later is acknowledged. It stays partitioned until acknowledgements have come for as long again and
 /// everything that changed meanwhile is told. So a link that fails again and again stays partitioned.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Link {
     /// All changes up to this version are in messages that were sent and have not failed.
     told: u64,
     in_flight: BTreeMap<u64, InFlight>,
     last_number: u64,
+    /// The bytes of reports in the next message.
+    budget: usize,
     last_sent: Option<NodeTime>,
     /// When the oldest message was sent of those that wait, if none that was sent later is acknowledged.
     unheard_since: Option<NodeTime>,
@@ -33,6 +42,24 @@ struct InFlight {
     sent: NodeTime,
     /// The version before the first change that the message tells.
     after: u64,
+    /// It has reports.
+    tells: bool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            told: 0,
+            in_flight: BTreeMap::new(),
+            last_number: 0,
+            budget: FIRST_BUDGET,
+            last_sent: None,
+            unheard_since: None,
+            heard: None,
+            partitioned_since: None,
+            heals_since: None,
+        }
+    }
 }
 
 impl Link {
@@ -46,6 +73,12 @@ impl Link {
         self.in_flight.len() < MAX_IN_FLIGHT
     }
 
+    /// About how many bytes of reports may be told now; 0 if the region must acknowledge some first.
+    pub fn budget(&self) -> usize {
+        let telling = self.in_flight.values().filter(|message| message.tells).count();
+        if telling < MAX_TELLING { self.budget } else { 0 }
+    }
+
     /// True if nothing was sent for `pause_us`.
     pub fn is_quiet(&self, pause_us: u64, now: NodeTime) -> bool {
         self.last_sent.is_none_or(|sent| now.since(sent) >= pause_us)
@@ -54,7 +87,7 @@ impl Link {
     /// A message leaves that tells the changes up to `version`. Returns its number.
     pub fn send(&mut self, version: u64, now: NodeTime) -> u64 {
         self.last_number += 1;
-        self.in_flight.insert(self.last_number, InFlight { sent: now, after: self.told });
+        self.in_flight.insert(self.last_number, InFlight { sent: now, after: self.told, tells: version > self.told });
         self.told = self.told.max(version);
         self.last_sent = Some(now);
         self.unheard_since.get_or_insert(now);
@@ -66,7 +99,10 @@ impl Link {
         if forgot {
             self.told = 0;
         }
-        let Some(InFlight { sent, .. }) = self.in_flight.remove(&number) else { return };
+        let Some(InFlight { sent, tells, .. }) = self.in_flight.remove(&number) else { return };
+        if tells {
+            self.budget = (self.budget * 2).min(MAX_BUDGET);
+        }
         if self.heard.is_none_or(|(last, _)| last < sent) {
             self.heard = Some((sent, now.since(sent)));
         }
@@ -80,6 +116,7 @@ impl Link {
     /// A message is lost, or its outcome is unknown: it is told again.
     pub fn fail(&mut self, number: u64) {
         if let Some(InFlight { after, .. }) = self.in_flight.remove(&number) {
+            self.budget = (self.budget / 2).max(MIN_BUDGET);
             self.told = self.told.min(after);
         }
     }
@@ -137,6 +174,22 @@ mod tests {
         assert_eq!(link.told(), 9);
         link.acknowledge(third, true, at(450));
         assert_eq!(link.told(), 0, "the region has forgotten");
+    }
+
+    #[test]
+    fn a_region_that_cannot_keep_up_is_told_less_at_a_time() {
+        let mut link = Link::default();
+        let numbers: Vec<u64> = (1..=4).map(|version| link.send(version, at(0))).collect();
+        assert_eq!(link.budget(), 0, "four messages wait");
+        link.send(4, at(100));
+        assert!(link.may_send(), "it may still be asked whether it hears");
+        numbers.iter().for_each(|number| link.fail(*number));
+        assert_eq!(link.budget(), FIRST_BUDGET / 16);
+        for version in 5..15 {
+            let number = link.send(version, at(200));
+            link.acknowledge(number, false, at(300));
+        }
+        assert_eq!(link.budget(), MAX_BUDGET);
     }
 
     #[test]

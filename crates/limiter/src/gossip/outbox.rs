@@ -78,11 +78,12 @@ impl Outbox {
         let mut messages = Vec::new();
         for (to, link) in &mut self.links {
             link.judge(self.config.partition_after_us, !self.changes.has_after(link.told()), now);
-            let has_news = self.changes.has_after(link.told());
+            let budget = link.budget().min(self.config.max_bytes);
+            let has_news = budget > 0 && self.changes.has_after(link.told());
             if !link.may_send() || !has_news && !link.is_quiet(keep_alive_us, now) {
                 continue;
             }
-            let (reports, version) = self.changes.after(link.told(), self.config.max_bytes);
+            let (reports, version) = self.changes.after(link.told(), budget);
             let number = link.send(version, now);
             messages.push(Message { to: *to, number, reports });
         }
