@@ -130,6 +130,7 @@ const PLACES: [(&str, &str, usize); 4] = [
 ];
 
 #[test]
+#[ignore = "runs 60 processes for some minutes: scripts/test --deploy each_region --ignored"]
 fn each_region_serves_its_users_and_all_regions_count_them_together() {
     let id = Command::new("id").arg("-u").output().unwrap();
     if id.stdout != b"0\n" {
