@@ -10,21 +10,20 @@ use crate::ids::{LaneId, RegionNumber};
 const MAX_SENDERS: usize = 4096;
 
 /// Turns the messages of other regions into imports, and notices that a primary of the store was replaced. The new one
-/// may have forgotten what other regions told the region, so their nodes are asked to tell everything again.
+/// may have forgotten what other regions told the region, so their nodes are asked to tell everything again. A node that
+/// starts does not know whether that happened before, so it asks, too.
 #[derive(Debug, Default)]
 pub struct Inbox {
     /// The mark of the replication id of each lane's primary.
     marks: BTreeMap<LaneId, u64>,
-    /// The senders that told everything, or were asked to, since a primary was replaced.
+    /// The senders that were asked to tell everything since the node started or a primary was replaced.
     asked: BTreeSet<Box<str>>,
-    /// No primary was replaced yet.
-    settled: bool,
     rejected: u64,
 }
 
 impl Inbox {
     pub const fn new() -> Self {
-        Self { marks: BTreeMap::new(), asked: BTreeSet::new(), settled: true, rejected: 0 }
+        Self { marks: BTreeMap::new(), asked: BTreeSet::new(), rejected: 0 }
     }
 
     /// The item that imports a report of a region. `None` if no sound node sends it, which is counted.
@@ -40,14 +39,13 @@ impl Inbox {
         });
         let Some(mark) = marks.next() else { return };
         if self.marks.insert(lane, mark).is_some_and(|before| before != mark) {
-            self.settled = false;
             self.asked.clear();
         }
     }
 
     /// True if the acknowledgement to this sender must ask it to tell everything again. It is asked once.
     pub fn must_ask(&mut self, sender: &str) -> bool {
-        if self.settled || self.asked.contains(sender) {
+        if self.asked.contains(sender) {
             return false;
         }
         if self.asked.len() >= MAX_SENDERS {
@@ -76,14 +74,16 @@ mod tests {
     }
 
     #[test]
-    fn every_sender_is_asked_once_after_a_primary_was_replaced() {
+    fn every_sender_is_asked_once_after_the_start_and_after_a_primary_was_replaced() {
         let mut inbox = Inbox::new();
+        let asked = |inbox: &mut Inbox| ["eu-1", "eu-1", "ap-1"].map(|sender| inbox.must_ask(sender));
+        assert_eq!(asked(&mut inbox), [true, false, true], "the node starts");
         for (lane, mark) in [(0, 7), (1, 8), (0, 7)] {
             imported(&mut inbox, lane, mark);
         }
-        assert!(!inbox.must_ask("eu-1"), "no primary was replaced");
+        assert_eq!(asked(&mut inbox), [false; 3], "no primary was replaced");
         imported(&mut inbox, 1, 9);
-        assert_eq!(["eu-1", "eu-1", "ap-1"].map(|sender| inbox.must_ask(sender)), [true, false, true]);
+        assert_eq!(asked(&mut inbox), [true, false, true]);
         imported(&mut inbox, 0, 10);
         assert!(inbox.must_ask("eu-1"), "another one was replaced");
         inbox.ask_again("eu-1");

@@ -41,6 +41,11 @@ impl Report {
         let own = seen.iter().filter_map(|(start_ms, entries)| own_part(start_ms, entries));
         let cells: Vec<Cell> = own.take(MAX_REPORTED_CELLS).collect();
         let used: u64 = cells.iter().map(Cell::used).sum();
+        // A node has seen only the newest two cells of a rolling window. All that stays untold is less than the floor.
+        let floor = match grid {
+            Grid::Rolling { cells, .. } => floor.saturating_mul(2) / (u64::from(cells) + 2),
+            _ => floor,
+        };
         let is_told = !cells.is_empty() && used >= floor;
         is_told.then(|| Self { key: key.into(), grid, cells: cells.as_slice().into() })
     }
@@ -131,6 +136,13 @@ mod tests {
         let seen = seen(&[entry(0, 1, 5), entry(3, 1, 90)]);
         assert_eq!(Report::new(b"k", GRID, &seen, 6), None);
         assert!(Report::new(b"k", GRID, &seen, 5).is_some());
+    }
+
+    #[test]
+    fn the_floor_of_a_rolling_window_is_judged_by_the_part_that_a_node_has_seen() {
+        let grid = Grid::Rolling { window_ms: 8000, cells: 8 };
+        let told = |charged| Report::new(b"k", grid, &seen(&[entry(0, 1, charged)]), 10).is_some();
+        assert_eq!([1, 2].map(told), [false, true]);
     }
 
     #[test]
