@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::{Boot, CheckIndex, CoreId, Counter, Instant, PrimaryId};
+use super::ids::{Boot, CheckIndex, CoreId, Counter, Instant, PrimaryId, RegionIndex};
 use super::scenario::LimitSet;
 use limiter::Revision;
 
@@ -111,6 +111,17 @@ pub struct RulesReceived {
     pub at: Instant,
 }
 
+/// What a region's store has of one region's hits of a counter, at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionCount {
+    pub at: Instant,
+    /// The counter in the region whose store was read.
+    pub counter: Counter,
+    /// The region that admitted the hits.
+    pub of: RegionIndex,
+    pub hits: u64,
+}
+
 /// Everything that oracles know.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -132,6 +143,8 @@ pub struct History {
     /// The index of the first check that takes what is left of the windows that do not end.
     pub drain_start: usize,
     pub refill_probes: Vec<RefillProbes>,
+    /// Of the counters that regions share, a stated time after the faults.
+    pub region_counts: Vec<RegionCount>,
 }
 
 impl History {

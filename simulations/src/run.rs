@@ -25,6 +25,7 @@ pub fn run(plan: Plan, bugs: &mut dyn BugInjector, record_trace: bool) -> mlua::
     world.run_faults();
     world.quiesce();
     world.drain();
+    world.compare_regions();
     world.refill();
     let (plan, history, trace) = world.finish();
     let violations = oracle::judge(&plan, &history);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, Seen, SeenCells};
 use limiter::{Revision, ShardConfig, StoreTime};
-use simulations::bug_injector::{BugInjector, NoBugs};
+use simulations::bug_injector::{BugInjector, NoBugs, RegionAck, RegionMessage};
 use simulations::campaign::{Campaign, run_seed};
 use simulations::history::{ClientCheck, Decided};
 use simulations::ids::{CoreId, CoreIndex, NodeIndex, RegionIndex};
@@ -99,6 +99,16 @@ enum Bug {
     NeverFences,
     /// A node does not detect that its machine was suspended.
     IgnoresSuspension,
+    /// A node tells other regions nothing.
+    TellsNothing,
+    /// A node leaves the last counter out of every third message.
+    LeavesOutReports,
+    /// The hits of other regions do not count.
+    IgnoresOtherRegions,
+    /// A core does not learn that another region does not hear its node.
+    IgnoresPartitions,
+    /// A region that forgot what it was told does not say so.
+    NeverAsksAgain,
 }
 
 /// The core that has the bug, if one core has it.
@@ -164,7 +174,17 @@ impl BugInjector for Planted {
             ),
             Bug::CountsDroppedSourcesAgain => patch(
                 text,
-                &[("return max(sum_and_floor(cell))", "local sum, floor = sum_and_floor(cell) return sum + floor")],
+                &[(
+                    "used = used + max(sum_and_floor(cell, region))",
+                    "local sum, floor = sum_and_floor(cell, region) used = used + sum + floor",
+                )],
+            ),
+            Bug::IgnoresOtherRegions => patch(
+                text,
+                &[(
+                    "    local region = entry.region\n    if not",
+                    "    local region = entry.region\n    if region == 0 and not",
+                )],
             ),
             _ => text,
         }
@@ -258,6 +278,24 @@ impl BugInjector for Planted {
         self.bug != Bug::NeverClosesBreakers
     }
 
+    fn alter_region_message(&mut self, message: &mut RegionMessage) {
+        match self.bug {
+            Bug::TellsNothing => message.reports.clear(),
+            Bug::LeavesOutReports if message.number.is_multiple_of(3) => {
+                message.reports.pop();
+            }
+            _ => {}
+        }
+    }
+
+    fn alter_ack(&mut self, ack: &mut RegionAck) {
+        ack.forgot &= self.bug != Bug::NeverAsksAgain;
+    }
+
+    fn notices_partitions(&mut self, _: CoreId) -> bool {
+        self.bug != Bug::IgnoresPartitions
+    }
+
     fn decided(&mut self, check: &ClientCheck, decided: &mut Decided) {
         match self.bug {
             Bug::AllowsDeniedChecks => decided.allowed |= decided.limits.iter().any(|limit| !limit.denied),
@@ -281,7 +319,7 @@ impl BugInjector for Planted {
 }
 
 /// Each bug, the promise that it breaks, and the scenario that shows it.
-const PLANTED: [(Bug, &str, Scenario); 29] = [
+const PLANTED: [(Bug, &str, Scenario); 34] = [
     (Bug::RefundsTwice, "I5", Scenario::Calm),
     (Bug::RefundsTwiceElsewhere, "I5", Scenario::Hop),
     (Bug::ResendsUnknownBatches, "I1", Scenario::Network),
@@ -300,6 +338,11 @@ const PLANTED: [(Bug, &str, Scenario); 29] = [
     (Bug::NeverFences, "I1", Scenario::Replaced),
     (Bug::IgnoresSuspension, "I1", Scenario::Suspended),
     (Bug::RemembersDenialsAfterAnEdit, "denial", Scenario::Edits),
+    (Bug::TellsNothing, "I3", Scenario::Hop),
+    (Bug::IgnoresOtherRegions, "I3", Scenario::Hop),
+    (Bug::IgnoresPartitions, "I3", Scenario::Partition),
+    (Bug::LeavesOutReports, "I7", Scenario::Hop),
+    (Bug::NeverAsksAgain, "I7", Scenario::Regions),
     (Bug::AllowsDeniedChecks, "I4", Scenario::Calm),
     (Bug::NeverReturnsReservations, "I4", Scenario::Calm),
     (Bug::NeverReturnsLeases, "I5", Scenario::Memory),

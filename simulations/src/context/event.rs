@@ -56,7 +56,7 @@ pub enum Event {
     AckOverdue {
         node: NodeId,
         boot: Boot,
-        other: RegionIndex,
+        receiver: NodeId,
         number: u64,
     },
     /// The time for the reply to a packet is over.
@@ -120,7 +120,7 @@ pub struct RegionMessage {
 }
 
 /// The acknowledgement of a message.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct RegionAck {
     pub from: NodeId,
     /// The sender of the message, and its boot.
@@ -129,6 +129,8 @@ pub struct RegionAck {
     pub number: u64,
     /// True if the region may have forgotten what it was told.
     pub forgot: bool,
+    /// The keys that could not be stored.
+    pub failed: Vec<Box<[u8]>>,
 }
 
 impl Packet {

@@ -130,6 +130,16 @@ impl FaultKind {
         !matches!(self, Self::LaneMove { .. }) && !self.is_between_regions()
     }
 
+    /// True if a primary may forget writes.
+    pub const fn forgets(&self) -> bool {
+        match self {
+            Self::Down { loses_writes, .. } => *loses_writes,
+            Self::RegionDies { loses_data } => *loses_data,
+            Self::Failover { .. } | Self::Split { .. } | Self::Flush { .. } | Self::Evict { .. } => true,
+            _ => false,
+        }
+    }
+
     /// True if nodes may decide checks without the store.
     pub const fn degrades(&self) -> bool {
         !matches!(self, Self::Flush { .. } | Self::Evict { .. } | Self::Repeat { .. } | Self::LaneMove { .. })

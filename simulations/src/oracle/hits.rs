@@ -54,6 +54,13 @@ pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
     sorted.collect()
 }
 
+/// Returns the reading of the clock of a counter's primary at an instant, in microseconds since the Unix epoch.
+pub fn clock(plan: &Plan, history: &History, counter: &Counter, at: Instant) -> u64 {
+    let last = history.clock_jumps_of(counter).iter().rev().find(|jump| jump.at <= at);
+    let ahead_us = last.map_or(plan.regions.clock_skew_us(counter.region), |jump| jump.to_us);
+    (STORE_EPOCH_US + at).saturating_add_signed(ahead_us)
+}
+
 /// Returns the earliest and the latest reading of the primary's clock while the check was in progress.
 fn clock_range(
     plan: &Plan,
@@ -62,14 +69,11 @@ fn clock_range(
     check: &ClientCheck,
     answered_at: Instant,
 ) -> (u64, u64) {
-    let skew = plan.regions.clock_skew_us(counter.region);
     let jumps = history.clock_jumps_of(counter);
-    let difference = |at| jumps.iter().rev().find(|jump| jump.at <= at).map_or(skew, |jump| jump.to_us);
-    let clock = |at: Instant, difference: i64| (STORE_EPOCH_US + at).saturating_add_signed(difference);
-    let mut readings =
-        vec![clock(check.sent_at, difference(check.sent_at)), clock(answered_at, difference(answered_at))];
+    let mut readings = [check.sent_at, answered_at].map(|at| clock(plan, history, counter, at)).to_vec();
     for jump in jumps.iter().filter(|jump| (check.sent_at..=answered_at).contains(&jump.at)) {
-        readings.extend([clock(jump.at, jump.from_us), clock(jump.at, jump.to_us)]);
+        let reading = |ahead_us| (STORE_EPOCH_US + jump.at).saturating_add_signed(ahead_us);
+        readings.extend([jump.from_us, jump.to_us].map(reading));
     }
     (readings.iter().copied().min().unwrap_or(0), readings.iter().copied().max().unwrap_or(0))
 }

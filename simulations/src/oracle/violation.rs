@@ -20,4 +20,4 @@ impl fmt::Display for Violation {
 }
 
 /// The names of all promises that have an oracle.
-pub const PROMISES: [&str; 9] = ["I1", "I4", "I5", "I6", "I10", "deadline", "debts", "liveness", "denial"];
+pub const PROMISES: [&str; 11] = ["I1", "I3", "I4", "I5", "I6", "I7", "I10", "deadline", "debts", "liveness", "denial"];

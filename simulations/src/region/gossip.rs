@@ -4,23 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Region;
 use crate::context::{Context, Event, Packet, RegionAck, RegionMessage};
-use crate::ids::{Boot, CoreIndex, NodeId, NodeIndex, RegionIndex};
+use crate::ids::{Boot, CoreIndex, Instant, NodeId, NodeIndex, RegionIndex};
 use crate::links;
 use crate::rng::Rng;
 use crate::scenario::{GossipSettings, Plan};
-use limiter::counter::{Batch, BatchOutcome, Item};
+use counter_script::Tags;
+use limiter::counter::{Batch, BatchOutcome, Counter, Grid, Item, ItemReply, SeenCells};
 use limiter::gossip::{GossipConfig, Inbox, Outbox, Report, ranked};
 use limiter::{BatchId, Event as ShardEvent, HolderId, LaneId, MAX_ITEMS, NodeTime, RegionNumber, Regions, Reply};
 
 /// The most counters of which a node keeps what it has to tell.
 const MAX_TOLD_KEYS: usize = 10_000;
+/// A node that did not answer is avoided for so long, in microseconds.
+const AVOIDED_FOR_US: u64 = 2_000_000;
+/// Names that are tried for the probe of each lane, times the lanes.
+const PROBE_NAMES: usize = 64;
 
 /// The gossip of one node.
 pub struct Gossiper {
     outbox: Outbox,
     inbox: Inbox,
-    /// By region: how many messages to it have failed. Each one makes the node talk to the next node there.
-    failures: BTreeMap<RegionIndex, usize>,
+    /// Nodes of other regions that did not answer, with the end of the time for which they are avoided.
+    avoided: BTreeMap<NodeId, Instant>,
     /// The messages to other regions that are neither acknowledged nor overdue.
     unacknowledged: BTreeSet<(RegionIndex, u64)>,
     /// The messages whose counts are being written, by number.
@@ -36,8 +41,12 @@ pub struct Gossiper {
 /// A message of another region whose counts are being written.
 struct Import {
     message: RegionMessage,
-    /// The batches that have no reply yet.
-    batches: BTreeSet<BatchId>,
+    /// The batches that have no reply yet, with their keys.
+    waiting: BTreeMap<BatchId, Vec<Box<[u8]>>>,
+    /// The keys that could not be stored.
+    failed: Vec<Box<[u8]>>,
+    /// The number of keys that were stored.
+    stored: usize,
 }
 
 impl Gossiper {
@@ -52,7 +61,7 @@ impl Gossiper {
         Self {
             outbox: Outbox::new(config, others.map(number_of)),
             inbox: Inbox::new(),
-            failures: BTreeMap::new(),
+            avoided: BTreeMap::new(),
             unacknowledged: BTreeSet::new(),
             imports: BTreeMap::new(),
             last_import: 0,
@@ -64,7 +73,7 @@ impl Gossiper {
 }
 
 /// Returns the number by which counters name a region.
-fn number_of(region: RegionIndex) -> RegionNumber {
+pub fn number_of(region: RegionIndex) -> RegionNumber {
     RegionNumber::of(&format!("region-{region}"))
 }
 
@@ -108,7 +117,8 @@ impl Region {
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
         for message in gossiper.outbox.tick(now) {
             let Some(other) = cx.plan.regions.indices().find(|other| number_of(*other) == message.to) else { continue };
-            let to = receiver(&cx.plan, from, other, gossiper.failures.get(&other).copied().unwrap_or(0));
+            let to =
+                receiver(&cx.plan, from, other, |node| gossiper.avoided.get(node).is_none_or(|end| *end <= cx.now));
             let number = message.number;
             gossiper.unacknowledged.insert((other, number));
             let mut message = RegionMessage { from, boot, to, number, reports: message.reports };
@@ -117,7 +127,7 @@ impl Region {
             cx.trace_in(region, |_| format!("node {node} tells region {other} of {keys} counters, message {number}"));
             cx.schedule_in(
                 cx.plan.message_timeout_us(region, other),
-                Event::AckOverdue { node: from, boot, other, number },
+                Event::AckOverdue { node: from, boot, receiver: to, number },
             );
             links::send(cx, region, other, || Event::MessageArrives(message.clone()));
         }
@@ -125,18 +135,14 @@ impl Region {
         self.notice_partitions(cx, node);
     }
 
-    /// Writes the counts of another region to the store. The message is acknowledged when all are written.
+    /// Writes the counts of another region to the store. The message is acknowledged when all batches have ended.
     pub fn receive_message(&mut self, cx: &mut Context<'_>, message: RegionMessage) {
         let RegionMessage { from, to: NodeId { node, .. }, number, .. } = message;
         let boot = self.boot_of(&cx.plan, node);
+        let mut items = if message.reports.is_empty() { self.probes.clone() } else { Vec::new() };
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
-        let reports = message.reports.clone().into_iter();
-        let items: Vec<Item> =
-            reports.filter_map(|report| gossiper.inbox.import(number_of(from.region), report)).collect();
-        if items.is_empty() {
-            self.acknowledge(cx, &message);
-            return;
-        }
+        let reports = message.reports.iter().cloned();
+        items.extend(reports.filter_map(|report| gossiper.inbox.import(number_of(from.region), report)));
         let lanes = self.by_lane(items);
         let Some(gossiper) = self.gossipers.get_mut(&node) else { return };
         gossiper.last_import += 1;
@@ -146,8 +152,9 @@ impl Region {
             (lane, Batch { not_after: None, holder, id: gossiper.last_batch, items })
         };
         let batches: Vec<(LaneId, Batch)> = lanes.into_iter().map(&mut batch).collect();
-        let ids = batches.iter().map(|(_, batch)| batch.id).collect();
-        gossiper.imports.insert(import, Import { message, batches: ids });
+        let keys = |batch: &Batch| batch.items.iter().map(|item| item.key.clone()).collect();
+        let waiting = batches.iter().map(|(_, batch)| (batch.id, keys(batch))).collect();
+        gossiper.imports.insert(import, Import { message, waiting, failed: Vec::new(), stored: 0 });
         cx.trace_in(self.index, |_| format!("node {node} imports message {number} of region {}", from.region));
         let first = first_core(&cx.plan, node);
         for (lane, batch) in batches {
@@ -172,7 +179,7 @@ impl Region {
         batches.collect()
     }
 
-    /// Handles the reply to a batch of an import.
+    /// Handles the reply to a batch of an import, or that there is none in time.
     pub fn receive_import_reply(
         &mut self,
         cx: &mut Context<'_>,
@@ -183,44 +190,45 @@ impl Region {
     ) {
         let node = self.cores[core.0].node;
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
-        let Some(waiting) = gossiper.imports.get_mut(&import) else { return };
-        let Ok(BatchOutcome::Ran(replies)) = reply.result.map(|reply| reply.outcome) else {
-            // The sender gets no acknowledgement, and tells everything again.
-            gossiper.imports.remove(&import);
-            return;
+        let Some(it) = gossiper.imports.get_mut(&import) else { return };
+        let Some(keys) = it.waiting.remove(&reply.batch) else { return };
+        let replies = match reply.result.map(|reply| reply.outcome) {
+            Ok(BatchOutcome::Ran(replies)) => replies,
+            Ok(BatchOutcome::Late) | Err(_) => Vec::new(),
         };
         gossiper.inbox.imported(reply.lane, &replies);
-        waiting.batches.remove(&reply.batch);
-        if waiting.batches.is_empty()
-            && let Some(Import { message, .. }) = gossiper.imports.remove(&import)
+        let mut replies = replies.into_iter();
+        for key in keys {
+            match replies.next() {
+                Some(ItemReply::Failed) | None => it.failed.push(key),
+                Some(_) => it.stored += 1,
+            }
+        }
+        if it.waiting.is_empty()
+            && let Some(import) = gossiper.imports.remove(&import)
         {
-            self.acknowledge(cx, &message);
+            self.acknowledge(cx, import);
         }
     }
 
-    /// Handles that a batch of an import has no reply in time.
-    pub(super) fn expire_import(&mut self, cx: &mut Context<'_>, core: CoreIndex, boot: Boot, import: u64) {
-        let node = self.cores[core.0].node;
-        if let Some(gossiper) = self.gossiper(&cx.plan, node, boot) {
-            gossiper.imports.remove(&import);
-        }
-    }
-
-    fn acknowledge(&mut self, cx: &mut Context<'_>, message: &RegionMessage) {
-        let RegionMessage { from: to, boot, to: from, number, .. } = *message;
-        let Some(gossiper) = self.gossipers.get_mut(&from.node) else { return };
+    /// Acknowledges a message. The sender gets no acknowledgement if nothing was stored.
+    fn acknowledge(&mut self, cx: &mut Context<'_>, import: Import) {
+        let Import { message, failed, stored, .. } = import;
+        let RegionMessage { from: to, boot, to: from, number, .. } = message;
+        let Some(gossiper) = self.gossipers.get_mut(&from.node).filter(|_| stored > 0) else { return };
         let forgot = gossiper.inbox.must_ask(&name_of(to));
-        let mut ack = RegionAck { from, to, boot, number, forgot };
+        let mut ack = RegionAck { from, to, boot, number, forgot, failed };
         cx.bugs.alter_ack(&mut ack);
-        links::send(cx, from.region, to.region, || Event::AckArrives(ack));
+        links::send(cx, from.region, to.region, || Event::AckArrives(ack.clone()));
     }
 
     /// Handles the acknowledgement of a message.
     pub fn receive_ack(&mut self, cx: &mut Context<'_>, ack: RegionAck) {
-        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot } = ack;
+        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot, failed } = ack;
         let now = self.node_time(cx, node);
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
         gossiper.unacknowledged.remove(&(from.region, number));
+        failed.iter().for_each(|key| gossiper.outbox.retell(key));
         gossiper.outbox.acknowledge(number_of(from.region), number, forgot, now);
         if forgot {
             cx.trace_in(self.index, |_| format!("node {node} tells region {} everything again", from.region));
@@ -228,19 +236,14 @@ impl Region {
         self.notice_partitions(cx, node);
     }
 
-    /// Handles the end of the time for an acknowledgement.
-    pub fn expire_message(
-        &mut self,
-        cx: &mut Context<'_>,
-        node: NodeIndex,
-        boot: Boot,
-        other: RegionIndex,
-        number: u64,
-    ) {
+    /// Handles the end of the time for an acknowledgement. If it has not come, the node talks to another node there for
+    /// a while.
+    pub fn expire_message(&mut self, cx: &mut Context<'_>, node: NodeIndex, boot: Boot, receiver: NodeId, number: u64) {
+        let until = cx.now + AVOIDED_FOR_US;
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
-        if gossiper.unacknowledged.remove(&(other, number)) {
-            gossiper.outbox.fail(number_of(other), number);
-            *gossiper.failures.entry(other).or_default() += 1;
+        if gossiper.unacknowledged.remove(&(receiver.region, number)) {
+            gossiper.outbox.fail(number_of(receiver.region), number);
+            gossiper.avoided.insert(receiver, until);
         }
     }
 
@@ -289,11 +292,24 @@ const fn first_core(plan: &Plan, node: NodeIndex) -> CoreIndex {
     CoreIndex(node.0 * plan.cores)
 }
 
-/// Returns the node of another region to which a node sends. After a failure it is the next one.
-fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, failures: usize) -> NodeId {
+/// Returns the node of another region to which a node sends: the first that is not avoided, else the first.
+fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, is_reachable: impl Fn(&NodeId) -> bool) -> NodeId {
     let nodes: Vec<NodeId> = (0..plan.nodes).map(|node| NodeId { region, node: NodeIndex(node) }).collect();
     let names: Vec<String> = nodes.iter().map(|node| name_of(*node)).collect();
     let ranked = ranked(&name_of(from), names.iter().map(String::as_str));
-    let chosen = ranked.get(failures % ranked.len().max(1)).and_then(|name| names.iter().position(|it| it == name));
-    nodes[chosen.unwrap_or(0)]
+    let ranked = ranked.iter().filter_map(|name| Some(nodes[names.iter().position(|it| it == name)?]));
+    let reachable = ranked.clone().find(is_reachable);
+    reachable.or_else(|| ranked.clone().next()).unwrap_or(NodeId { region, node: NodeIndex(0) })
+}
+
+/// Returns an item for each lane that changes nothing. Its reply tells whether the lane's primary was replaced.
+pub fn probes(tags: &Tags, lanes: u16) -> Vec<Item> {
+    let counter = Counter::Import { grid: Grid::Fixed { width_ms: 1000 }, cells: SeenCells::Empty };
+    let mut probes: BTreeMap<LaneId, Item> = BTreeMap::new();
+    for number in 0..PROBE_NAMES * usize::from(lanes) {
+        let key: Box<[u8]> = format!("probe {number}").into_bytes().into();
+        let item = Item { key: key.clone(), asks: Vec::new(), refund: 0, counter: counter.clone() };
+        probes.entry(tags.of(&key)).or_insert(item);
+    }
+    probes.into_values().collect()
 }

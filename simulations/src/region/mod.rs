@@ -5,6 +5,7 @@
 mod batch_trace;
 mod checks;
 mod core;
+mod counts;
 mod fault_effects;
 mod flusher;
 mod gossip;
@@ -19,6 +20,7 @@ use super::ids::{CoreId, CoreIndex, Counter, Instant, NodeIndex, PrimaryId, Prim
 use super::scenario::{DOMAIN, DRAIN_PROBE_USERS, Plan};
 use super::store::Primary;
 use counter_script::{COUNTERS, Tags};
+use limiter::counter::Item;
 use limiter::rules::EffectiveLimit;
 use limiter::{Event as ShardEvent, LaneId, Revision};
 
@@ -43,6 +45,8 @@ pub struct Region {
     tags: Tags,
     /// The gossip of each node; empty if there is only one region.
     gossipers: BTreeMap<NodeIndex, Gossiper>,
+    /// What a node imports when another region tells nothing.
+    probes: Vec<Item>,
 }
 
 impl Region {
@@ -74,6 +78,7 @@ impl Region {
             counters: counters(plan, index),
             tags: Tags::new(plan.lanes),
             gossipers: BTreeMap::new(),
+            probes: gossip::probes(&Tags::new(plan.lanes), plan.lanes),
         })
     }
 

@@ -149,7 +149,7 @@ impl Region {
         let Packet { core: id, boot, lane, primary, import, .. } = packet;
         let core = id.core;
         if let Some(import) = import {
-            self.expire_import(cx, core, boot, import);
+            self.receive_import_reply(cx, core, boot, import, packet.reply(Err(StoreError::Unknown)));
             return;
         }
         let core_state = &self.cores[core.0];

@@ -40,8 +40,7 @@ impl fmt::Display for GossipSettings {
         let weights: Vec<String> = weights.iter().map(u32::to_string).collect();
         write!(
             f,
-            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, about {max_bytes} bytes in a \
-             message, partitioned after {} ms, weights {}",
+            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, about {max_bytes} bytes in a message, partitioned after {} ms, weights {}",
             interval_us / MS,
             partition_after_us / MS,
             weights.join(":")

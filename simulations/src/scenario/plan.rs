@@ -24,6 +24,8 @@ pub const DRAINED_USERS: u32 = 3;
 /// The number of additional users that only send checks when the shared limits are used up.
 pub const DRAIN_PROBE_USERS: u32 = 80;
 const MS: u64 = 1000;
+/// The most bytes of a report, as the node counts them: a name, and cells with a few entries each.
+const MAX_REPORT_BYTES: usize = 1000;
 
 /// Rules that come into force at an instant.
 #[derive(Clone, Debug)]
@@ -172,6 +174,30 @@ impl Plan {
     pub fn message_timeout_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
         let both_ways = self.regions.delay_us(from, to) + self.regions.delay_us(to, from);
         both_ways + both_ways / 10 + 2 * self.deadline_us
+    }
+
+    /// Returns the longest time without faults from an answer in one region until another one knows of its hits, in
+    /// microseconds.
+    pub fn staleness_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
+        let counters = self.limits().len() * self.users as usize;
+        let intervals = 1 + counters.div_ceil((self.gossip.max_bytes / MAX_REPORT_BYTES).max(1)) as u64;
+        let delay = self.regions.delay_us(from, to);
+        intervals * self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
+    }
+
+    /// Returns the longest time without faults until all regions know the same counts, if no more checks come, in
+    /// microseconds: tokens in advance return, and what was lost is told again.
+    pub fn convergence_us(&self) -> u64 {
+        let regions = self.regions.indices();
+        let pairs = regions.clone().flat_map(|from| regions.clone().map(move |to| (from, to)));
+        let exchanges = pairs.map(|(from, to)| self.message_timeout_us(from, to) + 2 * self.staleness_us(from, to));
+        self.lease_us + 2 * self.deadline_us + exchanges.max().unwrap_or(0)
+    }
+
+    /// Returns the longest time from the loss of all messages to or from a region until a node notices that, in
+    /// microseconds: a node sends at least four messages in the time after which a region is partitioned.
+    pub const fn partition_noticed_us(&self) -> u64 {
+        self.gossip.partition_after_us * 5 / 4 + 2 * self.gossip.interval_us + MS
     }
 
     /// Returns the longest time for which a batch and its reply are in flight without faults, in microseconds.

@@ -66,6 +66,16 @@ impl World<'_> {
         }
     }
 
+    /// Waits for the stated time in which regions agree, and reads what each one knows of the others.
+    pub fn compare_regions(&mut self) {
+        if self.cx.plan.regions.count() < 2 {
+            return;
+        }
+        self.run_until(self.cx.now + self.cx.plan.convergence_us());
+        let Self { cx, regions, .. } = self;
+        regions.iter_mut().for_each(|region| region.observe_counts(cx));
+    }
+
     /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region.
     pub fn refill(&mut self) {
         let plan = &self.cx.plan;

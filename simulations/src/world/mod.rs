@@ -89,8 +89,8 @@ impl<'b> World<'b> {
             Event::GossipTick { node, boot } => regions[node.region.0].gossip_tick(cx, node.node, boot),
             Event::MessageArrives(message) => regions[message.to.region.0].receive_message(cx, message),
             Event::AckArrives(ack) => regions[ack.to.region.0].receive_ack(cx, ack),
-            Event::AckOverdue { node, boot, other, number } => {
-                regions[node.region.0].expire_message(cx, node.node, boot, other, number);
+            Event::AckOverdue { node, boot, receiver, number } => {
+                regions[node.region.0].expire_message(cx, node.node, boot, receiver, number);
             }
             Event::ReplyOverdue(packet) => regions[packet.core.region.0].expire_packet(cx, packet),
             Event::ReplacementDetected { region, node, primary } => {

@@ -1,0 +1,89 @@
+//! When a region must know what another one admitted: after one undisturbed exchange.
+
+use crate::faults::{Fault, FaultKind};
+use crate::ids::{Instant, RegionIndex};
+use crate::scenario::Plan;
+
+/// What one region must know of another one.
+pub struct Hearing {
+    /// The longest time without faults from an answer in the other region until this region knows of its hits, in
+    /// microseconds.
+    staleness_us: u64,
+    /// The times in which the exchange is disturbed, by their beginning.
+    disturbed: Vec<Disturbance>,
+    /// The times in which this region may forget what it was told, by their end. It asks for everything again.
+    forgets: Vec<(Instant, Instant)>,
+    /// When its servers lost keys without being replaced. It does not notice that.
+    unnoticed: Vec<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Disturbance {
+    begin: Instant,
+    end: Instant,
+    /// A node of the other region dies with what it had to tell.
+    forgets: bool,
+}
+
+impl Hearing {
+    /// Returns what `to` must know of `from`.
+    pub fn new(plan: &Plan, from: RegionIndex, to: RegionIndex) -> Self {
+        // A message that is lost is told again after this time.
+        let again_us = plan.message_timeout_us(from, to) + 2 * plan.gossip.interval_us;
+        let mut disturbed: Vec<Disturbance> = plan
+            .faults
+            .iter()
+            .filter(|fault| disturbs(fault, from, to))
+            .map(|fault| Disturbance {
+                begin: fault.begin,
+                end: fault.end + again_us,
+                forgets: fault.region == from
+                    && matches!(fault.kind, FaultKind::Crash { .. } | FaultKind::RegionDies { .. }),
+            })
+            .collect();
+        disturbed.sort_by_key(|it| it.begin);
+        let is_unnoticed = |fault: &&Fault| matches!(fault.kind, FaultKind::Flush { .. } | FaultKind::Evict { .. });
+        let unnoticed = plan.faults_of(to).filter(is_unnoticed).map(|fault| fault.begin).collect();
+        let forgetting = plan.faults_of(to).filter(|fault| fault.kind.forgets());
+        let mut forgets: Vec<_> = forgetting.map(|fault| (fault.begin, fault.end)).collect();
+        forgets.sort_by_key(|(_, end)| *end);
+        Self { staleness_us: plan.staleness_us(from, to), disturbed, forgets, unnoticed }
+    }
+
+    /// Returns since when at the latest the region must know what the other one answered at `answered`. Returns `None` if
+    /// it need not know that at `at`.
+    pub fn known_since(&self, answered: Instant, at: Instant) -> Option<Instant> {
+        if self.forgets.iter().any(|(begin, end)| (*begin..=*end).contains(&at)) {
+            return None;
+        }
+        if self.unnoticed.iter().any(|lost| (answered..=at).contains(lost)) {
+            return None;
+        }
+        let asked_again = self.forgets.iter().map(|(_, end)| *end).rfind(|end| *end <= at).unwrap_or(0);
+        let mut begin = answered.max(asked_again);
+        for it in &self.disturbed {
+            if it.begin > begin + self.staleness_us {
+                break;
+            }
+            if it.end > begin {
+                if it.forgets {
+                    return None;
+                }
+                begin = it.end;
+            }
+        }
+        Some(begin + self.staleness_us).filter(|since| *since <= at)
+    }
+}
+
+/// True if a fault may prevent that a message of `from` is imported by `to` and acknowledged.
+fn disturbs(fault: &Fault, from: RegionIndex, to: RegionIndex) -> bool {
+    let is_between = |a: RegionIndex, b: RegionIndex| (a, b) == (from, to) || (a, b) == (to, from);
+    match fault.kind {
+        FaultKind::CutRegions { other: end }
+        | FaultKind::CutRegionsOneWay { to: end }
+        | FaultKind::LossyLink { to: end, .. } => is_between(fault.region, end),
+        FaultKind::LaneMove { .. } | FaultKind::ClockJump { .. } | FaultKind::Repeat { .. } => false,
+        _ => fault.region == from || fault.region == to,
+    }
+}
