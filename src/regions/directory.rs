@@ -107,6 +107,11 @@ impl Directory {
         self.known(|known| known.regions.contains_key(region))
     }
 
+    /// True if a node of another region is at this address.
+    pub fn has_address(&self, address: &str) -> bool {
+        self.known(|known| known.regions.values().flatten().any(|known| known == address))
+    }
+
     /// The node of a region that this node talks to now: the first by rendezvous hashing that is not avoided, else the
     /// first.
     pub fn choose(&self, region: &str, now: NodeTime) -> Option<String> {

@@ -134,7 +134,7 @@ impl Service for RegionGossip {
         "regions"
     }
 
-    fn run(&self, mut shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
+    fn run(&self, shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
         Box::pin(async move {
             let mut importer = self.importer.lock().await;
             let serve = async {
@@ -144,10 +144,9 @@ impl Service for RegionGossip {
                 }
             };
             tokio::select! {
-                () = shutdown.requested() => Ok(()),
+                () = self.send(shutdown) => Ok(()),
                 served = serve => served,
                 () = importer.run() => Err(Fatal::Ended("regions")),
-                () = self.send() => Err(Fatal::Ended("regions")),
                 () = self.store.keep() => Err(Fatal::Ended("regions")),
             }
         })

@@ -15,11 +15,16 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{RegionGossip, micros, wire};
 use crate::peers::Connector;
+use crate::ports::Shutdown;
 
 /// The version of the protocol. A node talks with the same and the neighbouring versions.
 pub const VERSION: u32 = 1;
 /// How often the regions are read again.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long a node that leaves goes on telling what other regions do not know.
+const LEAVE: Duration = Duration::from_secs(1);
+/// The pause between two rounds of that.
+const RETRY: Duration = Duration::from_millis(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The shortest and the longest time that a message may take.
 const MIN_DEADLINE: Duration = Duration::from_millis(500);
@@ -36,22 +41,17 @@ struct Sent {
 }
 
 impl RegionGossip {
-    /// Sends the messages of each interval, without end.
-    pub(super) async fn send(&self) {
+    /// Sends the messages of each interval, until the node leaves. Then it tells what the other regions do not know yet.
+    pub(super) async fn send(&self, mut shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(self.config.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refresh = tokio::time::interval(REFRESH);
         let (mut running, mut clients) = (JoinSet::new(), HashMap::new());
         loop {
             tokio::select! {
+                () = shutdown.requested() => break,
                 _ = refresh.tick() => self.refresh(&mut clients),
-                _ = ticks.tick() => {
-                    let now = self.clock.now();
-                    for message in self.outbox(|outbox| outbox.tick(now)) {
-                        self.begin(message, &mut clients, &mut running, now);
-                    }
-                    self.publish(now);
-                }
+                _ = ticks.tick() => self.tick(&mut clients, &mut running),
                 Some(sent) = running.join_next() => {
                     if let Ok(sent) = sent {
                         self.end(sent);
@@ -59,6 +59,29 @@ impl RegionGossip {
                 }
             }
         }
+        let rest = async {
+            while self.outbox(|outbox| outbox.links().any(|(_, _, behind)| behind > 0)) || !running.is_empty() {
+                self.tick(&mut clients, &mut running);
+                while let Some(sent) = running.join_next().await {
+                    if let Ok(sent) = sent {
+                        self.end(sent);
+                    }
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        if tokio::time::timeout(LEAVE, rest).await.is_err() {
+            tracing::warn!("left before every other region knew what this node counted");
+        }
+    }
+
+    /// Sends the messages of this interval.
+    fn tick(&self, clients: &mut HashMap<String, GossipClient<Channel>>, running: &mut JoinSet<Sent>) {
+        let now = self.clock.now();
+        for message in self.outbox(|outbox| outbox.tick(now)) {
+            self.begin(message, clients, running, now);
+        }
+        self.publish(now);
     }
 
     /// Follows the regions and their nodes.
@@ -67,9 +90,7 @@ impl RegionGossip {
         let regions = self.directory.regions();
         self.metrics.set_regions(&regions);
         self.outbox(|outbox| outbox.set_regions(regions.iter().map(|region| RegionNumber::of(region))));
-        if regions.is_empty() {
-            clients.clear();
-        }
+        clients.retain(|address, _| self.directory.has_address(address));
     }
 
     fn begin(

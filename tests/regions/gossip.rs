@@ -87,6 +87,16 @@ fn a_region_whose_store_forgot_is_told_everything_again() {
 }
 
 #[test]
+fn a_node_that_leaves_tells_what_it_counted() {
+    // The next regular message would come much later.
+    let setup = Setup { interval: "10s", partition_after: "60s", ..Setup::new(rules(&[("api", gossip("share"))])) };
+    let world = World::start(&setup);
+    assert!(allowed(&world.check(0, "api", 60)));
+    world.node(0).signal("TERM");
+    world.wait_for_remaining(1, "api", 40);
+}
+
+#[test]
 fn another_node_takes_over_for_one_that_dies() {
     let mut world =
         World::start(&Setup { nodes: 2, partition_after: "10s", ..Setup::new(rules(&[("api", gossip("share"))])) });
