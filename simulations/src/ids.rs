@@ -85,3 +85,10 @@ pub struct Counter {
     /// `None` if all users share the counter.
     pub user: Option<u32>,
 }
+
+impl Counter {
+    /// Returns `user 3` or `all`.
+    pub fn owner(&self) -> String {
+        self.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"))
+    }
+}

@@ -1,10 +1,12 @@
 //! The counters that a picture shows.
 
+use std::collections::BTreeMap;
+
 use super::usage_levels::{Level, allowed_level, levels};
-use crate::ids::Instant;
-use crate::oracle::usages;
+use crate::ids::{Counter, Instant, RegionIndex};
+use crate::oracle::{AdmittedHits, Usage, usages};
 use crate::run::Run;
-use crate::scenario::{Edit, describe, quota};
+use crate::scenario::{Edit, describe, on_partition, quota};
 use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Limit, Period};
 
@@ -19,25 +21,50 @@ pub struct BusyCounter<'a> {
     /// From each instant on, the largest level that the rules allow.
     pub allowed: Vec<(Instant, u64)>,
     pub levels: Vec<Level>,
+    /// The levels of each region, if regions share the counter.
+    pub by_region: Vec<(RegionIndex, Vec<Level>)>,
 }
 
-/// Returns the counters with the most admitted checks.
+/// Returns the highest level.
+pub fn highest(levels: &[Level]) -> u64 {
+    levels.iter().map(|level| level.hits).max().unwrap_or(0)
+}
+
+/// Returns the counters with the most admitted checks. The counters of a limit that regions share are one.
 pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
-    let mut usages = usages(&run.plan, &run.history);
-    usages.sort_by_key(|usage| std::cmp::Reverse(usage.hits.len()));
-    let drawn = usages.into_iter().take(MAX_COUNTERS).filter_map(|usage| {
-        let limit = run.plan.limits().get(usage.counter.limit)?;
-        let Period::Window { ms } = limit.period else { return None };
-        let version = |edit: &Edit| Some((edit.at, allowed_level(edit.limits.get(usage.counter.limit)?)));
-        let allowed = run.plan.edits.iter().filter_map(version).collect();
-        Some(BusyCounter {
-            title: format!("{} - {}", describe(limit), run.plan.owner(&usage.counter)),
-            limit,
-            allowed,
-            levels: levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, ms * 1000, &usage.hits),
-        })
-    });
-    drawn.collect()
+    let plan = &run.plan;
+    let is_shared = |limit: usize| {
+        plan.regions.count() > 1 && plan.limits().get(limit).is_some_and(|limit| on_partition(limit).is_some())
+    };
+    let mut groups: BTreeMap<(usize, Option<u32>, Option<RegionIndex>), Vec<Usage>> = BTreeMap::new();
+    for usage in usages(plan, &run.history) {
+        let Counter { region, limit, user } = usage.counter;
+        let apart = Some(region).filter(|_| !is_shared(limit));
+        groups.entry((limit, user, apart)).or_default().push(usage);
+    }
+    let mut groups: Vec<Vec<Usage>> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.iter().map(|usage| usage.hits.len()).sum::<usize>()));
+    groups.iter().take(MAX_COUNTERS).filter_map(|group| busy_counter(run, group, is_shared)).collect()
+}
+
+/// Returns a counter, from its usage in each region.
+fn busy_counter<'a>(run: &'a Run, usages: &[Usage], is_shared: impl Fn(usize) -> bool) -> Option<BusyCounter<'a>> {
+    let counter = usages.first()?.counter;
+    let limit = run.plan.limits().get(counter.limit)?;
+    let Period::Window { ms } = limit.period else { return None };
+    let version = |edit: &Edit| Some((edit.at, allowed_level(edit.limits.get(counter.limit)?)));
+    let levels = |hits: &[AdmittedHits]| levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, ms * 1000, hits);
+    let all: Vec<AdmittedHits> = usages.iter().flat_map(|usage| usage.hits.iter().copied()).collect();
+    let is_shared = is_shared(counter.limit);
+    let by_region = usages.iter().filter(|_| is_shared).map(|usage| (usage.counter.region, levels(&usage.hits)));
+    let owner = if is_shared { counter.owner() } else { run.plan.owner(&counter) };
+    Some(BusyCounter {
+        title: format!("{} - {owner}", describe(limit)),
+        limit,
+        allowed: run.plan.edits.iter().filter_map(version).collect(),
+        levels: levels(&all),
+        by_region: by_region.collect(),
+    })
 }
 
 /// Returns the time of the last answer.

@@ -11,6 +11,8 @@ use limiter::rules::{Algorithm, OnStoreFailure};
 const HEIGHT: f64 = 200.0;
 /// A chart shows at most this many times the limit.
 const MAX_LIMITS: u64 = 3;
+/// The colours of the regions.
+const REGION_COLOURS: [Colour; 3] = [Colour::Green, Colour::Purple, Colour::Ink];
 /// The height of a line in the chart of faults.
 const FAULT_HEIGHT: f64 = 32.0;
 
@@ -38,7 +40,9 @@ fn counter_chart(run: &Run, counter: &BusyCounter<'_>) -> Chart {
     let mut marks = Vec::new();
     let faults: Vec<_> = run.plan.faults.iter().map(|fault| (seconds(fault.begin), seconds(fault.end))).collect();
     if !faults.is_empty() {
-        marks.push(Mark { name: "a fault".to_owned(), colour: Colour::Shade, shape: Shape::Bands(faults) });
+        let are_between_regions = run.plan.faults.iter().all(|fault| fault.kind.is_between_regions());
+        let name = if are_between_regions { "a fault between regions" } else { "a fault" };
+        marks.push(Mark { name: name.to_owned(), colour: Colour::Shade, shape: Shape::Bands(faults) });
     }
     let mut area = |name: &str, colour, of| {
         let shape = Shape::Area(steps(&counter.levels, of, end));
@@ -51,6 +55,10 @@ fn counter_chart(run: &Run, counter: &BusyCounter<'_>) -> Chart {
             _ => "of these without the store",
         };
         area(name, Colour::Orange, |level| level.degraded);
+    }
+    for ((region, levels), colour) in counter.by_region.iter().zip(REGION_COLOURS) {
+        let shape = Shape::Line { parts: vec![steps(levels, |level| level.hits, end)], width: 1.5, dashed: false };
+        marks.push(Mark { name: format!("those of region {region}"), colour, shape });
     }
     let limit = Shape::Line { parts: vec![limit_line(counter, end)], width: 2.0, dashed: false };
     let name = match counter.limit.algorithm {

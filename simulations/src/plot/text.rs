@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::busiest::{BusyCounter, busiest, end};
+use super::busiest::{BusyCounter, busiest, end, highest};
+use super::usage_levels::Level;
 use crate::run::Run;
 use limiter::rules::OnStoreFailure;
 
@@ -22,6 +23,31 @@ impl Columns {
     fn at(&self, us: u64) -> usize {
         usize::try_from(us / self.us).map_or(WIDTH - 1, |column| column.min(WIDTH - 1))
     }
+
+    /// Returns the highest level of each column: the hits, and those that were admitted without the store. A column
+    /// begins with the last level of the column before.
+    fn highest(&self, levels: &[Level]) -> Vec<(u64, u64)> {
+        let (mut highest, mut last, mut at) = (vec![(0, 0); WIDTH], (0, 0), 0);
+        for level in levels {
+            for passed in &mut highest[at..self.at(level.at)] {
+                *passed = (*passed).max(last);
+            }
+            at = self.at(level.at);
+            highest[at] = highest[at].max(last).max((level.hits, level.degraded));
+            last = (level.hits, level.degraded);
+        }
+        highest[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
+        highest
+    }
+}
+
+/// Returns a bar for each level. `full` is the limit.
+fn bars(levels: &[(u64, u64)], full: u64) -> String {
+    let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
+        Ok(eighths @ 0..=8) => BARS[eighths],
+        _ => '▲',
+    };
+    levels.iter().map(bar).collect()
 }
 
 /// Draws the busiest counters and the faults over time. A full bar is the limit, or the largest limit if edits change
@@ -48,28 +74,22 @@ pub fn text(run: &Run) -> String {
 }
 
 fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
-    // The highest level of each column. A column begins with the last level of the column before.
-    let (mut highest, mut last, mut at) = (vec![(0, 0); WIDTH], (0, 0), 0);
-    for level in &counter.levels {
-        for passed in &mut highest[at..columns.at(level.at)] {
-            *passed = (*passed).max(last);
-        }
-        at = columns.at(level.at);
-        highest[at] = highest[at].max(last).max((level.hits, level.degraded));
-        last = (level.hits, level.degraded);
-    }
-    highest[at..].iter_mut().for_each(|rest| *rest = (*rest).max(last));
     let full = counter.allowed.iter().map(|(_, limit)| *limit).max().unwrap_or(0).max(1);
-    let bar = |(hits, _): &(u64, u64)| match usize::try_from((hits * 8).div_ceil(full)) {
-        Ok(eighths @ 0..=8) => BARS[eighths],
-        _ => '▲',
-    };
-    let used: String = highest.iter().map(bar).collect();
+    let all = columns.highest(&counter.levels);
+    let used = bars(&all, full);
     let mut out = format!("\n{}\n", counter.title);
     // Writing to a `String` cannot fail.
-    let _ = writeln!(out, "used     |{used}|");
-    let degraded: String = highest.iter().map(|(_, hits)| if *hits > 0 { '!' } else { ' ' }).collect();
+    for (region, levels) in &counter.by_region {
+        let _ = writeln!(out, "{:<9}|{}|", format!("region {region}"), bars(&columns.highest(levels), full));
+    }
+    let _ = writeln!(out, "{:<9}|{used}|", if counter.by_region.is_empty() { "used" } else { "together" });
+    let degraded: String = all.iter().map(|(_, hits)| if *hits > 0 { '!' } else { ' ' }).collect();
     let mut legend = vec![format!("█ the limit, {full} hits")];
+    if !counter.by_region.is_empty() {
+        let regions = counter.by_region.iter().map(|(region, levels)| format!("region {region} {}", highest(levels)));
+        let regions = regions.collect::<Vec<_>>().join(", ");
+        legend.push(format!("most hits at once: {regions}, together {}", highest(&counter.levels)));
+    }
     if used.contains('▲') {
         legend.push("▲ more than the limit".to_owned());
     }

@@ -139,8 +139,7 @@ impl Plan {
 
     /// Returns whose hits a counter counts: `user 3` or `all`, and in which region if there are several.
     pub fn owner(&self, counter: &Counter) -> String {
-        let user = counter.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"));
-        self.regions.prefix(counter.region) + &user
+        self.regions.prefix(counter.region) + &counter.owner()
     }
 
     /// True if every batch's outcome in a region becomes known, so that no token may be lost there.
