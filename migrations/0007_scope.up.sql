@@ -9,8 +9,7 @@ COMMENT ON CONSTRAINT rate_limit_rules_scope ON rate_limit_rules IS
     'scope: expected region | global; a token_bucket cannot be global';
 ALTER TABLE rate_limit_rules ADD CONSTRAINT rate_limit_rules_global CHECK (
     CASE scope
-        WHEN 'region' THEN global IS NULL
-        ELSE global IS NOT NULL
+        WHEN 'global' THEN global IS NOT NULL
             AND jsonb_typeof(global) = 'object'
             AND global - 'strategy' - 'on_partition' = '{}'
             AND (
@@ -21,6 +20,7 @@ ALTER TABLE rate_limit_rules ADD CONSTRAINT rate_limit_rules_global CHECK (
                 AND algorithm = 'fixed_window'
                 AND NOT global ? 'on_partition'
             ) IS TRUE
+        ELSE global IS NULL
     END
 );
 COMMENT ON CONSTRAINT rate_limit_rules_global ON rate_limit_rules IS

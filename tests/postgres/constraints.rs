@@ -3,7 +3,7 @@
 use crate::single::{Server, rejected, sql};
 
 /// Columns and values of a rule that differ from a valid one, and the constraint that rejects it.
-const RULES: [(&str, &str, &str); 56] = [
+const RULES: [(&str, &str, &str); 66] = [
     ("domain", "''", "domain"),
     ("domain", "repeat('x', 257)", "domain"),
     ("name", "'Upper'", "name"),
@@ -30,7 +30,21 @@ const RULES: [(&str, &str, &str); 56] = [
     ("algorithm, burst, limit_hits, window_ms", "'token_bucket', 1000, 1, 34560000000", "burst_refills"),
     ("algorithm, consistency", "'token_bucket', 'leased'", "consistency"),
     ("consistency", "'loose'", "consistency"),
-    ("scope", "'global'", "scope"),
+    ("scope", "'planet'", "scope"),
+    ("algorithm, scope, global", r#"'token_bucket', 'global', '{"strategy": "gossip"}'"#, "scope"),
+    ("scope", "'global'", "global"),
+    ("global", r#"'{"strategy": "gossip"}'"#, "global"),
+    ("scope, global", "'global', '{}'", "global"),
+    ("scope, global", "'global', '[]'", "global"),
+    ("scope, global", r#"'global', '{"strategy": "rumour"}'"#, "global"),
+    ("scope, global", r#"'global', '{"strategy": "gossip", "on_partition": "wait"}'"#, "global"),
+    ("scope, global", r#"'global', '{"strategy": "gossip", "floor": 1}'"#, "global"),
+    ("scope, global", r#"'global', '{"strategy": "escrow"}'"#, "global"),
+    (
+        "algorithm, window_ms, calendar, scope, global",
+        r#"'fixed_window', NULL, 'day', 'global', '{"strategy": "gossip"}'"#,
+        "global",
+    ),
     ("on_store_failure", "'panic'", "on_store_failure"),
     ("mode", "'on'", "mode"),
     ("match", "'[]'", "match"),
@@ -63,7 +77,9 @@ const RULES: [(&str, &str, &str); 56] = [
 ];
 
 /// Columns and values of valid rules.
-const VALID: [(&str, &str); 11] = [
+const VALID: [(&str, &str); 13] = [
+    ("scope, global", r#"'global', '{"strategy": "gossip", "on_partition": "open"}'"#),
+    ("algorithm, scope, global", r#"'fixed_window', 'global', '{"strategy": "escrow"}'"#),
     ("limit_hits, unlimited", "NULL, true"),
     ("window_ms, algorithm, calendar, time_zone", "NULL, 'fixed_window', 'day', 'Europe/Paris'"),
     ("algorithm, cells", "'rolling_window', 20"),
