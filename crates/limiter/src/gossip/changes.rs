@@ -96,6 +96,11 @@ impl Changes {
         self.put(name, grid, cells, ends);
     }
 
+    /// The version of the last change.
+    pub const fn last_version(&self) -> u64 {
+        self.last_version
+    }
+
     /// True if a key changed after `version`.
     pub fn has_after(&self, version: u64) -> bool {
         self.by_version.last_key_value().is_some_and(|(last, _)| *last > version)

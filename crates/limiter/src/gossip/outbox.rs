@@ -39,6 +39,8 @@ pub struct Outbox {
     config: GossipConfig,
     changes: Changes,
     links: BTreeMap<RegionNumber, Link>,
+    /// The last change before the last interval began. A busy region always has newer ones.
+    changed_before: u64,
     dropped: u64,
 }
 
@@ -54,7 +56,7 @@ pub struct OutboxStats {
 impl Outbox {
     pub fn new(config: GossipConfig, regions: impl IntoIterator<Item = RegionNumber>) -> Self {
         let links = regions.into_iter().map(|region| (region, Link::default())).collect();
-        Self { config, changes: Changes::new(config.max_keys, config.seeds), links, dropped: 0 }
+        Self { config, changes: Changes::new(config.max_keys, config.seeds), links, changed_before: 0, dropped: 0 }
     }
 
     /// Sets the other regions. A new one is told everything.
@@ -77,7 +79,7 @@ impl Outbox {
         let keep_alive_us = self.config.partition_after_us / 4;
         let mut messages = Vec::new();
         for (to, link) in &mut self.links {
-            link.judge(self.config.partition_after_us, !self.changes.has_after(link.told()), now);
+            link.judge(self.config.partition_after_us, link.told() >= self.changed_before, now);
             let budget = link.budget().min(self.config.max_bytes);
             let has_news = budget > 0 && self.changes.has_after(link.told());
             if !link.may_send() || !has_news && !link.is_quiet(keep_alive_us, now) {
@@ -87,6 +89,7 @@ impl Outbox {
             let number = link.send(version, now);
             messages.push(Message { to: *to, number, reports });
         }
+        self.changed_before = self.changes.last_version();
         messages
     }
 
@@ -121,5 +124,43 @@ impl Outbox {
 
     pub fn stats(&self) -> OutboxStats {
         OutboxStats { keys: self.changes.len(), dropped: self.dropped }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Cell, Entry, Grid};
+    use crate::ids::Incarnation;
+
+    const OTHER: RegionNumber = RegionNumber(7);
+
+    fn at(ms: u64) -> NodeTime {
+        NodeTime(ms * 1000)
+    }
+
+    #[test]
+    fn a_partition_ends_although_the_region_counts_all_the_time() {
+        let config =
+            GossipConfig { partition_after_us: 1_000_000, max_keys: 10, max_bytes: 10_000, seeds: [1, 2, 3, 4] };
+        let mut outbox = Outbox::new(config, [OTHER]);
+        let mut states = Vec::new();
+        for ms in (0..6000).step_by(100) {
+            let entries = vec![Entry { incarnation: Incarnation(1), charged: ms + 1, returned: 0 }];
+            let cells = [Cell { start_ms: 0, entries }].as_slice().into();
+            outbox.note(
+                Report { key: b"k".as_slice().into(), grid: Grid::Fixed { width_ms: 60_000 }, cells },
+                at(60_000),
+            );
+            for message in outbox.tick(at(ms)) {
+                if ms < 2000 {
+                    outbox.fail(OTHER, message.number);
+                } else {
+                    outbox.acknowledge(OTHER, message.number, false, at(ms + 50));
+                }
+            }
+            states.push(outbox.partitioned_since().is_some());
+        }
+        assert!(states[15] && !states[59], "{states:?}");
     }
 }
