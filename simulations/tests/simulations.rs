@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, Seen, SeenCells};
 use limiter::{Revision, ShardConfig, StoreTime};
-use simulations::bug_injector::{BugInjector, NoBugs, RegionAck, RegionMessage};
+use simulations::bug_injector::{BugInjector, NoBugs, RegionMessage};
 use simulations::campaign::{Campaign, run_seed};
 use simulations::history::{ClientCheck, Decided};
 use simulations::ids::{CoreId, CoreIndex, NodeIndex, RegionIndex};
@@ -103,12 +103,12 @@ enum Bug {
     TellsNothing,
     /// A node leaves the last counter out of every third message.
     LeavesOutReports,
+    /// A node tells other regions nothing more after a while.
+    StopsTelling,
     /// The hits of other regions do not count.
     IgnoresOtherRegions,
     /// A core does not learn that another region does not hear its node.
     IgnoresPartitions,
-    /// A region that forgot what it was told does not say so.
-    NeverAsksAgain,
 }
 
 /// The core that has the bug, if one core has it.
@@ -281,15 +281,12 @@ impl BugInjector for Planted {
     fn alter_region_message(&mut self, message: &mut RegionMessage) {
         match self.bug {
             Bug::TellsNothing => message.reports.clear(),
+            Bug::StopsTelling if message.number > 20 => message.reports.clear(),
             Bug::LeavesOutReports if message.number.is_multiple_of(3) => {
                 message.reports.pop();
             }
             _ => {}
         }
-    }
-
-    fn alter_ack(&mut self, ack: &mut RegionAck) {
-        ack.forgot &= self.bug != Bug::NeverAsksAgain;
     }
 
     fn notices_partitions(&mut self, _: CoreId) -> bool {
@@ -342,7 +339,7 @@ const PLANTED: [(Bug, &str, Scenario); 34] = [
     (Bug::IgnoresOtherRegions, "I3", Scenario::Hop),
     (Bug::IgnoresPartitions, "I3", Scenario::Partition),
     (Bug::LeavesOutReports, "I7", Scenario::Hop),
-    (Bug::NeverAsksAgain, "I7", Scenario::Regions),
+    (Bug::StopsTelling, "I7", Scenario::Partition),
     (Bug::AllowsDeniedChecks, "I4", Scenario::Calm),
     (Bug::NeverReturnsReservations, "I4", Scenario::Calm),
     (Bug::NeverReturnsLeases, "I5", Scenario::Memory),

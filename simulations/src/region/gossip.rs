@@ -217,8 +217,7 @@ impl Region {
         let RegionMessage { from: to, boot, to: from, number, .. } = message;
         let Some(gossiper) = self.gossipers.get_mut(&from.node).filter(|_| stored > 0) else { return };
         let forgot = gossiper.inbox.must_ask(&name_of(to));
-        let mut ack = RegionAck { from, to, boot, number, forgot, failed };
-        cx.bugs.alter_ack(&mut ack);
+        let ack = RegionAck { from, to, boot, number, forgot, failed };
         links::send(cx, from.region, to.region, || Event::AckArrives(ack.clone()));
     }
 
