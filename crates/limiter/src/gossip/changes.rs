@@ -106,6 +106,11 @@ impl Changes {
         self.by_version.last_key_value().is_some_and(|(last, _)| *last > version)
     }
 
+    /// True if the last change of a key is after `version` and not after `until`.
+    pub fn has_between(&self, version: u64, until: u64) -> bool {
+        version < until && self.by_version.range(version + 1..=until).next().is_some()
+    }
+
     /// Forgets keys of which nothing counts any more, at most `count`.
     pub fn sweep(&mut self, count: usize, now: NodeTime) {
         for _ in 0..count {

@@ -79,7 +79,8 @@ impl Outbox {
         let keep_alive_us = self.config.partition_after_us / 4;
         let mut messages = Vec::new();
         for (to, link) in &mut self.links {
-            link.judge(self.config.partition_after_us, link.told() >= self.changed_before, now);
+            let all_told = !self.changes.has_between(link.told(), self.changed_before);
+            link.judge(self.config.partition_after_us, all_told, now);
             let budget = link.budget().min(self.config.max_bytes);
             let has_news = budget > 0 && self.changes.has_after(link.told());
             if !link.may_send() || !has_news && !link.is_quiet(keep_alive_us, now) {
