@@ -140,19 +140,20 @@ mod tests {
         NodeTime(ms * 1000)
     }
 
-    #[test]
-    fn a_partition_ends_although_the_region_counts_all_the_time() {
+    /// Says for each 100 ms whether the region is partitioned. It hears nothing in the first two seconds. The counts
+    /// change until `busy_until_ms`, and nothing of them counts from `ends_ms` on.
+    fn partitioned(busy_until_ms: u64, ends_ms: u64) -> Vec<bool> {
         let config =
             GossipConfig { partition_after_us: 1_000_000, max_keys: 10, max_bytes: 10_000, seeds: [1, 2, 3, 4] };
         let mut outbox = Outbox::new(config, [OTHER]);
         let mut states = Vec::new();
         for ms in (0..6000).step_by(100) {
-            let entries = vec![Entry { incarnation: Incarnation(1), charged: ms + 1, returned: 0 }];
-            let cells = [Cell { start_ms: 0, entries }].as_slice().into();
-            outbox.note(
-                Report { key: b"k".as_slice().into(), grid: Grid::Fixed { width_ms: 60_000 }, cells },
-                at(60_000),
-            );
+            if ms < busy_until_ms {
+                let entries = vec![Entry { incarnation: Incarnation(1), charged: ms + 1, returned: 0 }];
+                let cells = [Cell { start_ms: 0, entries }].as_slice().into();
+                let grid = Grid::Fixed { width_ms: 60_000 };
+                outbox.note(Report { key: b"k".as_slice().into(), grid, cells }, at(ends_ms));
+            }
             for message in outbox.tick(at(ms)) {
                 if ms < 2000 {
                     outbox.fail(OTHER, message.number);
@@ -162,6 +163,18 @@ mod tests {
             }
             states.push(outbox.partitioned_since().is_some());
         }
+        states
+    }
+
+    #[test]
+    fn a_partition_ends_although_the_region_counts_all_the_time() {
+        let states = partitioned(6000, 60_000);
+        assert!(states[15] && !states[59], "{states:?}");
+    }
+
+    #[test]
+    fn a_partition_ends_although_something_ended_that_was_never_told() {
+        let states = partitioned(500, 1500);
         assert!(states[15] && !states[59], "{states:?}");
     }
 }
