@@ -127,16 +127,7 @@ async fn a_leader_without_a_quorum_says_that_the_outcome_is_unknown() {
     let learner = Seat::new("d", None).joining(&[&a.seat]).start().await;
     write(&[&a, &b, &c]).await;
     all_reach(&[&learner], 1).await;
-    let name = leader(&[&a, &b, &c]).await.name().to_owned();
-    let (mut alone, mut others) = (None, Vec::new());
-    for node in [a, b, c] {
-        if node.name() == name {
-            alone = Some(node);
-        } else {
-            others.push(node.stop().await);
-        }
-    }
-    let alone = alone.unwrap();
+    let (alone, others) = stop_followers([a, b, c]).await;
     let proposed = alone.node.propose(command(1)).await.unwrap_err();
     assert!(matches!(proposed, ConsensusError::Unknown | ConsensusError::NotLeader { .. }), "{proposed:?}");
     until("the node no longer leads", || !alone.leads()).await;
@@ -223,16 +214,7 @@ async fn a_leader_that_has_proposed_much_without_a_quorum_does_not_keep_the_othe
     const PROPOSALS: u64 = 20;
     let folder = TempDir::new().unwrap();
     let [a, b, c] = three(folder.path()).await;
-    let name = leader(&[&a, &b, &c]).await.name().to_owned();
-    let (mut alone, mut others) = (None, Vec::new());
-    for node in [a, b, c] {
-        if node.name() == name {
-            alone = Some(node);
-        } else {
-            others.push(node.stop().await);
-        }
-    }
-    let alone = alone.unwrap();
+    let (alone, others) = stop_followers([a, b, c]).await;
     let large = |revision: u64| {
         let transactions = vec![setting(revision, "x".repeat(900_000))];
         Command::Apply { after: mark(revision - 1), transactions, refused: Vec::new() }
@@ -260,6 +242,20 @@ async fn a_leader_that_has_proposed_much_without_a_quorum_does_not_keep_the_othe
     let states: Vec<_> = all.iter().map(|node| node.node.state().borrow().clone()).collect();
     assert!(states.iter().all(|state| *state == states[0]));
     stop([alone, one, two]).await;
+}
+
+/// Stops every node but the leader.
+async fn stop_followers(nodes: [Running; 3]) -> (Running, Vec<Seat>) {
+    let name = leader(&nodes.each_ref()).await.name().to_owned();
+    let (mut alone, mut others) = (None, Vec::new());
+    for node in nodes {
+        if node.name() == name {
+            alone = Some(node);
+        } else {
+            others.push(node.stop().await);
+        }
+    }
+    (alone.unwrap(), others)
 }
 
 /// A transaction that sets one of three settings.
