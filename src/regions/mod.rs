@@ -1,8 +1,8 @@
 //! Tells the other regions what this one counted, and imports what they counted: the network around
 //! [`limiter::gossip`].
 //!
-//! [`sender`] sends at most one message per interval to each region, to a node that [`directory`] chooses. [`receiver`]
-//! takes the messages of others, and [`importer`] writes them into the region's counters before they are acknowledged.
+//! `sender` sends at most one message per interval to each region, to a node that `directory` chooses. `receiver`
+//! takes the messages of others, and `importer` writes them into the region's counters before they are acknowledged.
 
 mod config;
 mod directory;
