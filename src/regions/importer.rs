@@ -33,7 +33,7 @@ pub struct Imported {
     pub forgot: bool,
     /// The positions of reports that could not be stored.
     pub failed: Vec<u32>,
-    /// Nothing could be stored.
+    /// The store answered nothing.
     pub nothing: bool,
 }
 
@@ -77,7 +77,6 @@ impl Importer {
     }
 
     async fn import(&mut self, region: RegionNumber, sender: &str, reports: Vec<Report>) -> Imported {
-        let count = reports.len();
         let mut lanes: BTreeMap<LaneId, Vec<(Option<u32>, Item)>> = BTreeMap::new();
         if reports.is_empty() {
             for item in &self.probes {
@@ -91,6 +90,7 @@ impl Importer {
             }
         }
         self.metrics.rejected(self.inbox.rejected());
+        let asked: usize = lanes.values().map(Vec::len).sum();
         let mut running = FuturesUnordered::new();
         for (lane, items) in lanes {
             let mut items = items.into_iter().peekable();
@@ -102,7 +102,7 @@ impl Importer {
                 running.push(async move { (lane, positions, run.await) });
             }
         }
-        let (mut failed, mut stored) = (Vec::new(), 0);
+        let (mut failed, mut answered, mut imported) = (Vec::new(), 0, 0);
         while let Some((lane, positions, ran)) = running.next().await {
             let replies = match ran.map(|reply| reply.outcome) {
                 Ok(BatchOutcome::Ran(replies)) => replies,
@@ -112,17 +112,17 @@ impl Importer {
             let mut replies = replies.into_iter();
             for position in positions {
                 match replies.next() {
-                    // A counter of another kind, or a clock that is far off, does not become right by telling it again.
-                    Some(ItemReply::Imported { .. } | ItemReply::OutOfBounds { .. } | ItemReply::Done(_)) => {
-                        stored += 1
-                    }
                     Some(ItemReply::Failed) | None => failed.extend(position),
+                    Some(_) => {
+                        answered += 1;
+                        imported += usize::from(position.is_some());
+                    }
                 }
             }
         }
-        self.metrics.imported(count - failed.len());
+        self.metrics.imported(imported);
         failed.sort_unstable();
-        Imported { forgot: self.inbox.must_ask(sender), nothing: stored == 0 && count > 0, failed }
+        Imported { forgot: self.inbox.must_ask(sender), nothing: asked > 0 && answered == 0, failed }
     }
 }
 

@@ -80,10 +80,13 @@ impl Gossip for Receiver {
         };
         self.check(&told, peer.as_deref()).map_err(rejected)?;
         self.metrics.received(told.reports.len());
-        let reports = wire::decode(&told.reports, told.inflated_bytes);
-        let reports = reports.map_err(|_| rejected(Rejected::Unreadable))?;
+        // The cluster port is served by Raft's thread, which must not wait for this.
+        let Told { region, node: sender, reports, inflated_bytes, .. } = told;
+        let decoded = tokio::task::spawn_blocking(move || wire::decode(&reports, inflated_bytes)).await;
+        let decoded = decoded.map_err(|_| Status::internal("the reports were not read"))?;
+        let reports = decoded.map_err(|_| rejected(Rejected::Unreadable))?;
         let (done, imported) = oneshot::channel();
-        let import = Import { region: RegionNumber::of(&told.region), sender: told.node, reports, done };
+        let import = Import { region: RegionNumber::of(&region), sender, reports, done };
         // A region that cannot keep up is told again later.
         self.imports.try_send(import).map_err(|_| rejected(Rejected::Busy))?;
         let imported = imported.await.map_err(|_| Status::unavailable("the node leaves"))?;

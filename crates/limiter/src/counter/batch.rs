@@ -61,8 +61,8 @@ pub enum Counter {
         /// While another region does not hear this one, if the limit says `on_partition: share`.
         share: Option<Share>,
     },
-    /// What another region reports of a window: the item only carries facts. It asks for nothing, it never advances the
-    /// time of the counter, and it creates no cell that is over.
+    /// The counts of another region. The item asks for nothing. It never advances the time of the counter, and it creates
+    /// no cell that is over.
     Import { grid: Grid, cells: SeenCells },
     Bucket {
         rate: Rate,
@@ -141,8 +141,8 @@ pub enum BatchOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ItemReply {
     Done(Grant),
-    /// What another region reported is merged. The mark is that of the server's replication id: another one may have
-    /// forgotten what it was told before.
+    /// The counts of another region are merged. `replication` is the mark of the server's replication id. A server with
+    /// another mark may have forgotten the counts that its predecessor merged.
     Imported {
         replication: u64,
     },
