@@ -141,3 +141,45 @@ fn probes(store: &dyn CounterStore) -> Vec<Item> {
     }
     probes.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use limiter::counter::{BatchReply, StoreError};
+
+    use super::*;
+    use crate::ports::BoxFuture;
+    use crate::telemetry::registry::MetricsRegistry;
+
+    struct SilentStore;
+
+    impl CounterStore for SilentStore {
+        fn lanes(&self) -> u16 {
+            1
+        }
+
+        fn lane(&self, _: &[u8]) -> LaneId {
+            LaneId(0)
+        }
+
+        fn run(&self, _: LaneId, _: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::NotApplied)))
+        }
+    }
+
+    fn report(width_ms: u64) -> Report {
+        Report { key: b"k".as_slice().into(), grid: Grid::Fixed { width_ms }, cells: SeenCells::Empty }
+    }
+
+    #[tokio::test]
+    async fn a_silent_store_acknowledges_nothing_and_invalid_reports_are_not_told_again() {
+        let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
+        let mut importer = Importer::new(Arc::new(SilentStore), 1, mpsc::channel(1).1, metrics);
+        let mut import = async |reports| {
+            let Imported { failed, nothing, .. } = importer.import(RegionNumber(7), "eu-1", reports).await;
+            (nothing, failed)
+        };
+        assert_eq!(import(Vec::new()).await, (true, vec![]));
+        assert_eq!(import(vec![report(0), report(1000)]).await, (true, vec![1]));
+        assert_eq!(import(vec![report(0)]).await, (false, vec![]), "nobody was asked");
+    }
+}
