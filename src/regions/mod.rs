@@ -34,6 +34,9 @@ const MAX_IMPORTS: usize = 64;
 /// The bytes of a message that a region gets in one interval.
 const MESSAGE_BYTES: usize = 1 << 20;
 
+/// Regions that do not hear this node.
+type Partitioned = Arc<Mutex<Vec<RegionNumber>>>;
+
 /// The talk of this node with the other regions. It is a service, and the cores pass it what they count.
 pub struct RegionGossip {
     config: RegionsConfig,
@@ -44,6 +47,8 @@ pub struct RegionGossip {
     metrics: RegionsMetrics,
     outbox: Mutex<Outbox>,
     view: watch::Sender<Option<Regions>>,
+    /// The regions that do not hear this node.
+    partitioned: Partitioned,
     importer: tokio::sync::Mutex<Importer>,
     imports: mpsc::Sender<Import>,
 }
@@ -80,6 +85,7 @@ impl RegionGossip {
             metrics,
             outbox: Mutex::new(outbox),
             view: watch::Sender::new(None),
+            partitioned: Arc::default(),
             importer: tokio::sync::Mutex::new(importer),
             imports,
         })
@@ -87,7 +93,8 @@ impl RegionGossip {
 
     /// What other regions find at the cluster port of this node.
     pub fn routes(&self) -> Routes {
-        Receiver::routes(&self.config, Arc::clone(&self.directory), self.imports.clone(), self.metrics.clone())
+        let (directory, partitioned) = (Arc::clone(&self.directory), Arc::clone(&self.partitioned));
+        Receiver::routes(&self.config, directory, self.imports.clone(), partitioned, self.metrics.clone())
     }
 
     fn outbox<T>(&self, work: impl FnOnce(&mut Outbox) -> T) -> T {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::stream::unfold;
 use limiter::RegionNumber;
@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::Partitioned;
 use super::config::RegionsConfig;
 use super::directory::Directory;
 use super::importer::{Import, Imported};
@@ -32,6 +33,8 @@ pub struct Receiver {
     hashed_keys: bool,
     directory: Arc<Directory>,
     imports: mpsc::Sender<Import>,
+    /// The regions that do not hear this node.
+    partitioned: Partitioned,
     metrics: RegionsMetrics,
 }
 
@@ -40,10 +43,11 @@ impl Receiver {
         config: &RegionsConfig,
         directory: Arc<Directory>,
         imports: mpsc::Sender<Import>,
+        partitioned: Partitioned,
         metrics: RegionsMetrics,
     ) -> Routes {
         let (cluster, hashed_keys) = (config.cluster.clone(), config.hashed_keys);
-        let receiver = Self { cluster, hashed_keys, directory, imports, metrics };
+        let receiver = Self { cluster, hashed_keys, directory, imports, partitioned, metrics };
         // The names of the node and the region are short.
         let max_bytes = MAX_REPORT_BYTES as usize + 4096;
         Routes::new(GossipServer::new(receiver).max_decoding_message_size(max_bytes))
@@ -86,7 +90,8 @@ impl Gossip for Receiver {
         let decoded = decoded.map_err(|_| Status::internal("the reports were not read"))?;
         let reports = decoded.map_err(|_| rejected(Rejected::Unreadable))?;
         let (done, imported) = oneshot::channel();
-        let import = Import { region: RegionNumber::of(&region), sender, reports, done };
+        let region = RegionNumber::of(&region);
+        let import = Import { region, sender, reports, done };
         // A region that cannot keep up is told again later.
         self.imports.try_send(import).map_err(|_| rejected(Rejected::Busy))?;
         let imported = imported.await.map_err(|_| Status::unavailable("the node leaves"))?;
@@ -94,7 +99,9 @@ impl Gossip for Receiver {
         if nothing {
             return Err(Status::unavailable("the counters of the region do not answer"));
         }
-        Ok(Response::new(Heard { forgot, failed }))
+        let partitioned = self.partitioned.lock().unwrap_or_else(PoisonError::into_inner);
+        let partitioned = partitioned.iter().any(|third| *third != region);
+        Ok(Response::new(Heard { forgot, failed, partitioned }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tells the other regions what this one counted.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use limiter::gossip::Message;
@@ -136,7 +136,8 @@ impl RegionGossip {
         let now = self.clock.now();
         self.metrics.ended(heard.is_ok());
         match heard {
-            Ok(Heard { forgot, .. }) => self.outbox(|outbox| {
+            Ok(Heard { forgot, partitioned, .. }) => self.outbox(|outbox| {
+                outbox.hear_partitioned(to, number, partitioned, now);
                 failed_keys.iter().for_each(|key| outbox.retell(key));
                 outbox.acknowledge(to, number, forgot, now);
             }),
@@ -157,6 +158,7 @@ impl RegionGossip {
                     (region, link.partitioned_since().is_some(), link.heard_us_ago(now), behind)
                 })
                 .collect();
+            *self.partitioned.lock().unwrap_or_else(PoisonError::into_inner) = outbox.partitioned().collect();
             (links, outbox.partitioned_since(), outbox.stats())
         });
         for (region, partitioned, heard_us_ago, behind) in &links {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::node::Node;
 use crate::support::servers::{redis_cli, wait_for};
-use crate::world::{Setup, World, allowed, rules};
+use crate::world::{Setup, World, allowed, body, rules};
 
 fn gossip(on_partition: &str) -> serde_json::Value {
     json!({ "strategy": "gossip", "on_partition": on_partition })
@@ -67,6 +67,34 @@ fn a_link_that_is_cut_one_way_partitions_both_regions() {
     world.cut("eu", "us", false);
     world.wait_until_partitioned(false);
     world.wait_for_remaining(0, "share", 0);
+}
+
+#[test]
+fn a_region_that_hears_both_sides_of_a_cut_takes_its_share_too() {
+    let world = World::start(&Setup { regions: 3, ..Setup::new(rules(&[("share", gossip("share"))])) });
+    // Another user, so that no counter knows of the time before all nodes heard each other.
+    let says_partitioned = |region| {
+        let answer = world.node(region).check(&body("share", "other", 0));
+        answer.json().get("partitioned").is_some()
+    };
+    let all_hear = || (0..3).all(|region| !says_partitioned(region)).then_some(());
+    wait_for("all regions to hear each other", all_hear);
+    assert!(allowed(&world.check(0, "share", 10)));
+    (1..3).for_each(|region| world.wait_for_remaining(region, "share", 90));
+    world.cut("us", "eu", true);
+    world.cut("eu", "us", true);
+    for (region, other) in [(0, "eu"), (1, "us")] {
+        let name = format!("tidegate_region_partitioned{{region=\"{other}\"}} ");
+        wait_for("the partition", || (world.node(region).metric(&name) == 1.0).then_some(()));
+        // Its store remembers what was left.
+        assert_eq!(world.check(region, "share", 0).json()["partitioned"], true);
+    }
+    wait_for("the region that hears both to know of it", || says_partitioned(2).then_some(()));
+    // A third of the 90 that are left. The region that hears both goes first.
+    assert_eq!([2, 0, 1].map(|region| world.spend(region, "share")), [30; 3]);
+    world.cut("us", "eu", false);
+    world.cut("eu", "us", false);
+    wait_for("all regions to hear each other again", all_hear);
 }
 
 #[test]

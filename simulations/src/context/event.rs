@@ -131,6 +131,8 @@ pub struct RegionAck {
     pub forgot: bool,
     /// The keys that could not be stored.
     pub failed: Vec<Box<[u8]>>,
+    /// True if a third region does not hear the node that acknowledges.
+    pub partitioned: bool,
 }
 
 impl Packet {

@@ -217,17 +217,19 @@ impl Region {
         let RegionMessage { from: to, boot, to: from, number, .. } = message;
         let Some(gossiper) = self.gossipers.get_mut(&from.node).filter(|_| stored > 0) else { return };
         let forgot = gossiper.inbox.must_ask(&name_of(to));
-        let ack = RegionAck { from, to, boot, number, forgot, failed };
+        let partitioned = gossiper.outbox.partitioned().any(|third| third != number_of(to.region));
+        let ack = RegionAck { from, to, boot, number, forgot, failed, partitioned };
         links::send(cx, from.region, to.region, || Event::AckArrives(ack.clone()));
     }
 
     /// Handles the acknowledgement of a message.
     pub fn receive_ack(&mut self, cx: &mut Context<'_>, ack: RegionAck) {
-        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot, failed } = ack;
+        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot, failed, partitioned } = ack;
         let now = self.node_time(cx, node);
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
         gossiper.unacknowledged.remove(&(from.region, number));
         failed.iter().for_each(|key| gossiper.outbox.retell(key));
+        gossiper.outbox.hear_partitioned(number_of(from.region), number, partitioned, now);
         gossiper.outbox.acknowledge(number_of(from.region), number, forgot, now);
         if forgot {
             cx.trace_in(self.index, |_| format!("node {node} tells region {} everything again", from.region));

@@ -35,6 +35,8 @@ pub struct Link {
     partitioned_since: Option<NodeTime>,
     /// Since when acknowledgements have come without a pause, while the region is still partitioned.
     heals_since: Option<NodeTime>,
+    /// Since when the region says that a third region does not hear it.
+    says_partitioned_since: Option<NodeTime>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,7 @@ impl Default for Link {
             heard: None,
             partitioned_since: None,
             heals_since: None,
+            says_partitioned_since: None,
         }
     }
 }
@@ -140,6 +143,21 @@ impl Link {
         self.partitioned_since
     }
 
+    /// The region says, in the acknowledgement of a message, whether a third region does not hear it. What it says
+    /// of an earlier message than the last that it acknowledged is old. Call this before [`Self::acknowledge`].
+    pub fn hear_partitioned(&mut self, number: u64, partitioned: bool, now: NodeTime) {
+        let Some(message) = self.in_flight.get(&number) else { return };
+        if self.heard.is_some_and(|(last, _)| last > message.sent) {
+            return;
+        }
+        self.says_partitioned_since = partitioned.then(|| self.says_partitioned_since.unwrap_or(now));
+    }
+
+    /// Since when the region says that a third region does not hear it; `None` if it says no such thing.
+    pub const fn says_partitioned_since(&self) -> Option<NodeTime> {
+        self.says_partitioned_since
+    }
+
     /// Microseconds since the last message was sent that the region has acknowledged; `None` if there is none.
     pub fn heard_us_ago(&self, now: NodeTime) -> Option<u64> {
         self.heard.map(|(sent, _)| now.since(sent))
@@ -220,6 +238,22 @@ mod tests {
         assert!(link.partitioned_since().is_some(), "something is left to tell");
         link.judge(AFTER, true, at(5100));
         assert_eq!(link.partitioned_since(), None);
+    }
+
+    #[test]
+    fn a_region_says_that_it_is_partitioned_until_it_says_later_that_it_is_not() {
+        let mut link = Link::default();
+        let says = |link: &mut Link, number, partitioned, ms| {
+            link.hear_partitioned(number, partitioned, at(ms));
+            link.acknowledge(number, false, at(ms));
+            link.says_partitioned_since()
+        };
+        let [first, second, third, fourth] = [0, 100, 200, 300].map(|ms| link.send(1, at(ms)));
+        assert_eq!(says(&mut link, second, true, 400), Some(at(400)));
+        assert_eq!(says(&mut link, first, false, 500), Some(at(400)), "an earlier message");
+        assert_eq!(says(&mut link, third, true, 600), Some(at(400)));
+        assert_eq!(says(&mut link, fourth, false, 700), None);
+        assert_eq!(says(&mut link, second, true, 800), None, "an acknowledgement that came twice");
     }
 
     #[test]

@@ -101,6 +101,14 @@ impl Outbox {
         }
     }
 
+    /// A region says, in the acknowledgement of a message, whether a third region does not hear it. Call this
+    /// before [`Self::acknowledge`].
+    pub fn hear_partitioned(&mut self, from: RegionNumber, number: u64, partitioned: bool, now: NodeTime) {
+        if let Some(link) = self.links.get_mut(&from) {
+            link.hear_partitioned(number, partitioned, now);
+        }
+    }
+
     /// A region could not store the report of a key: it is told again, to every region.
     pub fn retell(&mut self, key: &[u8]) {
         self.changes.touch(key);
@@ -118,9 +126,16 @@ impl Outbox {
         self.links.iter().map(|(region, link)| (*region, link, self.changes.count_after(link.told())))
     }
 
-    /// When the first of the regions that are partitioned now became so.
+    /// The regions that do not hear this node.
+    pub fn partitioned(&self) -> impl Iterator<Item = RegionNumber> {
+        self.links.iter().filter(|(_, link)| link.partitioned_since().is_some()).map(|(region, _)| *region)
+    }
+
+    /// When the first of the regions that are partitioned now became so. Regions count that are partitioned from each
+    /// other: what they may admit without each other is a part of what is left, so this region gets no more than its own.
     pub fn partitioned_since(&self) -> Option<NodeTime> {
-        self.links.values().filter_map(Link::partitioned_since).min()
+        let since = |link: &Link| [link.partitioned_since(), link.says_partitioned_since()].into_iter().flatten().min();
+        self.links.values().filter_map(since).min()
     }
 
     pub fn stats(&self) -> OutboxStats {
