@@ -107,7 +107,7 @@ fn run_batches(shard: &mut Shard<()>, now: NodeTime, run: impl Fn(Batch) -> Batc
 
 /// Runs a batch as a store does that has no records and keeps none.
 fn run_without_records(batch: &Batch, now: NodeTime) -> BatchReply {
-    counter::run(batch, StoreTime(WALL + now.0), 1, |item, cx| counter::apply(&mut None, item, cx))
+    counter::run(batch, StoreTime(WALL + now.0), 1, &mut None, |item, cx| counter::apply(&mut None, item, cx))
 }
 
 #[expect(clippy::disallowed_methods, reason = "it measures the memory of the process while real time passes")]

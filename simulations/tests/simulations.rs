@@ -238,7 +238,7 @@ impl BugInjector for Planted {
                     _ => {}
                 },
                 Counter::Bucket { seen, .. } if self.bug == Bug::ForgetsCounters => *seen = None,
-                Counter::Bucket { .. } | Counter::Import { .. } => {}
+                Counter::Bucket { .. } | Counter::Import { .. } | Counter::Give { .. } | Counter::Take { .. } => {}
             }
         }
     }

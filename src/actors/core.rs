@@ -199,11 +199,11 @@ impl SharedShard {
     /// Passes an event to the shard and delivers the decisions. Returns what to send, and whether the flusher must run.
     fn handle(&self, event: Event) -> Option<(FlushWork, bool)> {
         let now = self.clock.now();
-        let Effects { send, decided, reports, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
-        if !reports.is_empty()
+        let Effects { send, decided, news, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
+        if !news.is_empty()
             && let Some(gossip) = self.gossip.get()
         {
-            gossip.note(reports);
+            gossip.tell(news);
         }
         for (waiter, decision) in decided {
             // The caller may be gone: overdrafts and refunds are decided all the same.

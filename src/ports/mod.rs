@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limiter::counter::{Batch, BatchReply, StoreError};
-use limiter::gossip::Report;
 use limiter::rules::{IdentityTerms, RuleBook};
-use limiter::{Check, Decision, IdentityProblem, LaneId, NodeTime, Overload, Regions, Revision, WallTime};
+use limiter::{Check, Decision, IdentityProblem, LaneId, News, NodeTime, Overload, Regions, Revision, WallTime};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::watch;
 
@@ -41,10 +40,25 @@ pub trait CounterStore: Send + Sync + 'static {
     fn lane(&self, key: &[u8]) -> LaneId;
     /// Runs a batch, within the deadline of the store. An error says whether the batch may have been applied.
     fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>>;
+    /// Runs a batch, and waits until a replica has what it wrote, and all that was written before.
+    fn run_durably(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<(BatchReply, Replicated), StoreError>> {
+        let run = self.run(lane, batch);
+        Box::pin(async { run.await.map(|reply| (reply, Replicated::NoReplica)) })
+    }
     /// Keeps connections and the like, while it is polled. The core that uses the store polls it.
     fn keep(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
     }
+}
+
+/// Whether a replica has what a primary wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicated {
+    Yes,
+    /// None has confirmed it in time.
+    NotYet,
+    /// The primary has no replica.
+    NoReplica,
 }
 
 /// The region that a node counts with. As a service, it keeps the node's place among the members of the region.
@@ -58,9 +72,8 @@ pub trait Region: Service {
 
 /// The other regions, which a node tells what its region counted.
 pub trait Gossip: Send + Sync + 'static {
-    /// Takes what the region counted of keys that it shares, each with the instant from which nothing of the key counts
-    /// any more. It does not wait.
-    fn note(&self, reports: Vec<(Report, NodeTime)>);
+    /// Takes what other regions must hear. It does not wait.
+    fn tell(&self, news: News);
     /// What the cores must know of the other regions; `None` if there are none.
     fn regions(&self) -> watch::Receiver<Option<Regions>>;
     /// What this node knows of each other region.
@@ -80,6 +93,8 @@ pub struct RegionStatus {
     pub round_trip_ms: Option<u64>,
     /// Keys whose newest count the region is not told yet.
     pub behind_keys: usize,
+    /// Rights that the region has given this node since it started, under `strategy: escrow`.
+    pub rights_taken: u64,
 }
 
 /// The state of a region's store.

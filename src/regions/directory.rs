@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use limiter::counter::{MAX_REGIONS, Part};
+use limiter::escrow::RightsPlan;
 use limiter::gossip::ranked;
 use limiter::{NodeTime, RegionNumber};
 
@@ -32,6 +33,7 @@ pub struct Directory {
     region: String,
     node: String,
     weights: BTreeMap<String, u64>,
+    plan: Option<RightsPlan>,
     peers: Peers,
     known: Mutex<Known>,
 }
@@ -48,7 +50,8 @@ struct Known {
 impl Directory {
     pub fn new(config: &RegionsConfig, peers: Peers) -> Self {
         let RegionsConfig { region, node, weights, .. } = config.clone();
-        let directory = Self { region, node, weights, peers, known: Mutex::default() };
+        let plan = plan(&region, &weights, &peers);
+        let directory = Self { region, node, weights, plan, peers, known: Mutex::default() };
         directory.refresh();
         directory
     }
@@ -130,6 +133,11 @@ impl Directory {
         self.known(|known| known.avoided.insert(address, until));
     }
 
+    /// How rights are split under `strategy: escrow`. `None` if nobody knows.
+    pub const fn plan(&self) -> Option<RightsPlan> {
+        self.plan
+    }
+
     /// The weight of a region.
     pub fn weight(&self, region: &str) -> u64 {
         self.weights.get(region).copied().unwrap_or(1).min(MAX_WEIGHT)
@@ -141,6 +149,19 @@ impl Directory {
         let all = own + self.known(|known| known.regions.keys().map(|region| self.weight(region)).sum::<u64>());
         let small = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
         Part { weight: small(own), weights: small(all.max(1)) }
+    }
+}
+
+/// How rights are split: by `weights`, or without them evenly between the regions of `peers`. `None` for a cluster
+/// without `weights`: its regions come and go with its members, and two nodes may know different ones.
+fn plan(own: &str, weights: &BTreeMap<String, u64>, peers: &Peers) -> Option<RightsPlan> {
+    match peers {
+        _ if !weights.is_empty() => RightsPlan::new(own, weights),
+        Peers::Fixed(peers) => {
+            let all = peers.keys().map(String::as_str).chain([own]);
+            RightsPlan::new(own, &all.map(|region| (region.to_owned(), 1)).collect())
+        }
+        Peers::Cluster(_) => None,
     }
 }
 

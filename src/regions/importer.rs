@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use limiter::counter::{Batch, BatchOutcome, Counter, Grid, Item, ItemReply, SeenCells};
+use limiter::counter::{Batch, BatchOutcome, Counter, Given, Grid, Item, ItemReply, Take};
 use limiter::gossip::{Inbox, Report};
 use limiter::{BatchId, HolderId, LaneId, MAX_ITEMS, RegionNumber};
 use tokio::sync::{mpsc, oneshot};
@@ -126,8 +126,8 @@ impl Importer {
     }
 }
 
-/// An item for each lane that changes nothing.
-fn probes(store: &dyn CounterStore) -> Vec<Item> {
+/// An item for each lane that changes no counter. It leaves the record of the lane that rights need.
+pub fn probes(store: &dyn CounterStore) -> Vec<Item> {
     let mut probes: BTreeMap<LaneId, Item> = BTreeMap::new();
     let lanes = usize::from(store.lanes());
     for number in 0..lanes * PROBE_NAMES {
@@ -135,7 +135,8 @@ fn probes(store: &dyn CounterStore) -> Vec<Item> {
             break;
         }
         let key = format!("tidegate probe {number}").into_bytes();
-        let counter = Counter::Import { grid: Grid::Fixed { width_ms: 1000 }, cells: SeenCells::Empty };
+        let take = Take { from: RegionNumber::OWN, cell_ms: 0, given: Given::default(), asked_ms: 0 };
+        let counter = Counter::Take { grid: Grid::Fixed { width_ms: 1000 }, take };
         let item = |key: Vec<u8>| Item { key: key.into(), asks: Vec::new(), refund: 0, counter };
         probes.entry(store.lane(&key)).or_insert_with(|| item(key));
     }
@@ -144,7 +145,7 @@ fn probes(store: &dyn CounterStore) -> Vec<Item> {
 
 #[cfg(test)]
 mod tests {
-    use limiter::counter::{BatchReply, StoreError};
+    use limiter::counter::{BatchReply, SeenCells, StoreError};
 
     use super::*;
     use crate::ports::BoxFuture;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use limiter::gossip::OutboxStats;
 use prometheus::{Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use super::rights_metrics::RightsMetrics;
 use crate::telemetry::names;
 use crate::telemetry::registry::MetricsRegistry;
 
@@ -66,6 +67,7 @@ pub struct RegionsMetrics {
     age: GaugeVec,
     behind: IntGaugeVec,
     links: Arc<Mutex<BTreeMap<String, bool>>>,
+    pub rights: RightsMetrics,
 }
 
 impl RegionsMetrics {
@@ -100,6 +102,7 @@ impl RegionsMetrics {
             age: registry.float_gauges(&names::REGION_HEARD_AGE)?,
             behind: registry.gauges(&names::REGION_BEHIND)?,
             links: Arc::default(),
+            rights: RightsMetrics::new(registry)?,
         })
     }
 
@@ -160,6 +163,7 @@ impl RegionsMetrics {
                 let _ = self.partitioned.remove_label_values(&[region]);
                 let _ = self.age.remove_label_values(&[region]);
                 let _ = self.behind.remove_label_values(&[region]);
+                self.rights.forget(region);
             }
             stays
         });

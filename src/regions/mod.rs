@@ -6,26 +6,31 @@
 
 mod config;
 mod directory;
+mod giver;
 mod importer;
 pub mod metrics;
 mod receiver;
+mod rights;
+mod rights_metrics;
 mod sender;
 mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use limiter::gossip::{GossipConfig, Link, Outbox, Report};
-use limiter::{NodeTime, RegionNumber, Regions};
+use limiter::gossip::{GossipConfig, Link, Outbox};
+use limiter::{News, NodeTime, RegionNumber, Regions};
 use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 
 pub use self::config::RegionsConfig;
 use self::directory::Directory;
 pub use self::directory::{Members, Peers};
+use self::giver::Giver;
 use self::importer::{Import, Importer};
 use self::metrics::RegionsMetrics;
 use self::receiver::Receiver;
+use self::rights::Rights;
 use crate::peers::Transport;
 use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Gossip, RegionStatus, Service, Shutdown};
 
@@ -51,6 +56,10 @@ pub struct RegionGossip {
     partitioned: Partitioned,
     importer: tokio::sync::Mutex<Importer>,
     imports: mpsc::Sender<Import>,
+    rights: Rights,
+    /// Other regions ask it for rights. It has connections of its own, because it waits for replicas.
+    giver: Arc<Giver>,
+    giver_store: Arc<dyn CounterStore>,
 }
 
 impl RegionGossip {
@@ -59,7 +68,7 @@ impl RegionGossip {
         config: RegionsConfig,
         peers: Peers,
         clock: Arc<dyn Clock>,
-        store: Arc<dyn CounterStore>,
+        [store, giver_store]: [Arc<dyn CounterStore>; 2],
         transport: Arc<dyn Transport>,
         metrics: RegionsMetrics,
         seeds: [u64; 4],
@@ -76,7 +85,17 @@ impl RegionGossip {
         let (imports, waiting) = mpsc::channel(MAX_IMPORTS);
         let importer = Importer::new(Arc::clone(&store), seeds[0], waiting, metrics.clone());
         let directory = Arc::new(Directory::new(&config, peers));
-        Arc::new(Self {
+        let giver = Giver::new(Arc::clone(&giver_store), directory.plan(), seeds[2], metrics.clone());
+        let rights = Rights::new(
+            config.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&store),
+            Arc::clone(&transport),
+            Arc::clone(&directory),
+            metrics.clone(),
+            seeds,
+        );
+        let gossip = Arc::new(Self {
             config,
             clock,
             store,
@@ -88,13 +107,39 @@ impl RegionGossip {
             partitioned: Arc::default(),
             importer: tokio::sync::Mutex::new(importer),
             imports,
+            rights,
+            giver,
+            giver_store,
+        });
+        // The cores must not believe that there are no other regions.
+        gossip.view.send_replace(gossip.view_of(None, false));
+        gossip
+    }
+
+    /// What the cores must know of the other regions.
+    fn view_of(&self, partitioned_since: Option<NodeTime>, alone: bool) -> Option<Regions> {
+        let rights = self.directory.plan();
+        let has_rights = rights.is_none_or(|plan| plan.others().next().is_some());
+        (!alone || has_rights).then(|| Regions {
+            part: self.directory.part(),
+            floor_thousandths: self.config.floor_thousandths,
+            partitioned_since,
+            rights,
         })
     }
 
     /// What other regions find at the cluster port of this node.
     pub fn routes(&self) -> Routes {
-        let (directory, partitioned) = (Arc::clone(&self.directory), Arc::clone(&self.partitioned));
-        Receiver::routes(&self.config, directory, self.imports.clone(), partitioned, self.metrics.clone())
+        let receiver = Receiver {
+            cluster: self.config.cluster.clone(),
+            hashed_keys: self.config.hashed_keys,
+            directory: Arc::clone(&self.directory),
+            imports: self.imports.clone(),
+            partitioned: Arc::clone(&self.partitioned),
+            giver: Arc::clone(&self.giver),
+            metrics: self.metrics.clone(),
+        };
+        receiver.into_routes()
     }
 
     fn outbox<T>(&self, work: impl FnOnce(&mut Outbox) -> T) -> T {
@@ -107,8 +152,13 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Gossip for RegionGossip {
-    fn note(&self, reports: Vec<(Report, NodeTime)>) {
-        self.outbox(|outbox| reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends)));
+    fn tell(&self, News { reports, wants }: News) {
+        if !reports.is_empty() {
+            self.outbox(|outbox| reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends)));
+        }
+        if !wants.is_empty() {
+            self.rights.want(&wants);
+        }
     }
 
     fn regions(&self) -> watch::Receiver<Option<Regions>> {
@@ -126,6 +176,7 @@ impl Gossip for RegionGossip {
                     heard_age_ms: link.heard_us_ago(now).map(|us| us / 1000),
                     round_trip_ms: link.round_trip_us().map(|us| us / 1000),
                     behind_keys: behind,
+                    rights_taken: self.rights.taken(number),
                     region,
                 })
             };
@@ -155,6 +206,8 @@ impl Service for RegionGossip {
                 served = serve => served,
                 () = importer.run() => Err(Fatal::Ended("regions")),
                 () = self.store.keep() => Err(Fatal::Ended("regions")),
+                () = self.giver_store.keep() => Err(Fatal::Ended("regions")),
+                () = self.rights.run() => Err(Fatal::Ended("regions")),
             }
         })
     }

@@ -6,16 +6,17 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::stream::unfold;
 use limiter::RegionNumber;
+use limiter::escrow::{MAX_WANTS, Want};
 use proto::tidegate::cluster::gossip_server::{Gossip, GossipServer};
-use proto::tidegate::cluster::{Heard, Told};
+use proto::tidegate::cluster::{Answered, Asked, Heard, Told};
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::Partitioned;
-use super::config::RegionsConfig;
 use super::directory::Directory;
+use super::giver::{Busy, Giver};
 use super::importer::{Import, Imported};
 use super::metrics::{RegionsMetrics, Rejected};
 use super::sender::VERSION;
@@ -29,44 +30,39 @@ const MAX_CALLS: u32 = 64;
 
 /// Takes the messages of other regions.
 pub struct Receiver {
-    cluster: String,
-    hashed_keys: bool,
-    directory: Arc<Directory>,
-    imports: mpsc::Sender<Import>,
+    /// The cluster of this node; empty without one.
+    pub cluster: String,
+    pub hashed_keys: bool,
+    pub directory: Arc<Directory>,
+    pub imports: mpsc::Sender<Import>,
     /// The regions that do not hear this node.
-    partitioned: Partitioned,
-    metrics: RegionsMetrics,
+    pub partitioned: Partitioned,
+    pub giver: Arc<Giver>,
+    pub metrics: RegionsMetrics,
 }
 
 impl Receiver {
-    pub fn routes(
-        config: &RegionsConfig,
-        directory: Arc<Directory>,
-        imports: mpsc::Sender<Import>,
-        partitioned: Partitioned,
-        metrics: RegionsMetrics,
-    ) -> Routes {
-        let (cluster, hashed_keys) = (config.cluster.clone(), config.hashed_keys);
-        let receiver = Self { cluster, hashed_keys, directory, imports, partitioned, metrics };
+    /// What other regions find at the cluster port.
+    pub fn into_routes(self) -> Routes {
         // The names of the node and the region are short.
         let max_bytes = MAX_REPORT_BYTES as usize + 4096;
-        Routes::new(GossipServer::new(receiver).max_decoding_message_size(max_bytes))
+        Routes::new(GossipServer::new(self).max_decoding_message_size(max_bytes))
     }
 
-    fn check(&self, told: &Told, peer: Option<&Peer>) -> Result<(), Rejected> {
+    fn check(&self, told: &Sender<'_>, peer: Option<&Peer>) -> Result<(), Rejected> {
         if told.version.abs_diff(VERSION) > 1 {
             return Err(Rejected::Version);
         }
         if told.cluster != self.cluster {
             return Err(Rejected::Cluster);
         }
-        if !self.directory.has(&told.region) {
+        if !self.directory.has(told.region) {
             return Err(Rejected::Region);
         }
         if told.hashed_keys != self.hashed_keys {
             return Err(Rejected::Keys);
         }
-        if peer.is_some_and(|peer| !peer.may_be(&told.node)) {
+        if peer.is_some_and(|peer| !peer.may_be(told.node)) {
             return Err(Rejected::Certificate);
         }
         Ok(())
@@ -82,7 +78,9 @@ impl Gossip for Receiver {
             self.metrics.rejected_message(reason);
             Status::failed_precondition(reason.to_string())
         };
-        self.check(&told, peer.as_deref()).map_err(rejected)?;
+        let Told { version, cluster, region, node, hashed_keys, .. } = &told;
+        let sender = Sender { version: *version, cluster, region, node, hashed_keys: *hashed_keys };
+        self.check(&sender, peer.as_deref()).map_err(rejected)?;
         self.metrics.received(told.reports.len());
         // The cluster port is served by Raft's thread, which must not wait for this.
         let Told { region, node: sender, reports, inflated_bytes, .. } = told;
@@ -103,6 +101,32 @@ impl Gossip for Receiver {
         let partitioned = partitioned.iter().any(|third| *third != region);
         Ok(Response::new(Heard { forgot, failed, partitioned }))
     }
+
+    async fn ask(&self, call: Request<Asked>) -> Result<Response<Answered>, Status> {
+        let peer = call.extensions().get::<Option<Arc<Peer>>>().cloned().flatten();
+        let asked = call.into_inner();
+        let rejected = |reason: Rejected| {
+            self.metrics.rejected_message(reason);
+            Status::failed_precondition(reason.to_string())
+        };
+        let Asked { version, cluster, region, node, hashed_keys, .. } = &asked;
+        let sender = Sender { version: *version, cluster, region, node, hashed_keys: *hashed_keys };
+        self.check(&sender, peer.as_deref()).map_err(rejected)?;
+        let number = RegionNumber::of(&asked.region);
+        let wants: Option<Vec<Want>> = asked.wants.into_iter().map(wire::want_from_message).collect();
+        let wants = wants.filter(|wants| wants.len() <= MAX_WANTS).ok_or_else(|| rejected(Rejected::Unreadable))?;
+        let answers = self.giver.answer(number, wants).await.map_err(|Busy| rejected(Rejected::Busy))?;
+        Ok(Response::new(Answered { answers: answers.into_iter().map(wire::answer_to_message).collect() }))
+    }
+}
+
+/// What a message says of who sent it.
+struct Sender<'a> {
+    version: u32,
+    cluster: &'a str,
+    region: &'a str,
+    node: &'a str,
+    hashed_keys: bool,
 }
 
 /// Listens for other regions, without end. A node of a cluster serves them at its cluster port instead.

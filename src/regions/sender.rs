@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use limiter::gossip::Message;
-use limiter::{NodeTime, RegionNumber, Regions};
+use limiter::{NodeTime, RegionNumber};
 use proto::tidegate::cluster::gossip_client::GossipClient;
 use proto::tidegate::cluster::{Heard, Told};
 use tokio::task::JoinSet;
@@ -13,8 +13,9 @@ use tokio::time::MissedTickBehavior;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::config::RegionsConfig;
 use super::{RegionGossip, micros, wire};
-use crate::peers::Connector;
+use crate::peers::{Connector, Transport};
 use crate::ports::Shutdown;
 
 /// The version of the protocol. A node talks with the same and the neighbouring versions.
@@ -106,8 +107,9 @@ impl RegionGossip {
             self.outbox(|outbox| outbox.fail(to, number));
             return;
         };
-        let client = clients.entry(address.clone()).or_insert_with(|| self.client(&address)).clone();
-        let deadline = (self.config.partition_after / 2).clamp(MIN_DEADLINE, MAX_DEADLINE);
+        let new = || client(&self.transport, &address, &self.config);
+        let client = clients.entry(address.clone()).or_insert_with(new).clone();
+        let deadline = deadline(&self.config);
         let (bytes, inflated_bytes) = wire::encode(&reports);
         self.metrics.sent(bytes.len(), reports.len());
         let told = Told {
@@ -179,20 +181,22 @@ impl RegionGossip {
             }
         }
         self.metrics.set_outbox(stats);
-        let view = (!links.is_empty()).then(|| Regions {
-            part: self.directory.part(),
-            floor_thousandths: self.config.floor_thousandths,
-            partitioned_since: since,
-        });
+        let view = self.view_of(since, links.is_empty());
         self.view.send_if_modified(|known| std::mem::replace(known, view) != view);
     }
+}
 
-    fn client(&self, address: &str) -> GossipClient<Channel> {
-        let endpoint = Endpoint::from_static("http://region.invalid")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_millis(micros(self.config.partition_after) / 1000));
-        let connector = Connector { transport: Arc::clone(&self.transport), address: address.to_owned() };
-        GossipClient::new(endpoint.connect_with_connector_lazy(connector))
-    }
+/// How long a message may take.
+pub fn deadline(config: &RegionsConfig) -> Duration {
+    (config.partition_after / 2).clamp(MIN_DEADLINE, MAX_DEADLINE)
+}
+
+/// A client of another region's node. It connects at the first call.
+pub fn client(transport: &Arc<dyn Transport>, address: &str, config: &RegionsConfig) -> GossipClient<Channel> {
+    let endpoint = Endpoint::from_static("http://region.invalid")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_millis(micros(config.partition_after) / 1000));
+    let connector = Connector { transport: Arc::clone(transport), address: address.to_owned() };
+    GossipClient::new(endpoint.connect_with_connector_lazy(connector))
 }

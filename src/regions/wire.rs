@@ -6,7 +6,8 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use limiter::Incarnation;
-use limiter::counter::{Cell, Entry, Grid, SeenCells};
+use limiter::counter::{Cell, Entry, Given, Grid, MAX_COUNT, SeenCells};
+use limiter::escrow::Want;
 use limiter::gossip::Report;
 use prost::Message;
 use proto::tidegate::cluster as message;
@@ -87,7 +88,7 @@ fn from_message(report: message::Report) -> Option<Report> {
         message::Grid::Fixed => Grid::Fixed { width_ms: report.window_ms },
         message::Grid::Sliding => Grid::Sliding { width_ms: report.window_ms },
         message::Grid::Rolling => Grid::Rolling { window_ms: report.window_ms, cells: report.older_cells },
-        message::Grid::Unspecified => return None,
+        message::Grid::Calendar | message::Grid::Unspecified => return None,
     };
     let entry = |entry: message::Entry| Entry {
         incarnation: Incarnation(entry.incarnation),
@@ -98,6 +99,54 @@ fn from_message(report: message::Report) -> Option<Report> {
         |cell: message::Cell| Cell { start_ms: cell.start_ms, entries: cell.entries.into_iter().map(entry).collect() };
     let cells: Vec<Cell> = report.cells.into_iter().map(cell).collect();
     Some(Report { key: report.key.into(), grid, cells: SeenCells::from(cells.as_slice()) })
+}
+
+/// What a region wants, as a message.
+pub fn want_to_message(want: &Want) -> message::Want {
+    let (grid, window_ms, bounds) = match want.grid {
+        Grid::Fixed { width_ms } => (message::Grid::Fixed, width_ms, Vec::new()),
+        Grid::Calendar { bounds } => (message::Grid::Calendar, 0, bounds.to_vec()),
+        // No limit under escrow has another window.
+        Grid::Sliding { .. } | Grid::Rolling { .. } => (message::Grid::Unspecified, 0, Vec::new()),
+    };
+    let Want { limit, cell_ms, hits, denied, epoch_ms, .. } = *want;
+    message::Want {
+        key: want.key.to_vec(),
+        grid: grid.into(),
+        window_ms,
+        bounds,
+        limit,
+        cell_ms,
+        hits,
+        denied,
+        epoch_ms,
+    }
+}
+
+/// Reads what a region wants. `None` if it has another window than those of escrow.
+pub fn want_from_message(want: message::Want) -> Option<Want> {
+    let grid = match want.grid() {
+        message::Grid::Fixed => Grid::Fixed { width_ms: want.window_ms },
+        message::Grid::Calendar => Grid::Calendar { bounds: want.bounds.as_slice().try_into().ok()? },
+        message::Grid::Sliding | message::Grid::Rolling | message::Grid::Unspecified => return None,
+    };
+    let message::Want { key, limit, cell_ms, hits, denied, epoch_ms, .. } = want;
+    Some(Want { key: key.into(), grid, limit, cell_ms, hits, denied, epoch_ms })
+}
+
+/// An answer as a message.
+pub fn answer_to_message(given: Option<Given>) -> message::Moved {
+    let Given { epoch_ms, total, known, answered } = given.unwrap_or_default();
+    message::Moved { valid: given.is_some(), epoch_ms, total, known, answered }
+}
+
+/// Reads answers. Numbers that no sound node sends make an answer worthless.
+pub fn answers(answered: message::Answered) -> Vec<Option<Given>> {
+    let given = |message::Moved { valid, epoch_ms, total, known, answered }: message::Moved| {
+        let sound = valid && epoch_ms < 1 << 48 && total < MAX_COUNT && known < MAX_COUNT;
+        sound.then_some(Given { epoch_ms, total, known, answered })
+    };
+    answered.answers.into_iter().map(given).collect()
 }
 
 #[cfg(test)]

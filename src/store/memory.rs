@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use tokio::sync::watch;
 
 use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Region, RegionState, Service, Shutdown, StoreHealth};
-use limiter::counter::{self, Batch, BatchContext, BatchReply, Item, ItemReply, Record, StoreError};
+use limiter::counter::{self, Batch, BatchContext, BatchReply, Item, ItemReply, LaneEpoch, Record, StoreError};
 use limiter::{LaneId, StoreTime};
 
 /// How many records are checked for expiry for each item of a batch.
@@ -29,6 +29,7 @@ struct State {
     maps: Vec<IndexMap<Box<[u8]>, Entry>>,
     /// The number of records in all maps.
     len: usize,
+    lane: Option<LaneEpoch>,
     /// Where the next sweep begins: the map, and the index in it.
     sweep_position: (usize, usize),
 }
@@ -58,7 +59,9 @@ impl MemoryStore {
         let now = StoreTime(self.clock.wall().0);
         // A panic loses only the record of its own item, so a poisoned lock is usable.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let reply = counter::run(batch, now, 1, |item, cx| state.apply(item, cx, self.max_keys));
+        let mut lane = state.lane;
+        let reply = counter::run(batch, now, 1, &mut lane, |item, cx| state.apply(item, cx, self.max_keys));
+        state.lane = lane;
         state.sweep(SWEEP_PER_ITEM * batch.items.len(), now);
         reply
     }
@@ -67,7 +70,7 @@ impl MemoryStore {
 impl State {
     fn new() -> Self {
         let maps = (0..MAPS).map(|_| IndexMap::new()).collect();
-        Self { hasher: ahash::RandomState::new(), maps, len: 0, sweep_position: (0, 0) }
+        Self { hasher: ahash::RandomState::new(), maps, len: 0, lane: None, sweep_position: (0, 0) }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below the number of maps")]
@@ -202,6 +205,7 @@ mod tests {
             debts: Debts::default(),
             lease: None,
             share: None,
+            escrow: None,
         };
         let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
         let item = Item { key: key.as_bytes().into(), asks, refund: 0, counter };

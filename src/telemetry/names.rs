@@ -185,6 +185,28 @@ pub const REGION_HEARD_AGE: Name = metric(
 );
 pub const REGION_BEHIND: Name =
     metric("tidegate_region_behind_keys", "Keys whose newest count the region is not told yet.", &["region"]);
+pub const RIGHTS_QUESTIONS: Name = metric(
+    "tidegate_rights_questions_total",
+    "Questions for rights of limits under escrow that this node asked other regions.",
+    &["outcome"],
+);
+pub const RIGHTS_TAKEN: Name =
+    metric("tidegate_rights_taken_total", "Rights of limits under escrow that the region gave this node.", &["region"]);
+pub const RIGHTS_UNREPLICATED: Name = metric(
+    "tidegate_rights_unreplicated_total",
+    "Batches of rights that no replica confirmed in time: the other region was not told of them.",
+    &[],
+);
+pub const RIGHTS_BEST_EFFORT: Name = metric(
+    "tidegate_rights_best_effort",
+    "1 if a primary without a replica gave rights away: a failover may admit more than a limit under escrow.",
+    &[],
+);
+pub const RIGHTS_DROPPED: Name = metric(
+    "tidegate_rights_dropped_total",
+    "Wants of rights that this node had no room for, or that were not valid.",
+    &[],
+);
 pub const BUILD: Name = metric(
     "tidegate_build_info",
     "1, with the version and the commit of this program as labels.",
@@ -249,5 +271,10 @@ pub const ALL: &[&Name] = &[
     &REGION_PARTITIONED,
     &REGION_HEARD_AGE,
     &REGION_BEHIND,
+    &RIGHTS_QUESTIONS,
+    &RIGHTS_TAKEN,
+    &RIGHTS_UNREPLICATED,
+    &RIGHTS_BEST_EFFORT,
+    &RIGHTS_DROPPED,
     &BUILD,
 ];

@@ -4,8 +4,8 @@ use limiter::{BatchId, DebtId, HolderId, Incarnation, RegionNumber};
 use std::collections::HashMap;
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, BucketSeen, Cell, Counter, Debt, Debts, Entry, FLOOR, Grid, Hits, Item, MAX_COUNT, Part,
-    Prefetch, Rate, Report, Seen, Share, Ticks, WindowReturn,
+    Ask, Batch, BucketReturn, BucketSeen, Cell, Counter, Debt, Debts, Entry, Escrow, FIRST_NOTE, FLOOR, Give, Given,
+    Grid, Hits, Item, MAX_COUNT, Part, Prefetch, Rate, Report, Seen, Share, Take, Ticks, WindowReturn,
 };
 use limiter::rules::MAX_LIMIT;
 use limiter::{Revision, StoreTime};
@@ -50,6 +50,8 @@ pub struct BatchGenerator {
     pub number: u64,
     /// The store time of the last reply.
     pub now: StoreTime,
+    /// The epoch of the primary.
+    pub epoch_ms: u64,
 }
 
 impl BatchGenerator {
@@ -97,7 +99,7 @@ impl BatchGenerator {
             0..=9 | 14.. => self.window(kind, max_hits, seen),
             _ => self.bucket(kind, max_hits, seen),
         };
-        if let Counter::Import { .. } = counter {
+        if let Counter::Import { .. } | Counter::Give { .. } | Counter::Take { .. } = counter {
             return Item { key, asks: Vec::new(), refund: 0, counter };
         }
         Item { key, asks, refund, counter }
@@ -168,6 +170,8 @@ impl BatchGenerator {
                 let charged = self.random.size(max_hits);
                 let incarnation = if self.random.one_in(20) { FLOOR } else { Incarnation(self.random.size(1 << 48)) };
                 let region = if self.random.one_in(3) { self.random.size(12) } else { 0 };
+                let note = FIRST_NOTE + (self.random.below(4) << 16) + self.random.below(12);
+                let incarnation = if self.random.one_in(8) { Incarnation(note) } else { incarnation };
                 let incarnation = incarnation.of_region(RegionNumber(u16::try_from(region).unwrap()));
                 Entry { incarnation, charged, returned: self.random.below(charged + 1) }
             });
@@ -193,14 +197,41 @@ impl BatchGenerator {
         if !simple && self.random.one_in(6) {
             return Counter::Import { grid, cells: seen.as_slice().into() };
         }
+        let has_rights = matches!(grid, Grid::Fixed { .. } | Grid::Calendar { .. });
+        let mut escrow = None;
+        if !simple && has_rights && self.random.one_in(2) {
+            let others = (1..4).filter(|_| !self.random.one_in(4)).map(RegionNumber).collect();
+            escrow = Some(Escrow { part: self.random.size(max_hits + 10), others });
+        }
+        if let Some(escrow) = escrow.filter(|_| self.random.one_in(2)) {
+            let start_ms = match grid.span_at(StoreTime::from_millis(ms)) {
+                Some(span) if self.random.one_in(8) => span.end_ms,
+                Some(span) => span.start_ms,
+                None => 0,
+            };
+            return self.transfer(grid, escrow, start_ms, max_hits);
+        }
         // A counter without a limit has no share.
-        let share = (!simple && limit < MAX_COUNT && self.random.one_in(4)).then(|| {
+        let share = (!simple && limit < MAX_COUNT && escrow.is_none() && self.random.one_in(4)).then(|| {
             let weights = 1 + self.random.size(5000);
             let weight = u32::try_from(self.random.below(weights + 1)).unwrap();
             let since_ms = ms - self.random.pick(&[0, 0, 200, 5000, 12_000]).min(ms);
             Share { since_ms, part: Part { weight, weights: u32::try_from(weights).unwrap() } }
         });
-        Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease, share }
+        Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease, share, escrow }
+    }
+
+    /// Rights that move between this region and one of the others, 1 to 3.
+    fn transfer(&mut self, grid: Grid, escrow: Escrow, cell_ms: u64, max_hits: u64) -> Counter {
+        let region = RegionNumber(u16::try_from(1 + self.random.below(3)).unwrap());
+        let epoch_ms = self.random.pick(&[0, self.epoch_ms, self.epoch_ms, self.epoch_ms.saturating_sub(500)]);
+        if self.random.one_in(2) {
+            let (wanted, denied) = (self.random.size(max_hits), self.random.one_in(3));
+            return Counter::Give { grid, escrow, give: Give { to: region, cell_ms, wanted, denied, epoch_ms } };
+        }
+        let (total, known) = (self.random.size(max_hits), self.random.size(max_hits / 2 + 1));
+        let given = Given { epoch_ms, total, known, answered: !self.random.one_in(4) };
+        Counter::Take { grid, take: Take { from: region, cell_ms, given, asked_ms: epoch_ms } }
     }
 
     /// Returns the report of a debt of the current cell or an older one. The debt may have been reported before.

@@ -263,6 +263,7 @@ fn window(key: Box<[u8]>, runs: &[(u64, u32)], limit: u64) -> Item {
         debts: Debts::default(),
         lease: None,
         share: None,
+        escrow: None,
     };
     Item { key, asks: asks(runs), refund: 0, counter }
 }
@@ -278,6 +279,7 @@ fn with_details(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: 
             debts: Debts::default(),
             lease,
             share: None,
+            escrow: None,
         },
         ..item
     }
@@ -286,7 +288,16 @@ fn with_details(item: Item, returns: Vec<WindowReturn>, seen: Vec<Cell>, lease: 
 fn on_grid(item: Item, grid: Grid) -> Item {
     let Counter::Window { limit, seen, returns, lease, .. } = item.counter else { return item };
     Item {
-        counter: Counter::Window { grid, limit, seen, returns, debts: Debts::default(), lease, share: None },
+        counter: Counter::Window {
+            grid,
+            limit,
+            seen,
+            returns,
+            debts: Debts::default(),
+            lease,
+            share: None,
+            escrow: None,
+        },
         ..item
     }
 }

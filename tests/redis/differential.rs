@@ -12,8 +12,8 @@ use crate::batches::{BatchGenerator, Random};
 use crate::servers::{SingleServer, open_store, redis_cli, redis_region};
 use limiter::StoreTime;
 use limiter::counter::{
-    Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, Record, Seen,
-    WindowReturn, apply, expires_at,
+    Ask, Batch, BatchContext, BatchOutcome, BatchReply, Counter, Debts, Grid, Item, ItemReply, LaneEpoch, Record, Seen,
+    Spending, WindowReturn, apply, expires_at,
 };
 use simulations::store::{Data, Redis};
 use tidegate::ports::CounterStore;
@@ -31,13 +31,14 @@ fn apply_expected(
 ) -> (Option<(Record, u64)>, ItemReply) {
     let mut record = stored.filter(|_| !expired).map(|(record, _)| record.clone());
     let reply = apply(&mut record, item, at);
-    if !matches!(reply, ItemReply::Done(_) | ItemReply::Imported { .. }) {
+    if !matches!(reply, ItemReply::Done(_) | ItemReply::Imported { .. } | ItemReply::Given(_)) {
         return (stored.filter(|_| !expired).cloned(), reply);
     }
     let kept = record.map(|record| {
         let ends = expires_at(&record, item).0.div_ceil(1000);
-        // An equal record is not written again.
-        let unchanged = stored.filter(|(old, _)| !expired && *old == record && ends * 1000 > at.now.0);
+        // An equal record is not written again, except by an item that gives rights.
+        let gives = matches!(item.counter, Counter::Give { .. });
+        let unchanged = stored.filter(|(old, _)| !gives && !expired && *old == record && ends * 1000 > at.now.0);
         (record, unchanged.map_or(ends, |(_, ends)| *ends))
     });
     (kept.filter(|(_, ends)| ends * 1000 > at.now.0), reply)
@@ -83,6 +84,7 @@ impl RealServer {
                 debts: Debts::default(),
                 lease: None,
                 share: None,
+                escrow: None,
             },
         };
         store
@@ -181,11 +183,13 @@ async fn the_script_in_the_simulator_equals_the_store_function() {
 async fn compare<S: Server>(mut server: S) {
     let (batches, seed) = (setting("TIDEGATE_CASES", 10_000), setting("TIDEGATE_SEED", 1));
     let mut replication = server.replication();
-    let mut generator = BatchGenerator { random: Random(seed), seen: HashMap::new(), number: 0, now: StoreTime(0) };
+    let (random, now) = (Random(seed), StoreTime(0));
+    let mut generator = BatchGenerator { random, seen: HashMap::new(), number: 0, now, epoch_ms: 0 };
     let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: Vec::new() };
     generator.now = server.run(empty).await.now;
     let mut stored = Stored::new();
-    let mut counts = [0u64; 6];
+    let mut counts = [0u64; 10];
+    let mut lane = None;
     for number in 0..batches {
         if generator.random.one_in(500) {
             server.fail_over();
@@ -194,6 +198,7 @@ async fn compare<S: Server>(mut server: S) {
         if generator.random.one_in(3000) {
             server.delete_all();
             stored.clear();
+            lane = None;
         }
         let batch = generator.batch();
         let reply = server.run(batch.clone()).await;
@@ -207,7 +212,13 @@ async fn compare<S: Server>(mut server: S) {
         };
         assert!(!late, "batch {number} of seed {seed}: the server ran it, and it is late");
         let Batch { holder, id, not_after, .. } = batch;
-        let at = BatchContext { now: reply.now, replication, holder, batch: id, not_after };
+        let epoch = LaneEpoch::default();
+        let mut at = BatchContext { now: reply.now, replication, holder, batch: id, not_after, epoch };
+        if batch.items.iter().any(|item| item.counter.uses_lane()) {
+            at.epoch = LaneEpoch::arrive(lane, at.replication_mark(), reply.now);
+            lane = Some(at.epoch);
+            generator.epoch_ms = at.epoch.since_ms;
+        }
         // Redis uses the time at which the script starts to expire keys. A key that expires at about that time may be
         // there or not.
         let mut uncertain = Vec::new();
@@ -223,6 +234,12 @@ async fn compare<S: Server>(mut server: S) {
             let kind = match &reply {
                 ItemReply::Failed => 1,
                 ItemReply::OutOfBounds { .. } => 2,
+                ItemReply::Done(grant) if grant.spending.is_some() => match grant.spending {
+                    Some(Spending::Lost) => 6,
+                    Some(Spending::Unconfirmed { .. }) => 7,
+                    _ => 8,
+                },
+                ItemReply::Given(_) => 9,
                 ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
                 ItemReply::Done(_) => 4,
                 ItemReply::Imported { .. } => 5,
@@ -241,7 +258,9 @@ async fn compare<S: Server>(mut server: S) {
             stored.remove(key);
         }
     }
-    println!("late, failed, out of bounds, windows, buckets, imports: {counts:?}");
+    println!(
+        "late, failed, out of bounds, windows, buckets, imports, rights that are lost, unconfirmed, spent, given: {counts:?}"
+    );
     assert!(counts.iter().all(|count| *count > 0), "every kind of reply occurs: {counts:?}");
 }
 
@@ -260,6 +279,7 @@ fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
             debts: Debts::default(),
             lease: None,
             share: None,
+            escrow: None,
         };
         let asks = (asks > 0).then_some(Ask { hits: asks, count: 1, overdraft: false }).into_iter().collect();
         let item = Item { key: b"{lane}k".as_slice().into(), asks, refund: 0, counter };

@@ -1,11 +1,16 @@
 -- Cells of window counters (cell.rs). Cells are a list of { start_ms, entries }, the newest first. The entries of a
 -- cell are a list of { region, incarnation, charged, returned }, the oldest first. The region is 0 for the store's own.
+-- Notes are entries that count no hits (notes.rs).
+
+local function is_note(entry)
+  return entry.incarnation >= FIRST_NOTE and entry.incarnation ~= FLOOR
+end
 
 -- Returns the hits of the entries that the cell keeps apart of a region, and those of its floor.
 local function sum_and_floor(cell, region)
   local sum, floor_used = 0, 0
   for _, entry in ipairs(cell.entries) do
-    if entry.region == region then
+    if entry.region == region and not is_note(entry) then
       local used = max(entry.charged - entry.returned, 0)
       if entry.incarnation == FLOOR then floor_used = used else sum = sum + used end
     end
@@ -31,7 +36,7 @@ local function charged_in(cell)
   local charged = 0
   for _, entry in ipairs(cell.entries) do
     if entry.incarnation == FLOOR then return 2 * MAX_COUNT end
-    charged = charged + entry.charged
+    if not is_note(entry) then charged = charged + entry.charged end
   end
   return charged
 end
@@ -39,7 +44,7 @@ end
 -- Returns true if the store's own region has charged the cell.
 local function is_own(cell)
   for _, entry in ipairs(cell.entries) do
-    if entry.region == 0 then return true end
+    if entry.region == 0 and not is_note(entry) then return true end
   end
   return false
 end
@@ -65,7 +70,7 @@ end
 local function fold(cell, region, current)
   local entries, most, count = cell.entries, region == 0 and MAX_ENTRIES or MAX_FOREIGN_ENTRIES, 0
   for _, entry in ipairs(entries) do
-    if entry.region == region then count = count + 1 end
+    if entry.region == region and not is_note(entry) then count = count + 1 end
   end
   if count <= most then return end
   if region == 0 then
@@ -78,7 +83,7 @@ local function fold(cell, region, current)
   while count > most and i <= #entries do
     local entry = entries[i]
     local is_current = region == 0 and entry.incarnation == current
-    if entry.region == region and entry.incarnation ~= FLOOR and not is_current then
+    if entry.region == region and entry.incarnation < FIRST_NOTE and not is_current then
       table.remove(entries, i)
       count = count - 1
     else
@@ -87,8 +92,19 @@ local function fold(cell, region, current)
   end
 end
 
--- Returns true if the cell may keep entries of a region.
-local function has_room_for(cell, region)
+-- Returns true if the cell may keep an entry.
+local function has_room_for(cell, new)
+  local region = new.region
+  if is_note(new) then
+    local notes = 0
+    for _, entry in ipairs(cell.entries) do
+      if entry.region == region and is_note(entry) then
+        if entry.incarnation == new.incarnation then return true end
+        notes = notes + 1
+      end
+    end
+    if notes >= MAX_NOTES then return false end
+  end
   if region == 0 then return true end
   local known, others = {}, 0
   for _, entry in ipairs(cell.entries) do
@@ -105,7 +121,7 @@ end
 -- entry of `current` is not dropped. Entries of a region for which there is no room are left out.
 local function merge_entries(cell, seen, current)
   for _, entry in ipairs(seen) do
-    if has_room_for(cell, entry.region) then
+    if has_room_for(cell, entry) then
       local own = entry_of(cell, entry.incarnation, entry.region)
       own.charged, own.returned = max(own.charged, entry.charged), max(own.returned, entry.returned)
       fold(cell, entry.region, current)
@@ -126,7 +142,7 @@ local function give_back(cells, start_ms, incarnation, tokens)
   for _, cell in ipairs(cells) do
     if cell.start_ms == start_ms then
       local entry, floor_entry = find_entry(cell, incarnation, 0), find_entry(cell, FLOOR, 0)
-      if not entry or entry == floor_entry then return end
+      if not entry or entry.incarnation >= FIRST_NOTE then return end
       local back = min(tokens, max(entry.charged - entry.returned, 0))
       entry.returned = entry.returned + back
       if floor_entry then floor_entry.returned = min(floor_entry.returned + back, floor_entry.charged) end
@@ -140,7 +156,7 @@ local function refund_cell(cell, hits)
   local left = hits
   for i = #cell.entries, 1, -1 do
     local entry = cell.entries[i]
-    if entry.region == 0 and entry.incarnation ~= FLOOR then
+    if entry.region == 0 and entry.incarnation < FIRST_NOTE then
       local back = min(left, max(entry.charged - entry.returned, 0))
       entry.returned, left = entry.returned + back, left - back
     end

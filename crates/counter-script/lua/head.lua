@@ -41,8 +41,8 @@ local replication_mark = tonumber(string.sub(replication, label_end + 1, label_e
 local new_incarnation = (holder + batch_id) % REPLICATION_MARKS * REPLICATION_MARKS + replication_mark
 if new_incarnation == 0 then
   new_incarnation = 1
-elseif new_incarnation == FLOOR then
-  new_incarnation = FLOOR - 1
+elseif new_incarnation >= FIRST_NOTE then
+  new_incarnation = FIRST_NOTE - 1
 end
 
 -- Returns an instant in milliseconds as the decimal text that Redis reads. It keeps the last text: formatting a number

@@ -32,5 +32,3 @@ local function serve_import(key, kind, position)
   end
   return pack('>BI3', IMPORTED, replication_mark)
 end
-
-return serve_window, serve_import

@@ -2,9 +2,7 @@
 -- weights }. `window.noticed` is { since_ms, cell_ms, used, admits }.
 
 local function read_share(text, position)
-  local has_share, since_ms, weight, weights
-  has_share, position = unpack('>B', text, position)
-  if has_share == 0 then return nil, position end
+  local since_ms, weight, weights
   since_ms, weight, weights, position = unpack('>I6I4I4', text, position)
   return { since_ms = since_ms, weight = weight, weights = weights }, position
 end

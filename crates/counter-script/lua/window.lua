@@ -29,19 +29,22 @@ local function read_item(kind, position)
   if kind >= KIND_COMPACT then return read_compact_item(kind, position) end
   local grid
   grid, position = read_grid(kind, position)
-  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, share, returns
+  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, global, share, escrow, returns
   limit, want, holders, min_left_us, refund, position = unpack('>I7I4I4I7I7', batch, position)
   asks, _, position = read_asks(batch, position)
   seen, position = read_cells(batch, position)
   debts_seen_in, position = unpack('>I6', batch, position)
   debts_seen, position = read_debts(batch, position)
   reports, position = read_reports(batch, position)
-  share, position = read_share(batch, position)
+  global, position = unpack('>B', batch, position)
+  if global == GLOBAL_SHARE then share, position = read_share(batch, position) end
+  if global == GLOBAL_ESCROW then escrow, position = read_escrow(batch, position) end
   returns, position = unpack('>I4', batch, position)
   return {
     grid = grid, limit = limit, want = want, holders = holders, min_left_us = min_left_us, refund = refund,
     asks = asks, seen = seen,
-    debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, share = share, returns = returns,
+    debts_seen_in = debts_seen_in, debts_seen = debts_seen, reports = reports, share = share, escrow = escrow,
+    returns = returns,
     returns_position = position,
   }
 end
@@ -62,10 +65,10 @@ end
 
 -- Returns the instant in microseconds at which the item is served. It is never before a cell that the record or the
 -- item knows, so that time never goes back for a key.
-local function current_instant(item, window)
+local function current_instant(key, item, window)
   local newest_ms = max(newest_cell_ms(window), newest_own_ms(item.seen))
   for _, report in ipairs(item.reports) do newest_ms = max(newest_ms, report.cell_ms) end
-  return max(now, newest_ms * 1000)
+  return max(item.escrow and lane_now(key) or now, newest_ms * 1000)
 end
 
 -- Applies returns and charges debts. Returns true if the item's debts are charged, or if it has none. The debts of a
@@ -113,10 +116,11 @@ end
 local function serve_window(key, kind, position)
   local stored = call('GET', key)
   local item = read_item(kind, position)
+  if item.escrow then lane_of(key) end
   local grid, limit, asks = item.grid, item.limit, item.asks
 
   local window = stored and read_window(stored)
-  local instant = current_instant(item, window)
+  local instant = current_instant(key, item, window)
   local span = span_at(grid, floor(instant / 1000))
   if not span then return pack('>BI6', OUT_OF_BOUNDS, newest_cell_ms(window)) end
 
@@ -135,18 +139,24 @@ local function serve_window(key, kind, position)
   local used = limit < MAX_COUNT and used_at(grid, window, span, instant, used_in) or 0
   local of_limit = max(limit - used, 0)
   local available = item.share and share_of(item.share, grid, window, span, instant, limit, of_limit) or of_limit
+  local escrow, spending = item.escrow, 0
+  if escrow then available, spending = rights_left(key, escrow, cell_from(cells, span.start_ms), span.start_ms) end
   local counts, asked = grant_in_order(asks, available)
   local lease_tokens = 0
   if max(span.end_ms * 1000 - instant, 0) >= item.min_left_us then
     lease_tokens = min(floor(max(available - asked, 0) / (2 * max(item.holders, 1))), item.want)
   end
   local tokens = asked + lease_tokens
-  if tokens > 0 then charge(cell_at(cells, span.start_ms), window.incarnation, tokens) end
+  if tokens > 0 then
+    local cell = cell_at(cells, span.start_ms)
+    if escrow then begin_rights(escrow, cell) end
+    charge(cell, window.incarnation, tokens)
+  end
   -- Nobody knows when tokens of a lease will be spent, so they are not logged.
   if asked > 0 and is_logged(grid, limit) then note_hits(window.log, span.start_ms * 1000, instant, asked) end
   drop_old_cells(grid, window)
 
-  local out = { pack('>B', WINDOW_DONE) }
+  local out = { pack('>B', escrow and ESCROW_DONE or WINDOW_DONE) }
   write_granted(out, asks, counts, function(hits)
     local at = fits_at(grid, window, span, instant, hits, limit)
     -- The share of a region grows at the next cell at the earliest.
@@ -160,9 +170,10 @@ local function serve_window(key, kind, position)
   write_cells(out, cells, current, min(#cells, current + 1))
   out[#out + 1] = pack('>B', debts_charged and 1 or 0)
   write_debts(out, window.debts)
+  if escrow then out[#out + 1] = pack('>I6', spending) end
   -- A key that holds nothing need not exist.
   if cells[1] then
-    store(key, stored, write_window(window), window_expires(grid, cells))
+    store(key, stored, write_window(window), window_expires(grid, cells) + (escrow and KEPT_AFTER_CELL_MS or 0))
   else
     store(key, stored, nil)
   end

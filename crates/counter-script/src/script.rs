@@ -10,7 +10,7 @@
 //! load_general     a function, called when the first item needs it
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
-//!     cell, grid, hit_log, usage, share, debts, window_record, window, import
+//!     cell, grid, hit_log, usage, share, escrow, debts, window_record, window, import, transfer
 //!   load_bucket      a function, called for the first bucket
 //!     ticks, bucket
 //!   dispatch
@@ -27,16 +27,18 @@ use std::fmt::Write;
 use std::sync::{LazyLock, OnceLock};
 
 use limiter::counter::{
-    self, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS,
-    MAX_LOGGED_LIMIT, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, MAX_REGIONS, NOTICE_TOLERANCE_MS, REPLICATION_MARKS,
-    TICKS_PER_MICRO, WEIGHT_ONE,
+    self, FIRST_NOTE, FORECAST_PARTS, KEPT_AFTER_CELL_MS, LANE_TIME_STEP_MS, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES,
+    MAX_FORECAST, MAX_FOREIGN_ENTRIES, MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT, MAX_NOTES,
+    MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US, MAX_REGIONS, NOTE_ANSWERED, NOTE_CONFIRMED, NOTE_RIGHTS, NOTICE_TOLERANCE_MS,
+    REPLICATION_MARKS, TICKS_PER_MICRO, WEIGHT_ONE,
 };
 use sha1::{Digest as _, Sha1};
 
 use crate::wire::codes::{
-    BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, HAS_ASK, HAS_REGIONS, HAS_RETURN,
-    HAS_SEEN, IMPORT, IMPORTED, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_SLIDING, OUT_OF_BOUNDS, RECORD_BUCKET,
-    RECORD_FULL, RECORD_PLAIN, RECORD_SINGLE, RECORD_TINY, U32_RANGE, VERSION, WINDOW_DONE,
+    BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, GLOBAL_ESCROW,
+    GLOBAL_SHARE, HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, IMPORTED, KIND_BUCKET, KIND_CALENDAR,
+    KIND_COMPACT, KIND_GIVE, KIND_SLIDING, KIND_TAKE, OUT_OF_BOUNDS, RECORD_BUCKET, RECORD_FULL, RECORD_PLAIN,
+    RECORD_SINGLE, RECORD_TINY, SPENDING_LOST, U32_RANGE, VERSION, WINDOW_DONE,
 };
 
 /// What a batch does: `limiter::counter::apply` in Lua.
@@ -114,17 +116,21 @@ fn counters() -> String {
         &[
             &constants! {
                 WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, MAX_DEBTS, MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
-                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED, NOTICE_TOLERANCE_MS,
+                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED, NOTICE_TOLERANCE_MS, GLOBAL_SHARE, GLOBAL_ESCROW,
+                ESCROW_DONE, GIVEN, SPENDING_LOST, MAX_NOTES, LANE_TIME_STEP_MS, KEPT_AFTER_CELL_MS,
+                NOTE_CONFIRMED, NOTE_ANSWERED, NOTE_RIGHTS, FORECAST_PARTS, MAX_FORECAST,
             },
             file!("cell"),
             file!("grid"),
             file!("hit_log"),
             file!("usage"),
             file!("share"),
+            file!("escrow"),
             file!("debts"),
             file!("window_record"),
             file!("window"),
             file!("import"),
+            file!("transfer"),
         ],
     );
     let bucket = function(
@@ -141,7 +147,7 @@ fn counters() -> String {
         "load_general",
         &[
             &constants! {
-                MAX_HOLDERS, KIND_BUCKET, IMPORT,
+                MAX_HOLDERS, KIND_BUCKET, IMPORT, KIND_GIVE, KIND_TAKE,
             },
             file!("general"),
             file!("replay_guard"),
@@ -153,7 +159,7 @@ fn counters() -> String {
     );
     [
         &*constants! {
-            VERSION, BATCH_LATE, BATCH_RAN, REPLICATION_MARKS, FLOOR, MAX_COUNT, KIND_COMPACT, HAS_SEEN, HAS_RETURN,
+            VERSION, BATCH_LATE, BATCH_RAN, REPLICATION_MARKS, FLOOR, FIRST_NOTE, MAX_COUNT, KIND_COMPACT, HAS_SEEN, HAS_RETURN,
             HAS_ASK, FAILED, COMPACT_GRANTED, COMPACT_RETURNED, RECORD_TINY, RECORD_SINGLE, U32_RANGE,
             MAX_LOGGED_LIMIT,
         },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::check::Check;
-use crate::counter::{Record, apply, run};
+use crate::counter::{LaneEpoch, Record, apply, run};
 use crate::decision::Decision;
 use crate::ids::LaneId;
 use crate::rules::RuleBook;
@@ -32,6 +32,7 @@ const MAX_ROUNDS: usize = 100;
 pub struct DryRun {
     shard: Shard<()>,
     store: BTreeMap<Box<[u8]>, Option<Record>>,
+    lane: Option<LaneEpoch>,
     begin: StoreTime,
 }
 
@@ -39,7 +40,7 @@ impl DryRun {
     /// All counters are empty at `begin`.
     pub fn new(book: Arc<RuleBook>, begin: StoreTime) -> Self {
         let shard = Shard::new(CONFIG, WallTime(begin.0), NodeTime(0));
-        let mut dry_run = Self { shard, store: BTreeMap::new(), begin };
+        let mut dry_run = Self { shard, store: BTreeMap::new(), lane: None, begin };
         dry_run.handle(Event::Rules(book), NodeTime(0));
         dry_run
     }
@@ -72,7 +73,7 @@ impl DryRun {
             }
             for out in send {
                 let store_now = StoreTime(self.begin.0.saturating_add(now.0));
-                let reply = run(&out.batch, store_now, 1, |item, cx| {
+                let reply = run(&out.batch, store_now, 1, &mut self.lane, |item, cx| {
                     apply(self.store.entry(item.key.clone()).or_default(), item, cx)
                 });
                 events.push(Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result: Ok(reply) }));

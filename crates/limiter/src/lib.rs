@@ -27,6 +27,7 @@ mod check;
 pub mod counter;
 mod decision;
 mod dry_run;
+pub mod escrow;
 pub mod gossip;
 mod ids;
 pub mod invariant;
@@ -45,5 +46,7 @@ pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, RegionNumber, Slot
 pub use key::Regions;
 pub use node_clock::NodeClock;
 pub use revision::Revision;
-pub use shard::{Effects, Event, MAX_ITEMS, Outgoing, Overload, Reply, Shard, ShardConfig, ShardStats, TICK, Verdict};
+pub use shard::{
+    Effects, Event, MAX_ITEMS, News, Outgoing, Overload, Reply, Shard, ShardConfig, ShardStats, TICK, Verdict,
+};
 pub use time::{NodeTime, StoreTime, WallTime, millis_up};

@@ -31,6 +31,11 @@ impl StoreTime {
         Self(ms.saturating_mul(1000))
     }
 
+    /// The instant `ms` milliseconds later; saturates.
+    pub const fn plus_millis(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms.saturating_mul(1000)))
+    }
+
     /// Microseconds from `earlier` to this instant, 0 when `earlier` is later.
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

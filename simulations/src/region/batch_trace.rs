@@ -33,7 +33,7 @@ impl Region {
         let returned: u64 = match &item.counter {
             Counter::Window { returns, .. } => returns.iter().map(|returned| returned.tokens).sum(),
             Counter::Bucket { returns, .. } => returns.iter().map(|returned| returned.hits).sum(),
-            Counter::Import { .. } => 0,
+            Counter::Import { .. } | Counter::Give { .. } | Counter::Take { .. } => 0,
         };
         let ItemReply::Done(grant) = reply else { return format!("; {name}{user}: {reply:?}") };
         let asks = item.asks.iter().zip(&grant.granted);

@@ -58,6 +58,7 @@ impl Region {
             debts: Debts::default(),
             lease: None,
             share: None,
+            escrow: None,
         };
         // It asks whether more hits would pass, and takes none.
         let asks = vec![Ask { hits: 0, count: 1, overdraft: false }];

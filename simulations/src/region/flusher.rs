@@ -24,8 +24,8 @@ impl Region {
 
     /// Delivers decisions, schedules the flusher, and sends batches, as the shard asks.
     pub(super) fn carry_out(&mut self, cx: &mut Context<'_>, core: CoreIndex, effects: Effects<CheckIndex>) {
-        let Effects { send, decided, flush, flush_in, reports } = effects;
-        self.note_reports(cx, core, reports);
+        let Effects { send, decided, flush, flush_in, news } = effects;
+        self.note_reports(cx, core, news.reports);
         for (check, decision) in decided {
             self.cores[core.0].waiting.remove(&check);
             self.deliver_decision(cx, check, &decision);

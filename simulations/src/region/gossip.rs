@@ -282,7 +282,8 @@ impl Region {
         let ago = gossiper.partitioned_since.map(|since| now.since(since));
         let partitioned_since = ago.map(|ago| NodeTime(self.cores[core.0].clock(cx.now).0.saturating_sub(ago)));
         let GossipSettings { floor_thousandths, .. } = cx.plan.gossip;
-        let regions = Regions { part: cx.plan.part_of(self.index), floor_thousandths, partitioned_since };
+        let part = cx.plan.part_of(self.index);
+        let regions = Regions { part, floor_thousandths, partitioned_since, rights: None };
         if cx.bugs.notices_partitions(self.id_of(core)) || partitioned_since.is_none() {
             self.handle(cx, core, ShardEvent::Regions(Some(regions)));
         }

@@ -242,6 +242,14 @@ impl State {
                 done.set("ok", "OK")?;
                 Ok(Value::Table(done))
             }
+            [b"SET", key, value] => {
+                if self.full {
+                    return Err(mlua::Error::runtime("OOM command not allowed when used memory > 'maxmemory'."));
+                }
+                let was = self.put(key, Some((value.to_vec(), u64::MAX)));
+                self.journal.push((key.to_vec(), was));
+                Ok(Value::Boolean(true))
+            }
             [b"SET", key, value, b"PX", _] => {
                 // A simulation ends before its fences expire.
                 let was = self.put(key, Some((value.to_vec(), u64::MAX)));
@@ -277,6 +285,7 @@ mod tests {
             debts: Debts::default(),
             lease: None,
             share: None,
+            escrow: None,
         };
         let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
         let item = Item { key: b"k".as_slice().into(), asks, refund: 0, counter };

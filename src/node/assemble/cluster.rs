@@ -168,7 +168,8 @@ pub(super) fn regions(
     }
     let transport = Arc::new(Network(tls.peers.clone().unwrap_or(PeerSecurity::Plain)));
     let metrics = RegionsMetrics::new(registry)?;
-    let gossip = RegionGossip::new(config, peers, Arc::clone(clock), region.store(), transport, metrics, seeds);
+    let stores = [region.store(), region.store()];
+    let gossip = RegionGossip::new(config, peers, Arc::clone(clock), stores, transport, metrics, seeds);
     if let Some(raft) = raft {
         raft.serve_also(gossip.routes());
     }

@@ -121,6 +121,53 @@ impl Connection {
         reply
     }
 
+    /// Runs a script as [`Self::run_script`] does, then waits up to `wait_ms` milliseconds until replicas have what this
+    /// connection wrote. Returns how many have it.
+    ///
+    /// Both commands leave as one pipeline: on another connection, `WAIT` would not know what was written.
+    pub async fn run_script_and_wait(
+        &self,
+        script: &Script,
+        keys: &[Bytes],
+        arguments: &[Bytes],
+        wait_ms: u64,
+    ) -> Result<(Value, u64), CallError> {
+        if !self.is_up() {
+            return Err(CallError::NotSent);
+        }
+        let call = UnansweredCall { connection: self, replied: false };
+        let mut reply = self.evalsha_and_wait(script, keys, arguments, wait_ms).await;
+        if reply.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
+            let loaded: Result<Value, _> = self.client.script_load(script.text()).await;
+            reply = match loaded {
+                Ok(_) => self.evalsha_and_wait(script, keys, arguments, wait_ms).await,
+                Err(error) => Err(error),
+            };
+        }
+        let reply = reply.map_err(|error| CallError::classify(&error, &self.address));
+        call.finish(!matches!(reply, Err(CallError::Unknown)));
+        reply
+    }
+
+    async fn evalsha_and_wait(
+        &self,
+        script: &Script,
+        keys: &[Bytes],
+        arguments: &[Bytes],
+        wait_ms: u64,
+    ) -> Result<(Value, u64), Error> {
+        let command = |name| CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+        let pipeline = self.client.pipeline();
+        let _: Value = pipeline.custom(command("EVALSHA"), evalsha_arguments(script, keys, arguments)).await?;
+        let wait = [1, i64::try_from(wait_ms).unwrap_or(i64::MAX)].map(Value::Integer).to_vec();
+        let _: Value = pipeline.custom(command("WAIT"), wait).await?;
+        let none = || Error::new(ErrorKind::Protocol, "no answer");
+        let mut replies: Vec<Result<Value, Error>> = pipeline.try_all().await;
+        let waited = replies.pop().ok_or_else(none)?;
+        let ran = replies.pop().ok_or_else(none)??;
+        Ok((ran, waited?.as_u64().unwrap_or(0)))
+    }
+
     async fn evalsha(
         &self,
         script: &Script,
@@ -128,9 +175,7 @@ impl Connection {
         arguments: &[Bytes],
         asking: bool,
     ) -> Result<Value, Error> {
-        let mut call = Vec::with_capacity(2 + keys.len() + arguments.len());
-        call.extend([Value::from(script.hash()), Value::Integer(i64::try_from(keys.len()).unwrap_or(i64::MAX))]);
-        call.extend(keys.iter().chain(arguments).cloned().map(Value::Bytes));
+        let call = evalsha_arguments(script, keys, arguments);
         let command = |name| CustomCommand::new_static(name, ClusterHash::FirstKey, false);
         if !asking {
             return self.client.custom(command("EVALSHA"), call).await;
@@ -158,6 +203,13 @@ impl Connection {
         self.client.is_connected()
             || matches!(tokio::time::timeout(self.deadline, self.client.wait_for_connect()).await, Ok(Ok(())))
     }
+}
+
+fn evalsha_arguments(script: &Script, keys: &[Bytes], arguments: &[Bytes]) -> Vec<Value> {
+    let mut call = Vec::with_capacity(2 + keys.len() + arguments.len());
+    call.extend([Value::from(script.hash()), Value::Integer(i64::try_from(keys.len()).unwrap_or(i64::MAX))]);
+    call.extend(keys.iter().chain(arguments).cloned().map(Value::Bytes));
+    call
 }
 
 impl Drop for Connection {

@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::connection_pool::ConnectionPool;
 use super::server_errors::ServerErrors;
 use super::topology::Topology;
-use crate::ports::{BoxFuture, CounterStore};
+use crate::ports::{BoxFuture, CounterStore, Replicated};
 use counter_script::{Tags, wire};
 use limiter::counter::{Batch, BatchOutcome, BatchReply, ItemReply, StoreError};
 use limiter::{LaneId, PROBE_INTERVAL};
@@ -42,6 +42,8 @@ pub struct RedisStore {
     /// Notified when the topology seems to have changed.
     pub(super) topology_stale: Arc<Notify>,
     pub(super) server_errors: Arc<ServerErrors>,
+    /// How long a batch waits for a replica, in milliseconds.
+    pub(super) wait_ms: u64,
     /// True once the store was connected, see [`Self::is_reached`].
     pub(super) reached: AtomicBool,
 }
@@ -72,6 +74,30 @@ impl RedisStore {
         self.pool.set_servers(&topology.primaries());
         let primary = |(_, slot)| topology.primary(slot).map(|address| self.pool.get_or_open(address));
         *self.primaries.lock().unwrap_or_else(PoisonError::into_inner) = self.tags.each().map(primary).collect();
+    }
+
+    /// Runs a batch on the primary of a lane, which must have all its keys, and asks its replicas.
+    async fn run_batch_durably(&self, lane: LaneId, batch: Batch) -> Result<(BatchReply, Replicated), StoreError> {
+        let prefix = self.key_prefixes.get(usize::from(lane.0)).ok_or(StoreError::NotApplied)?;
+        let server = self.primary(lane).ok_or(StoreError::NotApplied)?;
+        let keys: Vec<Bytes> = batch.items.iter().map(|item| [prefix, &*item.key].concat().into()).collect();
+        let encoded = wire::encode_batch(&batch, batch.items.iter()).into();
+        let arguments: Vec<Bytes> = [Some(encoded), self.fence_key.clone()].into_iter().flatten().collect();
+        let called = server.run_script_and_wait(&counter_script::COUNTERS, &keys, &arguments, self.wait_ms).await;
+        let (reply, replicas) = match called {
+            Ok((reply, replicas)) => (Ok(reply), replicas),
+            Err(error) => {
+                self.topology_stale.notify_one();
+                (Err(error), 0)
+            }
+        };
+        let reply = self.decode_reply((Some(Arc::clone(&server)), reply), keys.len())?;
+        let replicated = match replicas {
+            0 if has_replica(&server).await => Replicated::NotYet,
+            0 => Replicated::NoReplica,
+            _ => Replicated::Yes,
+        };
+        Ok((reply, replicated))
     }
 
     async fn run_batch(&self, lane: LaneId, batch: Batch) -> Result<BatchReply, StoreError> {
@@ -149,6 +175,26 @@ impl RedisStore {
     }
 }
 
+/// True if a primary has a replica, even one that does not answer. A primary outside of a cluster forgets a replica that
+/// has left. True if it is not known.
+async fn has_replica(server: &Connection) -> bool {
+    if let Ok(nodes) = server.command("CLUSTER", &["NODES"]).await {
+        return nodes.as_string().is_none_or(|nodes| cluster_has_replica(&nodes));
+    }
+    let info = server.command("INFO", &["replication"]).await.ok().and_then(|info| info.as_string());
+    info.is_none_or(|info| !info.contains("connected_slaves:0"))
+}
+
+/// True if a replica follows the server that gave this answer to `CLUSTER NODES`.
+fn cluster_has_replica(nodes: &str) -> bool {
+    let fields = |line: &'_ str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let all: Vec<Vec<String>> = nodes.lines().map(fields).collect();
+    let own =
+        all.iter().find(|fields| fields.get(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself")));
+    own.and_then(|own| own.first())
+        .is_none_or(|id| all.iter().any(|fields| fields.get(3).is_some_and(|primary| primary == id)))
+}
+
 /// Combines the replies to a batch whose items were sent one by one.
 fn combine_replies(replies: Vec<Result<BatchReply, StoreError>>) -> Result<BatchReply, StoreError> {
     let now = replies.iter().flatten().map(|reply| reply.now).max();
@@ -175,6 +221,10 @@ impl CounterStore for RedisStore {
 
     fn run(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
         Box::pin(self.run_batch(lane, batch))
+    }
+
+    fn run_durably(&self, lane: LaneId, batch: Batch) -> BoxFuture<'_, Result<(BatchReply, Replicated), StoreError>> {
+        Box::pin(self.run_batch_durably(lane, batch))
     }
 
     fn keep(&self) -> BoxFuture<'_, ()> {

@@ -12,6 +12,15 @@ pub const KIND_SLIDING: u64 = 2;
 pub const KIND_ROLLING: u64 = 3;
 pub const KIND_CALENDAR: u64 = 4;
 pub const KIND_BUCKET: u64 = 5;
+/// An item that gives rights to another region, and one that takes rights of another region. The kind of the window
+/// follows.
+pub const KIND_GIVE: u64 = 6;
+pub const KIND_TAKE: u64 = 7;
+/// What the item of a window says of other regions: nothing, a [`limiter::counter::Share`], or a
+/// [`limiter::counter::Escrow`].
+pub const GLOBAL_NONE: u64 = 0;
+pub const GLOBAL_SHARE: u64 = 1;
+pub const GLOBAL_ESCROW: u64 = 2;
 /// An item that only carries what another region reports adds this to the kind of its window.
 pub const IMPORT: u64 = 8;
 /// A flag in the count of a cell's entries: each entry names its region, in two bytes before it.
@@ -42,6 +51,14 @@ pub const COMPACT_GRANTED: u64 = 4;
 pub const COMPACT_RETURNED: u64 = 5;
 /// The reply to an import. The mark of the server's replication id follows.
 pub const IMPORTED: u64 = 6;
+
+/// The reply to an item of a window under `escrow`: as [`WINDOW_DONE`], and whether the region may spend its rights.
+pub const ESCROW_DONE: u64 = 7;
+/// The reply to an item that gives rights.
+pub const GIVEN: u64 = 8;
+/// The store has forgotten what was spent. 0 says that the region may spend its rights. Every other number is an epoch
+/// that the other regions must confirm.
+pub const SPENDING_LOST: u64 = (1 << 48) - 1;
 
 /// The first byte of a record: the version in the high half, the shape in the low half.
 pub const RECORD_TINY: u8 = RECORD_VERSION << 4 | 1;

@@ -3,14 +3,15 @@
 use std::iter;
 
 use limiter::counter::{
-    BatchOutcome, BatchReply, Cell, Debt, Entry, FLOOR, Grant, Granted, Hits, ItemReply, Seen, SeenCells, Ticks,
+    BatchOutcome, BatchReply, Cell, Debt, Entry, FLOOR, Given, Grant, Granted, Hits, ItemReply, Seen, SeenCells,
+    Spending, Ticks,
 };
 use limiter::{DebtId, Incarnation, RegionNumber, StoreTime};
 
 use super::Malformed;
 use super::codes::{
-    BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, FAILED, HAS_REGIONS, IMPORTED, OUT_OF_BOUNDS, VERSION,
-    WINDOW_DONE,
+    BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, HAS_REGIONS, IMPORTED,
+    OUT_OF_BOUNDS, SPENDING_LOST, VERSION, WINDOW_DONE,
 };
 
 /// Reads the reply to a batch of `items` items.
@@ -95,6 +96,21 @@ impl<'a> Reader<'a> {
             OUT_OF_BOUNDS => Ok(ItemReply::OutOfBounds { newest_ms: self.get::<6>()? }),
             WINDOW_DONE => self.window().map(ItemReply::Done),
             IMPORTED => Ok(ItemReply::Imported { replication: self.get::<3>()? }),
+            ESCROW_DONE => {
+                let mut grant = self.window()?;
+                grant.spending = Some(match self.get::<6>()? {
+                    0 => Spending::Allowed,
+                    SPENDING_LOST => Spending::Lost,
+                    epoch_ms => Spending::Unconfirmed { epoch_ms },
+                });
+                Ok(ItemReply::Done(grant))
+            }
+            GIVEN => Ok(ItemReply::Given(Given {
+                epoch_ms: self.get::<6>()?,
+                total: self.get::<7>()?,
+                known: self.get::<7>()?,
+                answered: self.get::<1>()? == 1,
+            })),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
             COMPACT_GRANTED => self.compact(true).map(ItemReply::Done),
             COMPACT_RETURNED => self.compact(false).map(ItemReply::Done),
@@ -113,7 +129,7 @@ impl<'a> Reader<'a> {
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
         let cells = SeenCells::One { start_ms: cell_ms, entry: Entry { incarnation, charged, returned } };
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts: Vec::new() };
-        Ok(Grant { granted, lease, available, reset_at, reported: true, seen })
+        Ok(Grant { granted, lease, available, reset_at, reported: true, spending: None, seen })
     }
 
     fn window(&mut self) -> Result<Grant, Malformed> {
@@ -127,7 +143,7 @@ impl<'a> Reader<'a> {
         let reported = self.get::<1>()? == 1;
         let debts = self.list::<1, _>(Self::debt)?;
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts };
-        Ok(Grant { granted, lease, available, reset_at, reported, seen })
+        Ok(Grant { granted, lease, available, reset_at, reported, spending: None, seen })
     }
 
     fn bucket(&mut self) -> Result<Grant, Malformed> {
@@ -136,7 +152,7 @@ impl<'a> Reader<'a> {
         let incarnation = self.incarnation()?;
         let tat = Ticks::from_parts(self.get::<7>()?, self.get::<3>()?);
         let seen = Seen::Bucket { incarnation, tat, at: StoreTime(self.get::<7>()?) };
-        Ok(Grant { granted, lease: 0, available, reset_at, reported: true, seen })
+        Ok(Grant { granted, lease: 0, available, reset_at, reported: true, spending: None, seen })
     }
 
     fn granted(&mut self) -> Result<Vec<Granted>, Malformed> {

@@ -1,12 +1,13 @@
 //! Writes a batch.
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, Counter, Debt, Entry, Grid, Hits, Item, Prefetch, SeenCells, Share, Ticks, WindowReturn,
+    Ask, Batch, BucketReturn, Counter, Debt, Entry, Escrow, Grid, Hits, Item, Prefetch, SeenCells, Share, Ticks,
+    WindowReturn,
 };
 
 use super::codes::{
-    HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_FIXED,
-    KIND_ROLLING, KIND_SLIDING, VERSION,
+    GLOBAL_ESCROW, GLOBAL_NONE, GLOBAL_SHARE, HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, KIND_BUCKET,
+    KIND_CALENDAR, KIND_COMPACT, KIND_FIXED, KIND_GIVE, KIND_ROLLING, KIND_SLIDING, KIND_TAKE, VERSION,
 };
 
 /// The length of an item has three bytes.
@@ -38,14 +39,17 @@ pub(super) struct Writer(pub(super) Vec<u8>);
 impl Writer {
     /// Writes an item in the compact form. Returns false and writes nothing if the item does not have one.
     fn compact_item(&mut self, item: &Item) -> bool {
-        let Counter::Window { grid, limit, seen, returns, debts, lease, share } = &item.counter else { return false };
+        let Counter::Window { grid, limit, seen, returns, debts, lease, share, escrow } = &item.counter else {
+            return false;
+        };
         let only = match seen {
             SeenCells::Empty => None,
             SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry)),
             SeenCells::One { .. } | SeenCells::Many(_) => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
-        let is_plain = item.refund == 0 && !has_debts && share.is_none() && item.asks.iter().all(|ask| !ask.overdraft);
+        let is_regional = share.is_none() && escrow.is_none();
+        let is_plain = item.refund == 0 && !has_debts && is_regional && item.asks.iter().all(|ask| !ask.overdraft);
         if !is_plain || item.asks.len() > 1 || returns.len() > 1 || matches!(grid, Grid::Calendar { .. }) {
             return false;
         }
@@ -67,7 +71,7 @@ impl Writer {
 
     fn general_item(&mut self, item: &Item) {
         match &item.counter {
-            Counter::Window { grid, limit, seen, returns, debts, lease, share } => {
+            Counter::Window { grid, limit, seen, returns, debts, lease, share, escrow } => {
                 self.put::<1>(kind(grid));
                 self.grid(grid);
                 self.limit_and_lease(*limit, *lease);
@@ -82,12 +86,7 @@ impl Writer {
                     self.debt(&report.debt);
                     self.hits(report.known);
                 }
-                self.put::<1>(share.is_some().into());
-                if let Some(Share { since_ms, part }) = share {
-                    self.put::<6>(*since_ms);
-                    self.put::<4>(part.weight.into());
-                    self.put::<4>(part.weights.max(1).into());
-                }
+                self.global(share.as_ref(), escrow.as_ref());
                 self.count::<4>(returns.len());
                 returns.iter().for_each(|back| self.window_return(back));
             }
@@ -95,6 +94,29 @@ impl Writer {
                 self.put::<1>(kind(grid) + IMPORT);
                 self.grid(grid);
                 self.cells(cells);
+            }
+            Counter::Give { grid, escrow, give } => {
+                self.put::<1>(KIND_GIVE);
+                self.put::<1>(kind(grid));
+                self.grid(grid);
+                self.escrow(escrow);
+                self.put::<2>(give.to.0.into());
+                self.put::<6>(give.cell_ms);
+                self.put::<7>(give.wanted);
+                self.put::<1>(give.denied.into());
+                self.put::<6>(give.epoch_ms);
+            }
+            Counter::Take { grid, take } => {
+                self.put::<1>(KIND_TAKE);
+                self.put::<1>(kind(grid));
+                self.grid(grid);
+                self.put::<2>(take.from.0.into());
+                self.put::<6>(take.cell_ms);
+                self.put::<6>(take.given.epoch_ms);
+                self.put::<7>(take.given.total);
+                self.put::<7>(take.given.known);
+                self.put::<1>(take.given.answered.into());
+                self.put::<6>(take.asked_ms);
             }
             Counter::Bucket { rate, revision, seen, owed, returns } => {
                 self.put::<1>(KIND_BUCKET);
@@ -143,6 +165,29 @@ impl Writer {
         self.put::<4>(want.into());
         self.put::<4>(holders.into());
         self.put::<7>(min_left);
+    }
+
+    /// Writes what the item of a window says of other regions.
+    fn global(&mut self, share: Option<&Share>, escrow: Option<&Escrow>) {
+        match (share, escrow) {
+            (_, Some(escrow)) => {
+                self.put::<1>(GLOBAL_ESCROW);
+                self.escrow(escrow);
+            }
+            (Some(Share { since_ms, part }), None) => {
+                self.put::<1>(GLOBAL_SHARE);
+                self.put::<6>(*since_ms);
+                self.put::<4>(part.weight.into());
+                self.put::<4>(part.weights.max(1).into());
+            }
+            (None, None) => self.put::<1>(GLOBAL_NONE),
+        }
+    }
+
+    fn escrow(&mut self, escrow: &Escrow) {
+        self.put::<7>(escrow.part);
+        self.count::<1>(escrow.others.iter().count());
+        escrow.others.iter().for_each(|other| self.put::<2>(other.0.into()));
     }
 
     fn asks(&mut self, asks: &[Ask]) {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Ask, Batch, BatchOutcome, BatchReply, Counter, Grant, Item, ItemReply, Seen};
 use super::batch_context::BatchContext;
 use super::grants::{grant_in_order, granted_runs};
-use super::grid::Grid;
+use super::grid::{CellSpan, Grid};
+use super::lane_epoch::{KEPT_AFTER_CELL_MS, LaneEpoch};
 use super::token_bucket::Bucket;
 use super::window_record::{WindowItem, WindowRecord};
 use crate::invariant::{self, Invariant};
@@ -19,18 +20,24 @@ pub enum Record {
     Bucket(Bucket),
 }
 
-/// Runs a batch at `now`. `serve` calls [`apply`] on the record of each item. A batch that comes too late does nothing.
+/// Runs a batch at `now`. `serve` calls [`apply`] on the record of each item. `lane` is the record of the batch's lane. A
+/// batch that comes too late does nothing.
 pub fn run(
     batch: &Batch,
     now: StoreTime,
     replication: u64,
+    lane: &mut Option<LaneEpoch>,
     mut serve: impl FnMut(&Item, BatchContext) -> ItemReply,
 ) -> BatchReply {
     let Batch { not_after, holder, id, .. } = *batch;
     if not_after.is_some_and(|last| now > last) {
         return BatchReply { now, outcome: BatchOutcome::Late };
     }
-    let cx = BatchContext { now, replication, holder, batch: id, not_after };
+    let mut cx = BatchContext { now, replication, holder, batch: id, not_after, epoch: LaneEpoch::default() };
+    if batch.items.iter().any(|item| item.counter.uses_lane()) {
+        cx.epoch = LaneEpoch::arrive(*lane, cx.replication_mark(), now);
+        *lane = Some(cx.epoch);
+    }
     BatchReply { now, outcome: BatchOutcome::Ran(batch.items.iter().map(|item| serve(item, cx)).collect()) }
 }
 
@@ -38,14 +45,8 @@ pub fn run(
 /// asks, charge the lease.
 pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> ItemReply {
     match (&item.counter, record.take()) {
-        (
-            Counter::Window { grid, limit, seen, returns, debts, lease, share },
-            stored @ (None | Some(Record::Window(_))),
-        ) => {
-            let stored = match stored {
-                Some(Record::Window(window)) => Some(window),
-                _ => None,
-            };
+        (Counter::Window { grid, limit, seen, returns, debts, lease, share, escrow }, stored) if is_window(&stored) => {
+            let stored = into_window(stored);
             let item = WindowItem {
                 grid,
                 limit: *limit,
@@ -54,34 +55,36 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
                 debts,
                 lease: *lease,
                 share: *share,
+                escrow: *escrow,
                 refund: item.refund,
                 asks: &item.asks,
             };
-            let Some((now, span)) = item.current_cell(stored.as_ref(), cx.now) else {
-                let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
-                *record = stored.map(Record::Window);
-                return ItemReply::OutOfBounds { newest_ms };
+            let Some((now, span)) = item.current_cell(stored.as_ref(), cx) else {
+                return out_of_bounds(record, stored);
             };
             let (window, grant) = item.run(stored, now, &span, cx);
-            // A key that holds nothing need not exist.
-            *record = (!window.cells.is_empty()).then_some(Record::Window(window));
+            *record = kept(window);
             ItemReply::Done(grant)
         }
-        (Counter::Import { grid, cells }, stored @ (None | Some(Record::Window(_)))) => {
-            let stored = match stored {
-                Some(Record::Window(window)) => Some(window),
-                _ => None,
-            };
-            let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
-            let Some(span) = grid.span_at(cx.now.max(StoreTime::from_millis(newest_ms))) else {
-                *record = stored.map(Record::Window);
-                return ItemReply::OutOfBounds { newest_ms };
-            };
-            let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
-            window.incarnation = cx.continue_or_renew(window.incarnation);
-            window.import(cells, &span);
-            *record = (!window.cells.is_empty()).then_some(Record::Window(window));
-            ItemReply::Imported { replication: cx.replication_mark() }
+        (Counter::Import { grid, cells }, stored) if is_window(&stored) => {
+            change_window(record, stored, grid, cx.now, cx, |window, span, _| {
+                window.import(cells, span);
+                ItemReply::Imported { replication: cx.replication_mark() }
+            })
+        }
+        (Counter::Give { grid, escrow, give }, stored) if is_window(&stored) => {
+            change_window(record, stored, grid, cx.lane_now(), cx, |window, span, now| {
+                let given = window.give(give, escrow, span, now, cx);
+                window.drop_empty_cells();
+                ItemReply::Given(given)
+            })
+        }
+        (Counter::Take { grid, take }, stored) if is_window(&stored) => {
+            change_window(record, stored, grid, cx.lane_now(), cx, |window, span, _| {
+                window.take(take, span);
+                window.drop_empty_cells();
+                ItemReply::Imported { replication: cx.replication_mark() }
+            })
         }
         (Counter::Bucket { rate, revision, seen, owed, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
             let mut bucket = match stored {
@@ -113,16 +116,65 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
     }
 }
 
+const fn is_window(stored: &Option<Record>) -> bool {
+    matches!(stored, None | Some(Record::Window(_)))
+}
+
+fn into_window(stored: Option<Record>) -> Option<WindowRecord> {
+    match stored {
+        Some(Record::Window(window)) => Some(window),
+        _ => None,
+    }
+}
+
+/// A key that holds nothing need not exist.
+fn kept(window: WindowRecord) -> Option<Record> {
+    (!window.cells.is_empty()).then_some(Record::Window(window))
+}
+
+fn out_of_bounds(record: &mut Option<Record>, stored: Option<WindowRecord>) -> ItemReply {
+    let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
+    *record = stored.map(Record::Window);
+    ItemReply::OutOfBounds { newest_ms }
+}
+
+/// Changes a window for an item that asks for no tokens. The item does not advance the time of the counter.
+fn change_window(
+    record: &mut Option<Record>,
+    stored: Option<Record>,
+    grid: &Grid,
+    now: StoreTime,
+    cx: BatchContext,
+    change: impl FnOnce(&mut WindowRecord, &CellSpan, StoreTime) -> ItemReply,
+) -> ItemReply {
+    let stored = into_window(stored);
+    let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
+    let now = now.max(StoreTime::from_millis(newest_ms));
+    let Some(span) = grid.span_at(now) else { return out_of_bounds(record, stored) };
+    let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
+    window.incarnation = cx.continue_or_renew(window.incarnation);
+    let reply = change(&mut window, &span, now);
+    *record = kept(window);
+    reply
+}
+
 /// The instant from which a record may be dropped: it counts nothing, and no node can still restore from what it saw. A
 /// cell whose hits were all given back is kept for as long, because nodes saw it before.
 pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
     match (record, &item.counter) {
-        (Record::Window(window), Counter::Window { grid, .. } | Counter::Import { grid, .. }) => {
+        (
+            Record::Window(window),
+            Counter::Window { grid, .. }
+            | Counter::Import { grid, .. }
+            | Counter::Give { grid, .. }
+            | Counter::Take { grid, .. },
+        ) => {
             let newest = window.cells.first().map_or(0, |c| c.start_ms);
+            let kept_ms = if item.counter.uses_lane() { KEPT_AFTER_CELL_MS } else { 0 };
             match (grid.span_at(StoreTime::from_millis(newest)), grid) {
-                (Some(span), _) => grid.gone_at(newest, span.end_ms),
+                (Some(span), _) => grid.gone_at(newest, span.end_ms).plus_millis(kept_ms),
                 // The cells are older than the calendar's bounds.
-                (None, Grid::Calendar { bounds }) => StoreTime::from_millis(bounds[0]),
+                (None, Grid::Calendar { bounds }) => StoreTime::from_millis(bounds[0]).plus_millis(kept_ms),
                 (None, _) => StoreTime(u64::MAX),
             }
         }
@@ -145,6 +197,7 @@ fn charge_bucket(bucket: &mut Bucket, asks: &[Ask]) -> Grant {
         available: bucket.available(),
         reset_at: bucket.full_at(),
         reported: true,
+        spending: None,
         seen: Seen::Bucket { incarnation: bucket.incarnation, tat: bucket.tat, at: bucket.last },
     }
 }
@@ -169,6 +222,7 @@ mod tests {
                 debts: Debts::default(),
                 lease: None,
                 share: None,
+                escrow: None,
             },
         }
     }
@@ -180,6 +234,7 @@ mod tests {
             holder: HolderId(10),
             batch: BatchId(1),
             not_after: None,
+            epoch: LaneEpoch::default(),
         };
         match apply(record, item, at) {
             ItemReply::Done(grant) => grant,
@@ -210,6 +265,7 @@ mod tests {
             holder: HolderId(10),
             batch: BatchId(2),
             not_after: end,
+            epoch: LaneEpoch::default(),
         };
         assert!(matches!(apply(&mut record, &giving_back, at), ItemReply::Done(grant) if grant.available == 10));
         assert_eq!(expires_at(&record.unwrap(), &giving_back), StoreTime::from_millis(7000));
@@ -256,6 +312,7 @@ mod tests {
             holder: HolderId(11),
             batch: BatchId(1),
             not_after: None,
+            epoch: LaneEpoch::default(),
         };
         let ItemReply::Done(grant) = apply(&mut empty, &next, at) else { panic!() };
         assert_eq!(counts(&grant), [2]);
@@ -271,6 +328,7 @@ mod tests {
             holder: HolderId(11),
             batch: BatchId(1),
             not_after: None,
+            epoch: LaneEpoch::default(),
         };
         apply(&mut record, &item(GRID, 10, &[(1, 1)]), at);
         let Some(Record::Window(window)) = record else { panic!() };
@@ -282,8 +340,14 @@ mod tests {
     fn an_item_for_a_record_of_another_kind_fails() {
         let bucket = Bucket::new(Incarnation(1), StoreTime(0), Default::default(), Revision(1));
         let mut record = Some(Record::Bucket(bucket));
-        let at =
-            BatchContext { now: StoreTime(0), replication: 1, holder: HolderId(1), batch: BatchId(0), not_after: None };
+        let at = BatchContext {
+            now: StoreTime(0),
+            replication: 1,
+            holder: HolderId(1),
+            batch: BatchId(0),
+            not_after: None,
+            epoch: LaneEpoch::default(),
+        };
         assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemReply::Failed);
         assert!(record.is_some());
     }
@@ -297,6 +361,7 @@ mod tests {
             holder: HolderId(1),
             batch: BatchId(0),
             not_after: None,
+            epoch: LaneEpoch::default(),
         };
         let mut record = None;
         assert_eq!(apply(&mut record, &item(grid, 1, &[(1, 1)]), at), ItemReply::OutOfBounds { newest_ms: 0 });

@@ -7,10 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::debts::{Debt, Report};
+use super::escrow::Escrow;
 use super::grid::Grid;
+use super::lane_epoch::Spending;
 use super::rate::{Rate, Ticks};
 use super::seen_cells::SeenCells;
 use super::share::Share;
+use super::transfer::{Give, Given, Take};
 use crate::ids::{BatchId, HolderId, Incarnation};
 use crate::revision::Revision;
 use crate::time::StoreTime;
@@ -60,10 +63,16 @@ pub enum Counter {
         lease: Option<Prefetch>,
         /// While another region does not hear this one, if the limit says `on_partition: share`.
         share: Option<Share>,
+        /// If the limit says `strategy: escrow`.
+        escrow: Option<Escrow>,
     },
     /// The counts of another region. The item asks for nothing. It never advances the time of the counter, and it creates
     /// no cell that is over.
     Import { grid: Grid, cells: SeenCells },
+    /// Another region asks for rights of a limit under `escrow`.
+    Give { grid: Grid, escrow: Escrow, give: Give },
+    /// Another region has answered [`Counter::Give`].
+    Take { grid: Grid, take: Take },
     Bucket {
         rate: Rate,
         revision: Revision,
@@ -72,6 +81,13 @@ pub enum Counter {
         owed: u64,
         returns: Vec<BucketReturn>,
     },
+}
+
+impl Counter {
+    /// True if the item needs the record of its lane.
+    pub const fn uses_lane(&self) -> bool {
+        matches!(self, Self::Window { escrow: Some(_), .. } | Self::Give { .. } | Self::Take { .. })
+    }
 }
 
 /// The debts that an item carries.
@@ -146,6 +162,8 @@ pub enum ItemReply {
     Imported {
         replication: u64,
     },
+    /// What another region is told that asks for rights. It holds only once a replica of the store has it, too.
+    Given(Given),
     /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
     /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. It may be in the future of a
     /// store whose clock was set back.
@@ -169,6 +187,8 @@ pub struct Grant {
     pub reset_at: StoreTime,
     /// Every debt that the item reported is charged.
     pub reported: bool,
+    /// Whether the region may spend its rights, under `escrow`.
+    pub spending: Option<Spending>,
     pub seen: Seen,
 }
 

@@ -1,6 +1,7 @@
 //! What the store knows when a batch runs, and the incarnation that it charges to.
 
-use super::cell::FLOOR;
+use super::cell::FIRST_NOTE;
+use super::lane_epoch::LaneEpoch;
 use crate::ids::{BatchId, HolderId, Incarnation};
 use crate::time::StoreTime;
 
@@ -15,6 +16,8 @@ pub struct BatchContext {
     pub batch: BatchId,
     /// The last instant at which the batch may run.
     pub not_after: Option<StoreTime>,
+    /// Of the lane. Only items under `escrow` need it.
+    pub epoch: LaneEpoch,
 }
 
 /// The low bits of an incarnation are the mark of the replication id under which it began.
@@ -26,11 +29,17 @@ impl BatchContext {
         self.replication % REPLICATION_MARKS
     }
 
+    /// The instant at which items under `escrow` run. It never goes back, so that no rights of a cell that is over are
+    /// spent again.
+    pub fn lane_now(&self) -> StoreTime {
+        self.now.max(StoreTime::from_millis(self.epoch.latest_ms))
+    }
+
     /// An incarnation that begins with this batch. The other 24 bits, from the holder and the batch, tell apart two
     /// incarnations of one key that begin under one replication id.
     pub fn new_incarnation(&self) -> Incarnation {
         let (who, mark) = (self.holder.0 + self.batch.0, self.replication_mark());
-        Incarnation((who % REPLICATION_MARKS * REPLICATION_MARKS + mark).clamp(1, FLOOR.0 - 1))
+        Incarnation((who % REPLICATION_MARKS * REPLICATION_MARKS + mark).clamp(1, FIRST_NOTE - 1))
     }
 
     /// `incarnation`, or a new one if another server has become the primary since it began.

@@ -2,6 +2,9 @@
 //!
 //! The incarnations of other regions are told apart by their [`RegionNumber`]. Only their own region charges them, and a
 //! store merges what it hears of them.
+//!
+//! Under `escrow`, a cell also has notes: entries that count no hits, with numbers from [`FIRST_NOTE`] on. They merge as
+//! all entries do. See [`Note`](super::notes::Note).
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +16,10 @@ pub const MAX_ENTRIES: usize = 32;
 pub const MAX_FOREIGN_ENTRIES: usize = 4;
 /// Regions that can count together.
 pub const MAX_REGIONS: usize = 8;
+/// A cell keeps this many notes of each region.
+pub const MAX_NOTES: usize = 16;
+/// The numbers from here on are those of notes, apart from that of the floor. No incarnation has such a number.
+pub const FIRST_NOTE: u64 = (1 << 48) - (1 << 18);
 /// No count grows past this, so that sums stay exact in doubles.
 pub const MAX_COUNT: u64 = 1 << 52;
 /// The entry that keeps what all incarnations of a region charged together, at the least. Only a cell that has dropped
@@ -39,9 +46,19 @@ impl Entry {
         self.incarnation.number() == FLOOR.0
     }
 
+    /// True if it is a note, which counts no hits.
+    pub const fn is_note(&self) -> bool {
+        self.incarnation.number() >= FIRST_NOTE && !self.is_floor()
+    }
+
     /// True if it belongs to the store's own region.
     pub fn is_own(&self) -> bool {
         self.incarnation.region() == RegionNumber::OWN
+    }
+
+    /// True if it has hits of the store's own region.
+    pub fn is_own_count(&self) -> bool {
+        self.is_own() && !self.is_note()
     }
 }
 
@@ -79,19 +96,20 @@ impl Cell {
     /// Hits that were ever charged to this cell. [`u64::MAX`] if it has dropped entries.
     pub fn charged(&self) -> u64 {
         let has_dropped = self.entries.iter().any(Entry::is_floor);
-        if has_dropped { u64::MAX } else { self.entries.iter().map(|e| e.charged).sum() }
+        let charged = || self.entries.iter().filter(|e| !e.is_note()).map(|e| e.charged).sum();
+        if has_dropped { u64::MAX } else { charged() }
     }
 
     /// True if the store's own region has charged it.
     pub fn is_own(&self) -> bool {
-        self.entries.iter().any(Entry::is_own)
+        self.entries.iter().any(Entry::is_own_count)
     }
 
     /// Merges entries that a node saw of this cell, or that another region reported: the larger number of each wins.
     /// The entry of `current` is not dropped. Entries of a region for which there is no room are left out.
     pub fn merge(&mut self, seen: &[Entry], current: Incarnation) {
         for entry in seen {
-            if !self.has_room_for(entry.incarnation.region()) {
+            if !self.has_room_for(entry) {
                 continue;
             }
             let own = self.entry(entry.incarnation);
@@ -101,7 +119,16 @@ impl Cell {
         }
     }
 
-    fn has_room_for(&self, region: RegionNumber) -> bool {
+    fn has_room_for(&self, entry: &Entry) -> bool {
+        let region = entry.incarnation.region();
+        if entry.is_note() {
+            let notes = self.entries.iter().filter(|e| e.is_note() && e.incarnation.region() == region);
+            let mut known = notes.map(|e| e.incarnation);
+            let count = known.clone().count();
+            if count >= MAX_NOTES && !known.any(|note| note == entry.incarnation) {
+                return false;
+            }
+        }
         if region == RegionNumber::OWN {
             return true;
         }
@@ -122,7 +149,9 @@ impl Cell {
 
     /// Takes back what `incarnation` has charged, never more than that.
     pub fn give_back(&mut self, incarnation: Incarnation, tokens: u64) {
-        let Some(entry) = self.find_mut(incarnation).filter(|entry| !entry.is_floor()) else { return };
+        let Some(entry) = self.find_mut(incarnation).filter(|entry| !entry.is_floor() && !entry.is_note()) else {
+            return;
+        };
         let back = tokens.min(entry.used());
         entry.returned += back;
         if let Some(floor) = self.find_mut(FLOOR) {
@@ -133,7 +162,7 @@ impl Cell {
     /// Takes back hits of any incarnation of the store's own region, the newest first. Returns how many.
     pub fn refund(&mut self, hits: u64) -> u64 {
         let mut left = hits;
-        for entry in self.entries.iter_mut().rev().filter(|entry| entry.is_own() && !entry.is_floor()) {
+        for entry in self.entries.iter_mut().rev().filter(|entry| entry.is_own_count() && !entry.is_floor()) {
             let back = left.min(entry.used());
             entry.returned += back;
             left -= back;
@@ -149,7 +178,8 @@ impl Cell {
         self.entries.iter_mut().find(|e| e.incarnation == incarnation)
     }
 
-    fn entry(&mut self, incarnation: Incarnation) -> &mut Entry {
+    /// The entry of `incarnation`, added if it is missing.
+    pub(super) fn entry(&mut self, incarnation: Incarnation) -> &mut Entry {
         let at = self.entries.iter().position(|e| e.incarnation == incarnation).unwrap_or_else(|| {
             self.entries.push(Entry { incarnation, charged: 0, returned: 0 });
             self.entries.len() - 1
@@ -162,7 +192,7 @@ impl Cell {
     fn fold(&mut self, region: RegionNumber, current: Incarnation) {
         let is_own = region == RegionNumber::OWN;
         let max = if is_own { MAX_ENTRIES } else { MAX_FOREIGN_ENTRIES };
-        let of_region = |e: &Entry| e.incarnation.region() == region;
+        let of_region = |e: &Entry| e.incarnation.region() == region && !e.is_note();
         let mut count = self.entries.iter().filter(|e| of_region(e)).count();
         if count <= max {
             return;
@@ -206,7 +236,7 @@ pub fn used_by(entries: &[Entry], region: RegionNumber) -> u64 {
 /// Hits of the entries that a cell keeps apart of a region, and those of its floor.
 fn used_of(entries: &[Entry], region: RegionNumber) -> (u64, u64) {
     let mut of_region = (0, 0);
-    for entry in entries.iter().filter(|e| e.incarnation.region() == region) {
+    for entry in entries.iter().filter(|e| e.incarnation.region() == region && !e.is_note()) {
         let part = if entry.is_floor() { &mut of_region.1 } else { &mut of_region.0 };
         *part += entry.used();
     }

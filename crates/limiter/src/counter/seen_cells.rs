@@ -36,7 +36,7 @@ impl SeenCells {
     /// there is none. The clocks of other regions do not advance the time of a counter.
     pub fn newest_ms(&self) -> u64 {
         // A store that is not ours may send them in another order.
-        let own = self.iter().filter(|(_, entries)| entries.iter().any(Entry::is_own));
+        let own = self.iter().filter(|(_, entries)| entries.iter().any(Entry::is_own_count));
         own.map(|(start_ms, _)| start_ms).max().unwrap_or(0)
     }
 

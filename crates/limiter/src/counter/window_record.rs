@@ -6,6 +6,7 @@ use super::batch::{Ask, Debts, Grant, Prefetch, Seen, WindowReturn};
 use super::batch_context::BatchContext;
 use super::cell::{Cell, Entry, MAX_COUNT, cell_mut};
 use super::debts::{self, Debt};
+use super::escrow::Escrow;
 use super::grants::{grant_in_order, granted_runs, prefetch};
 use super::grid::{CellSpan, Grid};
 use super::hit_log::HitLog;
@@ -62,7 +63,17 @@ impl WindowRecord {
                 cell_mut(&mut self.cells, start_ms).merge(&foreign, self.incarnation);
             }
         }
-        self.cells.retain(|cell| cell.start_ms >= span.oldest_ms);
+        self.drop_cells_before(span.oldest_ms);
+    }
+
+    /// Drops the cells that begin before `oldest_ms`.
+    pub fn drop_cells_before(&mut self, oldest_ms: u64) {
+        self.cells.retain(|cell| cell.start_ms >= oldest_ms);
+    }
+
+    /// Drops the cells that have neither hits nor notes.
+    pub fn drop_empty_cells(&mut self) {
+        self.cells.retain(|cell| !cell.entries.is_empty());
     }
 
     /// Takes back hits, the newest first.
@@ -82,6 +93,7 @@ pub struct WindowItem<'a> {
     pub debts: &'a Debts,
     pub lease: Option<Prefetch>,
     pub share: Option<Share>,
+    pub escrow: Option<Escrow>,
     pub refund: u64,
     pub asks: &'a [Ask],
 }
@@ -89,10 +101,11 @@ pub struct WindowItem<'a> {
 impl WindowItem<'_> {
     /// The instant that counts, and its cell; `None` if it is outside the bounds of the item. Time never goes back
     /// while the key lives, nor behind what a node has seen of it.
-    pub fn current_cell(&self, stored: Option<&WindowRecord>, now: StoreTime) -> Option<(StoreTime, CellSpan)> {
+    pub fn current_cell(&self, stored: Option<&WindowRecord>, cx: BatchContext) -> Option<(StoreTime, CellSpan)> {
         let stored = stored.map(WindowRecord::newest_ms);
         let reports = self.debts.reports.iter().map(|report| report.debt.cell_ms);
         let newest = reports.chain(stored).chain([self.seen.newest_ms()]).max().unwrap_or(0);
+        let now = if self.escrow.is_some() { cx.lane_now() } else { cx.now };
         let now = now.max(StoreTime::from_millis(newest));
         Some((now, self.grid.span_at(now)?))
     }
@@ -119,9 +132,15 @@ impl WindowItem<'_> {
         let usage = Usage { grid: self.grid, cells: &window.cells, log: &window.log, own: false };
         let used = if self.limit >= MAX_COUNT { 0 } else { usage.used(span, now) };
         let of_limit = self.limit.saturating_sub(used);
-        let available = self
-            .share
-            .map_or(of_limit, |share| share.available(&mut window.noticed, &usage, self.limit, of_limit, (span, now)));
+        let (mut available, mut spending) = (of_limit, None);
+        if let Some(share) = self.share {
+            available = share.available(&mut window.noticed, &usage, self.limit, of_limit, (span, now));
+        }
+        if let Some(escrow) = self.escrow {
+            let cell = window.cells.iter().find(|cell| cell.start_ms == span.start_ms);
+            let (left, why) = escrow.available(cell, span.start_ms, cx.epoch);
+            (available, spending) = (left, Some(why));
+        }
         let (counts, asked) = grant_in_order(self.asks, available);
         let left_us = StoreTime::from_millis(span.end_ms).since(now);
         let lease = self.lease.map_or(0, |lease| prefetch(lease, available.saturating_sub(asked), left_us));
@@ -129,7 +148,9 @@ impl WindowItem<'_> {
         let overdraft = self.asks.iter().any(|ask| ask.overdraft);
         invariant::check(Invariant::I1RegionLimit, tokens <= available || overdraft);
         if tokens > 0 {
-            cell_mut(&mut window.cells, span.start_ms).charge(window.incarnation, tokens);
+            let cell = cell_mut(&mut window.cells, span.start_ms);
+            self.escrow.iter().for_each(|escrow| escrow.begin(cell));
+            cell.charge(window.incarnation, tokens);
         }
         // Nobody knows when tokens of a lease will be spent, so they are not logged.
         if asked > 0 && self.grid.is_logged(self.limit) {
@@ -155,6 +176,7 @@ impl WindowItem<'_> {
             available: available.saturating_sub(tokens),
             reset_at: usage.empty_at(span, now),
             reported,
+            spending,
             seen: Seen::Window {
                 incarnation: window.incarnation,
                 cell_ms: span.start_ms,

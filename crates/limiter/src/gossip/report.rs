@@ -81,7 +81,7 @@ impl Report {
             return Err(InvalidReport::Cells);
         }
         let sound = |entry: &Entry| {
-            entry.is_own() && entry.incarnation.0 > 0 && entry.charged < MAX_COUNT && entry.returned < MAX_COUNT
+            entry.is_own_count() && entry.incarnation.0 > 0 && entry.charged < MAX_COUNT && entry.returned < MAX_COUNT
         };
         let fits = |entries: &[Entry]| entries.len() <= MAX_FOREIGN_ENTRIES && entries.iter().all(sound);
         if self.cells.iter().all(|(_, entries)| fits(entries)) { Ok(()) } else { Err(InvalidReport::Entries) }
@@ -91,7 +91,7 @@ impl Report {
 /// The entries of a cell that belong to the region itself. If they are too many, the oldest are summed up in the floor,
 /// whose two numbers only grow as those of every entry do.
 fn own_part(start_ms: u64, entries: &[Entry]) -> Option<Cell> {
-    let mut own: Vec<Entry> = entries.iter().filter(|entry| entry.is_own()).copied().collect();
+    let mut own: Vec<Entry> = entries.iter().filter(|entry| entry.is_own_count()).copied().collect();
     if own.len() > MAX_FOREIGN_ENTRIES {
         let known = own.iter().position(Entry::is_floor).map(|at| own.remove(at));
         let sum = |of: fn(&Entry) -> u64| own.iter().map(of).fold(0, u64::saturating_add).min(MAX_COUNT - 1);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::messages::{AskResult, MayHaveRun, QueuedAsk};
 use super::outage::Outage;
-use crate::counter::{Ask, BucketReturn, WindowReturn};
+use crate::counter::{Ask, BucketReturn, Granted, WindowReturn};
 use crate::ids::Ticket;
 use crate::rules::{EffectiveLimit, Terms};
 
@@ -165,6 +165,17 @@ impl KeyQueue {
 
     pub const fn mark_sent(&mut self, terms: Terms) {
         (self.in_flight, self.sent_terms) = (true, terms);
+    }
+
+    /// Hits of the item in flight that the store has denied. `granted` says for each run of asks how many passed.
+    pub fn denied_by(&self, granted: &[Granted]) -> u64 {
+        let runs = self.sent.chunk_by(|a, b| a.kind() == b.kind());
+        let denied = |(run, granted): (&[QueuedAsk], &Granted)| {
+            let count = run.len() as u64;
+            let hits = run.first().map_or(0, |ask| ask.hits.max(1));
+            count.saturating_sub(granted.count.into()).saturating_mul(hits)
+        };
+        runs.zip(granted).map(denied).fold(0, u64::saturating_add)
     }
 
     /// The store ran the item. Returns the asks that it carried and the terms that it was made under.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::counter::{Part, Ticks};
+use crate::counter::{Escrow, Part, Ticks};
+use crate::escrow::RightsPlan;
 use crate::ids::{Incarnation, SlotId, Ticket};
 use crate::rules::{EffectiveLimit, OnPartition};
 use crate::time::{NodeTime, StoreTime};
@@ -94,6 +95,8 @@ pub struct Regions {
     pub floor_thousandths: u32,
     /// When this node noticed that another region does not hear it; `None` if all do.
     pub partitioned_since: Option<NodeTime>,
+    /// How rights are split under `escrow`. `None`: nobody knows, so this region has none.
+    pub rights: Option<RightsPlan>,
 }
 
 impl Regions {
@@ -103,6 +106,16 @@ impl Regions {
             Some(_) => effective.on_partition(),
             None => None,
         }
+    }
+
+    /// What an item says of the rights of its region. `None` if the limit is not under `escrow`.
+    pub fn escrow(regions: Option<Self>, effective: &EffectiveLimit) -> Option<Escrow> {
+        let limit = effective.is_escrow().then_some(effective.limit)?;
+        Some(match regions {
+            // The only region has all rights.
+            None => Escrow { part: limit, ..Escrow::default() },
+            Some(regions) => regions.rights.map(|plan| plan.escrow(limit)).unwrap_or_default(),
+        })
     }
 }
 

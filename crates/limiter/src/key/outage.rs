@@ -117,7 +117,11 @@ impl Outage {
                 let others = used_by_others(&seen.cells(), owed);
                 // Regions that count together have a part each.
                 let part = cx.regions.filter(|_| effective.on_partition().is_some()).map(|regions| regions.part);
-                let (limit, own) = (part.unwrap_or(Part::ONE).of(effective.limit), part.is_some());
+                let (mut limit, own) = (part.unwrap_or(Part::ONE).of(effective.limit), part.is_some());
+                if effective.is_escrow() && cx.regions.is_some() {
+                    // Nobody knows which rights are left. Only tokens in hand are spent.
+                    limit = 0;
+                }
                 let used = Usage { own, ..unlogged(&grid, &others) }.used(&span, now);
                 let window_share = limit.saturating_sub(used) / divisor(cx);
                 self.left = window_share.saturating_sub(unlogged(&grid, &as_cells(owed)).used(&span, now));

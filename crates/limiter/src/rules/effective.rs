@@ -113,6 +113,11 @@ impl EffectiveLimit {
         }
     }
 
+    /// True if regions spend rights that they hold.
+    pub fn is_escrow(&self) -> bool {
+        self.scope == Scope::Global(GlobalStrategy::Escrow) && !self.is_unlimited()
+    }
+
     /// True if it needs no counter to decide: it denies everything, or it is an unlimited bucket.
     pub const fn is_static(&self) -> bool {
         self.limit == 0 || (self.is_unlimited() && self.is_bucket())

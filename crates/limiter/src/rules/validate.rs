@@ -117,14 +117,17 @@ fn check_limit(limit: &Limit, path: &Path, found: &mut Problems) {
 fn check_scope(limit: &Limit, path: &Path, found: &mut Problems) {
     let Scope::Global(strategy) = limit.scope else { return };
     let bucket = limit.algorithm == Algorithm::TokenBucket;
+    let windowed = matches!(limit.period, Period::Window { .. });
     found.expect(!bucket, &path.field("scope"), "expected region: a token_bucket cannot be global");
     let strategy_path = path.field("global").field("strategy");
     match strategy {
         GlobalStrategy::Gossip { .. } => {
-            let windowed = matches!(limit.period, Period::Window { .. });
             found.expect(windowed, &strategy_path, "expected escrow: gossip does not support a calendar");
         }
-        GlobalStrategy::Escrow => found.expect(false, &strategy_path, "expected gossip: escrow is not built yet"),
+        GlobalStrategy::Escrow => {
+            let fixed = !windowed || limit.algorithm == Algorithm::FixedWindow || bucket;
+            found.expect(fixed, &strategy_path, "expected gossip: escrow supports only fixed_window and calendar");
+        }
     }
 }
 

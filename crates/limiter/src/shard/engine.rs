@@ -183,7 +183,7 @@ impl<W> Shard<W> {
     }
 
     fn complete(&mut self, reply: Reply, effects: &mut Effects<W>, now: NodeTime) {
-        for (ask, result) in self.keys.complete(reply, &mut effects.reports, now) {
+        for (ask, result) in self.keys.complete(reply, &mut effects.news, now) {
             let Some(check) = self.pending.get_mut(ask.ticket) else {
                 // Its check waits no more: granted hits go back. An overdraft stays charged, unless this node owes it.
                 let stays = ask.overdraft && ask.effective.on_store_failure != OnStoreFailure::Local;

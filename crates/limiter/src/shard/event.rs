@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::counter::{Batch, BatchReply, StoreError};
 use crate::decision::Decision;
+use crate::escrow::Want;
 use crate::gossip::Report;
 use crate::ids::{BatchId, LaneId, Ticket};
 use crate::key::Regions;
@@ -50,6 +51,23 @@ pub struct Outgoing {
     pub batch: Batch,
 }
 
+/// What other regions must hear, as the reply to a batch shows.
+#[derive(Debug, Default)]
+pub struct News {
+    /// What the region counted of keys that it shares with other regions, each with the instant from which nothing of
+    /// the key counts any more.
+    pub reports: Vec<(Report, NodeTime)>,
+    /// Rights that the region wants, each with the end of its cell.
+    pub wants: Vec<(Want, NodeTime)>,
+}
+
+impl News {
+    /// True if there is nothing to tell.
+    pub const fn is_empty(&self) -> bool {
+        self.reports.is_empty() && self.wants.is_empty()
+    }
+}
+
 /// What must be done after an event. `W` is what the shard keeps for the caller of a check that waits.
 #[derive(Debug)]
 #[must_use]
@@ -58,9 +76,8 @@ pub struct Effects<W> {
     pub send: Vec<Outgoing>,
     /// Decisions for checks that waited.
     pub decided: Vec<(W, Decision)>,
-    /// What the region counted of keys that it shares with other regions, as the reply says, each with the instant from
-    /// which nothing of the key counts any more.
-    pub reports: Vec<(Report, NodeTime)>,
+    /// What other regions must hear.
+    pub news: News,
     /// [`Event::Flush`] must follow soon. One may serve several events.
     pub flush: bool,
     /// [`Event::FlushDelayOver`] must follow in this many microseconds.
@@ -69,7 +86,7 @@ pub struct Effects<W> {
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
-        Self { send: Vec::new(), decided: Vec::new(), reports: Vec::new(), flush: false, flush_in: None }
+        Self { send: Vec::new(), decided: Vec::new(), news: News::default(), flush: false, flush_in: None }
     }
 }
 

@@ -15,7 +15,7 @@ mod store_clock;
 use std::time::Duration;
 
 pub use engine::{MAX_ITEMS, Shard, ShardConfig, ShardStats};
-pub use event::{Effects, Event, Outgoing, Overload, Reply, Verdict};
+pub use event::{Effects, Event, News, Outgoing, Overload, Reply, Verdict};
 
 /// How often a shard gets [`Event::Tick`]. No check waits for it.
 pub const TICK: Duration = Duration::from_millis(50);

@@ -30,7 +30,7 @@ pub fn hits_of(batch: &Batch) -> u64 {
     let returns = |item: &Item| match &item.counter {
         Counter::Window { returns, .. } => returns.iter().map(|back| back.tokens).sum::<u64>(),
         Counter::Bucket { returns, .. } => returns.iter().map(|back| back.hits).sum(),
-        Counter::Import { .. } => 0,
+        Counter::Import { .. } | Counter::Give { .. } | Counter::Take { .. } => 0,
     };
     asks.sum::<u64>() + batch.items.iter().map(returns).sum::<u64>()
 }

@@ -143,7 +143,7 @@ impl Shards {
             let effects = self.shards[at].handle(event, self.now);
             decided.extend(effects.decided);
             for out in effects.send {
-                let reply = run(&out.batch, StoreTime(START.0 + self.now.0), 1, |item, cx| {
+                let reply = run(&out.batch, StoreTime(START.0 + self.now.0), 1, &mut None, |item, cx| {
                     apply(self.store.entry(item.key.clone()).or_default(), item, cx)
                 });
                 events.push(Event::Reply(Reply { lane: out.lane, batch: out.batch.id, result: Ok(reply) }));

@@ -3,6 +3,7 @@
 mod clock_steps;
 mod deliveries;
 mod descriptor_limits;
+mod escrow;
 mod evictions;
 mod inspect;
 mod outages;

@@ -2,8 +2,8 @@
 //! that fail over.
 
 use limiter::counter::{
-    Ask, BatchContext, Cell, Counter, Debts, Entry, Grid, Item, ItemReply, Record, Seen, SeenCells, WindowReturn,
-    apply, used_by,
+    Ask, BatchContext, Cell, Counter, Debts, Entry, Grid, Item, ItemReply, LaneEpoch, Record, Seen, SeenCells,
+    WindowReturn, apply, used_by,
 };
 use limiter::gossip::Report;
 use limiter::{BatchId, HolderId, Incarnation, RegionNumber, StoreTime};
@@ -55,6 +55,7 @@ impl Region {
             holder: HolderId(0x0123_4567_89ab),
             batch: BatchId(self.batches),
             not_after: Some(now),
+            epoch: LaneEpoch::default(),
         };
         apply(&mut self.record, item, cx)
     }
@@ -68,6 +69,7 @@ impl Region {
             debts: Debts::default(),
             lease: None,
             share: None,
+            escrow: None,
         };
         let asks = (hits > 0).then_some(Ask { hits, count: 1, overdraft: false }).into_iter().collect();
         let item = Item { key: KEY.into(), asks, refund: 0, counter };

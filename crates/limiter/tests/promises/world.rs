@@ -228,7 +228,9 @@ impl World {
     pub fn run_batch(&mut self, batch: &Batch) -> BatchReply {
         let now = StoreTime(self.store_now());
         let store = &mut self.store;
-        run(batch, now, self.replication_id, |item, at| apply(store.entry(item.key.clone()).or_default(), item, at))
+        run(batch, now, self.replication_id, &mut None, |item, at| {
+            apply(store.entry(item.key.clone()).or_default(), item, at)
+        })
     }
 
     /// Runs one of the holder's delivered batches again: the one that came `back` batches before the last.

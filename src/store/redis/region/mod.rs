@@ -129,6 +129,7 @@ impl Region for RedisRegion {
             topology: self.topology.subscribe(),
             topology_stale: Arc::clone(&self.topology_stale),
             server_errors: Arc::clone(&self.server_errors),
+            wait_ms: u64::try_from(self.options.deadline.as_millis() / 2).unwrap_or(u64::MAX).max(1),
             reached: AtomicBool::new(false),
         });
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&store));

@@ -1,13 +1,20 @@
 //! A key's talk with the store: the next item, and what its reply changes.
 
 use super::{Denial, Estimate, KeyState};
-use crate::counter::{Counter, Debts, Grant, Granted, Grid, Item, Prefetch, Seen, Share};
+use crate::counter::{
+    CellSpan, Counter, Debts, Entry, Grant, Granted, Grid, Item, Prefetch, Seen, Share, Spending, used_by,
+};
+use crate::escrow::{Holding, Want, wanted};
 use crate::gossip::Report;
+use crate::ids::RegionNumber;
 use crate::key::Regions;
 use crate::key::messages::{AskResult, BatchTimes, ChargeOrigin, Context, MayHaveRun, QueuedAsk, Receipt};
 use crate::key::outage::Outage;
 use crate::rules::{EffectiveLimit, OnPartition};
 use crate::time::{NodeTime, StoreTime};
+
+/// A denial for want of rights is remembered for at most so long, in microseconds.
+const ESCROW_DENIAL_US: u64 = 20_000;
 
 impl KeyState {
     /// The next item for the store, if there is something to send.
@@ -36,7 +43,7 @@ impl KeyState {
         let carries = match &counter {
             Counter::Window { returns, lease, .. } => !returns.is_empty() || lease.is_some(),
             Counter::Bucket { returns, .. } => !returns.is_empty(),
-            Counter::Import { .. } => false,
+            Counter::Import { .. } | Counter::Give { .. } | Counter::Take { .. } => false,
         };
         if asks.is_empty() && !carries && !owes {
             self.drop_empty_queue();
@@ -77,6 +84,7 @@ impl KeyState {
             debts: Debts { seen_in, seen, reports },
             lease: Some(lease).filter(|_| effective.terms() == self.effective.terms() && want > 0),
             share,
+            escrow: Regions::escrow(cx.regions, effective),
         }
     }
 
@@ -97,7 +105,11 @@ impl KeyState {
             Seen::Bucket { .. } => ChargeOrigin::default(),
         };
         let decided = out.len();
-        let denial = decide(asks, &grant, origin, times, cx, out);
+        let mut denial = decide(asks, &grant, origin, times, cx, out);
+        if let (Some(denial), Some(_)) = (&mut denial, grant.spending) {
+            // Rights of another region may come soon.
+            denial.until = denial.until.min(times.sent.plus(ESCROW_DENIAL_US));
+        }
         let spent = out[decided..].iter().filter(|(_, result)| *result == AskResult::Granted(Receipt::Window(origin)));
         self.note_spent(origin, spent.map(|(ask, _)| ask.hits).fold(0, u64::saturating_add));
         if same_terms {
@@ -134,6 +146,45 @@ impl KeyState {
         let report = Report::new(key, grid, &seen, floor)?;
         let gone = grid.gone_at(newest_ms, grid.end_ms(newest_ms));
         Some((report, cx.now.plus(gone.since(cx.store_now))))
+    }
+
+    /// The rights that the region wants of this counter after a reply, before [`Self::complete`], and when their cell
+    /// ends.
+    pub fn want(
+        &self,
+        key: &[u8],
+        grant: &Grant,
+        spending: Spending,
+        times: &BatchTimes,
+        cx: &Context,
+    ) -> Option<(Want, NodeTime)> {
+        let Seen::Window { cell_ms, cell_end_ms, cells, .. } = &grant.seen else { return None };
+        let epoch_ms = match spending {
+            Spending::Allowed => 0,
+            Spending::Unconfirmed { epoch_ms } => epoch_ms,
+            Spending::Lost => return None,
+        };
+        let used_in = |entries: &[Entry]| used_by(entries, RegionNumber::OWN);
+        let used = cells.iter().find(|(start_ms, _)| start_ms == cell_ms).map_or(0, |(_, entries)| used_in(entries));
+        let seen = self.seen.cells();
+        let before = seen.iter().find(|(start_ms, _)| start_ms < cell_ms);
+        let span = CellSpan { start_ms: *cell_ms, end_ms: *cell_end_ms, oldest_ms: *cell_ms };
+        let holding = Holding {
+            available: grant.available,
+            used,
+            used_before: before.map_or(0, |(_, entries)| used_in(entries)),
+            denied: self.queue.as_ref().map_or(0, |queue| queue.denied_by(&grant.granted)),
+            span,
+            now: times.ran,
+        };
+        let hits = wanted(&holding).min(self.effective.limit);
+        if hits == 0 && epoch_ms == 0 {
+            return None;
+        }
+        let grid = self.effective.grid(StoreTime::from_millis(*cell_ms))?;
+        let (limit, denied) = (self.effective.limit, holding.denied > 0);
+        let want = Want { key: key.into(), grid, limit, cell_ms: *cell_ms, hits, denied, epoch_ms };
+        Some((want, cx.now.plus(StoreTime::from_millis(*cell_end_ms).since(times.ran))))
     }
 
     /// Pays asks that came while the item was in flight from the lease that it brought, in order, as far as the lease

@@ -2,10 +2,9 @@
 
 use super::Keys;
 use crate::counter::{Batch, BatchOutcome, BatchReply, Item, ItemReply, StoreError};
-use crate::gossip::Report;
 use crate::ids::{BatchId, LaneId, SlotId};
 use crate::key::{AskResult, BatchTimes, MayHaveRun, QueuedAsk};
-use crate::shard::event::{Outgoing, Reply};
+use crate::shard::event::{News, Outgoing, Reply};
 use crate::shard::lanes::InFlight;
 use crate::time::{NodeTime, StoreTime};
 
@@ -55,12 +54,7 @@ impl Keys {
     }
 
     /// Applies the result of a batch. Returns what the store decided about the asks that the batch carried.
-    pub fn complete(
-        &mut self,
-        reply: Reply,
-        reports: &mut Vec<(Report, NodeTime)>,
-        now: NodeTime,
-    ) -> Vec<(QueuedAsk, AskResult)> {
+    pub fn complete(&mut self, reply: Reply, news: &mut News, now: NodeTime) -> Vec<(QueuedAsk, AskResult)> {
         let Reply { lane, batch, result } = reply;
         let failed_before = self.lanes.is_failing(lane);
         let ran = result.as_ref().ok().map(|reply| reply.now);
@@ -68,7 +62,7 @@ impl Keys {
         let mut results = Vec::new();
         let Some(in_flight) = self.lanes.complete(lane, batch, ran, late, now) else { return results };
         match result {
-            Ok(reply) => self.complete_items(lane, in_flight, reply, now, reports, &mut results),
+            Ok(reply) => self.complete_items(lane, in_flight, reply, now, news, &mut results),
             Err(error) => self.fail(lane, in_flight, error, &mut results),
         }
         if failed_before && !self.lanes.is_failing(lane) {
@@ -83,7 +77,7 @@ impl Keys {
         in_flight: InFlight,
         reply: BatchReply,
         now: NodeTime,
-        reports: &mut Vec<(Report, NodeTime)>,
+        news: &mut News,
         results: &mut Vec<(QueuedAsk, AskResult)>,
     ) {
         let cx = self.context(lane, now);
@@ -103,9 +97,12 @@ impl Keys {
             match replies.next() {
                 Some(ItemReply::Done(grant)) => {
                     let reported = grant.reported;
+                    if let Some(spending) = grant.spending {
+                        news.wants.extend(key.state.want(&key.name, &grant, spending, &times, &cx));
+                    }
                     let more = key.state.complete(grant, &times, &cx, results);
                     if let Some(regions) = &self.regions {
-                        reports.extend(key.state.report(&key.name, regions, &cx));
+                        news.reports.extend(key.state.report(&key.name, regions, &cx));
                     }
                     if more {
                         if reported {
@@ -117,7 +114,7 @@ impl Keys {
                     }
                 }
                 Some(ItemReply::OutOfBounds { newest_ms }) => self.resend(slot, Some(newest_ms), results),
-                Some(ItemReply::Failed | ItemReply::Imported { .. }) | None => {
+                Some(ItemReply::Failed | ItemReply::Imported { .. } | ItemReply::Given(_)) | None => {
                     self.stats.failed_items += 1;
                     key.state.fail(MayHaveRun::Unknown, results);
                     self.queue_after_failure(slot);

@@ -1,0 +1,309 @@
+//! Which regions are asked for rights of which keys.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use indexmap::IndexMap;
+
+use super::want::Want;
+use crate::counter::Given;
+use crate::ids::RegionNumber;
+use crate::time::NodeTime;
+
+/// The most wants of one question.
+pub const MAX_WANTS: usize = 1000;
+/// Questions to one region that may wait for their answer.
+const MAX_IN_FLIGHT: usize = 4;
+/// A region that had nothing to give is not asked for the same key again for so long, in microseconds. The pause doubles
+/// each time.
+const FIRST_PAUSE_US: u64 = 50_000;
+const MAX_PAUSE_US: u64 = 1_000_000;
+/// Keys that are checked for their end when a new one comes.
+const SWEEP: usize = 2;
+
+/// A question to a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub to: RegionNumber,
+    pub wants: Vec<Want>,
+}
+
+/// The rights that this region asks others for. It merges what is wanted of one key, and asks each region for many keys
+/// at once.
+#[derive(Debug)]
+pub struct Requests {
+    regions: BTreeMap<RegionNumber, Talk>,
+    max_keys: usize,
+    hasher: ahash::RandomState,
+    dropped: u64,
+}
+
+/// The talk with one region.
+#[derive(Debug)]
+struct Talk {
+    keys: IndexMap<Box<[u8]>, Asked, ahash::RandomState>,
+    /// Keys that are to be asked for.
+    due: VecDeque<Box<[u8]>>,
+    in_flight: usize,
+    sweep_position: usize,
+    /// Rights that the region has given.
+    taken: u64,
+}
+
+/// What is known of one key.
+#[derive(Debug)]
+struct Asked {
+    want: Want,
+    /// It is among the due keys, or its answer is awaited.
+    busy: bool,
+    /// What the region has given of the cell so far.
+    total: u64,
+    pause_us: u64,
+    paused_until: NodeTime,
+    /// When the cell ends.
+    ends: NodeTime,
+}
+
+impl Requests {
+    /// Asks nobody until [`Self::set_regions`]. `max_keys` are kept for each region. `seeds` must be random.
+    pub fn new(max_keys: usize, [a, b, c, d]: [u64; 4]) -> Self {
+        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
+        Self { regions: BTreeMap::new(), max_keys, hasher, dropped: 0 }
+    }
+
+    /// The regions that can be asked.
+    pub fn set_regions(&mut self, regions: impl IntoIterator<Item = RegionNumber>) {
+        let mut before = std::mem::take(&mut self.regions);
+        let hasher = &self.hasher;
+        let mut talk = |region| before.remove(&region).unwrap_or_else(|| Talk::new(hasher.clone()));
+        self.regions = regions.into_iter().map(|region| (region, talk(region))).collect();
+    }
+
+    /// Takes a want. Its cell ends at `ends`. Returns true if there may be something to ask now.
+    pub fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime) -> bool {
+        let count = self.regions.len().max(1) as u64;
+        // Each region is asked for its part. After a denial, whoever has rights should give them.
+        let hits = if want.denied { want.hits } else { want.hits.div_ceil(count) };
+        let mut asks = false;
+        for talk in self.regions.values_mut() {
+            match talk.want(&Want { hits, ..want.clone() }, ends, now, self.max_keys) {
+                Some(due) => asks |= due,
+                None => self.dropped += 1,
+            }
+        }
+        asks
+    }
+
+    /// The questions that can be asked now.
+    pub fn questions(&mut self) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for (to, talk) in &mut self.regions {
+            while talk.in_flight < MAX_IN_FLIGHT && !talk.due.is_empty() {
+                let due = talk.due.drain(..talk.due.len().min(MAX_WANTS));
+                let wants: Vec<Want> =
+                    due.filter_map(|key| talk.keys.get(&key)).map(|asked| asked.want.clone()).collect();
+                if !wants.is_empty() {
+                    talk.in_flight += 1;
+                    questions.push(Question { to: *to, wants });
+                }
+            }
+        }
+        questions
+    }
+
+    /// A region has answered a question, or will not answer it. `answers` are in the order of its wants; a want without
+    /// an answer has failed. Returns the rights that are new.
+    pub fn answered(&mut self, question: &Question, answers: &[Option<Given>], now: NodeTime) -> u64 {
+        let Some(talk) = self.regions.get_mut(&question.to) else { return 0 };
+        talk.in_flight = talk.in_flight.saturating_sub(1);
+        let mut gained = 0;
+        for (at, want) in question.wants.iter().enumerate() {
+            if let Some(asked) = talk.keys.get_mut(&want.key) {
+                gained += asked.answered(want, answers.get(at).copied().flatten(), now);
+            }
+        }
+        talk.taken = talk.taken.saturating_add(gained);
+        gained
+    }
+
+    /// Rights that a region has given.
+    pub fn taken(&self, region: RegionNumber) -> u64 {
+        self.regions.get(&region).map_or(0, |talk| talk.taken)
+    }
+
+    /// Wants that found no room since the last call.
+    pub const fn take_dropped(&mut self) -> u64 {
+        std::mem::replace(&mut self.dropped, 0)
+    }
+
+    /// Keys that are kept, over all regions.
+    pub fn len(&self) -> usize {
+        self.regions.values().map(|talk| talk.keys.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Talk {
+    fn new(hasher: ahash::RandomState) -> Self {
+        Self { keys: IndexMap::with_hasher(hasher), due: VecDeque::new(), in_flight: 0, sweep_position: 0, taken: 0 }
+    }
+
+    /// Returns true if the key is due now, and `None` if it found no room.
+    fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime, max_keys: usize) -> Option<bool> {
+        if let Some(asked) = self.keys.get_mut(&want.key) {
+            if !asked.want(want, ends, now) {
+                return Some(false);
+            }
+        } else {
+            self.sweep(now);
+            if self.keys.len() >= max_keys {
+                return None;
+            }
+            self.keys.insert(want.key.clone(), Asked::new(want.clone(), ends));
+        }
+        self.due.push_back(want.key.clone());
+        Some(true)
+    }
+
+    /// Forgets keys whose cell is over.
+    fn sweep(&mut self, now: NodeTime) {
+        for _ in 0..SWEEP {
+            match self.keys.get_index(self.sweep_position) {
+                None => self.sweep_position = 0,
+                Some((_, asked)) if asked.ends <= now && !asked.busy => {
+                    self.keys.swap_remove_index(self.sweep_position);
+                }
+                Some(_) => self.sweep_position += 1,
+            }
+        }
+    }
+}
+
+impl Asked {
+    const fn new(want: Want, ends: NodeTime) -> Self {
+        Self { want, busy: true, total: 0, pause_us: 0, paused_until: NodeTime(0), ends }
+    }
+
+    /// Takes a newer want. Returns true if the key is to be asked for.
+    fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime) -> bool {
+        let news = want.cell_ms != self.want.cell_ms || want.epoch_ms != self.want.epoch_ms;
+        if news {
+            (self.total, self.pause_us, self.paused_until) = (0, 0, now);
+        }
+        (self.want, self.ends) = (want.clone(), ends);
+        let asks = !self.busy && now >= self.paused_until;
+        self.busy |= asks;
+        asks
+    }
+
+    /// Returns the rights that are new.
+    fn answered(&mut self, want: &Want, given: Option<Given>, now: NodeTime) -> u64 {
+        self.busy = false;
+        let same_cell = want.cell_ms == self.want.cell_ms;
+        let total = given.filter(|_| same_cell).map_or(0, |given| given.total);
+        let gained = total.saturating_sub(self.total);
+        self.total += gained;
+        self.pause_us = if gained > 0 { 0 } else { (2 * self.pause_us).clamp(FIRST_PAUSE_US, MAX_PAUSE_US) };
+        self.paused_until = now.plus(if same_cell { self.pause_us } else { 0 });
+        gained
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::Grid;
+
+    const EU: RegionNumber = RegionNumber(7);
+    const AP: RegionNumber = RegionNumber(8);
+
+    fn want(key: &str, hits: u64, denied: bool) -> Want {
+        let grid = Grid::Fixed { width_ms: 1000 };
+        Want { key: key.as_bytes().into(), grid, limit: 10, cell_ms: 5000, hits, denied, epoch_ms: 0 }
+    }
+
+    fn at(ms: u64) -> NodeTime {
+        NodeTime(ms * 1000)
+    }
+
+    fn requests(max_keys: usize) -> Requests {
+        let mut requests = Requests::new(max_keys, [1, 2, 3, 4]);
+        requests.set_regions([EU, AP]);
+        requests
+    }
+
+    fn given(total: u64) -> Option<Given> {
+        Some(Given { total, ..Given::default() })
+    }
+
+    #[test]
+    fn each_region_is_asked_for_a_part_and_after_a_denial_for_all() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 7, false), at(1000), at(0));
+        requests.want(&want("b", 7, true), at(1000), at(0));
+        let questions = requests.questions();
+        let hits: Vec<Vec<u64>> = questions.iter().map(|q| q.wants.iter().map(|w| w.hits).collect()).collect();
+        assert_eq!(hits, [[4, 7], [4, 7]]);
+        assert_eq!(requests.questions(), [], "they are asked once");
+    }
+
+    #[test]
+    fn a_region_that_gives_nothing_is_asked_less_and_less() {
+        let mut requests = requests(10);
+        let mut asked = Vec::new();
+        for ms in (0..10_000).step_by(10) {
+            requests.want(&want("a", 1, true), at(60_000), at(ms));
+            for question in requests.questions() {
+                requests.answered(&question, &[given(3)], at(ms));
+                if question.to == EU {
+                    asked.push(ms);
+                }
+            }
+        }
+        // The first answer brings rights, the others do not.
+        assert_eq!(asked[..6], [0, 10, 60, 160, 360, 760]);
+        assert!(asked.len() < 18, "{asked:?}");
+    }
+
+    #[test]
+    fn the_next_cell_is_asked_for_at_once() {
+        let mut requests = requests(10);
+        assert!(requests.want(&want("a", 1, true), at(1000), at(0)));
+        let first = requests.questions().remove(0);
+        let next = Want { cell_ms: 6000, ..want("a", 1, true) };
+        assert!(requests.want(&next, at(2000), at(0)) || !requests.questions().is_empty() || first.to == EU);
+        requests.answered(&first, &[], at(10));
+        assert!(requests.want(&next, at(2000), at(10)));
+        assert!(requests.questions().iter().any(|q| q.to == EU && q.wants[0].cell_ms == 6000));
+    }
+
+    #[test]
+    fn keys_past_the_most_are_counted_and_those_of_past_cells_make_room() {
+        let mut requests = requests(2);
+        for key in ["a", "b", "c"] {
+            requests.want(&want(key, 1, false), at(1000), at(0));
+        }
+        assert_eq!((requests.len(), requests.take_dropped()), (4, 2));
+        for question in requests.questions() {
+            requests.answered(&question, &[], at(10));
+        }
+        requests.want(&want("d", 1, false), at(3000), at(2000));
+        assert_eq!(requests.take_dropped(), 0);
+        assert!(requests.len() <= 4);
+    }
+
+    #[test]
+    fn at_most_four_questions_to_a_region_wait() {
+        let mut requests = requests(100_000);
+        for n in 0..6 * MAX_WANTS {
+            requests.want(&want(&n.to_string(), 1, false), at(1000), at(0));
+        }
+        let questions = requests.questions();
+        assert_eq!(questions.iter().filter(|q| q.to == EU).count(), MAX_IN_FLIGHT);
+        assert!(questions.iter().all(|q| q.wants.len() == MAX_WANTS));
+        requests.answered(&questions[0], &[], at(10));
+        assert_eq!(requests.questions().len(), 1);
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node counts of rights that move between regions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge};
+
+use crate::ports::Replicated;
+use crate::telemetry::names;
+use crate::telemetry::registry::MetricsRegistry;
+
+/// The metrics of rights that move between regions.
+#[derive(Clone)]
+pub struct RightsMetrics {
+    questions: IntCounterVec,
+    taken: IntCounterVec,
+    unreplicated: IntCounter,
+    best_effort: IntGauge,
+    dropped: IntCounter,
+    has_no_plan: Arc<AtomicBool>,
+}
+
+impl RightsMetrics {
+    /// # Errors
+    /// Returns an error if the registry has these metrics already.
+    pub fn new(registry: &MetricsRegistry) -> Result<Self, Error> {
+        let questions = registry.counters(&names::RIGHTS_QUESTIONS)?;
+        for outcome in ["answered", "failed"] {
+            questions.with_label_values(&[outcome]);
+        }
+        Ok(Self {
+            questions,
+            taken: registry.counters(&names::RIGHTS_TAKEN)?,
+            unreplicated: registry.counter(&names::RIGHTS_UNREPLICATED)?,
+            best_effort: registry.gauge(&names::RIGHTS_BEST_EFFORT)?,
+            dropped: registry.counter(&names::RIGHTS_DROPPED)?,
+            has_no_plan: Arc::default(),
+        })
+    }
+
+    /// A region answered a question, or did not.
+    pub fn asked(&self, is_answered: bool) {
+        self.questions.with_label_values(&[if is_answered { "answered" } else { "failed" }]).inc();
+    }
+
+    /// A region gave rights.
+    pub fn taken(&self, region: &str, rights: u64) {
+        self.taken.with_label_values(&[region]).inc_by(rights);
+    }
+
+    /// Rights were given away. Logs once if a failover may forget that.
+    pub fn gave(&self, replicated: Replicated) {
+        match replicated {
+            Replicated::Yes => {}
+            Replicated::NotYet => self.unreplicated.inc(),
+            Replicated::NoReplica => {
+                if self.best_effort.get() == 0 {
+                    self.best_effort.set(1);
+                    tracing::warn!(
+                        "limits with strategy: escrow are best effort: a primary of the store has no replica, so a \
+                         failover or a restart may forget which rights it gave to other regions"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Wants found no room, or were not valid.
+    pub fn dropped(&self, count: u64) {
+        self.dropped.inc_by(count);
+    }
+
+    /// A limit under `escrow` has no rights because nobody knows how to split them. Logs once.
+    pub fn no_plan(&self) {
+        if !self.has_no_plan.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "limits with strategy: escrow deny: `regions` must name all regions and their weights, the same in the \
+                 configuration of every node"
+            );
+        }
+    }
+
+    /// Forgets a region that is no more.
+    pub fn forget(&self, region: &str) {
+        let _ = self.taken.remove_label_values(&[region]);
+    }
+}
