@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod escrow;
 mod gossip;
 mod hops;
 mod staleness;
