@@ -59,7 +59,12 @@ pub(super) fn regions(top: &mut Fields<'_>, own: &str, has_cluster: bool, errors
     }
     let peers = self::peers(peers, &peers_path, own, errors);
     let gossip = gossip(gossip_node, &gossip_path, has_cluster, errors);
-    Regions { weights: self::weights(weights, &weights_path, errors), peers, gossip }
+    let weights = self::weights(weights, &weights_path, errors);
+    // A node that is alone would spend the rights of all regions.
+    if peers.is_empty() && !has_cluster && weights.keys().any(|region| region != own) {
+        errors.add(&weights_path, "expected peers or cluster too, through which this region reaches the others");
+    }
+    Regions { weights, peers, gossip }
 }
 
 fn weights(node: Option<&Node>, path: &Path, errors: &mut Errors) -> BTreeMap<String, u64> {

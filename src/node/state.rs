@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::Environment;
 use super::metrics::{NodeMetrics, NodeStats};
 use crate::actors::core::Core;
-use crate::ports::{BoxFuture, Clock, NodeStatus, Readiness, Region, RuleSource, StoreHealth};
+use crate::ports::{BoxFuture, Clock, Gossip, NodeStatus, Readiness, Region, RuleSource, StoreHealth};
 
 /// How often a node that starts checks whether it may decide.
 const START_POLL: Duration = Duration::from_millis(2);
@@ -27,6 +27,7 @@ struct Shared {
     cores: Vec<Arc<Core>>,
     region: Arc<dyn Region>,
     rules: Arc<dyn RuleSource>,
+    gossip: Option<Arc<dyn Gossip>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<NodeMetrics>,
     /// Held while the metrics are rendered, so that scrapes take at most one thread.
@@ -41,12 +42,24 @@ struct Shared {
 
 impl NodeState {
     pub fn new(cores: Vec<Arc<Core>>, environment: &Environment, control: Handle) -> Self {
-        let Environment { region, rules, clock, metrics, .. } = environment;
+        let Environment { region, rules, gossip, clock, metrics, .. } = environment;
         let (region, rules, clock) = (Arc::clone(region), Arc::clone(rules), Arc::clone(clock));
-        let metrics = Arc::clone(metrics);
+        let (gossip, metrics) = (gossip.clone(), Arc::clone(metrics));
         let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));
         let (draining, scrape) = (AtomicBool::new(false), Arc::default());
-        Self(Arc::new(Shared { cores, region, rules, clock, metrics, scrape, started, draining, control, runtimes }))
+        Self(Arc::new(Shared {
+            cores,
+            region,
+            rules,
+            gossip,
+            clock,
+            metrics,
+            scrape,
+            started,
+            draining,
+            control,
+            runtimes,
+        }))
     }
 
     /// Counts the tasks of a runtime from now on.
@@ -98,12 +111,13 @@ impl Shared {
 
 impl NodeStatus for NodeState {
     fn readiness(&self) -> Readiness {
-        let Shared { cores, region, rules, draining, .. } = &*self.0;
+        let Shared { cores, region, rules, gossip, draining, .. } = &*self.0;
         let draining = draining.load(Ordering::Relaxed);
         let state = region.state();
         let (revision, newest) = (self.0.revision(), Arc::clone(&rules.follow().borrow()));
         let hash = || newest.hash.iter().map(|byte| format!("{byte:02x}")).collect();
         let rules_hash = (newest.revision == revision).then(hash);
+        let of_regions = gossip.iter().flat_map(|gossip| gossip.advice());
         let ready = !draining && !cores.iter().any(|core| core.is_starting());
         Readiness {
             ready,
@@ -112,7 +126,7 @@ impl NodeStatus for NodeState {
             rejected_rules: rules.rejected(),
             store: state.store,
             cluster: rules.cluster(),
-            advice: state.advice.into_iter().chain(rules.advice()).collect(),
+            advice: state.advice.into_iter().chain(rules.advice()).chain(of_regions).collect(),
             draining,
         }
     }

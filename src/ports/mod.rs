@@ -76,6 +76,8 @@ pub trait Gossip: Send + Sync + 'static {
     fn tell(&self, news: News);
     /// What the cores must know of the other regions; `None` if there are none.
     fn regions(&self) -> watch::Receiver<Option<Regions>>;
+    /// What weakens the promises of limits across regions.
+    fn advice(&self) -> Vec<&'static str>;
     /// What this node knows of each other region.
     fn status(&self) -> Vec<RegionStatus>;
 }

@@ -165,6 +165,10 @@ impl Gossip for RegionGossip {
         self.view.subscribe()
     }
 
+    fn advice(&self) -> Vec<&'static str> {
+        self.metrics.rights.advice()
+    }
+
     fn status(&self) -> Vec<RegionStatus> {
         let now = self.clock.now();
         let mut all: Vec<RegionStatus> = self.outbox(|outbox| {

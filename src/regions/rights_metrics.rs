@@ -9,6 +9,11 @@ use crate::ports::Replicated;
 use crate::telemetry::names;
 use crate::telemetry::registry::MetricsRegistry;
 
+const BEST_EFFORT: &str = "limits with strategy: escrow are best effort: a primary of the store has no replica, so a \
+                           restart may forget which rights it gave to other regions; add a replica to each primary";
+const NO_PLAN: &str = "limits with strategy: escrow deny: nobody knows how to split their rights; name all regions and \
+                       their weights under regions, the same in the configuration of every node";
+
 /// The metrics of rights that move between regions.
 #[derive(Clone)]
 pub struct RightsMetrics {
@@ -56,10 +61,7 @@ impl RightsMetrics {
             Replicated::NoReplica => {
                 if self.best_effort.get() == 0 {
                     self.best_effort.set(1);
-                    tracing::warn!(
-                        "limits with strategy: escrow are best effort: a primary of the store has no replica, so a \
-                         failover or a restart may forget which rights it gave to other regions"
-                    );
+                    tracing::warn!("{BEST_EFFORT}");
                 }
             }
         }
@@ -73,11 +75,15 @@ impl RightsMetrics {
     /// A limit under `escrow` has no rights because nobody knows how to split them. Logs once.
     pub fn no_plan(&self) {
         if !self.has_no_plan.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "limits with strategy: escrow deny: `regions` must name all regions and their weights, the same in the \
-                 configuration of every node"
-            );
+            tracing::error!("{NO_PLAN}");
         }
+    }
+
+    /// What weakens the promises, and how to change it.
+    pub fn advice(&self) -> Vec<&'static str> {
+        let best_effort = (self.best_effort.get() > 0).then_some(BEST_EFFORT);
+        let no_plan = self.has_no_plan.load(Ordering::Relaxed).then_some(NO_PLAN);
+        best_effort.into_iter().chain(no_plan).collect()
     }
 
     /// Forgets a region that is no more.

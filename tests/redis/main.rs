@@ -12,6 +12,7 @@ mod hashed_keys;
 mod membership;
 mod operate;
 mod region;
+mod replicas;
 mod streams;
 
 use support::{load, node, servers};

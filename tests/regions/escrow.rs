@@ -55,6 +55,7 @@ fn rights_follow_the_demand_and_never_exceed_the_limit() {
     let taken = world.node(0).metric("tidegate_rights_taken_total{region=\"eu\"} ");
     assert!(taken > 0.0, "{taken}");
     assert_eq!(world.node(1).metric("tidegate_rights_best_effort "), 1.0, "the store has no replica");
+    assert!(world.node(1).get("/readyz").body.contains("escrow are best effort"));
 }
 
 #[test]
