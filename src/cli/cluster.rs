@@ -230,8 +230,7 @@ fn regions(status: &Value) {
     if regions.is_empty() {
         return;
     }
-    let mut table =
-        output::table(&["other region", "weight", "hears this node", "last heard", "round trip", "keys behind"]);
+    let mut table = output::table(&["other region", "weight", "hears this node", "last heard", "round trip", "keys behind", "rights taken"]);
     for region in regions {
         let ms = |field: &str| region[field].as_u64().map(output::length);
         let partitioned = region["partitioned"] == true;
@@ -239,7 +238,7 @@ fn regions(status: &Value) {
         let heard = ms("heard_age_ms").map_or_else(|| "never".to_owned(), |ms| format!("{ms} ago"));
         let trip = ms("round_trip_ms").unwrap_or_else(|| "–".to_owned());
         let cell = |field: &str| output::plain(&region[field]);
-        table.add_row([cell("region"), cell("weight"), hears, heard, trip, cell("behind_keys")]);
+        table.add_row([cell("region"), cell("weight"), hears, heard, trip, cell("behind_keys"), cell("rights_taken")]);
     }
     outln!("{table}");
 }

@@ -10,6 +10,7 @@ use crate::tls::settings::MutualFiles;
 use crate::yaml::decode::{Errors, Fields, entries, list};
 use crate::yaml::tree::{Node, Value};
 use limiter::counter::MAX_REGIONS;
+use limiter::escrow::Weight;
 use limiter::rules::Path;
 
 /// The largest weight of a region.
@@ -19,7 +20,7 @@ const MAX_WEIGHT: u64 = 65_536;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Regions {
     /// `regions`: the weights by name. A region that is not there has 1.
-    pub weights: BTreeMap<String, u64>,
+    pub weights: BTreeMap<String, Weight>,
     /// `peers`: the addresses of the nodes of each other region, without a cluster.
     pub peers: BTreeMap<String, Vec<String>>,
     pub gossip: Gossip,
@@ -67,12 +68,16 @@ pub(super) fn regions(top: &mut Fields<'_>, own: &str, has_cluster: bool, errors
     Regions { weights, peers, gossip }
 }
 
-fn weights(node: Option<&Node>, path: &Path, errors: &mut Errors) -> BTreeMap<String, u64> {
+fn weights(node: Option<&Node>, path: &Path, errors: &mut Errors) -> BTreeMap<String, Weight> {
     let all = node.map(|node| entries(node, path, errors)).unwrap_or_default();
     let weight = |(region, node, path): (&str, &Node, Path), errors: &mut Errors| {
         let weight = section(Some(node), &path, errors, |fields: &mut Fields<'_>, path, errors| {
-            let weight = fields.get("weight");
-            weight.and_then(|n| within(n, &path.field("weight"), 0..=MAX_WEIGHT, errors)).unwrap_or(1)
+            let mut weight = |field| {
+                let node = fields.get(field);
+                node.and_then(|n| within(n, &path.field(field), 0..=MAX_WEIGHT, errors))
+            };
+            let (now, next) = (weight("weight").unwrap_or(1), weight("next_weight"));
+            Weight { now, next: next.unwrap_or(now) }
         });
         (region.to_owned(), weight)
     };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use limiter::escrow::Weight;
+
 /// The settings of the talk with other regions.
 #[derive(Clone, Debug)]
 pub struct RegionsConfig {
@@ -12,7 +14,7 @@ pub struct RegionsConfig {
     pub region: String,
     pub node: String,
     /// The weights of regions by name. A region that is not there has 1.
-    pub weights: BTreeMap<String, u64>,
+    pub weights: BTreeMap<String, Weight>,
     /// Where this node listens; `None` if its cluster does.
     pub listen: Option<SocketAddr>,
     /// The shortest time between two messages to one region.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use limiter::counter::{MAX_REGIONS, Part};
-use limiter::escrow::RightsPlan;
+use limiter::escrow::{RightsPlan, Weight};
 use limiter::gossip::ranked;
 use limiter::{NodeTime, RegionNumber};
 
@@ -32,7 +32,7 @@ pub enum Peers {
 pub struct Directory {
     region: String,
     node: String,
-    weights: BTreeMap<String, u64>,
+    weights: BTreeMap<String, Weight>,
     plan: Option<RightsPlan>,
     peers: Peers,
     known: Mutex<Known>,
@@ -140,7 +140,7 @@ impl Directory {
 
     /// The weight of a region.
     pub fn weight(&self, region: &str) -> u64 {
-        self.weights.get(region).copied().unwrap_or(1).min(MAX_WEIGHT)
+        self.weights.get(region).map_or(1, |weight| weight.now).min(MAX_WEIGHT)
     }
 
     /// The weighted part of this region.
@@ -154,12 +154,12 @@ impl Directory {
 
 /// How rights are split: by `weights`, or without them evenly between the regions of `peers`. `None` for a cluster
 /// without `weights`: its regions come and go with its members, and two nodes may know different ones.
-fn plan(own: &str, weights: &BTreeMap<String, u64>, peers: &Peers) -> Option<RightsPlan> {
+fn plan(own: &str, weights: &BTreeMap<String, Weight>, peers: &Peers) -> Option<RightsPlan> {
     match peers {
         _ if !weights.is_empty() => RightsPlan::new(own, weights),
         Peers::Fixed(peers) => {
             let all = peers.keys().map(String::as_str).chain([own]);
-            RightsPlan::new(own, &all.map(|region| (region.to_owned(), 1)).collect())
+            RightsPlan::new(own, &all.map(|region| (region.to_owned(), Weight { now: 1, next: 1 })).collect())
         }
         Peers::Cluster(_) => None,
     }
@@ -174,7 +174,7 @@ mod tests {
             cluster: String::new(),
             region: "us".to_owned(),
             node: "us-1".to_owned(),
-            weights: BTreeMap::from([("us".to_owned(), 2)]),
+            weights: BTreeMap::from([("us".to_owned(), Weight { now: 2, next: 2 })]),
             listen: None,
             interval: Duration::from_millis(100),
             floor_thousandths: 0,

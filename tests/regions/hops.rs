@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::servers::wait_for;
 use crate::support::wait::elapsed;
 use crate::world::{Setup, World, allowed, body};
 
 /// The limit of each user.
 const LIMIT: u64 = 100;
 
-fn rules(global: Option<Value>, consistency: &str) -> String {
-    let mut limit = json!({ "name": "l", "per": ["user"], "limit": LIMIT, "window": "1h", "algorithm": "fixed_window",
+fn rules(global: Option<Value>, consistency: &str, window: &str) -> String {
+    let mut limit = json!({ "name": "l", "per": ["user"], "limit": LIMIT, "window": window, "algorithm": "fixed_window",
         "consistency": consistency });
     if let Some(global) = global {
         limit["scope"] = "global".into();
@@ -60,12 +61,17 @@ fn hop(world: &World, users: usize, pause: Duration) -> (Vec<u64>, Vec<Duration>
 fn users_who_hop_between_regions() {
     let gossip = || Some(json!({ "strategy": "gossip", "on_partition": "share" }));
     println!("| | pause | admitted ÷ limit, mean | most | check p50 | check p99 |\n|---|---|---|---|---|---|");
+    let escrow = || Some(json!({ "strategy": "escrow" }));
     for (name, global, consistency, one_store) in [
         ("`region`", None, "leased", false),
         ("`gossip`", gossip(), "leased", false),
+        ("`escrow`", escrow(), "leased", false),
+        ("`escrow`, `exact`", escrow(), "exact", false),
         ("one Redis for all regions", None, "leased", true),
         ("one Redis for all regions, `exact`", None, "exact", true),
     ] {
+        // Rights are spent only in windows that begin after the stores.
+        let window = if global == escrow() { "50s" } else { "1h" };
         for pause_ms in [0, 10] {
             let setup = Setup {
                 regions: 3,
@@ -73,9 +79,10 @@ fn users_who_hop_between_regions() {
                 partition_after: "2s",
                 delay_ms,
                 one_store,
-                ..Setup::new(rules(global.clone(), consistency))
+                ..Setup::new(rules(global.clone(), consistency, window))
             };
             let world = World::start(&setup);
+            wait_for("a window with rights", || (world.remaining(2, "api") > 0).then_some(()));
             // A check of one Redis takes up to 150 ms.
             let users = if one_store { 3 } else { 20 };
             let (admitted, mut times) = hop(&world, users, Duration::from_millis(pause_ms));

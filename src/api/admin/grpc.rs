@@ -207,6 +207,7 @@ impl AdminService for Grpc {
             heard_age_ms: region.heard_age_ms,
             round_trip_ms: region.round_trip_ms,
             behind_keys: region.behind_keys as u64,
+            rights_taken: region.rights_taken,
         });
         Ok(Response::new(pb::ClusterStatus {
             name: cluster.name,

@@ -256,3 +256,21 @@ impl CounterStore for RedisStore {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::cluster_has_replica;
+
+    #[test]
+    fn a_replica_counts_although_it_has_failed() {
+        let nodes = |flags: &str, primary: &str| {
+            format!(
+                "a1 10.0.0.1:1@2 master - 0 0 1 connected 0-1\nb2 10.0.0.2:1@2 myself,master - 0 0 2 connected 2-3\n\
+                 c3 10.0.0.3:1@2 {flags} {primary} 0 0 3 connected\n"
+            )
+        };
+        assert!(cluster_has_replica(&nodes("slave,fail", "b2")));
+        assert!(!cluster_has_replica(&nodes("slave", "a1")), "it is that of another primary");
+        assert!(cluster_has_replica("no answer that is understood"), "it is not known");
+    }
+}

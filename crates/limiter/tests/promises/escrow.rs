@@ -5,7 +5,7 @@ use limiter::counter::{
     Ask, BatchContext, Counter, Debts, Escrow, Give, Given, Grid, Item, ItemReply, LaneEpoch, Record, Seen, SeenCells,
     Spending, Take, apply,
 };
-use limiter::escrow::RightsPlan;
+use limiter::escrow::{RightsPlan, Weight};
 use limiter::{BatchId, HolderId, RegionNumber, StoreTime};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -87,7 +87,7 @@ fn of(sums: &[(u64, u64)], cell_ms: u64) -> u64 {
 
 impl Region {
     fn new(region: usize) -> Self {
-        let weights = REGIONS.iter().map(|name| ((*name).to_owned(), 1)).collect();
+        let weights = REGIONS.iter().map(|name| ((*name).to_owned(), Weight { now: 1, next: 1 })).collect();
         let mut new = Self {
             data: Data::default(),
             replica: Data::default(),
