@@ -230,7 +230,15 @@ fn regions(status: &Value) {
     if regions.is_empty() {
         return;
     }
-    let mut table = output::table(&["other region", "weight", "hears this node", "last heard", "round trip", "keys behind", "rights taken"]);
+    let mut table = output::table(&[
+        "other region",
+        "weight",
+        "hears this node",
+        "last heard",
+        "round trip",
+        "keys behind",
+        "rights taken",
+    ]);
     for region in regions {
         let ms = |field: &str| region[field].as_u64().map(output::length);
         let partitioned = region["partitioned"] == true;
