@@ -2,16 +2,19 @@
 //! what they give into the region's counters.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use limiter::counter::{Batch, BatchOutcome, Counter, Given, Item, ItemReply, Take};
 use limiter::escrow::{Question, Requests, Want};
 use limiter::{BatchId, HolderId, LaneId, MAX_ITEMS, NodeTime, RegionNumber};
 use proto::tidegate::cluster::Asked;
 use proto::tidegate::cluster::gossip_client::GossipClient;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -39,13 +42,7 @@ pub struct Rights {
     /// There may be something to ask.
     wanted: Notify,
     holder: HolderId,
-}
-
-/// What became of a question.
-struct Asking {
-    question: Question,
-    address: Option<String>,
-    answers: Result<Vec<Option<Given>>, Status>,
+    last_batch: AtomicU64,
 }
 
 impl Rights {
@@ -60,8 +57,8 @@ impl Rights {
         seeds: [u64; 4],
     ) -> Self {
         let requests = Mutex::new(Requests::new(config.max_keys, seeds));
-        let (wanted, holder) = (Notify::new(), HolderId(seeds[1] >> 16));
-        Self { config, clock, store, transport, directory, metrics, requests, wanted, holder }
+        let (wanted, holder, last_batch) = (Notify::new(), HolderId(seeds[1] >> 16), AtomicU64::new(0));
+        Self { config, clock, store, transport, directory, metrics, requests, wanted, holder, last_batch }
     }
 
     fn requests<T>(&self, work: impl FnOnce(&mut Requests) -> T) -> T {
@@ -91,30 +88,32 @@ impl Rights {
 
     /// Asks the other regions, without end.
     pub async fn run(&self) {
-        let (mut running, mut clients) = (JoinSet::new(), HashMap::new());
+        let mut clients = HashMap::new();
+        let mut asking = FuturesUnordered::new();
         let mut refresh = tokio::time::interval(REFRESH);
-        let mut last_batch = BatchId(0);
-        // The record of a lane must be older than the cells whose rights are spent.
-        let mut unknown_lanes = probes(&*self.store);
+        let mut lanes = pin!(self.note_lanes());
         loop {
             tokio::select! {
                 () = self.wanted.notified() => {}
-                _ = refresh.tick() => {
-                    self.refresh(&mut clients);
-                    if !unknown_lanes.is_empty() {
-                        unknown_lanes = self.visit(std::mem::take(&mut unknown_lanes), &mut last_batch).await;
-                    }
-                }
-                Some(asking) = running.join_next() => {
-                    if let Ok(asking) = asking {
-                        self.end(asking, &mut last_batch).await;
-                    }
-                }
+                _ = refresh.tick() => self.refresh(&mut clients),
+                Some(()) = asking.next() => {}
+                () = &mut lanes => {}
             }
             for question in self.requests(Requests::questions) {
-                self.begin(question, &mut clients, &mut running);
+                let client = self.client(question.to, &mut clients);
+                asking.push(self.ask(question, client));
             }
         }
+    }
+
+    /// Visits each lane once, so that its record is older than the cells whose rights are spent. Never returns.
+    async fn note_lanes(&self) {
+        let mut unknown = probes(&*self.store);
+        while !unknown.is_empty() {
+            unknown = self.visit(unknown).await;
+            tokio::time::sleep(REFRESH).await;
+        }
+        std::future::pending().await
     }
 
     fn refresh(&self, clients: &mut HashMap<String, GossipClient<Channel>>) {
@@ -128,21 +127,45 @@ impl Rights {
         clients.retain(|address, _| self.directory.has_address(address));
     }
 
-    fn begin(
+    /// A client of the node of a region that this node talks to now, and its address. `None` if no node is known.
+    fn client(
         &self,
-        question: Question,
+        to: RegionNumber,
         clients: &mut HashMap<String, GossipClient<Channel>>,
-        running: &mut JoinSet<Asking>,
-    ) {
-        let now = self.clock.now();
-        let address = self.directory.name(question.to).and_then(|region| self.directory.choose(&region, now));
-        let Some(address) = address else {
-            let answers = Err(Status::unavailable("no node of the region is known"));
-            running.spawn(async { Asking { question, address: None, answers } });
-            return;
-        };
+    ) -> Option<(String, GossipClient<Channel>)> {
+        let address = self.directory.choose(&self.directory.name(to)?, self.clock.now())?;
         let new = || client(&self.transport, &address, &self.config);
-        let mut client = clients.entry(address.clone()).or_insert_with(new).clone();
+        let client = clients.entry(address.clone()).or_insert_with(new).clone();
+        Some((address, client))
+    }
+
+    /// Asks a region, and takes what it gives.
+    async fn ask(&self, question: Question, client: Option<(String, GossipClient<Channel>)>) {
+        let answers = match client {
+            Some((address, client)) => self.call(&question, client).await.inspect_err(|error| {
+                tracing::debug!(%address, %error, "another region did not answer a question for rights");
+                self.directory.avoid(address, self.clock.now());
+            }),
+            None => Err(Status::unavailable("no node of the region is known")),
+        };
+        self.metrics.rights.asked(answers.is_ok());
+        let answers = answers.unwrap_or_default();
+        let answered = question.wants.iter().zip(&answers).filter_map(|(want, given)| Some((want, (*given)?)));
+        let item = |(want, given): (&Want, Given)| {
+            let take = Take { from: question.to, cell_ms: want.cell_ms, given, asked_ms: want.epoch_ms };
+            let counter = Counter::Take { grid: want.grid, take };
+            Item { key: want.key.clone(), asks: Vec::new(), refund: 0, counter }
+        };
+        // What the store does not take now comes with the next answer.
+        self.visit(answered.map(item).collect()).await;
+        let now = self.clock.now();
+        let gained = self.requests(|requests| requests.answered(&question, &answers, now));
+        if let Some(region) = self.directory.name(question.to) {
+            self.metrics.rights.taken(&region, gained);
+        }
+    }
+
+    async fn call(&self, question: &Question, mut client: GossipClient<Channel>) -> Result<Vec<Option<Given>>, Status> {
         let asked = Asked {
             version: VERSION,
             cluster: self.config.cluster.clone(),
@@ -151,47 +174,20 @@ impl Rights {
             hashed_keys: self.config.hashed_keys,
             wants: question.wants.iter().map(wire::want_to_message).collect(),
         };
-        let deadline = deadline(&self.config);
-        running.spawn(async move {
-            let answered = tokio::time::timeout(deadline, client.ask(asked)).await;
-            let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-            let answers = answered.map(|answered| wire::answers(answered.into_inner()));
-            Asking { question, address: Some(address), answers }
-        });
-    }
-
-    async fn end(&self, asking: Asking, last_batch: &mut BatchId) {
-        let Asking { question, address, answers } = asking;
-        self.metrics.rights.asked(answers.is_ok());
-        let answers = answers.unwrap_or_else(|error| {
-            tracing::debug!(?address, %error, "another region did not answer a question for rights");
-            address.into_iter().for_each(|address| self.directory.avoid(address, self.clock.now()));
-            Vec::new()
-        });
-        let answered = question.wants.iter().zip(&answers).filter_map(|(want, given)| Some((want, (*given)?)));
-        let item = |(want, given): (&Want, Given)| {
-            let take = Take { from: question.to, cell_ms: want.cell_ms, given, asked_ms: want.epoch_ms };
-            let counter = Counter::Take { grid: want.grid, take };
-            Item { key: want.key.clone(), asks: Vec::new(), refund: 0, counter }
-        };
-        // What the store does not take now comes with the next answer.
-        self.visit(answered.map(item).collect(), last_batch).await;
-        let now = self.clock.now();
-        let gained = self.requests(|requests| requests.answered(&question, &answers, now));
-        if let Some(region) = self.directory.name(question.to) {
-            self.metrics.rights.taken(&region, gained);
-        }
+        let answered = tokio::time::timeout(deadline(&self.config), client.ask(asked)).await;
+        let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))?;
+        Ok(wire::answers(answered.into_inner()))
     }
 
     /// Runs items of any lanes. Returns those that the store did not run.
-    async fn visit(&self, items: Vec<Item>, last_batch: &mut BatchId) -> Vec<Item> {
+    async fn visit(&self, items: Vec<Item>) -> Vec<Item> {
         let mut lanes: BTreeMap<LaneId, Vec<Item>> = BTreeMap::new();
         items.into_iter().for_each(|item| lanes.entry(self.store.lane(&item.key)).or_default().push(item));
         let mut running = Vec::new();
         for (lane, items) in lanes {
             for items in items.chunks(MAX_ITEMS) {
-                last_batch.0 += 1;
-                let batch = Batch { not_after: None, holder: self.holder, id: *last_batch, items: items.to_vec() };
+                let id = BatchId(self.last_batch.fetch_add(1, Ordering::Relaxed) + 1);
+                let batch = Batch { not_after: None, holder: self.holder, id, items: items.to_vec() };
                 let (run, items) = (self.store.run(lane, batch), items.to_vec());
                 running.push(async move { (items, run.await) });
             }

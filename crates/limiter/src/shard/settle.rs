@@ -47,8 +47,9 @@ impl PendingCheck {
         let waits = || limits.iter().filter(|l| l.denied && !l.shadow).map(|l| l.retry_after);
         // The longest wait of all. No wait helps if one limit will never grant.
         let retry_after = waits().collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
+        let regions = keys.regions.as_ref();
         let by_partition =
-            |r: &Reservation| keys.regions.is_some_and(|regions| regions.on_partition(&r.effective).is_some());
+            |r: &Reservation| regions.is_some_and(|regions| regions.on_partition(&r.effective).is_some());
         let partitioned = self.reservations.iter().any(by_partition);
         let Self { revision, domain, degraded, denied_by_default, .. } = self;
         Decision {
