@@ -1,54 +1,15 @@
 //! The whole path of a request in each of three regions that run on this machine: the DNS server, a load balancer, Envoy,
 //! a node, Redis, and the application behind Envoy. `scripts/regions` runs them.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
-
-use crate::files::{LOAD_BALANCERS, REGIONS, deploy};
+use crate::files::{LOAD_BALANCERS, REGIONS};
+use crate::three_regions::{PLACES, Regions};
 use crate::wait::wait_for;
 
 /// The limit of `deploy/regions/rules.yaml`.
 const LIMIT: u64 = 100;
 const OVER: u64 = 5;
 
-/// Three regions, which end with the test.
-struct Regions {
-    folder: tempfile::TempDir,
-}
-
 impl Regions {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // PostgreSQL, which runs as another user, must reach its folder.
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let regions = Self { folder };
-        regions.script(&["up"]);
-        regions
-    }
-
-    fn command(&self) -> Command {
-        let tidegate = Path::new(env!("CARGO_BIN_EXE_tidegate"));
-        let links = tidegate.with_file_name("links");
-        assert!(links.exists(), "{} does not exist: cargo build --package links", links.display());
-        let mut command = Command::new(deploy("../../scripts/regions"));
-        command.env("TIDEGATE", tidegate).env("LINKS", links).env("DIR", self.folder.path());
-        command
-    }
-
-    fn script(&self, arguments: &[&str]) -> String {
-        let output = self.command().args(arguments).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs a command in the namespace of a place, and returns what it prints, even when it fails.
-    fn within(&self, place: &str, arguments: &[&str]) -> String {
-        let output = self.command().args(["exec", place]).args(arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// The load balancers that a user at this address gets from the DNS server of a region.
     fn resolve(&self, user: &str, server: usize) -> Vec<String> {
         let server = format!("@{}253", LOAD_BALANCERS[server][0].trim_end_matches("250"));
@@ -107,12 +68,6 @@ impl Regions {
     }
 }
 
-impl Drop for Regions {
-    fn drop(&mut self) {
-        let _ = self.command().args(["down", "--wipe"]).status();
-    }
-}
-
 /// Admitted and denied requests.
 #[derive(Debug)]
 struct Counted {
@@ -121,23 +76,10 @@ struct Counted {
     application: u64,
 }
 
-/// A place, the address of a user there, and the region that is nearest.
-const PLACES: [(&str, &str, usize); 4] = [
-    ("california", "192.0.2.10", 0),
-    ("virginia", "192.0.2.70", 0),
-    ("london", "198.51.100.10", 1),
-    ("tokyo", "203.0.113.10", 2),
-];
-
 #[test]
 #[ignore = "runs 60 processes for some minutes: scripts/test --deploy each_region --ignored"]
 fn each_region_serves_its_users_and_all_regions_count_them_together() {
-    let id = Command::new("id").arg("-u").output().unwrap();
-    if id.stdout != b"0\n" {
-        println!("NOT RUN: only root can make network namespaces with addresses of their own");
-        return;
-    }
-    let regions = Regions::start();
+    let Some(regions) = Regions::start() else { return };
     for (place, user, region) in PLACES {
         // Every DNS server knows the nearest region by the address of the user.
         for server in 0..REGIONS.len() {
