@@ -22,7 +22,7 @@ fn rules(global: Option<Value>, consistency: &str, window: &str) -> String {
 }
 
 /// The one-way delays of the user's document.
-fn delay_ms(from: &str, to: &str) -> u64 {
+pub fn delay_ms(from: &str, to: &str) -> u64 {
     match [from, to] {
         ["us", "eu"] | ["eu", "us"] => 40,
         ["us", "ap"] | ["ap", "us"] => 75,

@@ -6,5 +6,6 @@ mod support;
 mod escrow;
 mod gossip;
 mod hops;
+mod scale;
 mod staleness;
 mod world;

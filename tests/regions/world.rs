@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use links::config::{Config, Listen};
@@ -11,7 +12,7 @@ use links::proxy::Proxy;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::support::node::{Node, Response, tidegate};
+use crate::support::node::{Node, Response, TIDEGATE};
 use crate::support::servers::{SingleServer, free_ports, wait_for};
 
 pub const NAMES: [&str; 3] = ["us", "eu", "ap"];
@@ -22,7 +23,10 @@ pub struct Setup<'a> {
     pub regions: usize,
     /// The nodes of each region.
     pub nodes: usize,
+    /// The program of the nodes.
+    pub program: &'a str,
     pub interval: &'a str,
+    pub floor: f64,
     pub partition_after: &'a str,
     /// The one-way delay between two regions in milliseconds.
     pub delay_ms: fn(&str, &str) -> u64,
@@ -37,7 +41,9 @@ impl Setup<'_> {
             rules,
             regions: 2,
             nodes: 1,
+            program: TIDEGATE,
             interval: "20ms",
+            floor: 0.0,
             partition_after: "500ms",
             delay_ms: |_, _| 0,
             one_store: false,
@@ -114,11 +120,14 @@ impl World {
                     "store": { "url": format!("redis://127.0.0.1:{store}"),
                         "deadline": if setup.one_store { "2s" } else { "100ms" } },
                     "rules": { "file": file }, "peers": peers,
-                    "gossip": { "interval": setup.interval, "floor": 0, "partition_after": setup.partition_after },
+                    "gossip": { "interval": setup.interval, "floor": setup.floor, "partition_after": setup.partition_after },
                 });
                 let config = folder.path().join(format!("{name}-{node}.yaml"));
                 std::fs::write(&config, settings.to_string()).unwrap();
-                Some(Node::start(tidegate(&["serve", "--log-format", "json", "--config", config.to_str().unwrap()])))
+                let mut command = Command::new(setup.program);
+                command.args(["serve", "--log-format", "json", "--config", config.to_str().unwrap()]);
+                command.env_clear().stdin(Stdio::null());
+                Some(Node::start(command))
             };
             running.push((0..nodes).map(start).collect());
         }

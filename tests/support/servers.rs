@@ -73,6 +73,10 @@ impl Server {
         assert!(sent.success());
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the process, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
