@@ -8,8 +8,8 @@ use crate::time::NodeTime;
 const MAX_IN_FLIGHT: usize = 32;
 /// The most of them that have reports.
 const MAX_TELLING: usize = 4;
-/// The bytes of reports in a message, at first and at the least. Each acknowledgement doubles them, each failure halves
-/// them, so that a region that cannot keep up is not told again and again what it has no time for.
+/// The bytes of reports in a message, at first and at the least. Each fast acknowledgement doubles them. Each slow one and
+/// each failure halves them, so that a region that cannot keep up is not told again and again what it has no time for.
 const FIRST_BUDGET: usize = 1 << 18;
 const MIN_BUDGET: usize = 1 << 12;
 const MAX_BUDGET: usize = 1 << 20;
@@ -97,17 +97,21 @@ impl Link {
         self.last_number
     }
 
-    /// A message is acknowledged. If the region `forgot` what it was told, everything is told again.
-    pub fn acknowledge(&mut self, number: u64, forgot: bool, now: NodeTime) {
+    /// A message is acknowledged. If the region `forgot` what it was told, everything is told again. An acknowledgement
+    /// that took longer than `slow_us` is slow, one that took less than half of that is fast.
+    pub fn acknowledge(&mut self, number: u64, forgot: bool, slow_us: u64, now: NodeTime) {
         if forgot {
             self.told = 0;
         }
         let Some(InFlight { sent, tells, .. }) = self.in_flight.remove(&number) else { return };
-        if tells {
+        let took_us = now.since(sent);
+        if tells && took_us > slow_us {
+            self.budget = (self.budget / 2).max(MIN_BUDGET);
+        } else if tells && took_us <= slow_us / 2 {
             self.budget = (self.budget * 2).min(MAX_BUDGET);
         }
         if self.heard.is_none_or(|(last, _)| last < sent) {
-            self.heard = Some((sent, now.since(sent)));
+            self.heard = Some((sent, took_us));
         }
         let later = self.in_flight.values().map(|waits| waits.sent).filter(|waits| *waits > sent);
         self.unheard_since = later.min();
@@ -174,6 +178,7 @@ mod tests {
     use super::*;
 
     const AFTER: u64 = 2_000_000;
+    const SLOW: u64 = 500_000;
 
     fn at(ms: u64) -> NodeTime {
         NodeTime(ms * 1000)
@@ -184,13 +189,13 @@ mod tests {
         let mut link = Link::default();
         let (first, second) = (link.send(5, at(0)), link.send(9, at(100)));
         assert_eq!(link.told(), 9);
-        link.acknowledge(second, false, at(200));
+        link.acknowledge(second, false, SLOW, at(200));
         link.fail(first);
         assert_eq!(link.told(), 0);
         let third = link.send(9, at(300));
-        link.acknowledge(third, false, at(400));
+        link.acknowledge(third, false, SLOW, at(400));
         assert_eq!(link.told(), 9);
-        link.acknowledge(third, true, at(450));
+        link.acknowledge(third, true, SLOW, at(450));
         assert_eq!(link.told(), 0, "the region has forgotten");
     }
 
@@ -205,9 +210,14 @@ mod tests {
         assert_eq!(link.budget(), FIRST_BUDGET / 16);
         for version in 5..15 {
             let number = link.send(version, at(200));
-            link.acknowledge(number, false, at(300));
+            link.acknowledge(number, false, SLOW, at(300));
         }
         assert_eq!(link.budget(), MAX_BUDGET);
+        for (took_ms, budget) in [(400, MAX_BUDGET), (600, MAX_BUDGET / 2), (600, MAX_BUDGET / 4)] {
+            let number = link.send(link.told() + 1, at(1000));
+            link.acknowledge(number, false, SLOW, at(1000 + took_ms));
+            assert_eq!(link.budget(), budget, "{took_ms} ms");
+        }
     }
 
     #[test]
@@ -230,7 +240,7 @@ mod tests {
         link.judge(AFTER, true, at(2000));
         for ms in (3000..5000).step_by(100) {
             let number = link.send(1, at(ms));
-            link.acknowledge(number, false, at(ms + 50));
+            link.acknowledge(number, false, SLOW, at(ms + 50));
             link.judge(AFTER, true, at(ms + 50));
             assert!(link.partitioned_since().is_some(), "{ms}");
         }
@@ -245,7 +255,7 @@ mod tests {
         let mut link = Link::default();
         let says = |link: &mut Link, number, partitioned, ms| {
             link.hear_partitioned(number, partitioned, at(ms));
-            link.acknowledge(number, false, at(ms));
+            link.acknowledge(number, false, SLOW, at(ms));
             link.says_partitioned_since()
         };
         let [first, second, third, fourth] = [0, 100, 200, 300].map(|ms| link.send(1, at(ms)));
@@ -265,7 +275,7 @@ mod tests {
             // One acknowledgement, then nothing for three seconds.
             if second % 3 == 0 {
                 let number = link.send(1, at(second * 1000));
-                link.acknowledge(number, false, at(second * 1000 + 1));
+                link.acknowledge(number, false, SLOW, at(second * 1000 + 1));
                 link.send(1, at(second * 1000 + 2));
             }
             link.judge(AFTER, true, at(second * 1000 + 500));

@@ -10,6 +10,8 @@ use crate::time::NodeTime;
 
 /// Keys that are checked for their end at each interval.
 const SWEEP: usize = 20_000;
+/// The longest way there and back takes less.
+const MIN_SLOW_US: u64 = 250_000;
 
 /// The settings of gossip.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,13 @@ pub struct GossipConfig {
     pub max_bytes: usize,
     /// Random: they seed hashes.
     pub seeds: [u64; 4],
+}
+
+impl GossipConfig {
+    /// A message that takes longer has waited for the store of its region. It is half of the time that a message gets.
+    fn slow_us(&self) -> u64 {
+        (self.partition_after_us / 4).max(MIN_SLOW_US)
+    }
 }
 
 /// A message to another region. An empty one asks whether the region hears this node.
@@ -97,7 +106,7 @@ impl Outbox {
     /// A region acknowledges a message.
     pub fn acknowledge(&mut self, from: RegionNumber, number: u64, forgot: bool, now: NodeTime) {
         if let Some(link) = self.links.get_mut(&from) {
-            link.acknowledge(number, forgot, now);
+            link.acknowledge(number, forgot, self.config.slow_us(), now);
         }
     }
 
