@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 use limiter::counter::{Batch, BatchOutcome, Counter, Given, Grid, Item, ItemReply, Take};
 use limiter::gossip::{Inbox, Report};
-use limiter::{BatchId, HolderId, LaneId, MAX_ITEMS, RegionNumber};
+use limiter::{BatchId, HolderId, LaneId, RegionNumber};
 use tokio::sync::{mpsc, oneshot};
 
 use super::metrics::RegionsMetrics;
 use crate::ports::CounterStore;
 
+/// The most reports of one script call, and the most calls at once. The region's own checks wait behind them: a primary
+/// needs about 30 µs for a report.
+const MAX_ITEMS: usize = 50;
+const MAX_IN_FLIGHT: usize = 4;
 /// Names that are tried for the probe of each lane, times the lanes.
 const PROBE_NAMES: usize = 64;
 
@@ -91,17 +94,23 @@ impl Importer {
         }
         self.metrics.rejected(self.inbox.rejected());
         let asked: usize = lanes.values().map(Vec::len).sum();
-        let mut running = FuturesUnordered::new();
+        let mut batches = Vec::new();
         for (lane, items) in lanes {
             let mut items = items.into_iter().peekable();
             while items.peek().is_some() {
                 let (positions, items): (Vec<_>, Vec<_>) = items.by_ref().take(MAX_ITEMS).unzip();
                 self.last_batch.0 += 1;
-                let batch = Batch { not_after: None, holder: self.holder, id: self.last_batch, items };
-                let run = self.store.run(lane, batch);
-                running.push(async move { (lane, positions, run.await) });
+                batches.push((
+                    lane,
+                    positions,
+                    Batch { not_after: None, holder: self.holder, id: self.last_batch, items },
+                ));
             }
         }
+        let store = &self.store;
+        let mut running = stream::iter(batches)
+            .map(|(lane, positions, batch)| async move { (lane, positions, store.run(lane, batch).await) })
+            .buffer_unordered(MAX_IN_FLIGHT);
         let (mut failed, mut answered, mut imported) = (Vec::new(), 0, 0);
         while let Some((lane, positions, ran)) = running.next().await {
             let replies = match ran.map(|reply| reply.outcome) {
@@ -145,6 +154,8 @@ pub fn probes(store: &dyn CounterStore) -> Vec<Item> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use limiter::counter::{BatchReply, SeenCells, StoreError};
 
     use super::*;
@@ -182,5 +193,45 @@ mod tests {
         assert_eq!(import(Vec::new()).await, (true, vec![]));
         assert_eq!(import(vec![report(0), report(1000)]).await, (true, vec![1]));
         assert_eq!(import(vec![report(0)]).await, (false, vec![]), "nobody was asked");
+    }
+
+    /// Counts the items of the calls that run at once, and the most of them so far.
+    #[derive(Default)]
+    struct BusyStore {
+        running: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl CounterStore for BusyStore {
+        fn lanes(&self) -> u16 {
+            8
+        }
+
+        fn lane(&self, key: &[u8]) -> LaneId {
+            LaneId(u16::from(key[0] % 8))
+        }
+
+        fn run(&self, _: LaneId, batch: Batch) -> BoxFuture<'_, Result<BatchReply, StoreError>> {
+            Box::pin(async move {
+                let items = batch.items.len();
+                self.most.fetch_max(items + self.running.fetch_add(items, Ordering::Relaxed), Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                self.running.fetch_sub(items, Ordering::Relaxed);
+                Err(StoreError::NotApplied)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_message_does_not_keep_the_store_from_the_checks() {
+        let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
+        let store = Arc::new(BusyStore::default());
+        let mut importer = Importer::new(Arc::clone(&store) as Arc<dyn CounterStore>, 1, mpsc::channel(1).1, metrics);
+        let key = |number: u16| number.to_le_bytes().as_slice().into();
+        let reports = (0..5000).map(|number| Report { key: key(number), ..report(1000) }).collect();
+        let imported = importer.import(RegionNumber(7), "eu-1", reports).await;
+        assert_eq!(imported.failed.len(), 5000, "every report was in a call");
+        let most = store.most.load(Ordering::Relaxed);
+        assert!((MAX_ITEMS..=MAX_ITEMS * MAX_IN_FLIGHT).contains(&most), "{most} reports at once");
     }
 }
