@@ -127,10 +127,9 @@ fn judge_all(phase: &str, answers: &[Answer], cut: Option<Cut>) {
         println!("{user}: denied {:?}", [0, 1, 2].map(denied));
     }
     let [unlimited, failed] = [Outcome::Unlimited, Outcome::Failed].map(|o| count(answers, |a| a.outcome == o));
-    println!(
-        "{phase}: {} requests, {unlimited} that passed without a node's answer, {failed} that failed",
-        answers.len()
-    );
+    let all = answers.len();
+    println!("{phase}: {all} requests, {unlimited} that passed without a node's answer, {failed} that failed");
+    assert_eq!(failed, 0, "{phase}: requests that failed");
 }
 
 /// Waits until all regions agree on how much is left of each of these limits that has a long window: what these answers
