@@ -200,14 +200,14 @@ impl SharedShard {
     fn handle(&self, event: Event) -> Option<(FlushWork, bool)> {
         let now = self.clock.now();
         let Effects { send, decided, news, flush, flush_in } = self.with(|shard| shard.handle(event, now))?;
+        for (waiter, decision) in decided {
+            // The caller may be gone: overdrafts and refunds are decided all the same.
+            let _ = waiter.send(decision);
+        }
         if !news.is_empty()
             && let Some(gossip) = self.gossip.get()
         {
             gossip.tell(news);
-        }
-        for (waiter, decision) in decided {
-            // The caller may be gone: overdrafts and refunds are decided all the same.
-            let _ = waiter.send(decision);
         }
         Some((FlushWork { batches: send, flush_in }, flush))
     }

@@ -10,11 +10,8 @@ use crate::tls::settings::MutualFiles;
 use crate::yaml::decode::{Errors, Fields, entries, list};
 use crate::yaml::tree::{Node, Value};
 use limiter::counter::MAX_REGIONS;
-use limiter::escrow::Weight;
+use limiter::escrow::{MAX_WEIGHT, RightsPlan, Weight};
 use limiter::rules::Path;
-
-/// The largest weight of a region.
-const MAX_WEIGHT: u64 = 65_536;
 
 /// How this region counts together with others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +61,15 @@ pub(super) fn regions(top: &mut Fields<'_>, own: &str, has_cluster: bool, errors
     // A node that is alone would spend the rights of all regions.
     if peers.is_empty() && !has_cluster && weights.keys().any(|region| region != own) {
         errors.add(&weights_path, "expected peers or cluster too, through which this region reaches the others");
+    }
+    if !weights.is_empty() && RightsPlan::new(own, &weights).is_none() {
+        errors.add(
+            &weights_path,
+            format!(
+                "expected at most {MAX_REGIONS} regions with names of different hashes, and a weight and a next_weight \
+                 above 0 for at least one"
+            ),
+        );
     }
     Regions { weights, peers, gossip }
 }

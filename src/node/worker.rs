@@ -137,6 +137,10 @@ fn background(
     holders: watch::Receiver<u32>,
     regions: Option<watch::Receiver<Option<Regions>>>,
 ) -> JoinSet<Infallible> {
+    // A core that does not know of other regions yet would spend their rights.
+    if let Some(regions) = &regions {
+        core.set_regions(*regions.borrow());
+    }
     let mut tasks = JoinSet::new();
     let follower = Arc::clone(core);
     tasks.spawn(follow(rules, move |book| follower.set_book(Arc::clone(book))));

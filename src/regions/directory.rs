@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use limiter::counter::{MAX_REGIONS, Part};
-use limiter::escrow::{RightsPlan, Weight};
+use limiter::escrow::{MAX_WEIGHT, RightsPlan, Weight};
 use limiter::gossip::ranked;
 use limiter::{NodeTime, RegionNumber};
 
@@ -13,8 +13,6 @@ use super::config::RegionsConfig;
 
 /// A node that did not answer is avoided for so long.
 const AVOIDED_FOR: Duration = Duration::from_secs(2);
-/// Weights are below 2^16, so that the script computes parts exactly.
-const MAX_WEIGHT: u64 = 1 << 16;
 
 /// Says which nodes the cluster has: the region and the address of each.
 pub type Members = Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>;
@@ -50,7 +48,8 @@ struct Known {
 impl Directory {
     pub fn new(config: &RegionsConfig, peers: Peers) -> Self {
         let RegionsConfig { region, node, weights, .. } = config.clone();
-        let plan = plan(&region, &weights, &peers);
+        // Peers and members come and go, and two nodes may know different ones. Only `weights` split rights.
+        let plan = RightsPlan::new(&region, &weights);
         let directory = Self { region, node, weights, plan, peers, known: Mutex::default() };
         directory.refresh();
         directory
@@ -149,19 +148,6 @@ impl Directory {
         let all = own + self.known(|known| known.regions.keys().map(|region| self.weight(region)).sum::<u64>());
         let small = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
         Part { weight: small(own), weights: small(all.max(1)) }
-    }
-}
-
-/// How rights are split: by `weights`, or without them evenly between the regions of `peers`. `None` for a cluster
-/// without `weights`: its regions come and go with its members, and two nodes may know different ones.
-fn plan(own: &str, weights: &BTreeMap<String, Weight>, peers: &Peers) -> Option<RightsPlan> {
-    match peers {
-        _ if !weights.is_empty() => RightsPlan::new(own, weights),
-        Peers::Fixed(peers) => {
-            let all = peers.keys().map(String::as_str).chain([own]);
-            RightsPlan::new(own, &all.map(|region| (region.to_owned(), Weight { now: 1, next: 1 })).collect())
-        }
-        Peers::Cluster(_) => None,
     }
 }
 

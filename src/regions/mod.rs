@@ -26,7 +26,7 @@ use tonic::service::Routes;
 pub use self::config::RegionsConfig;
 use self::directory::Directory;
 pub use self::directory::{Members, Peers};
-use self::giver::Giver;
+use self::giver::{Giver, MAX_QUESTIONS, Questioned};
 use self::importer::{Import, Importer};
 use self::metrics::RegionsMetrics;
 use self::receiver::Receiver;
@@ -58,7 +58,9 @@ pub struct RegionGossip {
     imports: mpsc::Sender<Import>,
     rights: Rights,
     /// Other regions ask it for rights. It has connections of its own, because it waits for replicas.
-    giver: Arc<Giver>,
+    giver: Giver,
+    questions: mpsc::Sender<Questioned>,
+    asked: tokio::sync::Mutex<mpsc::Receiver<Questioned>>,
     giver_store: Arc<dyn CounterStore>,
 }
 
@@ -85,6 +87,7 @@ impl RegionGossip {
         let (imports, waiting) = mpsc::channel(MAX_IMPORTS);
         let importer = Importer::new(Arc::clone(&store), seeds[0], waiting, metrics.clone());
         let directory = Arc::new(Directory::new(&config, peers));
+        let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
         let giver = Giver::new(Arc::clone(&giver_store), directory.plan(), seeds[2], metrics.clone());
         let rights = Rights::new(
             config.clone(),
@@ -109,6 +112,8 @@ impl RegionGossip {
             imports,
             rights,
             giver,
+            questions,
+            asked: tokio::sync::Mutex::new(asked),
             giver_store,
         });
         // The cores must not believe that there are no other regions.
@@ -136,7 +141,7 @@ impl RegionGossip {
             directory: Arc::clone(&self.directory),
             imports: self.imports.clone(),
             partitioned: Arc::clone(&self.partitioned),
-            giver: Arc::clone(&self.giver),
+            questions: self.questions.clone(),
             metrics: self.metrics.clone(),
         };
         receiver.into_routes()
@@ -154,7 +159,12 @@ fn micros(duration: Duration) -> u64 {
 impl Gossip for RegionGossip {
     fn tell(&self, News { reports, wants }: News) {
         if !reports.is_empty() {
-            self.outbox(|outbox| reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends)));
+            self.outbox(|outbox| {
+                // A region that is alone tells nobody.
+                if outbox.links().next().is_some() {
+                    reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends));
+                }
+            });
         }
         if !wants.is_empty() {
             self.rights.want(&wants);
@@ -180,7 +190,7 @@ impl Gossip for RegionGossip {
                     heard_age_ms: link.heard_us_ago(now).map(|us| us / 1000),
                     round_trip_ms: link.round_trip_us().map(|us| us / 1000),
                     behind_keys: behind,
-                    rights_taken: self.rights.taken(number),
+                    rights_taken: self.metrics.rights.taken_of(&region),
                     region,
                 })
             };
@@ -198,7 +208,7 @@ impl Service for RegionGossip {
 
     fn run(&self, shutdown: Shutdown) -> BoxFuture<'_, Result<(), Fatal>> {
         Box::pin(async move {
-            let mut importer = self.importer.lock().await;
+            let (mut importer, mut asked) = (self.importer.lock().await, self.asked.lock().await);
             let serve = async {
                 match self.config.listen {
                     Some(listen) => receiver::serve(&*self.transport, listen, self.routes()).await,
@@ -212,6 +222,7 @@ impl Service for RegionGossip {
                 () = self.store.keep() => Err(Fatal::Ended("regions")),
                 () = self.giver_store.keep() => Err(Fatal::Ended("regions")),
                 () = self.rights.run() => Err(Fatal::Ended("regions")),
+                () = self.giver.run(&mut asked) => Err(Fatal::Ended("regions")),
             }
         })
     }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::Partitioned;
 use super::directory::Directory;
-use super::giver::{Busy, Giver};
+use super::giver::Questioned;
 use super::importer::{Import, Imported};
 use super::metrics::{RegionsMetrics, Rejected};
 use super::sender::VERSION;
@@ -37,7 +37,7 @@ pub struct Receiver {
     pub imports: mpsc::Sender<Import>,
     /// The regions that do not hear this node.
     pub partitioned: Partitioned,
-    pub giver: Arc<Giver>,
+    pub questions: mpsc::Sender<Questioned>,
     pub metrics: RegionsMetrics,
 }
 
@@ -113,9 +113,16 @@ impl Gossip for Receiver {
         let sender = Sender { version: *version, cluster, region, node, hashed_keys: *hashed_keys };
         self.check(&sender, peer.as_deref()).map_err(rejected)?;
         let number = RegionNumber::of(&asked.region);
+        if asked.wants.len() > MAX_WANTS {
+            return Err(rejected(Rejected::Unreadable));
+        }
         let wants: Option<Vec<Want>> = asked.wants.into_iter().map(wire::want_from_message).collect();
-        let wants = wants.filter(|wants| wants.len() <= MAX_WANTS).ok_or_else(|| rejected(Rejected::Unreadable))?;
-        let answers = self.giver.answer(number, wants).await.map_err(|Busy| rejected(Rejected::Busy))?;
+        let wants = wants.ok_or_else(|| rejected(Rejected::Unreadable))?;
+        let (done, answers) = oneshot::channel();
+        // The cluster port is served by Raft's thread, which must not run batches.
+        let question = Questioned { region: number, wants, done };
+        self.questions.try_send(question).map_err(|_| rejected(Rejected::Busy))?;
+        let answers = answers.await.map_err(|_| Status::unavailable("the node leaves"))?;
         Ok(Response::new(Answered { answers: answers.into_iter().map(wire::answer_to_message).collect() }))
     }
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use limiter::counter::{Batch, BatchOutcome, Counter, Given, Item, ItemReply, Take};
+use limiter::counter::{Batch, BatchOutcome, Counter, Given, Item, ItemReply, MAX_REGIONS, Take};
 use limiter::escrow::{Question, Requests, Want};
 use limiter::{BatchId, HolderId, LaneId, MAX_ITEMS, NodeTime, RegionNumber};
 use proto::tidegate::cluster::Asked;
 use proto::tidegate::cluster::gossip_client::GossipClient;
 use tokio::sync::Notify;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::config::RegionsConfig;
 use super::directory::Directory;
@@ -27,7 +27,9 @@ use super::wire;
 use crate::peers::Transport;
 use crate::ports::{Clock, CounterStore};
 
-/// How often the regions are read again, and lanes that did not answer are asked again.
+/// How often each lane is visited.
+const VISIT: Duration = Duration::from_secs(10);
+/// How often the regions are read again, and lanes that did not answer are visited again.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// The rights that this node asks other regions for.
@@ -45,6 +47,15 @@ pub struct Rights {
     last_batch: AtomicU64,
 }
 
+/// What became of items.
+#[derive(Default)]
+struct Visited {
+    /// Rights that are new to the region.
+    gained: u64,
+    /// Items that the store did not run.
+    failed: Vec<Item>,
+}
+
 impl Rights {
     /// `seeds` must be random.
     pub fn new(
@@ -56,18 +67,13 @@ impl Rights {
         metrics: RegionsMetrics,
         seeds: [u64; 4],
     ) -> Self {
-        let requests = Mutex::new(Requests::new(config.max_keys, seeds));
+        let requests = Mutex::new(Requests::new(config.max_keys / MAX_REGIONS, seeds));
         let (wanted, holder, last_batch) = (Notify::new(), HolderId(seeds[1] >> 16), AtomicU64::new(0));
         Self { config, clock, store, transport, directory, metrics, requests, wanted, holder, last_batch }
     }
 
     fn requests<T>(&self, work: impl FnOnce(&mut Requests) -> T) -> T {
         work(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Rights that a region has given this node.
-    pub fn taken(&self, region: RegionNumber) -> u64 {
-        self.requests(|requests| requests.taken(region))
     }
 
     /// Takes what the cores want. It does not wait.
@@ -106,14 +112,17 @@ impl Rights {
         }
     }
 
-    /// Visits each lane once, so that its record is older than the cells whose rights are spent. Never returns.
+    /// Visits each lane now and then, without end, so that its record is older than the cells whose rights are spent. A
+    /// lane that has lost its record has a new one soon, although nobody asks for its counters.
     async fn note_lanes(&self) {
-        let mut unknown = probes(&*self.store);
-        while !unknown.is_empty() {
-            unknown = self.visit(unknown).await;
-            tokio::time::sleep(REFRESH).await;
+        let all = probes(&*self.store);
+        let mut due = all.clone();
+        loop {
+            let failed = self.visit(due).await.failed;
+            let (pause, next) = if failed.is_empty() { (VISIT, all.clone()) } else { (REFRESH, failed) };
+            tokio::time::sleep(pause).await;
+            due = next;
         }
-        std::future::pending().await
     }
 
     fn refresh(&self, clients: &mut HashMap<String, GossipClient<Channel>>) {
@@ -144,7 +153,11 @@ impl Rights {
         let answers = match client {
             Some((address, client)) => self.call(&question, client).await.inspect_err(|error| {
                 tracing::debug!(%address, %error, "another region did not answer a question for rights");
-                self.directory.avoid(address, self.clock.now());
+                if error.code() == Code::Unimplemented {
+                    self.metrics.rights.too_old(&address);
+                } else if matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded) {
+                    self.directory.avoid(address, self.clock.now());
+                }
             }),
             None => Err(Status::unavailable("no node of the region is known")),
         };
@@ -157,9 +170,9 @@ impl Rights {
             Item { key: want.key.clone(), asks: Vec::new(), refund: 0, counter }
         };
         // What the store does not take now comes with the next answer.
-        self.visit(answered.map(item).collect()).await;
+        let Visited { gained, .. } = self.visit(answered.map(item).collect()).await;
         let now = self.clock.now();
-        let gained = self.requests(|requests| requests.answered(&question, &answers, now));
+        self.requests(|requests| requests.answered(&question, &answers, now));
         if let Some(region) = self.directory.name(question.to) {
             self.metrics.rights.taken(&region, gained);
         }
@@ -179,8 +192,8 @@ impl Rights {
         Ok(wire::answers(answered.into_inner()))
     }
 
-    /// Runs items of any lanes. Returns those that the store did not run.
-    async fn visit(&self, items: Vec<Item>) -> Vec<Item> {
+    /// Runs items of any lanes that take rights.
+    async fn visit(&self, items: Vec<Item>) -> Visited {
         let mut lanes: BTreeMap<LaneId, Vec<Item>> = BTreeMap::new();
         items.into_iter().for_each(|item| lanes.entry(self.store.lane(&item.key)).or_default().push(item));
         let mut running = Vec::new();
@@ -192,16 +205,20 @@ impl Rights {
                 running.push(async move { (items, run.await) });
             }
         }
-        let mut failed = Vec::new();
+        let mut visited = Visited::default();
         for (items, ran) in futures_util::future::join_all(running).await {
-            match ran.map(|reply| reply.outcome) {
-                Ok(BatchOutcome::Ran(replies)) => {
-                    let unserved = items.into_iter().zip(replies).filter(|(_, reply)| *reply == ItemReply::Failed);
-                    failed.extend(unserved.map(|(item, _)| item));
+            let Ok(BatchOutcome::Ran(replies)) = ran.map(|reply| reply.outcome) else {
+                visited.failed.extend(items);
+                continue;
+            };
+            for (item, reply) in items.into_iter().zip(replies) {
+                match reply {
+                    ItemReply::Taken { gained, .. } => visited.gained += gained,
+                    ItemReply::Failed => visited.failed.push(item),
+                    _ => {}
                 }
-                Ok(BatchOutcome::Late) | Err(_) => failed.extend(items),
             }
         }
-        failed
+        visited
     }
 }

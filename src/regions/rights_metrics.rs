@@ -23,6 +23,7 @@ pub struct RightsMetrics {
     best_effort: IntGauge,
     dropped: IntCounter,
     has_no_plan: Arc<AtomicBool>,
+    has_old_peer: Arc<AtomicBool>,
 }
 
 impl RightsMetrics {
@@ -40,6 +41,7 @@ impl RightsMetrics {
             best_effort: registry.gauge(&names::RIGHTS_BEST_EFFORT)?,
             dropped: registry.counter(&names::RIGHTS_DROPPED)?,
             has_no_plan: Arc::default(),
+            has_old_peer: Arc::default(),
         })
     }
 
@@ -53,18 +55,30 @@ impl RightsMetrics {
         self.taken.with_label_values(&[region]).inc_by(rights);
     }
 
-    /// Rights were given away. Logs once if a failover may forget that.
-    pub fn gave(&self, replicated: Replicated) {
+    /// A batch of another region ran; it `gave` rights away, or not. Logs once if a failover may forget that.
+    pub fn gave(&self, replicated: Replicated, gave: bool) {
         match replicated {
-            Replicated::Yes => {}
+            Replicated::Yes => self.best_effort.set(0),
             Replicated::NotYet => self.unreplicated.inc(),
             Replicated::NoReplica => {
-                if self.best_effort.get() == 0 {
+                if gave && self.best_effort.get() == 0 {
                     self.best_effort.set(1);
                     tracing::warn!("{BEST_EFFORT}");
                 }
             }
         }
+    }
+
+    /// A node of another region does not know of rights yet. Logs once.
+    pub fn too_old(&self, address: &str) {
+        if !self.has_old_peer.swap(true, Ordering::Relaxed) {
+            tracing::warn!(address, "a node of another region gives no rights: it is older than limits under escrow");
+        }
+    }
+
+    /// Rights that a region has given.
+    pub fn taken_of(&self, region: &str) -> u64 {
+        self.taken.with_label_values(&[region]).get()
     }
 
     /// Wants found no room, or were not valid.

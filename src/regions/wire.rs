@@ -109,18 +109,9 @@ pub fn want_to_message(want: &Want) -> message::Want {
         // No limit under escrow has another window.
         Grid::Sliding { .. } | Grid::Rolling { .. } => (message::Grid::Unspecified, 0, Vec::new()),
     };
-    let Want { limit, cell_ms, hits, denied, epoch_ms, .. } = *want;
-    message::Want {
-        key: want.key.to_vec(),
-        grid: grid.into(),
-        window_ms,
-        bounds,
-        limit,
-        cell_ms,
-        hits,
-        denied,
-        epoch_ms,
-    }
+    let Want { limit, cell_ms, hits, denied, received, epoch_ms, .. } = *want;
+    let key = want.key.to_vec();
+    message::Want { key, grid: grid.into(), window_ms, bounds, limit, cell_ms, hits, denied, epoch_ms, received }
 }
 
 /// Reads what a region wants. `None` if it has another window than those of escrow.
@@ -130,21 +121,21 @@ pub fn want_from_message(want: message::Want) -> Option<Want> {
         message::Grid::Calendar => Grid::Calendar { bounds: want.bounds.as_slice().try_into().ok()? },
         message::Grid::Sliding | message::Grid::Rolling | message::Grid::Unspecified => return None,
     };
-    let message::Want { key, limit, cell_ms, hits, denied, epoch_ms, .. } = want;
-    Some(Want { key: key.into(), grid, limit, cell_ms, hits, denied, epoch_ms })
+    let message::Want { key, limit, cell_ms, hits, denied, received, epoch_ms, .. } = want;
+    Some(Want { key: key.into(), grid, limit, cell_ms, hits, denied, received, epoch_ms })
 }
 
 /// An answer as a message.
 pub fn answer_to_message(given: Option<Given>) -> message::Moved {
-    let Given { epoch_ms, total, known, answered } = given.unwrap_or_default();
-    message::Moved { valid: given.is_some(), epoch_ms, total, known, answered }
+    let Given { epoch_ms, given: total, received, fenced } = given.unwrap_or_default();
+    message::Moved { valid: given.is_some(), epoch_ms, given: total, received, fenced }
 }
 
 /// Reads answers. Numbers that no sound node sends make an answer worthless.
 pub fn answers(answered: message::Answered) -> Vec<Option<Given>> {
-    let given = |message::Moved { valid, epoch_ms, total, known, answered }: message::Moved| {
-        let sound = valid && epoch_ms < 1 << 48 && total < MAX_COUNT && known < MAX_COUNT;
-        sound.then_some(Given { epoch_ms, total, known, answered })
+    let given = |message::Moved { valid, epoch_ms, given, received, fenced }: message::Moved| {
+        let sound = valid && epoch_ms < 1 << 48 && given < MAX_COUNT && received < MAX_COUNT;
+        sound.then_some(Given { epoch_ms, given, received, fenced })
     };
     answered.answers.into_iter().map(given).collect()
 }

@@ -227,10 +227,12 @@ impl BatchGenerator {
         let epoch_ms = self.random.pick(&[0, self.epoch_ms, self.epoch_ms, self.epoch_ms.saturating_sub(500)]);
         if self.random.one_in(2) {
             let (wanted, denied) = (self.random.size(max_hits), self.random.one_in(3));
-            return Counter::Give { grid, escrow, give: Give { to: region, cell_ms, wanted, denied, epoch_ms } };
+            let received = if self.random.one_in(3) { self.random.size(max_hits) } else { 0 };
+            let give = Give { to: region, cell_ms, wanted, denied, received, epoch_ms };
+            return Counter::Give { grid, escrow, give };
         }
-        let (total, known) = (self.random.size(max_hits), self.random.size(max_hits / 2 + 1));
-        let given = Given { epoch_ms, total, known, answered: !self.random.one_in(4) };
+        let (given, received) = (self.random.size(max_hits), self.random.size(max_hits / 2 + 1));
+        let given = Given { epoch_ms, given, received, fenced: !self.random.one_in(4) };
         Counter::Take { grid, take: Take { from: region, cell_ms, given, asked_ms: epoch_ms } }
     }
 

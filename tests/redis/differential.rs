@@ -31,11 +31,18 @@ fn apply_expected(
 ) -> (Option<(Record, u64)>, ItemReply) {
     let mut record = stored.filter(|_| !expired).map(|(record, _)| record.clone());
     let reply = apply(&mut record, item, at);
-    if !matches!(reply, ItemReply::Done(_) | ItemReply::Imported { .. } | ItemReply::Given(_)) {
+    if !matches!(reply, ItemReply::Done(_) | ItemReply::Imported { .. } | ItemReply::Given(_) | ItemReply::Taken { .. })
+    {
         return (stored.filter(|_| !expired).cloned(), reply);
     }
     let kept = record.map(|record| {
-        let ends = expires_at(&record, item).0.div_ceil(1000);
+        let mut ends = expires_at(&record, item).0.div_ceil(1000);
+        // A transfer does not shorten the life of a record.
+        if let (Counter::Give { .. } | Counter::Take { .. }, Some((_, before)), false) =
+            (&item.counter, stored, expired)
+        {
+            ends = ends.max(*before);
+        }
         // An equal record is not written again, except by an item that gives rights.
         let gives = matches!(item.counter, Counter::Give { .. });
         let unchanged = stored.filter(|(old, _)| !gives && !expired && *old == record && ends * 1000 > at.now.0);
@@ -242,7 +249,7 @@ async fn compare<S: Server>(mut server: S) {
                 ItemReply::Given(_) => 9,
                 ItemReply::Done(grant) if matches!(grant.seen, Seen::Window { .. }) => 3,
                 ItemReply::Done(_) => 4,
-                ItemReply::Imported { .. } => 5,
+                ItemReply::Imported { .. } | ItemReply::Taken { .. } => 5,
             };
             counts[kind] += 1;
             if let ItemReply::Done(grant) = reply {

@@ -15,7 +15,8 @@ async fn give(store: &dyn CounterStore, number: u64) -> Result<(Given, Replicate
     let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(number), items: Vec::new() };
     let lane = store.lane(b"k");
     let now_ms = store.run(lane, empty).await?.now.millis();
-    let give = Give { to: OTHER, cell_ms: now_ms - now_ms % WIDTH_MS, wanted: 10, denied: false, epoch_ms: 1 };
+    let give =
+        Give { to: OTHER, cell_ms: now_ms - now_ms % WIDTH_MS, wanted: 10, denied: false, received: 0, epoch_ms: 1 };
     let escrow = Escrow { part: 100, others: [OTHER].into_iter().collect() };
     let counter = Counter::Give { grid: Grid::Fixed { width_ms: WIDTH_MS }, escrow, give };
     let item = Item { key: b"k".as_slice().into(), asks: Vec::new(), refund: 0, counter };
@@ -33,7 +34,7 @@ async fn a_primary_without_a_replica_says_so() {
     let redis = SingleServer::start(&[]);
     let store = open_store(redis_region(&redis.url(), |_| ())).await;
     let (given, replicated) = give(&*store, 1).await.unwrap();
-    assert!(given.answered);
+    assert!(given.fenced);
     assert_eq!(replicated, Replicated::NoReplica);
 }
 

@@ -109,6 +109,15 @@ impl World {
                 peers.insert(to, addresses.collect());
             }
             let own = redis[usize::from(region)].server.port;
+            let weights = if setup.one_store {
+                json!({})
+            } else {
+                names
+                    .iter()
+                    .map(|name| ((*name).to_owned(), json!({ "weight": 1 })))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()
+            };
             let store = if setup.one_store { proxy(name, names[0], redis[0].server.port).port() } else { own };
             let start = |node: u16| {
                 let settings = json!({
@@ -120,6 +129,7 @@ impl World {
                     "store": { "url": format!("redis://127.0.0.1:{store}"),
                         "deadline": if setup.one_store { "2s" } else { "100ms" } },
                     "rules": { "file": file }, "peers": peers,
+                    "regions": weights,
                     "gossip": { "interval": setup.interval, "floor": setup.floor, "partition_after": setup.partition_after },
                 });
                 let config = folder.path().join(format!("{name}-{node}.yaml"));

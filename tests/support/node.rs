@@ -40,9 +40,10 @@ impl Response {
     }
 }
 
-/// Returns a command that runs the program with these arguments and an empty environment.
+/// Returns a command that runs the program with these arguments and an empty environment. A measurement may name a
+/// program that was built with optimisation in `TIDEGATE_PROGRAM`.
 pub fn tidegate(args: &[&str]) -> Command {
-    let mut command = Command::new(TIDEGATE);
+    let mut command = Command::new(std::env::var_os("TIDEGATE_PROGRAM").unwrap_or(TIDEGATE.into()));
     command.args(args).env_clear().stdin(Stdio::null());
     command
 }

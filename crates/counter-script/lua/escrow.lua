@@ -24,33 +24,33 @@ local function set_note(cell, incarnation, region, value)
   end
 end
 
--- The record of the lane, which the first item that needs it reads: { mark, since_ms, lost_ms, latest_ms }.
+-- The record of the lane, which the first item that needs it reads: { mark, since_ms, data_since_ms, latest_ms }.
 local lane
 
--- Returns the record of the lane of `key`, as this primary leaves it.
-local function lane_of(key)
+-- Returns the record of the lane, as this primary leaves it. Its key is the last of KEYS.
+local function lane_record()
   if lane then return lane end
-  local name = (string.match(key, '^[^{]*{[^}]*}') or '') .. ':lane'
+  local name = KEYS[#KEYS]
   local stored = call('GET', name)
   local now_ms = floor(now / 1000)
   if stored then
-    local mark, since_ms, lost_ms, latest_ms = unpack('>I3I6I6I6', stored)
+    local mark, since_ms, data_since_ms, latest_ms = unpack('>I3I6I6I6', stored)
     if now_ms >= latest_ms + LANE_TIME_STEP_MS then latest_ms = now_ms end
     if mark ~= replication_mark then
       mark, since_ms = replication_mark, max(now_ms, latest_ms, since_ms + 1)
     end
-    lane = { mark = mark, since_ms = since_ms, lost_ms = lost_ms, latest_ms = latest_ms }
+    lane = { mark = mark, since_ms = since_ms, data_since_ms = data_since_ms, latest_ms = latest_ms }
   else
-    lane = { mark = replication_mark, since_ms = now_ms, lost_ms = now_ms, latest_ms = now_ms }
+    lane = { mark = replication_mark, since_ms = now_ms, data_since_ms = now_ms, latest_ms = now_ms }
   end
-  local text = pack('>I3I6I6I6', lane.mark, lane.since_ms, lane.lost_ms, lane.latest_ms)
+  local text = pack('>I3I6I6I6', lane.mark, lane.since_ms, lane.data_since_ms, lane.latest_ms)
   if text ~= stored then call('SET', name, text) end
   return lane
 end
 
 -- Returns the instant in microseconds at which items under `escrow` run. It never goes back.
-local function lane_now(key)
-  return max(now, lane_of(key).latest_ms * 1000)
+local function lane_now()
+  return max(now, lane_record().latest_ms * 1000)
 end
 
 local function cell_from(cells, start_ms)
@@ -61,10 +61,10 @@ end
 
 -- Returns 0 if the region may spend its rights of a cell. Otherwise returns SPENDING_LOST, or the epoch of which every
 -- other region must confirm what it got.
-local function spending_of(key, escrow, cell, start_ms)
+local function spending_of(escrow, cell, start_ms)
   if not escrow.others[1] then return 0 end
-  local epoch = lane_of(key)
-  if start_ms <= epoch.lost_ms then return SPENDING_LOST end
+  local epoch = lane_record()
+  if start_ms <= epoch.data_since_ms then return SPENDING_LOST end
   if start_ms <= epoch.since_ms then
     for _, other in ipairs(escrow.others) do
       if note(cell, NOTE_CONFIRMED, other) < epoch.since_ms then return epoch.since_ms end
@@ -74,8 +74,8 @@ local function spending_of(key, escrow, cell, start_ms)
 end
 
 -- Returns the hits that the region may still admit in a cell, and what `spending_of` returns.
-local function rights_left(key, escrow, cell, start_ms)
-  local spending = spending_of(key, escrow, cell, start_ms)
+local function rights_left(escrow, cell, start_ms)
+  local spending = spending_of(escrow, cell, start_ms)
   if spending ~= 0 then return 0, spending end
   if not cell then return escrow.part, 0 end
   local begun = note(cell, NOTE_RIGHTS, 0)

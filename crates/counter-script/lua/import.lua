@@ -3,6 +3,7 @@
 -- Returns the reply to an import. It never advances the time of the counter, and it creates no cell that is over, nor one
 -- that begins after the next: the clock of that region is too far ahead.
 local function serve_import(key, kind, position)
+  local epoch_ms = lane_record().since_ms
   local stored = call('GET', key)
   local grid, reported
   grid, position = read_grid(kind - IMPORT, position)
@@ -30,5 +31,5 @@ local function serve_import(key, kind, position)
   else
     store(key, stored, nil)
   end
-  return pack('>BI3', IMPORTED, replication_mark)
+  return pack('>BI6', IMPORTED, epoch_ms)
 end

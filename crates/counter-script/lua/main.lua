@@ -18,10 +18,12 @@ end
 
 local replies = { pack('>BBI7', VERSION, BATCH_RAN, now) }
 local position = first_item
-for i, key in ipairs(KEYS) do
+local count = 0
+while position <= #batch do
+  count = count + 1
   local size, kind, item = unpack('>I3B', batch, position)
-  local ok, reply = pcall(serve, key, kind, item)
-  replies[i + 1] = ok and reply or failed(reply)
+  local ok, reply = pcall(serve, KEYS[count], kind, item)
+  replies[count + 1] = ok and reply or failed(reply)
   position = item + size
 end
 return table.concat(replies)

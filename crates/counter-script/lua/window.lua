@@ -65,10 +65,10 @@ end
 
 -- Returns the instant in microseconds at which the item is served. It is never before a cell that the record or the
 -- item knows, so that time never goes back for a key.
-local function current_instant(key, item, window)
+local function current_instant(item, window)
   local newest_ms = max(newest_cell_ms(window), newest_own_ms(item.seen))
   for _, report in ipairs(item.reports) do newest_ms = max(newest_ms, report.cell_ms) end
-  return max(item.escrow and lane_now(key) or now, newest_ms * 1000)
+  return max(item.escrow and lane_now() or now, newest_ms * 1000)
 end
 
 -- Applies returns and charges debts. Returns true if the item's debts are charged, or if it has none. The debts of a
@@ -116,20 +116,28 @@ end
 local function serve_window(key, kind, position)
   local stored = call('GET', key)
   local item = read_item(kind, position)
-  if item.escrow then lane_of(key) end
+  if item.escrow then lane_record() end
   local grid, limit, asks = item.grid, item.limit, item.asks
 
   local window = stored and read_window(stored)
-  local instant = current_instant(key, item, window)
+  local instant = current_instant(item, window)
   local span = span_at(grid, floor(instant / 1000))
-  if not span then return pack('>BI6', OUT_OF_BOUNDS, newest_cell_ms(window)) end
+  if not span then
+    local lane_ms = item.escrow and lane_record().latest_ms or 0
+    return pack('>BI6', OUT_OF_BOUNDS, max(newest_cell_ms(window), lane_ms))
+  end
 
   window = window or { incarnation = new_incarnation, applied = {}, debts = {}, cells = {}, log = {} }
   window.incarnation, window.applied = continue_or_renew(window.incarnation), prune(window.applied)
   local cells = window.cells
   for _, cell in ipairs(item.seen) do
     if cell.start_ms >= span.oldest_ms then
-      merge_entries(cell_at(cells, cell.start_ms), cell.entries, window.incarnation)
+      -- What other regions gave and confirmed, they say again. The store may have had reasons to reject it.
+      local kept = {}
+      for _, entry in ipairs(cell.entries) do
+        if entry.region == 0 or not is_note(entry) then kept[#kept + 1] = entry end
+      end
+      merge_entries(cell_at(cells, cell.start_ms), kept, window.incarnation)
     end
   end
   if grid.bounds or grid.older_cells == 0 then window.log = {} end
@@ -140,7 +148,10 @@ local function serve_window(key, kind, position)
   local of_limit = max(limit - used, 0)
   local available = item.share and share_of(item.share, grid, window, span, instant, limit, of_limit) or of_limit
   local escrow, spending = item.escrow, 0
-  if escrow then available, spending = rights_left(key, escrow, cell_from(cells, span.start_ms), span.start_ms) end
+  if escrow then
+    available, spending = rights_left(escrow, cell_from(cells, span.start_ms), span.start_ms)
+    available = min(available, of_limit)
+  end
   local counts, asked = grant_in_order(asks, available)
   local lease_tokens = 0
   if max(span.end_ms * 1000 - instant, 0) >= item.min_left_us then

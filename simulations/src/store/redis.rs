@@ -139,8 +139,8 @@ impl Redis {
     /// Returns an error if nothing was applied, or if that is unknown.
     pub fn run(&self, batch: &Batch, now_us: u64) -> Result<BatchReply, StoreError> {
         let text = wire::encode_batch(batch, batch.items.iter());
-        let keys = batch.items.iter().map(|item| &*item.key);
-        match self.call(&self.script, keys, [&*text, FENCE_KEY], now_us) {
+        let keys = wire::keys(b"", batch.items.iter());
+        match self.call(&self.script, keys.iter().map(Vec::as_slice), [&*text, FENCE_KEY], now_us) {
             Ok(Ok(reply)) => wire::decode_reply(&reply, batch.items.len()).map_err(|_| StoreError::Unknown),
             Ok(Err(ScriptError(_))) => Err(StoreError::NotApplied),
             Err(_) => Err(StoreError::Unknown),
@@ -255,6 +255,11 @@ impl State {
                 let was = self.put(key, Some((value.to_vec(), u64::MAX)));
                 self.journal.push((key.to_vec(), was));
                 Ok(Value::Boolean(true))
+            }
+            [b"PTTL", key] => {
+                let left =
+                    |(_, end): &Stored| i64::try_from(end.saturating_sub(self.now_us / 1000)).unwrap_or(i64::MAX);
+                Ok(Value::Integer(self.data.keys.get(key as &[u8]).map_or(-2, left)))
             }
             [b"DEL", key] => {
                 let was = self.put(key, None);

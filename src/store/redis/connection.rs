@@ -29,6 +29,8 @@ pub struct Connection {
     breaker: Breaker,
     /// True while a probe waits for its reply.
     probing: AtomicBool,
+    /// False if the server said that it has no replica.
+    has_replica: AtomicBool,
     /// The last error of connecting or of the connection; `None` if there was none since the last reply to a ping.
     last_error: Arc<Mutex<Option<String>>>,
 }
@@ -49,8 +51,19 @@ impl Connection {
             std::future::ready(Ok(()))
         });
         let task = client.connect().abort_handle();
-        let (breaker, probing) = (Breaker::default(), AtomicBool::new(false));
-        Self { address: address.clone(), client, task, deadline: options.deadline, breaker, probing, last_error }
+        let (breaker, probing, has_replica) = (Breaker::default(), AtomicBool::new(false), AtomicBool::new(true));
+        let (address, deadline) = (address.clone(), options.deadline);
+        Self { address, client, task, deadline, breaker, probing, has_replica, last_error }
+    }
+
+    /// False if the server said that it has no replica, when it was asked last.
+    pub fn has_replica(&self) -> bool {
+        self.has_replica.load(Ordering::Relaxed)
+    }
+
+    /// Records whether the server has a replica.
+    pub fn set_has_replica(&self, has_replica: bool) {
+        self.has_replica.store(has_replica, Ordering::Relaxed);
     }
 
     /// True if calls are sent: the connection is open, and the server replies.

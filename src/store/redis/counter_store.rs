@@ -15,7 +15,7 @@ use super::server_errors::ServerErrors;
 use super::topology::Topology;
 use crate::ports::{BoxFuture, CounterStore, Replicated};
 use counter_script::{Tags, wire};
-use limiter::counter::{Batch, BatchOutcome, BatchReply, ItemReply, StoreError};
+use limiter::counter::{Batch, BatchOutcome, BatchReply, Item, ItemReply, StoreError};
 use limiter::{LaneId, PROBE_INTERVAL};
 
 /// How often a batch follows a redirection while slots move.
@@ -80,7 +80,10 @@ impl RedisStore {
     async fn run_batch_durably(&self, lane: LaneId, batch: Batch) -> Result<(BatchReply, Replicated), StoreError> {
         let prefix = self.key_prefixes.get(usize::from(lane.0)).ok_or(StoreError::NotApplied)?;
         let server = self.primary(lane).ok_or(StoreError::NotApplied)?;
-        let keys: Vec<Bytes> = batch.items.iter().map(|item| [prefix, &*item.key].concat().into()).collect();
+        if !server.has_replica() {
+            return Ok((self.run_batch(lane, batch).await?, Replicated::NoReplica));
+        }
+        let keys = script_keys(prefix, &batch.items);
         let encoded = wire::encode_batch(&batch, batch.items.iter()).into();
         let arguments: Vec<Bytes> = [Some(encoded), self.fence_key.clone()].into_iter().flatten().collect();
         let called = server.run_script_and_wait(&counter_script::COUNTERS, &keys, &arguments, self.wait_ms).await;
@@ -91,13 +94,12 @@ impl RedisStore {
                 (Err(error), 0)
             }
         };
-        let reply = self.decode_reply((Some(Arc::clone(&server)), reply), keys.len())?;
-        let replicated = match replicas {
-            0 if has_replica(&server).await => Replicated::NotYet,
-            0 => Replicated::NoReplica,
-            _ => Replicated::Yes,
-        };
-        Ok((reply, replicated))
+        let reply = self.decode_reply((Some(Arc::clone(&server)), reply), batch.items.len())?;
+        if replicas > 0 {
+            return Ok((reply, Replicated::Yes));
+        }
+        server.set_has_replica(ask_for_replica(&server).await);
+        Ok((reply, if server.has_replica() { Replicated::NotYet } else { Replicated::NoReplica }))
     }
 
     async fn run_batch(&self, lane: LaneId, batch: Batch) -> Result<BatchReply, StoreError> {
@@ -114,18 +116,19 @@ impl RedisStore {
             }
             return Err(StoreError::NotApplied);
         }
-        let keys: Vec<Bytes> = batch.items.iter().map(|item| [prefix, &*item.key].concat().into()).collect();
+        let keys = script_keys(prefix, &batch.items);
         let encoded = wire::encode_batch(&batch, batch.items.iter()).into();
         match self.call(lane, &keys, encoded).await {
             (_, Err(CallError::TryAgain)) => {
                 // The slot is moving and its keys are on two servers: each item is sent alone.
-                let calls = keys.iter().zip(&batch.items).map(async |(key, item)| {
-                    let encoded = wire::encode_batch(&batch, std::iter::once(item)).into();
-                    self.decode_reply(self.call(lane, std::slice::from_ref(key), encoded).await, 1)
+                let calls = batch.items.iter().map(async |item| {
+                    let item = std::slice::from_ref(item);
+                    let encoded = wire::encode_batch(&batch, item.iter()).into();
+                    self.decode_reply(self.call(lane, &script_keys(prefix, item), encoded).await, 1)
                 });
                 combine_replies(join_all(calls).await)
             }
-            called => self.decode_reply(called, keys.len()),
+            called => self.decode_reply(called, batch.items.len()),
         }
     }
 
@@ -175,9 +178,14 @@ impl RedisStore {
     }
 }
 
+/// The keys that the script needs for these items.
+fn script_keys(prefix: &[u8], items: &[Item]) -> Vec<Bytes> {
+    wire::keys(prefix, items.iter()).into_iter().map(Bytes::from).collect()
+}
+
 /// True if a primary has a replica, even one that does not answer. A primary outside of a cluster forgets a replica that
 /// has left. True if it is not known.
-async fn has_replica(server: &Connection) -> bool {
+async fn ask_for_replica(server: &Connection) -> bool {
     if let Ok(nodes) = server.command("CLUSTER", &["NODES"]).await {
         return nodes.as_string().is_none_or(|nodes| cluster_has_replica(&nodes));
     }
@@ -246,6 +254,10 @@ impl CounterStore for RedisStore {
                     }
                     () = tokio::time::sleep(pause) => {
                         self.pool.probe_unresponsive().await;
+                        for server in self.pool.all().into_iter().filter(|server| !server.has_replica()) {
+                            // Without an answer, whoever waits for a replica asks again.
+                            server.set_has_replica(ask_for_replica(&server).await);
+                        }
                         probes = if self.pool.all().is_empty() { 0 } else { probes.saturating_add(1) };
                         if !self.is_reached() {
                             self.update_reached(probes >= MAX_STARTING_PROBES);

@@ -12,9 +12,9 @@ pub const KIND_SLIDING: u64 = 2;
 pub const KIND_ROLLING: u64 = 3;
 pub const KIND_CALENDAR: u64 = 4;
 pub const KIND_BUCKET: u64 = 5;
-/// An item that gives rights to another region, and one that takes rights of another region. The kind of the window
-/// follows.
+/// An item that gives rights to another region. The kind of the window follows.
 pub const KIND_GIVE: u64 = 6;
+/// An item that takes rights of another region. The kind of the window follows.
 pub const KIND_TAKE: u64 = 7;
 /// What the item of a window says of other regions: nothing, a [`limiter::counter::Share`], or a
 /// [`limiter::counter::Escrow`].
@@ -49,13 +49,15 @@ pub const BUCKET_DONE: u64 = 3;
 pub const COMPACT_GRANTED: u64 = 4;
 /// A compact reply to an item without asks.
 pub const COMPACT_RETURNED: u64 = 5;
-/// The reply to an import. The mark of the server's replication id follows.
+/// The reply to an import. The epoch of the primary follows.
 pub const IMPORTED: u64 = 6;
 
 /// The reply to an item of a window under `escrow`: as [`WINDOW_DONE`], and whether the region may spend its rights.
 pub const ESCROW_DONE: u64 = 7;
 /// The reply to an item that gives rights.
 pub const GIVEN: u64 = 8;
+/// The reply to an item that takes rights: the epoch of the primary, and the rights that are new.
+pub const TAKEN: u64 = 9;
 /// The store has forgotten what was spent. 0 says that the region may spend its rights. Every other number is an epoch
 /// that the other regions must confirm.
 pub const SPENDING_LOST: u64 = (1 << 48) - 1;

@@ -11,7 +11,7 @@ use limiter::{DebtId, Incarnation, RegionNumber, StoreTime};
 use super::Malformed;
 use super::codes::{
     BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, HAS_REGIONS, IMPORTED,
-    OUT_OF_BOUNDS, SPENDING_LOST, VERSION, WINDOW_DONE,
+    OUT_OF_BOUNDS, SPENDING_LOST, TAKEN, VERSION, WINDOW_DONE,
 };
 
 /// Reads the reply to a batch of `items` items.
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
             }
             OUT_OF_BOUNDS => Ok(ItemReply::OutOfBounds { newest_ms: self.get::<6>()? }),
             WINDOW_DONE => self.window().map(ItemReply::Done),
-            IMPORTED => Ok(ItemReply::Imported { replication: self.get::<3>()? }),
+            IMPORTED => Ok(ItemReply::Imported { epoch_ms: self.get::<6>()? }),
             ESCROW_DONE => {
                 let mut grant = self.window()?;
                 grant.spending = Some(match self.get::<6>()? {
@@ -107,10 +107,11 @@ impl<'a> Reader<'a> {
             }
             GIVEN => Ok(ItemReply::Given(Given {
                 epoch_ms: self.get::<6>()?,
-                total: self.get::<7>()?,
-                known: self.get::<7>()?,
-                answered: self.get::<1>()? == 1,
+                given: self.get::<7>()?,
+                received: self.get::<7>()?,
+                fenced: self.get::<1>()? == 1,
             })),
+            TAKEN => Ok(ItemReply::Taken { epoch_ms: self.get::<6>()?, gained: self.get::<7>()? }),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
             COMPACT_GRANTED => self.compact(true).map(ItemReply::Done),
             COMPACT_RETURNED => self.compact(false).map(ItemReply::Done),

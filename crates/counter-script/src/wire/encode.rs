@@ -33,6 +33,22 @@ pub fn encode_batch<'a>(batch: &Batch, items: impl Iterator<Item = &'a Item>) ->
     out.0
 }
 
+/// The name of the record of a lane. No counter has it.
+const LANE: &[u8] = b":lane";
+
+/// Returns the keys that the script needs for these items, as its `KEYS`. Each begins with `prefix`.
+pub fn keys<'a>(prefix: &[u8], items: impl Iterator<Item = &'a Item>) -> Vec<Vec<u8>> {
+    let mut uses_lane = false;
+    let mut keys: Vec<Vec<u8>> = items
+        .map(|item| {
+            uses_lane |= item.counter.uses_lane();
+            [prefix, &*item.key].concat()
+        })
+        .collect();
+    keys.extend(uses_lane.then(|| [prefix, LANE].concat()));
+    keys
+}
+
 /// The bytes written so far.
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -104,6 +120,7 @@ impl Writer {
                 self.put::<6>(give.cell_ms);
                 self.put::<7>(give.wanted);
                 self.put::<1>(give.denied.into());
+                self.put::<7>(give.received);
                 self.put::<6>(give.epoch_ms);
             }
             Counter::Take { grid, take } => {
@@ -113,9 +130,9 @@ impl Writer {
                 self.put::<2>(take.from.0.into());
                 self.put::<6>(take.cell_ms);
                 self.put::<6>(take.given.epoch_ms);
-                self.put::<7>(take.given.total);
-                self.put::<7>(take.given.known);
-                self.put::<1>(take.given.answered.into());
+                self.put::<7>(take.given.given);
+                self.put::<7>(take.given.received);
+                self.put::<1>(take.given.fenced.into());
                 self.put::<6>(take.asked_ms);
             }
             Counter::Bucket { rate, revision, seen, owed, returns } => {

@@ -8,6 +8,9 @@
 //! - A reply has the version, a byte that tells if the batch ran or was late, the store's clock, and the replies to the
 //!   items in order.
 //!
+//! - [`keys`] says which keys a batch needs: those of its items, and that of the record of the lane if an item needs it.
+//!   Redis then knows all keys that the script touches, also while a slot moves.
+//!
 //! Most items have a compact form, and so have their replies. Every other item and reply has the general form.
 
 pub(crate) mod codes;
@@ -16,7 +19,7 @@ mod encode;
 
 pub use codes::{RECORD_VERSION, VERSION};
 pub use decode::{decode_reply, decode_reply_with_error};
-pub use encode::encode_batch;
+pub use encode::{encode_batch, keys};
 
 /// The reply is not what the counter script writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -60,7 +60,8 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
                 asks: &item.asks,
             };
             let Some((now, span)) = item.current_cell(stored.as_ref(), cx) else {
-                return out_of_bounds(record, stored);
+                let lane_ms = if item.escrow.is_some() { cx.epoch.latest_ms } else { 0 };
+                return out_of_bounds(record, stored, lane_ms);
             };
             let (window, grant) = item.run(stored, now, &span, cx);
             *record = kept(window);
@@ -69,11 +70,12 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
         (Counter::Import { grid, cells }, stored) if is_window(&stored) => {
             change_window(record, stored, grid, cx.now, cx, |window, span, _| {
                 window.import(cells, span);
-                ItemReply::Imported { replication: cx.replication_mark() }
+                ItemReply::Imported { epoch_ms: cx.epoch.since_ms }
             })
         }
         (Counter::Give { grid, escrow, give }, stored) if is_window(&stored) => {
             change_window(record, stored, grid, cx.lane_now(), cx, |window, span, now| {
+                window.drop_notes(grid, cx.epoch);
                 let given = window.give(give, escrow, span, now, cx);
                 window.drop_empty_cells();
                 ItemReply::Given(given)
@@ -81,9 +83,10 @@ pub fn apply(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Item
         }
         (Counter::Take { grid, take }, stored) if is_window(&stored) => {
             change_window(record, stored, grid, cx.lane_now(), cx, |window, span, _| {
-                window.take(take, span);
+                window.drop_notes(grid, cx.epoch);
+                let gained = window.take(take, span);
                 window.drop_empty_cells();
-                ItemReply::Imported { replication: cx.replication_mark() }
+                ItemReply::Taken { epoch_ms: cx.epoch.since_ms, gained }
             })
         }
         (Counter::Bucket { rate, revision, seen, owed, returns }, stored @ (None | Some(Record::Bucket(_)))) => {
@@ -132,8 +135,9 @@ fn kept(window: WindowRecord) -> Option<Record> {
     (!window.cells.is_empty()).then_some(Record::Window(window))
 }
 
-fn out_of_bounds(record: &mut Option<Record>, stored: Option<WindowRecord>) -> ItemReply {
-    let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
+/// `lane_ms` is the newest time of the lane, if the item counts by it.
+fn out_of_bounds(record: &mut Option<Record>, stored: Option<WindowRecord>, lane_ms: u64) -> ItemReply {
+    let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms).max(lane_ms);
     *record = stored.map(Record::Window);
     ItemReply::OutOfBounds { newest_ms }
 }
@@ -150,7 +154,7 @@ fn change_window(
     let stored = into_window(stored);
     let newest_ms = stored.as_ref().map_or(0, WindowRecord::newest_ms);
     let now = now.max(StoreTime::from_millis(newest_ms));
-    let Some(span) = grid.span_at(now) else { return out_of_bounds(record, stored) };
+    let Some(span) = grid.span_at(now) else { return out_of_bounds(record, stored, 0) };
     let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
     window.incarnation = cx.continue_or_renew(window.incarnation);
     let reply = change(&mut window, &span, now);
@@ -170,7 +174,7 @@ pub fn expires_at(record: &Record, item: &Item) -> StoreTime {
             | Counter::Take { grid, .. },
         ) => {
             let newest = window.cells.first().map_or(0, |c| c.start_ms);
-            let kept_ms = if item.counter.uses_lane() { KEPT_AFTER_CELL_MS } else { 0 };
+            let kept_ms = if item.counter.has_rights() { KEPT_AFTER_CELL_MS } else { 0 };
             match (grid.span_at(StoreTime::from_millis(newest)), grid) {
                 (Some(span), _) => grid.gone_at(newest, span.end_ms).plus_millis(kept_ms),
                 // The cells are older than the calendar's bounds.

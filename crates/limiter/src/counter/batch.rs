@@ -86,6 +86,11 @@ pub enum Counter {
 impl Counter {
     /// True if the item needs the record of its lane.
     pub const fn uses_lane(&self) -> bool {
+        self.has_rights() || matches!(self, Self::Import { .. })
+    }
+
+    /// True if the item spends or moves rights.
+    pub const fn has_rights(&self) -> bool {
         matches!(self, Self::Window { escrow: Some(_), .. } | Self::Give { .. } | Self::Take { .. })
     }
 }
@@ -157,15 +162,22 @@ pub enum BatchOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ItemReply {
     Done(Grant),
-    /// The counts of another region are merged. `replication` is the mark of the server's replication id. A server with
-    /// another mark may have forgotten the counts that its predecessor merged.
+    /// The counts of another region are merged. A store whose lane has another epoch than before
+    /// ([`LaneEpoch::since_ms`](super::LaneEpoch::since_ms)) may have forgotten what it merged.
     Imported {
-        replication: u64,
+        epoch_ms: u64,
+    },
+    /// The rights that another region gave are merged; `gained` of them are new. `epoch_ms` is as in
+    /// [`ItemReply::Imported`].
+    Taken {
+        epoch_ms: u64,
+        gained: u64,
     },
     /// What another region is told that asks for rights. It holds only once a replica of the store has it, too.
     Given(Given),
     /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
-    /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. It may be in the future of a
+    /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. Under `escrow` it may be the newest
+    /// time of the lane. It may be in the future of a
     /// store whose clock was set back.
     OutOfBounds {
         newest_ms: u64,

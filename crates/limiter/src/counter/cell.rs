@@ -108,8 +108,13 @@ impl Cell {
     /// Merges entries that a node saw of this cell, or that another region reported: the larger number of each wins.
     /// The entry of `current` is not dropped. Entries of a region for which there is no room are left out.
     pub fn merge(&mut self, seen: &[Entry], current: Incarnation) {
+        self.merge_each(seen.iter().copied(), current);
+    }
+
+    /// Merges entries one by one, as [`Self::merge`] does.
+    pub fn merge_each(&mut self, seen: impl Iterator<Item = Entry>, current: Incarnation) {
         for entry in seen {
-            if !self.has_room_for(entry) {
+            if !self.has_room_for(&entry) {
                 continue;
             }
             let own = self.entry(entry.incarnation);

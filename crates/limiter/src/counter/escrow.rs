@@ -14,7 +14,7 @@ use super::notes::Note;
 use crate::ids::RegionNumber;
 use crate::time::StoreTime;
 
-/// A part of a cell is a multiple of its inverse.
+/// The part of a cell that is left is counted in units of its length divided by this.
 pub const FORECAST_PARTS: u64 = 1 << 10;
 /// No forecast is more than this many times what was used.
 pub const MAX_FORECAST: u64 = 1 << 6;
@@ -94,7 +94,7 @@ mod tests {
     use crate::ids::Incarnation;
 
     const OTHER: RegionNumber = RegionNumber(7);
-    const EPOCH: LaneEpoch = LaneEpoch { mark: 1, since_ms: 10, lost_ms: 10, latest_ms: 10 };
+    const EPOCH: LaneEpoch = LaneEpoch { mark: 1, since_ms: 10, data_since_ms: 10, latest_ms: 10 };
 
     fn escrow(part: u64) -> Escrow {
         Escrow { part, others: [OTHER].into_iter().collect() }

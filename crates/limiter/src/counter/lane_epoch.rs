@@ -1,6 +1,6 @@
 //! What a primary knows of its own past: since when it is the primary of a lane, and when the lane's data began.
 //!
-//! Rights of regions are safe only in a store that remembers what was spent and given away. A primary with a new
+//! What other regions told, and rights that they gave, are safe only in a store that remembers what was spent and given away. A primary with a new
 //! replication id may have lost the last of it. A primary without a record of its lane has lost everything. A clock that
 //! steps back finds cells whose records have expired. A store keeps one [`LaneEpoch`] for each lane, beside the lane's
 //! counters.
@@ -14,9 +14,9 @@ use crate::time::StoreTime;
 
 /// How far the newest time of a lane may be behind the truth, in milliseconds.
 pub const LANE_TIME_STEP_MS: u64 = 1000;
-/// A record under `escrow` is kept for so long after its cell, in milliseconds. A step back of the clock that the lane
-/// does not notice finds it.
-pub const KEPT_AFTER_CELL_MS: u64 = 2 * LANE_TIME_STEP_MS;
+/// A record under `escrow` is kept for so long after its cell, in milliseconds. Nodes visit each lane every ten seconds.
+/// So when a record is gone, its lane knows that the cell is over, and a clock that steps back does not find it again.
+pub const KEPT_AFTER_CELL_MS: u64 = 30_000;
 
 /// The record of a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,8 @@ pub struct LaneEpoch {
     /// When this primary first served the lane, in milliseconds since the epoch. It grows with each new primary, so it
     /// names the primary's time in office.
     pub since_ms: u64,
-    /// When the record was first written, in milliseconds since the epoch: what was counted before is forgotten.
-    pub lost_ms: u64,
+    /// When the record was first written, in milliseconds since the epoch. What was counted before is forgotten.
+    pub data_since_ms: u64,
     /// The newest time at which the lane was served, in milliseconds since the epoch. It may lag behind by
     /// [`LANE_TIME_STEP_MS`].
     pub latest_ms: u64,
@@ -51,7 +51,7 @@ impl LaneEpoch {
     pub fn arrive(stored: Option<Self>, mark: u64, now: StoreTime) -> Self {
         let now_ms = now.millis();
         let Some(mut lane) = stored else {
-            return Self { mark, since_ms: now_ms, lost_ms: now_ms, latest_ms: now_ms };
+            return Self { mark, since_ms: now_ms, data_since_ms: now_ms, latest_ms: now_ms };
         };
         if now_ms >= lane.latest_ms + LANE_TIME_STEP_MS {
             lane.latest_ms = now_ms;
@@ -69,7 +69,7 @@ impl LaneEpoch {
         if others.peek().is_none() {
             return Spending::Allowed;
         }
-        if start_ms <= self.lost_ms {
+        if start_ms <= self.data_since_ms {
             return Spending::Lost;
         }
         let confirmed = |other| cell.map_or(0, |cell| cell.note(Note::Confirmed { by: other })) >= self.since_ms;
@@ -119,6 +119,6 @@ mod tests {
     fn epochs_grow_although_a_clock_steps_back() {
         let first = LaneEpoch::arrive(None, 1, ms(5000));
         let second = LaneEpoch::arrive(Some(first), 2, ms(3000));
-        assert!(second.since_ms > first.since_ms && second.lost_ms == first.lost_ms);
+        assert!(second.since_ms > first.since_ms && second.data_since_ms == first.data_since_ms);
     }
 }

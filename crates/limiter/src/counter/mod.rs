@@ -35,12 +35,12 @@ pub use escrow::{Escrow, FORECAST_PARTS, MAX_FORECAST, OtherRegions, forecast, s
 pub use grid::{CalendarBounds, CellSpan, Grid, MAX_LIMIT, WEIGHT_ONE};
 pub use hit_log::{HitLog, LoggedHits, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT};
 pub use lane_epoch::{KEPT_AFTER_CELL_MS, LANE_TIME_STEP_MS, LaneEpoch, Spending};
-pub use notes::{NOTE_ANSWERED, NOTE_CONFIRMED, NOTE_RIGHTS, Note};
+pub use notes::{NOTE_CONFIRMED, NOTE_FENCED, NOTE_RIGHTS, Note};
 pub use rate::{Rate, TICKS_PER_MICRO, Ticks};
 pub use replay_guard::MAX_HOLDERS;
 pub use seen_cells::SeenCells;
 pub use share::{NOTICE_TOLERANCE_MS, Noticed, Part, Share};
 pub use token_bucket::{Bucket, MAX_OVERDRAFT_HITS, MAX_OVERDRAFT_US};
-pub use transfer::{Give, Given, Take};
+pub use transfer::{Give, Given, MAX_TRANSFER_CELLS, Take};
 pub use usage::Usage;
 pub use window_record::{Received, WindowRecord};

@@ -19,13 +19,13 @@ pub enum Note {
     Confirmed { by: RegionNumber },
     /// The epoch of another region's primary to which this one said what it knows. Rights that an earlier primary of
     /// that region gave are rejected from then on.
-    Answered(RegionNumber),
+    Fenced(RegionNumber),
 }
 
-/// The kinds of notes begin here. A kind that names a region of the same cell's owner has 16 bits for it.
+/// Each kind of note has 65,536 numbers. Notes of rights that this region gave are numbered by the other region.
 const NOTE_TRANSFER: u64 = FIRST_NOTE;
 pub const NOTE_CONFIRMED: u64 = FIRST_NOTE + (1 << 16);
-pub const NOTE_ANSWERED: u64 = FIRST_NOTE + (2 << 16);
+pub const NOTE_FENCED: u64 = FIRST_NOTE + (2 << 16);
 pub const NOTE_RIGHTS: u64 = FIRST_NOTE + (3 << 16);
 
 impl Note {
@@ -36,7 +36,7 @@ impl Note {
             Self::GivenTo(to) => (NOTE_TRANSFER + to.0 as u64, RegionNumber::OWN),
             Self::TakenFrom(from) => (NOTE_TRANSFER, from),
             Self::Confirmed { by } => (NOTE_CONFIRMED, by),
-            Self::Answered(region) => (NOTE_ANSWERED, region),
+            Self::Fenced(region) => (NOTE_FENCED, region),
         };
         Incarnation(number).of_region(region)
     }
@@ -92,7 +92,7 @@ mod tests {
             Note::TakenFrom(a),
             Note::TakenFrom(b),
             Note::Confirmed { by: a },
-            Note::Answered(a),
+            Note::Fenced(a),
         ];
         for (value, note) in (1..).zip(notes) {
             cell.set_note(note, value);

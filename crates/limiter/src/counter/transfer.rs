@@ -4,19 +4,24 @@
 //! that is lost, repeated or late does no harm: the next one says it again.
 //!
 //! After another server has become a primary of the giver, that primary asks every other region what it got
-//! ([`LaneEpoch`](super::LaneEpoch)). A region that has answered rejects what an earlier primary gave: it may be a
-//! transfer that the new primary does not know of.
+//! ([`LaneEpoch`](super::LaneEpoch)). A region that has answered fences the earlier primary off: it rejects what that
+//! gave, because the new primary may not know of it.
 
 use serde::{Deserialize, Serialize};
 
 use super::batch_context::BatchContext;
 use super::cell::cell_mut;
 use super::escrow::{Escrow, spare};
-use super::grid::CellSpan;
+use super::grid::{CellSpan, Grid};
+use super::lane_epoch::LaneEpoch;
 use super::notes::Note;
 use super::window_record::WindowRecord;
 use crate::ids::RegionNumber;
 use crate::time::StoreTime;
+
+/// A transfer begins no further cell in a record that has so many. More are not needed: the shortest window is a quarter
+/// of the step of a lane's time.
+pub const MAX_TRANSFER_CELLS: usize = 8;
 
 /// A region asks this one for rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +33,9 @@ pub struct Give {
     pub wanted: u64,
     /// The other region has denied for want of rights.
     pub denied: bool,
+    /// All rights of the cell that the other region knows to have received from this one. What was given beyond that is
+    /// on its way, and part of what is wanted.
+    pub received: u64,
     /// The epoch of the primary of the other region, if that needs to hear what this region got. 0 otherwise.
     pub epoch_ms: u64,
 }
@@ -38,11 +46,11 @@ pub struct Given {
     /// The epoch of the primary that gave.
     pub epoch_ms: u64,
     /// All rights of the cell that the region ever gave the one that asks.
-    pub total: u64,
-    /// All rights of the cell that the region knows to have got from the one that asks.
-    pub known: u64,
-    /// True if the region will take no more from an earlier primary of the one that asks.
-    pub answered: bool,
+    pub given: u64,
+    /// All rights of the cell that the region has received from the one that asks.
+    pub received: u64,
+    /// True if the region takes no more from an earlier primary of the one that asks.
+    pub fenced: bool,
 }
 
 /// Another region has answered.
@@ -61,48 +69,62 @@ impl WindowRecord {
     /// one has not begun here.
     pub fn give(&mut self, give: &Give, escrow: &Escrow, span: &CellSpan, now: StoreTime, cx: BatchContext) -> Given {
         let mut given = Given { epoch_ms: cx.epoch.since_ms, ..Given::default() };
-        self.drop_cells_before(span.oldest_ms);
-        if !may_have(span, give.cell_ms) {
+        if !self.may_have(span, give.cell_ms) {
             return given;
         }
         let cell = cell_mut(&mut self.cells, give.cell_ms);
         if give.epoch_ms > 0 {
-            cell.set_note(Note::Answered(give.to), give.epoch_ms);
-            given.answered = true;
+            cell.set_note(Note::Fenced(give.to), give.epoch_ms);
+            given.fenced = true;
         }
+        // A store that has forgotten what it gave hears it from the one that has it.
+        cell.set_note(Note::GivenTo(give.to), give.received);
+        let on_its_way = cell.note(Note::GivenTo(give.to)) - give.received;
         if give.cell_ms == span.start_ms {
             let (available, _) = escrow.available(Some(cell), span.start_ms, cx.epoch);
             let used = cell.used_by(RegionNumber::OWN);
-            let moved = spare(available, used, span, now, give.denied).min(give.wanted);
+            let wanted = give.wanted.saturating_sub(on_its_way);
+            let moved = spare(available, used, span, now, give.denied).min(wanted);
             if moved > 0 {
                 escrow.begin(cell);
                 cell.set_note(Note::GivenTo(give.to), cell.note(Note::GivenTo(give.to)) + moved);
             }
         }
-        given.total = cell.note(Note::GivenTo(give.to));
-        given.known = cell.note(Note::TakenFrom(give.to));
+        given.given = cell.note(Note::GivenTo(give.to));
+        given.received = cell.note(Note::TakenFrom(give.to));
         given
     }
 
-    /// Takes the rights that another region gave, and what it knows of those that this one gave.
-    pub fn take(&mut self, take: &Take, span: &CellSpan) {
-        self.drop_cells_before(span.oldest_ms);
-        if !may_have(span, take.cell_ms) {
-            return;
+    /// Takes the rights that another region gave, and what it received of those that this one gave. Returns the rights
+    /// that are new.
+    pub fn take(&mut self, take: &Take, span: &CellSpan) -> u64 {
+        if !self.may_have(span, take.cell_ms) {
+            return 0;
         }
         let Take { from, given, asked_ms, .. } = *take;
         let cell = cell_mut(&mut self.cells, take.cell_ms);
-        if given.epoch_ms >= cell.note(Note::Answered(from)) {
-            cell.set_note(Note::TakenFrom(from), given.total);
+        let before = cell.taken();
+        if given.epoch_ms >= cell.note(Note::Fenced(from)) {
+            cell.set_note(Note::TakenFrom(from), given.given);
         }
-        cell.set_note(Note::GivenTo(from), given.known);
-        if given.answered {
+        cell.set_note(Note::GivenTo(from), given.received);
+        if given.fenced {
             cell.set_note(Note::Confirmed { by: from }, asked_ms);
         }
+        cell.taken() - before
     }
-}
 
-/// True if a record may keep a cell, as in imports.
-fn may_have(span: &CellSpan, start_ms: u64) -> bool {
-    (span.oldest_ms..=span.end_ms).contains(&start_ms)
+    /// True if a transfer may touch a cell: the current one, or the next.
+    fn may_have(&self, span: &CellSpan, start_ms: u64) -> bool {
+        let is_known = self.cells.iter().any(|cell| cell.start_ms == start_ms);
+        let has_room = is_known || self.cells.len() < MAX_TRANSFER_CELLS;
+        has_room && (start_ms == span.start_ms || start_ms == span.end_ms)
+    }
+
+    /// Drops cells that have only notes, and that were over when the lane was last served. No clock finds them again.
+    /// Cells with hits of the region stay: the grid is that of another region.
+    pub fn drop_notes(&mut self, grid: &Grid, epoch: LaneEpoch) {
+        let Some(span) = grid.span_at(StoreTime::from_millis(epoch.latest_ms)) else { return };
+        self.cells.retain(|cell| cell.start_ms >= span.oldest_ms || cell.is_own());
+    }
 }

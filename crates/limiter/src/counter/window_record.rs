@@ -121,7 +121,9 @@ impl WindowItem<'_> {
         let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
         window.incarnation = cx.continue_or_renew(window.incarnation);
         for (start_ms, entries) in self.seen.iter().filter(|(start_ms, _)| *start_ms >= span.oldest_ms) {
-            cell_mut(&mut window.cells, start_ms).merge(entries, window.incarnation);
+            // What other regions gave and confirmed, they say again. The store may have had reasons to reject it.
+            let kept = entries.iter().filter(|entry| entry.is_own() || !entry.is_note()).copied();
+            cell_mut(&mut window.cells, start_ms).merge_each(kept, window.incarnation);
         }
         if self.grid.sliding_ms().is_none() {
             window.log = HitLog::default();
@@ -139,7 +141,7 @@ impl WindowItem<'_> {
         if let Some(escrow) = self.escrow {
             let cell = window.cells.iter().find(|cell| cell.start_ms == span.start_ms);
             let (left, why) = escrow.available(cell, span.start_ms, cx.epoch);
-            (available, spending) = (left, Some(why));
+            (available, spending) = (left.min(of_limit), Some(why));
         }
         let (counts, asked) = grant_in_order(self.asks, available);
         let left_us = StoreTime::from_millis(span.end_ms).since(now);

@@ -9,6 +9,6 @@ mod plan;
 mod requests;
 mod want;
 
-pub use plan::{RightsPlan, Weight};
+pub use plan::{MAX_WEIGHT, RightsPlan, Weight};
 pub use requests::{MAX_WANTS, Question, Requests};
 pub use want::{Holding, InvalidWant, Want, wanted};

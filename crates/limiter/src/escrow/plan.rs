@@ -6,7 +6,7 @@ use crate::counter::{Escrow, MAX_LIMIT, MAX_REGIONS, OtherRegions};
 use crate::ids::RegionNumber;
 
 /// The largest weight of a region.
-const MAX_WEIGHT: u64 = 1 << 16;
+pub const MAX_WEIGHT: u64 = 1 << 16;
 
 /// Which regions have rights, and their weights. All nodes of all regions must have the same.
 ///

@@ -23,6 +23,8 @@ pub struct Want {
     pub hits: u64,
     /// The region has denied hits for want of rights.
     pub denied: bool,
+    /// Rights of the cell that the region knows to have received from the one that is asked.
+    pub received: u64,
     /// The epoch of the primary, if that needs to hear what the other regions got. 0 otherwise.
     pub epoch_ms: u64,
 }
@@ -63,7 +65,7 @@ pub fn wanted(holding: &Holding) -> u64 {
 /// Why a want of another region is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWant {
-    #[error("expected a counter name of 1 to 4096 bytes")]
+    #[error("expected a counter name of 1 to 4096 bytes that does not begin with a colon")]
     Key,
     #[error("expected a fixed window of 1 ms to 400 days, or a calendar")]
     Grid,
@@ -80,18 +82,21 @@ impl Want {
     /// When the want is not what a sound node sends.
     pub fn give(self, to: RegionNumber, escrow: Escrow) -> Result<Item, InvalidWant> {
         self.check()?;
-        let Self { key, grid, cell_ms, hits: wanted, denied, epoch_ms, .. } = self;
-        let give = Give { to, cell_ms, wanted, denied, epoch_ms };
+        let Self { key, grid, cell_ms, hits: wanted, denied, received, epoch_ms, .. } = self;
+        let give = Give { to, cell_ms, wanted, denied, received, epoch_ms };
         Ok(Item { key, asks: Vec::new(), refund: 0, counter: Counter::Give { grid, escrow, give } })
     }
 
     fn check(&self) -> Result<(), InvalidWant> {
-        if self.key.is_empty() || self.key.len() > MAX_KEY_BYTES {
+        // Names of the store's own records begin with a colon.
+        if self.key.is_empty() || self.key.len() > MAX_KEY_BYTES || self.key.starts_with(b":") {
             return Err(InvalidWant::Key);
         }
         let sound = match self.grid {
             Grid::Fixed { width_ms } => (1..=MAX_WINDOW_MS).contains(&width_ms),
-            Grid::Calendar { bounds } => bounds.is_sorted() && bounds[3] < 1 << 48,
+            Grid::Calendar { bounds } => {
+                bounds.is_sorted() && bounds[3] < 1 << 48 && bounds[3] - bounds[0] <= 4 * MAX_WINDOW_MS
+            }
             Grid::Sliding { .. } | Grid::Rolling { .. } => false,
         };
         if !sound {
@@ -100,7 +105,11 @@ impl Want {
         if self.cell_ms >= 1 << 48 || self.epoch_ms >= 1 << 48 {
             return Err(InvalidWant::Cell);
         }
-        if self.limit > MAX_LIMIT || self.hits > MAX_LIMIT { Err(InvalidWant::Limit) } else { Ok(()) }
+        if self.limit > MAX_LIMIT || self.hits > MAX_LIMIT || self.received > MAX_LIMIT {
+            Err(InvalidWant::Limit)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -151,6 +160,7 @@ mod tests {
             cell_ms: 5000,
             hits: 1,
             denied: false,
+            received: 0,
             epoch_ms: 0,
         };
         let with = |change: &dyn Fn(&mut Want)| {
@@ -160,9 +170,11 @@ mod tests {
         };
         assert!(sound.clone().give(RegionNumber(7), Escrow::default()).is_ok());
         assert_eq!(with(&|w| w.key = Box::default()), InvalidWant::Key);
+        assert_eq!(with(&|w| w.key = b":lane".as_slice().into()), InvalidWant::Key);
         assert_eq!(with(&|w| w.grid = Grid::Sliding { width_ms: 1000 }), InvalidWant::Grid);
         assert_eq!(with(&|w| w.grid = Grid::Fixed { width_ms: 0 }), InvalidWant::Grid);
         assert_eq!(with(&|w| w.grid = Grid::Calendar { bounds: [4, 3, 2, 1] }), InvalidWant::Grid);
+        assert_eq!(with(&|w| w.grid = Grid::Calendar { bounds: [0, 1, 2, 1 << 47] }), InvalidWant::Grid);
         assert_eq!(with(&|w| w.cell_ms = u64::MAX), InvalidWant::Cell);
         assert_eq!(with(&|w| w.hits = u64::MAX), InvalidWant::Limit);
     }

@@ -9,21 +9,21 @@ use crate::ids::{LaneId, RegionNumber};
 /// Senders that are remembered as told. The nodes of the other regions are fewer.
 const MAX_SENDERS: usize = 4096;
 
-/// Turns the messages of other regions into imports, and notices that a primary of the store was replaced. The new one
-/// may have forgotten what other regions told the region, so their nodes are asked to tell everything again. A node that
-/// starts does not know whether that happened before, so it asks, too.
+/// Turns the messages of other regions into imports, and notices that a primary of the store was replaced or has lost its
+/// data. It may have forgotten what other regions told the region, so their nodes are asked to tell everything again. A
+/// node that starts does not know whether that happened before, so it asks, too.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    /// The mark of the replication id of each lane's primary.
-    marks: BTreeMap<LaneId, u64>,
-    /// The senders that were asked to tell everything since the node started or a primary was replaced.
+    /// The epoch of each lane, in milliseconds ([`LaneEpoch::since_ms`](crate::counter::LaneEpoch::since_ms)).
+    epochs: BTreeMap<LaneId, u64>,
+    /// The senders that were asked to tell everything since the node started or an epoch began.
     asked: BTreeSet<Box<str>>,
     rejected: u64,
 }
 
 impl Inbox {
     pub const fn new() -> Self {
-        Self { marks: BTreeMap::new(), asked: BTreeSet::new(), rejected: 0 }
+        Self { epochs: BTreeMap::new(), asked: BTreeSet::new(), rejected: 0 }
     }
 
     /// The item that imports a report of a region. `None` if no sound node sends it, which is counted.
@@ -33,12 +33,12 @@ impl Inbox {
 
     /// The store ran the imports of a lane.
     pub fn imported(&mut self, lane: LaneId, replies: &[ItemReply]) {
-        let mut marks = replies.iter().rev().filter_map(|reply| match reply {
-            ItemReply::Imported { replication } => Some(*replication),
+        let mut epochs = replies.iter().rev().filter_map(|reply| match reply {
+            ItemReply::Imported { epoch_ms } | ItemReply::Taken { epoch_ms, .. } => Some(*epoch_ms),
             _ => None,
         });
-        let Some(mark) = marks.next() else { return };
-        if self.marks.insert(lane, mark).is_some_and(|before| before != mark) {
+        let Some(epoch_ms) = epochs.next() else { return };
+        if self.epochs.insert(lane, epoch_ms).is_some_and(|before| before != epoch_ms) {
             self.asked.clear();
         }
     }
@@ -69,8 +69,8 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    fn imported(inbox: &mut Inbox, lane: u16, mark: u64) {
-        inbox.imported(LaneId(lane), &[ItemReply::Failed, ItemReply::Imported { replication: mark }]);
+    fn imported(inbox: &mut Inbox, lane: u16, epoch_ms: u64) {
+        inbox.imported(LaneId(lane), &[ItemReply::Failed, ItemReply::Imported { epoch_ms }]);
     }
 
     #[test]
@@ -78,8 +78,8 @@ mod tests {
         let mut inbox = Inbox::new();
         let asked = |inbox: &mut Inbox| ["eu-1", "eu-1", "ap-1"].map(|sender| inbox.must_ask(sender));
         assert_eq!(asked(&mut inbox), [true, false, true], "the node starts");
-        for (lane, mark) in [(0, 7), (1, 8), (0, 7)] {
-            imported(&mut inbox, lane, mark);
+        for (lane, epoch_ms) in [(0, 7), (1, 8), (0, 7)] {
+            imported(&mut inbox, lane, epoch_ms);
         }
         assert_eq!(asked(&mut inbox), [false; 3], "no primary was replaced");
         imported(&mut inbox, 1, 9);

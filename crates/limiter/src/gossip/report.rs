@@ -24,7 +24,7 @@ pub struct Report {
 /// Why a report of another region is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReport {
-    #[error("expected a counter name of 1 to 4096 bytes")]
+    #[error("expected a counter name of 1 to 4096 bytes that does not begin with a colon")]
     Key,
     #[error("expected a window of 1 ms to 400 days, with 1 to 20 cells")]
     Grid,
@@ -65,7 +65,8 @@ impl Report {
     }
 
     fn check(&self) -> Result<(), InvalidReport> {
-        if self.key.is_empty() || self.key.len() > MAX_KEY_BYTES {
+        // Names of the store's own records begin with a colon.
+        if self.key.is_empty() || self.key.len() > MAX_KEY_BYTES || self.key.starts_with(b":") {
             return Err(InvalidReport::Key);
         }
         let lengths = 1..=MAX_WINDOW_MS;
@@ -167,6 +168,7 @@ mod tests {
             report.import(RegionNumber(7)).unwrap_err()
         };
         assert_eq!(with(&|r| r.key = Box::default()), InvalidReport::Key);
+        assert_eq!(with(&|r| r.key = b":lane".as_slice().into()), InvalidReport::Key);
         assert_eq!(with(&|r| r.grid = Grid::Fixed { width_ms: 0 }), InvalidReport::Grid);
         assert_eq!(with(&|r| r.grid = Grid::Rolling { window_ms: 1000, cells: 0 }), InvalidReport::Grid);
         assert_eq!(with(&|r| r.grid = Grid::Calendar { bounds: [0; 4] }), InvalidReport::Grid);

@@ -167,12 +167,14 @@ impl KeyQueue {
         (self.in_flight, self.sent_terms) = (true, terms);
     }
 
-    /// Hits of the item in flight that the store has denied. `granted` says for each run of asks how many passed.
-    pub fn denied_by(&self, granted: &[Granted]) -> u64 {
+    /// Hits of the item in flight that the store has denied, without asks for more than the limit, which never pass.
+    /// `granted` says for each run of asks how many passed.
+    pub fn denied_by(&self, granted: &[Granted], limit: u64) -> u64 {
         let runs = self.sent.chunk_by(|a, b| a.kind() == b.kind());
         let denied = |(run, granted): (&[QueuedAsk], &Granted)| {
             let count = run.len() as u64;
-            let hits = run.first().map_or(0, |ask| ask.hits.max(1));
+            let hits = run.first().map_or(0, |ask| ask.hits);
+            let hits = if hits <= limit { hits } else { 0 };
             count.saturating_sub(granted.count.into()).saturating_mul(hits)
         };
         runs.zip(granted).map(denied).fold(0, u64::saturating_add)

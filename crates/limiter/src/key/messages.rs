@@ -82,7 +82,7 @@ pub struct Context {
     pub holders: u32,
     /// The divisor of `on_store_failure: local`.
     pub divisor: u32,
-    /// `None` if no other regions are known.
+    /// `None` if this is the only region.
     pub regions: Option<Regions>,
 }
 

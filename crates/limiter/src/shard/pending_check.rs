@@ -107,7 +107,7 @@ impl Reservation {
     /// What is known of its decision without the store: a limit of 0 denies, and so does a key that remembers a denial,
     /// and a limit with `on_partition: deny` while another region does not hear this one.
     fn known_denial(&self, keys: &mut Keys, now: NodeTime) -> Option<Option<NodeTime>> {
-        let partitioned = keys.regions.and_then(|regions| regions.on_partition(&self.effective));
+        let partitioned = keys.regions.as_ref().and_then(|regions| regions.on_partition(&self.effective));
         match self.slot {
             Some(_) if partitioned == Some(OnPartition::Deny) && self.charging == Charging::IfAllowed => {
                 Some(Some(now.plus(RETRY_AFTER_PARTITION_US)))

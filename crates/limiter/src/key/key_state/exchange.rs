@@ -106,7 +106,7 @@ impl KeyState {
         };
         let decided = out.len();
         let mut denial = decide(asks, &grant, origin, times, cx, out);
-        if let (Some(denial), Some(_)) = (&mut denial, grant.spending) {
+        if let (Some(denial), Some(Spending::Allowed | Spending::Unconfirmed { .. })) = (&mut denial, grant.spending) {
             // Rights of another region may come soon.
             denial.until = denial.until.min(times.sent.plus(ESCROW_DENIAL_US));
         }
@@ -173,7 +173,7 @@ impl KeyState {
             available: grant.available,
             used,
             used_before: before.map_or(0, |(_, entries)| used_in(entries)),
-            denied: self.queue.as_ref().map_or(0, |queue| queue.denied_by(&grant.granted)),
+            denied: self.queue.as_ref().map_or(0, |queue| queue.denied_by(&grant.granted, self.effective.limit)),
             span,
             now: times.ran,
         };
@@ -183,7 +183,7 @@ impl KeyState {
         }
         let grid = self.effective.grid(StoreTime::from_millis(*cell_ms))?;
         let (limit, denied) = (self.effective.limit, holding.denied > 0);
-        let want = Want { key: key.into(), grid, limit, cell_ms: *cell_ms, hits, denied, epoch_ms };
+        let want = Want { key: key.into(), grid, limit, cell_ms: *cell_ms, hits, denied, received: 0, epoch_ms };
         Some((want, cx.now.plus(StoreTime::from_millis(*cell_end_ms).since(times.ran))))
     }
 

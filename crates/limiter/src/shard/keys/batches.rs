@@ -114,7 +114,10 @@ impl Keys {
                     }
                 }
                 Some(ItemReply::OutOfBounds { newest_ms }) => self.resend(slot, Some(newest_ms), results),
-                Some(ItemReply::Failed | ItemReply::Imported { .. } | ItemReply::Given(_)) | None => {
+                Some(
+                    ItemReply::Failed | ItemReply::Imported { .. } | ItemReply::Given(_) | ItemReply::Taken { .. },
+                )
+                | None => {
                     self.stats.failed_items += 1;
                     key.state.fail(MayHaveRun::Unknown, results);
                     self.queue_after_failure(slot);
