@@ -44,17 +44,21 @@ impl Changes {
     }
 
     /// Merges a report of a key of which nothing counts from `ends` on. Returns false if there is no room for its key.
-    pub fn note(&mut self, report: Report, ends: NodeTime) -> bool {
+    ///
+    /// No region is told more than the changes up to the version `told`. A key that changed after it keeps its version, so
+    /// that it does not move behind all others each time that it changes.
+    pub fn note(&mut self, report: Report, ends: NodeTime, told: u64) -> bool {
         let Report { key, grid, cells } = report;
-        if let Some((name, known)) = self.keys.get_key_value(&*key) {
-            let name = Arc::clone(name);
+        if let Some(known) = self.keys.get_mut(&*key) {
             let merged = merge(&grid, &known.cells, &cells);
             if merged == known.cells && known.grid == grid {
                 return true;
             }
-            self.by_version.remove(&known.version);
             let ends = known.ends.max(ends);
-            self.put(name, grid, merged, ends);
+            (known.grid, known.cells, known.ends) = (grid, merged, ends);
+            if known.version <= told {
+                self.touch(&key);
+            }
             return true;
         }
         if self.keys.len() >= self.max_keys {
@@ -175,7 +179,7 @@ mod tests {
     fn a_key_is_told_again_only_after_a_change() {
         let mut changes = Changes::new(10, [1, 2, 3, 4]);
         for (key, charged) in [("a", 1), ("b", 1), ("a", 2), ("b", 1), ("a", 1)] {
-            assert!(changes.note(report(key, 0, charged), NodeTime(100)));
+            assert!(changes.note(report(key, 0, charged), NodeTime(100), u64::MAX));
         }
         assert_eq!(told(&changes, 0), ["b", "a"]);
         let (reports, version) = changes.after(0, 1);
@@ -183,15 +187,27 @@ mod tests {
         assert_eq!(changes.after(0, 10_000).0[1].cells, report("a", 0, 2).cells);
         assert!(changes.has_after(version) && !changes.has_after(changes.last_version));
         let (_, last) = changes.after(0, 10_000);
-        assert!(changes.note(report("a", 0, 2), NodeTime(100)));
+        assert!(changes.note(report("a", 0, 2), NodeTime(100), u64::MAX));
         assert!(!changes.has_after(last), "nothing changed");
+    }
+
+    #[test]
+    fn a_key_that_no_region_is_told_of_keeps_its_place() {
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for (key, charged) in [("a", 1), ("b", 1), ("a", 2)] {
+            changes.note(report(key, 0, charged), NodeTime(100), 0);
+        }
+        assert_eq!(told(&changes, 0), ["a", "b"]);
+        assert_eq!(changes.after(0, 1).0[0].cells, report("a", 0, 2).cells);
+        changes.note(report("a", 0, 3), NodeTime(100), 1);
+        assert_eq!(told(&changes, 1), ["b", "a"], "a region is told of it, and of this change it is not");
     }
 
     #[test]
     fn all_cells_that_count_are_told_after_a_long_silence() {
         let mut changes = Changes::new(10, [1, 2, 3, 4]);
         for cell in 0..9 {
-            changes.note(report("a", cell * 1000, cell + 1), NodeTime(100));
+            changes.note(report("a", cell * 1000, cell + 1), NodeTime(100), u64::MAX);
         }
         let (reports, _) = changes.after(0, 1);
         let starts: Vec<u64> = reports[0].cells.iter().map(|(start_ms, _)| start_ms).collect();
@@ -201,13 +217,13 @@ mod tests {
     #[test]
     fn keys_that_have_ended_make_room_and_a_new_key_finds_none_before() {
         let mut changes = Changes::new(2, [1, 2, 3, 4]);
-        assert!(changes.note(report("a", 0, 1), NodeTime(100)));
-        assert!(changes.note(report("b", 0, 1), NodeTime(100)));
-        assert!(!changes.note(report("c", 0, 1), NodeTime(100)));
-        assert!(changes.note(report("b", 0, 2), NodeTime(900)), "a known key needs no room");
+        assert!(changes.note(report("a", 0, 1), NodeTime(100), u64::MAX));
+        assert!(changes.note(report("b", 0, 1), NodeTime(100), u64::MAX));
+        assert!(!changes.note(report("c", 0, 1), NodeTime(100), u64::MAX));
+        assert!(changes.note(report("b", 0, 2), NodeTime(900), u64::MAX), "a known key needs no room");
         changes.sweep(10, NodeTime(100));
         assert_eq!((changes.len(), told(&changes, 0)), (1, vec!["b".to_owned()]));
-        assert!(changes.note(report("c", 0, 1), NodeTime(900)));
+        assert!(changes.note(report("c", 0, 1), NodeTime(900), u64::MAX));
         changes.sweep(10, NodeTime(900));
         assert_eq!((changes.len(), told(&changes, 0)), (0, Vec::new()));
     }

@@ -77,7 +77,8 @@ impl Outbox {
 
     /// Takes what the region counted of a key, of which nothing counts from `ends` on.
     pub fn note(&mut self, report: Report, ends: NodeTime) {
-        if !self.changes.note(report, ends) {
+        let told = self.links.values().map(Link::told).max().unwrap_or(0);
+        if !self.changes.note(report, ends, told) {
             self.dropped += 1;
         }
     }
