@@ -1,70 +1,18 @@
-//! The simulator: every promise holds in every scenario, one seed has one history, and the oracles find planted bugs.
+//! Bugs of one region's nodes and of its counter script.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::patch;
 use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, Seen, SeenCells};
 use limiter::{Revision, ShardConfig, StoreTime};
-use simulations::bug_injector::{BugInjector, NoBugs, RegionMessage};
-use simulations::campaign::{Campaign, run_seed};
+use simulations::bug_injector::BugInjector;
 use simulations::history::{ClientCheck, Decided};
 use simulations::ids::{CoreId, CoreIndex, NodeIndex, RegionIndex};
-use simulations::oracle::{PROMISES, Violation};
-use simulations::plot;
-use simulations::run::run;
-use simulations::scenario::{Plan, Scenario};
+use simulations::scenario::Scenario;
 
-/// Returns a campaign of `TIDEGATE_CASES` seeds (300 by default) from `TIDEGATE_SEED` on (0 by default), rounded up so
-/// that each scenario runs equally often.
-fn campaign() -> Campaign {
-    let of = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let (first, seeds) = (of("TIDEGATE_SEED").unwrap_or(0), of("TIDEGATE_CASES").unwrap_or(300u64));
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let seeds = seeds.next_multiple_of(Scenario::ALL.len() as u64);
-    Campaign { scenarios: Scenario::ALL.to_vec(), first, seeds, threads }
-}
-
-#[test]
-fn every_promise_is_kept_in_every_scenario() {
-    let summary = campaign().run(|_| ()).unwrap();
-    let broken: Vec<String> = summary
-        .broken
-        .iter()
-        .map(|b| format!("--scenario {} --seed {}: {}", b.scenario.name(), b.seed, b.violations[0]))
-        .collect();
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
-    for scenario in Scenario::ALL {
-        let sums = &summary.by_scenario[scenario.name()];
-        assert!(
-            sums.allowed > 0 && sums.allowed < sums.checks,
-            "{scenario:?}: some checks must be allowed and some denied: {sums:?}"
-        );
-        let has_no_faults = matches!(scenario, Scenario::Calm | Scenario::Edits | Scenario::Memory | Scenario::Hop);
-        assert_eq!(sums.faults == 0, has_no_faults, "{scenario:?}: {sums:?}");
-        let has_outages = matches!(
-            scenario,
-            Scenario::Stall | Scenario::Outage | Scenario::Failover | Scenario::Everything | Scenario::Regions
-        );
-        assert!(!has_outages || sums.degraded > 0, "{scenario:?}: no check was decided without the store: {sums:?}");
-    }
-}
-
-#[test]
-fn one_seed_has_one_history() {
-    for scenario in Scenario::ALL {
-        let history = |seed| {
-            let run = run_seed(scenario, seed, true).unwrap();
-            format!("{}\n{}", run.plan, run.trace)
-        };
-        assert_eq!(history(7), history(7));
-        assert_ne!(history(7), history(8));
-    }
-}
-
-/// The bugs that tests plant. The nodes' code has no switch for them.
+/// The bugs that need one region only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Bug {
+pub enum Bug {
     RefundsTwice,
     /// Only the cores of later regions than the first refund twice.
     RefundsTwiceElsewhere,
@@ -99,23 +47,46 @@ enum Bug {
     NeverFences,
     /// A node does not detect that its machine was suspended.
     IgnoresSuspension,
-    /// A node tells other regions nothing.
-    TellsNothing,
-    /// A node leaves the last counter out of every third message.
-    LeavesOutReports,
-    /// A node tells other regions nothing more after a while.
-    StopsTelling,
-    /// The hits of other regions do not count.
-    IgnoresOtherRegions,
-    /// A core does not learn that another region does not hear its node.
-    IgnoresPartitions,
 }
+
+/// Each bug, the promise that it breaks, and the scenario that shows it.
+pub const PLANTED: [(Bug, &str, Scenario); 29] = [
+    (Bug::RefundsTwice, "I5", Scenario::Calm),
+    (Bug::RefundsTwiceElsewhere, "I5", Scenario::Hop),
+    (Bug::ResendsUnknownBatches, "I1", Scenario::Network),
+    (Bug::IgnoresIncarnations, "I1", Scenario::Failover),
+    (Bug::ForgetsCounters, "I1", Scenario::Forgetting),
+    (Bug::LeasesOutliveTheirCell, "I1", Scenario::Calm),
+    (Bug::IgnoresOlderCell, "I1", Scenario::Calm),
+    (Bug::ChargesBucketsOneLess, "I1", Scenario::Buckets),
+    (Bug::DividesByOne, "I1", Scenario::Outage),
+    (Bug::NeverReportsDebts, "debts", Scenario::Outage),
+    (Bug::ReportsHalfOfEachDebt, "debts", Scenario::Outage),
+    (Bug::IgnoresNotAfter, "denial", Scenario::Stall),
+    (Bug::ChargesDebtsTwice, "denial", Scenario::Outage),
+    (Bug::ForgetsChargedDebts, "denial", Scenario::Crowded),
+    (Bug::CountsDroppedSourcesAgain, "denial", Scenario::Crowded),
+    (Bug::NeverFences, "I1", Scenario::Replaced),
+    (Bug::IgnoresSuspension, "I1", Scenario::Suspended),
+    (Bug::RemembersDenialsAfterAnEdit, "denial", Scenario::Edits),
+    (Bug::AllowsDeniedChecks, "I4", Scenario::Calm),
+    (Bug::NeverReturnsReservations, "I4", Scenario::Calm),
+    (Bug::NeverReturnsLeases, "I5", Scenario::Memory),
+    (Bug::DecidesByOldRules, "I6", Scenario::Edits),
+    (Bug::StatesANewerRevision, "I6", Scenario::Edits),
+    (Bug::HoldsTwiceAsManyKeys, "I10", Scenario::Memory),
+    (Bug::HoldsTwiceAsManyChecks, "I10", Scenario::Stall),
+    (Bug::ForgetsDeadlines, "deadline", Scenario::Network),
+    (Bug::WaitsForTheStoreDeadline, "deadline", Scenario::Stall),
+    (Bug::NeverClosesBreakers, "liveness", Scenario::Network),
+    (Bug::RejectsEveryBatchAsLate, "liveness", Scenario::Calm),
+];
 
 /// The core that has the bug, if one core has it.
 const FAULTY_CORE: CoreIndex = CoreIndex(0);
 
 /// Plants one bug.
-struct Planted {
+pub struct Planted {
     bug: Bug,
     /// Added to the id of each reported debt, so that no two reports have the same one.
     debt_id_offset: u64,
@@ -126,16 +97,9 @@ struct Planted {
 }
 
 impl Planted {
-    fn new(bug: Bug) -> Self {
+    pub fn new(bug: Bug) -> Self {
         Self { bug, debt_id_offset: 0, denied: HashMap::new(), newest_revision: Revision::NONE }
     }
-}
-
-fn patch(script: String, changes: &[(&str, &str)]) -> String {
-    changes.iter().fold(script, |script, (from, to)| {
-        assert!(script.contains(from), "the script no longer has {from:?}");
-        script.replace(from, to)
-    })
 }
 
 impl BugInjector for Planted {
@@ -177,13 +141,6 @@ impl BugInjector for Planted {
                 &[(
                     "used = used + max(sum_and_floor(cell, region))",
                     "local sum, floor = sum_and_floor(cell, region) used = used + sum + floor",
-                )],
-            ),
-            Bug::IgnoresOtherRegions => patch(
-                text,
-                &[(
-                    "    local region = entry.region\n    if not",
-                    "    local region = entry.region\n    if region == 0 and not",
                 )],
             ),
             _ => text,
@@ -278,21 +235,6 @@ impl BugInjector for Planted {
         self.bug != Bug::NeverClosesBreakers
     }
 
-    fn alter_region_message(&mut self, message: &mut RegionMessage) {
-        match self.bug {
-            Bug::TellsNothing => message.reports.clear(),
-            Bug::StopsTelling if message.number > 20 => message.reports.clear(),
-            Bug::LeavesOutReports if message.number.is_multiple_of(3) => {
-                message.reports.pop();
-            }
-            _ => {}
-        }
-    }
-
-    fn notices_partitions(&mut self, _: CoreId) -> bool {
-        self.bug != Bug::IgnoresPartitions
-    }
-
     fn decided(&mut self, check: &ClientCheck, decided: &mut Decided) {
         match self.bug {
             Bug::AllowsDeniedChecks => decided.allowed |= decided.limits.iter().any(|limit| !limit.denied),
@@ -313,89 +255,4 @@ impl BugInjector for Planted {
             _ => {}
         }
     }
-}
-
-/// Each bug, the promise that it breaks, and the scenario that shows it.
-const PLANTED: [(Bug, &str, Scenario); 34] = [
-    (Bug::RefundsTwice, "I5", Scenario::Calm),
-    (Bug::RefundsTwiceElsewhere, "I5", Scenario::Hop),
-    (Bug::ResendsUnknownBatches, "I1", Scenario::Network),
-    (Bug::IgnoresIncarnations, "I1", Scenario::Failover),
-    (Bug::ForgetsCounters, "I1", Scenario::Forgetting),
-    (Bug::LeasesOutliveTheirCell, "I1", Scenario::Calm),
-    (Bug::IgnoresOlderCell, "I1", Scenario::Calm),
-    (Bug::ChargesBucketsOneLess, "I1", Scenario::Buckets),
-    (Bug::DividesByOne, "I1", Scenario::Outage),
-    (Bug::NeverReportsDebts, "debts", Scenario::Outage),
-    (Bug::ReportsHalfOfEachDebt, "debts", Scenario::Outage),
-    (Bug::IgnoresNotAfter, "denial", Scenario::Stall),
-    (Bug::ChargesDebtsTwice, "denial", Scenario::Outage),
-    (Bug::ForgetsChargedDebts, "denial", Scenario::Crowded),
-    (Bug::CountsDroppedSourcesAgain, "denial", Scenario::Crowded),
-    (Bug::NeverFences, "I1", Scenario::Replaced),
-    (Bug::IgnoresSuspension, "I1", Scenario::Suspended),
-    (Bug::RemembersDenialsAfterAnEdit, "denial", Scenario::Edits),
-    (Bug::TellsNothing, "I3", Scenario::Hop),
-    (Bug::IgnoresOtherRegions, "I3", Scenario::Hop),
-    (Bug::IgnoresPartitions, "I3", Scenario::Partition),
-    (Bug::LeavesOutReports, "I7", Scenario::Hop),
-    (Bug::StopsTelling, "I7", Scenario::Partition),
-    (Bug::AllowsDeniedChecks, "I4", Scenario::Calm),
-    (Bug::NeverReturnsReservations, "I4", Scenario::Calm),
-    (Bug::NeverReturnsLeases, "I5", Scenario::Memory),
-    (Bug::DecidesByOldRules, "I6", Scenario::Edits),
-    (Bug::StatesANewerRevision, "I6", Scenario::Edits),
-    (Bug::HoldsTwiceAsManyKeys, "I10", Scenario::Memory),
-    (Bug::HoldsTwiceAsManyChecks, "I10", Scenario::Stall),
-    (Bug::ForgetsDeadlines, "deadline", Scenario::Network),
-    (Bug::WaitsForTheStoreDeadline, "deadline", Scenario::Stall),
-    (Bug::NeverClosesBreakers, "liveness", Scenario::Network),
-    (Bug::RejectsEveryBatchAsLate, "liveness", Scenario::Calm),
-];
-
-/// A bug must be found within this number of seeds.
-const MAX_SEEDS: u64 = 200;
-
-/// Returns the first seed that finds a bug, and the violation.
-fn find(bug: Bug, promise: &str, scenario: Scenario) -> Option<(u64, Violation)> {
-    (0..MAX_SEEDS).find_map(|seed| {
-        let run = run(Plan::new(scenario, seed).unwrap(), &mut Planted::new(bug), false).unwrap();
-        run.violations.into_iter().find(|violation| violation.promise == promise).map(|violation| (seed, violation))
-    })
-}
-
-#[test]
-fn planted_bugs_are_found() {
-    let next = AtomicUsize::new(0);
-    let missed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..campaign().threads {
-            scope.spawn(|| {
-                while let Some((bug, promise, scenario)) = PLANTED.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let Some((seed, violation)) = find(*bug, promise, *scenario) else {
-                        missed.lock().unwrap().push(*bug);
-                        continue;
-                    };
-                    println!("{bug:?}: found after {} seeds of {}: {violation}", seed + 1, scenario.name());
-                    let without = run(Plan::new(*scenario, seed).unwrap(), &mut NoBugs, false).unwrap();
-                    assert!(without.violations.is_empty(), "{bug:?}: seed {seed} breaks a promise without the bug");
-                }
-            });
-        }
-    });
-    let missed = missed.into_inner().unwrap();
-    assert!(missed.is_empty(), "not found within {MAX_SEEDS} seeds: {missed:?}");
-    for promise in PROMISES {
-        let bugs = PLANTED.iter().filter(|(_, broken, _)| *broken == promise).count();
-        assert!(bugs >= 2, "{promise}: {bugs} bugs break it, expected at least 2");
-    }
-}
-
-#[test]
-fn the_pictures_show_limits_and_faults() {
-    let run = run_seed(Scenario::Failover, 3, false).unwrap();
-    let picture = plot::svg(&run);
-    assert!(picture.starts_with("<svg") && picture.contains("the limit"));
-    let text = plot::text(&run);
-    assert!(text.contains("█ the limit") && text.contains('▒') && text.contains("\nseconds "));
 }
