@@ -5,7 +5,7 @@ use super::ids::{CoreId, NodeIndex};
 use limiter::counter::{Batch, BatchReply};
 use limiter::{Revision, ShardConfig};
 
-pub use super::context::RegionMessage;
+pub use super::context::{RegionAck, RegionMessage};
 
 /// Changes what passes between the parts of a simulation. The default methods change nothing.
 pub trait BugInjector {
@@ -55,6 +55,9 @@ pub trait BugInjector {
 
     /// Changes a message to another region.
     fn alter_region_message(&mut self, _message: &mut RegionMessage) {}
+
+    /// Changes the acknowledgement of another region's message.
+    fn alter_region_ack(&mut self, _ack: &mut RegionAck) {}
 
     /// Returns true if a core learns that another region does not hear its node.
     fn notices_partitions(&mut self, _core: CoreId) -> bool {

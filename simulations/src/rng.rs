@@ -20,6 +20,8 @@ pub enum Stream {
     Links = 8,
     /// Which limits all regions share.
     Scopes = 9,
+    /// Edits of what regions share, and when each region takes an edit.
+    RegionEdits = 10,
 }
 
 /// A stream of random numbers.

@@ -113,6 +113,10 @@ pub fn region_dies(rng: &mut Rng, _: &RegionSize) -> FaultKind {
     FaultKind::RegionDies { loses_data: rng.chance(30) }
 }
 
+pub fn region_is_rebuilt(_: &mut Rng, _: &RegionSize) -> FaultKind {
+    FaultKind::RegionDies { loses_data: true }
+}
+
 pub fn cut_regions(rng: &mut Rng, size: &RegionSize) -> FaultKind {
     FaultKind::CutRegions { other: size.other_region(rng) }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::history::History;
-use crate::ids::{Counter, Instant};
-use crate::scenario::{Plan, Scenario, capacity, horizon_us};
+use crate::ids::{Counter, Instant, RegionIndex};
+use crate::scenario::{Edit, Plan, Scenario, capacity, horizon_us, on_partition, quota};
 use limiter::rules::{Algorithm, Limit, OnStoreFailure};
 
 /// One counter's limit and what may come on top of it.
@@ -15,6 +15,8 @@ pub struct Allowance<'a> {
     /// True if one core received all grants. That core knows all of them, so the store cannot forget one.
     sole_holder: bool,
     horizon_us: u64,
+    /// Each edit with the time from which and until which it was in force at some core of the region, by edit.
+    in_force: Vec<(&'a Edit, Instant, Instant)>,
     /// The time of each grant, and the sum of the tokens until then.
     granted: Vec<(Instant, u64)>,
 }
@@ -32,24 +34,31 @@ impl<'a> Allowance<'a> {
             *sum += grant.tokens;
             Some((grant.at, *sum))
         });
-        Self { plan, history, counter, sole_holder, horizon_us, granted: sums.collect() }
+        let in_force = in_force(plan, history, counter.region);
+        Self { plan, history, counter, sole_holder, horizon_us, in_force, granted: sums.collect() }
     }
 
-    /// Returns the versions of the limit that were in force at some core between two times.
-    pub fn in_force(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Limit> {
-        let (plan, history, limit) = (self.plan, self.history, self.counter.limit);
-        let is_in_force = move |index: usize| {
-            let next = plan.edits.get(index + 1).map(|next| next.book.revision);
-            let last_received = |revision| {
-                let received = history.rules_received.iter().filter(move |it| it.revision == revision);
-                received.map(|it| it.at).max()
-            };
-            // Checks that wait keep their rules.
-            let until = next.and_then(last_received).map_or(u64::MAX, |at| at + plan.deadline_us);
-            from <= until
-        };
-        let edits = plan.edits.iter().enumerate().filter(move |(index, edit)| edit.at <= to && is_in_force(*index));
-        edits.filter_map(move |(_, edit)| edit.limits.get(limit))
+    /// Returns the edits that were in force at some core of the counter's region between two times.
+    pub fn edits(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Edit> {
+        let in_force = self.in_force.iter().filter(move |(_, since, until)| *since <= to && from <= *until);
+        in_force.map(|(edit, ..)| *edit)
+    }
+
+    /// Returns the versions of the limit that were in force at some core of the region between two times.
+    pub fn limits(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Limit> {
+        let limit = self.counter.limit;
+        self.edits(from, to).filter_map(move |edit| edit.limits.get(limit))
+    }
+
+    /// Returns the largest limit that was in force at some core of the region between two times.
+    pub fn largest(&self, from: Instant, to: Instant) -> u64 {
+        self.limits(from, to).map(quota).max().unwrap_or(0)
+    }
+
+    /// Returns the largest part of `hits` that weights in force between two times give to the region.
+    pub fn part_of(&self, hits: u64, from: Instant, to: Instant) -> u64 {
+        let region = self.counter.region;
+        self.edits(from, to).map(|edit| edit.part_of(region).of(hits)).max().unwrap_or(0)
     }
 
     /// Returns the hits that the store may have admitted twice between two times, because it forgot them or because its
@@ -76,8 +85,16 @@ impl<'a> Allowance<'a> {
     /// Returns the hits that edits forgave between two times. An edit that makes a bucket smaller forgives what the
     /// bucket lacks beyond its new size.
     pub fn forgiven(&self, from: Instant, to: Instant) -> u64 {
-        let versions: Vec<&Limit> = self.in_force(from, to).collect();
+        let versions: Vec<&Limit> = self.limits(from, to).collect();
         versions.windows(2).map(|pair| capacity(pair[0]).saturating_sub(capacity(pair[1]))).sum()
+    }
+
+    /// Returns what cores may admit without the store in one window of `limit`, if they may admit `shares` parts of
+    /// [`Self::divisor`]. If regions share the limit, the region divides its weighted part of it.
+    pub fn without_store(&self, limit: u64, shares: u64, from: Instant, to: Instant) -> u64 {
+        let is_shared = self.limits(from, to).any(|limit| on_partition(limit).is_some());
+        let divided = if is_shared { self.part_of(limit, from, to) } else { limit };
+        divided * shares / self.divisor()
     }
 
     /// Returns how many times the limit cores may admit without the store, in parts of [`Self::divisor`]. Returns
@@ -99,4 +116,20 @@ impl<'a> Allowance<'a> {
     pub fn divisor(&self) -> u64 {
         self.plan.divisor()
     }
+}
+
+/// Returns each edit with the time from which and until which it was in force at some core of a region, by edit.
+fn in_force<'a>(plan: &'a Plan, history: &History, region: RegionIndex) -> Vec<(&'a Edit, Instant, Instant)> {
+    let received: Vec<_> = history.rules_received.iter().filter(|it| it.core.region == region).collect();
+    let spans = plan.edits.iter().filter_map(|edit| {
+        let of_edit = received.iter().filter(|it| it.revision == edit.book.revision);
+        let since = of_edit.clone().map(|it| it.at).min()?;
+        // A core has the edit until it receives another one. Checks that wait keep their rules.
+        let replaced = of_edit.map(|it| {
+            let later = received.iter().filter(|later| later.core == it.core && later.revision > it.revision);
+            later.map(|later| later.at + plan.deadline_us).min().unwrap_or(Instant::MAX)
+        });
+        Some((edit, since, replaced.max()?))
+    });
+    spans.collect()
 }

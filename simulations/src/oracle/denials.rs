@@ -17,6 +17,8 @@ const ROUNDING_US: u64 = 20_000;
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     // A batch that arrives twice is charged twice, and a clock that is set may keep a window for longer.
     let is_out_of_scope = |kind: &FaultKind| matches!(kind, FaultKind::ClockJump { .. } | FaultKind::Repeat { .. });
+    // A core that asks two servers in turn brings to each what the other one charged to a bucket, and each adds it.
+    let is_replaced = |kind: &FaultKind| matches!(kind, FaultKind::Split { .. } | FaultKind::Replacement { .. });
     for (counter, charges) in possible_charges(plan, history) {
         let limit = plan.limits().get(counter.limit);
         let regions = plan
@@ -24,8 +26,9 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             .indices()
             .filter(|region| *region == counter.region || limit.is_some_and(|limit| on_partition(limit).is_some()));
         let mut faults = regions.flat_map(|region| plan.faults_of(region));
-        if faults.any(|fault| is_out_of_scope(&fault.kind))
-            || limit.is_some_and(|limit| may_be_partitioned(plan, limit))
+        let is_bucket = limit.is_some_and(|limit| limit.algorithm == Algorithm::TokenBucket);
+        if faults.any(|fault| is_out_of_scope(&fault.kind) || is_bucket && is_replaced(&fault.kind))
+            || plan.versions(counter.limit).any(|limit| may_be_partitioned(plan, limit))
         {
             continue;
         }

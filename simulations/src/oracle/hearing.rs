@@ -15,6 +15,9 @@ pub struct Hearing {
     forgets: Vec<(Instant, Instant)>,
     /// When its servers lost keys without being replaced. It does not notice that.
     unnoticed: Vec<Instant>,
+    /// The times in which the other region may forget what it would have to tell again: a node dies, or the store
+    /// forgets.
+    untold: Vec<(Instant, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,19 +50,30 @@ impl Hearing {
         let forgetting = plan.faults_of(to).filter(|fault| fault.kind.forgets());
         let mut forgets: Vec<_> = forgetting.map(|fault| (fault.begin, fault.end)).collect();
         forgets.sort_by_key(|(_, end)| *end);
-        Self { staleness_us: plan.staleness_us(from, to), disturbed, forgets, unnoticed }
+        let dies = |kind: &FaultKind| matches!(kind, FaultKind::Crash { .. } | FaultKind::RegionDies { .. });
+        let untold = plan.faults_of(from).filter(|fault| fault.kind.forgets() || dies(&fault.kind));
+        let untold = untold.map(|fault| (fault.begin, fault.end)).collect();
+        Self { staleness_us: plan.staleness_us(from, to), disturbed, forgets, unnoticed, untold }
+    }
+
+    /// True if the region may have forgotten between two times what it was told.
+    pub fn may_have_forgotten(&self, from: Instant, to: Instant) -> bool {
+        self.forgets.iter().any(|(begin, end)| *begin <= to && from <= *end)
     }
 
     /// Returns since when at the latest the region must know what the other one answered at `answered`. Returns `None` if
     /// it need not know that at `at`.
     pub fn known_since(&self, answered: Instant, at: Instant) -> Option<Instant> {
-        if self.forgets.iter().any(|(begin, end)| (*begin..=*end).contains(&at)) {
+        if self.may_have_forgotten(at, at) {
             return None;
         }
         if self.unnoticed.iter().any(|lost| (answered..=at).contains(lost)) {
             return None;
         }
         let asked_again = self.forgets.iter().map(|(_, end)| *end).rfind(|end| *end <= at).unwrap_or(0);
+        if self.untold.iter().any(|(begin, end)| *end >= answered && *begin <= asked_again) {
+            return None;
+        }
         let mut begin = answered.max(asked_again);
         for it in &self.disturbed {
             if it.begin > begin + self.staleness_us {

@@ -54,12 +54,12 @@ impl Bound<'_> {
     /// Returns the largest number of hits that may be admitted by checks that were sent from `from` on and answered
     /// until `to`.
     fn max_hits(self, from: Instant, to: Instant) -> u64 {
-        let limit = self.allowance.in_force(from, to).map(quota).max().unwrap_or(0);
-        self.with_extras(limit, from, to)
+        self.with_extras(self.allowance.largest(from, to), from, to)
     }
 
     fn with_extras(self, limit: u64, from: Instant, to: Instant) -> u64 {
-        limit + limit * self.shares / self.allowance.divisor() + self.allowance.forgotten(from, to, limit)
+        let without_store = self.allowance.without_store(limit, self.shares, from, to);
+        limit + without_store + self.allowance.forgotten(from, to, limit)
     }
 
     fn fixed(self, hits: &[AdmittedHits], window: u64) -> Option<Excess> {
@@ -85,8 +85,7 @@ impl Bound<'_> {
                 .collect();
             // The store may know which hits are older than the window, and leave them out, if the limit is small, or
             // was when they came.
-            let in_force =
-                self.allowance.in_force(last.sent_at.saturating_sub(2 * window), last.answered_at).map(quota);
+            let in_force = self.allowance.limits(last.sent_at.saturating_sub(2 * window), last.answered_at).map(quota);
             let is_small = in_force.min().is_some_and(|limit| limit <= MAX_LOGGED_LIMIT);
             let counts = |hit: &&&AdmittedHits| !is_small || hit.from + window > last.to;
             let before: Vec<&AdmittedHits> =
@@ -124,7 +123,7 @@ impl Bound<'_> {
             hits[at..].iter().filter(|hit| hit.from >= first.from).find_map(|last| {
                 used += last.hits;
                 (begin, end) = (begin.min(last.sent_at), end.max(last.answered_at));
-                let versions: Vec<&Limit> = self.allowance.in_force(begin, end).collect();
+                let versions: Vec<&Limit> = self.allowance.limits(begin, end).collect();
                 let burst = versions.iter().map(|limit| capacity(limit)).max().unwrap_or(0);
                 let rate = versions.iter().map(|limit| quota(limit)).max().unwrap_or(0);
                 let refilled = (u128::from(last.to - first.from) * u128::from(rate)).div_ceil(u128::from(window));

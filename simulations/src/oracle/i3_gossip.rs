@@ -61,10 +61,7 @@ impl<'a> Known<'a> {
         by_store: &'a BTreeMap<Counter, Vec<AdmittedHits>>,
     ) -> Option<Self> {
         let same = |region: RegionIndex| Counter { region, ..counter };
-        // If a clock was set, nobody knows in which window the hits count.
-        let is_heard =
-            |region: &RegionIndex| *region != counter.region && history.clock_jumps_of(&same(*region)).is_empty();
-        let others = plan.regions.indices().filter(is_heard).filter_map(|region| {
+        let others = plan.regions.indices().filter(|region| *region != counter.region).filter_map(|region| {
             let hits = by_store.get(&same(region))?;
             Some(Other { counter: same(region), hearing: Hearing::new(plan, region, counter.region), hits })
         });
@@ -78,10 +75,11 @@ impl<'a> Known<'a> {
         let lease_us = if self.limit.consistency == Some(Consistency::Leased) { self.plan.lease_us } else { 0 };
         let granted = last.sent_at.saturating_sub(lease_us);
         let own = self.own.iter().filter(|hit| hit.answered_at <= granted || std::ptr::eq(*hit, last));
+        let own = own.filter(|hit| self.window.weight(hit, last) > 0);
         let from = own.clone().map(|hit| hit.sent_at).min()?;
         let own = self.window.used(own, last);
         let heard = self.others.iter().map(|other| self.heard(other, granted, last)).sum::<u128>();
-        let max = self.allowance.in_force(from, last.answered_at).map(quota).max().unwrap_or(0);
+        let max = self.allowance.largest(from, last.answered_at);
         let max = max + self.allowance.forgotten(from, last.answered_at, max);
         (own + heard > self.window.parts(max)).then(|| {
             let (own, heard) = (self.window.hits(own), self.window.hits(heard));
@@ -93,9 +91,13 @@ impl<'a> Known<'a> {
 
     /// Returns the hits that the region must have heard from another one when it granted `last`, in parts.
     fn heard(&self, other: &Other<'_>, granted: Instant, last: &AdmittedHits) -> u128 {
+        if other.hearing.may_have_forgotten(granted, last.answered_at) {
+            return 0;
+        }
         let is_known = |hit: &&AdmittedHits| {
             let since = other.hearing.known_since(hit.answered_at, granted);
             hit.answered_at <= granted
+                && self.are_cells_known(other, hit, last)
                 && since.is_some_and(|since| self.is_told(other, hit, since))
                 && self.is_imported(hit)
         };
@@ -104,6 +106,17 @@ impl<'a> Known<'a> {
         let floor = self.window.parts(limit) * u128::from(self.plan.gossip.floor_thousandths);
         // A region does not tell of a counter of which it has used little.
         if used * 1000 < floor { 0 } else { used }
+    }
+
+    /// True if no clock was set that may have changed the cell in which a hit of another region counts. After a clock was
+    /// set back, a counter's time stands still until the clock is there again.
+    fn are_cells_known(&self, other: &Other<'_>, hit: &AdmittedHits, last: &AdmittedHits) -> bool {
+        [self.counter, other.counter].iter().all(|counter| {
+            let jumps = self.history.clock_jumps_of(counter);
+            let longest: u64 = jumps.iter().map(|jump| jump.to_us.abs_diff(jump.from_us)).sum();
+            let since = hit.sent_at.saturating_sub(longest);
+            !jumps.iter().any(|jump| (since..=last.answered_at).contains(&jump.at))
+        })
     }
 
     /// True if the cell of the hit still counts in its own region when the region tells it.

@@ -1,24 +1,27 @@
 //! I3 during a partition: a region that is not heard admits at most its weighted part of the limit
 //! (`on_partition: share`), or nothing (`on_partition: deny`).
 
+use super::allowance::Allowance;
 use super::hits::{AdmittedHits, Usage};
 use super::violation::Violation;
 use super::window_use::WindowUse;
 use crate::faults::FaultKind;
-use crate::ids::{Counter, Instant, RegionIndex};
-use crate::scenario::{Plan, describe, on_partition, quota};
+use crate::history::History;
+use crate::ids::{Instant, RegionIndex};
+use crate::scenario::{Plan, describe, on_partition};
 use limiter::rules::{Algorithm, OnPartition};
 
-pub fn judge(plan: &Plan, usages: &[Usage], found: &mut Vec<Violation>) {
+pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<Violation>) {
     for usage in usages {
-        let Some(limit) = plan.limits().get(usage.counter.limit) else { continue };
-        let (Some(on_partition), Some(window)) = (on_partition(limit), WindowUse::of(limit)) else { continue };
-        let bound = Bound { plan, window, counter: usage.counter, hits: &usage.hits };
-        let excess = partitions(plan, usage.counter.region).into_iter().find_map(|partition| match on_partition {
-            OnPartition::Open => None,
-            OnPartition::Share => bound.share(partition),
-            OnPartition::Deny => bound.deny(partition),
-        });
+        let Some(limit) = plan.limits().get(usage.counter.limit).filter(|limit| on_partition(limit).is_some()) else {
+            continue;
+        };
+        let Some(window) = WindowUse::of(limit) else { continue };
+        let allowance = Allowance::new(plan, history, usage.counter);
+        let bound = Bound { plan, window, allowance, hits: &usage.hits };
+        let partitions = partitions(plan, usage.counter.region);
+        let excess =
+            partitions.into_iter().find_map(|partition| bound.deny(partition).or_else(|| bound.share(partition)));
         found.extend(excess.map(|(at, text)| Violation {
             promise: "I3",
             at,
@@ -60,7 +63,7 @@ fn partitions(plan: &Plan, region: RegionIndex) -> Vec<Partition> {
 struct Bound<'a> {
     plan: &'a Plan,
     window: WindowUse,
-    counter: Counter,
+    allowance: Allowance<'a>,
     hits: &'a [AdmittedHits],
 }
 
@@ -68,42 +71,62 @@ struct Bound<'a> {
 type Excess = (Instant, String);
 
 impl Bound<'_> {
+    /// Returns how hits were admitted while every core of the region had to deny them.
     fn deny(&self, partition: Partition) -> Option<Excess> {
         let is_during = |hit: &&AdmittedHits| hit.sent_at > partition.noticed && hit.answered_at < partition.end;
-        let hit = self.hits.iter().find(is_during)?;
+        let is_denied = |hit: &&AdmittedHits| {
+            self.modes(hit.sent_at, hit.answered_at).all(|on_partition| on_partition == OnPartition::Deny)
+        };
+        let hit = self.hits.iter().filter(is_during).find(is_denied)?;
         Some((hit.answered_at, format!("{} hits were admitted during a partition", hit.hits)))
     }
 
+    /// Returns how more hits were admitted than the region's part, while no core of the region decided otherwise.
     fn share(&self, partition: Partition) -> Option<Excess> {
         let by_store: Vec<&AdmittedHits> = self.hits.iter().filter(|hit| !hit.degraded).collect();
         // Until then, tokens may be spent that were granted before.
         let begin = partition.noticed + self.plan.lease_us + self.plan.deadline_us;
         let is_during = |hit: &AdmittedHits| hit.sent_at > begin && hit.answered_at < partition.end;
-        let limit = self.plan.versions(self.counter.limit).map(quota).max().unwrap_or(0);
-        let part = self.plan.part_of(self.counter.region);
         by_store.iter().filter(|last| is_during(last)).find_map(|last| {
             let until = by_store.iter().filter(|hit| hit.answered_at <= last.answered_at).copied();
-            let (used, bound) = if self.is_later_window(last, begin) {
-                (self.window.used(until, last), part.of(limit))
+            let is_later = self.is_later_window(last, begin);
+            let since = if is_later { last.answered_at.saturating_sub(self.age(last)) } else { partition.begin };
+            if self.modes(since, last.answered_at).any(|on_partition| on_partition == OnPartition::Open) {
+                return None;
+            }
+            // During an edit, the largest limit and the largest weight in force count.
+            let limit = self.allowance.largest(since, last.answered_at);
+            let (used, shared_out) = if is_later {
+                (self.window.used(until, last), limit)
             } else {
                 // The window in which the partition was noticed: what the region used before is not shared out.
                 let before = until.clone().filter(|hit| hit.answered_at < partition.begin);
                 let before = self.window.hits(self.window.used(before, last));
                 let left = limit.saturating_sub(u64::try_from(before).unwrap_or(u64::MAX));
-                (self.window.used(until.filter(|hit| is_during(hit)), last), part.of(left))
+                (self.window.used(until.filter(|hit| is_during(hit)), last), left)
             };
+            let bound = self.allowance.part_of(shared_out, since, last.answered_at);
             let hits = self.window.hits(used);
             (used > self.window.parts(bound))
                 .then(|| (last.answered_at, format!("{hits} hits during a partition, at most {bound}")))
         })
     }
 
-    /// True if the region knew of the partition when the window of the hit began.
-    fn is_later_window(&self, last: &AdmittedHits, noticed: Instant) -> bool {
-        let age = match self.window.algorithm {
+    /// Returns what the rules said in force at some core of the region between two times.
+    fn modes(&self, from: Instant, to: Instant) -> impl Iterator<Item = OnPartition> {
+        self.allowance.limits(from, to).filter_map(on_partition)
+    }
+
+    /// Returns how long before a hit the first hits may be that count with it, in microseconds.
+    fn age(&self, last: &AdmittedHits) -> u64 {
+        match self.window.algorithm {
             Algorithm::FixedWindow => last.to % self.window.us,
             _ => 2 * self.window.us,
-        };
-        last.answered_at.saturating_sub(age) > noticed
+        }
+    }
+
+    /// True if the region knew of the partition when the window of the hit began.
+    fn is_later_window(&self, last: &AdmittedHits, noticed: Instant) -> bool {
+        last.answered_at.saturating_sub(self.age(last)) > noticed
     }
 }

@@ -16,7 +16,7 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             let Some(limit) = plan.final_limits().get(own.counter.limit) else { continue };
             let is_above_floor = own.hits * 1000 >= quota(limit) * u64::from(plan.gossip.floor_thousandths);
             // A region that forgot hits of its own does not hear of them from others.
-            let agrees = told.hits == own.hits || told.hits > own.hits && forgets(plan, own.of);
+            let agrees = told.hits == own.hits || told.hits > own.hits && history.forgotten.contains_key(&own.counter);
             if is_above_floor && !agrees && !loses_keys(plan, told.counter.region) {
                 let text = format!(
                     "{} ({}): counted {} hits, and region {} heard of {}",
@@ -30,10 +30,6 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             }
         }
     }
-}
-
-fn forgets(plan: &Plan, region: RegionIndex) -> bool {
-    plan.faults_of(region).any(|fault| fault.kind.forgets())
 }
 
 /// True if a server of the region lost keys without being replaced. Nobody notices that.

@@ -32,7 +32,7 @@ pub fn judge(plan: &Plan, history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     i1_region_limit::judge(plan, history, &usages, &mut found);
     i3_gossip::judge(plan, history, &usages, &mut found);
-    i3_partition::judge(plan, &usages, &mut found);
+    i3_partition::judge(plan, history, &usages, &mut found);
     i4_all_or_nothing::judge(plan, history, &mut found);
     i5_no_token_twice::judge(plan, history, &mut found);
     i6_revision::judge(plan, history, &mut found);

@@ -47,7 +47,7 @@ impl WindowUse {
     }
 
     /// Returns the parts of one hit that certainly count when `last` is granted.
-    fn weight(&self, hit: &AdmittedHits, last: &AdmittedHits) -> u64 {
+    pub fn weight(&self, hit: &AdmittedHits, last: &AdmittedHits) -> u64 {
         let cell = |hit: &AdmittedHits| Some(hit.to / self.us).filter(|cell| hit.from / self.us == *cell);
         // A region whose clock is ahead may be in a later cell.
         let is_later = hit.to / self.cell_us > last.from / self.cell_us;

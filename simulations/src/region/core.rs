@@ -16,6 +16,8 @@ pub struct Core {
     /// The checks that wait.
     pub waiting: BTreeMap<CheckIndex, Ticket>,
     pub boot: Boot,
+    /// The index of the edit that the core received last.
+    pub edit: usize,
     pub alive: bool,
     /// The core does nothing until this time.
     pub stopped_until: Instant,
@@ -42,6 +44,7 @@ impl Core {
             flush_pending: false,
             waiting: BTreeMap::new(),
             boot: Boot(0),
+            edit: 0,
             alive: true,
             stopped_until: 0,
             breakers: (0..plan.primaries).map(|_| Breaker::default()).collect(),

@@ -183,7 +183,7 @@ impl Region {
             return;
         }
         self.cores[core.0].restart(&mut cx.rng.cores, now);
-        let in_force = cx.plan.edits.iter().rposition(|edit| edit.at <= now).unwrap_or(0);
+        let in_force = cx.plan.edits.iter().rposition(|edit| edit.reaches_at(self.index) <= now).unwrap_or(0);
         cx.trace_in(self.index, |_| format!("core {core} starts"));
         self.receive_rules(cx, core, in_force);
         self.begin_periodic_work(cx, core);

@@ -218,7 +218,8 @@ impl Region {
         let Some(gossiper) = self.gossipers.get_mut(&from.node).filter(|_| stored > 0) else { return };
         let forgot = gossiper.inbox.must_ask(&name_of(to));
         let partitioned = gossiper.outbox.partitioned().any(|third| third != number_of(to.region));
-        let ack = RegionAck { from, to, boot, number, forgot, failed, partitioned };
+        let mut ack = RegionAck { from, to, boot, number, forgot, failed, partitioned };
+        cx.bugs.alter_region_ack(&mut ack);
         links::send(cx, from.region, to.region, || Event::AckArrives(ack.clone()));
     }
 
@@ -275,14 +276,16 @@ impl Region {
     }
 
     /// Tells a core what the node knows of the other regions.
-    fn tell_core_of_regions(&mut self, cx: &mut Context<'_>, core: CoreIndex) {
+    pub(super) fn tell_core_of_regions(&mut self, cx: &mut Context<'_>, core: CoreIndex) {
         let node = self.cores[core.0].node;
         let Some(gossiper) = self.gossipers.get(&node) else { return };
         let now = self.node_time(cx, node);
         let ago = gossiper.partitioned_since.map(|since| now.since(since));
         let partitioned_since = ago.map(|ago| NodeTime(self.cores[core.0].clock(cx.now).0.saturating_sub(ago)));
         let GossipSettings { floor_thousandths, .. } = cx.plan.gossip;
-        let part = cx.plan.part_of(self.index);
+        let Some(part) = cx.plan.edits.get(self.cores[core.0].edit).map(|edit| edit.part_of(self.index)) else {
+            return;
+        };
         let regions = Regions { part, floor_thousandths, partitioned_since, rights: None };
         if cx.bugs.notices_partitions(self.id_of(core)) || partitioned_since.is_none() {
             self.handle(cx, core, ShardEvent::Regions(Some(regions)));

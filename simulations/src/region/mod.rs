@@ -87,7 +87,7 @@ impl Region {
         for core in (0..self.cores.len()).map(CoreIndex) {
             self.receive_rules(cx, core, 0);
             for edit in 1..cx.plan.edits.len() {
-                let at = cx.plan.edits[edit].at + cx.rng.faults.between(0, 50_000);
+                let at = cx.plan.edits[edit].reaches_at(self.index) + cx.rng.faults.between(0, 50_000);
                 let core = self.id_of(core);
                 cx.schedule_at(at, Event::RulesArrive { core, edit });
             }
@@ -118,6 +118,8 @@ impl Region {
         if cx.bugs.receives_rules(id, revision) {
             self.handle(cx, core, ShardEvent::Rules(book));
         }
+        self.cores[core.0].edit = edit;
+        self.tell_core_of_regions(cx, core);
         cx.history.rules_received.push(RulesReceived { core: id, boot, revision, at: cx.now });
         cx.trace_in(self.index, |_| format!("core {core} receives revision {revision}"));
     }

@@ -109,6 +109,14 @@ pub fn draw_scopes(rng: &mut Rng, limits: &mut [Limit]) {
     }
 }
 
+/// Draws anew what a region does during a partition, if regions share the limit.
+pub fn edit_scope(rng: &mut Rng, limit: &mut Limit) {
+    use OnPartition::{Deny, Open, Share};
+    if let Scope::Global(GlobalStrategy::Gossip { on_partition }) = &mut limit.scope {
+        *on_partition = rng.pick(*on_partition, &[Share, Open, Deny]);
+    }
+}
+
 /// Draws new hits, and a new burst for a bucket.
 pub fn edit_limit(rng: &mut Rng, limit: &mut Limit) {
     let hits = rng.pick(5, &[1, 3, 12, 40, 100]);

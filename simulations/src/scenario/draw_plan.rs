@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::draw_limits::{draw_limits, draw_scopes, edit_limit};
-use super::gossip::GossipSettings;
+use super::draw_limits::{draw_limits, draw_scopes, edit_limit, edit_scope};
+use super::gossip::{GossipSettings, draw_weights};
 use super::kind::Scenario;
 use super::limit_set::LimitSet;
 use super::plan::{DOMAIN, Edit, Plan, Traffic};
@@ -46,7 +46,11 @@ impl Plan {
         let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
         let flush_storm = crowded && rng.chance(20);
         let shape = Shape { scenario, heals_at, crowded, flush_storm };
-        let edits = draw_edits(&mut rng, &shape, seed)?;
+        let (regions, gossip, weights) = draw_regions(&shape, seed);
+        let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
+        if scenario.has_regions() {
+            draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &mut edits)?;
+        }
         let deadline_us = rng.pick(100, &[50]) * MS;
         let (mut nodes, mut cores) = (rng.pick(2, &[1, 2, 3, 4]), rng.pick(1, &[1, 2]));
         let (mut primaries, mut lanes) = (rng.pick(1, &[2, 3]), rng.pick(4, &[1, 2, 8]));
@@ -57,7 +61,6 @@ impl Plan {
         if crowded {
             (nodes, cores, lanes) = (rng.pick(3, &[4, 6]), rng.pick(8, &[12]), lanes.min(2));
         }
-        let (regions, gossip) = draw_regions(&shape, seed);
         let region = RegionIndex(0);
         let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
         let faults = draw_faults(&mut rng, &shape, &size);
@@ -87,12 +90,14 @@ impl Plan {
     }
 }
 
-fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings) {
+/// Returns the regions, their settings and their weights.
+fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings, Vec<u32>) {
     let mut rng = Rng::new(seed, Stream::Regions);
     let has_regions = shape.scenario.has_regions();
     let count = if has_regions { rng.pick(3, &[2]) } else { 1 };
     let regions = if has_regions { Regions::draw(&mut rng, count) } else { Regions::one() };
-    (regions, GossipSettings::draw(&mut rng, count))
+    let gossip = GossipSettings::draw(&mut rng);
+    (regions, gossip, draw_weights(&mut rng, count))
 }
 
 fn user_range(shape: &Shape) -> (u64, u64) {
@@ -107,12 +112,17 @@ fn user_range(shape: &Shape) -> (u64, u64) {
     }
 }
 
-fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64) -> Result<Vec<Edit>, Vec<Problem>> {
+fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Result<Vec<Edit>, Vec<Problem>> {
+    let edit = |at, limits: &[Limit], revision| -> Result<Edit, Vec<Problem>> {
+        let book = compile(limits, Revision(revision))?;
+        let (weights, delays_us) = (weights.to_vec(), vec![0; weights.len()]);
+        Ok(Edit { at, limits: limits.to_vec(), book, weights, delays_us })
+    };
     let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
     if shape.scenario.has_regions() {
         draw_scopes(&mut Rng::new(seed, Stream::Scopes), &mut limits);
     }
-    let mut edits = vec![Edit { at: 0, book: compile(&limits, Revision(1))?, limits: limits.clone() }];
+    let mut edits = vec![edit(0, &limits, 1)?];
     if matches!(shape.scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
         let mut at = 0;
         for revision in 2..=rng.between(2, 5) {
@@ -120,10 +130,36 @@ fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64) -> Result<Vec<Edit>, Vec<
             for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
                 edit_limit(rng, limit);
             }
-            edits.push(Edit { at, book: compile(&limits, Revision(revision))?, limits: limits.clone() });
+            edits.push(edit(at, &limits, revision)?);
         }
     }
     Ok(edits)
+}
+
+/// Draws edits of limits, of what regions do during a partition, and of weights. Each region takes an edit at a time of
+/// its own.
+fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) -> Result<(), Vec<Problem>> {
+    let count = if rng.chance(50) { rng.between(1, 3) } else { 0 };
+    let mut at = 0;
+    for _ in 0..count {
+        let Some(last) = edits.last() else { return Ok(()) };
+        let (mut limits, mut weights, revision) = (last.limits.clone(), last.weights.clone(), last.book.revision.0 + 1);
+        at += rng.between(100, shape.heals_at / MS / 4) * MS;
+        let longest = rng.pick(50, &[400, 1500]) * MS;
+        let longest = longest.min(shape.heals_at - at);
+        let delays_us: Vec<u64> = weights.iter().map(|_| rng.between(0, longest)).collect();
+        for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
+            if rng.chance(70) {
+                edit_limit(rng, limit);
+            }
+        }
+        limits.iter_mut().for_each(|limit| edit_scope(rng, limit));
+        if rng.chance(50) {
+            weights = draw_weights(rng, weights.len());
+        }
+        edits.push(Edit { at, book: compile(&limits, Revision(revision))?, limits, weights, delays_us });
+    }
+    Ok(())
 }
 
 fn compile(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Problem>> {

@@ -17,33 +17,33 @@ pub struct GossipSettings {
     pub partition_after_us: u64,
     /// About the most bytes of reports in one message.
     pub max_bytes: usize,
-    /// By region.
-    pub weights: Vec<u32>,
 }
 
 impl GossipSettings {
-    /// Draws the settings for `count` regions.
-    pub fn draw(rng: &mut Rng, count: usize) -> Self {
+    /// Draws the settings.
+    pub fn draw(rng: &mut Rng) -> Self {
         Self {
             interval_us: rng.pick(100, &[50, 200]) * MS,
             floor_thousandths: rng.pick(0, &[0, 10, 200]),
             partition_after_us: rng.pick(600, &[400, 1000]) * MS,
             max_bytes: rng.pick(1 << 20, &[1 << 20, 200]),
-            weights: (0..count).map(|_| rng.pick(1, &[1, 2, 5])).collect(),
         }
     }
 }
 
+/// Draws the weight of each region.
+pub fn draw_weights(rng: &mut Rng, count: usize) -> Vec<u32> {
+    (0..count).map(|_| rng.pick(1, &[1, 2, 5])).collect()
+}
+
 impl fmt::Display for GossipSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interval_us, floor_thousandths, partition_after_us, max_bytes, weights } = self;
-        let weights: Vec<String> = weights.iter().map(u32::to_string).collect();
+        let Self { interval_us, floor_thousandths, partition_after_us, max_bytes } = self;
         write!(
             f,
-            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, about {max_bytes} bytes in a message, partitioned after {} ms, weights {}",
+            "  gossip   every {} ms from {floor_thousandths} thousandths of a limit, about {max_bytes} bytes in a message, partitioned after {} ms",
             interval_us / MS,
-            partition_after_us / MS,
-            weights.join(":")
+            partition_after_us / MS
         )
     }
 }

@@ -24,10 +24,11 @@ pub enum Scenario {
     Hop,
     Partition,
     Regions,
+    Rebuilt,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -47,6 +48,7 @@ impl Scenario {
         Self::Hop,
         Self::Partition,
         Self::Regions,
+        Self::Rebuilt,
     ];
 
     /// The name on the command line.
@@ -71,6 +73,7 @@ impl Scenario {
             Self::Hop => "hop",
             Self::Partition => "partition",
             Self::Regions => "regions",
+            Self::Rebuilt => "rebuilt",
         }
     }
 
@@ -97,13 +100,16 @@ impl Scenario {
             Self::Everything => "the faults of all scenarios with one region",
             Self::Hop => "users who are denied in one region ask another one at once",
             Self::Partition => "links between regions are cut, also one way, or lose, repeat and delay messages",
+            Self::Rebuilt => {
+                "several regions, whose replicas take over without the last writes, or which lose all their data"
+            }
             Self::Regions => "several regions with the faults of all scenarios, cut links, and whole regions that die",
         }
     }
 
     /// True if there are several regions.
     pub const fn has_regions(self) -> bool {
-        matches!(self, Self::Hop | Self::Partition | Self::Regions)
+        matches!(self, Self::Hop | Self::Partition | Self::Regions | Self::Rebuilt)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
@@ -142,6 +148,16 @@ impl Scenario {
                 draw::lane_move,
                 draw::suspend,
                 draw::replacement,
+            ],
+            Self::Rebuilt => &[
+                draw::failover,
+                draw::failover,
+                draw::split,
+                draw::down_with_loss,
+                draw::replacement,
+                draw::region_is_rebuilt,
+                draw::region_is_rebuilt,
+                draw::cut_regions,
             ],
             Self::Regions => &[
                 draw::stall,

@@ -27,12 +27,29 @@ const MS: u64 = 1000;
 /// The most bytes of a report, as the node counts them: a name, and cells with a few entries each.
 const MAX_REPORT_BYTES: usize = 1000;
 
-/// Rules that come into force at an instant.
+/// Rules and weights of regions that come into force.
 #[derive(Clone, Debug)]
 pub struct Edit {
     pub at: Instant,
     pub limits: Vec<Limit>,
     pub book: Arc<RuleBook>,
+    /// By region.
+    pub weights: Vec<u32>,
+    /// By region: how much later the edit reaches it, in microseconds.
+    pub delays_us: Vec<u64>,
+}
+
+impl Edit {
+    /// Returns when the edit reaches a region.
+    pub fn reaches_at(&self, region: RegionIndex) -> Instant {
+        self.at + self.delays_us.get(region.0).copied().unwrap_or(0)
+    }
+
+    /// Returns the weighted part of a region.
+    pub fn part_of(&self, region: RegionIndex) -> Part {
+        let weight = self.weights.get(region.0).copied().unwrap_or(1);
+        Part { weight, weights: self.weights.iter().sum() }
+    }
 }
 
 /// How clients send checks. The fields in percent are of a hundred such cases.
@@ -162,12 +179,6 @@ impl Plan {
         if self.regions.count() < 2 { 0 } else { self.regions.clock_spread_us() + self.clock_jumps_us() }
     }
 
-    /// Returns the weighted part of a region.
-    pub fn part_of(&self, region: RegionIndex) -> Part {
-        let weight = self.gossip.weights.get(region.0).copied().unwrap_or(1);
-        Part { weight, weights: self.gossip.weights.iter().sum() }
-    }
-
     /// Returns the longest time from the sending of a message to the arrival of its acknowledgement without faults, in
     /// microseconds.
     pub fn message_timeout_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
@@ -235,7 +246,15 @@ impl fmt::Display for Plan {
             writeln!(f, "           {hop} % go to another region when denied, {roam} % ask any region")?;
         }
         for edit in &self.edits {
-            writeln!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;
+            write!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;
+            if self.regions.count() > 1 {
+                let weights: Vec<String> = edit.weights.iter().map(u32::to_string).collect();
+                write!(f, ", weights {}", weights.join(":"))?;
+                for region in self.regions.indices().filter(|region| edit.reaches_at(*region) > edit.at) {
+                    write!(f, ", in region {region} at {} ms", edit.reaches_at(region) / MS)?;
+                }
+            }
+            writeln!(f)?;
             for limit in &edit.limits {
                 writeln!(f, "           {}", describe(limit))?;
             }

@@ -1,7 +1,7 @@
 //! Bugs of gossip: what nodes tell other regions, and what they do with what they hear.
 
 use super::patch;
-use simulations::bug_injector::{BugInjector, RegionMessage};
+use simulations::bug_injector::{BugInjector, RegionAck, RegionMessage};
 use simulations::ids::CoreId;
 use simulations::scenario::Scenario;
 
@@ -18,15 +18,24 @@ pub enum Bug {
     IgnoresOtherRegions,
     /// A core does not learn that another region does not hear its node.
     IgnoresPartitions,
+    /// During a partition, a region takes its part again with every item, not once.
+    TakesItsShareAgain,
+    /// During a partition, a region takes the whole for its part.
+    IgnoresWeights,
+    /// A node does not ask to be told everything again after its region's store forgot.
+    NeverAsksAgain,
 }
 
 /// Each bug, the promise that it breaks, and the scenario that shows it.
-pub const PLANTED: [(Bug, &str, Scenario); 5] = [
+pub const PLANTED: [(Bug, &str, Scenario); 8] = [
     (Bug::TellsNothing, "I3", Scenario::Hop),
     (Bug::IgnoresOtherRegions, "I3", Scenario::Hop),
     (Bug::IgnoresPartitions, "I3", Scenario::Partition),
+    (Bug::TakesItsShareAgain, "I3", Scenario::Partition),
+    (Bug::IgnoresWeights, "I3", Scenario::Partition),
     (Bug::LeavesOutReports, "I7", Scenario::Hop),
     (Bug::StopsTelling, "I7", Scenario::Partition),
+    (Bug::NeverAsksAgain, "I7", Scenario::Rebuilt),
 ];
 
 /// Plants one bug.
@@ -50,6 +59,13 @@ impl BugInjector for Planted {
                     "    local region = entry.region\n    if region == 0 and not",
                 )],
             ),
+            Bug::TakesItsShareAgain => {
+                patch(text, &[("if not noticed or share.since_ms > noticed.since_ms + NOTICE_TOLERANCE_MS then", "do")])
+            }
+            Bug::IgnoresWeights => patch(
+                text,
+                &[("local function part_of(share, hits)", "local function part_of(share, hits) do return hits end")],
+            ),
             _ => text,
         }
     }
@@ -63,6 +79,10 @@ impl BugInjector for Planted {
             }
             _ => {}
         }
+    }
+
+    fn alter_region_ack(&mut self, ack: &mut RegionAck) {
+        ack.forgot &= self.bug != Bug::NeverAsksAgain;
     }
 
     fn notices_partitions(&mut self, _: CoreId) -> bool {

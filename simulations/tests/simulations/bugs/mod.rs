@@ -1,10 +1,9 @@
 //! The bugs that tests plant. The nodes' code has no switch for them.
 
-mod gossip;
-mod in_a_region;
+pub mod gossip;
+pub mod in_a_region;
 
 use simulations::bug_injector::BugInjector;
-use simulations::scenario::Scenario;
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +19,6 @@ impl Bug {
             Self::Gossip(bug) => Box::new(gossip::Planted::new(bug)),
         }
     }
-}
-
-/// Returns each bug, the promise that it breaks, and the scenario that shows it.
-pub fn planted() -> Vec<(Bug, &'static str, Scenario)> {
-    let in_a_region = in_a_region::PLANTED.map(|(bug, promise, scenario)| (Bug::InARegion(bug), promise, scenario));
-    let gossip = gossip::PLANTED.map(|(bug, promise, scenario)| (Bug::Gossip(bug), promise, scenario));
-    in_a_region.into_iter().chain(gossip).collect()
 }
 
 fn patch(script: String, changes: &[(&str, &str)]) -> String {
