@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::bug_injector::NoBugs;
 use super::history::ClientCheck;
-use super::oracle::Violation;
+use super::oracle::{Violation, WindowTotal};
 use super::run::{Run, run};
 use super::scenario::{Plan, Scenario};
 use limiter::invariant::{self, Invariant};
@@ -41,9 +41,21 @@ pub struct BrokenSeed {
     pub violations: Vec<Violation>,
 }
 
+/// How much more than a limit all regions together admitted in one seed, of the windows that I3 bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Overshoot {
+    pub seed: u64,
+    /// The window with the most hits for its limit.
+    pub largest: WindowTotal,
+    /// The window that came closest to its bound.
+    pub closest: WindowTotal,
+}
+
 /// The result of a campaign.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
+    /// By scenario, for scenarios with such windows.
+    pub overshoots: BTreeMap<&'static str, Vec<Overshoot>>,
     pub by_scenario: BTreeMap<&'static str, Sums>,
     /// By seed, in ascending order.
     pub broken: Vec<BrokenSeed>,
@@ -89,6 +101,7 @@ impl Campaign {
         });
         let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         summary.broken.sort_by_key(|broken| broken.seed);
+        summary.overshoots.values_mut().for_each(|of| of.sort_by_key(|overshoot| overshoot.seed));
         // Without debug assertions a broken invariant is only counted, for all threads together.
         match broken_invariants() - before {
             0 => Ok(summary),
@@ -111,9 +124,23 @@ pub fn run_seed(scenario: Scenario, seed: u64, record_trace: bool) -> Result<Run
     run(plan, &mut NoBugs, record_trace).map_err(|error| error.to_string())
 }
 
+impl Overshoot {
+    /// Returns `None` if no window is bounded.
+    pub fn of(run: &Run) -> Option<Self> {
+        let totals = run.window_totals();
+        let largest = totals.iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+        let closest = totals.iter().max_by_key(|total| total.excess());
+        Some(Self { seed: run.plan.seed, largest: *largest?, closest: *closest? })
+    }
+}
+
 impl Summary {
     fn add(&mut self, run: Run) {
+        let overshoot = Overshoot::of(&run);
         let Run { plan, history, violations, .. } = run;
+        if let Some(overshoot) = overshoot {
+            self.overshoots.entry(plan.scenario.name()).or_default().push(overshoot);
+        }
         let sums = self.by_scenario.entry(plan.scenario.name()).or_default();
         let decided = history.checks.iter().filter_map(ClientCheck::decision);
         sums.seeds += 1;

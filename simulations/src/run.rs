@@ -3,7 +3,7 @@
 
 use super::bug_injector::BugInjector;
 use super::history::History;
-use super::oracle::{self, Violation};
+use super::oracle::{self, Violation, WindowTotal};
 use super::scenario::Plan;
 use super::world::World;
 
@@ -14,6 +14,13 @@ pub struct Run {
     /// What happened, one line for each event; empty if no trace was recorded.
     pub trace: String,
     pub violations: Vec<Violation>,
+}
+
+impl Run {
+    /// Returns what all regions admitted in each window that I3 bounds for all of them together.
+    pub fn window_totals(&self) -> Vec<WindowTotal> {
+        oracle::window_totals(&self.plan, &self.history, &oracle::usages(&self.plan, &self.history))
+    }
 }
 
 /// Runs a plan.

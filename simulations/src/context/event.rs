@@ -15,6 +15,8 @@ pub enum Event {
     HangUp(CheckIndex),
     /// The next client sends checks.
     NextClient,
+    /// The next check of a region that has a rate of its own is sent.
+    NextCheckOf(RegionIndex),
     /// The client of a check that was denied goes to another region and asks there.
     ClientHops(CheckIndex),
     /// The flusher of a core runs.

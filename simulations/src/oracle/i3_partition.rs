@@ -84,8 +84,8 @@ impl Bound<'_> {
     /// Returns how more hits were admitted than the region's part, while no core of the region decided otherwise.
     fn share(&self, partition: Partition) -> Option<Excess> {
         let by_store: Vec<&AdmittedHits> = self.hits.iter().filter(|hit| !hit.degraded).collect();
-        // Until then, tokens may be spent that were granted before.
-        let begin = partition.noticed + self.plan.lease_us + self.plan.deadline_us;
+        // Until then, checks may end that began before. Tokens in advance go back when a core learns of a partition.
+        let begin = partition.noticed + self.plan.deadline_us;
         let is_during = |hit: &AdmittedHits| hit.sent_at > begin && hit.answered_at < partition.end;
         by_store.iter().filter(|last| is_during(last)).find_map(|last| {
             let until = by_store.iter().filter(|hit| hit.answered_at <= last.answered_at).copied();

@@ -12,6 +12,7 @@ mod i10_bounded_memory;
 mod i1_region_limit;
 mod i3_gossip;
 mod i3_partition;
+mod i3_total;
 mod i4_all_or_nothing;
 mod i5_no_token_twice;
 mod i6_revision;
@@ -21,6 +22,7 @@ mod violation;
 mod window_use;
 
 pub use hits::{AdmittedHits, Usage, usages};
+pub use i3_total::{WindowTotal, window_totals};
 pub use violation::{PROMISES, Violation};
 
 use super::history::History;
@@ -32,6 +34,7 @@ pub fn judge(plan: &Plan, history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     i1_region_limit::judge(plan, history, &usages, &mut found);
     i3_gossip::judge(plan, history, &usages, &mut found);
+    i3_total::judge(plan, history, &usages, &mut found);
     i3_partition::judge(plan, history, &usages, &mut found);
     i4_all_or_nothing::judge(plan, history, &mut found);
     i5_no_token_twice::judge(plan, history, &mut found);

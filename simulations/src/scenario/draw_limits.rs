@@ -109,6 +109,15 @@ pub fn draw_scopes(rng: &mut Rng, limits: &mut [Limit]) {
     }
 }
 
+/// Draws the one limit of short windows of [`Scenario::Rates`].
+pub fn draw_shared_limit(rng: &mut Rng, limits: &mut Vec<Limit>) {
+    limits.retain(|limit| !limit.name.starts_with(LimitSet::Short.name()));
+    let hits = rng.pick(30, &[100, 300]);
+    let mut limit = draw_limit(rng, LimitSet::Short.name(), Algorithm::FixedWindow, hits, None);
+    limit.scope = Scope::Global(GlobalStrategy::Gossip { on_partition: OnPartition::Share });
+    limits.insert(0, limit);
+}
+
 /// Draws anew what a region does during a partition, if regions share the limit.
 pub fn edit_scope(rng: &mut Rng, limit: &mut Limit) {
     use OnPartition::{Deny, Open, Share};

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::draw_limits::{draw_limits, draw_scopes, edit_limit, edit_scope};
+use super::draw_limits::{draw_limits, draw_scopes, draw_shared_limit, edit_limit, edit_scope};
 use super::gossip::{GossipSettings, draw_weights};
 use super::kind::Scenario;
+use super::limit_math::quota;
 use super::limit_set::LimitSet;
 use super::plan::{DOMAIN, Edit, Plan, Traffic};
 use super::regions::Regions;
@@ -13,9 +14,11 @@ use crate::faults::draw::{self, DrawFault, RegionSize};
 use crate::ids::{Instant, RegionIndex};
 use crate::rng::{Rng, Stream};
 use limiter::Revision;
-use limiter::rules::{Domain, Limit, Problem, RuleBook, Rules};
+use limiter::rules::{Domain, Limit, Period, Problem, RuleBook, Rules};
 
 const MS: u64 = 1000;
+/// The most checks a second in one region that has a rate of its own.
+const MAX_RATE: u64 = 1000;
 
 /// What is special about a simulation.
 struct Shape {
@@ -48,7 +51,7 @@ impl Plan {
         let shape = Shape { scenario, heals_at, crowded, flush_storm };
         let (regions, gossip, weights) = draw_regions(&shape, seed);
         let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
-        if scenario.has_regions() {
+        if scenario.has_regions() && scenario != Scenario::Rates {
             draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &mut edits)?;
         }
         let deadline_us = rng.pick(100, &[50]) * MS;
@@ -65,6 +68,11 @@ impl Plan {
         let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
         let faults = draw_faults(&mut rng, &shape, &size);
         let traffic = draw_traffic(&mut rng, &shape);
+        let rates = if shape.is(Scenario::Rates) {
+            draw_rates(&mut rng, edits.first().and_then(|edit| edit.limits.first()), regions.count())
+        } else {
+            Vec::new()
+        };
         let (min_users, max_users) = user_range(&shape);
         Ok(Self {
             scenario,
@@ -84,6 +92,7 @@ impl Plan {
             lag_us: rng.pick(1, &[20, 300, 1000]) * MS,
             edits,
             traffic,
+            rates,
             faults,
             heals_at,
         })
@@ -95,15 +104,19 @@ fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings, Vec<u32>)
     let mut rng = Rng::new(seed, Stream::Regions);
     let has_regions = shape.scenario.has_regions();
     let count = if has_regions { rng.pick(3, &[2]) } else { 1 };
-    let regions = if has_regions { Regions::draw(&mut rng, count) } else { Regions::one() };
-    let gossip = GossipSettings::draw(&mut rng);
+    let regions = if has_regions { Regions::draw(&mut rng, count, shape.is(Scenario::Rates)) } else { Regions::one() };
+    let mut gossip = GossipSettings::draw(&mut rng);
+    if shape.is(Scenario::Rates) {
+        // Staleness is stated for messages that have room for all changes.
+        gossip.max_bytes = 1 << 20;
+    }
     (regions, gossip, draw_weights(&mut rng, count))
 }
 
 fn user_range(shape: &Shape) -> (u64, u64) {
     if shape.is(Scenario::Memory) {
         (20, 60)
-    } else if shape.flush_storm {
+    } else if shape.flush_storm || shape.is(Scenario::Rates) {
         (1, 1)
     } else if shape.is(Scenario::Buckets) || shape.crowded || shape.is(Scenario::Suspended) {
         (1, 2)
@@ -121,6 +134,9 @@ fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Resul
     let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
     if shape.scenario.has_regions() {
         draw_scopes(&mut Rng::new(seed, Stream::Scopes), &mut limits);
+        if shape.is(Scenario::Rates) {
+            draw_shared_limit(&mut Rng::new(seed, Stream::Scopes), &mut limits);
+        }
     }
     let mut edits = vec![edit(0, &limits, 1)?];
     if matches!(shape.scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
@@ -207,6 +223,9 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
         hop: 0,
         roam: 0,
     };
+    if shape.is(Scenario::Rates) {
+        traffic = Traffic { hang_up: 0, impatient: 0, retry: 0, sticky: false, ..traffic };
+    }
     if shape.is(Scenario::Buckets) {
         // Hits that return to a bucket are requested again at once.
         traffic = Traffic { longest_gap_us: 5 * MS, bursts: 20, retry: 80, short_only: rng.pick(50, &[80]), ..traffic };
@@ -228,5 +247,20 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
             ..traffic
         };
     }
+    if shape.is(Scenario::Rates) {
+        traffic.hop = 0;
+    }
     traffic
+}
+
+/// Draws how many checks a second are sent in each region: from a fifth of the limit to four times the limit.
+fn draw_rates(rng: &mut Rng, limit: Option<&Limit>, regions: usize) -> Vec<u32> {
+    let (Some(limit), Some(Period::Window { ms })) = (limit, limit.map(|limit| &limit.period)) else {
+        return Vec::new();
+    };
+    let draw = |_| {
+        let percent = rng.pick(20, &[50, 100, 200, 400]) * rng.between(70, 100) / 100;
+        u32::try_from((quota(limit) * 10 * percent / ms).clamp(1, MAX_RATE)).unwrap_or(1)
+    };
+    (0..regions).map(draw).collect()
 }

@@ -25,10 +25,11 @@ pub enum Scenario {
     Partition,
     Regions,
     Rebuilt,
+    Rates,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -49,6 +50,7 @@ impl Scenario {
         Self::Partition,
         Self::Regions,
         Self::Rebuilt,
+        Self::Rates,
     ];
 
     /// The name on the command line.
@@ -74,6 +76,7 @@ impl Scenario {
             Self::Partition => "partition",
             Self::Regions => "regions",
             Self::Rebuilt => "rebuilt",
+            Self::Rates => "rates",
         }
     }
 
@@ -103,19 +106,20 @@ impl Scenario {
             Self::Rebuilt => {
                 "several regions, whose replicas take over without the last writes, or which lose all their data"
             }
+            Self::Rates => "a user sends checks at a random rate in each region",
             Self::Regions => "several regions with the faults of all scenarios, cut links, and whole regions that die",
         }
     }
 
     /// True if there are several regions.
     pub const fn has_regions(self) -> bool {
-        matches!(self, Self::Hop | Self::Partition | Self::Regions | Self::Rebuilt)
+        matches!(self, Self::Hop | Self::Partition | Self::Regions | Self::Rebuilt | Self::Rates)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
     pub fn faults(self) -> &'static [DrawFault] {
         match self {
-            Self::Calm | Self::Edits | Self::Memory | Self::Hop => &[],
+            Self::Calm | Self::Edits | Self::Memory | Self::Hop | Self::Rates => &[],
             Self::Partition => &[draw::cut_regions, draw::cut_regions, draw::cut_regions_one_way, draw::lossy_link],
             Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
             Self::Stall => &[draw::stall, draw::stall, draw::slow],

@@ -103,6 +103,8 @@ pub struct Plan {
     /// The rules. The first edit is in force from the beginning.
     pub edits: Vec<Edit>,
     pub traffic: Traffic,
+    /// By region: the checks that one user sends in a second. Empty if all checks come from one stream of clients.
+    pub rates: Vec<u32>,
     pub faults: Vec<Fault>,
     /// All faults have ended at this time.
     pub heals_at: Instant,
@@ -195,6 +197,13 @@ impl Plan {
         intervals * self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
     }
 
+    /// Returns the longest time without faults from a grant in one region until another one knows of it, in microseconds,
+    /// if a message has room for all changes.
+    pub fn usual_staleness_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
+        let delay = self.regions.delay_us(from, to);
+        self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
+    }
+
     /// Returns the longest time without faults until all regions know the same counts, if no more checks come, in
     /// microseconds: tokens in advance return, and what was lost is told again.
     pub fn convergence_us(&self) -> u64 {
@@ -244,6 +253,10 @@ impl fmt::Display for Plan {
         )?;
         if self.regions.count() > 1 {
             writeln!(f, "           {hop} % go to another region when denied, {roam} % ask any region")?;
+        }
+        if !self.rates.is_empty() {
+            let rates: Vec<String> = self.rates.iter().map(u32::to_string).collect();
+            writeln!(f, "           {} checks a second in regions 0, 1, ...", rates.join(", "))?;
         }
         for edit in &self.edits {
             write!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;

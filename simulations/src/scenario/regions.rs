@@ -22,9 +22,10 @@ impl Regions {
         Self { clock_skews_us: vec![0], delays_us: vec![vec![0]] }
     }
 
-    /// Draws `count` regions.
-    pub fn draw(rng: &mut Rng, count: usize) -> Self {
-        let clock_skews_us = (0..count).map(|_| draw_skew(rng)).collect();
+    /// Draws `count` regions. Their clocks are off by a few milliseconds at most if `clocks_agree`.
+    pub fn draw(rng: &mut Rng, count: usize, clocks_agree: bool) -> Self {
+        let skews: &[u64] = if clocks_agree { &[0] } else { &[5, 40, 40, 5000] };
+        let clock_skews_us = (0..count).map(|_| draw_skew(rng, skews)).collect();
         let delays_us = (0..count).map(|_| (0..count).map(|_| rng.between(10 * MS, 120 * MS)).collect()).collect();
         Self { clock_skews_us, delays_us }
     }
@@ -60,9 +61,9 @@ impl Regions {
     }
 }
 
-/// Draws how far the clocks of a region are off: mostly a few milliseconds, sometimes seconds.
-fn draw_skew(rng: &mut Rng) -> i64 {
-    let most = rng.pick(5, &[5, 40, 40, 5000]);
+/// Draws how far the clocks of a region are off: at most 5 ms, or one of `others` in milliseconds.
+fn draw_skew(rng: &mut Rng, others: &[u64]) -> i64 {
+    let most = rng.pick(5, others);
     let us = i64::try_from(rng.between(0, most * MS)).unwrap_or(0);
     if rng.chance(50) { us } else { -us }
 }

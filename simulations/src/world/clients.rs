@@ -10,6 +10,7 @@ use crate::scenario::{LimitSet, Traffic};
 const MAX_BURST: u64 = 60;
 /// The checks of a burst are sent within this time, in microseconds.
 const BURST_US: u64 = 3000;
+const SECOND_US: u64 = 1_000_000;
 /// While a probe waits for its answer, the world runs in steps of this length, in microseconds.
 const PROBE_STEP_US: u64 = 100;
 
@@ -37,6 +38,21 @@ impl World<'_> {
             let cx = &mut self.cx;
             let soon = cx.rng.traffic.between(0, if count > 1 { BURST_US } else { 0 });
             cx.send_client_check(cx.now + soon, core, boot, (limit_set, user, hits));
+        }
+    }
+
+    /// Sends a check of the user in a region, and schedules the next one.
+    pub(super) fn next_check_of(&mut self, region: RegionIndex) {
+        let cx = &mut self.cx;
+        let rate = cx.plan.rates.get(region.0).copied().unwrap_or(0);
+        if cx.now >= cx.plan.heals_at || cx.is_check_limit_reached() || rate == 0 {
+            return;
+        }
+        let pause = cx.rng.traffic.between(1, 2 * SECOND_US / u64::from(rate));
+        cx.schedule_in(pause, Event::NextCheckOf(region));
+        if let Some(core) = self.core_in(region, 0) {
+            let boot = self.regions[core.region.0].cores[core.core.0].boot;
+            self.cx.send_client_check(self.cx.now, core, boot, (LimitSet::ShortOnly, 0, 1));
         }
     }
 

@@ -38,7 +38,11 @@ impl<'b> World<'b> {
         for region in &mut regions {
             region.start(&mut cx);
         }
-        cx.schedule_at(0, Event::NextClient);
+        if cx.plan.rates.is_empty() {
+            cx.schedule_at(0, Event::NextClient);
+        } else {
+            cx.plan.regions.indices().for_each(|region| cx.schedule_at(0, Event::NextCheckOf(region)));
+        }
         Ok(Self { cx, regions, region_of_user })
     }
 
@@ -69,6 +73,7 @@ impl<'b> World<'b> {
         let region_of = |cx: &Context<'_>, check| cx.history.check(check).map_or(0, |check| check.core.region.0);
         match event {
             Event::NextClient => self.next_client(),
+            Event::NextCheckOf(region) => self.next_check_of(region),
             Event::ClientHops(denied) => self.hop(denied),
             Event::FaultBegins(fault) => self.begin_fault(fault),
             Event::FaultEnds(fault) => self.end_fault(fault),
@@ -123,6 +128,7 @@ impl<'b> World<'b> {
             Event::MessageArrives(message) => self.first_core(message.to),
             Event::AckArrives(ack) => self.first_core(ack.to),
             Event::NextClient
+            | Event::NextCheckOf(_)
             | Event::ClientHops(_)
             | Event::PacketArrives(_)
             | Event::FaultBegins(_)

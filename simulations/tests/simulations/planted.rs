@@ -14,7 +14,7 @@ use simulations::scenario::{Plan, Scenario};
 type Planted = (Bug, &'static str, Scenario);
 
 /// A bug must be found within this number of seeds.
-const MAX_SEEDS: u64 = 200;
+const MAX_SEEDS: u64 = 400;
 
 fn in_a_region() -> Vec<Planted> {
     in_a_region::PLANTED.map(|(bug, promise, scenario)| (Bug::InARegion(bug), promise, scenario)).to_vec()
