@@ -64,6 +64,8 @@ pub struct Decided {
     pub allowed: bool,
     /// True if the node decided without the store.
     pub degraded: bool,
+    /// True if a limit was decided as its `on_partition` says.
+    pub partitioned: bool,
     pub revision: Revision,
     pub limits: Vec<LimitDecision>,
 }

@@ -3,6 +3,7 @@
 
 use super::bug_injector::BugInjector;
 use super::history::History;
+use super::ids::RegionIndex;
 use super::oracle::{self, Violation, WindowTotal};
 use super::scenario::Plan;
 use super::world::World;
@@ -16,7 +17,39 @@ pub struct Run {
     pub violations: Vec<Violation>,
 }
 
+/// The checks of one region, without probes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegionSums {
+    pub region: RegionIndex,
+    pub checks: u64,
+    pub allowed: u64,
+    pub denied: u64,
+    /// Those that were decided without the store.
+    pub degraded: u64,
+    /// Those that were decided as `on_partition` says.
+    pub partitioned: u64,
+}
+
 impl Run {
+    /// Returns the sums of each region.
+    pub fn region_sums(&self) -> Vec<RegionSums> {
+        let mut sums: Vec<RegionSums> =
+            self.plan.regions.indices().map(|region| RegionSums { region, ..RegionSums::default() }).collect();
+        for check in self.history.checks.iter().filter(|check| !check.probe) {
+            let Some(sums) = sums.get_mut(check.core.region.0) else { continue };
+            sums.checks += 1;
+            let Some(decided) = check.decision() else { continue };
+            let counts = [
+                (&mut sums.allowed, decided.allowed),
+                (&mut sums.denied, !decided.allowed),
+                (&mut sums.degraded, decided.degraded),
+                (&mut sums.partitioned, decided.partitioned),
+            ];
+            counts.into_iter().for_each(|(sum, counts)| *sum += u64::from(counts));
+        }
+        sums
+    }
+
     /// Returns what all regions admitted in each window that I3 bounds for all of them together.
     pub fn window_totals(&self) -> Vec<WindowTotal> {
         oracle::window_totals(&self.plan, &self.history, &oracle::usages(&self.plan, &self.history))

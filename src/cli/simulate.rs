@@ -1,23 +1,20 @@
 //! `tidegate simulate`: runs the node's own code on virtual time, with one seed or thousands of seeds.
 
+mod campaign_report;
+mod run_report;
+
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
 
-use super::{Exit, GlobalArgs, Output, output};
-use simulations::campaign::{Campaign, Summary, run_seed};
+use super::{Exit, GlobalArgs, Output};
+use simulations::campaign::{Campaign, run_seed};
 use simulations::plot;
-use simulations::run::Run;
 use simulations::scenario::Scenario;
-
-/// The largest number of seeds that the report shows.
-const MAX_SHOWN: usize = 20;
 
 /// Simulate regions with faults: shards, flusher and counter script on virtual time. One seed has one history
 #[derive(Args)]
@@ -62,7 +59,8 @@ impl Simulate {
         if let Some(path) = &self.plot {
             std::fs::write(path, plot::svg(&run)).map_err(|error| format!("{}: {error}", path.display()))?;
         }
-        let text = if output == Output::Json { format!("{}\n", as_json(&run)) } else { as_text(&run) };
+        let text =
+            if output == Output::Json { format!("{}\n", run_report::json(&run)) } else { run_report::text(&run) };
         // A reader such as `head` may close the pipe early.
         let _ = io::stdout().write_all(text.as_bytes());
         Ok(exit(run.violations.is_empty()))
@@ -82,7 +80,7 @@ impl Simulate {
             }
         })?;
         bar.finish_and_clear();
-        report(&summary, output);
+        campaign_report::print(&summary, output);
         Ok(exit(summary.broken.is_empty()))
     }
 }
@@ -93,76 +91,4 @@ fn draw_target() -> ProgressDrawTarget {
 
 const fn exit(all_kept: bool) -> Exit {
     if all_kept { Exit::Ok } else { Exit::Failed }
-}
-
-fn as_text(run: &Run) -> String {
-    let trace = if run.trace.is_empty() { String::new() } else { format!("\n{}", run.trace) };
-    let mut text = format!("{}\n{trace}{}\n", run.plan, plot::text(run));
-    for violation in &run.violations {
-        text += &format!("{} {violation}\n", output::word("broken", false));
-    }
-    if run.violations.is_empty() {
-        let checks = run.history.checks.len();
-        text += &format!("{}: {checks} checks, all promises kept\n", output::word("good", true));
-    }
-    text
-}
-
-fn as_json(run: &Run) -> serde_json::Value {
-    let violations: Vec<_> = run
-        .violations
-        .iter()
-        .map(|broken| json!({ "promise": broken.promise, "at_us": broken.at, "text": broken.text }))
-        .collect();
-    json!({
-        "scenario": run.plan.scenario.name(), "seed": run.plan.seed, "plan": run.plan.to_string(), "story": run.trace,
-        "checks": run.history.checks.len(), "violations": violations,
-    })
-}
-
-fn report(summary: &Summary, output: Output) {
-    if output == Output::Json {
-        let sums: serde_json::Map<_, _> = summary
-            .by_scenario
-            .iter()
-            .map(|(name, sums)| {
-                let sums = json!({
-                    "seeds": sums.seeds, "checks": sums.checks, "allowed": sums.allowed, "degraded": sums.degraded,
-                    "faults": sums.faults, "violations": sums.violations,
-                });
-                ((*name).to_owned(), sums)
-            })
-            .collect();
-        let broken: Vec<_> = summary
-            .broken
-            .iter()
-            .map(|broken| {
-                let violations: Vec<_> = broken.violations.iter().map(ToString::to_string).collect();
-                json!({ "scenario": broken.scenario.name(), "seed": broken.seed, "violations": violations })
-            })
-            .collect();
-        outln!("{}", json!({ "scenarios": sums, "broken": broken }));
-        return;
-    }
-    let mut table = output::table(&["scenario", "seeds", "faults", "checks", "allowed", "without the store", "broken"]);
-    for (name, sums) in &summary.by_scenario {
-        let figures = [sums.seeds, sums.faults, sums.checks, sums.allowed, sums.degraded];
-        let mut row = vec![Cell::new(name)];
-        row.extend(figures.map(Cell::new));
-        row.push(output::verdict(sums.violations, sums.violations == 0));
-        table.add_row(row);
-    }
-    outln!("{table}");
-    for broken in summary.broken.iter().take(MAX_SHOWN) {
-        if let Some(violation) = broken.violations.first() {
-            outln!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
-        }
-    }
-    let seeds: u64 = summary.by_scenario.values().map(|sums| sums.seeds).sum();
-    let good = summary.broken.is_empty();
-    outln!(
-        "{}: {} of {seeds} seeds broke a promise",
-        output::word(if good { "good" } else { "broken" }, good),
-        summary.broken.len()
-    );
 }

@@ -23,6 +23,8 @@ pub struct BusyCounter<'a> {
     pub levels: Vec<Level>,
     /// The levels of each region, if regions share the counter.
     pub by_region: Vec<(RegionIndex, Vec<Level>)>,
+    /// When each region was asked while another one did not hear it, if regions share the counter.
+    pub partitioned: Vec<(RegionIndex, Vec<Instant>)>,
 }
 
 /// Returns the highest level.
@@ -57,14 +59,25 @@ fn busy_counter<'a>(run: &'a Run, usages: &[Usage], is_shared: impl Fn(usize) ->
     let all: Vec<AdmittedHits> = usages.iter().flat_map(|usage| usage.hits.iter().copied()).collect();
     let is_shared = is_shared(counter.limit);
     let by_region = usages.iter().filter(|_| is_shared).map(|usage| (usage.counter.region, levels(&usage.hits)));
+    let by_region: Vec<_> = by_region.collect();
+    let partitioned = by_region.iter().map(|(region, _)| (*region, partitioned(run, counter.limit, *region)));
     let owner = if is_shared { counter.owner() } else { run.plan.owner(&counter) };
     Some(BusyCounter {
         title: format!("{} - {owner}", describe(limit)),
         limit,
         allowed: run.plan.edits.iter().filter_map(version).collect(),
         levels: levels(&all),
-        by_region: by_region.collect(),
+        partitioned: partitioned.filter(|(_, at)| !at.is_empty()).collect(),
+        by_region,
     })
+}
+
+/// Returns when a limit was decided in a region as its `on_partition` says.
+fn partitioned(run: &Run, limit: usize, region: RegionIndex) -> Vec<Instant> {
+    let checks = run.history.checks.iter().filter(|check| check.core.region == region);
+    let answers = checks.filter_map(|check| Some((check.answer.as_ref()?.0, check.decision()?)));
+    let of_limit = answers.filter(|(_, decided)| decided.limits.iter().any(|decision| decision.limit == limit));
+    of_limit.filter(|(_, decided)| decided.partitioned).map(|(at, _)| at).collect()
 }
 
 /// Returns the time of the last answer.

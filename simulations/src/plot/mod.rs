@@ -5,5 +5,7 @@ mod svg;
 mod text;
 mod usage_levels;
 
+pub use busiest::{BusyCounter, busiest, highest};
 pub use svg::svg;
 pub use text::text;
+pub use usage_levels::Level;

@@ -38,11 +38,14 @@ fn time_axis(run: &Run) -> Axis {
 fn counter_chart(run: &Run, counter: &BusyCounter<'_>) -> Chart {
     let end = seconds(end(run));
     let mut marks = Vec::new();
-    let faults: Vec<_> = run.plan.faults.iter().map(|fault| (seconds(fault.begin), seconds(fault.end))).collect();
-    if !faults.is_empty() {
-        let are_between_regions = run.plan.faults.iter().all(|fault| fault.kind.is_between_regions());
-        let name = if are_between_regions { "a fault between regions" } else { "a fault" };
-        marks.push(Mark { name: name.to_owned(), colour: Colour::Shade, shape: Shape::Bands(faults) });
+    let (between, others): (Vec<_>, Vec<_>) = run.plan.faults.iter().partition(|fault| fault.kind.is_between_regions());
+    for (name, colour, faults) in
+        [("a fault", Colour::Shade, others), ("regions do not hear each other", Colour::Red, between)]
+    {
+        let bands: Vec<_> = faults.iter().map(|fault| (seconds(fault.begin), seconds(fault.end))).collect();
+        if !bands.is_empty() {
+            marks.push(Mark { name: name.to_owned(), colour, shape: Shape::Bands(bands) });
+        }
     }
     let mut area = |name: &str, colour, of| {
         let shape = Shape::Area(steps(&counter.levels, of, end));

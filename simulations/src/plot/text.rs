@@ -1,5 +1,6 @@
 //! A picture for a terminal.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::busiest::{BusyCounter, busiest, end, highest};
@@ -83,12 +84,20 @@ fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
         let _ = writeln!(out, "{:<9}|{}|", format!("region {region}"), bars(&columns.highest(levels), full));
     }
     let _ = writeln!(out, "{:<9}|{used}|", if counter.by_region.is_empty() { "used" } else { "together" });
+    for (region, at) in &counter.partitioned {
+        let columns: BTreeSet<usize> = at.iter().map(|at| columns.at(*at)).collect();
+        let line: String = (0..WIDTH).map(|column| if columns.contains(&column) { '~' } else { ' ' }).collect();
+        let _ = writeln!(out, "{:<9}|{line}|", format!("cut off {region}"));
+    }
     let degraded: String = all.iter().map(|(_, hits)| if *hits > 0 { '!' } else { ' ' }).collect();
     let mut legend = vec![format!("█ the limit, {full} hits")];
     if !counter.by_region.is_empty() {
         let regions = counter.by_region.iter().map(|(region, levels)| format!("region {region} {}", highest(levels)));
         let regions = regions.collect::<Vec<_>>().join(", ");
         legend.push(format!("most hits at once: {regions}, together {}", highest(&counter.levels)));
+    }
+    if !counter.partitioned.is_empty() {
+        legend.push("~ a region does not hear this one, so it decides as on_partition says".to_owned());
     }
     if used.contains('▲') {
         legend.push("▲ more than the limit".to_owned());

@@ -70,7 +70,7 @@ impl Region {
     /// Gives a client its decision. A client that was denied may ask another region at once, or ask again at the stated
     /// retry time.
     pub(super) fn deliver_decision(&mut self, cx: &mut Context<'_>, index: CheckIndex, decision: &Decision) {
-        let Decision { allowed, degraded, revision, .. } = *decision;
+        let Decision { allowed, degraded, partitioned, revision, .. } = *decision;
         let limits = cx.plan.limits();
         let index_of = |name: &str| limits.iter().position(|limit| limit.name == name).unwrap_or(usize::MAX);
         let limits = decision.limits.iter().map(|status| LimitDecision {
@@ -78,7 +78,7 @@ impl Region {
             quota: status.limit(),
             denied: status.denied,
         });
-        let mut decided = Decided { allowed, degraded, revision, limits: limits.collect() };
+        let mut decided = Decided { allowed, degraded, partitioned, revision, limits: limits.collect() };
         cx.bugs.decided(&cx.history.checks[index.0], &mut decided);
         let may_hop = !decided.allowed && !cx.history.checks[index.0].probe;
         if may_hop && cx.rng.hops.chance(cx.plan.traffic.hop) {
@@ -129,7 +129,8 @@ fn describe(cx: &Context<'_>, index: CheckIndex, answer: &Answer) -> String {
             let names: Vec<&str> = limits.map(|limit| limit.name.as_str()).collect();
             let word = if decided.allowed { "allowed".to_owned() } else { format!("denied by {}", names.join(", ")) };
             let degraded = if decided.degraded { ", without the store" } else { "" };
-            format!("{word}{degraded}, revision {}", decided.revision)
+            let partitioned = if decided.partitioned { ", beside a region that does not hear it" } else { "" };
+            format!("{word}{degraded}{partitioned}, revision {}", decided.revision)
         }
     };
     format!("core {core}: {} user {user} asks for {hits} hits, after {waited} us: {answer}", limit_set.name())

@@ -24,6 +24,8 @@ pub const DRAINED_USERS: u32 = 3;
 /// The number of additional users that only send checks when the shared limits are used up.
 pub const DRAIN_PROBE_USERS: u32 = 80;
 const MS: u64 = 1000;
+/// The most messages with changes that wait for their acknowledgements.
+const MAX_TELLING: u64 = 4;
 /// The most bytes of a report, as the node counts them: a name, and cells with a few entries each.
 const MAX_REPORT_BYTES: usize = 1000;
 
@@ -198,10 +200,13 @@ impl Plan {
     }
 
     /// Returns the longest time without faults from a grant in one region until another one knows of it, in microseconds,
-    /// if a message has room for all changes.
+    /// if a message has room for all changes. At most four messages with changes wait for their acknowledgements, so a
+    /// node waits longer than one interval if a round trip takes more than four.
     pub fn usual_staleness_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
-        let delay = self.regions.delay_us(from, to);
-        self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
+        let (delay, back) = (self.regions.delay_us(from, to), self.regions.delay_us(to, from));
+        let acknowledged = delay + back + (delay + back) / 10 + self.round_trip_us();
+        let intervals = (acknowledged.div_ceil(self.gossip.interval_us)).saturating_sub(MAX_TELLING - 1).max(1);
+        intervals * self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
     }
 
     /// Returns the longest time without faults until all regions know the same counts, if no more checks come, in

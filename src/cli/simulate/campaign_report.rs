@@ -1,0 +1,120 @@
+//! Reports many runs: their sums, how much more than a limit all regions together admitted, and broken promises.
+
+use comfy_table::{Cell, Table};
+use serde_json::{Value, json};
+
+use super::super::{Output, output};
+use simulations::campaign::{Overshoot, Summary};
+
+/// The largest number of seeds that the report shows.
+const MAX_SHOWN: usize = 20;
+
+/// Prints the sums of each scenario, and the seeds that broke a promise.
+pub fn print(summary: &Summary, output: Output) {
+    if output == Output::Json {
+        let sums: serde_json::Map<_, _> = summary
+            .by_scenario
+            .iter()
+            .map(|(name, sums)| {
+                let sums = json!({
+                    "seeds": sums.seeds, "checks": sums.checks, "allowed": sums.allowed, "degraded": sums.degraded,
+                    "faults": sums.faults, "violations": sums.violations,
+                });
+                ((*name).to_owned(), sums)
+            })
+            .collect();
+        let broken: Vec<_> = summary
+            .broken
+            .iter()
+            .map(|broken| {
+                let violations: Vec<_> = broken.violations.iter().map(ToString::to_string).collect();
+                json!({ "scenario": broken.scenario.name(), "seed": broken.seed, "violations": violations })
+            })
+            .collect();
+        let overshoot: serde_json::Map<_, _> = summary
+            .overshoots
+            .iter()
+            .map(|(name, overshoots)| ((*name).to_owned(), Overshoots::new(overshoots).json()))
+            .collect();
+        outln!("{}", json!({ "scenarios": sums, "broken": broken, "overshoot": overshoot }));
+        return;
+    }
+    let mut table = output::table(&["scenario", "seeds", "faults", "checks", "allowed", "without the store", "broken"]);
+    for (name, sums) in &summary.by_scenario {
+        let figures = [sums.seeds, sums.faults, sums.checks, sums.allowed, sums.degraded];
+        let mut row = vec![Cell::new(name)];
+        row.extend(figures.map(Cell::new));
+        row.push(output::verdict(sums.violations, sums.violations == 0));
+        table.add_row(row);
+    }
+    outln!("{table}");
+    for (name, overshoots) in &summary.overshoots {
+        outln!("{name}: what all regions together admitted in a window, of {} runs", overshoots.len());
+        outln!("{}", Overshoots::new(overshoots).table());
+    }
+    for broken in summary.broken.iter().take(MAX_SHOWN) {
+        if let Some(violation) = broken.violations.first() {
+            outln!("tidegate simulate --scenario {} --seed {}: {violation}", broken.scenario.name(), broken.seed);
+        }
+    }
+    let seeds: u64 = summary.by_scenario.values().map(|sums| sums.seeds).sum();
+    let good = summary.broken.is_empty();
+    outln!(
+        "{}: {} of {seeds} seeds broke a promise",
+        output::word(if good { "good" } else { "broken" }, good),
+        summary.broken.len()
+    );
+}
+
+/// The quantiles of what all regions together admitted, over many runs.
+struct Overshoots {
+    runs: usize,
+    /// Of each run's window with the most hits for its limit: admitted ÷ limit.
+    ratios: [f64; 3],
+    /// The same windows: the hits above the limit, for each hit of the limit.
+    above: [f64; 3],
+    /// The window of each run that came closest to its bound: admitted − (limit + what the others admitted within the
+    /// staleness).
+    excess: [i64; 3],
+}
+
+impl Overshoots {
+    /// `overshoots` is not empty.
+    fn new(overshoots: &[Overshoot]) -> Self {
+        let mut ratios: Vec<f64> = overshoots.iter().map(|it| it.largest.ratio()).collect();
+        ratios.sort_by(f64::total_cmp);
+        let above: Vec<f64> = ratios.iter().map(|ratio| (ratio - 1.0).max(0.0)).collect();
+        let mut excess: Vec<i64> = overshoots.iter().map(|it| it.closest.excess()).collect();
+        excess.sort_unstable();
+        let runs = overshoots.len();
+        Self { runs, ratios: quantiles(&ratios), above: quantiles(&above), excess: quantiles(&excess) }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = output::table(&["", "p50", "p99", "most"]);
+        let row = |name: &str, values: [String; 3]| std::iter::once(name.to_owned()).chain(values).map(Cell::new);
+        table.add_row(row("admitted ÷ limit", self.ratios.map(|ratio| format!("{ratio:.2}"))));
+        table.add_row(row("overshoot, in % of the limit", self.above.map(|above| format!("{:.0}", above * 100.0))));
+        let excess = self.excess.map(|hits| hits.to_string());
+        table.add_row(row("admitted − (limit + what the others admitted within the staleness), in hits", excess));
+        table
+    }
+
+    fn json(&self) -> Value {
+        let of = |values: [Value; 3]| {
+            let [p50, p99, most] = values;
+            json!({ "p50": p50, "p99": p99, "most": most })
+        };
+        json!({
+            "runs": self.runs, "admitted_by_limit": of(self.ratios.map(Value::from)),
+            "overshoot_by_limit": of(self.above.map(Value::from)),
+            "admitted_above_bound": of(self.excess.map(Value::from)),
+        })
+    }
+}
+
+/// Returns the median, the 99th percentile and the largest of sorted values.
+fn quantiles<T: Copy + Default>(sorted: &[T]) -> [T; 3] {
+    let last = sorted.len().saturating_sub(1);
+    [last.div_ceil(2), (last * 99).div_ceil(100), last].map(|at| sorted.get(at).copied().unwrap_or_default())
+}
