@@ -1,11 +1,11 @@
 //! The interface through which a test plants a bug, to show that an oracle finds it.
 
 use super::history::{ClientCheck, Decided};
-use super::ids::{CoreId, NodeIndex};
+use super::ids::{CoreId, NodeIndex, RegionIndex};
 use limiter::counter::{Batch, BatchReply};
 use limiter::{Revision, ShardConfig};
 
-pub use super::context::{RegionAck, RegionMessage};
+pub use super::context::{RegionAck, RegionMessage, RightsAnswer, RightsQuestion};
 
 /// Changes what passes between the parts of a simulation. The default methods change nothing.
 pub trait BugInjector {
@@ -62,6 +62,24 @@ pub trait BugInjector {
     /// Returns true if a core learns that another region does not hear its node.
     fn notices_partitions(&mut self, _core: CoreId) -> bool {
         true
+    }
+
+    /// Returns true if a node sends a question for rights.
+    fn asks_for_rights(&mut self, _question: &RightsQuestion) -> bool {
+        true
+    }
+
+    /// Changes the answer to a question for rights.
+    fn alter_rights_answer(&mut self, _answer: &mut RightsAnswer) {}
+
+    /// Returns true if a region waits until a replica has what it gave, before it tells the other region.
+    fn waits_for_replicas(&mut self, _region: RegionIndex) -> bool {
+        true
+    }
+
+    /// Returns true if an answer is given although no replica has confirmed what was given in time.
+    fn trusts_unconfirmed(&mut self) -> bool {
+        false
     }
 
     /// Changes the decision that a client receives.

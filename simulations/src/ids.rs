@@ -48,6 +48,13 @@ id! {
     FaultIndex(usize)
 }
 
+impl RegionIndex {
+    /// The name by which nodes know the region.
+    pub fn name(self) -> String {
+        format!("region-{self}")
+    }
+}
+
 /// A node of some region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId {

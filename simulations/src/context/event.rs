@@ -1,7 +1,8 @@
 //! The events of a simulation.
 
-use crate::ids::{Boot, CheckIndex, CoreId, FaultIndex, NodeId, NodeIndex, PrimaryIndex, RegionIndex};
-use limiter::counter::{Batch, BatchReply, StoreError};
+use crate::ids::{Boot, CheckIndex, CoreId, FaultIndex, Instant, NodeId, NodeIndex, PrimaryIndex, RegionIndex};
+use limiter::counter::{Batch, BatchReply, Given, StoreError};
+use limiter::escrow::Want;
 use limiter::gossip::Report;
 use limiter::{LaneId, Reply};
 
@@ -38,12 +39,32 @@ pub enum Event {
         boot: Boot,
         reply: Reply,
     },
-    /// The reply to a batch of an import reaches its node. `core` is the node's first core.
-    ImportReplyArrives {
+    /// The reply to a batch of a node reaches it. `core` is the node's first core.
+    NodeReplyArrives {
         core: CoreId,
         boot: Boot,
-        import: u64,
+        kind: PacketKind,
         reply: Reply,
+    },
+    /// A replica has what a primary had written when it ran a batch at `ran_at`, or the time to wait for it is over.
+    ReplicaConfirms {
+        packet: Packet,
+        result: Result<BatchReply, StoreError>,
+        ran_at: Instant,
+        /// The term of the primary that ran the batch.
+        term: u32,
+        is_confirmed: bool,
+    },
+    /// A question for rights arrives at a node of another region.
+    QuestionArrives(RightsQuestion),
+    /// The answer to a question for rights arrives at the node that asked.
+    AnswerArrives(RightsAnswer),
+    /// The time for the answer to a question is over.
+    AnswerOverdue {
+        node: NodeId,
+        boot: Boot,
+        receiver: NodeId,
+        number: u64,
     },
     /// A node tells other regions what changed.
     GossipTick {
@@ -106,8 +127,43 @@ pub struct Packet {
     pub held: bool,
     /// True if it is a second copy, to which nobody expects a reply.
     pub duplicate: bool,
-    /// The import to which it belongs, if it carries what another region counted.
-    pub import: Option<u64>,
+    pub kind: PacketKind,
+}
+
+/// Who sent a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketKind {
+    /// A core's shard.
+    Shard,
+    /// The node's import of this number, which carries what another region counted.
+    Import(u64),
+    /// The node's answer of this number to a question for rights.
+    Give(u64),
+    /// The node takes rights that another region gave.
+    Take,
+}
+
+/// A question for rights from a node to a node of another region.
+#[derive(Clone)]
+pub struct RightsQuestion {
+    pub from: NodeId,
+    /// The boot of the node that asks.
+    pub boot: Boot,
+    pub to: NodeId,
+    pub number: u64,
+    pub wants: Vec<Want>,
+}
+
+/// The answer to a question for rights.
+#[derive(Clone)]
+pub struct RightsAnswer {
+    pub from: NodeId,
+    /// The node that asked, and its boot.
+    pub to: NodeId,
+    pub boot: Boot,
+    pub number: u64,
+    /// In the order of the wants.
+    pub answers: Vec<Option<Given>>,
 }
 
 /// A message from a node to a node of another region.
@@ -141,9 +197,9 @@ impl Packet {
     /// Returns the arrival of the reply at the packet's sender.
     pub fn reply_arrives(&self, result: Result<BatchReply, StoreError>) -> Event {
         let (core, boot, reply) = (self.core, self.boot, self.reply(result));
-        match self.import {
-            None => Event::ReplyArrives { core, boot, reply },
-            Some(import) => Event::ImportReplyArrives { core, boot, import, reply },
+        match self.kind {
+            PacketKind::Shard => Event::ReplyArrives { core, boot, reply },
+            kind => Event::NodeReplyArrives { core, boot, kind, reply },
         }
     }
 

@@ -12,7 +12,7 @@ use super::ids::{Boot, CheckIndex, CoreId, Instant, RegionIndex};
 use super::rng::{Rng, Stream};
 use super::scenario::{LimitSet, Plan};
 
-pub use event::{Event, Packet, RegionAck, RegionMessage, Wake};
+pub use event::{Event, Packet, PacketKind, RegionAck, RegionMessage, RightsAnswer, RightsQuestion, Wake};
 
 /// The largest number of checks in a simulation without probes. It bounds the time that a seed takes.
 const MAX_CHECKS: usize = 4000;

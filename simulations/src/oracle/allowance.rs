@@ -67,8 +67,14 @@ impl<'a> Allowance<'a> {
         let earliest = from.saturating_sub(self.horizon_us);
         let jumps = self.history.clock_jumps_of(&self.counter).iter();
         let by_jumps = jumps.filter(|jump| (earliest..=to).contains(&jump.at)).count() as u64 * limit;
+        by_jumps + self.forgotten_charges(from, to)
+    }
+
+    /// Returns the hits that the store may have admitted twice between two times, because it forgot them.
+    pub fn forgotten_charges(&self, from: Instant, to: Instant) -> u64 {
+        let earliest = from.saturating_sub(self.horizon_us);
         if self.sole_holder {
-            return by_jumps;
+            return 0;
         }
         let granted_until = |instant: Instant| {
             let later = self.granted.partition_point(|(at, _)| *at <= instant);
@@ -79,7 +85,7 @@ impl<'a> Allowance<'a> {
         };
         let forgotten = self.history.forgotten.get(&self.counter).map(Vec::as_slice).unwrap_or_default();
         let forgotten = forgotten.iter().filter(|it| (earliest..=to).contains(&it.at));
-        by_jumps + forgotten.map(|it| granted_between(it.since, it.at)).sum::<u64>()
+        forgotten.map(|it| granted_between(it.since, it.at)).sum::<u64>()
     }
 
     /// Returns the hits that edits forgave between two times. An edit that makes a bucket smaller forgives what the

@@ -8,7 +8,7 @@ use super::violation::Violation;
 use crate::faults::FaultKind;
 use crate::history::{ClientCheck, History};
 use crate::ids::{Counter, Instant};
-use crate::scenario::{Plan, capacity, horizon_us, on_partition, quota};
+use crate::scenario::{Plan, capacity, horizon_us, is_escrow, on_partition, quota};
 use limiter::rules::{Algorithm, Consistency, Limit, OnPartition, Period};
 
 /// Windows end up to this much later than they must, because widths and weights are rounded up. In microseconds.
@@ -71,7 +71,8 @@ fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, 
         plan.versions(limit).all(|limit| match limit.algorithm {
             // If the rate of a bucket changed, the bucket counts charges that were made at another rate.
             Algorithm::TokenBucket => plan.edits.len() == 1,
-            _ => limit.consistency == Some(Consistency::Exact),
+            // Under escrow, another region may have the rights.
+            _ => limit.consistency == Some(Consistency::Exact) && !is_escrow(limit),
         })
     };
     let mut all: BTreeMap<Counter, Vec<PossibleCharge<'_>>> = BTreeMap::new();

@@ -54,6 +54,15 @@ pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
     sorted.collect()
 }
 
+/// True if the clock of a counter's primary was not set between two times, nor so shortly before that the counter's time
+/// stands still: after a clock was set back, until the clock is there again.
+pub fn is_clock_known(history: &History, counter: &Counter, from: Instant, to: Instant) -> bool {
+    let jumps = history.clock_jumps_of(counter);
+    let longest: u64 = jumps.iter().map(|jump| jump.to_us.abs_diff(jump.from_us)).sum();
+    let since = from.saturating_sub(longest);
+    !jumps.iter().any(|jump| (since..=to).contains(&jump.at))
+}
+
 /// Returns the reading of the clock of a counter's primary at an instant, in microseconds since the Unix epoch.
 pub fn clock(plan: &Plan, history: &History, counter: &Counter, at: Instant) -> u64 {
     let last = history.clock_jumps_of(counter).iter().rev().find(|jump| jump.at <= at);

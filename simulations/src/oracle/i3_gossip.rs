@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::allowance::Allowance;
 use super::hearing::Hearing;
-use super::hits::{AdmittedHits, Usage, clock};
+use super::hits::{AdmittedHits, Usage, clock, is_clock_known};
 use super::violation::Violation;
 use super::window_use::WindowUse;
 use crate::history::History;
@@ -108,15 +108,10 @@ impl<'a> Known<'a> {
         if used * 1000 < floor { 0 } else { used }
     }
 
-    /// True if no clock was set that may have changed the cell in which a hit of another region counts. After a clock was
-    /// set back, a counter's time stands still until the clock is there again.
+    /// True if no clock was set that may have changed the cell in which a hit of another region counts.
     fn are_cells_known(&self, other: &Other<'_>, hit: &AdmittedHits, last: &AdmittedHits) -> bool {
-        [self.counter, other.counter].iter().all(|counter| {
-            let jumps = self.history.clock_jumps_of(counter);
-            let longest: u64 = jumps.iter().map(|jump| jump.to_us.abs_diff(jump.from_us)).sum();
-            let since = hit.sent_at.saturating_sub(longest);
-            !jumps.iter().any(|jump| (since..=last.answered_at).contains(&jump.at))
-        })
+        let counters = [self.counter, other.counter];
+        counters.iter().all(|counter| is_clock_known(self.history, counter, hit.sent_at, last.answered_at))
     }
 
     /// True if the cell of the hit still counts in its own region when the region tells it.

@@ -10,6 +10,7 @@ mod hearing;
 mod hits;
 mod i10_bounded_memory;
 mod i1_region_limit;
+mod i2_escrow;
 mod i3_gossip;
 mod i3_partition;
 mod i3_total;
@@ -33,6 +34,7 @@ pub fn judge(plan: &Plan, history: &History) -> Vec<Violation> {
     let usages = usages(plan, history);
     let mut found = Vec::new();
     i1_region_limit::judge(plan, history, &usages, &mut found);
+    i2_escrow::judge(plan, history, &usages, &mut found);
     i3_gossip::judge(plan, history, &usages, &mut found);
     i3_total::judge(plan, history, &usages, &mut found);
     i3_partition::judge(plan, history, &usages, &mut found);

@@ -6,7 +6,7 @@ use super::usage_levels::{Level, allowed_level, levels};
 use crate::ids::{Counter, Instant, RegionIndex};
 use crate::oracle::{AdmittedHits, Usage, usages};
 use crate::run::Run;
-use crate::scenario::{Edit, describe, on_partition, quota};
+use crate::scenario::{Edit, describe, is_global, quota};
 use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Limit, Period};
 
@@ -35,9 +35,7 @@ pub fn highest(levels: &[Level]) -> u64 {
 /// Returns the counters with the most admitted checks. The counters of a limit that regions share are one.
 pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
     let plan = &run.plan;
-    let is_shared = |limit: usize| {
-        plan.regions.count() > 1 && plan.limits().get(limit).is_some_and(|limit| on_partition(limit).is_some())
-    };
+    let is_shared = |limit: usize| plan.regions.count() > 1 && plan.limits().get(limit).is_some_and(is_global);
     let mut groups: BTreeMap<(usize, Option<u32>, Option<RegionIndex>), Vec<Usage>> = BTreeMap::new();
     for usage in usages(plan, &run.history) {
         let Counter { region, limit, user } = usage.counter;

@@ -61,6 +61,7 @@ impl Region {
     }
 
     fn begin_split(&mut self, cx: &mut Context<'_>, primary: PrimaryIndex, since: Instant) {
+        let since = self.replicated_until(cx, primary, since);
         // The script has compiled before, so it compiles again.
         if self.primaries[primary.0].split(since).is_ok() {
             self.record_forgotten(cx, primary, since, |_| true);
@@ -150,7 +151,15 @@ impl Region {
         cx.is_faulty(self.index, replaces)
     }
 
+    /// Returns until when the replica that takes over has the writes. With several replicas, it need not be the one that
+    /// confirmed some.
+    fn replicated_until(&self, cx: &mut Context<'_>, primary: PrimaryIndex, since: Instant) -> Instant {
+        let is_another = cx.plan.has_escrow() && cx.rng.faults.chance(30);
+        if is_another { since } else { self.primaries[primary.0].replicated_until(since) }
+    }
+
     fn fail_over(&mut self, cx: &mut Context<'_>, primary: PrimaryIndex, since: Instant) {
+        let since = self.replicated_until(cx, primary, since);
         self.primaries[primary.0].fail_over(since);
         if since < cx.now {
             self.record_forgotten(cx, primary, since, |_| true);

@@ -1,7 +1,7 @@
 //! The driver of a core's shard: it passes events to the shard and carries out the effects that the shard returns.
 
 use super::Region;
-use crate::context::{Context, Event, Packet, Wake};
+use crate::context::{Context, Event, Packet, PacketKind, Wake};
 use crate::ids::{Boot, CheckIndex, CoreIndex};
 use limiter::{Effects, Event as ShardEvent, Outgoing, TICK};
 
@@ -26,6 +26,7 @@ impl Region {
     pub(super) fn carry_out(&mut self, cx: &mut Context<'_>, core: CoreIndex, effects: Effects<CheckIndex>) {
         let Effects { send, decided, flush, flush_in, news } = effects;
         self.note_reports(cx, core, news.reports);
+        self.want_rights(cx, core, news.wants);
         for (check, decision) in decided {
             self.cores[core.0].waiting.remove(&check);
             self.deliver_decision(cx, check, &decision);
@@ -45,10 +46,10 @@ impl Region {
         for Outgoing { lane, batch } in send {
             let primary = self.lanes[usize::from(lane.0)];
             let to_replaced = self.sends_to_replaced(core, primary);
-            let (core, import) = (id, None);
+            let (core, kind) = (id, PacketKind::Shard);
             self.send(
                 cx,
-                Packet { core, boot, lane, batch, primary, to_replaced, held: false, duplicate: false, import },
+                Packet { core, boot, lane, batch, primary, to_replaced, held: false, duplicate: false, kind },
             );
         }
     }

@@ -3,20 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Region;
-use crate::context::{Context, Event, Packet, RegionAck, RegionMessage};
+use super::rights::Answering;
+use crate::context::{Context, Event, PacketKind, RegionAck, RegionMessage};
 use crate::ids::{Boot, CoreIndex, Instant, NodeId, NodeIndex, RegionIndex};
 use crate::links;
 use crate::rng::Rng;
 use crate::scenario::{GossipSettings, Plan};
 use counter_script::Tags;
-use limiter::counter::{Batch, BatchOutcome, Counter, Grid, Item, ItemReply, SeenCells};
+use limiter::counter::{Batch, BatchOutcome, Counter, Given, Grid, Item, ItemReply, Take};
+use limiter::escrow::{Question, Requests};
 use limiter::gossip::{GossipConfig, Inbox, Outbox, Report, ranked};
 use limiter::{BatchId, Event as ShardEvent, HolderId, LaneId, MAX_ITEMS, NodeTime, RegionNumber, Regions, Reply};
 
 /// The most counters of which a node keeps what it has to tell.
 const MAX_TOLD_KEYS: usize = 10_000;
 /// A node that did not answer is avoided for so long, in microseconds.
-const AVOIDED_FOR_US: u64 = 2_000_000;
+pub const AVOIDED_FOR_US: u64 = 2_000_000;
 /// Names that are tried for the probe of each lane, times the lanes.
 const PROBE_NAMES: usize = 64;
 
@@ -24,16 +26,23 @@ const PROBE_NAMES: usize = 64;
 pub struct Gossiper {
     outbox: Outbox,
     inbox: Inbox,
+    pub(super) requests: Requests,
+    /// The questions for rights that have no answer yet, by number.
+    pub(super) asked: BTreeMap<u64, Question>,
+    pub(super) last_question: u64,
+    /// The questions of other regions that are being answered, by number.
+    pub(super) answering: BTreeMap<u64, Answering>,
+    pub(super) last_answer: u64,
     /// Nodes of other regions that did not answer, with the end of the time for which they are avoided.
-    avoided: BTreeMap<NodeId, Instant>,
+    pub(super) avoided: BTreeMap<NodeId, Instant>,
     /// The messages to other regions that are neither acknowledged nor overdue.
     unacknowledged: BTreeSet<(RegionIndex, u64)>,
     /// The messages whose counts are being written, by number.
     imports: BTreeMap<u64, Import>,
     last_import: u64,
     /// Names the node's imports to the store.
-    holder: HolderId,
-    last_batch: BatchId,
+    pub(super) holder: HolderId,
+    pub(super) last_batch: BatchId,
     /// When the node noticed that another region does not hear it, as its shards know it.
     partitioned_since: Option<NodeTime>,
 }
@@ -58,9 +67,16 @@ impl Gossiper {
             seeds: std::array::from_fn(|_| rng.any()),
         };
         let others = plan.regions.indices().filter(|other| *other != region);
+        let mut requests = Requests::new(MAX_TOLD_KEYS, config.seeds);
+        requests.set_regions(others.clone().map(number_of));
         Self {
             outbox: Outbox::new(config, others.map(number_of)),
             inbox: Inbox::new(),
+            requests,
+            asked: BTreeMap::new(),
+            last_question: 0,
+            answering: BTreeMap::new(),
+            last_answer: 0,
             avoided: BTreeMap::new(),
             unacknowledged: BTreeSet::new(),
             imports: BTreeMap::new(),
@@ -74,7 +90,7 @@ impl Gossiper {
 
 /// Returns the number by which counters name a region.
 pub fn number_of(region: RegionIndex) -> RegionNumber {
-    RegionNumber::of(&format!("region-{region}"))
+    RegionNumber::of(&region.name())
 }
 
 fn name_of(node: NodeId) -> String {
@@ -93,20 +109,23 @@ impl Region {
         let boot = self.boot_of(&cx.plan, node);
         cx.schedule_in(jitter, Event::GossipTick { node: id, boot });
         self.cores_of(&cx.plan, node).for_each(|core| self.tell_core_of_regions(cx, core));
+        if cx.plan.has_escrow() {
+            self.visit_lanes(cx, node);
+        }
     }
 
     /// Returns a node's gossip, unless the node is dead or was restarted since `boot`.
-    fn gossiper(&mut self, plan: &Plan, node: NodeIndex, boot: Boot) -> Option<&mut Gossiper> {
+    pub(super) fn gossiper(&mut self, plan: &Plan, node: NodeIndex, boot: Boot) -> Option<&mut Gossiper> {
         let first = first_core(plan, node);
         self.gossipers.get_mut(&node).filter(|_| self.cores[first.0].is_running(boot))
     }
 
-    fn boot_of(&self, plan: &Plan, node: NodeIndex) -> Boot {
+    pub(super) fn boot_of(&self, plan: &Plan, node: NodeIndex) -> Boot {
         self.cores[first_core(plan, node).0].boot
     }
 
     /// Returns the time of a node, which is that of its first core.
-    fn node_time(&self, cx: &Context<'_>, node: NodeIndex) -> NodeTime {
+    pub(super) fn node_time(&self, cx: &Context<'_>, node: NodeIndex) -> NodeTime {
         self.cores[first_core(&cx.plan, node).0].clock(cx.now)
     }
 
@@ -156,19 +175,11 @@ impl Region {
         let waiting = batches.iter().map(|(_, batch)| (batch.id, keys(batch))).collect();
         gossiper.imports.insert(import, Import { message, waiting, failed: Vec::new(), stored: 0 });
         cx.trace_in(self.index, |_| format!("node {node} imports message {number} of region {}", from.region));
-        let first = first_core(&cx.plan, node);
-        for (lane, batch) in batches {
-            let primary = self.lanes[usize::from(lane.0)];
-            let to_replaced = self.sends_to_replaced(first, primary);
-            let (core, import) = (self.id_of(first), Some(import));
-            let packet =
-                Packet { core, boot, lane, batch, primary, to_replaced, held: false, duplicate: false, import };
-            self.send(cx, packet);
-        }
+        self.send_batches(cx, node, batches, PacketKind::Import(import));
     }
 
     /// Returns the items of each batch.
-    fn by_lane(&self, items: Vec<Item>) -> Vec<(LaneId, Vec<Item>)> {
+    pub(super) fn by_lane(&self, items: Vec<Item>) -> Vec<(LaneId, Vec<Item>)> {
         let mut lanes: BTreeMap<LaneId, Vec<Item>> = BTreeMap::new();
         for item in items {
             lanes.entry(self.lane_of(&item.key)).or_default().push(item);
@@ -179,15 +190,25 @@ impl Region {
         batches.collect()
     }
 
-    /// Handles the reply to a batch of an import, or that there is none in time.
-    pub fn receive_import_reply(
+    /// Handles the reply to a batch of a node, or that there is none in time.
+    pub fn receive_node_reply(
         &mut self,
         cx: &mut Context<'_>,
         core: CoreIndex,
         boot: Boot,
-        import: u64,
+        kind: PacketKind,
         reply: Reply,
     ) {
+        match kind {
+            PacketKind::Import(import) => self.receive_import_reply(cx, core, boot, import, reply),
+            PacketKind::Give(answer) => self.receive_give_reply(cx, core, boot, answer, reply),
+            // What the store does not take now comes with the next answer.
+            PacketKind::Take | PacketKind::Shard => {}
+        }
+    }
+
+    /// Handles the reply to a batch of an import, or that there is none in time.
+    fn receive_import_reply(&mut self, cx: &mut Context<'_>, core: CoreIndex, boot: Boot, import: u64, reply: Reply) {
         let node = self.cores[core.0].node;
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
         let Some(it) = gossiper.imports.get_mut(&import) else { return };
@@ -286,19 +307,19 @@ impl Region {
         let Some(part) = cx.plan.edits.get(self.cores[core.0].edit).map(|edit| edit.part_of(self.index)) else {
             return;
         };
-        let regions = Regions { part, floor_thousandths, partitioned_since, rights: None };
+        let regions = Regions { part, floor_thousandths, partitioned_since, rights: self.rights_plan(cx, core) };
         if cx.bugs.notices_partitions(self.id_of(core)) || partitioned_since.is_none() {
             self.handle(cx, core, ShardEvent::Regions(Some(regions)));
         }
     }
 }
 
-const fn first_core(plan: &Plan, node: NodeIndex) -> CoreIndex {
+pub const fn first_core(plan: &Plan, node: NodeIndex) -> CoreIndex {
     CoreIndex(node.0 * plan.cores)
 }
 
 /// Returns the node of another region to which a node sends: the first that is not avoided, else the first.
-fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, is_reachable: impl Fn(&NodeId) -> bool) -> NodeId {
+pub fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, is_reachable: impl Fn(&NodeId) -> bool) -> NodeId {
     let nodes: Vec<NodeId> = (0..plan.nodes).map(|node| NodeId { region, node: NodeIndex(node) }).collect();
     let names: Vec<String> = nodes.iter().map(|node| name_of(*node)).collect();
     let ranked = ranked(&name_of(from), names.iter().map(String::as_str));
@@ -309,7 +330,8 @@ fn receiver(plan: &Plan, from: NodeId, region: RegionIndex, is_reachable: impl F
 
 /// Returns an item for each lane that changes nothing. Its reply tells whether the lane's primary was replaced.
 pub fn probes(tags: &Tags, lanes: u16) -> Vec<Item> {
-    let counter = Counter::Import { grid: Grid::Fixed { width_ms: 1000 }, cells: SeenCells::Empty };
+    let take = Take { from: RegionNumber::OWN, cell_ms: 0, given: Given::default(), asked_ms: 0 };
+    let counter = Counter::Take { grid: Grid::Fixed { width_ms: 1000 }, take };
     let mut probes: BTreeMap<LaneId, Item> = BTreeMap::new();
     for number in 0..PROBE_NAMES * usize::from(lanes) {
         let key: Box<[u8]> = format!("probe {number}").into_bytes().into();

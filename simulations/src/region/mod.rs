@@ -11,6 +11,7 @@ mod flusher;
 mod gossip;
 mod network;
 mod replacement;
+mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
 

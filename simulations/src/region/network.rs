@@ -1,7 +1,7 @@
 //! The network between cores and primaries: delays, losses, duplicates, and servers that do not reply.
 
 use super::Region;
-use crate::context::{Context, Event, Packet};
+use crate::context::{Context, Event, Packet, PacketKind};
 use crate::faults::FaultKind;
 use crate::history::{Forgotten, Grant};
 use crate::ids::{Boot, CoreIndex, NodeIndex, PrimaryIndex};
@@ -95,6 +95,10 @@ impl Region {
         };
         let node = self.cores[core.core.0].node;
         if !duplicate && !self.draw_loss(cx, node, primary) {
+            if matches!(packet.kind, PacketKind::Give(_)) {
+                self.await_replica(cx, packet, result);
+                return;
+            }
             let delay = self.delay(cx, primary);
             cx.schedule_in(delay, packet.reply_arrives(result));
         }
@@ -146,10 +150,10 @@ impl Region {
 
     /// Handles the end of the time for a reply. If the reply has not come, the outcome of the batch is unknown.
     pub fn expire_packet(&mut self, cx: &mut Context<'_>, packet: Packet) {
-        let Packet { core: id, boot, lane, primary, import, .. } = packet;
+        let Packet { core: id, boot, lane, primary, kind, .. } = packet;
         let core = id.core;
-        if let Some(import) = import {
-            self.receive_import_reply(cx, core, boot, import, packet.reply(Err(StoreError::Unknown)));
+        if kind != PacketKind::Shard {
+            self.receive_node_reply(cx, core, boot, kind, packet.reply(Err(StoreError::Unknown)));
             return;
         }
         let core_state = &self.cores[core.0];

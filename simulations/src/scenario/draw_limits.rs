@@ -118,6 +118,30 @@ pub fn draw_shared_limit(rng: &mut Rng, limits: &mut Vec<Limit>) {
     limits.insert(0, limit);
 }
 
+/// Draws the limits under `strategy: escrow`: those with short windows. Their windows do not overlap.
+pub fn draw_escrow(rng: &mut Rng, scenario: Scenario, limits: &mut Vec<Limit>) {
+    let is_short = |limit: &Limit| limit.name.starts_with(LimitSet::Short.name());
+    if scenario == Scenario::Demand {
+        limits.retain(|limit| !is_short(limit));
+        let ms = rng.pick(8_000, &[16_000]);
+        let hits = rng.pick(30, &[100, 300]);
+        let limit = draw_limit(rng, LimitSet::Short.name(), Algorithm::FixedWindow, hits, Some(ms));
+        limits.insert(0, limit);
+    }
+    for limit in limits.iter_mut().filter(|limit| is_short(limit)) {
+        let ms = rng.pick(1000, &[2000]);
+        if scenario == Scenario::Escrow {
+            limit.period = Period::Window { ms };
+        }
+        (limit.algorithm, limit.cells, limit.burst) = (Algorithm::FixedWindow, None, None);
+        limit.consistency.get_or_insert(Consistency::Exact);
+        limit.scope = Scope::Global(GlobalStrategy::Escrow);
+        if limit.on_store_failure == OnStoreFailure::Allow {
+            limit.on_store_failure = OnStoreFailure::Local;
+        }
+    }
+}
+
 /// Draws anew what a region does during a partition, if regions share the limit.
 pub fn edit_scope(rng: &mut Rng, limit: &mut Limit) {
     use OnPartition::{Deny, Open, Share};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::draw_limits::{draw_limits, draw_scopes, draw_shared_limit, edit_limit, edit_scope};
+use super::draw_limits::{draw_escrow, draw_limits, draw_scopes, draw_shared_limit, edit_limit, edit_scope};
 use super::gossip::{GossipSettings, draw_weights};
 use super::kind::Scenario;
 use super::limit_math::quota;
@@ -45,13 +45,14 @@ impl Plan {
         let mut rng = Rng::new(seed, Stream::Plan);
         // A partition is noticed only after a while.
         let longer = if scenario == Scenario::Partition { 2 } else { 1 };
+        let longer = if scenario == Scenario::Escrow { 2 } else { longer };
         let heals_at = longer * rng.between(1500, 4000) * MS;
         let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
         let flush_storm = crowded && rng.chance(20);
         let shape = Shape { scenario, heals_at, crowded, flush_storm };
         let (regions, gossip, weights) = draw_regions(&shape, seed);
         let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
-        if scenario.has_regions() && scenario != Scenario::Rates {
+        if scenario.has_regions() && !matches!(scenario, Scenario::Rates | Scenario::Demand) {
             draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &mut edits)?;
         }
         let deadline_us = rng.pick(100, &[50]) * MS;
@@ -104,7 +105,11 @@ fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings, Vec<u32>)
     let mut rng = Rng::new(seed, Stream::Regions);
     let has_regions = shape.scenario.has_regions();
     let count = if has_regions { rng.pick(3, &[2]) } else { 1 };
-    let regions = if has_regions { Regions::draw(&mut rng, count, shape.is(Scenario::Rates)) } else { Regions::one() };
+    let regions = if has_regions {
+        Regions::draw(&mut rng, count, matches!(shape.scenario, Scenario::Rates | Scenario::Demand))
+    } else {
+        Regions::one()
+    };
     let mut gossip = GossipSettings::draw(&mut rng);
     if shape.is(Scenario::Rates) {
         // Staleness is stated for messages that have room for all changes.
@@ -134,6 +139,9 @@ fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Resul
     let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
     if shape.scenario.has_regions() {
         draw_scopes(&mut Rng::new(seed, Stream::Scopes), &mut limits);
+        if shape.scenario.has_escrow() {
+            draw_escrow(&mut Rng::new(seed, Stream::Scopes), shape.scenario, &mut limits);
+        }
         if shape.is(Scenario::Rates) {
             draw_shared_limit(&mut Rng::new(seed, Stream::Scopes), &mut limits);
         }
@@ -170,7 +178,8 @@ fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) ->
             }
         }
         limits.iter_mut().for_each(|limit| edit_scope(rng, limit));
-        if rng.chance(50) {
+        // Under escrow, all nodes of all regions must have the same weights.
+        if !shape.scenario.has_escrow() && rng.chance(50) {
             weights = draw_weights(rng, weights.len());
         }
         edits.push(Edit { at, book: compile(&limits, Revision(revision))?, limits, weights, delays_us });
@@ -196,7 +205,7 @@ fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
         let kind = draw(rng, size);
         let begin = rng.between(50, heals_at / MS - 400) * MS;
         let longest = match shape.scenario {
-            Scenario::Partition => 4000 * MS,
+            Scenario::Partition | Scenario::Escrow => 4000 * MS,
             _ if crowded => 300 * MS,
             _ => 1500 * MS,
         };

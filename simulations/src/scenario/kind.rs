@@ -26,10 +26,12 @@ pub enum Scenario {
     Regions,
     Rebuilt,
     Rates,
+    Escrow,
+    Demand,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -51,6 +53,8 @@ impl Scenario {
         Self::Regions,
         Self::Rebuilt,
         Self::Rates,
+        Self::Escrow,
+        Self::Demand,
     ];
 
     /// The name on the command line.
@@ -77,6 +81,8 @@ impl Scenario {
             Self::Regions => "regions",
             Self::Rebuilt => "rebuilt",
             Self::Rates => "rates",
+            Self::Escrow => "escrow",
+            Self::Demand => "demand",
         }
     }
 
@@ -106,6 +112,8 @@ impl Scenario {
             Self::Rebuilt => {
                 "several regions, whose replicas take over without the last writes, or which lose all their data"
             }
+            Self::Escrow => "regions move rights, while links are cut, servers forget and clocks leap",
+            Self::Demand => "regions move rights, and the demand is even, skewed or moves from region to region",
             Self::Rates => "a user sends checks at a random rate in each region",
             Self::Regions => "several regions with the faults of all scenarios, cut links, and whole regions that die",
         }
@@ -113,13 +121,18 @@ impl Scenario {
 
     /// True if there are several regions.
     pub const fn has_regions(self) -> bool {
-        matches!(self, Self::Hop | Self::Partition | Self::Regions | Self::Rebuilt | Self::Rates)
+        matches!(self, Self::Hop | Self::Partition | Self::Regions | Self::Rebuilt | Self::Rates) || self.has_escrow()
+    }
+
+    /// True if some limits are under `strategy: escrow`.
+    pub const fn has_escrow(self) -> bool {
+        matches!(self, Self::Escrow | Self::Demand)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
     pub fn faults(self) -> &'static [DrawFault] {
         match self {
-            Self::Calm | Self::Edits | Self::Memory | Self::Hop | Self::Rates => &[],
+            Self::Calm | Self::Edits | Self::Memory | Self::Hop | Self::Rates | Self::Demand => &[],
             Self::Partition => &[draw::cut_regions, draw::cut_regions, draw::cut_regions_one_way, draw::lossy_link],
             Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
             Self::Stall => &[draw::stall, draw::stall, draw::slow],
@@ -152,6 +165,26 @@ impl Scenario {
                 draw::lane_move,
                 draw::suspend,
                 draw::replacement,
+            ],
+            Self::Escrow => &[
+                draw::failover,
+                draw::failover,
+                draw::split,
+                draw::down_with_loss,
+                draw::replacement,
+                draw::flush,
+                draw::region_dies,
+                draw::region_is_rebuilt,
+                draw::crash,
+                draw::stall,
+                draw::loss,
+                draw::repeat,
+                draw::clock_jump,
+                draw::cut_regions,
+                draw::cut_regions,
+                draw::cut_regions_one_way,
+                draw::lossy_link,
+                draw::lossy_link,
             ],
             Self::Rebuilt => &[
                 draw::failover,

@@ -54,6 +54,16 @@ pub const fn on_partition(limit: &Limit) -> Option<OnPartition> {
     }
 }
 
+/// True if all regions count a limit together.
+pub const fn is_global(limit: &Limit) -> bool {
+    matches!(limit.scope, Scope::Global(_))
+}
+
+/// True if regions spend rights of a limit.
+pub const fn is_escrow(limit: &Limit) -> bool {
+    matches!(limit.scope, Scope::Global(GlobalStrategy::Escrow))
+}
+
 /// Describes a limit in one line.
 pub fn describe(limit: &Limit) -> String {
     let hits = if let Quota::Hits(hits) = limit.limit { hits.to_string() } else { "unlimited".to_owned() };

@@ -11,7 +11,9 @@ mod regions;
 
 pub use gossip::GossipSettings;
 pub use kind::Scenario;
-pub use limit_math::{UNENDING_MS, capacity, describe, horizon_us, on_partition, quota, stated_limit};
+pub use limit_math::{
+    UNENDING_MS, capacity, describe, horizon_us, is_escrow, is_global, on_partition, quota, stated_limit,
+};
 pub use limit_set::LimitSet;
 pub use plan::{DOMAIN, DRAIN_PROBE_USERS, DRAINED_USERS, Edit, MAX_WAITING, Plan, STORE_EPOCH_US, Traffic};
 pub use regions::Regions;

@@ -1,5 +1,6 @@
 //! A simulation before it runs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::regions::Regions;
 use crate::faults::{Fault, FaultKind};
 use crate::ids::{Counter, Instant, RegionIndex};
 use limiter::counter::Part;
+use limiter::escrow::RightsPlan;
 use limiter::rules::{Limit, RuleBook};
 
 /// The domain of every check.
@@ -128,6 +130,11 @@ impl Plan {
         self.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default()
     }
 
+    /// True if some limits are under `strategy: escrow`.
+    pub const fn has_escrow(&self) -> bool {
+        self.scenario.has_escrow()
+    }
+
     /// Returns the limits of the last edit.
     pub fn final_limits(&self) -> &[Limit] {
         self.edits.last().map(|edit| edit.limits.as_slice()).unwrap_or_default()
@@ -181,6 +188,17 @@ impl Plan {
     /// clock is behind reaches its window later.
     pub fn clock_spread_us(&self) -> u64 {
         if self.regions.count() < 2 { 0 } else { self.regions.clock_spread_us() + self.clock_jumps_us() }
+    }
+
+    /// Returns the rights of a limit of `hits` with which a region begins a window, at the last weights.
+    pub fn begins_with(&self, region: RegionIndex, hits: u64) -> u64 {
+        let Some(edit) = self.edits.last() else { return 0 };
+        let weights: BTreeMap<String, u64> = self
+            .regions
+            .indices()
+            .map(|of| (of.name(), u64::from(edit.weights.get(of.0).copied().unwrap_or(0))))
+            .collect();
+        RightsPlan::new(&region.name(), &weights).map_or(0, |plan| plan.escrow(hits).part)
     }
 
     /// Returns the longest time from the sending of a message to the arrival of its acknowledgement without faults, in

@@ -36,6 +36,8 @@ pub struct Primary {
     pub clock_us: i64,
     /// The writes that the replica may not have yet.
     journal: VecDeque<Write>,
+    /// A replica has confirmed that it has the writes until this time.
+    confirmed: Instant,
     lag_us: u64,
     script: String,
     /// The replication id. Each server that takes over has the next one.
@@ -55,6 +57,7 @@ impl Primary {
             health: Health::Up,
             clock_us,
             journal,
+            confirmed: 0,
             lag_us,
             script,
             replication_id,
@@ -83,6 +86,21 @@ impl Primary {
             self.journal.pop_front();
         }
         reply
+    }
+
+    /// Returns what tells this primary from those that take over from it.
+    pub const fn term(&self) -> u32 {
+        self.replication_id
+    }
+
+    /// Notes that a replica has the writes until `at`.
+    pub fn confirm(&mut self, at: Instant) {
+        self.confirmed = self.confirmed.max(at);
+    }
+
+    /// Returns until when the replica has the writes that has those until `since` and those that were confirmed.
+    pub fn replicated_until(&self, since: Instant) -> Instant {
+        since.max(self.confirmed)
     }
 
     /// Lets a replica take over that has the writes until `since`.

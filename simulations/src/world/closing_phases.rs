@@ -3,7 +3,7 @@
 use super::World;
 use crate::history::RefillProbes;
 use crate::ids::{CoreId, RegionIndex};
-use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us};
+use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us, is_escrow};
 use limiter::rules::{Limit, Period};
 
 /// More checks than any user's window that does not end allows.
@@ -79,8 +79,14 @@ impl World<'_> {
     /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region.
     pub fn refill(&mut self) {
         let plan = &self.cx.plan;
-        let short = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at));
-        let hits = short.map(capacity).min().unwrap_or(0);
+        let short: Vec<&Limit> = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at)).collect();
+        let hits = short.iter().copied().map(capacity).min().unwrap_or(0);
+        // A region begins a window with its part of the rights. Which ones it gets besides depends on the others.
+        let parts: Vec<u64> = plan
+            .regions
+            .indices()
+            .map(|region| if short.iter().copied().any(is_escrow) { plan.begins_with(region, hits) } else { hits })
+            .collect();
         let all = plan.edits.iter().flat_map(|edit| &edit.limits);
         let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });
         let horizon = ending.map(horizon_us).max().unwrap_or(0) + plan.clock_spread_us();
@@ -91,6 +97,7 @@ impl World<'_> {
             self.run_until(self.cx.now + horizon);
             let core = self.draw_core(region);
             let start = self.cx.history.checks.len();
+            let hits = parts.get(region.0).copied().unwrap_or(hits);
             for _ in 0..hits {
                 self.probe(core, LimitSet::Short, user);
             }

@@ -88,8 +88,16 @@ impl<'b> World<'b> {
             Event::ReplyArrives { core, boot, reply } => {
                 regions[core.region.0].receive_reply(cx, core.core, boot, reply);
             }
-            Event::ImportReplyArrives { core, boot, import, reply } => {
-                regions[core.region.0].receive_import_reply(cx, core.core, boot, import, reply);
+            Event::NodeReplyArrives { core, boot, kind, reply } => {
+                regions[core.region.0].receive_node_reply(cx, core.core, boot, kind, reply);
+            }
+            Event::ReplicaConfirms { packet, result, ran_at, term, is_confirmed } => {
+                regions[packet.core.region.0].confirm_replica(cx, packet, result, (ran_at, term), is_confirmed);
+            }
+            Event::QuestionArrives(question) => regions[question.to.region.0].receive_question(cx, question),
+            Event::AnswerArrives(answer) => regions[answer.to.region.0].receive_answer(cx, answer),
+            Event::AnswerOverdue { node, boot, receiver, number } => {
+                regions[node.region.0].expire_question(cx, node.node, boot, receiver, number);
             }
             Event::GossipTick { node, boot } => regions[node.region.0].gossip_tick(cx, node.node, boot),
             Event::MessageArrives(message) => regions[message.to.region.0].receive_message(cx, message),
@@ -117,20 +125,25 @@ impl<'b> World<'b> {
             Event::FlusherRuns { core, .. }
             | Event::Probe { core, .. }
             | Event::ReplyArrives { core, .. }
-            | Event::ImportReplyArrives { core, .. }
+            | Event::NodeReplyArrives { core, .. }
             | Event::RulesArrive { core, .. } => *core,
             Event::ReplyOverdue(packet) => packet.core,
             // All cores of a node stop together.
             Event::ReplacementDetected { region, node, .. } | Event::ReplacementFollowed { region, node, .. } => {
                 self.first_core(NodeId { region: *region, node: *node })
             }
-            Event::GossipTick { node, .. } | Event::AckOverdue { node, .. } => self.first_core(*node),
+            Event::GossipTick { node, .. } | Event::AckOverdue { node, .. } | Event::AnswerOverdue { node, .. } => {
+                self.first_core(*node)
+            }
+            Event::QuestionArrives(question) => self.first_core(question.to),
+            Event::AnswerArrives(answer) => self.first_core(answer.to),
             Event::MessageArrives(message) => self.first_core(message.to),
             Event::AckArrives(ack) => self.first_core(ack.to),
             Event::NextClient
             | Event::NextCheckOf(_)
             | Event::ClientHops(_)
             | Event::PacketArrives(_)
+            | Event::ReplicaConfirms { .. }
             | Event::FaultBegins(_)
             | Event::FaultEnds(_) => return None,
         };
