@@ -1,7 +1,7 @@
 //! The interface through which a test plants a bug, to show that an oracle finds it.
 
 use super::history::{ClientCheck, Decided};
-use super::ids::{CoreId, NodeIndex, RegionIndex};
+use super::ids::{CoreId, NodeIndex};
 use limiter::counter::{Batch, BatchReply};
 use limiter::{Revision, ShardConfig};
 
@@ -72,13 +72,8 @@ pub trait BugInjector {
     /// Changes the answer to a question for rights.
     fn alter_rights_answer(&mut self, _answer: &mut RightsAnswer) {}
 
-    /// Returns true if a region waits until a replica has what it gave, before it tells the other region.
-    fn waits_for_replicas(&mut self, _region: RegionIndex) -> bool {
-        true
-    }
-
-    /// Returns true if an answer is given although no replica has confirmed what was given in time.
-    fn trusts_unconfirmed(&mut self) -> bool {
+    /// Returns true if regions take new weights without the step in which they take the smaller part.
+    fn edits_weights_at_once(&mut self) -> bool {
         false
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::bug_injector::NoBugs;
 use super::history::ClientCheck;
-use super::oracle::{Violation, WindowTotal};
+use super::oracle::{DemandMet, Violation, WindowTotal};
 use super::run::{Run, run};
-use super::scenario::{Plan, Scenario};
+use super::scenario::{Plan, Scenario, Spread};
 use limiter::invariant::{self, Invariant};
 
 /// The seeds to run.
@@ -57,6 +57,8 @@ pub struct Summary {
     /// By scenario, for scenarios with such windows.
     pub overshoots: BTreeMap<&'static str, Vec<Overshoot>>,
     pub by_scenario: BTreeMap<&'static str, Sums>,
+    /// What became of the demand for limits under escrow, by its spread: one for each seed.
+    pub demands: BTreeMap<Spread, Vec<DemandMet>>,
     /// By seed, in ascending order.
     pub broken: Vec<BrokenSeed>,
 }
@@ -137,6 +139,9 @@ impl Overshoot {
 impl Summary {
     fn add(&mut self, run: Run) {
         let overshoot = Overshoot::of(&run);
+        if let (Some(demand), Some(met)) = (&run.plan.demand, run.demand_met()) {
+            self.demands.entry(demand.spread).or_default().push(met);
+        }
         let Run { plan, history, violations, .. } = run;
         if let Some(overshoot) = overshoot {
             self.overshoots.entry(plan.scenario.name()).or_default().push(overshoot);

@@ -89,6 +89,13 @@ pub struct Grant {
     pub boot: Boot,
 }
 
+/// The rights that a region had left of a counter under escrow after its primary ran an item.
+#[derive(Clone, Copy, Debug)]
+pub struct RightsLeft {
+    pub at: Instant,
+    pub rights: u64,
+}
+
 /// A primary forgot, at an instant, what it had granted of a counter after another instant.
 #[derive(Clone, Copy, Debug)]
 pub struct Forgotten {
@@ -129,6 +136,8 @@ pub struct RegionCount {
 pub struct History {
     pub checks: Vec<ClientCheck>,
     pub granted: BTreeMap<Counter, Vec<Grant>>,
+    /// Of counters under escrow.
+    pub rights_left: BTreeMap<Counter, Vec<RightsLeft>>,
     pub forgotten: BTreeMap<Counter, Vec<Forgotten>>,
     pub clock_jumps: BTreeMap<PrimaryId, Vec<ClockJump>>,
     /// The primary that last granted tokens of each counter.

@@ -4,7 +4,7 @@
 use super::bug_injector::BugInjector;
 use super::history::History;
 use super::ids::RegionIndex;
-use super::oracle::{self, Violation, WindowTotal};
+use super::oracle::{self, DemandMet, Violation, WindowTotal};
 use super::scenario::Plan;
 use super::world::World;
 
@@ -48,6 +48,11 @@ impl Run {
             counts.into_iter().for_each(|(sum, counts)| *sum += u64::from(counts));
         }
         sums
+    }
+
+    /// Returns what became of the demand for a limit under escrow.
+    pub fn demand_met(&self) -> Option<DemandMet> {
+        oracle::demand_met(&self.plan, &self.history)
     }
 
     /// Returns what all regions admitted in each window that I3 bounds for all of them together.

@@ -19,11 +19,13 @@ mod i5_no_token_twice;
 mod i6_revision;
 mod i7_convergence;
 mod liveness;
+mod rights;
 mod violation;
 mod window_use;
 
 pub use hits::{AdmittedHits, Usage, usages};
 pub use i3_total::{WindowTotal, window_totals};
+pub use rights::{DemandMet, demand_met};
 pub use violation::{PROMISES, Violation};
 
 use super::history::History;
@@ -46,6 +48,7 @@ pub fn judge(plan: &Plan, history: &History) -> Vec<Violation> {
     deadline::judge(plan, history, &mut found);
     debts::judge(plan, history, &mut found);
     liveness::judge(history, &mut found);
+    rights::judge(plan, history, &mut found);
     denials::judge(plan, history, &mut found);
     found
 }

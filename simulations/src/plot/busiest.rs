@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::usage_levels::{Level, allowed_level, levels};
+use crate::history::RightsLeft;
 use crate::ids::{Counter, Instant, RegionIndex};
 use crate::oracle::{AdmittedHits, Usage, usages};
 use crate::run::Run;
-use crate::scenario::{Edit, describe, is_global, quota};
+use crate::scenario::{Edit, describe, is_escrow, is_global, quota};
 use limiter::counter::MAX_LOGGED_LIMIT;
 use limiter::rules::{Limit, Period};
 
@@ -23,6 +24,8 @@ pub struct BusyCounter<'a> {
     pub levels: Vec<Level>,
     /// The levels of each region, if regions share the counter.
     pub by_region: Vec<(RegionIndex, Vec<Level>)>,
+    /// The rights that each region had left, under escrow.
+    pub rights: Vec<(RegionIndex, Vec<Level>)>,
     /// When each region was asked while another one did not hear it, if regions share the counter.
     pub partitioned: Vec<(RegionIndex, Vec<Instant>)>,
 }
@@ -65,9 +68,18 @@ fn busy_counter<'a>(run: &'a Run, usages: &[Usage], is_shared: impl Fn(usize) ->
         limit,
         allowed: run.plan.edits.iter().filter_map(version).collect(),
         levels: levels(&all),
+        rights: rights(run, counter).into_iter().filter(|_| is_escrow(limit)).collect(),
         partitioned: partitioned.filter(|(_, at)| !at.is_empty()).collect(),
         by_region,
     })
+}
+
+/// Returns the rights of each region, as its store said when it was asked.
+fn rights(run: &Run, counter: Counter) -> Vec<(RegionIndex, Vec<Level>)> {
+    let of = |region| run.history.rights_left.get(&Counter { region, ..counter });
+    let level = |left: &RightsLeft| Level { at: left.at, hits: left.rights, degraded: 0 };
+    let regions = run.plan.regions.indices();
+    regions.filter_map(|region| Some((region, of(region)?.iter().map(level).collect()))).collect()
 }
 
 /// Returns when a limit was decided in a region as its `on_partition` says.

@@ -63,6 +63,10 @@ fn counter_chart(run: &Run, counter: &BusyCounter<'_>) -> Chart {
         let shape = Shape::Line { parts: vec![steps(levels, |level| level.hits, end)], width: 1.5, dashed: false };
         marks.push(Mark { name: format!("those of region {region}"), colour, shape });
     }
+    for ((region, levels), colour) in counter.rights.iter().zip(REGION_COLOURS) {
+        let shape = Shape::Line { parts: vec![steps(levels, |level| level.hits, end)], width: 1.5, dashed: true };
+        marks.push(Mark { name: format!("rights that region {region} had left"), colour, shape });
+    }
     let limit = Shape::Line { parts: vec![limit_line(counter, end)], width: 2.0, dashed: false };
     let name = match counter.limit.algorithm {
         Algorithm::TokenBucket => "the limit: the burst, and what one window refills",

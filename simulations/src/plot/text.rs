@@ -84,6 +84,9 @@ fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
         let _ = writeln!(out, "{:<9}|{}|", format!("region {region}"), bars(&columns.highest(levels), full));
     }
     let _ = writeln!(out, "{:<9}|{used}|", if counter.by_region.is_empty() { "used" } else { "together" });
+    for (region, levels) in &counter.rights {
+        let _ = writeln!(out, "{:<9}|{}|", format!("rights {region}"), bars(&columns.highest(levels), full));
+    }
     for (region, at) in &counter.partitioned {
         let columns: BTreeSet<usize> = at.iter().map(|at| columns.at(*at)).collect();
         let line: String = (0..WIDTH).map(|column| if columns.contains(&column) { '~' } else { ' ' }).collect();
@@ -95,6 +98,9 @@ fn draw_counter(counter: &BusyCounter<'_>, columns: &Columns) -> String {
         let regions = counter.by_region.iter().map(|(region, levels)| format!("region {region} {}", highest(levels)));
         let regions = regions.collect::<Vec<_>>().join(", ");
         legend.push(format!("most hits at once: {regions}, together {}", highest(&counter.levels)));
+    }
+    if !counter.rights.is_empty() {
+        legend.push("rights: those that a region had left when its store was asked".to_owned());
     }
     if !counter.partitioned.is_empty() {
         legend.push("~ a region does not hear this one, so it decides as on_partition says".to_owned());

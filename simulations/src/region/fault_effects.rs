@@ -5,6 +5,7 @@ use crate::context::{Context, Event, FaultState};
 use crate::faults::{Fault, FaultKind};
 use crate::history::{ClockJump, Forgotten};
 use crate::ids::{CoreIndex, Instant, NodeIndex, PrimaryIndex};
+use crate::scenario::Scenario;
 use crate::store::Health;
 use limiter::LaneId;
 
@@ -154,7 +155,8 @@ impl Region {
     /// Returns until when the replica that takes over has the writes. With several replicas, it need not be the one that
     /// confirmed some.
     fn replicated_until(&self, cx: &mut Context<'_>, primary: PrimaryIndex, since: Instant) -> Instant {
-        let is_another = cx.plan.has_escrow() && cx.rng.faults.chance(30);
+        let is_another =
+            cx.plan.has_escrow() && cx.rng.faults.chance(if cx.plan.scenario == Scenario::Handover { 80 } else { 30 });
         if is_another { since } else { self.primaries[primary.0].replicated_until(since) }
     }
 

@@ -3,7 +3,7 @@
 use super::Region;
 use crate::context::{Context, Event, Packet, PacketKind};
 use crate::faults::FaultKind;
-use crate::history::{Forgotten, Grant};
+use crate::history::{Forgotten, Grant, RightsLeft};
 use crate::ids::{Boot, CoreIndex, NodeIndex, PrimaryIndex};
 use crate::store::Health;
 use limiter::counter::{BatchOutcome, BatchReply, ItemReply, StoreError};
@@ -118,6 +118,10 @@ impl Region {
                 let granted = item.asks.iter().zip(&grant.granted);
                 let hits = granted.map(|(ask, granted)| ask.hits * u64::from(granted.count));
                 let tokens = hits.sum::<u64>() + u64::from(grant.lease);
+                if matches!(item.counter, limiter::counter::Counter::Window { escrow: Some(_), .. }) {
+                    let left = RightsLeft { at: now, rights: grant.available };
+                    cx.history.rights_left.entry(*counter).or_default().push(left);
+                }
                 let grant = Grant { at: now, tokens, core: packet.core, boot: packet.boot };
                 cx.history.granted.entry(*counter).or_default().push(grant);
                 cx.history.primary.insert(*counter, self.primary_id(primary));

@@ -7,6 +7,7 @@ use super::gossip::{AVOIDED_FOR_US, first_core, number_of, receiver};
 use crate::context::{Context, Event, Packet, PacketKind, RightsAnswer, RightsQuestion};
 use crate::ids::{Boot, CoreIndex, NodeId, NodeIndex};
 use crate::links;
+use crate::scenario::Edit;
 use crate::store::Health;
 use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Given, Item, ItemReply, StoreError, Take};
 use limiter::escrow::{Question, RightsPlan, Want};
@@ -127,11 +128,6 @@ impl Region {
         let takes = cx.rng.network.between(0, cx.plan.lag_us.min(cx.plan.deadline_us / 4));
         let is_confirmed = !cx.rng.network.chance(UNCONFIRMED_PERCENT);
         let (ran_at, term) = (cx.now, self.primaries[packet.primary.0].term());
-        if !cx.bugs.waits_for_replicas(self.index) {
-            let delay = self.delay(cx, packet.primary);
-            cx.schedule_in(delay, packet.reply_arrives(result));
-            return;
-        }
         cx.schedule_in(takes, Event::ReplicaConfirms { packet, result, ran_at, term, is_confirmed });
     }
 
@@ -145,7 +141,6 @@ impl Region {
         is_confirmed: bool,
     ) {
         let primary = &mut self.primaries[packet.primary.0];
-        let is_confirmed = is_confirmed || cx.bugs.trusts_unconfirmed();
         // A server that was replaced has no replica any more.
         if primary.health != Health::Up || primary.term() != term || packet.to_replaced || !is_confirmed {
             result = Err(StoreError::Unknown);
@@ -250,10 +245,11 @@ impl Region {
     }
 
     /// Returns how the rights are split, as a core knows it.
-    pub(super) fn rights_plan(&self, cx: &Context<'_>, core: CoreIndex) -> Option<RightsPlan> {
+    pub(super) fn rights_plan(&self, cx: &mut Context<'_>, core: CoreIndex) -> Option<RightsPlan> {
         let edit = cx.plan.edits.get(self.cores.get(core.0)?.edit)?;
-        let weights = cx.plan.regions.indices().zip(&edit.weights);
-        let weights = weights.map(|(region, weight)| (region.name(), u64::from(*weight)));
-        RightsPlan::new(&self.index.name(), &weights.collect())
+        if cx.bugs.edits_weights_at_once() {
+            return Edit { next_weights: None, ..edit.clone() }.rights_plan(self.index);
+        }
+        edit.rights_plan(self.index)
     }
 }

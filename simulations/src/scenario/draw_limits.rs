@@ -121,9 +121,9 @@ pub fn draw_shared_limit(rng: &mut Rng, limits: &mut Vec<Limit>) {
 /// Draws the limits under `strategy: escrow`: those with short windows. Their windows do not overlap.
 pub fn draw_escrow(rng: &mut Rng, scenario: Scenario, limits: &mut Vec<Limit>) {
     let is_short = |limit: &Limit| limit.name.starts_with(LimitSet::Short.name());
-    if scenario == Scenario::Demand {
+    if matches!(scenario, Scenario::Demand | Scenario::Handover) {
         limits.retain(|limit| !is_short(limit));
-        let ms = rng.pick(8_000, &[16_000]);
+        let ms = rng.pick(4000, &[if scenario == Scenario::Demand { 8000 } else { 2000 }]);
         let hits = rng.pick(30, &[100, 300]);
         let limit = draw_limit(rng, LimitSet::Short.name(), Algorithm::FixedWindow, hits, Some(ms));
         limits.insert(0, limit);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::demand::Demand;
 use super::draw_limits::{draw_escrow, draw_limits, draw_scopes, draw_shared_limit, edit_limit, edit_scope};
 use super::gossip::{GossipSettings, draw_weights};
 use super::kind::Scenario;
@@ -17,8 +18,10 @@ use limiter::Revision;
 use limiter::rules::{Domain, Limit, Period, Problem, RuleBook, Rules};
 
 const MS: u64 = 1000;
-/// The most checks a second in one region that has a rate of its own.
-const MAX_RATE: u64 = 1000;
+/// The longest window of a limit under escrow that edits may change, in milliseconds.
+const ESCROW_WINDOW_MS: u64 = 2000;
+/// The windows of [`Scenario::Demand`].
+const DEMAND_WINDOWS: u64 = 6;
 
 /// What is special about a simulation.
 struct Shape {
@@ -45,20 +48,23 @@ impl Plan {
         let mut rng = Rng::new(seed, Stream::Plan);
         // A partition is noticed only after a while.
         let longer = if scenario == Scenario::Partition { 2 } else { 1 };
-        let longer = if scenario == Scenario::Escrow { 2 } else { longer };
+        let longer = if matches!(scenario, Scenario::Escrow | Scenario::Handover) { 2 } else { longer };
         let heals_at = longer * rng.between(1500, 4000) * MS;
         let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
         let flush_storm = crowded && rng.chance(20);
         let shape = Shape { scenario, heals_at, crowded, flush_storm };
         let (regions, gossip, weights) = draw_regions(&shape, seed);
         let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
-        if scenario.has_regions() && !matches!(scenario, Scenario::Rates | Scenario::Demand) {
+        if scenario.has_regions() && !matches!(scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
             draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &mut edits)?;
         }
         let deadline_us = rng.pick(100, &[50]) * MS;
         let (mut nodes, mut cores) = (rng.pick(2, &[1, 2, 3, 4]), rng.pick(1, &[1, 2]));
         let (mut primaries, mut lanes) = (rng.pick(1, &[2, 3]), rng.pick(4, &[1, 2, 8]));
         let (buckets, memory) = (shape.is(Scenario::Buckets), shape.is(Scenario::Memory));
+        if shape.is(Scenario::Handover) {
+            (nodes, primaries, lanes) = (nodes.min(2), 1, 1);
+        }
         if buckets {
             (primaries, lanes) = (2, 8);
         }
@@ -69,10 +75,10 @@ impl Plan {
         let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
         let faults = draw_faults(&mut rng, &shape, &size);
         let traffic = draw_traffic(&mut rng, &shape);
-        let rates = if shape.is(Scenario::Rates) {
-            draw_rates(&mut rng, edits.first().and_then(|edit| edit.limits.first()), regions.count())
-        } else {
-            Vec::new()
+        let demand = draw_demand(&mut rng, scenario, &edits, regions.count());
+        let heals_at = match edits.first().and_then(|edit| edit.limits.first()).map(|limit| &limit.period) {
+            Some(Period::Window { ms }) if scenario == Scenario::Demand => DEMAND_WINDOWS * ms * MS,
+            _ => heals_at,
         };
         let (min_users, max_users) = user_range(&shape);
         Ok(Self {
@@ -90,10 +96,10 @@ impl Plan {
             deadline_us,
             min_holders: 3,
             delay_us: rng.pick(300, &[50, 3000, 10_000]).min(if buckets { 300 } else { deadline_us / 10 }),
-            lag_us: rng.pick(1, &[20, 300, 1000]) * MS,
+            lag_us: rng.pick(1, &[20, 300, 1000]).max(if shape.is(Scenario::Handover) { 300 } else { 0 }) * MS,
             edits,
             traffic,
-            rates,
+            demand,
             faults,
             heals_at,
         })
@@ -104,9 +110,19 @@ impl Plan {
 fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings, Vec<u32>) {
     let mut rng = Rng::new(seed, Stream::Regions);
     let has_regions = shape.scenario.has_regions();
-    let count = if has_regions { rng.pick(3, &[2]) } else { 1 };
+    let count = if shape.is(Scenario::Handover) {
+        3
+    } else if has_regions {
+        rng.pick(3, &[2])
+    } else {
+        1
+    };
     let regions = if has_regions {
-        Regions::draw(&mut rng, count, matches!(shape.scenario, Scenario::Rates | Scenario::Demand))
+        Regions::draw(
+            &mut rng,
+            count,
+            matches!(shape.scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover),
+        )
     } else {
         Regions::one()
     };
@@ -121,7 +137,7 @@ fn draw_regions(shape: &Shape, seed: u64) -> (Regions, GossipSettings, Vec<u32>)
 fn user_range(shape: &Shape) -> (u64, u64) {
     if shape.is(Scenario::Memory) {
         (20, 60)
-    } else if shape.flush_storm || shape.is(Scenario::Rates) {
+    } else if shape.flush_storm || matches!(shape.scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
         (1, 1)
     } else if shape.is(Scenario::Buckets) || shape.crowded || shape.is(Scenario::Suspended) {
         (1, 2)
@@ -133,8 +149,8 @@ fn user_range(shape: &Shape) -> (u64, u64) {
 fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Result<Vec<Edit>, Vec<Problem>> {
     let edit = |at, limits: &[Limit], revision| -> Result<Edit, Vec<Problem>> {
         let book = compile(limits, Revision(revision))?;
-        let (weights, delays_us) = (weights.to_vec(), vec![0; weights.len()]);
-        Ok(Edit { at, limits: limits.to_vec(), book, weights, delays_us })
+        let (weights, next_weights, delays_us) = (weights.to_vec(), None, vec![0; weights.len()]);
+        Ok(Edit { at, limits: limits.to_vec(), book, weights, next_weights, delays_us })
     };
     let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
     if shape.scenario.has_regions() {
@@ -169,8 +185,11 @@ fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) ->
         let Some(last) = edits.last() else { return Ok(()) };
         let (mut limits, mut weights, revision) = (last.limits.clone(), last.weights.clone(), last.book.revision.0 + 1);
         at += rng.between(100, shape.heals_at / MS / 4) * MS;
+        if at >= shape.heals_at {
+            break;
+        }
         let longest = rng.pick(50, &[400, 1500]) * MS;
-        let longest = longest.min(shape.heals_at - at);
+        let longest = longest.min(shape.heals_at.saturating_sub(at));
         let delays_us: Vec<u64> = weights.iter().map(|_| rng.between(0, longest)).collect();
         for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
             if rng.chance(70) {
@@ -178,11 +197,29 @@ fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) ->
             }
         }
         limits.iter_mut().for_each(|limit| edit_scope(rng, limit));
-        // Under escrow, all nodes of all regions must have the same weights.
-        if !shape.scenario.has_escrow() && rng.chance(50) {
-            weights = draw_weights(rng, weights.len());
+        let edits_weights = rng.chance(50);
+        let book = compile(&limits, Revision(revision))?;
+        if !shape.scenario.has_escrow() {
+            if edits_weights {
+                weights = draw_weights(rng, weights.len());
+            }
+            edits.push(Edit { at, book, limits, weights, next_weights: None, delays_us });
+            continue;
         }
-        edits.push(Edit { at, book: compile(&limits, Revision(revision))?, limits, weights, delays_us });
+        // Under escrow, weights change in two steps. Windows that begin before the first one are over at the second.
+        let second_at = at + longest + 50 * MS + ESCROW_WINDOW_MS * MS;
+        let next_weights =
+            (edits_weights && second_at + longest < shape.heals_at).then(|| draw_weights(rng, weights.len()));
+        let first = Edit { at, book, limits, weights, next_weights, delays_us };
+        let second = first.next_weights.clone().map(|weights| -> Result<Edit, Vec<Problem>> {
+            let book = compile(&first.limits, Revision(revision + 1))?;
+            Ok(Edit { at: second_at, book, weights, next_weights: None, ..first.clone() })
+        });
+        edits.push(first);
+        if let Some(second) = second {
+            at = second_at;
+            edits.push(second?);
+        }
     }
     Ok(())
 }
@@ -194,6 +231,7 @@ fn compile(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Pr
 
 fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
     let Shape { heals_at, crowded, flush_storm, .. } = *shape;
+    let crowded = crowded || shape.is(Scenario::Handover);
     let mut faults = Vec::new();
     let [first, others @ ..] = shape.scenario.faults() else { return faults };
     let count =
@@ -232,7 +270,7 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
         hop: 0,
         roam: 0,
     };
-    if shape.is(Scenario::Rates) {
+    if matches!(shape.scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
         traffic = Traffic { hang_up: 0, impatient: 0, retry: 0, sticky: false, ..traffic };
     }
     if shape.is(Scenario::Buckets) {
@@ -256,20 +294,21 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
             ..traffic
         };
     }
-    if shape.is(Scenario::Rates) {
+    if matches!(shape.scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
         traffic.hop = 0;
     }
     traffic
 }
 
-/// Draws how many checks a second are sent in each region: from a fifth of the limit to four times the limit.
-fn draw_rates(rng: &mut Rng, limit: Option<&Limit>, regions: usize) -> Vec<u32> {
-    let (Some(limit), Some(Period::Window { ms })) = (limit, limit.map(|limit| &limit.period)) else {
-        return Vec::new();
-    };
-    let draw = |_| {
-        let percent = rng.pick(20, &[50, 100, 200, 400]) * rng.between(70, 100) / 100;
-        u32::try_from((quota(limit) * 10 * percent / ms).clamp(1, MAX_RATE)).unwrap_or(1)
-    };
-    (0..regions).map(draw).collect()
+/// Draws the demand in each region, if the scenario has one.
+fn draw_demand(rng: &mut Rng, scenario: Scenario, edits: &[Edit], regions: usize) -> Option<Demand> {
+    let limit = edits.first()?.limits.first()?;
+    let Period::Window { ms } = limit.period else { return None };
+    let limit = (quota(limit), ms);
+    match scenario {
+        Scenario::Rates => Some(Demand::draw_random(rng, limit, regions)),
+        Scenario::Handover => Some(Demand::draw_hungry(rng, limit, regions)),
+        Scenario::Demand => Some(Demand::draw_legitimate(rng, limit, regions, DEMAND_WINDOWS / 2)),
+        _ => None,
+    }
 }

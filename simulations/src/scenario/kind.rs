@@ -28,10 +28,11 @@ pub enum Scenario {
     Rates,
     Escrow,
     Demand,
+    Handover,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -55,6 +56,7 @@ impl Scenario {
         Self::Rates,
         Self::Escrow,
         Self::Demand,
+        Self::Handover,
     ];
 
     /// The name on the command line.
@@ -83,6 +85,7 @@ impl Scenario {
             Self::Rates => "rates",
             Self::Escrow => "escrow",
             Self::Demand => "demand",
+            Self::Handover => "handover",
         }
     }
 
@@ -113,6 +116,7 @@ impl Scenario {
                 "several regions, whose replicas take over without the last writes, or which lose all their data"
             }
             Self::Escrow => "regions move rights, while links are cut, servers forget and clocks leap",
+            Self::Handover => "regions move many rights, while replicas without the last ones take over",
             Self::Demand => "regions move rights, and the demand is even, skewed or moves from region to region",
             Self::Rates => "a user sends checks at a random rate in each region",
             Self::Regions => "several regions with the faults of all scenarios, cut links, and whole regions that die",
@@ -126,7 +130,7 @@ impl Scenario {
 
     /// True if some limits are under `strategy: escrow`.
     pub const fn has_escrow(self) -> bool {
-        matches!(self, Self::Escrow | Self::Demand)
+        matches!(self, Self::Escrow | Self::Demand | Self::Handover)
     }
 
     /// The faults from which a seed chooses at random. A fault that is listed twice is chosen more often.
@@ -166,6 +170,9 @@ impl Scenario {
                 draw::suspend,
                 draw::replacement,
             ],
+            Self::Handover => {
+                &[draw::failover, draw::failover, draw::down_with_loss, draw::flush, draw::region_is_rebuilt]
+            }
             Self::Escrow => &[
                 draw::failover,
                 draw::failover,

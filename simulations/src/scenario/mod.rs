@@ -1,5 +1,6 @@
 //! Draws the plan of a simulation from a scenario and a seed: the regions, their rules, its traffic and its faults.
 
+mod demand;
 mod draw_limits;
 mod draw_plan;
 mod gossip;
@@ -9,6 +10,7 @@ mod limit_set;
 mod plan;
 mod regions;
 
+pub use demand::{Demand, Spread};
 pub use gossip::GossipSettings;
 pub use kind::Scenario;
 pub use limit_math::{

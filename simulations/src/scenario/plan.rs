@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::demand::Demand;
 use super::gossip::GossipSettings;
 use super::kind::Scenario;
 use super::limit_math::describe;
@@ -12,7 +13,7 @@ use super::regions::Regions;
 use crate::faults::{Fault, FaultKind};
 use crate::ids::{Counter, Instant, RegionIndex};
 use limiter::counter::Part;
-use limiter::escrow::RightsPlan;
+use limiter::escrow::{RightsPlan, Weight};
 use limiter::rules::{Limit, RuleBook};
 
 /// The domain of every check.
@@ -39,6 +40,9 @@ pub struct Edit {
     pub book: Arc<RuleBook>,
     /// By region.
     pub weights: Vec<u32>,
+    /// By region: the weights after the next edit, if that changes them. Under escrow, regions take the smaller parts until
+    /// then.
+    pub next_weights: Option<Vec<u32>>,
     /// By region: how much later the edit reaches it, in microseconds.
     pub delays_us: Vec<u64>,
 }
@@ -47,6 +51,16 @@ impl Edit {
     /// Returns when the edit reaches a region.
     pub fn reaches_at(&self, region: RegionIndex) -> Instant {
         self.at + self.delays_us.get(region.0).copied().unwrap_or(0)
+    }
+
+    /// Returns how rights are split, as a region knows it.
+    pub fn rights_plan(&self, region: RegionIndex) -> Option<RightsPlan> {
+        let next = self.next_weights.as_ref().unwrap_or(&self.weights);
+        let weight = |(now, next): (&u32, &u32)| Weight { now: u64::from(*now), next: u64::from(*next) };
+        let weights = self.weights.iter().zip(next).enumerate();
+        let weights: BTreeMap<String, Weight> =
+            weights.map(|(region, of)| (RegionIndex(region).name(), weight(of))).collect();
+        RightsPlan::new(&region.name(), &weights)
     }
 
     /// Returns the weighted part of a region.
@@ -107,8 +121,8 @@ pub struct Plan {
     /// The rules. The first edit is in force from the beginning.
     pub edits: Vec<Edit>,
     pub traffic: Traffic,
-    /// By region: the checks that one user sends in a second. Empty if all checks come from one stream of clients.
-    pub rates: Vec<u32>,
+    /// The checks that one user sends in each region. `None` if all checks come from one stream of clients.
+    pub demand: Option<Demand>,
     pub faults: Vec<Fault>,
     /// All faults have ended at this time.
     pub heals_at: Instant,
@@ -192,13 +206,8 @@ impl Plan {
 
     /// Returns the rights of a limit of `hits` with which a region begins a window, at the last weights.
     pub fn begins_with(&self, region: RegionIndex, hits: u64) -> u64 {
-        let Some(edit) = self.edits.last() else { return 0 };
-        let weights: BTreeMap<String, u64> = self
-            .regions
-            .indices()
-            .map(|of| (of.name(), u64::from(edit.weights.get(of.0).copied().unwrap_or(0))))
-            .collect();
-        RightsPlan::new(&region.name(), &weights).map_or(0, |plan| plan.escrow(hits).part)
+        let plan = self.edits.last().and_then(|edit| edit.rights_plan(region));
+        plan.map_or(0, |plan| plan.escrow(hits).part)
     }
 
     /// Returns the longest time from the sending of a message to the arrival of its acknowledgement without faults, in
@@ -277,15 +286,18 @@ impl fmt::Display for Plan {
         if self.regions.count() > 1 {
             writeln!(f, "           {hop} % go to another region when denied, {roam} % ask any region")?;
         }
-        if !self.rates.is_empty() {
-            let rates: Vec<String> = self.rates.iter().map(u32::to_string).collect();
-            writeln!(f, "           {} checks a second in regions 0, 1, ...", rates.join(", "))?;
+        if let Some(demand) = &self.demand {
+            writeln!(f, "{demand}")?;
         }
         for edit in &self.edits {
             write!(f, "  rules    at {} ms, revision {}", edit.at / MS, edit.book.revision)?;
             if self.regions.count() > 1 {
                 let weights: Vec<String> = edit.weights.iter().map(u32::to_string).collect();
                 write!(f, ", weights {}", weights.join(":"))?;
+                if let Some(next) = &edit.next_weights {
+                    let next: Vec<String> = next.iter().map(u32::to_string).collect();
+                    write!(f, " and next {}", next.join(":"))?;
+                }
                 for region in self.regions.indices().filter(|region| edit.reaches_at(*region) > edit.at) {
                     write!(f, ", in region {region} at {} ms", edit.reaches_at(region) / MS)?;
                 }

@@ -10,7 +10,6 @@ use crate::scenario::{LimitSet, Traffic};
 const MAX_BURST: u64 = 60;
 /// The checks of a burst are sent within this time, in microseconds.
 const BURST_US: u64 = 3000;
-const SECOND_US: u64 = 1_000_000;
 /// While a probe waits for its answer, the world runs in steps of this length, in microseconds.
 const PROBE_STEP_US: u64 = 100;
 
@@ -44,11 +43,11 @@ impl World<'_> {
     /// Sends a check of the user in a region, and schedules the next one.
     pub(super) fn next_check_of(&mut self, region: RegionIndex) {
         let cx = &mut self.cx;
-        let rate = cx.plan.rates.get(region.0).copied().unwrap_or(0);
-        if cx.now >= cx.plan.heals_at || cx.is_check_limit_reached() || rate == 0 {
+        let Some(gap_us) = cx.plan.demand.as_ref().and_then(|demand| demand.gap_us(region, cx.now)) else { return };
+        if cx.now >= cx.plan.heals_at || cx.is_check_limit_reached() {
             return;
         }
-        let pause = cx.rng.traffic.between(1, 2 * SECOND_US / u64::from(rate));
+        let pause = cx.rng.traffic.between(1, 2 * gap_us);
         cx.schedule_in(pause, Event::NextCheckOf(region));
         if let Some(core) = self.core_in(region, 0) {
             let boot = self.regions[core.region.0].cores[core.core.0].boot;

@@ -81,11 +81,15 @@ impl World<'_> {
         let plan = &self.cx.plan;
         let short: Vec<&Limit> = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at)).collect();
         let hits = short.iter().copied().map(capacity).min().unwrap_or(0);
-        // A region begins a window with its part of the rights. Which ones it gets besides depends on the others.
+        // Under escrow, a region may have given most of the rights away with which it began the window.
         let parts: Vec<u64> = plan
             .regions
             .indices()
-            .map(|region| if short.iter().copied().any(is_escrow) { plan.begins_with(region, hits) } else { hits })
+            .map(
+                |region| {
+                    if short.iter().copied().any(is_escrow) { plan.begins_with(region, hits).min(1) } else { hits }
+                },
+            )
             .collect();
         let all = plan.edits.iter().flat_map(|edit| &edit.limits);
         let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });

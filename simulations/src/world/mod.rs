@@ -38,7 +38,7 @@ impl<'b> World<'b> {
         for region in &mut regions {
             region.start(&mut cx);
         }
-        if cx.plan.rates.is_empty() {
+        if cx.plan.demand.is_none() {
             cx.schedule_at(0, Event::NextClient);
         } else {
             cx.plan.regions.indices().for_each(|region| cx.schedule_at(0, Event::NextCheckOf(region)));

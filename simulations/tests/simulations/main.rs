@@ -35,8 +35,10 @@ fn every_promise_is_kept_in_every_scenario() {
             sums.allowed > 0 && sums.allowed < sums.checks,
             "{scenario:?}: some checks must be allowed and some denied: {sums:?}"
         );
-        let has_no_faults =
-            matches!(scenario, Scenario::Calm | Scenario::Edits | Scenario::Memory | Scenario::Hop | Scenario::Rates);
+        let has_no_faults = matches!(
+            scenario,
+            Scenario::Calm | Scenario::Edits | Scenario::Memory | Scenario::Hop | Scenario::Rates | Scenario::Demand
+        );
         assert_eq!(sums.faults == 0, has_no_faults, "{scenario:?}: {sums:?}");
         let has_outages = matches!(
             scenario,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::{Output, output};
 use simulations::campaign::{Overshoot, Summary};
+use simulations::oracle::DemandMet;
 
 /// The largest number of seeds that the report shows.
 const MAX_SHOWN: usize = 20;
@@ -36,7 +37,9 @@ pub fn print(summary: &Summary, output: Output) {
             .iter()
             .map(|(name, overshoots)| ((*name).to_owned(), Overshoots::new(overshoots).json()))
             .collect();
-        outln!("{}", json!({ "scenarios": sums, "broken": broken, "overshoot": overshoot }));
+        let demand: serde_json::Map<_, _> =
+            summary.demands.iter().map(|(spread, met)| (spread.name().to_owned(), Demand::new(met).json())).collect();
+        outln!("{}", json!({ "scenarios": sums, "broken": broken, "overshoot": overshoot, "demand": demand }));
         return;
     }
     let mut table = output::table(&["scenario", "seeds", "faults", "checks", "allowed", "without the store", "broken"]);
@@ -51,6 +54,23 @@ pub fn print(summary: &Summary, output: Output) {
     for (name, overshoots) in &summary.overshoots {
         outln!("{name}: what all regions together admitted in a window, of {} runs", overshoots.len());
         outln!("{}", Overshoots::new(overshoots).table());
+    }
+    if !summary.demands.is_empty() {
+        outln!("what became of the demand for limits under escrow");
+        let heads = [
+            "demand",
+            "runs",
+            "legitimate checks",
+            "denied while others held rights",
+            "rights followed after, p50",
+            "p99",
+            "most",
+        ];
+        let mut table = output::table(&heads);
+        for (spread, met) in &summary.demands {
+            table.add_row(Demand::new(met).row(spread.name()));
+        }
+        outln!("{table}");
     }
     for broken in summary.broken.iter().take(MAX_SHOWN) {
         if let Some(violation) = broken.violations.first() {
@@ -109,6 +129,52 @@ impl Overshoots {
             "runs": self.runs, "admitted_by_limit": of(self.ratios.map(Value::from)),
             "overshoot_by_limit": of(self.above.map(Value::from)),
             "admitted_above_bound": of(self.excess.map(Value::from)),
+        })
+    }
+}
+
+/// What became of the demand for limits under escrow, over many runs.
+struct Demand {
+    runs: usize,
+    legitimate: u64,
+    denied: u64,
+    /// After the demand moved: the round trips until the last denial while other regions held rights. Empty if it does
+    /// not move.
+    followed: Vec<f64>,
+}
+
+impl Demand {
+    #[expect(clippy::cast_precision_loss, reason = "times of a simulation")]
+    fn new(met: &[DemandMet]) -> Self {
+        let followed =
+            met.iter().filter_map(|met| Some(met.followed_after_us? as f64 / met.round_trip_us.max(1) as f64));
+        let mut followed: Vec<f64> = followed.collect();
+        followed.sort_by(f64::total_cmp);
+        let (legitimate, denied) = (met.iter().map(|met| met.legitimate).sum(), met.iter().map(|met| met.denied).sum());
+        Self { runs: met.len(), legitimate, denied, followed }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "checks of a simulation")]
+    fn denied_share(&self) -> f64 {
+        self.denied as f64 / self.legitimate.max(1) as f64
+    }
+
+    fn row(&self, name: &str) -> Vec<Cell> {
+        let followed = match self.followed.is_empty() {
+            true => ["", "", ""].map(str::to_owned),
+            false => quantiles(&self.followed).map(|round_trips| format!("{round_trips:.1} round trips")),
+        };
+        let denied = format!("{} ({:.2} %)", self.denied, self.denied_share() * 100.0);
+        let cells = [name.to_owned(), self.runs.to_string(), self.legitimate.to_string(), denied];
+        cells.into_iter().chain(followed).map(Cell::new).collect()
+    }
+
+    fn json(&self) -> Value {
+        let [p50, p99, most] = quantiles(&self.followed);
+        let followed = (!self.followed.is_empty()).then(|| json!({ "p50": p50, "p99": p99, "most": most }));
+        json!({
+            "runs": self.runs, "legitimate": self.legitimate, "denied": self.denied, "denied_share": self.denied_share(),
+            "followed_after_round_trips": followed,
         })
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::output;
-use simulations::plot::{self, BusyCounter, highest};
+use simulations::plot::{self, BusyCounter, Level, highest};
 use simulations::run::Run;
 
 /// Returns the run as text.
@@ -71,8 +71,11 @@ fn counter(counter: &BusyCounter<'_>) -> Value {
         .iter()
         .map(|(region, levels)| json!({ "region": region.0, "most_hits_at_once": highest(levels) }))
         .collect();
+    let levels = |levels: &[Level]| levels.iter().map(|level| json!([level.at, level.hits])).collect::<Vec<_>>();
+    let rights: Vec<_> =
+        counter.rights.iter().map(|(region, of)| json!({ "region": region.0, "left_at_us": levels(of) })).collect();
     json!({
         "counter": counter.title, "limit": limit, "most_hits_at_once": highest(&counter.levels),
-        "by_region": by_region,
+        "by_region": by_region, "rights": rights,
     })
 }

@@ -1,0 +1,117 @@
+//! Bugs of escrow: at least two for each condition under which rights are safe (docs/guarantees.md).
+
+use super::patch;
+use simulations::bug_injector::{BugInjector, RightsAnswer, RightsQuestion};
+use simulations::scenario::Scenario;
+
+/// The bugs of escrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// Rights that a region gave away stay its own, too.
+    GiftsAreNotDebited,
+    /// Rights that a region got count twice.
+    CountsGiftsTwice,
+    /// A new primary spends before other regions have said what they got.
+    SpendsUnconfirmed,
+    /// A new primary does not notice that it is new.
+    NoticesNoReplacement,
+    /// A primary that lost its data takes itself for an old one.
+    DatesLanesBack,
+    /// A primary that lost its data takes it for older than it is, by a few seconds.
+    DatesLostDataBack,
+    /// Rights that a region gets count in its current window, not in the window that they are of.
+    TakesIntoTheCurrentCell,
+    /// Rights that a region gives leave its current window, not the window that they are of.
+    GivesFromTheCurrentCell,
+    /// Each region rounds its part of a limit up.
+    RoundsPartsUp,
+    /// Each region begins a window with all rights.
+    IgnoresWeights,
+    /// Regions take new weights without the step in which each takes the smaller part.
+    EditsWeightsAtOnce,
+    /// A region asks no other one for rights.
+    NeverAsks,
+    /// A region gives nothing.
+    NeverGives,
+}
+
+/// Each bug, the promise that it breaks, and the scenario that shows it.
+pub const PLANTED: [(Bug, &str, Scenario); 13] = [
+    (Bug::GiftsAreNotDebited, "I2", Scenario::Escrow),
+    (Bug::CountsGiftsTwice, "I2", Scenario::Escrow),
+    (Bug::SpendsUnconfirmed, "I2", Scenario::Handover),
+    (Bug::NoticesNoReplacement, "I2", Scenario::Handover),
+    (Bug::DatesLanesBack, "I2", Scenario::Handover),
+    (Bug::DatesLostDataBack, "I2", Scenario::Handover),
+    (Bug::TakesIntoTheCurrentCell, "I2", Scenario::Escrow),
+    (Bug::GivesFromTheCurrentCell, "I2", Scenario::Escrow),
+    (Bug::RoundsPartsUp, "I2", Scenario::Escrow),
+    (Bug::IgnoresWeights, "I2", Scenario::Escrow),
+    (Bug::EditsWeightsAtOnce, "I2", Scenario::Escrow),
+    (Bug::NeverAsks, "rights", Scenario::Demand),
+    (Bug::NeverGives, "rights", Scenario::Demand),
+];
+
+/// Plants one bug.
+pub struct Planted {
+    bug: Bug,
+}
+
+impl Planted {
+    pub const fn new(bug: Bug) -> Self {
+        Self { bug }
+    }
+}
+
+impl BugInjector for Planted {
+    fn script(&mut self, text: String) -> String {
+        let change = match self.bug {
+            Bug::GiftsAreNotDebited => {
+                ("if entry.region == 0 then gone = gone + entry.charged else", "if entry.region ~= 0 then")
+            }
+            Bug::CountsGiftsTwice => ("else has = has + entry.charged end", "else has = has + 2 * entry.charged end"),
+            Bug::SpendsUnconfirmed => ("if start_ms <= epoch.since_ms then", "if false then"),
+            Bug::NoticesNoReplacement => ("if mark ~= replication_mark then", "if false then"),
+            Bug::DatesLanesBack => (
+                "lane = { mark = replication_mark, since_ms = now_ms, lost_ms = now_ms, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = 0, lost_ms = 0, latest_ms = now_ms }",
+            ),
+            Bug::DatesLostDataBack => (
+                "lane = { mark = replication_mark, since_ms = now_ms, lost_ms = now_ms, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = now_ms - 5000, lost_ms = now_ms - 5000, latest_ms = now_ms }",
+            ),
+            Bug::TakesIntoTheCurrentCell => (
+                "from, cell_ms, epoch_ms, total, known, answered, asked_ms = unpack('>I2I6I6I7I7BI6', batch, position)\n  local cell = transfer_cell(window, span, cell_ms)",
+                "from, cell_ms, epoch_ms, total, known, answered, asked_ms = unpack('>I2I6I6I7I7BI6', batch, position)\n  local cell = transfer_cell(window, span, span.start_ms)",
+            ),
+            Bug::GivesFromTheCurrentCell => (
+                "local cell = transfer_cell(window, span, cell_ms)\n  local total, known, answered = 0, 0, 0",
+                "cell_ms = span.start_ms\n  local cell = transfer_cell(window, span, cell_ms)\n  local total, known, answered = 0, 0, 0",
+            ),
+            Bug::RoundsPartsUp => (
+                "return { part = part, others = others }, position",
+                "return { part = part + 1, others = others }, position",
+            ),
+            Bug::IgnoresWeights => (
+                "return { part = part, others = others }, position",
+                "return { part = part * (#others + 1), others = others }, position",
+            ),
+            _ => return text,
+        };
+        patch(text, &[change])
+    }
+
+    fn asks_for_rights(&mut self, _: &RightsQuestion) -> bool {
+        self.bug != Bug::NeverAsks
+    }
+
+    fn alter_rights_answer(&mut self, answer: &mut RightsAnswer) {
+        if self.bug == Bug::NeverGives {
+            answer.answers.clear();
+        }
+    }
+
+    fn edits_weights_at_once(&mut self) -> bool {
+        self.bug == Bug::EditsWeightsAtOnce
+    }
+}
