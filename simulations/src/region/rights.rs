@@ -188,7 +188,7 @@ impl Region {
         let items: Vec<Item> = answered.map(item).collect();
         cx.trace_in(self.index, |_| {
             let totals =
-                answers.iter().map(|given| given.map_or("nothing".to_owned(), |given| given.total.to_string()));
+                answers.iter().map(|given| given.map_or("nothing".to_owned(), |given| given.given.to_string()));
             let totals = totals.collect::<Vec<_>>().join(", ");
             format!("node {node} hears of region {}: it gave {totals}, question {number}", from.region)
         });

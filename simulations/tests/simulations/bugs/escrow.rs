@@ -73,20 +73,20 @@ impl BugInjector for Planted {
             Bug::SpendsUnconfirmed => ("if start_ms <= epoch.since_ms then", "if false then"),
             Bug::NoticesNoReplacement => ("if mark ~= replication_mark then", "if false then"),
             Bug::DatesLanesBack => (
-                "lane = { mark = replication_mark, since_ms = now_ms, lost_ms = now_ms, latest_ms = now_ms }",
-                "lane = { mark = replication_mark, since_ms = 0, lost_ms = 0, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = now_ms, data_since_ms = now_ms, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = 0, data_since_ms = 0, latest_ms = now_ms }",
             ),
             Bug::DatesLostDataBack => (
-                "lane = { mark = replication_mark, since_ms = now_ms, lost_ms = now_ms, latest_ms = now_ms }",
-                "lane = { mark = replication_mark, since_ms = now_ms - 5000, lost_ms = now_ms - 5000, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = now_ms, data_since_ms = now_ms, latest_ms = now_ms }",
+                "lane = { mark = replication_mark, since_ms = now_ms - 5000, data_since_ms = now_ms - 5000, latest_ms = now_ms }",
             ),
             Bug::TakesIntoTheCurrentCell => (
-                "from, cell_ms, epoch_ms, total, known, answered, asked_ms = unpack('>I2I6I6I7I7BI6', batch, position)\n  local cell = transfer_cell(window, span, cell_ms)",
-                "from, cell_ms, epoch_ms, total, known, answered, asked_ms = unpack('>I2I6I6I7I7BI6', batch, position)\n  local cell = transfer_cell(window, span, span.start_ms)",
+                "local cell = transfer_cell(window, span, cell_ms)\n  local gained = 0",
+                "local cell = transfer_cell(window, span, span.start_ms)\n  local gained = 0",
             ),
             Bug::GivesFromTheCurrentCell => (
-                "local cell = transfer_cell(window, span, cell_ms)\n  local total, known, answered = 0, 0, 0",
-                "cell_ms = span.start_ms\n  local cell = transfer_cell(window, span, cell_ms)\n  local total, known, answered = 0, 0, 0",
+                "local cell = transfer_cell(window, span, cell_ms)\n  local given, received, fenced = 0, 0, 0",
+                "cell_ms = span.start_ms\n  local cell = transfer_cell(window, span, cell_ms)\n  local given, received, fenced = 0, 0, 0",
             ),
             Bug::RoundsPartsUp => (
                 "return { part = part, others = others }, position",
