@@ -97,14 +97,15 @@ fn a_region_that_hears_both_sides_of_a_cut_takes_its_share_too() {
     wait_for("all regions to hear each other again", all_hear);
 }
 
-#[test]
-fn a_region_whose_store_forgot_is_told_everything_again() {
+/// A region's store forgets. The node of the region remembers what it saw until it ends.
+fn a_store_that_forgets_is_told_everything_again(replaced: bool) {
     let world = World::start(&Setup::new(rules(&[("api", gossip("open"))])));
     assert!(allowed(&world.check(0, "api", 60)));
     world.wait_for_remaining(1, "api", 40);
-    // Another server takes over, without the data. The node of the region remembers what it saw until it ends.
     let port = world.regions[1].redis.server.port;
-    assert_eq!(redis_cli(port, &["debug", "change-repl-id"]), "OK");
+    if replaced {
+        assert_eq!(redis_cli(port, &["debug", "change-repl-id"]), "OK");
+    }
     redis_cli(port, &["flushall"]);
     let told = || {
         let keys = redis_cli(port, &["--scan", "--pattern", "*"]);
@@ -112,6 +113,16 @@ fn a_region_whose_store_forgot_is_told_everything_again() {
     };
     wait_for("the count in the new store", || told().then_some(()));
     assert_eq!(world.spend(1, "api"), 40);
+}
+
+#[test]
+fn a_region_whose_primary_was_replaced_is_told_everything_again() {
+    a_store_that_forgets_is_told_everything_again(true);
+}
+
+#[test]
+fn a_region_whose_primary_was_flushed_is_told_everything_again() {
+    a_store_that_forgets_is_told_everything_again(false);
 }
 
 #[test]
