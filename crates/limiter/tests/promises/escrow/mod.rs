@@ -140,13 +140,26 @@ fn ask_strangely(world: &mut World, grid: Grid, cell_ms: u64) {
 fn the_window_that_another_region_names_takes_no_count_away() {
     let mut world = World::new();
     assert!(world.regions[1].spend(10).0);
-    world.regions[1].now_ms += 5;
-    for cell_ms in [0, NOW_MS + 4, NOW_MS + 5, NOW_MS + 6] {
+    world.regions[1].now_ms += 5000;
+    for cell_ms in [0, NOW_MS + 4999, NOW_MS + 5000, NOW_MS + 5001] {
         ask_strangely(&mut world, Grid::Fixed { width_ms: 1 }, cell_ms);
     }
     let bounds = [1, 2, NOW_MS, NOW_MS + WIDTH_MS];
     ask_strangely(&mut world, Grid::Calendar { bounds }, NOW_MS + WIDTH_MS);
     assert!(!world.regions[1].spend(1).0);
+}
+
+#[test]
+fn a_region_admits_no_more_than_the_limit_whatever_others_say_that_they_gave() {
+    let mut world = World::new();
+    let given = Given { epoch_ms: NOW_MS, given: 1 << 40, ..Given::default() };
+    world.regions[0].take(1, NOW_MS, given, 0);
+    world.regions[0].take(1, NOW_MS + 2 * WIDTH_MS, given, 0);
+    assert!(!world.regions[0].spend(LIMIT + 1).0);
+    assert!(world.regions[0].spend(LIMIT).0);
+    assert!(!world.regions[0].spend(1).0);
+    let Some(Record::Window(window)) = &world.regions[0].data.record else { panic!("expected a window") };
+    assert_eq!(window.cells.len(), 1, "the cell after the next is far away");
 }
 
 #[test]
