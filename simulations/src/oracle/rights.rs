@@ -21,8 +21,6 @@ pub struct DemandMet {
     pub legitimate: u64,
     /// Those of them that were denied.
     pub denied: u64,
-    /// After the demand has moved: the time until the last such denial in the region to which it moved, in microseconds.
-    pub followed_after_us: Option<u64>,
     /// The longest round trip between two regions, in microseconds.
     pub round_trip_us: u64,
     /// The longest time in which a region was denied again and again, in microseconds, and when that ended.
@@ -32,7 +30,7 @@ pub struct DemandMet {
 
 /// Returns what became of the demand. Returns `None` if the plan has no demand for a limit under escrow.
 pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
-    let demand = plan.demand.as_ref().filter(|_| plan.faults.is_empty())?;
+    plan.demand.as_ref().filter(|_| plan.faults.is_empty())?;
     let (index, limit) = plan.limits().iter().enumerate().find(|(_, limit)| is_escrow(limit))?;
     let Period::Window { ms } = limit.period else { return None };
     let window_us = ms * 1000;
@@ -78,12 +76,6 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
         if at - since > met.longest_us {
             (met.longest_us, met.longest_at) = (at - since, at);
         }
-        if at >= demand.moves_at && demand.moves_to() == Some(region) {
-            met.followed_after_us = Some(at - demand.moves_at);
-        }
-    }
-    if demand.moves_to().is_some() {
-        met.followed_after_us.get_or_insert(0);
     }
     Some(met)
 }

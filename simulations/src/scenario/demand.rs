@@ -86,12 +86,6 @@ impl Demand {
         let count = self.gaps_us.len().max(1);
         self.gaps_us.get((region.0 + count - moved) % count).copied()
     }
-
-    /// Returns the region that has most of the demand after it has moved.
-    pub fn moves_to(&self) -> Option<RegionIndex> {
-        let (first, _) = self.gaps_us.iter().enumerate().min_by_key(|(_, gap)| **gap)?;
-        (self.spread == Spread::Moving).then(|| RegionIndex((first + 1) % self.gaps_us.len()))
-    }
 }
 
 impl fmt::Display for Demand {

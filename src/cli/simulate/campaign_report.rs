@@ -62,7 +62,7 @@ pub fn print(summary: &Summary, output: Output) {
             "runs",
             "legitimate checks",
             "denied while others held rights",
-            "rights followed after, p50",
+            "longest denial in round trips: p50",
             "p99",
             "most",
         ];
@@ -138,20 +138,18 @@ struct Demand {
     runs: usize,
     legitimate: u64,
     denied: u64,
-    /// After the demand moved: the round trips until the last denial while other regions held rights. Empty if it does
-    /// not move.
-    followed: Vec<f64>,
+    /// The longest time in each run in which a region was denied again and again, in round trips.
+    longest: Vec<f64>,
 }
 
 impl Demand {
     #[expect(clippy::cast_precision_loss, reason = "times of a simulation")]
     fn new(met: &[DemandMet]) -> Self {
-        let followed =
-            met.iter().filter_map(|met| Some(met.followed_after_us? as f64 / met.round_trip_us.max(1) as f64));
-        let mut followed: Vec<f64> = followed.collect();
-        followed.sort_by(f64::total_cmp);
+        let longest = met.iter().map(|met| met.longest_us as f64 / met.round_trip_us.max(1) as f64);
+        let mut longest: Vec<f64> = longest.collect();
+        longest.sort_by(f64::total_cmp);
         let (legitimate, denied) = (met.iter().map(|met| met.legitimate).sum(), met.iter().map(|met| met.denied).sum());
-        Self { runs: met.len(), legitimate, denied, followed }
+        Self { runs: met.len(), legitimate, denied, longest }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "checks of a simulation")]
@@ -160,21 +158,17 @@ impl Demand {
     }
 
     fn row(&self, name: &str) -> Vec<Cell> {
-        let followed = match self.followed.is_empty() {
-            true => ["", "", ""].map(str::to_owned),
-            false => quantiles(&self.followed).map(|round_trips| format!("{round_trips:.1} round trips")),
-        };
         let denied = format!("{} ({:.2} %)", self.denied, self.denied_share() * 100.0);
         let cells = [name.to_owned(), self.runs.to_string(), self.legitimate.to_string(), denied];
-        cells.into_iter().chain(followed).map(Cell::new).collect()
+        let longest = quantiles(&self.longest).map(|round_trips| format!("{round_trips:.1}"));
+        cells.into_iter().chain(longest).map(Cell::new).collect()
     }
 
     fn json(&self) -> Value {
-        let [p50, p99, most] = quantiles(&self.followed);
-        let followed = (!self.followed.is_empty()).then(|| json!({ "p50": p50, "p99": p99, "most": most }));
+        let [p50, p99, most] = quantiles(&self.longest);
         json!({
             "runs": self.runs, "legitimate": self.legitimate, "denied": self.denied, "denied_share": self.denied_share(),
-            "followed_after_round_trips": followed,
+            "longest_denial_in_round_trips": json!({ "p50": p50, "p99": p99, "most": most }),
         })
     }
 }
