@@ -184,7 +184,7 @@ fn cut_and_heal(regions: &Regions, phase: &str, links: &[(&str, &str)], lasts: D
 }
 
 #[test]
-#[ignore = "runs 60 processes for ten minutes: scripts/test --deploy chaos --ignored"]
+#[ignore = "runs 60 processes for ten minutes: scripts/test --deploy regions_keep --ignored"]
 fn regions_keep_their_promises_through_cuts_a_rebuild_and_an_upgrade() {
     let Some(regions) = Regions::start() else { return };
     apply_rules(&regions);

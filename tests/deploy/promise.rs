@@ -161,3 +161,25 @@ fn nth_admitted_ms(admitted: &[&Answer], count: u64) -> Option<u64> {
     times.sort_unstable();
     times.get(usize::try_from(count).ok()?.checked_sub(1)?).copied()
 }
+
+#[test]
+fn more_than_a_promise_is_found() {
+    let judged = |promise, admitted: [u64; 3]| {
+        let limit = Limit { name: "l", limit: 60, window_s: 20, promise, consistency: "exact" };
+        let of = |(region, count): (usize, u64)| {
+            (0..count).map(move |n| Answer {
+                user: "l.u".into(),
+                region,
+                sent_ms: 25_000 + 10 * n,
+                answered_ms: 25_005 + 10 * n,
+                outcome: Outcome::Admitted,
+            })
+        };
+        let answers: Vec<Answer> = admitted.into_iter().enumerate().flat_map(of).collect();
+        let cut = Cut { begin_ms: 10_000, noticed_ms: 12_000, end_ms: 60_000 };
+        std::panic::catch_unwind(|| judge(&limit, "l.u", &answers, Some(cut))).is_ok()
+    };
+    assert!(judged(Promise::Share, [30, 15, 15]) && !judged(Promise::Share, [29, 16, 15]));
+    assert!(judged(Promise::Escrow, [0, 0, 60]) && !judged(Promise::Escrow, [30, 15, 16]));
+    assert!(judged(Promise::Deny, [0; 3]) && !judged(Promise::Deny, [0, 1, 0]));
+}
