@@ -18,8 +18,6 @@ pub enum Bug {
     IgnoresOtherRegions,
     /// A core does not learn that another region does not hear its node.
     IgnoresPartitions,
-    /// During a partition, a region takes its part again with every item, not once.
-    TakesItsShareAgain,
     /// During a partition, a region takes the whole for its part.
     IgnoresWeights,
     /// A node does not ask to be told everything again after its region's store forgot.
@@ -27,11 +25,10 @@ pub enum Bug {
 }
 
 /// Each bug, the promise that it breaks, and the scenario that shows it.
-pub const PLANTED: [(Bug, &str, Scenario); 8] = [
+pub const PLANTED: [(Bug, &str, Scenario); 7] = [
     (Bug::TellsNothing, "I3", Scenario::Hop),
     (Bug::IgnoresOtherRegions, "I3", Scenario::Hop),
     (Bug::IgnoresPartitions, "I3", Scenario::Partition),
-    (Bug::TakesItsShareAgain, "I3", Scenario::Partition),
     (Bug::IgnoresWeights, "I3", Scenario::Partition),
     (Bug::LeavesOutReports, "I7", Scenario::Hop),
     (Bug::StopsTelling, "I7", Scenario::Partition),
@@ -59,9 +56,6 @@ impl BugInjector for Planted {
                     "    local region = entry.region\n    if region == 0 and not",
                 )],
             ),
-            Bug::TakesItsShareAgain => {
-                patch(text, &[("if not noticed or share.since_ms > noticed.since_ms + NOTICE_TOLERANCE_MS then", "do")])
-            }
             Bug::IgnoresWeights => patch(
                 text,
                 &[("local function part_of(share, hits)", "local function part_of(share, hits) do return hits end")],
