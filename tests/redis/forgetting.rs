@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::load::{CheckRecord, Load, RuleFile, count_admitted, run_load};
 use crate::node::{Node, wait_for};
-use crate::servers::{Cluster, Server, free_ports, redis_cli};
+use crate::servers::{Cluster, Server, free_ports, move_slots_to_a_fourth_primary, redis_cli};
 
 const LIMIT: usize = 3000;
 
@@ -159,28 +159,7 @@ async fn slots_move_to_a_fourth_primary_without_a_failed_check() {
         tokio::spawn(async move { run_load(&nodes, load(users), &stop).await })
     });
     let port = redis.port;
-    let moved = tokio::task::spawn_blocking(move || {
-        let folder = tempfile::tempdir().unwrap();
-        let fourth = free_ports(1);
-        let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "30000", "--save", ""];
-        let server = Server::start(fourth, folder.path().join("fourth"), &arguments);
-        let (new, known) = (format!("127.0.0.1:{fourth}"), format!("127.0.0.1:{port}"));
-        let cli = |arguments: &[&str]| {
-            let done = std::process::Command::new("redis-cli").arg("--cluster").args(arguments).output().unwrap();
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
-        };
-        cli(&["add-node", &new, &known]);
-        wait_for("all servers to know the fourth primary", || {
-            let knows = |port: u16| redis_cli(port, &["cluster", "nodes"]).matches("connected").count() == 7;
-            (port..port + 6).all(knows).then_some(())
-        });
-        // The fourth primary reports that the cluster is down until it knows who serves each slot.
-        wait_for("the fourth primary to be ready", || {
-            redis_cli(fourth, &["cluster", "info"]).contains("cluster_state:ok").then_some(())
-        });
-        cli(&["rebalance", &known, "--cluster-use-empty-masters", "--cluster-yes"]);
-        (server, folder)
-    });
+    let moved = tokio::task::spawn_blocking(move || move_slots_to_a_fourth_primary(port));
     let (server, _folder) = moved.await.unwrap();
     let keys: usize = redis_cli(server.port, &["dbsize"]).parse().unwrap();
     stop.store(true, Ordering::Relaxed);

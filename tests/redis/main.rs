@@ -13,6 +13,7 @@ mod membership;
 mod operate;
 mod region;
 mod replicas;
+mod rights;
 mod streams;
 
 use support::{load, node, servers};

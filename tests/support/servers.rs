@@ -219,6 +219,31 @@ impl Drop for Cluster {
     }
 }
 
+/// Starts a fourth primary for the cluster at this port, and moves its part of the slots to it. Returns when they have
+/// moved.
+pub fn move_slots_to_a_fourth_primary(port: u16) -> (Server, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let fourth = free_ports(1);
+    let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "30000", "--save", ""];
+    let server = Server::start(fourth, folder.path().join("fourth"), &arguments);
+    let (new, known) = (format!("127.0.0.1:{fourth}"), format!("127.0.0.1:{port}"));
+    let cli = |arguments: &[&str]| {
+        let done = Command::new("redis-cli").arg("--cluster").args(arguments).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    };
+    cli(&["add-node", &new, &known]);
+    wait_for("all servers to know the fourth primary", || {
+        let knows = |port: u16| redis_cli(port, &["cluster", "nodes"]).matches("connected").count() == 7;
+        (port..port + 6).all(knows).then_some(())
+    });
+    // The fourth primary reports that the cluster is down until it knows who serves each slot.
+    wait_for("the fourth primary to be ready", || {
+        redis_cli(fourth, &["cluster", "info"]).contains("cluster_state:ok").then_some(())
+    });
+    cli(&["rebalance", &known, "--cluster-use-empty-masters", "--cluster-yes"]);
+    (server, folder)
+}
+
 /// Returns the region adapter of a node for this Redis. `change` may change its configuration.
 pub fn redis_region(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisRegion {
     let Ok(StoreLocation::Redis(redis)) = url.parse() else { panic!("{url}") };
