@@ -227,7 +227,7 @@ mod tests {
         let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
         let store = Arc::new(BusyStore::default());
         let mut importer = Importer::new(Arc::clone(&store) as Arc<dyn CounterStore>, 1, mpsc::channel(1).1, metrics);
-        let key = |number: u16| number.to_le_bytes().as_slice().into();
+        let key = |number: u16| format!("{}/{number}", number % 8).into_bytes().into();
         let reports = (0..5000).map(|number| Report { key: key(number), ..report(1000) }).collect();
         let imported = importer.import(RegionNumber(7), "eu-1", reports).await;
         assert_eq!(imported.failed.len(), 5000, "every report was in a call");
