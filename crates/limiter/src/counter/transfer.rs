@@ -4,7 +4,7 @@
 //! that is lost, repeated or late does no harm: the next one says it again.
 //!
 //! After another server has become a primary of the giver, that primary asks every other region what it got
-//! ([`LaneEpoch`](super::LaneEpoch)). A region that has answered fences the earlier primary off: it rejects what that
+//! ([`LaneEpoch`]). A region that has answered fences the earlier primary off: it rejects what that
 //! gave, because the new primary may not know of it.
 
 use serde::{Deserialize, Serialize};
