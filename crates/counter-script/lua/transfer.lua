@@ -86,8 +86,8 @@ local function serve_transfer(key, kind, position)
     if not cells[i].entries[1] then table.remove(cells, i) end
   end
   if cells[1] then
-    -- A gift is written even if it changes nothing: whoever waits until a replica has this write knows that it has all
-    -- earlier ones.
+    -- An item that gives rights always writes. The node waits until a replica has this write, and so has all earlier
+    -- ones.
     -- The grid is that of another region: it does not shorten the life of the record.
     local expires_ms = window_expires(grid, cells) + KEPT_AFTER_CELL_MS
     local left_ms = stored and call('PTTL', key) or 0

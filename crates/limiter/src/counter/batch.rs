@@ -173,7 +173,8 @@ pub enum ItemReply {
         epoch_ms: u64,
         gained: u64,
     },
-    /// What another region is told that asks for rights. It holds only once a replica of the store has it, too.
+    /// The answer to another region that asks for rights. That region must not hear it before a replica of the store has
+    /// it.
     Given(Given),
     /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
     /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. Under `escrow` it may be the newest
@@ -199,7 +200,7 @@ pub struct Grant {
     pub reset_at: StoreTime,
     /// Every debt that the item reported is charged.
     pub reported: bool,
-    /// Whether the region may spend its rights, under `escrow`.
+    /// Under `escrow`: whether the region may spend its rights. `None` for other limits.
     pub spending: Option<Spending>,
     pub seen: Seen,
 }

@@ -16,7 +16,7 @@ pub struct BatchContext {
     pub batch: BatchId,
     /// The last instant at which the batch may run.
     pub not_after: Option<StoreTime>,
-    /// Of the lane. Only items under `escrow` need it.
+    /// The record of the batch's lane. Imports and items under `escrow` need it; for other batches it is empty.
     pub epoch: LaneEpoch,
 }
 
