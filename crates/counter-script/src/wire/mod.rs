@@ -7,9 +7,8 @@
 //!   length does not count the kind.
 //! - A reply has the version, a byte that tells if the batch ran or was late, the store's clock, and the replies to the
 //!   items in order.
-//!
-//! - [`keys`] says which keys a batch needs: those of its items, and that of the record of the lane if an item needs it.
-//!   Redis then knows all keys that the script touches, also while a slot moves.
+//! - [`keys`] returns the keys that the script needs: those of the items, and that of the record of the lane if an item
+//!   needs it. So Redis knows all keys that the script touches, also while a slot moves.
 //!
 //! Most items have a compact form, and so have their replies. Every other item and reply has the general form.
 
