@@ -4,7 +4,9 @@
 use std::process::Stdio;
 
 use crate::node::{Node, output, serve_command, wait_for};
-use crate::servers::{Cluster, Server, SingleServer, free_ports, redis_cli};
+use crate::replicas::give;
+use crate::servers::{Cluster, Server, SingleServer, free_ports, open_store, redis_cli, redis_region};
+use tidegate::ports::Replicated;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -147,6 +149,17 @@ fn ready_logs_and_metrics_warn_of_settings_that_weaken_the_guarantees() {
     assert_eq!(node.check(CHECK).status, 200);
 }
 
+/// Gives rights of a limit under `escrow` to another region, which waits for a replica.
+#[tokio::main(flavor = "current_thread")]
+async fn give_away_rights(redis: &Cluster, username: &str, password: &str) {
+    let change = |config: &mut tidegate::store::redis::RedisConfig| {
+        config.redis.username = Some(username.to_owned());
+        config.redis.password = Some(password.to_owned());
+    };
+    let store = open_store(redis_region(&redis.url(), change)).await;
+    assert_eq!(give(&*store, 1).await.unwrap().1, Replicated::Yes);
+}
+
 #[test]
 fn a_node_works_with_the_documented_rights() {
     let (folder, redis) = (Folder::new(), Cluster::start());
@@ -184,6 +197,7 @@ fn a_node_works_with_the_documented_rights() {
     assert_eq!(node.check(CHECK).status, 429);
     node.signal("TERM");
     node.child.wait().unwrap();
+    give_away_rights(&redis, "tidegate", "s3cret");
     for port in redis.ports() {
         assert_eq!(redis_cli(port, &["acl", "log"]), "", "no command was denied by the ACL");
     }

@@ -11,7 +11,7 @@ const WIDTH_MS: u64 = 86_400_000;
 
 /// Asks the store to give another region rights of today. The store is younger, so it gives none, and notes that it was
 /// asked.
-async fn give(store: &dyn CounterStore, number: u64) -> Result<(Given, Replicated), StoreError> {
+pub async fn give(store: &dyn CounterStore, number: u64) -> Result<(Given, Replicated), StoreError> {
     let empty = Batch { not_after: None, holder: HolderId(1), id: BatchId(number), items: Vec::new() };
     let lane = store.lane(b"k");
     let now_ms = store.run(lane, empty).await?.now.millis();

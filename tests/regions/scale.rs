@@ -15,9 +15,9 @@ const KEYS: u32 = 100_000;
 const SECONDS: u64 = 20;
 
 /// The same limit, in one domain for each region by itself and in another for all regions together.
-fn rules() -> String {
+fn rules(hits: u64, window: &str) -> String {
     let limit = |domain: &str| {
-        let mut limit = json!({ "name": domain, "per": ["user"], "limit": 100_000, "window": "1d",
+        let mut limit = json!({ "name": domain, "per": ["user"], "limit": hits, "window": window,
             "algorithm": "fixed_window" });
         if domain == "global" {
             limit["scope"] = "global".into();
@@ -76,12 +76,12 @@ fn behind(world: &World) -> f64 {
 
 /// Loads all regions at once. Returns the checks per second of all regions together, and the median and the 99th
 /// percentile of the time of a check in each region, in milliseconds.
-fn load(world: &World, program: &str, domain: &str, rate: Option<u32>) -> (f64, Vec<[f64; 2]>) {
+fn load(world: &World, program: &str, domain: &str, keys: &str, rate: Option<u32>) -> (f64, Vec<[f64; 2]>) {
     let start = |region: usize| {
         let address = format!("grpc://{}", world.node(region).grpc);
-        let (keys, seconds, seed) = (format!("uniform:{KEYS}"), format!("{SECONDS}s"), (region + 1).to_string());
+        let (seconds, seed) = (format!("{SECONDS}s"), (region + 1).to_string());
         let mut command = Command::new(program);
-        command.args(["bench", "--addr", &address, "--domain", domain, "--keys", &keys, "--duration", &seconds]);
+        command.args(["bench", "--addr", &address, "--domain", domain, "--keys", keys, "--duration", &seconds]);
         command.args(["--seed", &seed, "--connections", "4", "--output", "json"]);
         if let Some(rate) = rate {
             command.args(["--rate", &rate.to_string()]);
@@ -100,11 +100,13 @@ fn load(world: &World, program: &str, domain: &str, rate: Option<u32>) -> (f64, 
 }
 
 #[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
 #[ignore = "a measurement of some minutes, of a release build that the variable TIDEGATE names: see docs/regions.md"]
 fn many_active_keys() {
     let program = std::env::var("TIDEGATE").unwrap_or_else(|_| TIDEGATE.to_owned());
+    let text = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
+    let keys = format!("{}:{KEYS}", text("KEYS", "uniform"));
     let number = |name: &str, or: f64| std::env::var(name).map_or(or, |text| text.parse().unwrap());
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number")]
     let rate = Some(number("RATE", 0.0) as u32).filter(|rate| *rate > 0);
     let setup = Setup {
         regions: 3,
@@ -113,7 +115,7 @@ fn many_active_keys() {
         partition_after: "2s",
         floor: number("FLOOR", 0.0),
         delay_ms,
-        ..Setup::new(rules())
+        ..Setup::new(rules(number("LIMIT", 100_000.0) as u64, &text("WINDOW", "1d")))
     };
     let world = World::start(&setup);
     println!(
@@ -125,7 +127,7 @@ fn many_active_keys() {
         let mut each = Vec::new();
         for domain in ["region", "global"] {
             let (before, start) = (Counts::now(&world), elapsed());
-            let (per_second, times) = load(&world, &program, domain, rate);
+            let (per_second, times) = load(&world, &program, domain, &keys, rate);
             let (after, seconds) = (Counts::now(&world), (elapsed() - start).as_secs_f64());
             let behind_at_end = behind(&world);
             let stopped = elapsed();

@@ -26,6 +26,9 @@ pub struct DemandMet {
     /// The longest time in which a region was denied again and again, in microseconds, and when that ended.
     pub longest_us: u64,
     pub longest_at: Instant,
+    /// The time from the first check that was denied after the demand moved until the last one, in that window, in
+    /// microseconds. 0 if none was denied.
+    pub followed_us: u64,
 }
 
 /// Returns what became of the demand. Returns `None` if the plan has no demand for a limit under escrow.
@@ -53,6 +56,8 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
     let mut met = DemandMet { round_trip_us: round_trips.max().unwrap_or(0), ..DemandMet::default() };
     let mut admitted: BTreeMap<u64, u64> = BTreeMap::new();
     let mut denied_since: BTreeMap<RegionIndex, (u64, Instant)> = BTreeMap::new();
+    let moves_at = plan.demand.as_ref().map_or(Instant::MAX, |demand| demand.moves_at);
+    let mut denied_after_move: Option<(u64, Instant)> = None;
     for (at, check) in answers {
         let region = check.core.region;
         let window = window(region, at);
@@ -75,6 +80,12 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
         denied_since.insert(region, (window, since));
         if at - since > met.longest_us {
             (met.longest_us, met.longest_at) = (at - since, at);
+        }
+        if at >= moves_at {
+            let (first_window, first) = *denied_after_move.get_or_insert((window, at));
+            if window == first_window {
+                met.followed_us = at - first;
+            }
         }
     }
     Some(met)

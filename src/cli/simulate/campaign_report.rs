@@ -65,6 +65,9 @@ pub fn print(summary: &Summary, output: Output) {
             "longest denial in round trips: p50",
             "p99",
             "most",
+            "rights followed after round trips: p50",
+            "p99",
+            "most",
         ];
         let mut table = output::table(&heads);
         for (spread, met) in &summary.demands {
@@ -140,16 +143,22 @@ struct Demand {
     denied: u64,
     /// The longest time in each run in which a region was denied again and again, in round trips.
     longest: Vec<f64>,
+    /// The time in each run until the rights had followed a demand that moved, in round trips.
+    followed: Vec<f64>,
 }
 
 impl Demand {
-    #[expect(clippy::cast_precision_loss, reason = "times of a simulation")]
     fn new(met: &[DemandMet]) -> Self {
-        let longest = met.iter().map(|met| met.longest_us as f64 / met.round_trip_us.max(1) as f64);
-        let mut longest: Vec<f64> = longest.collect();
-        longest.sort_by(f64::total_cmp);
+        #[expect(clippy::cast_precision_loss, reason = "times of a simulation")]
+        let in_round_trips = |time_us: fn(&DemandMet) -> u64| {
+            let times = met.iter().map(|met| time_us(met) as f64 / met.round_trip_us.max(1) as f64);
+            let mut times: Vec<f64> = times.collect();
+            times.sort_by(f64::total_cmp);
+            times
+        };
         let (legitimate, denied) = (met.iter().map(|met| met.legitimate).sum(), met.iter().map(|met| met.denied).sum());
-        Self { runs: met.len(), legitimate, denied, longest }
+        let (longest, followed) = (in_round_trips(|met| met.longest_us), in_round_trips(|met| met.followed_us));
+        Self { runs: met.len(), legitimate, denied, longest, followed }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "checks of a simulation")]
@@ -160,15 +169,19 @@ impl Demand {
     fn row(&self, name: &str) -> Vec<Cell> {
         let denied = format!("{} ({:.2} %)", self.denied, self.denied_share() * 100.0);
         let cells = [name.to_owned(), self.runs.to_string(), self.legitimate.to_string(), denied];
-        let longest = quantiles(&self.longest).map(|round_trips| format!("{round_trips:.1}"));
-        cells.into_iter().chain(longest).map(Cell::new).collect()
+        let times = [&self.longest, &self.followed].map(|times| quantiles(times).map(|time| format!("{time:.1}")));
+        cells.into_iter().chain(times.into_iter().flatten()).map(Cell::new).collect()
     }
 
     fn json(&self) -> Value {
-        let [p50, p99, most] = quantiles(&self.longest);
+        let of = |times: &[f64]| {
+            let [p50, p99, most] = quantiles(times);
+            json!({ "p50": p50, "p99": p99, "most": most })
+        };
         json!({
             "runs": self.runs, "legitimate": self.legitimate, "denied": self.denied, "denied_share": self.denied_share(),
-            "longest_denial_in_round_trips": json!({ "p50": p50, "p99": p99, "most": most }),
+            "longest_denial_in_round_trips": of(&self.longest),
+            "rights_followed_in_round_trips": of(&self.followed),
         })
     }
 }

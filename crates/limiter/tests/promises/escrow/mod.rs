@@ -203,3 +203,36 @@ fn what_a_node_saw_brings_no_rights_back_that_its_store_has_rejected() {
     assert!(!world.regions[0].spend_having_seen(12, seen.clone()).0);
     assert!(world.regions[0].spend_having_seen(10, seen).0);
 }
+
+/// Region 0 spends its part and gets rights of region 1, which it passes on to region 2. Then replicas take over from the
+/// primaries of the regions 0 and 1. Returns what all regions admit. `waits` says whether the replica of region 1 has its
+/// gift before region 0 hears of it.
+fn admitted_after_a_gift_was_passed_on(waits: bool) -> u64 {
+    let mut world = World::new();
+    assert!(world.regions[0].spend(10).0);
+    world.regions[0].replicate();
+    let before = [0, 1].map(|region| world.regions[region].data.clone());
+    for (from, to) in [(0, 1), (2, 0)] {
+        world.ask(from, to, 7, true);
+        world.deliver(world.answers.len() - 1);
+    }
+    while world.regions[2].spend(1).0 {}
+    for (region, data) in before.into_iter().enumerate() {
+        if region == 0 || !waits {
+            world.regions[region].replica = data;
+        }
+        world.regions[region].fail_over();
+    }
+    for (from, to) in [(0, 1), (0, 2), (1, 0), (1, 2)] {
+        world.ask(from, to, 0, false);
+        world.deliver(world.answers.len() - 1);
+    }
+    while (0..3).any(|region| world.regions[region].spend(1).0) {}
+    world.regions.iter().map(|region| of(&region.admitted, NOW_MS)).sum()
+}
+
+#[test]
+fn a_gift_that_is_passed_on_survives_two_failovers_because_a_replica_has_it_before_anybody_hears_of_it() {
+    assert!(admitted_after_a_gift_was_passed_on(true) <= LIMIT);
+    assert!(admitted_after_a_gift_was_passed_on(false) > LIMIT, "without the wait, the promise breaks");
+}
