@@ -255,7 +255,9 @@ where
     block_on(async {
         let forward_auth = ForwardAuth { trust, notices: Arc::new(notices()) };
         let node = Arc::new(ReadyNode);
-        let mut routes = routes(HttpState { service: service(), node, forward_auth: Arc::new(forward_auth) });
+        let (tokens, origins) = (None, Arc::default());
+        let state = HttpState { service: service(), node, forward_auth: Arc::new(forward_auth), tokens, origins };
+        let mut routes = routes(state);
         let response: Result<Response<Body>, Infallible> = routes.call(request).await;
         let (head, body) = response.expect("a response").into_parts();
         (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))

@@ -10,6 +10,10 @@ use super::rejection::{FieldViolation, violation};
 const MAX_TEXT: usize = 4096;
 /// The most descriptors in one check.
 pub const MAX_DESCRIPTORS: usize = 100;
+/// The most checks in one batch.
+pub const MAX_BATCH: usize = 1000;
+/// The most descriptors in all checks of one batch. A core does nothing else until it has begun all of them.
+pub const MAX_BATCH_DESCRIPTORS: usize = 4000;
 /// The most attributes in one descriptor.
 pub const MAX_ATTRIBUTES: usize = 100;
 
@@ -127,6 +131,11 @@ impl CheckRequest {
 }
 
 impl CheckRequest {
+    /// The number of descriptors.
+    pub fn size(&self) -> usize {
+        self.descriptors.len()
+    }
+
     pub fn domain(&self) -> &str {
         &self.domain
     }

@@ -212,6 +212,14 @@ impl CheckService {
         }
     }
 
+    /// Counts and logs a call without a valid token. `face` is the front end.
+    pub fn warn_of_unauthorized_call(&self, face: &'static str) {
+        self.metrics.unauthorized.with_label_values(&[face]).inc();
+        if let Some(more) = self.metrics.unauthorized_log.admit(self.clock.now()) {
+            tracing::warn!(face, more, "a call has no valid token (auth.tokens_file)");
+        }
+    }
+
     /// Counts and logs the fields of a call that this version does not know.
     pub fn warn_of_unknown_fields(&self, fields: &[String]) {
         self.metrics.unknown_fields.inc();

@@ -35,7 +35,10 @@ pub fn violation(pointer: impl Into<String>, detail: impl Into<String>) -> Field
 pub enum Rejection {
     /// The request is not valid.
     Invalid(Vec<FieldViolation>),
-    TooLarge,
+    /// The body is longer than this many bytes.
+    TooLarge(usize),
+    /// A web page of an origin that may not ask.
+    ForeignPage,
     /// The body did not arrive in time.
     TooSlow,
     NoSuchPath,
@@ -49,8 +52,7 @@ pub enum Rejection {
     Internal,
     /// The node makes no decision now.
     Unavailable(Unavailable),
-    /// An admin call without a valid token.
-    #[cfg(feature = "cluster")]
+    /// A call without a valid token.
     Unauthorized,
     /// The role of the admin token is not enough.
     #[cfg(feature = "cluster")]
@@ -58,9 +60,6 @@ pub enum Rejection {
     /// Too many admin calls with wrong tokens came from this address, or from all together.
     #[cfg(feature = "cluster")]
     TooManyAttempts(Duration),
-    /// The body of an admin call is longer than this many bytes.
-    #[cfg(feature = "cluster")]
-    LongerThan(usize),
     #[cfg(feature = "cluster")]
     Admin(AdminError),
 }
@@ -71,9 +70,15 @@ impl Rejection {
         let text = |text: &str| text.to_owned();
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument, text("the request is not valid")),
-            Self::TooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, text("expected a body of at most 64 KiB"))
+            Self::TooLarge(bytes) => {
+                let title = format!("expected a body of at most {} KiB", bytes / 1024);
+                (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, title)
             }
+            Self::ForeignPage => (
+                StatusCode::FORBIDDEN,
+                Code::PermissionDenied,
+                text("a web page of this origin may not ask: listen.cors_origins lists those that may"),
+            ),
             Self::TooSlow => {
                 (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, text("the body did not arrive in time"))
             }
@@ -91,7 +96,6 @@ impl Rejection {
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, text("this node failed")),
             Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why.to_string()),
-            #[cfg(feature = "cluster")]
             Self::Unauthorized => (
                 StatusCode::UNAUTHORIZED,
                 Code::Unauthenticated,
@@ -105,11 +109,6 @@ impl Rejection {
             #[cfg(feature = "cluster")]
             Self::TooManyAttempts(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, text("too many calls had a wrong token"))
-            }
-            #[cfg(feature = "cluster")]
-            Self::LongerThan(bytes) => {
-                let title = format!("expected a body of at most {} KiB", bytes / 1024);
-                (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, title)
             }
             #[cfg(feature = "cluster")]
             Self::Admin(error) => {
@@ -155,6 +154,21 @@ impl Rejection {
         }
     }
 
+    /// The problem document (RFC 9457).
+    pub fn problem(&self) -> serde_json::Value {
+        let (status, _, title) = self.row();
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
+        let mut problem = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
+        #[cfg(feature = "cluster")]
+        match self {
+            Self::Admin(AdminError::Stale { current }) => problem["revision"] = current.0.into(),
+            Self::Admin(AdminError::FileMode { file }) => problem["file"] = file.as_str().into(),
+            Self::Admin(AdminError::UnknownOutcome(_)) => problem["outcome"] = "unknown".into(),
+            _ => {}
+        }
+        problem
+    }
+
     /// The gRPC code and a line of text, for an item of a batch.
     pub fn code_and_message(&self) -> (Code, String) {
         let (_, code, mut message) = self.row();
@@ -181,23 +195,13 @@ impl Rejection {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        let (status, _, title) = self.row();
-        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
-        let mut body = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
-        #[cfg(feature = "cluster")]
-        match &self {
-            Self::Admin(AdminError::Stale { current }) => body["revision"] = current.0.into(),
-            Self::Admin(AdminError::FileMode { file }) => body["file"] = file.as_str().into(),
-            Self::Admin(AdminError::UnknownOutcome(_)) => body["outcome"] = "unknown".into(),
-            _ => {}
-        }
-        let mut response =
-            (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
+        let (status, ..) = self.row();
+        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+        let mut response = (status, content_type, self.problem().to_string()).into_response();
         if let Some(wait) = self.retry_after(status) {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
-        #[cfg(feature = "cluster")]
         if let Self::Unauthorized = self {
             let bearer = axum::http::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 
 use super::node_address::{NodeAddress, Protocol, TlsArgs};
@@ -24,6 +26,9 @@ pub struct Check {
     addr: String,
     #[command(flatten)]
     tls: TlsArgs,
+    /// File with a bearer token, if the node has `auth.tokens_file`
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[arg(long)]
     domain: String,
     /// Attributes
@@ -86,32 +91,37 @@ impl Check {
 
     async fn ask(&self) -> Result<Value, String> {
         let node = NodeAddress::parse(&self.addr, &self.tls, &[Protocol::Http, Protocol::Grpc])?;
+        let authorization = self.token_file.as_deref().map(authorization).transpose()?;
         match node.protocol {
-            Protocol::Http => self.ask_http(&node).await,
-            Protocol::Grpc => self.ask_grpc(&node).await,
+            Protocol::Http => self.ask_http(&node, authorization).await,
+            Protocol::Grpc => self.ask_grpc(&node, authorization).await,
         }
     }
 
-    async fn ask_http(&self, node: &NodeAddress) -> Result<Value, String> {
+    async fn ask_http(&self, node: &NodeAddress, authorization: Option<HeaderValue>) -> Result<Value, String> {
         let attributes: serde_json::Map<_, _> =
             self.attributes.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         let body = serde_json::json!({ "domain": self.domain, "attributes": attributes, "hits": self.hits });
-        let request = hyper::Request::post("/v1/check")
+        let mut request = hyper::Request::post("/v1/check")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|error| error.to_string())?;
+        request.headers_mut().extend(authorization.map(|value| (AUTHORIZATION, value)));
         let body = node.send(request).await?.into_body();
         serde_json::from_slice(&body)
             .map_err(|_| format!("{}: expected JSON, not {}", self.addr, String::from_utf8_lossy(&body)))
     }
 
-    async fn ask_grpc(&self, node: &NodeAddress) -> Result<Value, String> {
-        let request = CheckRequest {
+    async fn ask_grpc(&self, node: &NodeAddress, authorization: Option<HeaderValue>) -> Result<Value, String> {
+        let mut request = tonic::Request::new(CheckRequest {
             domain: self.domain.clone(),
             attributes: self.attributes.iter().cloned().collect(),
             hits: Some(self.hits),
             ..CheckRequest::default()
-        };
+        });
+        if let Some(value) = authorization.as_ref().and_then(|value| value.to_str().ok()?.parse().ok()) {
+            request.metadata_mut().insert(AUTHORIZATION.as_str(), value);
+        }
         let answer = RateLimitServiceClient::new(node.channel().await?).check(request).await;
         let answer = answer.map_err(|status| match status.source() {
             // No answer of the node, but an error of the connection.
@@ -120,6 +130,13 @@ impl Check {
         })?;
         Ok(json(&answer.into_inner()))
     }
+}
+
+/// The value of `Authorization` with the token in a file.
+fn authorization(file: &Path) -> Result<HeaderValue, String> {
+    let token = std::fs::read_to_string(file).map_err(|error| format!("--token-file: {}: {error}", file.display()))?;
+    HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| format!("--token-file: {}: expected one token of visible ASCII characters", file.display()))
 }
 
 /// The answer in the JSON of `/v1/check`.

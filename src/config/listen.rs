@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::HeaderName;
+use axum::http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::defaults::DEFAULTS;
@@ -14,6 +14,8 @@ use limiter::rules::Path;
 
 /// The most attributes that proxies may name: a check has a bound of its own.
 const MAX_ATTRIBUTE_HEADERS: usize = 64;
+/// The most origins of web pages: a node compares each.
+const MAX_ORIGINS: usize = 64;
 /// The most proxies before a node.
 const MAX_HOPS: u64 = 100;
 
@@ -28,6 +30,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// `trusted_proxies`, `attribute_headers` and `client_ip`
     pub trust: Trust,
+    /// The origins whose web pages may ask for checks.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 pub(super) fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Listen {
@@ -52,7 +56,14 @@ pub(super) fn listen(node: Option<&Node>, path: &Path, errors: &mut Errors) -> L
             seen.push(address);
             address
         });
-        Listen { http, grpc, cluster, admin, trust: trust(fields, path, errors) }
+        let trust = trust(fields, path, errors);
+        let cors_origins =
+            fields.get("cors_origins").map(|node| list(node, &path.field("cors_origins"), errors, origin));
+        let cors_origins = cors_origins.unwrap_or_default();
+        if cors_origins.len() > MAX_ORIGINS {
+            errors.add(&path.field("cors_origins"), format!("expected at most {MAX_ORIGINS} origins"));
+        }
+        Listen { http, grpc, cluster, admin, trust, cors_origins }
     })
 }
 
@@ -66,6 +77,18 @@ fn trust(fields: &mut Fields<'_>, path: &Path, errors: &mut Errors) -> Trust {
         attributes: attributes.unwrap_or_default(),
         client_ip: client_ip.unwrap_or_default(),
     }
+}
+
+/// Reads an origin (RFC 6454), as browsers write it.
+fn origin(node: &Node, path: &Path, errors: &mut Errors) -> Option<HeaderValue> {
+    let text = string(node, path, errors)?;
+    let origin = url::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let is_whole = origin.is_some_and(|url| url.origin().ascii_serialization() == text);
+    let value = HeaderValue::try_from(text).ok().filter(|_| is_whole);
+    if value.is_none() {
+        errors.add(path, "expected an origin as browsers write it, such as https://app.example.com, without a path");
+    }
+    value
 }
 
 fn network(node: &Node, path: &Path, errors: &mut Errors) -> Option<IpNet> {

@@ -32,6 +32,8 @@ pub struct Settings {
     pub regions: Regions,
     /// `tls`: of HTTP, gRPC and the admin API. `None`: they are plain.
     pub tls: Option<ServerFiles>,
+    /// `auth.tokens_file`: checks over HTTP and gRPC need one of its tokens. `None`: they need none.
+    pub tokens_file: Option<PathBuf>,
     /// `admin.token_file`
     pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
@@ -128,7 +130,7 @@ pub struct InvalidSettings {
 }
 
 /// Sections that are not built yet.
-const LATER: [&str; 2] = ["kafka", "auth"];
+const LATER: [&str; 1] = ["kafka"];
 
 impl Settings {
     /// Reads a file (name and text), with settings of the environment and of flags laid over it. `host` is the default
@@ -208,6 +210,7 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         errors.add(&top.field("cluster").field("tls"), "expected certificates, or a listen.cluster on loopback");
     }
     let tls = fields.get("tls").and_then(|n| tls::server(n, &top.field("tls"), errors));
+    let tokens_file = fields.get("auth").and_then(|node| tls::tokens_file(node, &top.field("auth"), errors));
     let postgres = plane::postgres(fields.get("postgres"), &top.field("postgres"), errors);
     if cluster.is_none() && postgres.is_some() {
         errors.add(&top.field("postgres"), "expected only with cluster");
@@ -251,6 +254,7 @@ fn decode(root: &Node, host: &str, errors: &mut Errors) -> Settings {
         identity,
         regions,
         tls,
+        tokens_file,
         admin_token_file,
         limits,
         log,

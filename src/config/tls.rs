@@ -1,4 +1,4 @@
-//! The sections of the settings that name certificates: `tls`, `cluster.tls`, `postgres.tls`.
+//! The sections of the settings that name certificates or tokens: `tls`, `cluster.tls`, `postgres.tls`, `auth`.
 
 use std::path::PathBuf;
 
@@ -19,6 +19,11 @@ pub fn server(node: &Node, path: &Path, errors: &mut Errors) -> Option<ServerFil
         let client_ca = optional(fields, path, "client_ca_file", errors);
         Some(ServerFiles { identity: IdentityFiles { cert: cert?, key: key? }, client_ca })
     })
+}
+
+/// Reads `{ tokens_file }`. A wrong section reads as `None`, with its errors.
+pub fn tokens_file(node: &Node, path: &Path, errors: &mut Errors) -> Option<PathBuf> {
+    section(Some(node), path, errors, |fields, path, errors| required(fields, path, "tokens_file", errors))
 }
 
 /// Reads `{ ca_file, cert_file, key_file, pins }`, of which all may be absent.

@@ -154,6 +154,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         hash_keys: DEFAULTS.hash_keys,
         drain: Duration::from_secs(1),
         trust: Trust::of_loopback(),
+        origins: Arc::default(),
     };
     let region = in_memory(&config, &clock);
     let metrics = NodeMetrics::new(registry)?;
@@ -182,6 +183,8 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
         }
         RulesFrom::Cluster(cluster) => cluster::configuration(settings, cluster, min_holders, &clock, &registry, &tls)?,
     };
+    let advice = advice(settings);
+    advice.iter().for_each(|advice| tracing::warn!("{advice}"));
     let config = node_config(settings);
     let region: Arc<dyn Region> = match &settings.store.location {
         StoreLocation::Memory => {
@@ -195,7 +198,27 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
     let metrics = NodeMetrics::new(registry.clone())?;
     cluster::regions(settings, &config, &clock, &*region, &mut rules, &tls, &registry)?;
     cluster::admin(settings, &clock, &mut rules, &tls, &registry, &metrics)?;
-    Ok(assembled(config, clock, region, rules, tls, metrics))
+    let mut node = assembled(config, clock, region, rules, tls, metrics);
+    node.environment.advice = advice;
+    Ok(node)
+}
+
+/// What weakens the node's promises: everybody who reaches a front end can use up a customer's limit.
+fn advice(settings: &Settings) -> Vec<&'static str> {
+    let has_known_clients =
+        settings.tokens_file.is_some() || settings.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+    let faces = [
+        (
+            settings.listen.http,
+            "listen.http is not on loopback, and its clients need neither a token nor a certificate: everybody who reaches it can use up a limit (auth.tokens_file or tls.client_ca_file)",
+        ),
+        (
+            settings.listen.grpc,
+            "listen.grpc is not on loopback, and its clients need neither a token nor a certificate: everybody who reaches it can use up a limit (auth.tokens_file or tls.client_ca_file)",
+        ),
+    ];
+    let is_open = |address: &std::net::SocketAddr| !has_known_clients && !address.ip().is_loopback();
+    faces.into_iter().filter(|(address, _)| is_open(address)).map(|(_, advice)| advice).collect()
 }
 
 /// Checks what only building a node finds out: files that settings name, all of them.
@@ -242,8 +265,20 @@ fn assembled(
     services.push(Arc::new(remover));
     services.push(Arc::clone(&region) as Arc<dyn Service>);
     let (random, metrics) = (clock::random, Arc::new(metrics));
-    let tls = tls.front_ends;
-    let environment = Environment { clock, random, region, gossip, rules, identities, metrics, tls, services };
+    let NodeTls { front_ends: tls, tokens, .. } = tls;
+    let environment = Environment {
+        clock,
+        random,
+        region,
+        gossip,
+        rules,
+        identities,
+        metrics,
+        tls,
+        tokens,
+        advice: Vec::new(),
+        services,
+    };
     Assembled { config, environment, reload }
 }
 
@@ -320,6 +355,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
         hash_keys: settings.store.hash_keys,
         drain: Duration::from_millis(settings.limits.drain_ms),
         trust: settings.listen.trust.clone(),
+        origins: settings.listen.cors_origins.clone().into(),
     }
 }
 

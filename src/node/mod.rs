@@ -15,9 +15,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+
 use crate::api::http::forward_auth::trust::Trust;
 use crate::ports::identity::Identities;
-use crate::ports::{Clock, Fatal, Gossip, Region, RuleSource, Service};
+use crate::ports::{ClientTokens, Clock, Fatal, Gossip, Region, RuleSource, Service};
 use crate::tls::ServerTls;
 use metrics::NodeMetrics;
 
@@ -42,6 +44,8 @@ pub struct NodeConfig {
     /// The longest time that a node takes to leave.
     pub drain: Duration,
     pub trust: Trust,
+    /// The origins whose web pages may ask for checks.
+    pub origins: Arc<[HeaderValue]>,
 }
 
 impl NodeConfig {
@@ -64,6 +68,10 @@ pub struct Environment {
     pub metrics: Arc<NodeMetrics>,
     /// TLS of the listeners for checks; `None` if they are plain.
     pub tls: Option<ServerTls>,
+    /// The tokens of the clients that may ask for checks; `None` if clients need none.
+    pub tokens: Option<Arc<dyn ClientTokens>>,
+    /// What weakens the promises of this node whatever its store and its rules are.
+    pub advice: Vec<&'static str>,
     /// Background services, in the order of their start.
     pub services: Vec<Arc<dyn Service>>,
 }

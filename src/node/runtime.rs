@@ -139,7 +139,7 @@ fn workers(
     opened: &watch::Receiver<bool>,
     (http, grpc): (Listeners, Listeners),
 ) -> io::Result<Vec<CoreWorker>> {
-    let Environment { clock, random, region, gossip, rules, identities, metrics, tls, .. } = environment;
+    let Environment { clock, random, region, gossip, rules, identities, metrics, tls, tokens, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
         let budget = BodyBudget::new(Arc::clone(&metrics.checks));
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
@@ -163,6 +163,8 @@ fn workers(
             service: Arc::new(service),
             node: Arc::new(status.clone()) as Arc<dyn NodeStatus>,
             forward_auth: Arc::clone(&forward_auth),
+            tokens: tokens.clone(),
+            origins: Arc::clone(&config.origins),
         };
         workers.push(CoreWorker {
             core,

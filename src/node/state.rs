@@ -28,6 +28,7 @@ struct Shared {
     region: Arc<dyn Region>,
     rules: Arc<dyn RuleSource>,
     gossip: Option<Arc<dyn Gossip>>,
+    advice: Vec<&'static str>,
     clock: Arc<dyn Clock>,
     metrics: Arc<NodeMetrics>,
     /// Held while the metrics are rendered, so that scrapes take at most one thread.
@@ -42,9 +43,9 @@ struct Shared {
 
 impl NodeState {
     pub fn new(cores: Vec<Arc<Core>>, environment: &Environment, control: Handle) -> Self {
-        let Environment { region, rules, gossip, clock, metrics, .. } = environment;
+        let Environment { region, rules, gossip, clock, metrics, advice, .. } = environment;
         let (region, rules, clock) = (Arc::clone(region), Arc::clone(rules), Arc::clone(clock));
-        let (gossip, metrics) = (gossip.clone(), Arc::clone(metrics));
+        let (gossip, metrics, advice) = (gossip.clone(), Arc::clone(metrics), advice.clone());
         let (started, runtimes) = (clock.now(), Mutex::new(vec![control.clone()]));
         let (draining, scrape) = (AtomicBool::new(false), Arc::default());
         Self(Arc::new(Shared {
@@ -52,6 +53,7 @@ impl NodeState {
             region,
             rules,
             gossip,
+            advice,
             clock,
             metrics,
             scrape,
@@ -111,7 +113,7 @@ impl Shared {
 
 impl NodeStatus for NodeState {
     fn readiness(&self) -> Readiness {
-        let Shared { cores, region, rules, gossip, draining, .. } = &*self.0;
+        let Shared { cores, region, rules, gossip, advice, draining, .. } = &*self.0;
         let draining = draining.load(Ordering::Relaxed);
         let state = region.state();
         let (revision, newest) = (self.0.revision(), Arc::clone(&rules.follow().borrow()));
@@ -126,7 +128,7 @@ impl NodeStatus for NodeState {
             rejected_rules: rules.rejected(),
             store: state.store,
             cluster: rules.cluster(),
-            advice: state.advice.into_iter().chain(rules.advice()).chain(of_regions).collect(),
+            advice: advice.iter().copied().chain(state.advice).chain(rules.advice()).chain(of_regions).collect(),
             draining,
         }
     }

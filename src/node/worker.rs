@@ -73,10 +73,10 @@ impl CoreWorker {
                 let _ = staged.wait_for(|stage| *stage >= at_least).await;
             }
         };
-        let service = Arc::clone(&state.service);
+        let (service, tokens) = (Arc::clone(&state.service), state.tokens.clone());
         let mut http = tokio::spawn(http::serve(http, http_acceptor, state, until(Stage::Closed)));
         let stages = [Stage::Serving, Stage::Leaving, Stage::Closed].map(until);
-        let mut grpc = tokio::spawn(grpc::serve(grpc, grpc_acceptor, service, stages));
+        let mut grpc = tokio::spawn(grpc::serve(grpc, grpc_acceptor, service, tokens, stages));
         let opening = stage.clone();
         tokio::spawn(async move {
             if opened.wait_for(|opened| *opened).await.is_ok() {

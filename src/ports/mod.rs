@@ -70,6 +70,11 @@ pub trait Region: Service {
     fn state(&self) -> RegionState;
 }
 
+/// The bearer tokens of the clients that may ask for checks.
+pub trait ClientTokens: Send + Sync + 'static {
+    fn is_valid(&self, token: &str) -> bool;
+}
+
 /// The other regions, which a node tells what its region counted.
 pub trait Gossip: Send + Sync + 'static {
     /// Takes what other regions must hear. It does not wait.

@@ -25,6 +25,10 @@ pub struct CheckMetrics {
     shed: IntCounterVec,
     pub unreadable: IntCounter,
     pub unknown_fields: IntCounter,
+    /// Calls without a valid token, by front end.
+    pub unauthorized: IntCounterVec,
+    /// Admits the log lines about calls without a valid token.
+    pub unauthorized_log: LogGate,
     /// Admits the log lines about calls that are invalid.
     pub invalid_calls_log: LogGate,
     /// Admits the log lines about unknown fields.
@@ -58,6 +62,8 @@ impl CheckMetrics {
             shed,
             unreadable: registry.counter(&names::UNREADABLE)?,
             unknown_fields: registry.counter(&names::UNKNOWN_FIELDS)?,
+            unauthorized: registry.counters(&names::UNAUTHORIZED)?,
+            unauthorized_log: LogGate::default(),
             invalid_calls_log: LogGate::default(),
             unknown_fields_log: LogGate::default(),
             counted,

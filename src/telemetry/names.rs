@@ -34,6 +34,8 @@ pub const SHED: Name =
     metric("tidegate_shed_total", "Checks that were not decided, by the reason for which load was shed.", &["reason"]);
 pub const UNREADABLE: Name =
     metric("tidegate_unreadable_messages_total", "gRPC messages that are too large or cannot be decoded.", &[]);
+pub const UNAUTHORIZED: Name =
+    metric("tidegate_unauthorized_total", "Checks without a valid token, by front end: http or grpc.", &["face"]);
 pub const UNKNOWN_FIELDS: Name = metric(
     "tidegate_unknown_fields_total",
     "Calls of Envoy that have fields which this version does not know and skips.",
@@ -94,7 +96,7 @@ pub const CERTIFICATE_EXPIRY: Name = metric(
 );
 pub const CERTIFICATE_RELOAD_FAILURES: Name = metric(
     "tidegate_certificate_reload_failures_total",
-    "Changed certificates, keys or authorities that could not be used, by the section of the settings that names them.",
+    "Changed certificates, keys, authorities or tokens that could not be used, by the section of the settings that names them.",
     &["section"],
 );
 pub const IDENTITIES: Name = metric(
@@ -223,6 +225,7 @@ pub const ALL: &[&Name] = &[
     &DEGRADED,
     &SHED,
     &UNREADABLE,
+    &UNAUTHORIZED,
     &UNKNOWN_FIELDS,
     &KEYS,
     &WAITING,

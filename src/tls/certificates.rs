@@ -1,5 +1,6 @@
-//! The certificates of a node, and the service that watches their files.
+//! The certificates of a node and the tokens of its clients, and the service that watches their files.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use super::identity::{self, Identity};
 use super::metrics::TlsMetrics;
 use super::server::ServerTls;
 use super::settings::{ClientFiles, IdentityFiles, MutualFiles, Pin, ServerFiles};
+use super::tokens::{self, TokenHashes};
 use super::trust::{self, Authorities, Trust};
 use super::watched::{Polled, Watched};
-use crate::ports::{BoxFuture, Clock, Fatal, Service, Shutdown};
+use crate::ports::{BoxFuture, ClientTokens, Clock, Fatal, Service, Shutdown};
 
 /// How often the files are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -33,6 +35,7 @@ enum What {
     /// With the listeners that show it.
     Identity(Arc<Watched<Identity>>, &'static [&'static str]),
     Authorities(Arc<Watched<Authorities>>),
+    Tokens(Arc<Watched<TokenHashes>>),
 }
 
 impl Certificates {
@@ -102,6 +105,16 @@ impl Certificates {
         Ok(identity)
     }
 
+    /// The tokens of clients, from the file that the setting `section.tokens_file` names.
+    ///
+    /// # Errors
+    /// When the file cannot be used. The error names its setting.
+    pub fn tokens(&self, section: &'static str, file: &Path) -> Result<Arc<dyn ClientTokens>, TlsError> {
+        let tokens = Arc::new(tokens::watch(section, "tokens_file", file)?);
+        self.watch(section, What::Tokens(Arc::clone(&tokens)));
+        Ok(tokens)
+    }
+
     fn trust(&self, section: &'static str, authorities: Watched<Authorities>, pins: &[Pin]) -> Trust {
         let authorities = Arc::new(authorities);
         self.watch(section, What::Authorities(Arc::clone(&authorities)));
@@ -131,6 +144,7 @@ fn poll(watched: &Mutex<Vec<Entry>>, now: i64, metrics: &TlsMetrics) {
         let polled = match what {
             What::Identity(identity, _) => identity.poll(now),
             What::Authorities(authorities) => authorities.poll(now),
+            What::Tokens(tokens) => tokens.poll(now),
         };
         match (polled, what) {
             (Polled::Same, _) => {}
@@ -142,6 +156,7 @@ fn poll(watched: &Mutex<Vec<Entry>>, now: i64, metrics: &TlsMetrics) {
             (Polled::Taken, What::Authorities(_)) => {
                 tracing::info!(section, "new certificate authorities are in force for new connections");
             }
+            (Polled::Taken, What::Tokens(_)) => tracing::info!(section, "new tokens of clients are in force"),
             (Polled::Invalid(error), _) => {
                 metrics.reload_failed(section);
                 tracing::error!(%error, "a changed file cannot be used: what was in force before stays in force");

@@ -25,6 +25,8 @@ mod server;
 #[cfg(all(test, feature = "cluster"))]
 mod tests;
 #[cfg(feature = "tls")]
+mod tokens;
+#[cfg(feature = "tls")]
 mod trust;
 #[cfg(feature = "tls")]
 mod watched;

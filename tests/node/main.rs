@@ -9,8 +9,11 @@ mod admin_api;
 mod admin_commands;
 #[cfg(feature = "cluster")]
 mod admin_configuration;
+mod batches;
 mod bench;
 mod binary;
+#[cfg(feature = "tls")]
+mod callers;
 #[cfg(feature = "cluster")]
 mod commands_over_tls;
 mod envoy_call;
@@ -18,6 +21,7 @@ mod front_ends_agree;
 mod grpc;
 mod hostile_clients;
 mod http;
+mod openapi;
 mod resets;
 mod response_headers;
 mod rules_commands;
@@ -25,5 +29,6 @@ mod serve;
 #[cfg(feature = "cluster")]
 mod tls;
 mod unmatched;
+mod web_pages;
 
 use support::node;

@@ -91,7 +91,7 @@ impl AdminService for Grpc {
     async fn put_rules(&self, request: Request<pb::PutRulesRequest>) -> Result<Response<pb::Changed>, Status> {
         let read = |message: pb::PutRulesRequest| {
             if message.rules.len() > MAX_BOOK {
-                return Err(status(Rejection::LongerThan(MAX_BOOK)));
+                return Err(status(Rejection::TooLarge(MAX_BOOK)));
             }
             decode::read_rules(&message.rules).map(ConfigChange::PutRules).map_err(invalid)
         };

@@ -53,7 +53,7 @@ pub async fn bytes(body: Body, max: usize) -> Result<Vec<u8>, Rejection> {
     let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max).collect()).await;
     match read.map_err(|_| Rejection::TooSlow)? {
         Ok(all) => Ok(all.to_bytes().into()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Rejection::LongerThan(max)),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Rejection::TooLarge(max)),
         Err(_) => Err(Rejection::Invalid(vec![violation("", "expected the whole body")])),
     }
 }

@@ -27,6 +27,7 @@ use self::envoy::Envoy;
 use self::native::Native;
 use self::services::Services;
 use super::check_service::CheckService;
+use crate::ports::ClientTokens;
 use crate::server::balance::Acceptor;
 use crate::server::body_budget::MAX_MESSAGE;
 use crate::server::connection::{self, Protocol};
@@ -38,7 +39,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Serves the gRPC calls until `stop`, then until the calls in flight are answered. Health says SERVING between `ready`
-/// and `leaving`: clients choose another node while this one starts, and while it leaves and still serves.
+/// and `leaving`: clients choose another node while this one starts, and while it leaves and still serves. Checks need one
+/// of `tokens`, if there are any; health and reflection need none.
 ///
 /// # Errors
 /// When the server cannot run at all.
@@ -46,6 +48,7 @@ pub async fn serve(
     listener: TcpListener,
     acceptor: Acceptor,
     service: Arc<CheckService>,
+    tokens: Option<Arc<dyn ClientTokens>>,
     [ready, leaving, stop]: [impl Future<Output = ()> + Send + 'static; 3],
 ) -> io::Result<()> {
     let (mut reporter, health) = tonic_health::server::health_reporter();
@@ -70,7 +73,8 @@ pub async fn serve(
     let envoy = EnvoyServer::new(Envoy(Arc::clone(&service))).max_decoding_message_size(MAX_MESSAGE);
     let others = others.into_axum_router();
     let services = |_| {
-        let services = Services::new(Arc::clone(&service), envoy.clone(), native.clone(), others.clone());
+        let services =
+            Services::new(Arc::clone(&service), tokens.clone(), envoy.clone(), native.clone(), others.clone());
         service_fn(move |request| services.answer(request))
     };
     let stop = async move {

@@ -14,13 +14,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::messages::{self, CheckMessage};
 use super::metadata::{CallMetadata, with_id};
 use super::stream::{Answers, answers};
+use crate::api::attributes::{MAX_BATCH, MAX_BATCH_DESCRIPTORS};
 use crate::api::check_service::CheckService;
 use crate::api::rejection::{Rejection, violation};
-
-/// The most checks in one message.
-const MAX_CHECKS: usize = 1000;
-/// The most descriptors in all checks of one message. A core does nothing else until it has begun all of them.
-const MAX_TOTAL_DESCRIPTORS: usize = 4000;
 
 /// The native service of one core.
 pub struct Native {
@@ -58,10 +54,10 @@ impl RateLimitService for Native {
         let metadata = CallMetadata::of(&metadata);
         let service = &self.service;
         let weight = || checks.iter().map(|check| check.descriptors.len().max(1)).sum::<usize>();
-        let too_many = if checks.len() > MAX_CHECKS {
-            Some(format!("expected at most {MAX_CHECKS}"))
-        } else if weight() > MAX_TOTAL_DESCRIPTORS {
-            Some(format!("expected at most {MAX_TOTAL_DESCRIPTORS} descriptors in all of them"))
+        let too_many = if checks.len() > MAX_BATCH {
+            Some(format!("expected at most {MAX_BATCH}"))
+        } else if weight() > MAX_BATCH_DESCRIPTORS {
+            Some(format!("expected at most {MAX_BATCH_DESCRIPTORS} descriptors in all of them"))
         } else {
             None
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -16,7 +16,11 @@ use tonic::server::NamedService;
 
 use super::envoy::Envoy;
 use super::native::Native;
+use crate::api::bearer::has_valid_token;
 use crate::api::check_service::CheckService;
+use crate::api::rejection::Rejection;
+use crate::api::request_id;
+use crate::ports::ClientTokens;
 use crate::server::body_budget::BudgetedBody;
 use crate::server::within;
 
@@ -33,6 +37,8 @@ const MAX_CHECK_STREAMS: usize = 64;
 /// The gRPC services of one connection. Those that gateways call for every request are found without a router.
 pub struct Services {
     service: Arc<CheckService>,
+    /// Checks need one of these tokens; `None` if they need none.
+    tokens: Option<Arc<dyn ClientTokens>>,
     pub envoy: EnvoyServer<Envoy>,
     pub native: NativeServer<Native>,
     /// Health and reflection.
@@ -61,12 +67,25 @@ fn observed(answer: Response<tonic::body::Body>, service: &CheckService) -> Resp
 impl Services {
     pub fn new(
         service: Arc<CheckService>,
+        tokens: Option<Arc<dyn ClientTokens>>,
         envoy: EnvoyServer<Envoy>,
         native: NativeServer<Native>,
         others: axum::Router,
     ) -> Self {
         let (batches, streams) = (Semaphore::new(MAX_BATCHES), Semaphore::new(MAX_CHECK_STREAMS));
-        Self { service, envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
+        Self { service, tokens, envoy, native, others, batches: Arc::new(batches), streams: Arc::new(streams) }
+    }
+
+    /// Returns true if a call with these headers may ask for checks.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        self.tokens.as_ref().is_none_or(|tokens| has_valid_token(tokens, headers))
+    }
+
+    /// Counts a call without a valid token, and returns its answer.
+    fn unauthorized(&self, headers: &HeaderMap) -> Status {
+        let id = self.service.ids.take(headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()));
+        self.service.warn_of_unauthorized_call("grpc");
+        self.service.reject(Rejection::Unauthorized, &id).into_status(&id)
     }
 
     /// Answers one call. A call whose message does not arrive, or that is not answered, ends in time and releases what
@@ -82,8 +101,15 @@ impl Services {
             /// It fails without a permit.
             Stream(G, Result<OwnedSemaphorePermit, TryAcquireError>),
             Other(O),
+            /// It asks for checks without a valid token.
+            Unauthorized(Status),
         }
         let call = match request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((<EnvoyServer<Envoy> as NamedService>::NAME | <NativeServer<Native> as NamedService>::NAME, _))
+                if !self.admits(request.headers()) =>
+            {
+                Call::Unauthorized(self.unauthorized(request.headers()))
+            }
             Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Check(self.envoy.clone().call(request)),
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
                 Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
@@ -111,6 +137,7 @@ impl Services {
                         let most = format!("expected at most {MAX_CHECK_STREAMS} streams on one connection");
                         Ok(Status::resource_exhausted(most).into_http())
                     }
+                    Call::Unauthorized(status) => Ok(status.into_http()),
                     Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
                 }
             });

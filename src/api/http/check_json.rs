@@ -6,9 +6,53 @@ use limiter::{Charging, Decision, Revision, millis_up};
 use serde::Serialize;
 
 use super::json::Json;
-use crate::api::attributes::{CheckRequest, DescriptorRequest, Field, MAX_DESCRIPTORS};
+use crate::api::attributes::{
+    CheckRequest, DescriptorRequest, Field, MAX_BATCH, MAX_BATCH_DESCRIPTORS, MAX_DESCRIPTORS,
+};
 use crate::api::headers;
 use crate::api::rejection::{FieldViolation, violation};
+
+/// A check of a batch, or its violations. Their pointers begin at the check.
+pub type Parsed = Result<CheckRequest, Vec<FieldViolation>>;
+
+/// Reads the body of a batch: `{"checks": [...]}`. A check that is not valid does not affect the others.
+///
+/// # Errors
+/// Every violation of the batch itself.
+pub fn parse_batch(body: &[u8]) -> Result<Vec<Parsed>, Vec<FieldViolation>> {
+    let members = match serde_json::from_slice(body) {
+        Ok(Json::Object(members)) => members,
+        Ok(_) => return Err(vec![violation("", "expected a JSON object")]),
+        Err(error) => return Err(vec![violation("", format!("expected a JSON object: {error}"))]),
+    };
+    let (mut violations, mut checks) = (Vec::new(), None);
+    for (key, value) in each_once(members, "", &mut violations) {
+        match (key.as_str(), value) {
+            ("checks", Json::Array(all)) => checks = Some(all),
+            ("checks", _) => violations.push(violation("/checks", "expected a list of checks")),
+            _ => violations
+                .push(violation(format!("/{}", escape(&key)), "expected the field checks; this field is unknown")),
+        }
+    }
+    let count = checks.as_ref().map_or(0, Vec::len);
+    if violations.is_empty() && !(1..=MAX_BATCH).contains(&count) {
+        violations.push(violation("/checks", format!("expected 1 to {MAX_BATCH} checks")));
+    }
+    if !violations.is_empty() {
+        return Err(violations);
+    }
+    let read_one = |check| match check {
+        Json::Object(members) => read(members, Vec::new()),
+        _ => Err(vec![violation("", "expected a JSON object")]),
+    };
+    let checks: Vec<Parsed> = checks.unwrap_or_default().into_iter().map(read_one).collect();
+    let descriptors: usize = checks.iter().flatten().map(CheckRequest::size).sum();
+    if descriptors > MAX_BATCH_DESCRIPTORS {
+        let expected = format!("expected at most {MAX_BATCH_DESCRIPTORS} descriptors in all of them");
+        return Err(vec![violation("/checks", expected)]);
+    }
+    Ok(checks)
+}
 
 /// Reads a body.
 ///
@@ -140,7 +184,7 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// The answer to a check, over `/v1/check` and in the body of a denial over `/v1/authorize`.
+/// The answer to a check, over `/v1/check`, in a batch, and in the body of a denial over `/v1/authorize`.
 #[derive(Serialize)]
 pub struct Answer<'d> {
     allowed: bool,
@@ -254,6 +298,33 @@ mod tests {
             assert_eq!(repeated.map(|v| v.pointer.as_str()).collect::<Vec<_>>(), expected, "{body}");
         }
         assert!(parse(br#"{"domain":"d","descriptors":[{"u":"x"},{"u":"x"}]}"#, Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn a_batch_has_a_result_for_each_check_or_names_what_is_wrong_with_it() {
+        let body = br#"{"checks":[{"domain":"d"},{"domain":"d","hits":-1},[],{"domain":"e"}]}"#;
+        let checks = parse_batch(body).unwrap();
+        let pointers =
+            |at: usize| -> Vec<&str> { checks[at].as_ref().unwrap_err().iter().map(|v| &*v.pointer).collect() };
+        assert!(checks[0].is_ok() && checks[3].is_ok());
+        assert_eq!((pointers(1), pointers(2)), (vec!["/hits"], vec![""]));
+        let many = |count: usize, descriptors: usize| {
+            let check = format!(r#"{{"domain":"d","descriptors":[{}]}}"#, vec!["{}"; descriptors].join(","));
+            format!(r#"{{"checks":[{}]}}"#, vec![check.as_str(); count].join(","))
+        };
+        assert_eq!(parse_batch(many(1000, 4).as_bytes()).unwrap().len(), 1000);
+        for (body, pointer) in [
+            (many(0, 1), "/checks"),
+            (many(1001, 1), "/checks"),
+            (many(41, 100), "/checks"),
+            (r#"{"checks":{}}"#.to_owned(), "/checks"),
+            (r#"{"checks":[{"domain":"d"}],"more":1}"#.to_owned(), "/more"),
+            (r#"{"checks":[{"domain":"d"}],"checks":[]}"#.to_owned(), "/checks"),
+            ("[]".to_owned(), ""),
+            ("{".to_owned(), ""),
+        ] {
+            assert_eq!(parse_batch(body.as_bytes()).unwrap_err()[0].pointer, pointer, "{body:.80}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The HTTP front end of one core.
 
+mod body;
 mod check;
+mod check_batch;
 mod check_json;
 pub mod forward_auth;
 mod json;
+mod web_page;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -25,11 +28,12 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::forward_auth::ForwardAuth;
+use super::bearer::has_valid_token;
 use super::check_service::CheckService;
 use super::rejection::{FieldViolation, Rejection, violation};
 use super::request_id::RequestId;
 use super::{headers, request_id};
-use crate::ports::NodeStatus;
+use crate::ports::{ClientTokens, NodeStatus};
 use crate::server::balance::Acceptor;
 use crate::server::connection::{self, HEAD_TIMEOUT, Protocol};
 use crate::server::timer::CoarseTimer;
@@ -52,6 +56,10 @@ pub struct HttpState {
     pub service: Arc<CheckService>,
     pub node: Arc<dyn NodeStatus>,
     pub forward_auth: Arc<ForwardAuth>,
+    /// Checks need one of these tokens; `None` if they need none.
+    pub tokens: Option<Arc<dyn ClientTokens>>,
+    /// The origins whose web pages may ask for checks.
+    pub origins: Arc<[HeaderValue]>,
 }
 
 impl HttpState {
@@ -79,16 +87,29 @@ const MAX_SCRAPES: usize = 16;
 pub fn routes(state: HttpState) -> Router {
     let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     let live = || get(async || "ok\n");
-    Router::new()
-        .route("/v1/check", post(check::check))
-        .route("/v1/authorize", any(forward_auth::authorize))
+    let batches = Arc::new(Semaphore::new(check_batch::MAX_BATCHES));
+    let check_batch = move |state, headers, body| check_batch::check_batch(state, headers, body, batches);
+    let mut checks = Router::new().route("/v1/check", post(check::check)).route("/v1/checks", post(check_batch));
+    let mut authorize = Router::new().route("/v1/authorize", any(forward_auth::authorize));
+    if let Some(tokens) = &state.tokens {
+        let authenticated = from_fn_with_state((state.clone(), Arc::clone(tokens)), authenticated);
+        checks = checks.route_layer(authenticated.clone());
+        authorize = authorize.route_layer(authenticated);
+    }
+    if !state.origins.is_empty() {
+        // A preflight has a method that no route takes.
+        checks = checks.method_not_allowed_fallback(wrong_method).layer(web_page::cors(&state.origins));
+    }
+    checks
+        .merge(authorize)
+        .route("/openapi.json", get(openapi))
         .route("/health", live())
         .route("/livez", live())
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
         .route("/metrics", get(move |state| metrics(state, scrapes)))
         .fallback(async |state, headers| reject(state, headers, Rejection::NoSuchPath))
-        .method_not_allowed_fallback(async |state, headers| reject(state, headers, Rejection::WrongMethod))
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), in_time))
         .with_state(state)
 }
@@ -100,6 +121,28 @@ async fn in_time(State(state): State<HttpState>, request: Request, next: Next) -
         let headers = id.map(|id| (HeaderName::from_static(request_id::HEADER), id)).into_iter().collect();
         reject(State(state), headers, Rejection::TooSlow)
     })
+}
+
+/// Describes the calls of this front end as OpenAPI.
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+}
+
+async fn wrong_method(state: State<HttpState>, headers: HeaderMap) -> Response {
+    reject(state, headers, Rejection::WrongMethod)
+}
+
+/// Passes a check on if it has a valid token.
+async fn authenticated(
+    State((state, tokens)): State<(HttpState, Arc<dyn ClientTokens>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if has_valid_token(&tokens, request.headers()) {
+        return next.run(request).await;
+    }
+    state.service.warn_of_unauthorized_call("http");
+    reject(State(state), request.headers().clone(), Rejection::Unauthorized)
 }
 
 /// The answer to a request that is no check.

@@ -1,11 +1,11 @@
-//! Builds TLS from the settings that name certificates.
+//! Builds TLS, and the check of tokens, from the settings that name files.
 
 use std::sync::Arc;
 
 #[cfg(feature = "tls")]
 use crate::config::settings::RulesFrom;
 use crate::config::settings::Settings;
-use crate::ports::{Clock, Service};
+use crate::ports::{ClientTokens, Clock, Service};
 #[cfg(feature = "tls")]
 use crate::store::location::StoreLocation;
 use crate::telemetry::registry::MetricsRegistry;
@@ -28,6 +28,8 @@ pub(super) struct NodeTls {
     /// Of the connections between the nodes of the cluster, and to those of other regions.
     #[cfg(feature = "tls")]
     pub(super) peers: Option<PeerSecurity>,
+    /// The tokens of the clients that may ask for checks; `None` if clients need none.
+    pub(super) tokens: Option<Arc<dyn ClientTokens>>,
     /// Watches the files.
     pub(super) services: Vec<Arc<dyn Service>>,
 }
@@ -49,6 +51,9 @@ pub(super) fn node_tls(
     if let Some(files) = &settings.tls {
         let made = certificates.server("tls", files, &["http", "grpc", "admin"]);
         node.front_ends = made.map_err(&mut keep).ok();
+    }
+    if let Some(file) = &settings.tokens_file {
+        node.tokens = certificates.tokens("auth", file).map_err(&mut keep).ok();
     }
     if let StoreLocation::Redis(redis) = &settings.store.location
         && redis.tls
@@ -80,12 +85,13 @@ pub(super) fn node_tls(
     Ok(node)
 }
 
-/// Rejects settings that name certificates: this build has no TLS.
+/// Rejects settings that name certificates or tokens: this build reads none.
 #[cfg(not(feature = "tls"))]
 pub(super) fn node_tls(settings: &Settings, _: &Arc<dyn Clock>, _: &MetricsRegistry) -> Result<NodeTls, AssembleError> {
-    if settings.tls.is_none() {
-        return Ok(NodeTls::default());
-    }
-    let error = "tls: expected nothing: this program was built without the feature tls";
-    Err(AssembleError::Settings(vec![error.to_owned()]))
+    let sections = [("tls", settings.tls.is_some()), ("auth", settings.tokens_file.is_some())];
+    let used = sections.into_iter().filter(|(_, is_used)| *is_used);
+    let errors: Vec<String> = used
+        .map(|(section, _)| format!("{section}: expected nothing: this program was built without the feature tls"))
+        .collect();
+    if errors.is_empty() { Ok(NodeTls::default()) } else { Err(AssembleError::Settings(errors)) }
 }
