@@ -57,7 +57,7 @@ fn hop(world: &World, users: usize, pause: Duration) -> (Vec<u64>, Vec<Duration>
 }
 
 #[test]
-#[ignore = "a measurement of some minutes: see docs/regions.md"]
+#[ignore = "a measurement of some minutes, of a release build that TIDEGATE_PROGRAM names: see docs/regions.md"]
 fn users_who_hop_between_regions() {
     let gossip = || Some(json!({ "strategy": "gossip", "on_partition": "share" }));
     println!("| | pause | admitted ÷ limit, mean | most | check p50 | check p99 |\n|---|---|---|---|---|---|");

@@ -1,12 +1,12 @@
 //! What gossip of many active keys costs: three regions that count every check together, beside the same checks that
 //! each region counts by itself.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::hops::delay_ms;
-use crate::support::node::{Node, TIDEGATE};
+use crate::support::node::{Node, tidegate};
 use crate::support::servers::wait_for;
 use crate::support::wait::elapsed;
 use crate::world::{Setup, World};
@@ -76,11 +76,11 @@ fn behind(world: &World) -> f64 {
 
 /// Loads all regions at once. Returns the checks per second of all regions together, and the median and the 99th
 /// percentile of the time of a check in each region, in milliseconds.
-fn load(world: &World, program: &str, domain: &str, keys: &str, rate: Option<u32>) -> (f64, Vec<[f64; 2]>) {
+fn load(world: &World, domain: &str, keys: &str, rate: Option<u32>) -> (f64, Vec<[f64; 2]>) {
     let start = |region: usize| {
         let address = format!("grpc://{}", world.node(region).grpc);
         let (seconds, seed) = (format!("{SECONDS}s"), (region + 1).to_string());
-        let mut command = Command::new(program);
+        let mut command = tidegate(&[]);
         command.args(["bench", "--addr", &address, "--domain", domain, "--keys", keys, "--duration", &seconds]);
         command.args(["--seed", &seed, "--connections", "4", "--output", "json"]);
         if let Some(rate) = rate {
@@ -101,16 +101,14 @@ fn load(world: &World, program: &str, domain: &str, keys: &str, rate: Option<u32
 
 #[test]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
-#[ignore = "a measurement of some minutes, of a release build that the variable TIDEGATE names: see docs/regions.md"]
+#[ignore = "a measurement of some minutes, of a release build that TIDEGATE_PROGRAM names: see docs/regions.md"]
 fn many_active_keys() {
-    let program = std::env::var("TIDEGATE").unwrap_or_else(|_| TIDEGATE.to_owned());
     let text = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
     let keys = format!("{}:{KEYS}", text("KEYS", "uniform"));
     let number = |name: &str, or: f64| std::env::var(name).map_or(or, |text| text.parse().unwrap());
     let rate = Some(number("RATE", 0.0) as u32).filter(|rate| *rate > 0);
     let setup = Setup {
         regions: 3,
-        program: &program,
         interval: "100ms",
         partition_after: "2s",
         floor: number("FLOOR", 0.0),
@@ -127,7 +125,7 @@ fn many_active_keys() {
         let mut each = Vec::new();
         for domain in ["region", "global"] {
             let (before, start) = (Counts::now(&world), elapsed());
-            let (per_second, times) = load(&world, &program, domain, &keys, rate);
+            let (per_second, times) = load(&world, domain, &keys, rate);
             let (after, seconds) = (Counts::now(&world), (elapsed() - start).as_secs_f64());
             let behind_at_end = behind(&world);
             let stopped = elapsed();

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use links::config::{Config, Listen};
@@ -12,7 +11,7 @@ use links::proxy::Proxy;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::support::node::{Node, Response, TIDEGATE};
+use crate::support::node::{Node, Response, tidegate};
 use crate::support::servers::{SingleServer, free_ports, wait_for};
 
 pub const NAMES: [&str; 3] = ["us", "eu", "ap"];
@@ -23,8 +22,6 @@ pub struct Setup<'a> {
     pub regions: usize,
     /// The nodes of each region.
     pub nodes: usize,
-    /// The program of the nodes.
-    pub program: &'a str,
     pub interval: &'a str,
     pub floor: f64,
     pub partition_after: &'a str,
@@ -41,7 +38,6 @@ impl Setup<'_> {
             rules,
             regions: 2,
             nodes: 1,
-            program: TIDEGATE,
             interval: "20ms",
             floor: 0.0,
             partition_after: "500ms",
@@ -134,10 +130,7 @@ impl World {
                 });
                 let config = folder.path().join(format!("{name}-{node}.yaml"));
                 std::fs::write(&config, settings.to_string()).unwrap();
-                let mut command = Command::new(setup.program);
-                command.args(["serve", "--log-format", "json", "--config", config.to_str().unwrap()]);
-                command.env_clear().stdin(Stdio::null());
-                Some(Node::start(command))
+                Some(Node::start(tidegate(&["serve", "--log-format", "json", "--config", config.to_str().unwrap()])))
             };
             running.push((0..nodes).map(start).collect());
         }
