@@ -1,5 +1,5 @@
 //! The headers that a decision adds to a response: `RateLimit` and `RateLimit-Policy`
-//! (draft-ietf-httpapi-ratelimit-headers-10), `X-RateLimit-*`, `Retry-After`, `X-Tidegate-Shadow`, and those of a limit
+//! (draft-ietf-httpapi-ratelimit-headers-11), `X-RateLimit-*`, `Retry-After`, `X-Tidegate-Shadow`, and those of a limit
 //! that denies.
 
 use std::fmt::Write as _;

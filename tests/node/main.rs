@@ -22,6 +22,7 @@ mod grpc;
 mod hostile_clients;
 mod http;
 mod openapi;
+mod ratelimit_fields;
 mod resets;
 mod response_headers;
 mod rules_commands;
