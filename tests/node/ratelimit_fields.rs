@@ -8,9 +8,7 @@ use crate::node::{Node, Response, serve_command};
 
 /// Starts a node with these limits: the name, the hits and the window of each.
 fn node(limits: &[(&str, u64, &str)]) -> (Node, tempfile::TempDir) {
-    let limit = |(name, hits, window): &(&str, u64, &str)| {
-        json!({ "name": name, "per": [], "limit": hits, "window": window, "algorithm": "fixed_window" })
-    };
+    let limit = |(name, hits, window): &(&str, u64, &str)| json!({ "name": name, "per": [], "limit": hits, "window": window, "algorithm": "fixed_window" });
     let limits: Vec<Value> = limits.iter().map(limit).collect();
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.yaml");
