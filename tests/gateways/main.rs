@@ -10,3 +10,4 @@ mod envoy_api;
 mod forward_auth;
 mod gateway;
 mod nginx;
+mod transcoding;
