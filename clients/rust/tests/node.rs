@@ -1,0 +1,227 @@
+//! The client against a real node, which `TIDEGATE_PROGRAM` names: `scripts/clients rust` builds it and runs these tests.
+
+#![expect(clippy::disallowed_methods, reason = "this crate runs without the node's ports")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::get;
+use http::StatusCode;
+use tidegate_client::{Check, CheckError, Client, Config, FailMode, RateLimitLayer, Source};
+use tower_service::Service;
+
+/// Far longer than a shared machine takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node with the sample rules: five checks a minute for each user in the domain `demo`.
+struct Node {
+    child: Child,
+    url: String,
+}
+
+impl Node {
+    fn start() -> Self {
+        let program = std::env::var("TIDEGATE_PROGRAM").expect("TIDEGATE_PROGRAM must name the program");
+        let mut child = Command::new(program)
+            .args(["dev", "--log-format", "json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let serving = log.find(|line| line.contains("\"serving\"")).expect("the node must serve");
+        let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
+        let address = serving["http"].as_str().unwrap();
+        std::thread::spawn(move || log.for_each(drop));
+        // A node that starts answers 503.
+        let start = Instant::now();
+        while !is_ready(address) {
+            assert!(start.elapsed() < PATIENCE, "the node must be ready");
+            std::thread::yield_now();
+        }
+        Self { child, url: format!("http://{address}") }
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn is_ready(address: &str) -> bool {
+    let mut answer = String::new();
+    let asked = TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    asked.is_ok() && answer.starts_with("HTTP/1.1 200")
+}
+
+/// A server that answers each request with these bytes, and tells what it got.
+fn server(answer: &'static str) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (send, requests) = channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut buffer = [0; 8192];
+            let read = stream.read(&mut buffer).unwrap_or(0);
+            if send.send(String::from_utf8_lossy(&buffer[..read]).into_owned()).is_err() {
+                break;
+            }
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (url, requests)
+}
+
+fn config(nodes: &[&str]) -> Config {
+    Config { deadline: PATIENCE, ..Config::new(nodes.iter().copied()) }
+}
+
+fn check(user: &str) -> Check {
+    Check::new("demo").with("user", user)
+}
+
+/// An address where nobody listens: the port is reserved, so no other test gets it.
+const NOBODY: &str = "http://127.0.0.1:1";
+
+#[tokio::test]
+async fn exactly_the_limit_is_admitted_and_a_denial_says_when_to_ask_again() {
+    let node = Node::start();
+    let client = Client::new(config(&[&node.url])).unwrap();
+    for left in (0..5).rev() {
+        let decision = client.check(&check("u")).await.unwrap();
+        assert!(decision.allowed && decision.source == Source::Node);
+        assert_eq!(decision.limits[0].remaining, Some(left));
+    }
+    let denied = client.check(&check("u")).await.unwrap();
+    assert_eq!((denied.allowed, denied.status), (false, StatusCode::TOO_MANY_REQUESTS));
+    assert!(denied.retry_after.is_some() && denied.headers.contains_key("retry-after"));
+    assert!(denied.headers.contains_key("ratelimit") && denied.headers.contains_key("ratelimit-policy"));
+    assert!(client.check(&check("other")).await.unwrap().allowed);
+}
+
+#[tokio::test]
+async fn a_denial_is_remembered_and_no_node_is_asked_until_it_ends() {
+    let node = Node::start();
+    let client = Client::new(config(&[&node.url])).unwrap();
+    let five = Check { hits: 5, ..check("u") };
+    assert!(client.check(&five).await.unwrap().allowed);
+    assert!(!client.check(&check("u")).await.unwrap().allowed);
+    drop(node);
+    let remembered = client.check(&check("u")).await.unwrap();
+    assert_eq!((remembered.allowed, remembered.source), (false, Source::DenialCache));
+    assert!(remembered.retry_after.is_some());
+    let forgetful = Client::new(Config { remembered_denials: 0, ..config(&[NOBODY]) }).unwrap();
+    assert!(matches!(forgetful.check(&check("u")).await.unwrap().source, Source::FailMode(_)));
+}
+
+#[tokio::test]
+async fn the_next_node_is_asked_if_one_is_gone_stands_still_or_fails() {
+    let node = Node::start();
+    let failing = server("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").0;
+    for first in [NOBODY.to_owned(), failing] {
+        let client = Client::new(config(&[&first, &node.url])).unwrap();
+        assert_eq!(client.check(&check(&first)).await.unwrap().source, Source::Node, "{first}");
+    }
+    let still = Node::start();
+    still.signal("STOP");
+    let client = Client::new(Config { deadline: Duration::from_secs(2), ..config(&[&still.url, &node.url]) }).unwrap();
+    assert_eq!(client.check(&check("still")).await.unwrap().source, Source::Node);
+    still.signal("CONT");
+}
+
+#[tokio::test]
+async fn without_a_node_the_fail_mode_decides_within_the_deadline() {
+    let still = Node::start();
+    still.signal("STOP");
+    for (mode, allowed, status) in
+        [(FailMode::Allow, true, StatusCode::OK), (FailMode::Deny, false, StatusCode::SERVICE_UNAVAILABLE)]
+    {
+        let nodes = [&*still.url, NOBODY];
+        let deadline = Duration::from_millis(200);
+        let client = Client::new(Config { fail_mode: mode, deadline, ..config(&nodes) }).unwrap();
+        let decided = tokio::time::timeout(PATIENCE, client.check(&check("u"))).await.expect("the deadline must hold");
+        let decision = decided.unwrap();
+        assert_eq!((decision.allowed, decision.status), (allowed, status));
+        let Source::FailMode(why) = decision.source else { panic!("{:?}", decision.source) };
+        assert!(why.contains("no answer within") && why.contains("efused"), "{why}");
+    }
+    still.signal("CONT");
+}
+
+#[tokio::test]
+async fn a_check_that_a_node_rejects_never_lets_a_request_pass() {
+    let node = Node::start();
+    let client = Client::new(config(&[&node.url, &node.url])).unwrap();
+    let Err(CheckError::Rejected(rejected)) = client.check(&Check::new("")).await else { panic!("expected an error") };
+    assert_eq!((rejected.status, &*rejected.errors[0].pointer), (StatusCode::BAD_REQUEST, "/domain"));
+    let large = Check::new("demo").with("user", "x".repeat(100_000));
+    let Err(CheckError::Rejected(rejected)) = client.check(&large).await else { panic!("expected an error") };
+    assert_eq!(rejected.status, StatusCode::PAYLOAD_TOO_LARGE);
+    for answer in [
+        "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}",
+        "HTTP/1.1 301 Moved\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    ] {
+        let (url, _requests) = server(answer);
+        assert!(Client::new(config(&[&url])).unwrap().check(&check("u")).await.is_err(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_trace_context_and_the_token_go_to_the_node() {
+    let (url, requests) = server("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let client = Client::new(Config { token: Some("a-token".to_owned()), ..config(&[&url]) }).unwrap();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = Request::get("/").header("traceparent", trace).header("x-request-id", "mine").header("cookie", "c");
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    client.check(&check("u").on_behalf_of(&parts.headers)).await.unwrap();
+    let sent = requests.recv_timeout(PATIENCE).unwrap();
+    for expected in [&format!("traceparent: {trace}"), "x-request-id: mine", "authorization: Bearer a-token"] {
+        assert!(sent.contains(expected), "{expected} in {sent}");
+    }
+    assert!(!sent.contains("cookie"), "{sent}");
+    assert!(!format!("{client:?}").contains("Bearer a-token"));
+}
+
+#[tokio::test]
+async fn the_layer_answers_for_the_service_that_it_protects() {
+    let node = Node::start();
+    let client = Client::new(config(&[&node.url])).unwrap();
+    let per_user = |request: &Request| {
+        let user = request.headers().get("x-user")?.to_str().ok()?;
+        Some(Check::new(if user.is_empty() { "" } else { "demo" }).with("user", user))
+    };
+    let mut app = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::new(client, per_user));
+    let mut ask = async |user: Option<&str>| {
+        let mut request = Request::get("/");
+        if let Some(user) = user {
+            request = request.header("x-user", user);
+        }
+        app.call(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    for _ in 0..5 {
+        let response = ask(Some("u")).await;
+        assert!(response.status() == StatusCode::OK && response.headers().contains_key("ratelimit"));
+    }
+    let denied = ask(Some("u")).await;
+    assert!(denied.status() == StatusCode::TOO_MANY_REQUESTS && denied.headers().contains_key("retry-after"));
+    assert_eq!(ask(None).await.status(), StatusCode::OK, "a request that is not described is not limited");
+    let invalid = ask(Some("")).await;
+    assert_eq!(invalid.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(invalid.extensions().get::<CheckError>().is_some());
+}
