@@ -1,7 +1,7 @@
 //! The checks that callers ask, owned and valid. Every front end makes them here, so that all have the same bounds.
 
 use limiter::rules::Period;
-use limiter::{Charging, Check, Descriptor};
+use limiter::{Charging, Check, Descriptor, MAX_ATTRIBUTES};
 use smallvec::SmallVec;
 
 use super::rejection::{FieldViolation, violation};
@@ -14,8 +14,6 @@ pub const MAX_DESCRIPTORS: usize = 100;
 pub const MAX_BATCH: usize = 1000;
 /// The most descriptors in all checks of one batch. A core does nothing else until it has begun all of them.
 pub const MAX_BATCH_DESCRIPTORS: usize = 4000;
-/// The most attributes in one descriptor.
-pub const MAX_ATTRIBUTES: usize = 100;
 
 /// The attributes of one descriptor, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

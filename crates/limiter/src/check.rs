@@ -2,6 +2,9 @@
 
 use crate::rules::{Attribute, Period};
 
+/// The most attributes in one descriptor.
+pub const MAX_ATTRIBUTES: usize = 100;
+
 /// One check over one or more descriptors.
 #[derive(Clone, Copy, Debug)]
 pub struct Check<'a> {

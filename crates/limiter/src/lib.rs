@@ -39,7 +39,7 @@ mod shard;
 mod time;
 
 pub use breaker::{Breaker, PROBE_INTERVAL};
-pub use check::{Charging, Check, Descriptor};
+pub use check::{Charging, Check, Descriptor, MAX_ATTRIBUTES};
 pub use decision::{Decision, IdentityProblem, LimitStatus, by_part_left, tightest};
 pub use dry_run::DryRun;
 pub use ids::{BatchId, DebtId, HolderId, Incarnation, LaneId, RegionNumber, SlotId, Ticket};

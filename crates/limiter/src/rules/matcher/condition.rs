@@ -85,7 +85,7 @@ fn canonical(net: IpNet) -> IpNet {
     mapped.and_then(|(prefix, address)| IpNet::new(address.into(), prefix).ok()).unwrap_or(net)
 }
 
-fn regex(text: &str) -> Result<Regex, String> {
+pub(super) fn regex(text: &str) -> Result<Regex, String> {
     regex::RegexBuilder::new(text)
         .size_limit(REGEX_BYTES)
         .build()

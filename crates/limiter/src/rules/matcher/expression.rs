@@ -3,23 +3,48 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cel::extractors::This;
 use cel::{Context, Env, ExecutionError, Program, Value};
+use regex::Regex;
 
 use super::judge::{self, Facts};
+use super::syntax::Syntax;
 use crate::rules::attribute::Attribute;
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
-/// The deepest nesting of brackets, because the parser recurses.
-const MAX_DEPTH: usize = 64;
-/// The most operators and members (`.`, `+`, `<`, ...). A chain of them is a tree of the same depth, which is walked
-/// recursively.
-const MAX_OPERATORS: usize = 512;
 
 /// A compiled expression.
 pub struct Expression {
     program: Program,
+    scope: Scope,
+}
+
+/// The functions of CEL. `matches` knows the patterns of one expression, which were compiled with it.
+#[derive(Clone)]
+pub struct Scope {
     env: Arc<Env>,
+    patterns: Arc<HashMap<String, Regex>>,
+}
+
+impl Scope {
+    pub(super) fn new(patterns: HashMap<String, Regex>) -> Self {
+        Self { env: Arc::new(Env::stdlib()), patterns: Arc::new(patterns) }
+    }
+
+    /// An empty context.
+    pub(super) fn context(&self) -> Context<'static, 'static> {
+        let mut context = Context::with_env(Arc::clone(&self.env));
+        if !self.patterns.is_empty() {
+            let patterns = Arc::clone(&self.patterns);
+            let matches = move |This(text): This<Arc<String>>, pattern: Arc<String>| {
+                patterns.get(&*pattern).is_some_and(|pattern| pattern.is_match(&text))
+            };
+            // The standard functions have no other of this name: that feature of the library is off.
+            let _ = context.add_function("matches", matches);
+        }
+        context
+    }
 }
 
 impl std::fmt::Debug for Expression {
@@ -30,30 +55,27 @@ impl std::fmt::Debug for Expression {
 
 impl Expression {
     pub fn compile(source: &str) -> Result<Self, String> {
-        let shape = Shape::of(source);
-        if source.len() > MAX_BYTES || shape.depth > MAX_DEPTH || shape.operators > MAX_OPERATORS {
-            return Err(format!(
-                "expected a CEL expression of at most {MAX_BYTES} bytes and {MAX_OPERATORS} operators, {MAX_DEPTH} brackets deep"
-            ));
+        if source.len() > MAX_BYTES {
+            return Err(format!("expected a CEL expression of at most {MAX_BYTES} bytes"));
         }
-        let env = Arc::new(Env::stdlib());
-        let program = env.compile(source).map_err(|e| {
+        // The parser bounds its own recursion.
+        let program = Env::stdlib().compile(source).map_err(|e| {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
-        let Some(bound) = bound_by_loops(source) else {
-            return Err("expected no macro (all, exists, exists_one, map, filter) within another".to_owned());
-        };
+        // Nothing else may walk the tree before its depth is known.
+        let Syntax { bound, patterns, .. } = Syntax::of(program.expression())?;
+        let scope = Scope::new(patterns);
         let references = program.references();
         let known = |v: &&str| ["attributes", "domain", "hits"].contains(v) || bound.iter().any(|own| own == *v);
         let unknown = references.variables().into_iter().find(|v| !known(v));
         if let Some(name) = unknown {
             return Err(format!("expected only the variables attributes, domain and hits, not {name}"));
         }
-        if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&env, name)) {
+        if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&scope.env, name)) {
             return Err(format!("expected a function of CEL, not {name}"));
         }
-        judge::check_types(program.expression(), &env)?;
-        Ok(Self { program, env })
+        judge::check_types(program.expression(), &scope)?;
+        Ok(Self { program, scope })
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
@@ -74,11 +96,11 @@ impl Expression {
 
     /// False if the expression is not true in any check of which `facts` hold.
     pub fn can_be_true(&self, facts: &Facts<'_>) -> bool {
-        judge::can_be_true(self.program.expression(), &self.env, facts)
+        judge::can_be_true(self.program.expression(), &self.scope, facts)
     }
 
     fn value(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Result<Value, ExecutionError> {
-        let mut context = Context::with_env(Arc::clone(&self.env));
+        let mut context = self.scope.context();
         let mut attributes: HashMap<String, Value> = HashMap::with_capacity(entries.len());
         for (at, (key, value)) in entries.iter().enumerate() {
             let mut name = (*key).to_owned();
@@ -104,83 +126,9 @@ fn is_declared(env: &Arc<Env>, name: &str) -> bool {
         matches!(result, Ok(Err(ExecutionError::UndeclaredReference(_))))
     };
     // As a function, and as a method of each type that has methods. A declared one rejects the missing arguments.
-    is_operator || !["", "''.", "[].", "{}."].iter().all(|receiver| undeclared(format!("{receiver}{name}()")))
-}
-
-/// The variables that macros over lists bind. `None` if one macro is within the brackets of another, which would
-/// multiply the cost.
-fn bound_by_loops(source: &str) -> Option<Vec<String>> {
-    const LOOPS: [&str; 5] = ["all", "exists", "exists_one", "map", "filter"];
-    let plain: String = outside_of_strings(source).chars().filter(|c| !c.is_whitespace()).collect();
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let (mut open, mut bound) = (Vec::new(), Vec::new());
-    for (at, c) in plain.char_indices() {
-        match c {
-            '(' => {
-                let before = &plain[..at];
-                let word = &before[before
-                    .rfind(|c| !is_word(c))
-                    .map_or(0, |end| end + before[end..].chars().next().map_or(1, char::len_utf8))..];
-                let is_loop = LOOPS.contains(&word);
-                if is_loop && open.contains(&true) {
-                    return None;
-                }
-                if is_loop {
-                    bound.push(plain[at + 1..].chars().take_while(|c| is_word(*c)).collect());
-                }
-                open.push(is_loop);
-            }
-            ')' => drop(open.pop()),
-            _ => {}
-        }
-    }
-    Some(bound)
-}
-
-/// The expression without its string literals.
-fn outside_of_strings(source: &str) -> String {
-    let (mut quote, mut escaped) = (None, false);
-    let outside = |c: &char| {
-        if let Some(open) = quote {
-            quote = quote.filter(|_| escaped || *c != open);
-            escaped = !escaped && *c == '\\';
-            return false;
-        }
-        if matches!(c, '\'' | '"') {
-            quote = Some(*c);
-        }
-        quote.is_none()
-    };
-    source.chars().filter(outside).collect()
-}
-
-/// What makes an expression expensive, outside of its strings.
-struct Shape {
-    /// The nesting of brackets, conditionals and repeated signs.
-    depth: usize,
-    operators: usize,
-}
-
-impl Shape {
-    fn of(source: &str) -> Self {
-        let (mut nested, mut signs) = (0usize, 0usize);
-        let mut shape = Self { depth: 0, operators: 0 };
-        for c in outside_of_strings(source).chars() {
-            match c {
-                '(' | '[' | '{' | '?' => nested += 1,
-                ')' | ']' | '}' => nested = nested.saturating_sub(1),
-                _ => {}
-            }
-            match c {
-                '!' | '-' => signs += 1,
-                ' ' => {}
-                _ => signs = 0,
-            }
-            shape.operators += usize::from("!-+*/%.<>=?[".contains(c));
-            shape.depth = shape.depth.max(nested + signs);
-        }
-        shape
-    }
+    is_operator
+        || name == "matches"
+        || !["", "''.", "[].", "{}."].iter().all(|receiver| undeclared(format!("{receiver}{name}()")))
 }
 
 #[cfg(test)]
@@ -213,11 +161,53 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_loop_is_invalid() {
-        let nested = "[0, 1].map(a, [0, 1].map(b, a + b)).size() > 0";
-        assert!(Expression::compile(nested).unwrap_err().contains("within another"));
+    fn a_nested_loop_is_invalid_also_where_text_hides_it() {
+        for nested in [
+            "[0, 1].map(a, [0, 1].map(b, a + b)).size() > 0",
+            "[0].all(a, r'\\' == '' || [0].all(b, true))",
+            "[0].all(a, \"\"\" ' \"\"\" == '' || [0].all(b, true))",
+            "[0].all(a, // '\n [0].all(b, true)) // '",
+        ] {
+            let error = Expression::compile(nested).unwrap_err();
+            assert!(error.contains("within another"), "{nested}: {error}");
+        }
         assert_eq!(Expression::compile("[0, 1].all(a, a < 2) && [0].exists (b, b < 1)").map(drop), Ok(()));
         assert!(Expression::compile("[\"map(\"].all(a, a != 'map(map(')").is_ok());
+    }
+
+    #[test]
+    fn a_loop_walks_over_what_is_written_out_or_over_attributes() {
+        let of_attributes = Expression::compile("attributes.exists(name, name.startsWith('x-'))").unwrap();
+        assert!(of_attributes.holds("api", &[("x-a", "1")], 1) && !of_attributes.holds("api", &[("a", "1")], 1));
+        for growing in ["[[0]].map(x, x + x)[0].all(y, y == 0)", "([0] + [1]).all(x, x < 2)"] {
+            assert!(Expression::compile(growing).unwrap_err().contains("written out"), "{growing}");
+        }
+        let list = vec!["0"; 500].join(",");
+        let body = vec!["x == 0"; 50].join("&&");
+        let error = Expression::compile(&format!("[{list}].all(x, {body})")).unwrap_err();
+        assert!(error.contains("at most 20000 parts"), "{error}");
+    }
+
+    #[test]
+    fn a_pattern_is_written_out_and_compiled_once() {
+        let matches = Expression::compile(r"attributes.path.matches(r'^/v\d+/') || matches(domain, '^a')").unwrap();
+        assert!(matches.holds("web", &[("path", "/v12/x")], 1) && matches.holds("api", &[("path", "/")], 1));
+        assert!(!matches.holds("web", &[("path", "/vx/")], 1));
+        assert_eq!(matches.scope.patterns.len(), 2);
+        for chosen in ["attributes.a.matches(attributes.b)", "attributes.a.matches('a' + 'b')", "matches(domain)"] {
+            let error = Expression::compile(chosen).unwrap_err();
+            assert!(error.contains("written out"), "{chosen}: {error}");
+        }
+        for (invalid, expected) in [
+            ("attributes.a.matches('(')".to_owned(), "regular expression"),
+            (r"attributes.a.matches('\\pL{1000}{1000}')".to_owned(), "regular expression"),
+            (
+                (0..9).map(|n| format!("domain.matches('{n}')")).collect::<Vec<_>>().join(" || "),
+                "at most 8 regular expressions",
+            ),
+        ] {
+            assert!(Expression::compile(&invalid).unwrap_err().contains(expected), "{invalid}");
+        }
     }
 
     #[test]
@@ -230,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_valid_chains_are_evaluated_on_a_small_stack() {
+    fn the_deepest_valid_expressions_are_evaluated_on_a_small_stack() {
         let chains = |n: usize| {
             [
-                format!("hits{} > 0", "+1".repeat(n)),
+                format!("hits{} > 0", "-1".repeat(n)),
                 format!("attributes{} == 1", ".a".repeat(n)),
                 format!("attributes{} == 1", "['a']".repeat(n)),
                 format!("{}true", "true ? true : ".repeat(n.min(250))),
@@ -246,8 +236,25 @@ mod tests {
             }
         }
         for source in &chains(800)[..3] {
-            assert!(Expression::compile(source).unwrap_err().contains("512 operators"), "{source}");
+            assert!(Expression::compile(source).unwrap_err().contains("512 deep"), "{source}");
         }
+    }
+
+    #[test]
+    fn text_that_hides_a_deep_expression_does_not_overflow_the_stack() {
+        let chain = "-1".repeat(1900);
+        for source in [
+            format!("// '\nhits{chain} > 0 // '"),
+            format!(r"r'\' == '' || hits{chain} > 0 || r'\' == ''"),
+            format!("\"\"\" ' \"\"\" == '' || hits{chain} > 0 || \"\"\" ' \"\"\" == ''"),
+        ] {
+            let error = Expression::compile(&source).unwrap_err();
+            assert!(error.contains("512 deep"), "{error}");
+        }
+        let long = "a".repeat(4096);
+        let sums = |count: usize| format!("size(attributes.a{}) > 0", "+attributes.a".repeat(count));
+        assert!(Expression::compile(&sums(64)).unwrap().holds("api", &[("a", &long)], 1));
+        assert!(Expression::compile(&sums(65)).unwrap_err().contains("64 operators +"));
     }
 
     #[test]

@@ -6,15 +6,16 @@
 //! overloads is kept here.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, ListExpr, LiteralValue, MapEntryExpr,
-    MapExpr, SelectExpr, operators,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, ListExpr, MapEntryExpr, MapExpr, SelectExpr,
+    operators,
 };
-use cel::{Context, Env, ExecutionError, Value};
+use cel::{Context, ExecutionError, Value};
 
+use super::expression::Scope;
 use super::possible::{Possible, can_be_equal};
+use super::syntax::text;
 
 /// The most combinations of values that are tried for one operator.
 const MAX_COMBINATIONS: usize = 256;
@@ -38,9 +39,9 @@ pub struct Facts<'f> {
 }
 
 /// Checks the types of an expression; the error says what was expected.
-pub fn check_types(expression: &IdedExpr, env: &Arc<Env>) -> Result<(), String> {
+pub fn check_types(expression: &IdedExpr, scope: &Scope) -> Result<(), String> {
     let facts = Facts { attribute: &|_| Fact::Unknown, domain: None };
-    let possible = Evaluation::new(env, &facts).of(expression)?;
+    let possible = Evaluation::new(scope, &facts).of(expression)?;
     if possible.values.is_empty() || possible.can_be(true) || possible.can_be(false) {
         return Ok(());
     }
@@ -48,8 +49,8 @@ pub fn check_types(expression: &IdedExpr, env: &Arc<Env>) -> Result<(), String> 
 }
 
 /// True unless the expression is false, or fails, in every check of which `facts` hold.
-pub fn can_be_true(expression: &IdedExpr, env: &Arc<Env>, facts: &Facts<'_>) -> bool {
-    Evaluation::new(env, facts).of(expression).is_ok_and(|possible| possible.can_be(true))
+pub fn can_be_true(expression: &IdedExpr, scope: &Scope, facts: &Facts<'_>) -> bool {
+    Evaluation::new(scope, facts).of(expression).is_ok_and(|possible| possible.can_be(true))
 }
 
 struct Evaluation<'e> {
@@ -61,8 +62,8 @@ struct Evaluation<'e> {
 }
 
 impl<'e> Evaluation<'e> {
-    fn new(env: &Arc<Env>, facts: &'e Facts<'e>) -> Self {
-        Self { facts, scratch: Context::with_env(Arc::clone(env)), bound: Vec::new(), trials: 0 }
+    fn new(scope: &Scope, facts: &'e Facts<'e>) -> Self {
+        Self { facts, scratch: scope.context(), bound: Vec::new(), trials: 0 }
     }
 
     fn of(&mut self, expression: &IdedExpr) -> Result<Possible, String> {
@@ -249,10 +250,6 @@ impl<'e> Evaluation<'e> {
                 _ => {}
             }
         }
-        let can_walk = |value: &Value| matches!(value, Value::List(_) | Value::Map(_) | Value::Opaque(_));
-        if !range.values.is_empty() && !range.values.iter().any(can_walk) {
-            return Err(format!("expected a list or a map to walk over, not {}", range.types()));
-        }
         let item = if items.is_empty() { Possible::anything() } else { Possible::like(items) };
         let start = self.of(accu_init)?;
         let bound = self.bound.len();
@@ -309,14 +306,6 @@ impl<'e> Evaluation<'e> {
             (_, true) | (true, _) => Some(Possible::exactly(values)),
             (false, false) => Some(Possible::like(values)),
         }
-    }
-}
-
-/// The text of a string literal.
-fn text(expression: &IdedExpr) -> Option<&str> {
-    match &expression.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
-        _ => None,
     }
 }
 

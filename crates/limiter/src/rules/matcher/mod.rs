@@ -6,6 +6,7 @@ mod index;
 mod judge;
 mod possible;
 mod route;
+mod syntax;
 
 pub use condition::{Compiled, address, network};
 pub use expression::Expression;

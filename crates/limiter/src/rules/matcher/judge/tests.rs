@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rules::matcher::Expression;
+use crate::rules::matcher::syntax::Syntax;
+use cel::Env;
 
 /// Expressions over two attributes, with operators on right and wrong types.
 fn expression() -> impl Strategy<Value = String> {
@@ -76,10 +78,11 @@ proptest! {
         a in prop::sample::select(vec!["x", "1", "true", ""]),
         hits in 0..3i64,
     ) {
-        let env = Arc::new(Env::stdlib());
+        let env = Env::stdlib();
         let program = env.compile(&format!("[{left} {operator} {right}] == []")).unwrap();
-        if check_types(program.expression(), &env).is_err() {
-            let mut context = Context::with_env(Arc::clone(&env));
+        let scope = Scope::new(HashMap::new());
+        if check_types(program.expression(), &scope).is_err() {
+            let mut context = scope.context();
             context.add_variable_from_value("attributes", HashMap::from([("a", a)]));
             context.add_variable_from_value("domain", "d");
             context.add_variable_from_value("hits", hits);
@@ -90,8 +93,9 @@ proptest! {
 }
 
 fn types(source: &str) -> Result<(), String> {
-    let env = Arc::new(Env::stdlib());
-    check_types(env.compile(source).unwrap().expression(), &env)
+    let program = Env::stdlib().compile(source).unwrap();
+    let Syntax { patterns, .. } = Syntax::of(program.expression())?;
+    check_types(program.expression(), &Scope::new(patterns))
 }
 
 #[test]
@@ -119,7 +123,7 @@ fn operators_on_wrong_types_are_found() {
         ("attributes.x.y == 'a'", "a map before .y, not string"),
         ("has(attributes.x.y)", "a map before .y, not string"),
         ("attributes.x[0] == 'a'", "[] accepts, not string and int"),
-        ("attributes.x.all(c, c == 'a')", "a list or a map to walk over, not string"),
+        ("attributes.x.all(c, c == 'a')", "over a list that is written out, or over attributes"),
         ("[1, 2].exists(n, n == attributes.x)", "== accepts, not int and string"),
         ("[1].all(n, n + 1)", "of && that are true or false, not int"),
         ("hits", "true or false, not int"),
@@ -169,8 +173,8 @@ fn an_expression_that_is_never_true_is_found() {
         _ => Fact::Unknown,
     };
     let facts = Facts { attribute: &attribute, domain: Some("api") };
-    let env = Arc::new(Env::stdlib());
-    let possible = |source: &str| can_be_true(env.compile(source).unwrap().expression(), &env, &facts);
+    let scope = Scope::new(HashMap::new());
+    let possible = |source: &str| can_be_true(Env::stdlib().compile(source).unwrap().expression(), &scope, &facts);
     for never in [
         "false",
         "1 == 2",
