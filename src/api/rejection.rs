@@ -17,6 +17,15 @@ use limiter::Overload;
 /// How long a client should wait before it asks an unavailable node again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The most errors that an answer names. The others are counted.
+const MAX_SHOWN: usize = 20;
+/// The same over gRPC, whose libraries take 8 KiB of trailers.
+const MAX_SHOWN_GRPC: usize = 8;
+/// The longest message over gRPC, in bytes.
+const MAX_MESSAGE: usize = 512;
+/// The longest pointer and the longest detail in an answer, in bytes. A request chooses names that are in them.
+const MAX_TEXT: usize = 160;
+
 /// One error of a request: its place, and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldViolation {
@@ -128,8 +137,18 @@ impl Rejection {
         }
     }
 
-    fn violations(&self) -> &[FieldViolation] {
-        if let Self::Invalid(violations) = self { violations } else { &[] }
+    /// The errors that an answer names. A request may have far more and far longer ones than its answer may be large.
+    fn violations(&self, most: usize) -> Vec<FieldViolation> {
+        let Self::Invalid(violations) = self else { return Vec::new() };
+        let short = |violation: &FieldViolation| FieldViolation {
+            pointer: shortened(&violation.pointer, MAX_TEXT),
+            detail: shortened(&violation.detail, MAX_TEXT),
+        };
+        let mut shown: Vec<FieldViolation> = violations.iter().take(most).map(short).collect();
+        if let Some(more) = violations.len().checked_sub(most).filter(|more| *more > 0) {
+            shown.push(violation("", format!("{more} more errors are not shown")));
+        }
+        shown
     }
 
     /// How long the client should wait.
@@ -158,7 +177,8 @@ impl Rejection {
     pub fn problem(&self) -> serde_json::Value {
         let (status, _, title) = self.row();
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
-        let mut problem = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations() });
+        let mut problem =
+            serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(MAX_SHOWN) });
         #[cfg(feature = "cluster")]
         match self {
             Self::Admin(AdminError::Stale { current }) => problem["revision"] = current.0.into(),
@@ -172,17 +192,17 @@ impl Rejection {
     /// The gRPC code and a line of text, for an item of a batch.
     pub fn code_and_message(&self) -> (Code, String) {
         let (_, code, mut message) = self.row();
-        for FieldViolation { pointer, detail } in self.violations() {
+        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC) {
             message += &format!("; {pointer}: {detail}");
         }
-        (code, message)
+        (code, shortened(&message, MAX_MESSAGE))
     }
 
     /// The answer over gRPC.
     pub fn into_status(self, id: &RequestId<'_>) -> Status {
         let (code, message) = self.code_and_message();
         let mut details = ErrorDetails::new();
-        for FieldViolation { pointer, detail } in self.violations() {
+        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC) {
             details.add_bad_request_violation(pointer, detail);
         }
         details.set_request_info(id.to_string(), "");
@@ -191,6 +211,14 @@ impl Rejection {
         }
         Status::with_error_details(code, message, details)
     }
+}
+
+/// The beginning of a text that is too long, with a sign that it is cut.
+fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(most)])
 }
 
 impl IntoResponse for Rejection {
@@ -207,5 +235,30 @@ impl IntoResponse for Rejection {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_any_number_of_long_errors_is_short() {
+        let name = "ä".repeat(4000);
+        let rejection = Rejection::Invalid(vec![violation(format!("/attributes/{name}"), name); 5000]);
+        let problem = rejection.problem();
+        let errors = problem["errors"].as_array().unwrap();
+        assert_eq!(
+            (errors.len(), &errors[MAX_SHOWN]["detail"]),
+            (MAX_SHOWN + 1, &"4980 more errors are not shown".into())
+        );
+        assert!(errors[0]["pointer"].as_str().unwrap().ends_with('…'));
+        assert!(problem.to_string().len() < 10 * 1024);
+        let status = rejection.into_status(&super::super::request_id::RequestIds::new(1).take(None));
+        // gRPC libraries take 8 KiB of trailers, in which the message is percent-encoded and the details are base64.
+        let message: usize = status.message().chars().map(|c| if c.is_ascii() { 1 } else { 3 * c.len_utf8() }).sum();
+        assert!(message + status.details().len() * 4 / 3 < 8 * 1024, "{message} and {}", status.details().len());
+        let few = Rejection::Invalid(vec![violation("/hits", "expected a number")]);
+        assert_eq!(few.problem()["errors"], serde_json::json!([{ "pointer": "/hits", "detail": "expected a number" }]));
     }
 }
