@@ -1,0 +1,262 @@
+package tidegate
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// ask fails the test if a check is an error.
+func ask(t *testing.T, c *Client, check Check) *Decision {
+	t.Helper()
+	decision, err := c.Check(context.Background(), check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decision
+}
+
+// useUp asks until the check is denied, and returns the denial and how many were allowed.
+func useUp(t *testing.T, c *Client, check Check) (*Decision, int) {
+	t.Helper()
+	for allowed := 0; allowed < 100; allowed++ {
+		if decision := ask(t, c, check); !decision.Allowed {
+			return decision, allowed
+		}
+	}
+	t.Fatal("expected a denial")
+	return nil, 0
+}
+
+func TestExactlyTheLimitIsAllowedAndTheDenialHasItsHeaders(t *testing.T) {
+	url, _ := startNode(t, rules)
+	c := client(t, Config{Nodes: []string{url}})
+	first := ask(t, c, slow("u1"))
+	if len(first.Limits) != 1 {
+		t.Fatalf("%+v", first)
+	}
+	limit := first.Limits[0]
+	if !first.Allowed || first.Status != 200 || first.Source != FromNode || limit.Name != "five-an-hour" ||
+		*limit.Limit != 5 || *limit.Remaining != 4 || limit.Window != time.Hour || first.RequestID == "" {
+		t.Fatalf("%+v", first)
+	}
+	denial, allowed := useUp(t, c, slow("u1"))
+	if allowed != 4 || denial.Status != 429 || denial.RetryAfter <= 0 || !denial.Limits[0].Refused ||
+		denial.Limits[0].Reset <= 0 {
+		t.Fatalf("%d were allowed after the first, then %+v", allowed, denial)
+	}
+	for _, name := range []string{"RateLimit", "RateLimit-Policy", "Retry-After"} {
+		if denial.Header.Get(name) == "" {
+			t.Errorf("expected the header %s in %v", name, denial.Header)
+		}
+	}
+}
+
+func TestExactlyTheLimitIsAllowedToManyAtOnce(t *testing.T) {
+	url, _ := startNode(t, rules)
+	c := client(t, Config{Nodes: []string{url}})
+	var allowed atomic.Int32
+	var all sync.WaitGroup
+	for i := 0; i < 40; i++ {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			if decision, err := c.Check(context.Background(), slow("u1")); err == nil && decision.Allowed {
+				allowed.Add(1)
+			}
+		}()
+	}
+	all.Wait()
+	if allowed.Load() != 5 {
+		t.Fatalf("%d of 40 were allowed", allowed.Load())
+	}
+}
+
+func TestTheNextNodeIsAskedIfTheFirstFails(t *testing.T) {
+	stopped, process := startNode(t, rules)
+	stop(t, process)
+	for name, first := range map[string]string{
+		"dead": dead(t), "stopped": stopped, "shedding": record(t, answering(503, "{}")).URL,
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, _ := startNode(t, rules)
+			c := client(t, Config{Nodes: []string{first, url}, Deadline: 2 * time.Second, FailMode: FailDeny})
+			if denial, allowed := useUp(t, c, slow("u1")); allowed != 5 || denial.Source != FromNode {
+				t.Fatalf("%d were allowed, then %+v", allowed, denial)
+			}
+		})
+	}
+}
+
+func TestANodeThatFailedIsAskedAfterTheOthers(t *testing.T) {
+	url, _ := startNode(t, rules)
+	failing := record(t, answering(500, ""))
+	c := client(t, Config{Nodes: []string{failing.URL, url}})
+	now := time.Now()
+	ask(t, c, slow("u1"))
+	if order := c.order(now); order[0].url != url+"/v1/check" {
+		t.Fatalf("asked first: %s", order[0].url)
+	}
+	if order := c.order(time.Now().Add(pause)); order[0].url != failing.URL+"/v1/check" {
+		t.Fatalf("asked first after the pause: %s", order[0].url)
+	}
+}
+
+func TestTheFailModeDecidesIfNoNodeAnswers(t *testing.T) {
+	failing := record(t, answering(502, ""))
+	for mode, expected := range map[FailMode]Decision{
+		"":        {Allowed: true, Status: 200},
+		FailAllow: {Allowed: true, Status: 200},
+		FailDeny:  {Allowed: false, Status: 503},
+	} {
+		before := failing.count()
+		c := client(t, Config{Nodes: []string{dead(t), failing.URL, dead(t)}, FailMode: mode})
+		decision := ask(t, c, slow("u1"))
+		if decision.Allowed != expected.Allowed || decision.Status != expected.Status ||
+			decision.Source != FromFailMode || !strings.Contains(decision.Failure.Error(), "status 502") {
+			t.Errorf("%q: %+v", mode, decision)
+		}
+		if asked := failing.count() - before; asked != 1 {
+			t.Errorf("the second node was asked %d times", asked)
+		}
+	}
+}
+
+func TestTheDeadlineBoundsBothTries(t *testing.T) {
+	first, second, third := record(t, silent()), record(t, silent()), record(t, silent())
+	nodes := []string{first.URL, second.URL, third.URL}
+	c := client(t, Config{Nodes: nodes, Deadline: 100 * time.Millisecond})
+	ended := make(chan *Decision, 1)
+	go func() { ended <- ask(t, c, slow("u1")) }()
+	select {
+	case decision := <-ended:
+		if decision.Source != FromFailMode || first.count() != 1 || second.count() != 1 || third.count() != 0 {
+			t.Fatalf("%+v; asked %d, %d, %d times", decision, first.count(), second.count(), third.count())
+		}
+	case <-time.After(patience):
+		t.Fatal("the check does not end")
+	}
+}
+
+func TestAnAnswerThatNeverEndsEndsWithTheDeadline(t *testing.T) {
+	dripping := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			w.Write([]byte(" "))
+			w.(http.Flusher).Flush()
+			time.Sleep(10 * time.Millisecond)
+		}
+	}))
+	c := client(t, Config{Nodes: []string{dripping.URL}, Deadline: 200 * time.Millisecond})
+	if decision := ask(t, c, slow("u1")); decision.Source != FromFailMode {
+		t.Fatalf("%+v", decision)
+	}
+}
+
+func TestASlowNodeWithinTheDeadlineDecides(t *testing.T) {
+	url, _ := startNode(t, rules)
+	proxy := before(t, url)
+	slowNode := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(100 * time.Millisecond)
+		proxy.ServeHTTP(w, r)
+	}))
+	c := client(t, Config{Nodes: []string{slowNode.URL}, FailMode: FailDeny})
+	if decision := ask(t, c, slow("u1")); !decision.Allowed || decision.Source != FromNode {
+		t.Fatalf("%+v", decision)
+	}
+}
+
+func TestTheCallersContextEndsTheCheckWithAnError(t *testing.T) {
+	c := client(t, Config{Nodes: []string{record(t, silent()).URL}})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if decision, err := c.Check(ctx, slow("u1")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("%+v, %v", decision, err)
+	}
+}
+
+func TestARejectedCheckNeverFailsOpen(t *testing.T) {
+	url, _ := startNode(t, rules)
+	node := record(t, before(t, url))
+	other := record(t, answering(200, `{"allowed":true}`))
+	c := client(t, Config{Nodes: []string{node.URL, other.URL}, FailMode: FailAllow})
+	long := map[string]string{}
+	for _, name := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
+		long[name] = strings.Repeat("x", 4000)
+	}
+	for status, check := range map[int]Check{400: {Domain: ""}, 413: {Domain: "api", Attributes: long}} {
+		decision, err := c.Check(context.Background(), check)
+		var rejected *RejectedError
+		if !errors.As(err, &rejected) || rejected.Status != status || rejected.Title == "" {
+			t.Errorf("%d: %+v, %v", status, decision, err)
+		} else if status == 400 && rejected.Errors[0].Pointer != "/domain" {
+			t.Errorf("%v", rejected)
+		}
+	}
+	if other.count() != 0 {
+		t.Error("a rejected check was sent to the next node")
+	}
+	for _, stub := range []http.Handler{
+		answering(401, `{"title":"expected Authorization: Bearer"}`), answering(404, "not found"),
+		answering(408, "{}"), answering(200, "<html>"), answering(307, ""),
+	} {
+		c := client(t, Config{Nodes: []string{record(t, stub).URL}, FailMode: FailAllow})
+		if decision, err := c.Check(context.Background(), slow("u1")); err == nil {
+			t.Errorf("expected an error, not %+v", decision)
+		}
+	}
+}
+
+func TestAnInvalidKeyIsADenial(t *testing.T) {
+	stub := record(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", "ApiKey")
+		w.WriteHeader(401)
+		w.Write([]byte(`{"allowed":false,"reason":"revoked_key","retry_after_ms":null,"limits":[]}`))
+	}))
+	decision := ask(t, client(t, Config{Nodes: []string{stub.URL}}), slow("u1"))
+	if decision.Allowed || decision.Status != 401 || decision.Reason != "revoked_key" ||
+		decision.Header.Get("WWW-Authenticate") != "ApiKey" {
+		t.Fatalf("%+v", decision)
+	}
+}
+
+func TestTraceContextRequestIDAndTokenArrive(t *testing.T) {
+	url, _ := startNode(t, rules)
+	node := record(t, before(t, url))
+	c := client(t, Config{Nodes: []string{node.URL}, Token: "secret"})
+	check := slow("u1")
+	check.Header = http.Header{
+		"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {"a=1"},
+		"X-Request-Id": {"request-7"}, "Cookie": {"private"},
+	}
+	if decision := ask(t, c, check); decision.RequestID != "request-7" {
+		t.Fatalf("%+v", decision)
+	}
+	seen := node.seen[0]
+	for name, values := range check.Header {
+		if arrived := seen.Get(name); name != "Cookie" && arrived != values[0] {
+			t.Errorf("%s: %q arrived", name, arrived)
+		}
+	}
+	if seen.Get("Authorization") != "Bearer secret" || seen.Get("Cookie") != "" {
+		t.Errorf("%v", seen)
+	}
+}
+
+func TestAWrongConfigurationIsAnErrorThatNamesTheField(t *testing.T) {
+	for field, config := range map[string]Config{
+		"Nodes:":             {},
+		"Nodes[1]":           {Nodes: []string{"http://a:1", "b:2"}},
+		"Deadline":           {Nodes: []string{"http://a:1"}, Deadline: -1},
+		"FailMode":           {Nodes: []string{"http://a:1"}, FailMode: "open"},
+		"DenialCacheLongest": {Nodes: []string{"http://a:1"}, DenialCacheLongest: -1},
+	} {
+		if _, err := New(config); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
