@@ -123,8 +123,8 @@ func (c *Client) ask(ctx context.Context, node *node, body []byte, from http.Hea
 		request.Header.Set("Authorization", "Bearer "+c.config.Token)
 	}
 	for _, name := range []string{"Traceparent", "Tracestate", "X-Request-Id"} {
-		if values := from.Values(name); len(values) > 0 {
-			request.Header[name] = values
+		if value := strings.Join(from.Values(name), ", "); isHeaderValue(value) {
+			request.Header.Set(name, value)
 		}
 	}
 	answer, err := c.http.Do(request)

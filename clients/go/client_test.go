@@ -230,7 +230,7 @@ func TestTraceContextRequestIDAndTokenArrive(t *testing.T) {
 	c := client(t, Config{Nodes: []string{node.URL}, Token: "secret"})
 	check := slow("u1")
 	check.Header = http.Header{
-		"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {"a=1"},
+		"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {"a=1, b=2"},
 		"X-Request-Id": {"request-7"}, "Cookie": {"private"},
 	}
 	if decision := ask(t, c, check); decision.RequestID != "request-7" {
@@ -247,12 +247,24 @@ func TestTraceContextRequestIDAndTokenArrive(t *testing.T) {
 	}
 }
 
+func TestAHeaderThatCannotBeSentIsLeftOut(t *testing.T) {
+	url, _ := startNode(t, rules)
+	node := record(t, before(t, url))
+	check := slow("u1")
+	check.Header = http.Header{"X-Request-Id": {"a\r\nb: c"}}
+	decision := ask(t, client(t, Config{Nodes: []string{node.URL}}), check)
+	if decision.Source != FromNode || node.seen[0].Get("X-Request-Id") != "" {
+		t.Fatalf("%+v, %v", decision, node.seen)
+	}
+}
+
 func TestAWrongConfigurationIsAnErrorThatNamesTheField(t *testing.T) {
 	for field, config := range map[string]Config{
 		"Nodes:":             {},
 		"Nodes[1]":           {Nodes: []string{"http://a:1", "b:2"}},
 		"Deadline":           {Nodes: []string{"http://a:1"}, Deadline: -1},
 		"FailMode":           {Nodes: []string{"http://a:1"}, FailMode: "open"},
+		"Token":              {Nodes: []string{"http://a:1"}, Token: "secret\n"},
 		"DenialCacheLongest": {Nodes: []string{"http://a:1"}, DenialCacheLongest: -1},
 	} {
 		if _, err := New(config); err == nil || !strings.Contains(err.Error(), field) {

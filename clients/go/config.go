@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -66,6 +67,9 @@ func (c Config) complete() (Config, error) {
 	if c.Deadline < 0 {
 		return c, fmt.Errorf("tidegate: Deadline: expected more than 0, not %s", c.Deadline)
 	}
+	if c.Token != "" && !isHeaderValue(c.Token) {
+		return c, errors.New("tidegate: Token: expected printable ASCII without a line break")
+	}
 	if c.DenialCacheLongest < 0 {
 		return c, fmt.Errorf("tidegate: DenialCacheLongest: expected more than 0, not %s", c.DenialCacheLongest)
 	}
@@ -93,4 +97,14 @@ func (c Config) complete() (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// isHeaderValue returns true if a text can be sent in a header as it is.
+func isHeaderValue(text string) bool {
+	for i := 0; i < len(text); i++ {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return text != "" && text == strings.TrimSpace(text)
 }

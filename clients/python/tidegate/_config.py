@@ -1,0 +1,56 @@
+"""What a client is told: the nodes, the deadline, the fail mode, the token and the denial cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+FailMode = Literal["allow", "deny"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The arguments of `Client` and `AsyncClient`, which describe them."""
+
+    nodes: Sequence[str]
+    deadline: float
+    fail_mode: FailMode
+    token: str | None
+    denial_cache_size: int
+    denial_cache_longest: float
+
+    def __post_init__(self) -> None:
+        """Raises a `ValueError` that names the argument that is wrong."""
+        if isinstance(self.nodes, str) or not self.nodes:
+            raise ValueError("nodes: expected a list of at least one base URL")
+        for at, node in enumerate(self.nodes):
+            if not is_base_url(node):
+                raise ValueError(f"nodes[{at}]: expected a base URL such as http://10.0.0.1:8080, not {node!r}")
+        if not self.deadline > 0:
+            raise ValueError(f"deadline: expected more than 0 seconds, not {self.deadline!r}")
+        if self.fail_mode not in ("allow", "deny"):
+            raise ValueError(f"fail_mode: expected 'allow' or 'deny', not {self.fail_mode!r}")
+        if self.token is not None and not is_header_value(self.token):
+            raise ValueError("token: expected printable ASCII without a line break")
+        if self.denial_cache_size < 0:
+            raise ValueError(f"denial_cache_size: expected 0 or more, not {self.denial_cache_size!r}")
+        if not self.denial_cache_longest > 0:
+            raise ValueError(f"denial_cache_longest: expected more than 0 seconds, not {self.denial_cache_longest!r}")
+
+
+def is_base_url(text: str) -> bool:
+    """True for a URL of a node, without a query."""
+    try:
+        url = urlsplit(text)
+        _ = url.port  # This raises if the port is no number.
+    except ValueError:
+        return False
+    has_host = url.scheme in ("http", "https") and bool(url.hostname)
+    return has_host and text.isascii() and not url.query and not url.fragment
+
+
+def is_header_value(text: str) -> bool:
+    """True if a text can be sent in a header as it is."""
+    return text.isascii() and text.isprintable() and text == text.strip() and text != ""
