@@ -130,7 +130,7 @@ func TestTheFailModeDecidesIfNoNodeAnswers(t *testing.T) {
 func TestTheDeadlineBoundsBothTries(t *testing.T) {
 	first, second, third := record(t, silent()), record(t, silent()), record(t, silent())
 	nodes := []string{first.URL, second.URL, third.URL}
-	c := client(t, Config{Nodes: nodes, Deadline: 100 * time.Millisecond})
+	c := client(t, Config{Nodes: nodes, Deadline: 2 * time.Second})
 	ended := make(chan *Decision, 1)
 	go func() { ended <- ask(t, c, slow("u1")) }()
 	select {
