@@ -1,0 +1,83 @@
+/** The answer to a check that no node answered. */
+export type FailMode = "allow" | "deny";
+
+/** Which nodes a client asks, and what it does when they do not answer. */
+export interface Config {
+  /** Base URLs such as `http://10.0.0.1:8080`, in the order of preference. At least one. */
+  nodes: readonly string[];
+  /** Bounds a call to `check` with both of its tries, in milliseconds. Default 250. */
+  deadlineMs?: number | undefined;
+  /** The answer to a check that no node answered. Default `allow`. */
+  failMode?: FailMode | undefined;
+  /** Sent as `Authorization: Bearer`. Default: none. */
+  token?: string | undefined;
+  /** How many denials are remembered. 0 turns the cache off. Default 10,000. */
+  denialCacheSize?: number | undefined;
+  /**
+   * The longest time for which a denial is remembered, in milliseconds, so that a raised limit is noticed. Default
+   * 60,000.
+   */
+  denialCacheLongestMs?: number | undefined;
+}
+
+/** The configuration with its defaults. */
+export interface CompleteConfig {
+  urls: readonly string[];
+  deadlineMs: number;
+  failMode: FailMode;
+  token: string | undefined;
+  denialCacheSize: number;
+  denialCacheLongestMs: number;
+}
+
+/** Returns the configuration with its defaults. Throws a `TypeError` that names the field that is wrong. */
+export function complete(config: Config): CompleteConfig {
+  if (!Array.isArray(config.nodes) || config.nodes.length === 0) {
+    throw new TypeError("nodes: expected a list of at least one base URL");
+  }
+  const urls = config.nodes.map((node: unknown, at: number) => {
+    if (!isBaseUrl(node)) {
+      throw new TypeError(
+        `nodes[${at}]: expected a base URL such as http://10.0.0.1:8080, not ${JSON.stringify(node)}`,
+      );
+    }
+    return node.replace(/\/+$/, "") + "/v1/check";
+  });
+  const failMode = config.failMode ?? "allow";
+  if (failMode !== "allow" && failMode !== "deny") {
+    throw new TypeError(`failMode: expected "allow" or "deny", not ${JSON.stringify(failMode)}`);
+  }
+  if (config.token !== undefined && !isHeaderValue(config.token)) {
+    throw new TypeError("token: expected printable ASCII without a line break");
+  }
+  return {
+    urls,
+    failMode,
+    token: config.token,
+    deadlineMs: number("deadlineMs", config.deadlineMs, 250, 1),
+    denialCacheSize: number("denialCacheSize", config.denialCacheSize, 10_000, 0),
+    denialCacheLongestMs: number("denialCacheLongestMs", config.denialCacheLongestMs, 60_000, 1),
+  };
+}
+
+function number(name: string, value: number | undefined, otherwise: number, least: number): number {
+  const chosen = value ?? otherwise;
+  if (!Number.isFinite(chosen) || chosen < least) {
+    throw new TypeError(`${name}: expected a number of at least ${least}, not ${JSON.stringify(value)}`);
+  }
+  return chosen;
+}
+
+function isBaseUrl(text: unknown): text is string {
+  try {
+    const url = new URL(text as string);
+    return ["http:", "https:"].includes(url.protocol) && !url.search && !url.hash && !url.username && !url.password;
+  } catch {
+    return false;
+  }
+}
+
+/** True if a text can be sent in a header as it is. */
+export function isHeaderValue(text: string): boolean {
+  return /^[!-~]([ -~]*[!-~])?$/.test(text);
+}

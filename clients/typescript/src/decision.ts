@@ -1,0 +1,153 @@
+/** What the rules match and count by. */
+export type Attributes = Readonly<Record<string, string>>;
+
+/** Who decided: a node, an earlier denial that has not ended, or the fail mode because no node answered. */
+export type Source = "node" | "denial_cache" | "fail_mode";
+
+/** The answer to a check. */
+export interface Decision {
+  /** True if the request may pass. */
+  allowed: boolean;
+  /**
+   * The status to answer with: 200, 429, 401 for an API key that is not valid, or 503 if no node answered and the fail
+   * mode denies.
+   */
+  status: number;
+  /** Who decided. A request that is allowed by the fail mode was not counted by any node. */
+  source: Source;
+  /** True if the node decided without its store. */
+  degraded: boolean;
+  /** True if the region decided without the counts of other regions. */
+  partitioned: boolean;
+  /** Why the check is denied if no limit denied it, such as `unknown_key`. */
+  reason: string | undefined;
+  /** The revision of the rules. */
+  revision: number;
+  /** The id under which the node knows the check. */
+  requestId: string;
+  /** When asking again helps. `null` if the check is allowed or if no wait helps. */
+  retryAfterMs: number | null;
+  limits: readonly Limit[];
+  /**
+   * `ratelimit`, `ratelimit-policy`, `retry-after` and `www-authenticate`, as far as the node sent them, to be copied
+   * to the response.
+   */
+  headers: Readonly<Record<string, string>>;
+  /** Why no node answered. Only if `source` is `fail_mode`. */
+  failure: string | undefined;
+}
+
+/** The state of one limit after a check. */
+export interface Limit {
+  name: string;
+  descriptor: number;
+  algorithm: string;
+  /** The hits of a window; `null` is unlimited. */
+  limit: number | null;
+  /** The hits that are left; `null` is unlimited. */
+  remaining: number | null;
+  windowMs: number;
+  /** The time until the whole limit is free again if nothing more is asked. */
+  resetMs: number;
+  /** True if this limit denies the check. */
+  refused: boolean;
+  /** True if the limit only reports. */
+  shadow: boolean;
+}
+
+/** What is wrong with one field of a check. `pointer` is its JSON pointer, such as `/attributes/user`. */
+export interface FieldError {
+  pointer: string;
+  detail: string;
+}
+
+/** A node does not take a check: 400, 401 without a reason, 413 and so on. The fail mode never applies. */
+export class RejectedError extends Error {
+  override name = "RejectedError";
+
+  constructor(
+    readonly status: number,
+    readonly title: string,
+    readonly errors: readonly FieldError[],
+  ) {
+    const details = errors.map(({ pointer, detail }) => `; ${pointer}: ${detail}`).join("");
+    super(`the node rejected the check with status ${status}: ${title}${details}`);
+  }
+}
+
+/** An answer is not that of a node: the URL may be wrong. The fail mode never applies. */
+export class AnswerError extends Error {
+  override name = "AnswerError";
+}
+
+/** A node gave no answer. The next node may give one. */
+export class FailedNode extends Error {}
+
+/** The headers of an answer that belong on the response to the user. */
+const COPIED = ["ratelimit", "ratelimit-policy", "retry-after", "www-authenticate"];
+
+/** Reads an answer. Throws a `FailedNode` for status 5xx, and another error if it decides nothing. */
+export function decode(url: string, response: Response, text: string): Decision {
+  if (response.status >= 500) {
+    throw new FailedNode(`${url}: status ${response.status}`);
+  }
+  const answer = parse(text);
+  if ([200, 401, 429].includes(response.status) && typeof answer["allowed"] === "boolean") {
+    return decision(response, answer, answer["allowed"]);
+  }
+  if (response.status < 400) {
+    throw new AnswerError(`${url}: expected the answer of a node, not status ${response.status} with another body`);
+  }
+  const title = typeof answer["title"] === "string" ? answer["title"] : response.statusText;
+  const errors = list(answer["errors"]).map((error) => {
+    return { pointer: String(error["pointer"]), detail: String(error["detail"]) };
+  });
+  throw new RejectedError(response.status, title, errors);
+}
+
+function parse(text: string): Record<string, unknown> {
+  try {
+    const read: unknown = JSON.parse(text);
+    return typeof read === "object" && read !== null ? (read as Record<string, unknown>) : {};
+  } catch {
+    return {};
+  }
+}
+
+function list(value: unknown): Record<string, unknown>[] {
+  return Array.isArray(value) ? value.filter((item) => typeof item === "object" && item !== null) : [];
+}
+
+function decision(response: Response, answer: Record<string, unknown>, allowed: boolean): Decision {
+  const text = (value: unknown) => (typeof value === "string" ? value : undefined);
+  const number = (value: unknown) => (typeof value === "number" ? value : null);
+  const headers: Record<string, string> = {};
+  for (const name of COPIED) {
+    const value = response.headers.get(name);
+    if (value !== null) headers[name] = value;
+  }
+  return {
+    allowed,
+    status: response.status,
+    source: "node",
+    degraded: answer["degraded"] === true,
+    partitioned: answer["partitioned"] === true,
+    reason: text(answer["reason"]),
+    revision: number(answer["revision"]) ?? 0,
+    requestId: text(answer["request_id"]) ?? "",
+    retryAfterMs: number(answer["retry_after_ms"]),
+    limits: list(answer["limits"]).map((limit) => ({
+      name: text(limit["name"]) ?? "",
+      descriptor: number(limit["descriptor"]) ?? 0,
+      algorithm: text(limit["algorithm"]) ?? "",
+      limit: number(limit["limit"]),
+      remaining: number(limit["remaining"]),
+      windowMs: number(limit["window_ms"]) ?? 0,
+      resetMs: number(limit["reset_ms"]) ?? 0,
+      refused: limit["refused"] === true,
+      shadow: limit["shadow"] === true,
+    })),
+    headers,
+    failure: undefined,
+  };
+}
