@@ -1,0 +1,141 @@
+// The Worker in workerd, before real nodes and an origin that counts what reaches it.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { request } from "node:http";
+import { test } from "node:test";
+
+import {
+  answering, dead, line, node, passingOn, silent, stub,
+} from "../../../../clients/typescript/build/servers.js";
+
+const RULES = `
+version: 1
+domains:
+  - domain: web
+    limits:
+      - { name: five-an-hour, match: { api_key: { present: true } }, per: [api_key], limit: 5, window: 1h,
+          algorithm: fixed_window }
+      - { name: three-an-hour, match: { api_key: { present: false } }, per: [ip], limit: 3, window: 1h,
+          algorithm: fixed_window }
+`;
+
+/** Runs the Worker until the test ends. Returns an origin, and a function that asks the Worker for it. */
+async function worker(t, settings) {
+  const environment = { ...process.env, TIDEGATE_DOMAIN: "web", TIDEGATE_DEADLINE_MS: "20000", ...settings };
+  const arguments_ = ["serve", "workerd.capnp", "--socket-addr=http=127.0.0.1:0", "--control-fd=3"];
+  const stdio = ["ignore", "ignore", "ignore", "pipe"];
+  const workerd = spawn("node_modules/.bin/workerd", arguments_, { env: environment, stdio });
+  t.after(() => workerd.kill("SIGKILL"));
+  const { port } = JSON.parse(await line(workerd.stdio[3], (text) => text.includes('"listen"')));
+  const origin = await stub(t, answering(200, "hello"));
+  const host = new URL(origin.url).host;
+  return { origin, get: (headers, method = "GET") => send(port, method, { host, ...headers }) };
+}
+
+/** `fetch` of Node does not send a Host header of the caller. */
+function send(port, method, headers) {
+  return new Promise((resolve, reject) => {
+    const sent = request({ port, host: "127.0.0.1", method, headers, agent: false, timeout: 20_000 }, (answer) => {
+      let text = "";
+      answer.on("data", (chunk) => (text += chunk));
+      answer.on("end", () => resolve({ status: answer.statusCode, headers: answer.headers, text }));
+    });
+    sent.on("error", reject).end();
+  });
+}
+
+async function statuses(get, count, headers) {
+  const all = [];
+  for (let i = 0; i < count; i++) all.push((await get(headers)).status);
+  return all;
+}
+
+test("exactly the limit of a key reaches the origin, and the denial has its headers", async (t) => {
+  const { origin, get } = await worker(t, { TIDEGATE_NODES: (await node(t, RULES)).url });
+  const first = await get({ "x-api-key": "k1" });
+  assert.deepEqual([first.status, first.text], [200, "hello"]);
+  assert.match(first.headers["ratelimit"], /^"five-an-hour";r=4;t=\d+$/);
+  assert.deepEqual(await statuses(get, 6, { "x-api-key": "k1" }), [200, 200, 200, 200, 429, 429]);
+  const denied = await get({ "x-api-key": "k1", origin: "https://app.example" });
+  assert.deepEqual([denied.status, denied.text], [429, "Too Many Requests"]);
+  assert.equal(denied.headers["ratelimit-policy"], '"five-an-hour";q=5;w=3600');
+  assert.match(denied.headers["ratelimit"], /^"five-an-hour";r=0;t=\d+$/);
+  assert.match(denied.headers["retry-after"], /^[1-9]\d*$/);
+  assert.equal(denied.headers["access-control-allow-origin"], "https://app.example");
+  assert.match(denied.headers["access-control-expose-headers"], /Retry-After/);
+  assert.equal(origin.seen.length, 5);
+});
+
+test("clients without a key are counted by their addresses", async (t) => {
+  const { get } = await worker(t, { TIDEGATE_NODES: (await node(t, RULES)).url });
+  assert.deepEqual(await statuses(get, 4, { "cf-connecting-ip": "192.0.2.1" }), [200, 200, 200, 429]);
+  assert.deepEqual(await statuses(get, 1, { "cf-connecting-ip": "192.0.2.2" }), [200]);
+});
+
+test("no node is asked again until a denial ends", async (t) => {
+  const before = await stub(t, passingOn(await node(t, RULES)));
+  const { get } = await worker(t, { TIDEGATE_NODES: before.url });
+  await statuses(get, 6, { "x-api-key": "k1" });
+  assert.equal(before.seen.length, 6);
+  assert.deepEqual(await statuses(get, 10, { "x-api-key": "k1" }), Array(10).fill(429));
+  assert.equal(before.seen.length, 6);
+  await get({ "x-api-key": "k2" });
+  assert.equal(before.seen.length, 7);
+});
+
+test("a preflight is not counted", async (t) => {
+  const before = await stub(t, passingOn(await node(t, RULES)));
+  const { origin, get } = await worker(t, { TIDEGATE_NODES: before.url });
+  assert.equal((await get({ "access-control-request-method": "GET" }, "OPTIONS")).status, 200);
+  assert.deepEqual([before.seen.length, origin.seen.length], [0, 1]);
+});
+
+test("trace context, request id and token reach the node", async (t) => {
+  const before = await stub(t, passingOn(await node(t, RULES)));
+  const { get } = await worker(t, { TIDEGATE_NODES: before.url, TIDEGATE_TOKEN: "secret" });
+  const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  await get({ "x-api-key": "k1", traceparent, "x-request-id": "request-7", cookie: "private" });
+  const [seen] = before.seen;
+  assert.deepEqual([seen["traceparent"], seen["x-request-id"]], [traceparent, "request-7"]);
+  assert.deepEqual([seen["authorization"], seen["cookie"]], ["Bearer secret", undefined]);
+});
+
+test("the next node is asked if the first fails", async (t) => {
+  const stopped = await node(t, RULES);
+  stopped.process.kill("SIGSTOP");
+  for (const first of [await dead(), stopped.url, (await stub(t, answering(503))).url]) {
+    const nodes = `${first}, ${(await node(t, RULES)).url}`;
+    const settings = { TIDEGATE_NODES: nodes, TIDEGATE_FAIL_MODE: "deny", TIDEGATE_DEADLINE_MS: "2000" };
+    const { get } = await worker(t, settings);
+    assert.deepEqual(await statuses(get, 6, { "x-api-key": "k1" }), [200, 200, 200, 200, 200, 429]);
+  }
+});
+
+for (const [mode, status, reached] of [["allow", 200, 1], ["deny", 503, 0]]) {
+  test(`if no node answers in time, the fail mode ${mode} decides`, async (t) => {
+    for (const url of [await dead(), (await stub(t, silent)).url]) {
+      const settings = { TIDEGATE_NODES: url, TIDEGATE_FAIL_MODE: mode, TIDEGATE_DEADLINE_MS: "200" };
+      const { origin, get } = await worker(t, settings);
+      assert.equal((await get({ "x-api-key": "k1" })).status, status);
+      assert.equal(origin.seen.length, reached);
+    }
+  });
+}
+
+test("a rejected check and wrong settings never fail open", async (t) => {
+  const { url } = await node(t, RULES);
+  for (const settings of [
+    { TIDEGATE_NODES: url, TIDEGATE_DOMAIN: "" },
+    { TIDEGATE_NODES: "" },
+    { TIDEGATE_NODES: url, TIDEGATE_FAIL_MODE: "open" },
+  ]) {
+    const { origin, get } = await worker(t, settings);
+    assert.equal((await get({ "x-api-key": "k1" })).status, 500);
+    assert.equal(origin.seen.length, 0);
+  }
+});
+
+test("a key of any length is an attribute, not an error", async (t) => {
+  const { get } = await worker(t, { TIDEGATE_NODES: (await node(t, RULES)).url });
+  assert.deepEqual(await statuses(get, 6, { "x-api-key": "x".repeat(8000) }), [200, 200, 200, 200, 200, 429]);
+});
