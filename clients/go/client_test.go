@@ -202,7 +202,8 @@ func TestARejectedCheckNeverFailsOpen(t *testing.T) {
 	}
 	for _, stub := range []http.Handler{
 		answering(401, `{"title":"expected Authorization: Bearer"}`), answering(404, "not found"),
-		answering(408, "{}"), answering(200, "<html>"), answering(307, ""),
+		answering(408, "{}"), answering(429, "slow down"), answering(200, "<html>"), answering(200, `{"allowed":"yes"}`),
+		answering(200, strings.Repeat(" ", maxAnswer)+`{"allowed":true}`), answering(307, ""),
 	} {
 		c := client(t, Config{Nodes: []string{record(t, stub).URL}, FailMode: FailAllow})
 		if decision, err := c.Check(context.Background(), slow("u1")); err == nil {

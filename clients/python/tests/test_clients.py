@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from servers import PATIENCE, Answer, Node, Stub, answering, dripping, passing_on, silent, stub
 
 from tidegate import AnswerError, AsyncClient, Client, RejectedError
-from tidegate._core import PAUSE
+from tidegate._core import MAX_ANSWER, PAUSE
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -138,6 +138,7 @@ def test_a_rejected_check_never_fails_open(status: int, make: Make, a_node: Node
         (200, "<html>", AnswerError),
         (200, '{"allowed":true,"limits":[{}]}', AnswerError),
         (200, '{"allowed":"yes"}', AnswerError),
+        (200, " " * MAX_ANSWER + '{"allowed":true}', AnswerError),
         (307, "", AnswerError),
     ],
 )
