@@ -56,7 +56,7 @@ impl Client {
         let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         stream.read_exact(&mut body).unwrap();
-        if headers.get("connection").is_some_and(|connection| connection == "keep-alive") {
+        if headers.get("connection").is_none_or(|connection| connection != "close") {
             self.stream = Some(stream);
         }
         Response { status, headers, body }

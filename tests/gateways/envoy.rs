@@ -342,34 +342,3 @@ fn negative_hits_of_a_route_go_back() {
     assert_eq!(gateway.statuses(3, "/", headers), [200, 200, 429]);
     assert_eq!(gateway.failed_calls(), 0);
 }
-
-#[test]
-fn the_configuration_in_the_documents_works() {
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/envoy");
-    let [rules, envoy] = ["rules.yaml", "envoy.yaml"].map(|name| std::fs::read_to_string(deploy.join(name)).unwrap());
-    let gateway = Gateway::with(&rules, |folder, grpc| {
-        let application = json!({ "pipe": { "path": folder.join("application") } });
-        let address = |port: u16| format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
-        let (_, node) = grpc.rsplit_once(':').unwrap();
-        let changes = [
-            (address(9901), address(0)),
-            (address(10_000), address(0)),
-            (address(8000), application.to_string()),
-            (address(8081), address(node.parse().unwrap())),
-            ("  listeners:\n".to_owned(), format!("  listeners:\n  - {}\n", application_listener(&application))),
-        ];
-        changes.iter().fold(envoy, |text, (from, to)| {
-            assert_eq!(text.matches(from).count(), 1, "{from}");
-            text.replace(from, to)
-        })
-    });
-    let answer = gateway.get("/", &[("x-user", b"u1")]);
-    let shown = answer.header("x-ratelimit-limit").unwrap_or_default();
-    assert_eq!(shown, "100, 100;w=60;name=\"per-address\", 1000;w=3600;name=\"per-user\"", "{answer:?}");
-    assert_eq!(gateway.get("/downloads/file", &[("x-user", b"u1")]).status, 200);
-    wait_for("the charge of the download", || {
-        let body = r#"{"domain":"edge","attributes":{"downloader":"u1"},"hits":0}"#;
-        (gateway.node.check(body).json()["limits"][0]["remaining"] == 9_999_995).then_some(())
-    });
-    assert_eq!(gateway.failed_calls(), 0);
-}

@@ -1,9 +1,9 @@
-//! Forward-auth with the gateways and the configurations of `docs/gateways.md`.
+//! Forward-auth with the gateways and the files of `deploy/gateways`.
 
 use tempfile::TempDir;
 
 use crate::client::{Client, Response};
-use crate::gateway::Gateway;
+use crate::gateway::{self, FORWARD_AUTH, FailMode, Gateway};
 use crate::support::node::Node;
 
 const RULES: &str = r#"
@@ -33,19 +33,15 @@ struct Setup {
 
 impl Setup {
     fn each() -> Vec<Self> {
-        let start = |name, gateway: fn(&Node) -> Gateway| {
+        let start = |(name, start): (_, gateway::Start)| {
             let folder = tempfile::tempdir().unwrap();
             let rules = folder.path().join("rules.yaml");
             std::fs::write(&rules, RULES).unwrap();
             let node = Node::serve(&rules, "memory:", &[("TIDEGATE_LISTEN__TRUSTED_PROXIES", "127.0.0.1")]);
-            let gateway = gateway(&node);
+            let gateway = start(&gateway::Setup::new(&node, FailMode::Closed));
             Self { name, node, gateway, _folder: folder }
         };
-        vec![
-            start("nginx", Gateway::documented_nginx),
-            start("caddy", Gateway::documented_caddy),
-            start("haproxy", Gateway::documented_haproxy),
-        ]
+        FORWARD_AUTH.into_iter().map(start).collect()
     }
 
     /// Sends a request with these headers from a client of its own.

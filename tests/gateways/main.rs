@@ -1,4 +1,5 @@
-//! Tests with real gateways in front of a node: Envoy, nginx, Caddy and HAProxy.
+//! Tests with real gateways in front of a node: Envoy, nginx, Caddy and HAProxy, and Kong's
+//! plugin under nginx.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -7,7 +8,10 @@ mod browser;
 mod client;
 mod envoy;
 mod envoy_api;
+mod envoy_files;
+mod failures;
 mod forward_auth;
 mod gateway;
+mod kong;
 mod nginx;
 mod transcoding;

@@ -1,0 +1,73 @@
+//! The plugin for Kong. No package registry has Kong: the plugin runs under nginx's Lua module, and
+//! `tests/gateways/kong/pdk.lua` stands for Kong.
+
+use std::path::Path;
+
+use crate::client::Client;
+use crate::gateway::{FailMode, Gateway, Setup, deployed, replaced};
+use crate::support::node::Node;
+
+impl Gateway {
+    /// Starts the plugin with its part of `deploy/gateways/kong/kong.yml`, for clients without a key.
+    pub fn stubbed_kong(setup: &Setup<'_>) -> Self {
+        Self::kong_with(setup, "")
+    }
+
+    /// Starts the plugin after this code in Lua, which stands for the plugins before it.
+    fn kong_with(setup: &Setup<'_>, before: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).display();
+        let nodes: Vec<String> = setup.nodes.iter().map(|node| format!("\"http://{}\"", node.http)).collect();
+        let text = replaced(&setup.file("kong/kong.yml"), "\"http://127.0.0.1:8080\"", &nodes.join(", "));
+        let text = replaced(&text, "fail_mode: closed", &format!("fail_mode: {}", setup.fail_mode.word()));
+        let config = lua_table(&text);
+        let application = &setup.application;
+        Self::nginx_with_lua(|port| {
+            format!(
+                "lua_package_path '{root}/deploy/gateways/kong/?.lua;{root}/tests/gateways/kong/?.lua;;';\n\
+                 init_by_lua_block {{ require 'pdk'\n plugin = require 'kong.plugins.tidegate.handler'\n\
+                 config = configured {config} }}\n\
+                 server {{ listen 127.0.0.1:{port}; location / {{\n\
+                 access_by_lua_block {{ {before} plugin:access(config) }}\n\
+                 header_filter_by_lua_block {{ plugin:header_filter() }}\n\
+                 proxy_pass http://{application}; }} }}"
+            )
+        })
+    }
+}
+
+/// The configuration of the plugin in this declarative file, as a table in Lua.
+fn lua_table(text: &str) -> String {
+    let (_, rest) = text.split_once("- name: tidegate\n    config:\n").expect("the plugin has a configuration");
+    let fields = rest.lines().map_while(|line| line.strip_prefix("      ")?.split_once(": "));
+    let fields = fields.map(|(name, value)| match value.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+        Some(list) => format!("{name} = {{ {list} }}, "),
+        None => format!("{name} = '{value}', "),
+    });
+    format!("{{ {} }}", fields.collect::<String>())
+}
+
+const RULES: &str = "
+version: 1
+domains:
+  - domain: web
+    limits:
+      - { name: key, match: { api_key: { present: true } }, per: [api_key], limit: 2, window: 1h, consistency: exact }
+";
+
+#[test]
+fn kong_counts_by_a_key_that_key_auth_has_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.yaml");
+    std::fs::write(&rules, RULES).unwrap();
+    let node = Node::dev(&["--rules", rules.to_str().unwrap()]);
+    assert!(deployed("kong/kong.yml").contains("hide_credentials: true"));
+    let before = "key_auth { ['key-of-acme'] = 'acme', ['key-of-umbrella'] = 'umbrella' }";
+    let kong = Gateway::kong_with(&Setup::new(&node, FailMode::Closed), before);
+    let status = |key: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}");
+        Client::new(&kong).send(head.as_bytes()).status
+    };
+    assert_eq!(["key-of-acme"; 3].map(status), [200, 200, 429]);
+    assert_eq!(["key-of-umbrella"; 3].map(status), [200, 200, 429]);
+    assert_eq!(status("unknown"), 401, "key-auth rejects it before the plugin");
+}
