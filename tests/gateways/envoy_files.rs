@@ -42,6 +42,11 @@ impl Gateway {
         if setup.fail_mode == FailMode::Closed {
             text = text.replace("failure_mode_deny: false", "failure_mode_deny: true");
         }
+        (Self::envoy_of(setup, &text, port), port)
+    }
+
+    /// Starts Envoy with this configuration, whose administration is at the port that follows.
+    fn envoy_of(setup: &Setup<'_>, text: &str, port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("envoy.yaml"), text).unwrap();
         let mut command = Command::new(envoy());
@@ -53,7 +58,7 @@ impl Gateway {
             let healthy = |line: &&str| line.starts_with("tidegate::") && line.ends_with("health_flags::healthy");
             (hosts.lines().filter(healthy).count() == setup.nodes.len()).then_some(())
         });
-        (gateway, port)
+        gateway
     }
 }
 
@@ -85,4 +90,90 @@ fn the_first_file_counts_addresses_users_and_bytes() {
     let before = left(&node, "downloader");
     assert_eq!(get("/downloads/file").status, 200);
     wait_for("the charge of the download", || (left(&node, "downloader") == before - 5).then_some(()));
+}
+
+#[test]
+fn the_second_file_limits_calls_connections_and_limits_of_metadata_and_gives_back() {
+    let node = node();
+    let (envoy, port) = Gateway::envoy_with(&Setup::patient(vec![&node]), "envoy/advanced.yaml");
+    let send = |path: &str, lines: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nx-user: u1{lines}");
+        Client::new(&envoy).send(head.as_bytes())
+    };
+    let status = |path: &str| send(path, "").status;
+
+    assert_eq!(["/plan"; 3].map(status), [200, 200, 429], "the limit is that of the metadata, not that of the rules");
+
+    let paths = ["/orders", "/orders", "/orders", "/orders", "/orders/cancel", "/orders", "/orders"];
+    assert_eq!(paths.map(status), [200, 200, 200, 429, 200, 200, 429]);
+
+    assert_eq!(["/page"; 4].map(status), [200; 4]);
+    let shadow = send("/page", "");
+    assert_eq!(shadow.headers.get("x-tidegate-shadow").map(String::as_str), Some("visits"), "{shadow:?}");
+
+    let call = "\r\ncontent-type: application/grpc\r\nte: trailers";
+    let calls = [(); 4].map(|()| send("/shop.Orders/Create", call));
+    assert!(calls.iter().take(3).all(|call| !call.headers.contains_key("grpc-status")), "{calls:?}");
+    let resource_exhausted = Some("8");
+    assert_eq!(calls[3].headers.get("grpc-status").map(String::as_str), resource_exhausted, "{calls:?}");
+
+    // A connection that is denied ends without an answer.
+    let tcp = [(); 4].map(|()| send_to(&format!("127.0.0.1:{}", port + 2), b"GET / HTTP/1.1", "").status);
+    assert_eq!(tcp, [200, 200, 200, 0]);
+}
+
+/// The values of a list of patches, in their order: a cluster, a filter and rate limits.
+fn patched(name: &str) -> Vec<String> {
+    let text = deployed(name);
+    let mut values = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "      value:" {
+            let block = std::iter::from_fn(|| lines.next_if(|line| line.starts_with("        ")));
+            values.push(block.map(|line| format!("{}\n", &line[8..])).collect());
+        }
+    }
+    values
+}
+
+/// Puts a block behind this much white space.
+fn indented(block: &str, by: usize) -> String {
+    block.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+}
+
+/// What Envoy Gateway and Istio would give to Envoy. They need Kubernetes, so that only Envoy runs here.
+#[test]
+fn envoy_takes_what_the_files_for_kubernetes_patch_into_it() {
+    for name in ["envoy/envoy-gateway.yaml", "envoy/istio.yaml"] {
+        let errors = saphyr_parser::Parser::new_from_str(&deployed(name)).filter_map(Result::err).count();
+        assert_eq!(errors, 0, "{name} is no YAML");
+        let [cluster, filter, rate_limits] = &patched(name)[..] else { panic!("{name}: expected three patches") };
+        let rate_limits = rate_limits.strip_prefix("rate_limits:\n").unwrap_or(rate_limits);
+        let node = node();
+        let setup = Setup::patient(vec![&node]);
+        let port = free_ports(2);
+        let host = "address: tidegate.tidegate.svc.cluster.local, port_value: 8081";
+        let own = format!("address: 127.0.0.1, port_value: {}", gateway::port_of(&node.grpc));
+        let text = format!(
+            "admin: {{ address: {} }}\nstatic_resources:\n  listeners:\n  - name: front\n    address: {}\n    \
+             filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \
+             '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
+             stat_prefix: front\n          use_remote_address: true\n          http_filters:\n          -\n{}          \
+             - {{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}\n          \
+             route_config:\n            virtual_hosts:\n            - name: all\n              domains: ['*']\n              \
+             rate_limits:\n{}              \
+             routes: [{{ match: {{ prefix: / }}, route: {{ cluster: application }} }}]\n  clusters:\n  \
+             - {{ name: application, load_assignment: {{ cluster_name: application, endpoints: [{{ lb_endpoints: [{{ \
+             endpoint: {{ address: {} }} }}] }}] }} }}\n  -\n{}",
+            address(port + 1),
+            address(port),
+            indented(filter, 12),
+            indented(rate_limits, 14),
+            address(gateway::port_of(&setup.application)),
+            indented(&replaced(cluster, host, &own), 4),
+        );
+        let envoy = Gateway::envoy_of(&setup, &text, port);
+        let statuses = [(); 11].map(|()| Client::new(&envoy).get(b"/", b"x").status);
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 429], "{name}");
+    }
 }
