@@ -14,4 +14,5 @@ mod forward_auth;
 mod gateway;
 mod kong;
 mod nginx;
+mod plugins;
 mod transcoding;

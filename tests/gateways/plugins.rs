@@ -1,0 +1,131 @@
+//! The Lambda authorizer and the plugin for Tyk. AWS API Gateway and Tyk do not run here: each runs as a function.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::gateway::deployed;
+use crate::support::node::Node;
+
+const RULES: &str = "
+version: 1
+domains:
+  - domain: web
+    limits:
+      - { name: key, match: { api_key: { present: true } }, per: [api_key], limit: 1, window: 1h, consistency: exact }
+      - { name: address, match: { path: /by-address }, per: [ip], limit: 1, window: 1h, consistency: exact }
+      - { name: login, match: { method: POST, path: /log in, host: shop.example }, per: [], limit: 0, window: 1h }
+";
+
+fn node() -> Node {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.yaml");
+    std::fs::write(&rules, RULES).unwrap();
+    Node::dev(&["--rules", rules.to_str().unwrap()])
+}
+
+fn path(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command that prints JSON.
+fn json_of(command: &mut Command) -> Value {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// What the authorizer answers to these events, one after the other, in one process.
+fn authorizer(nodes: &str, fail_mode: &str, events: &Value) -> Vec<Value> {
+    let code = "import json, os, sys, contextlib\n\
+                with contextlib.redirect_stdout(sys.stderr):\n    \
+                import authorizer\n    \
+                answers = [authorizer.handler(event, None) for event in json.loads(os.environ['EVENTS'])]\n\
+                print(json.dumps(answers))";
+    let mut command = Command::new("python3");
+    command.args(["-B", "-c", code]).current_dir(path("deploy/gateways/aws")).env("EVENTS", events.to_string());
+    command.env("TIDEGATE_NODES", nodes).env("TIDEGATE_DOMAIN", "web").env("TIDEGATE_FAIL_MODE", fail_mode);
+    json_of(&mut command).as_array().unwrap().clone()
+}
+
+/// An event of a REST API.
+fn rest(method: &str, path: &str, headers: &Value, ip: &str) -> Value {
+    json!({
+        "type": "REQUEST", "methodArn": "arn:aws:execute-api:eu-west-1:1:api/live/GET/x", "httpMethod": method,
+        "path": path, "headers": headers, "queryStringParameters": null,
+        "requestContext": { "requestId": "r1", "domainName": "shop.example", "identity": { "sourceIp": ip } },
+    })
+}
+
+/// An event of an HTTP API.
+fn http(path: &str, headers: &Value, ip: &str) -> Value {
+    json!({
+        "version": "2.0", "type": "REQUEST", "rawPath": path, "rawQueryString": "a=b", "headers": headers,
+        "requestContext": { "requestId": "r1", "domainName": "shop.example", "http": { "method": "GET", "sourceIp": ip } },
+    })
+}
+
+#[test]
+fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
+    let node = node();
+    let spoofed = json!({ "X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9" });
+    let key = json!({ "x-api-key": "caf\u{e9}" });
+    let events = json!([
+        http("/", &key, "192.0.2.1"),
+        http("/", &key, "192.0.2.1"),
+        rest("GET", "/by-address", &json!({}), "192.0.2.1"),
+        rest("GET", "/by-address", &spoofed, "192.0.2.1"),
+        rest("GET", "/by-address", &json!({}), "192.0.2.2"),
+        rest("POST", "/log in", &json!({}), "192.0.2.3"),
+    ]);
+    let answers = authorizer(&node.http, "closed", &events);
+    let allowed = |answer: &Value| match &answer["isAuthorized"] {
+        Value::Bool(allowed) => *allowed,
+        _ => answer["policyDocument"]["Statement"][0]["Effect"] == "Allow",
+    };
+    let seen: Vec<bool> = answers.iter().map(allowed).collect();
+    assert_eq!(seen, [true, false, true, false, true, false], "{answers:?}");
+    assert_eq!(answers[3]["context"]["retryAfter"], "3600", "{answers:?}");
+    assert_eq!(answers[3]["context"]["rateLimit"], "\"address\";r=0;t=3600", "{answers:?}");
+}
+
+#[test]
+fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
+    let node = node();
+    let event = json!([http("/", &json!({ "x-api-key": "k" }), "192.0.2.1")]);
+    let nobody = "127.0.0.1:1";
+    let both = format!("{nobody},{}", node.http);
+    assert_eq!(authorizer(&both, "closed", &event)[0]["isAuthorized"], true, "the second node answers");
+    assert_eq!(authorizer(&both, "open", &event)[0]["isAuthorized"], false, "a denial opens nothing");
+    assert_eq!(authorizer(nobody, "closed", &event)[0]["isAuthorized"], false);
+    assert_eq!(authorizer(nobody, "open", &event)[0]["isAuthorized"], true);
+    node.signal("STOP");
+    assert_eq!(authorizer(&node.http, "closed", &event)[0]["isAuthorized"], false);
+    assert_eq!(authorizer(&node.http, "open", &event)[0]["isAuthorized"], true);
+}
+
+#[test]
+fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
+    let node = node();
+    let definition: Value = serde_json::from_str(&deployed("tyk/api.json")).unwrap();
+    let run = |node: &str, mode: &str, headers: Value| {
+        let mut settings = definition["config_data"].clone();
+        assert_eq!(settings["tidegate_node"], "http://127.0.0.1:8080");
+        settings["tidegate_node"] = json!(format!("http://{node}"));
+        settings["tidegate_fail_mode"] = json!(mode);
+        let request = json!({ "Method": "GET", "RequestURI": "/x?a=b", "Headers": headers });
+        let mut command = Command::new("node");
+        command.args([path("tests/gateways/tyk.js"), path("deploy/gateways/tyk/tidegate.js")]);
+        json_of(command.args([settings.to_string(), request.to_string()]))
+    };
+    let key = || json!({ "X-Api-Key": ["k"] });
+    assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 0, "the application answers");
+    for mode in ["closed", "open"] {
+        let denied = run(&node.http, mode, key());
+        assert_eq!(denied["ResponseCode"], 429, "{denied}");
+        assert_eq!(denied["ResponseHeaders"]["Retry-After"], "3600", "{denied}");
+    }
+    assert_eq!(run("127.0.0.1:1", "closed", key())["ResponseCode"], 503);
+    assert_eq!(run("127.0.0.1:1", "open", key())["ResponseCode"], 0);
+    node.signal("STOP");
+    assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 503);
+}

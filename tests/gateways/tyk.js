@@ -1,0 +1,29 @@
+// Stands for Tyk: runs the plugin for one request, and prints what it answers instead of the application, as JSON.
+// Usage: node tyk.js PLUGIN SETTINGS REQUEST
+const { spawnSync } = require("node:child_process");
+const { readFileSync } = require("node:fs");
+const vm = require("node:vm");
+
+// A request of Tyk's engine. It gives an empty text if there is no answer.
+function TykMakeHttpRequest(text) {
+  const { Method, Domain, Resource, Headers } = JSON.parse(text);
+  const lines = Object.entries(Headers).flatMap(([name, value]) => ["-H", `${name}: ${value}`]);
+  const curl = spawnSync("curl", ["-s", "-i", "-m", "2", "-X", Method, ...lines, Domain + Resource], { encoding: "utf8" });
+  if (curl.status !== 0) return "";
+  const [head, Body] = curl.stdout.split("\r\n\r\n");
+  const [first, ...rest] = head.split("\r\n");
+  const answered = Object.fromEntries(rest.map((line) => line.split(": ")).map(([name, value]) => [name, [value]]));
+  return JSON.stringify({ Code: Number(first.split(" ")[1]), Body, Headers: answered });
+}
+
+let plugin;
+function NewMiddleware() {
+  this.NewProcessRequest = (process) => { plugin = process; };
+  this.ReturnData = (request) => request;
+}
+
+const [, , path, settings, request] = process.argv;
+const TykJS = { TykMiddleware: { NewMiddleware } };
+vm.runInNewContext(readFileSync(path, "utf8"), { TykJS, TykMakeHttpRequest, log: console.error });
+const asked = { ReturnOverrides: { ResponseCode: 0 }, ...JSON.parse(request) };
+console.log(JSON.stringify(plugin(asked, {}, { config_data: JSON.parse(settings) }).ReturnOverrides));
