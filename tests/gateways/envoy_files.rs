@@ -42,7 +42,7 @@ impl Gateway {
         if setup.fail_mode == FailMode::Closed {
             text = text.replace("failure_mode_deny: false", "failure_mode_deny: true");
         }
-        (Self::envoy_of(setup, &text, port), port)
+        (Self::envoy_of(setup, &(setup.edit)(text), port), port)
     }
 
     /// Starts Envoy with this configuration, whose administration is at the port that follows.

@@ -72,6 +72,7 @@ impl Gateway {
                 replaced(&text, "# error_page 502", "error_page 502")
             }
         };
+        let text = (setup.edit)(text);
         Self::nginx(|port, _| replaced(&text, "listen 10000;", &format!("listen 127.0.0.1:{port};")))
     }
 
@@ -88,7 +89,7 @@ impl Gateway {
         };
         let text = replaced(&text, "127.0.0.1:8080", &setup.nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>().join(" "));
         let text = replaced(&text, ":10000 {", &format!(":{port} {{\n\tbind 127.0.0.1"));
-        std::fs::write(folder.path().join("Caddyfile"), text).unwrap();
+        std::fs::write(folder.path().join("Caddyfile"), (setup.edit)(text)).unwrap();
         let mut command = Command::new("caddy");
         command.args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"]);
         command.env_clear().env("HOME", folder.path()).stderr(Stdio::null());
@@ -105,7 +106,7 @@ impl Gateway {
         let text = replaced(&text, "bind :10000", &format!("bind 127.0.0.1:{port}"));
         let text = text.replace("127.0.0.1:10081", &format!("127.0.0.1:{}", port + 1));
         let text = replaced(&text, "web closed", &format!("web {}", setup.fail_mode.word()));
-        std::fs::write(folder.path().join("haproxy.cfg"), text).unwrap();
+        std::fs::write(folder.path().join("haproxy.cfg"), (setup.edit)(text)).unwrap();
         std::fs::write(folder.path().join("tidegate.lua"), deployed("haproxy/tidegate.lua")).unwrap();
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f", "haproxy.cfg"]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -137,17 +138,19 @@ pub struct Setup<'s> {
     /// If true, a check may take ten seconds: on a shared machine a process may not run for longer than the deadline of
     /// the files.
     pub patient: bool,
+    /// A last change of the gateway's configuration.
+    pub edit: fn(String) -> String,
 }
 
 impl<'s> Setup<'s> {
     /// One node and an application of its own, with the deadlines of the files.
     pub fn new(node: &'s Node, fail_mode: FailMode) -> Self {
-        Self { nodes: vec![node], application: application(), fail_mode, patient: false }
+        Self { nodes: vec![node], application: application(), fail_mode, patient: false, edit: |text| text }
     }
 
     /// Nodes and an application of its own, with long deadlines. The gateway fails closed.
     pub fn patient(nodes: Vec<&'s Node>) -> Self {
-        Self { nodes, application: application(), fail_mode: FailMode::Closed, patient: true }
+        Self { nodes, application: application(), fail_mode: FailMode::Closed, patient: true, edit: |text| text }
     }
 
     /// A file of `deploy/gateways`, with the address of the application.

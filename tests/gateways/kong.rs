@@ -22,7 +22,7 @@ impl Gateway {
         let config = lua_table(&text);
         let application = &setup.application;
         Self::nginx_with_lua(|port| {
-            format!(
+            let text = format!(
                 "lua_package_path '{root}/deploy/gateways/kong/?.lua;{root}/tests/gateways/kong/?.lua;;';\n\
                  init_by_lua_block {{ require 'pdk'\n plugin = require 'kong.plugins.tidegate.handler'\n\
                  config = configured {config} }}\n\
@@ -30,7 +30,8 @@ impl Gateway {
                  access_by_lua_block {{ {before} plugin:access(config) }}\n\
                  header_filter_by_lua_block {{ plugin:header_filter() }}\n\
                  proxy_pass http://{application}; }} }}"
-            )
+            );
+            (setup.edit)(text)
         })
     }
 }

@@ -13,6 +13,7 @@ mod failures;
 mod forward_auth;
 mod gateway;
 mod kong;
+mod measure;
 mod nginx;
 mod plugins;
 mod transcoding;
