@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -21,11 +22,18 @@ pub struct Response {
 pub struct Client {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
+    /// The longest wait for a part of a response.
+    timeout: Duration,
 }
 
 impl Client {
     pub fn new(gateway: &Gateway) -> Self {
-        Self { address: ([127, 0, 0, 1], gateway.port).into(), stream: None }
+        Self { address: ([127, 0, 0, 1], gateway.port).into(), stream: None, timeout: TIMEOUT }
+    }
+
+    /// Waits for no part of a response longer than this.
+    pub fn with_timeout(gateway: &Gateway, timeout: Duration) -> Self {
+        Self { timeout, ..Self::new(gateway) }
     }
 
     /// Connects from 127.0.0.2, which is another machine to a node that trusts only 127.0.0.1.
@@ -34,7 +42,7 @@ impl Client {
         socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
         socket.connect(&self.address.into()).unwrap();
         let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_read_timeout(Some(self.timeout)).unwrap();
         BufReader::new(stream)
     }
 

@@ -39,5 +39,5 @@ fn the_api_of_the_installed_envoy_is_the_one_that_is_documented() {
     let installed: BTreeSet<String> = FILES.iter().flat_map(|name| lines(&descriptor(&program, name))).collect();
     let installed = installed.into_iter().map(|line| line + "\n").collect::<String>();
     let known = include_str!("envoy_api.txt");
-    assert_eq!(installed, known, "update tests/gateways/envoy_api.txt, proto/envoy/ and docs/gateways.md");
+    assert_eq!(installed, known, "update tests/gateways/envoy_api.txt, proto/envoy/ and docs/gateways/envoy.md");
 }

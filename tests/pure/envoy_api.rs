@@ -9,7 +9,7 @@ use prost_types::FileDescriptorSet;
 use crate::api_lines::lines;
 
 const NEWEST: &str = include_str!("../gateways/envoy_api.txt");
-const DOCS: &str = include_str!("../../docs/gateways.md");
+const DOCS: &str = include_str!("../../docs/gateways/envoy.md");
 
 #[test]
 fn every_field_of_the_newest_api_is_known() {
@@ -52,6 +52,6 @@ fn the_documents_say_what_happens_to_every_field() {
     for message in ["RateLimitRequest", "RateLimitResponse"] {
         documented(&format!("envoy.service.ratelimit.v3.{message}"), "", &rows, &mut missing);
     }
-    assert_eq!(missing, Vec::<String>::new(), "docs/gateways.md must say that they are read, answered or ignored");
+    assert_eq!(missing, Vec::<String>::new(), "docs/gateways/envoy.md must say that they are read, answered or ignored");
     assert!(rows.contains_key("descriptors.limit.unit_multiplier") && rows.contains_key("statuses.current_limit.unit"));
 }
