@@ -80,13 +80,11 @@ impl Gateway {
     pub fn deployed_caddy(setup: &Setup<'_>) -> Self {
         let port = free_ports(1);
         let folder = tempfile::tempdir().unwrap();
-        let options = "admin off\n\tauto_https off";
-        let text = match setup.fail_mode {
-            FailMode::Closed => format!("{{\n\t{options}\n}}\n{}", setup.file("caddy/Caddyfile")),
-            FailMode::Open => {
-                replaced(&setup.file("caddy/open.Caddyfile"), "{\n\tservers {", &format!("{{\n\t{options}\n\tservers {{"))
-            }
+        let name = match setup.fail_mode {
+            FailMode::Closed => "caddy/Caddyfile",
+            FailMode::Open => "caddy/open.Caddyfile",
         };
+        let text = format!("{{\n\tadmin off\n\tauto_https off\n}}\n{}", setup.file(name));
         let text = replaced(&text, "127.0.0.1:8080", &setup.nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>().join(" "));
         let text = replaced(&text, ":10000 {", &format!(":{port} {{\n\tbind 127.0.0.1"));
         std::fs::write(folder.path().join("Caddyfile"), (setup.edit)(text)).unwrap();
