@@ -90,6 +90,15 @@ fn the_first_file_counts_addresses_users_and_bytes() {
     let before = left(&node, "downloader");
     assert_eq!(get("/downloads/file").status, 200);
     wait_for("the charge of the download", || (left(&node, "downloader") == before - 5).then_some(()));
+
+    // A client cannot choose its address.
+    let from = |address: u8| {
+        let head =
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.{address}\r\nX-Real-IP: 192.0.2.{address}");
+        Client::new(&envoy).send(head.as_bytes()).status
+    };
+    let statuses: Vec<u16> = (0..10).map(from).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 429]);
 }
 
 #[test]
@@ -122,6 +131,8 @@ fn the_second_file_limits_calls_connections_and_limits_of_metadata_and_gives_bac
     assert_eq!(tcp, [200, 200, 200, 0]);
 }
 
+const PATCHED: &str = include_str!("patched.yaml");
+
 /// The values of a list of patches, in their order: a cluster, a filter and rate limits.
 fn patched(name: &str) -> Vec<String> {
     let text = deployed(name);
@@ -136,9 +147,12 @@ fn patched(name: &str) -> Vec<String> {
     values
 }
 
-/// Puts a block behind this much white space.
-fn indented(block: &str, by: usize) -> String {
-    block.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+/// Replaces a line that has only this word by a block with the same white space before each line.
+fn with_block(text: &str, word: &str, block: &str) -> String {
+    let line = text.lines().find(|line| line.trim() == word).expect(word);
+    let space = line.strip_suffix(word).unwrap();
+    let block: String = block.lines().map(|line| format!("{space}{line}\n")).collect();
+    replaced(text, &format!("{line}\n"), &block)
 }
 
 /// What Envoy Gateway and Istio would give to Envoy. They need Kubernetes, so that only Envoy runs here.
@@ -154,24 +168,15 @@ fn envoy_takes_what_the_files_for_kubernetes_patch_into_it() {
         let port = free_ports(2);
         let host = "address: tidegate.tidegate.svc.cluster.local, port_value: 8081";
         let own = format!("address: 127.0.0.1, port_value: {}", gateway::port_of(&node.grpc));
-        let text = format!(
-            "admin: {{ address: {} }}\nstatic_resources:\n  listeners:\n  - name: front\n    address: {}\n    \
-             filter_chains:\n    - filters:\n      - name: http\n        typed_config:\n          \
-             '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
-             stat_prefix: front\n          use_remote_address: true\n          http_filters:\n          -\n{}          \
-             - {{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}\n          \
-             route_config:\n            virtual_hosts:\n            - name: all\n              domains: ['*']\n              \
-             rate_limits:\n{}              \
-             routes: [{{ match: {{ prefix: / }}, route: {{ cluster: application }} }}]\n  clusters:\n  \
-             - {{ name: application, load_assignment: {{ cluster_name: application, endpoints: [{{ lb_endpoints: [{{ \
-             endpoint: {{ address: {} }} }}] }}] }} }}\n  -\n{}",
-            address(port + 1),
-            address(port),
-            indented(filter, 12),
-            indented(rate_limits, 14),
-            address(gateway::port_of(&setup.application)),
-            indented(&replaced(cluster, host, &own), 4),
-        );
+        let places = [
+            ("ADMIN", address(port + 1)),
+            ("FRONT", address(port)),
+            ("APPLICATION", address(gateway::port_of(&setup.application))),
+        ];
+        let text = places.iter().fold(PATCHED.to_owned(), |text, (word, place)| text.replace(word, place));
+        let text = with_block(&text, "FILTER", filter);
+        let text = with_block(&text, "LIMITS", rate_limits);
+        let text = with_block(&text, "CLUSTER", &replaced(cluster, host, &own));
         let envoy = Gateway::envoy_of(&setup, &text, port);
         let statuses = [(); 11].map(|()| Client::new(&envoy).get(b"/", b"x").status);
         assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 429], "{name}");

@@ -124,7 +124,9 @@ fn no_request_opens_a_gateway_that_fails_open() {
             assert!((400..600).contains(&status), "{name}: {status} for {what}");
         };
         rejected(b"", "a denial");
-        for size in (13_000..17_000).step_by(250).chain([31_000, 60_000, 66_000, 390_000, 410_000, 500_000, 900_000, 1_040_000]) {
+        for size in
+            (13_000..17_000).step_by(250).chain([31_000, 60_000, 66_000, 390_000, 410_000, 500_000, 900_000, 1_040_000])
+        {
             rejected(&[b"\r\nUser-Agent: ", "x".repeat(size).as_bytes()].concat(), &format!("{size} bytes"));
         }
         let many: String = (0..6000).map(|_| "\r\na:b").collect();

@@ -1,4 +1,5 @@
-//! Real gateways with the files of `deploy/gateways`: nginx, Caddy and HAProxy. Each has free ports and a temporary folder and ends with the test.
+//! Real gateways with the files of `deploy/gateways`: nginx, Caddy and HAProxy. Each has free ports and a temporary
+//! folder and ends with the test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -85,7 +86,11 @@ impl Gateway {
             FailMode::Open => "caddy/open.Caddyfile",
         };
         let text = format!("{{\n\tadmin off\n\tauto_https off\n}}\n{}", setup.file(name));
-        let text = replaced(&text, "127.0.0.1:8080", &setup.nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>().join(" "));
+        let text = replaced(
+            &text,
+            "127.0.0.1:8080",
+            &setup.nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>().join(" "),
+        );
         let text = replaced(&text, ":10000 {", &format!(":{port} {{\n\tbind 127.0.0.1"));
         std::fs::write(folder.path().join("Caddyfile"), (setup.edit)(text)).unwrap();
         let mut command = Command::new("caddy");
@@ -157,7 +162,13 @@ impl<'s> Setup<'s> {
         if !self.patient {
             return text;
         }
-        let longer = [("250ms", "10s"), ("500ms", "20s"), ("0.25s", "10s"), ("timeout: 0.5s", "timeout: 20s"), ("timeout: 250", "timeout: 10000")];
+        let longer = [
+            ("250ms", "10s"),
+            ("500ms", "20s"),
+            ("0.25s", "10s"),
+            ("timeout: 0.5s", "timeout: 20s"),
+            ("timeout: 250", "timeout: 10000"),
+        ];
         longer.into_iter().fold(text, |text, (from, to)| text.replace(from, to))
     }
 

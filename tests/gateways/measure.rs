@@ -1,11 +1,12 @@
 //! Measurements for `docs/gateways.md`. They print its tables:
 //!
-//!     TIDEGATE_PROGRAM=target/release/tidegate cargo test --test gateways measure -- --ignored --nocapture --test-threads 1
+//!     export TIDEGATE_PROGRAM=target/release/tidegate
+//!     cargo test --test gateways measure -- --ignored --nocapture --test-threads 1
 
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::gateway::{FailMode, Gateway, Setup, Start, all, replaced};
+use crate::gateway::{FailMode, Gateway, Setup, all, replaced};
 use crate::support::node::Node;
 use crate::support::wait::elapsed;
 
@@ -92,40 +93,47 @@ fn times(gateway: &Gateway, each: usize) -> Vec<u128> {
     all
 }
 
-/// The median of three runs, of the 50th and the 99th percentile.
-fn percentiles(gateway: &Gateway) -> (u128, u128) {
-    times(gateway, 500);
-    let runs = [(); 3].map(|()| times(gateway, 2500));
-    let median = |percent: usize| {
-        let mut values = runs.each_ref().map(|run| run[run.len() * percent / 100]);
+/// For each gateway the 50th and the 99th percentile in milliseconds: the medians of five turns, in which the gateways
+/// take turns.
+fn percentiles(gateways: &[Gateway]) -> Vec<[f64; 2]> {
+    let mut turns = vec![Vec::new(); gateways.len()];
+    for turn in 0..6 {
+        for (gateway, turns) in gateways.iter().zip(&mut turns) {
+            let times = times(gateway, 1000);
+            // The first turn warms up.
+            if turn > 0 {
+                turns.push([50, 99].map(|percent| times[times.len() * percent / 100]));
+            }
+        }
+    }
+    let median = |turns: &Vec<[u128; 2]>, which: usize| {
+        let mut values: Vec<u128> = turns.iter().map(|turn| turn[which]).collect();
         values.sort_unstable();
-        values[1]
+        values[values.len() / 2] as f64 / 1000.0
     };
-    (median(50), median(99))
+    turns.iter().map(|turns| [median(turns, 0), median(turns, 1)]).collect()
 }
 
 #[test]
 #[ignore = "a measurement"]
 fn measure_added_latency() {
     let application = application();
-    let address = format!("127.0.0.1:{}", application.port);
-    let run = |start: Start, edit: fn(String) -> String| {
-        let node = node();
-        let setup = Setup::new(&node, FailMode::Closed);
-        let gateway = start(&Setup { application: address.clone(), edit, ..setup });
-        percentiles(&gateway)
-    };
     println!("\n| gateway | without: p50, p99 ms | with: p50, p99 ms | added: p50, p99 ms |\n|---|---|---|---|");
-    let ms = |micros: u128| micros as f64 / 1000.0;
     for (name, start) in all() {
-        let (bare, with) = (run(start, without(name)), run(start, |text| text));
-        let added = (ms(with.0) - ms(bare.0), ms(with.1) - ms(bare.1));
-        let pair = |(a, b): (u128, u128)| format!("{:.2}, {:.2}", ms(a), ms(b));
-        println!("| {name} | {} | {} | {:.2}, {:.2} |", pair(bare), pair(with), added.0, added.1);
+        let node = node();
+        let with = |edit: fn(String) -> String| {
+            let address = format!("127.0.0.1:{}", application.port);
+            start(&Setup { application: address, edit, ..Setup::new(&node, FailMode::Closed) })
+        };
+        let mut gateways = vec![with(without(name)), with(|text| text)];
         if name == "envoy" {
-            let own = run(start, local);
-            let added = (ms(own.0) - ms(bare.0), ms(own.1) - ms(bare.1));
-            println!("| envoy, local | {} | {} | {:.2}, {:.2} |", pair(bare), pair(own), added.0, added.1);
+            gateways.push(with(local));
+        }
+        let found = percentiles(&gateways);
+        for (limited, which) in found[1..].iter().zip(["", ", its own local rate limit"]) {
+            let [bare, added] = [found[0], [limited[0] - found[0][0], limited[1] - found[0][1]]];
+            let pair = |[p50, p99]: [f64; 2]| format!("{p50:.2}, {p99:.2}");
+            println!("| {name}{which} | {} | {} | {} |", pair(bare), pair(*limited), pair(added));
         }
     }
 }

@@ -60,7 +60,8 @@ fn rest(method: &str, path: &str, headers: &Value, ip: &str) -> Value {
 fn http(path: &str, headers: &Value, ip: &str) -> Value {
     json!({
         "version": "2.0", "type": "REQUEST", "rawPath": path, "rawQueryString": "a=b", "headers": headers,
-        "requestContext": { "requestId": "r1", "domainName": "shop.example", "http": { "method": "GET", "sourceIp": ip } },
+        "requestContext":
+            { "requestId": "r1", "domainName": "shop.example", "http": { "method": "GET", "sourceIp": ip } },
     })
 }
 

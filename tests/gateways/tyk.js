@@ -8,7 +8,8 @@ const vm = require("node:vm");
 function TykMakeHttpRequest(text) {
   const { Method, Domain, Resource, Headers } = JSON.parse(text);
   const lines = Object.entries(Headers).flatMap(([name, value]) => ["-H", `${name}: ${value}`]);
-  const curl = spawnSync("curl", ["-s", "-i", "-m", "2", "-X", Method, ...lines, Domain + Resource], { encoding: "utf8" });
+  const options = ["-s", "-i", "-m", "2", "-X", Method, ...lines, Domain + Resource];
+  const curl = spawnSync("curl", options, { encoding: "utf8" });
   if (curl.status !== 0) return "";
   const [head, Body] = curl.stdout.split("\r\n\r\n");
   const [first, ...rest] = head.split("\r\n");
