@@ -123,7 +123,8 @@ fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
     for mode in ["closed", "open"] {
         let denied = run(&node.http, mode, key());
         assert_eq!(denied["ResponseCode"], 429, "{denied}");
-        assert_eq!(denied["ResponseHeaders"]["Retry-After"], "3600", "{denied}");
+        let wait: u64 = denied["ResponseHeaders"]["Retry-After"].as_str().unwrap().parse().unwrap();
+        assert!((1..=3600).contains(&wait), "{denied}");
     }
     assert_eq!(run("127.0.0.1:1", "closed", key())["ResponseCode"], 503);
     assert_eq!(run("127.0.0.1:1", "open", key())["ResponseCode"], 0);
