@@ -52,6 +52,10 @@ fn the_documents_say_what_happens_to_every_field() {
     for message in ["RateLimitRequest", "RateLimitResponse"] {
         documented(&format!("envoy.service.ratelimit.v3.{message}"), "", &rows, &mut missing);
     }
-    assert_eq!(missing, Vec::<String>::new(), "docs/gateways/envoy.md must say that they are read, answered or ignored");
+    assert_eq!(
+        missing,
+        Vec::<String>::new(),
+        "docs/gateways/envoy.md must say that they are read, answered or ignored"
+    );
     assert!(rows.contains_key("descriptors.limit.unit_multiplier") && rows.contains_key("statuses.current_limit.unit"));
 }

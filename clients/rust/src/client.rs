@@ -107,7 +107,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
         let mut http = HttpClient::builder(TokioExecutor::new());
         http.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
         let node = |url| Node { url, paused_until: Mutex::default() };
-        let denials = Mutex::new(Denials::new(config.remembered_denials, config.longest_denial));
+        let denials = Mutex::new(Denials::new(config.denial_cache_size, config.denial_cache_longest));
         let (nodes, http) = (urls.into_iter().map(node).collect(), http.build(connector));
         Ok(Self(Arc::new(Shared { config, nodes, authorization, http, denials })))
     }

@@ -25,9 +25,9 @@ pub struct Config {
     /// Sent as `Authorization: Bearer`, if the nodes have `auth.tokens_file`.
     pub token: Option<String>,
     /// How many denials are remembered until they end. 10,000 by default; 0 turns this off.
-    pub remembered_denials: usize,
+    pub denial_cache_size: usize,
     /// The longest time for which a denial is remembered, so that a raised limit is noticed. One minute by default.
-    pub longest_denial: Duration,
+    pub denial_cache_longest: Duration,
 }
 
 /// Why a client cannot be made.
@@ -47,8 +47,8 @@ impl Config {
             deadline: Duration::from_millis(250),
             fail_mode: FailMode::default(),
             token: None,
-            remembered_denials: 10_000,
-            longest_denial: Duration::from_secs(60),
+            denial_cache_size: 10_000,
+            denial_cache_longest: Duration::from_secs(60),
         }
     }
 

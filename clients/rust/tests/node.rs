@@ -125,7 +125,7 @@ async fn a_denial_is_remembered_and_no_node_is_asked_until_it_ends() {
     let remembered = client.check(&check("u")).await.unwrap();
     assert_eq!((remembered.allowed, remembered.source), (false, Source::DenialCache));
     assert!(remembered.retry_after.is_some());
-    let forgetful = Client::new(Config { remembered_denials: 0, ..config(&[NOBODY]) }).unwrap();
+    let forgetful = Client::new(Config { denial_cache_size: 0, ..config(&[NOBODY]) }).unwrap();
     assert!(matches!(forgetful.check(&check("u")).await.unwrap().source, Source::FailMode(_)));
 }
 
