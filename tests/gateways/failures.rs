@@ -50,7 +50,6 @@ fn load(gateway: &Gateway, key: &str, each: usize, during: impl FnOnce()) -> Vec
             let mut client = Client::new(gateway);
             (0..each).map(|_| send(&mut client, key, b"").status).collect::<Vec<_>>()
         };
-        #[expect(clippy::disallowed_methods, reason = "the scope waits for the clients")]
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(client)).collect();
         during();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()

@@ -85,7 +85,6 @@ fn times(gateway: &Gateway, each: usize) -> Vec<u128> {
         (0..each).map(|_| time()).collect::<Vec<_>>()
     };
     let mut all: Vec<u128> = std::thread::scope(|scope| {
-        #[expect(clippy::disallowed_methods, reason = "the scope waits for the clients")]
         let clients = [scope.spawn(client), scope.spawn(client)];
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
@@ -163,7 +162,6 @@ fn measure_stopped_nodes() {
                 answers
             };
             let answers: Vec<(u16, u128)> = std::thread::scope(|scope| {
-                #[expect(clippy::disallowed_methods, reason = "the scope waits for the clients")]
                 let clients = [(); 4].map(|()| scope.spawn(client));
                 std::thread::park_timeout(Duration::from_secs(1));
                 nodes[0].signal(signal);
