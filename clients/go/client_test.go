@@ -3,7 +3,10 @@ package tidegate
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -203,7 +206,7 @@ func TestARejectedCheckNeverFailsOpen(t *testing.T) {
 	for _, stub := range []http.Handler{
 		answering(401, `{"title":"expected Authorization: Bearer"}`), answering(404, "not found"),
 		answering(408, "{}"), answering(429, "slow down"), answering(200, "<html>"), answering(200, `{"allowed":"yes"}`),
-		answering(200, strings.Repeat(" ", maxAnswer)+`{"allowed":true}`), answering(307, ""),
+		answering(200, strings.Repeat(" ", maxAnswer)+`{"allowed":true}`), http.RedirectHandler(other.URL, 307),
 	} {
 		c := client(t, Config{Nodes: []string{record(t, stub).URL}, FailMode: FailAllow})
 		if decision, err := c.Check(context.Background(), slow("u1")); err == nil {
@@ -245,6 +248,20 @@ func TestTraceContextRequestIDAndTokenArrive(t *testing.T) {
 	}
 	if seen.Get("Authorization") != "Bearer secret" || seen.Get("Cookie") != "" {
 		t.Errorf("%v", seen)
+	}
+}
+
+func TestTheTransportSaysWhomToTrust(t *testing.T) {
+	url, _ := startNode(t, rules)
+	secure := httptest.NewTLSServer(before(t, url))
+	t.Cleanup(secure.Close)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // One client below ends the handshake.
+	trusting := client(t, Config{Nodes: []string{secure.URL}, Transport: secure.Client().Transport})
+	if decision := ask(t, trusting, slow("u1")); decision.Source != FromNode {
+		t.Fatalf("%+v", decision)
+	}
+	if decision := ask(t, client(t, Config{Nodes: []string{secure.URL}}), slow("u1")); decision.Source != FromFailMode {
+		t.Fatalf("%+v", decision)
 	}
 }
 

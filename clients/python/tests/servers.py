@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import threading
 import time
@@ -93,7 +94,7 @@ class Stub:
 
 
 @contextmanager
-def stub(answer: Callable[[Stub, bytes, Message], Answer]) -> Iterator[Stub]:
+def stub(answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext | None = None) -> Iterator[Stub]:
     """Runs a server that answers with `answer`, which gets the server and the request."""
     made = Stub("")
 
@@ -123,6 +124,9 @@ def stub(answer: Callable[[Stub, bytes, Message], Answer]) -> Iterator[Stub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     made.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        made.url = f"https://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield made

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any
 
 import pytest
+import trustme
 from conftest import Make
 from opentelemetry.sdk.trace import TracerProvider
 from servers import PATIENCE, Answer, Node, Stub, answering, dripping, passing_on, silent, stub
@@ -175,6 +177,17 @@ def test_the_context_of_opentelemetry_arrives(make: Make, a_node: Node) -> None:
         with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
             asker.slow()
         assert format(span.get_span_context().trace_id, "032x") in server.seen[0]["traceparent"]
+
+
+def test_a_node_with_tls_is_asked_if_its_certificate_is_trusted(make: Make, a_node: Node) -> None:
+    authority = trustme.CA()
+    of_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(of_server)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with stub(passing_on(a_node), of_server) as server:
+        assert make(server.url, ssl_context=trusting).slow().source == "node"
+        assert "certificate" in (make(server.url).slow().failure or "")
 
 
 def test_a_header_that_cannot_be_sent_is_left_out(make: Make, a_node: Node) -> None:

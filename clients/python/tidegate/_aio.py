@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -27,10 +28,11 @@ class AsyncClient:
         token: str | None = None,
         denial_cache_size: int = 10_000,
         denial_cache_longest: float = 60.0,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """The arguments are those of `Client`. The deadline bounds the look-up of a host name, too."""
         self._core = Core(Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest))
-        self._pool = httpcore.AsyncConnectionPool(max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0)
+        self._pool = httpcore.AsyncConnectionPool(ssl_context, max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0)
 
     async def check(
         self,

@@ -29,6 +29,7 @@ class Client:
         token: str | None = None,
         denial_cache_size: int = 10_000,
         denial_cache_longest: float = 60.0,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """Opens no connection. Raises a `ValueError` that names the argument that is wrong.
 
@@ -40,11 +41,13 @@ class Client:
         - `denial_cache_size`: how many denials are remembered; 0 turns the cache off.
         - `denial_cache_longest`: the longest time for which a denial is remembered, in seconds, so that a raised limit
           is noticed.
+        - `ssl_context`: says whom to trust, and has the client's certificate, for nodes with `https`. By default the
+          certificates of `certifi` are trusted.
         """
         self._core = Core(Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest))
         self._end = _End()
         self._pool = httpcore.ConnectionPool(
-            max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0, network_backend=_Backend(self._end)
+            ssl_context, max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0, network_backend=_Backend(self._end)
         )
 
     def check(

@@ -61,7 +61,7 @@ export class Client {
     const failures: string[] = [];
     for (const [attempt, url] of this.#order().entries()) {
       try {
-        const decision = await ask(url, { method: "POST", body, headers }, this.#timeOf(attempt, end));
+        const decision = await this.#ask(url, { method: "POST", body, headers }, this.#timeOf(attempt, end));
         this.#denials.add(key, hits, decision, performance.now());
         return decision;
       } catch (error) {
@@ -72,6 +72,23 @@ export class Client {
       if (performance.now() >= end) break;
     }
     return this.#failed(`no node answered: ${failures.join("; ")}`);
+  }
+
+  /** Sends a check to one node and reads the answer. */
+  async #ask(url: string, request: RequestInit, timeMs: number): Promise<Decision> {
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), timeMs);
+    let response, text;
+    try {
+      // A node never redirects. A redirect is an answer that is no decision.
+      response = await this.#config.fetch(url, { ...request, redirect: "manual", signal: abort.signal });
+      text = await response.text();
+    } catch (error) {
+      throw new FailedNode(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
+    } finally {
+      clearTimeout(timer);
+    }
+    return decode(url, response, text);
   }
 
   #headers(from: NonNullable<CheckOptions["headers"]>): Record<string, string> {
@@ -116,23 +133,6 @@ export class Client {
       failure,
     };
   }
-}
-
-/** Sends a check to one node and reads the answer. */
-async function ask(url: string, request: RequestInit, timeMs: number): Promise<Decision> {
-  const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), timeMs);
-  let response, text;
-  try {
-    // A node never redirects. A redirect is an answer that is no decision.
-    response = await fetch(url, { ...request, redirect: "manual", signal: abort.signal });
-    text = await response.text();
-  } catch (error) {
-    throw new FailedNode(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
-  } finally {
-    clearTimeout(timer);
-  }
-  return decode(url, response, text);
 }
 
 /** Returns the cause that `fetch` hides. */

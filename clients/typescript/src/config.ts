@@ -18,6 +18,8 @@ export interface Config {
    * 60,000.
    */
   denialCacheLongestMs?: number | undefined;
+  /** Sends the requests, with a client certificate for example. Default: the global `fetch`. */
+  fetch?: typeof fetch | undefined;
 }
 
 /** The configuration with its defaults. */
@@ -28,6 +30,7 @@ export interface CompleteConfig {
   token: string | undefined;
   denialCacheSize: number;
   denialCacheLongestMs: number;
+  fetch: typeof fetch;
 }
 
 /** Returns the configuration with its defaults. Throws a `TypeError` that names the field that is wrong. */
@@ -54,6 +57,8 @@ export function complete(config: Config): CompleteConfig {
     urls,
     failMode,
     token: config.token,
+    // The global function wants no other `this`.
+    fetch: config.fetch ?? ((input, init) => fetch(input, init)),
     deadlineMs: number("deadlineMs", config.deadlineMs, 250, 1),
     denialCacheSize: number("denialCacheSize", config.denialCacheSize, 10_000, 0),
     denialCacheLongestMs: number("denialCacheLongestMs", config.denialCacheLongestMs, 60_000, 1),

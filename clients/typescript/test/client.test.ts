@@ -135,6 +135,17 @@ test("trace context, request id and token arrive", async (t) => {
   assert.deepEqual([first!.authorization, first!.cookie], ["Bearer secret", undefined]);
 });
 
+test("a fetch of the caller sends the requests", async (t) => {
+  const { url } = await node(t);
+  const sent: unknown[] = [];
+  const counting: typeof fetch = (input, init) => {
+    sent.push(input);
+    return fetch(input, init);
+  };
+  assert.equal((await slow(client({ nodes: [url], fetch: counting }))).source, "node");
+  assert.deepEqual(sent, [`${url}/v1/check`]);
+});
+
 test("a header that cannot be sent is left out", async (t) => {
   const server = await stub(t, passingOn(await node(t)));
   for (const value of ["a\r\nb: c", "é", ""]) {
