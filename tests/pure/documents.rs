@@ -36,7 +36,7 @@ fn every_row_of_the_users_document_names_a_path_or_a_status() {
 
 #[test]
 fn paths_in_the_other_documents_exist() {
-    let folders = ["src/", "tests/", "docs/", "scripts/", "benches/", "proto/", "deploy/"];
+    let folders = ["src/", "tests/", "docs/", "scripts/", "benches/", "proto/", "deploy/", "clients/"];
     for document in [
         "README.md",
         "ARCHITECTURE.md",
@@ -52,6 +52,8 @@ fn paths_in_the_other_documents_exist() {
         "docs/gateways/nginx.md",
         "docs/gateways/traefik.md",
         "docs/gateways/tyk.md",
+        "docs/gateways/worker.md",
+        "docs/clients.md",
         "docs/rules.md",
         "docs/admin.md",
         "docs/performance.md",
