@@ -113,10 +113,12 @@ func TestTheTimesOfARememberedDenialGoOn(t *testing.T) {
 	if cache.find("key", 1, start.Add(time.Minute)) != nil {
 		t.Fatal("expected that a denial is remembered for a minute at most")
 	}
-	allowed, long := &Decision{Allowed: true, RetryAfter: time.Second}, string(make([]byte, maxKey+1))
-	cache.add("key", 1, allowed, start)
+	long := string(make([]byte, maxKey+1))
+	cache.add("key", 1, &Decision{Allowed: true, RetryAfter: time.Second}, start)
+	cache.add("key", 1, &Decision{}, start)
+	cache.add("key", 0, denial, start)
 	cache.add(long, 1, denial, start)
 	if cache.oldest.Len() != 0 {
-		t.Fatal("expected neither an allowed decision nor a long key in the cache")
+		t.Fatal("expected only denials that end, of checks that charge, with a short key")
 	}
 }
