@@ -163,5 +163,5 @@ def silent(stub: Stub, _body: bytes, _headers: Message) -> Answer:
 
 
 def dripping(_stub: Stub, _body: bytes, _headers: Message) -> Answer:
-    """Begins an answer that never ends."""
-    return 200, {"content-length": "1000000"}, b"{"
+    """Sends an answer one byte at a time, for 20 seconds."""
+    return 200, {"content-length": "2000"}, b"{"

@@ -91,7 +91,7 @@ def test_the_deadline_bounds_both_tries(make: Make) -> None:
         assert [len(server.seen) for server in (first, second, third)] == [1, 1, 0]
 
 
-def test_an_answer_that_never_ends_ends_with_the_deadline(make: Make) -> None:
+def test_an_answer_that_goes_on_ends_with_the_deadline(make: Make) -> None:
     with stub(dripping) as server:
         assert make(server.url, deadline=0.2).slow().source == "fail_mode"
 

@@ -117,9 +117,10 @@ export function answering(status: number, text = "{}", headers: Record<string, s
 /** Answers nothing. */
 export const silent: RequestListener = () => {};
 
-/** Begins an answer that never ends. */
+/** Sends an answer one byte at a time, for 20 seconds. */
 export const dripping: RequestListener = (_, response) => {
-  const timer = setInterval(() => response.write(" "), 10);
+  let sent = 0;
+  const timer = setInterval(() => (sent++ < 2000 ? response.write(" ") : response.end()), 10);
   response.on("close", () => clearInterval(timer));
 };
 
