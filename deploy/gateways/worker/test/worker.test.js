@@ -1,12 +1,9 @@
 // The Worker in workerd, before real nodes and an origin that counts what reaches it.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { request } from "node:http";
 import { test } from "node:test";
 
-import {
-  answering, dead, line, node, passingOn, silent, stub,
-} from "../../../../clients/typescript/build/servers.js";
+import { answering, dead, node, passingOn, silent, stub } from "../../../../clients/typescript/build/servers.js";
+import { worker } from "./workerd.js";
 
 const RULES = `
 version: 1
@@ -18,31 +15,6 @@ domains:
       - { name: three-an-hour, match: { api_key: { present: false } }, per: [ip], limit: 3, window: 1h,
           algorithm: fixed_window }
 `;
-
-/** Runs the Worker until the test ends. Returns an origin, and a function that asks the Worker for it. */
-async function worker(t, settings) {
-  const environment = { ...process.env, TIDEGATE_DOMAIN: "web", TIDEGATE_DEADLINE_MS: "20000", ...settings };
-  const arguments_ = ["serve", "workerd.capnp", "--socket-addr=http=127.0.0.1:0", "--control-fd=3"];
-  const stdio = ["ignore", "ignore", "ignore", "pipe"];
-  const workerd = spawn("node_modules/.bin/workerd", arguments_, { env: environment, stdio });
-  t.after(() => workerd.kill("SIGKILL"));
-  const { port } = JSON.parse(await line(workerd.stdio[3], (text) => text.includes('"listen"')));
-  const origin = await stub(t, answering(200, "hello"));
-  const host = new URL(origin.url).host;
-  return { origin, get: (headers, method = "GET") => send(port, method, { host, ...headers }) };
-}
-
-/** `fetch` of Node does not send a Host header of the caller. */
-function send(port, method, headers) {
-  return new Promise((resolve, reject) => {
-    const sent = request({ port, host: "127.0.0.1", method, headers, agent: false, timeout: 20_000 }, (answer) => {
-      let text = "";
-      answer.on("data", (chunk) => (text += chunk));
-      answer.on("end", () => resolve({ status: answer.statusCode, headers: answer.headers, text }));
-    });
-    sent.on("error", reject).end();
-  });
-}
 
 async function statuses(get, count, headers) {
   const all = [];
@@ -66,10 +38,15 @@ test("exactly the limit of a key reaches the origin, and the denial has its head
   assert.equal(origin.seen.length, 5);
 });
 
-test("clients without a key are counted by their addresses", async (t) => {
+test("clients without a key are counted by the addresses that Cloudflare names", async (t) => {
   const { get } = await worker(t, { TIDEGATE_NODES: (await node(t, RULES)).url });
-  assert.deepEqual(await statuses(get, 4, { "cf-connecting-ip": "192.0.2.1" }), [200, 200, 200, 429]);
-  assert.deepEqual(await statuses(get, 1, { "cf-connecting-ip": "192.0.2.2" }), [200]);
+  const all = [];
+  for (const forged of ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"]) {
+    const headers = { "x-forwarded-for": forged, "x-real-ip": forged, "true-client-ip": forged, forwarded: forged };
+    all.push((await get({ ...headers, "cf-connecting-ip": "192.0.2.1" })).status);
+  }
+  assert.deepEqual(all, [200, 200, 200, 429]);
+  assert.equal((await get({ "cf-connecting-ip": "192.0.2.2" })).status, 200);
 });
 
 test("no node is asked again until a denial ends", async (t) => {
