@@ -113,8 +113,11 @@ fn the_second_file_limits_calls_connections_and_limits_of_metadata_and_gives_bac
 
     assert_eq!(["/plan"; 3].map(status), [200, 200, 429], "the limit is that of the metadata, not that of the rules");
 
-    let paths = ["/orders", "/orders", "/orders", "/orders", "/orders/cancel", "/orders", "/orders"];
-    assert_eq!(paths.map(status), [200, 200, 200, 429, 200, 200, 429]);
+    assert_eq!(["/orders"; 4].map(status), [200, 200, 200, 429]);
+    assert_eq!(status("/orders/cancel"), 200);
+    // The next request may come to another core of the node, which hears of the refund a little later.
+    wait_for("the refund", || (status("/orders") == 200).then_some(()));
+    assert_eq!(status("/orders"), 429);
 
     assert_eq!(["/page"; 4].map(status), [200; 4]);
     let shadow = send("/page", "");
