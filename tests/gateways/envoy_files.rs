@@ -4,7 +4,8 @@ use std::process::Command;
 
 use crate::client::Client;
 use crate::envoy::envoy;
-use crate::gateway::{self, FailMode, Gateway, Setup, deployed, replaced};
+use crate::gateway::Gateway;
+use crate::setup::{FailMode, Setup, deployed, node, port_of, replaced};
 use crate::support::node::{Node, send_to};
 use crate::support::servers::free_ports;
 use crate::support::wait::wait_for;
@@ -17,8 +18,8 @@ fn address(port: u16) -> String {
 /// A file with the ports of this setup. The gateway gets `port`, Envoy's administration `port + 1`, and further
 /// listeners the ports that follow.
 fn with_ports(setup: &Setup<'_>, name: &str, port: u16) -> String {
-    let application = address(gateway::port_of(&setup.application));
-    let endpoint = |node: &&Node| format!("- endpoint: {{ address: {} }}", address(gateway::port_of(&node.grpc)));
+    let application = address(port_of(&setup.application));
+    let endpoint = |node: &&Node| format!("- endpoint: {{ address: {} }}", address(port_of(&node.grpc)));
     let endpoints: Vec<String> = setup.nodes.iter().map(endpoint).collect();
     let endpoint = format!("- endpoint: {{ address: {} }}", address(8081));
     let mut text = setup.file(name).replace(&address(8000), &application);
@@ -62,14 +63,6 @@ impl Gateway {
     }
 }
 
-/// A node with the rules beside the files.
-fn node() -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.yaml");
-    std::fs::write(&rules, deployed("envoy/rules.yaml")).unwrap();
-    Node::dev(&["--rules", rules.to_str().unwrap()])
-}
-
 /// What is left of the limit for the user `u1` whose usage is counted under this key.
 fn left(node: &Node, key: &str) -> i64 {
     let body = format!(r#"{{"domain":"edge","attributes":{{"{key}":"u1"}},"hits":0}}"#);
@@ -78,7 +71,7 @@ fn left(node: &Node, key: &str) -> i64 {
 
 #[test]
 fn the_first_file_counts_addresses_users_and_bytes() {
-    let node = node();
+    let node = node(&deployed("envoy/rules.yaml"));
     let envoy = Gateway::deployed_envoy(&Setup::patient(vec![&node]));
     let get = |path: &str| {
         let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nx-user: u1");
@@ -103,7 +96,7 @@ fn the_first_file_counts_addresses_users_and_bytes() {
 
 #[test]
 fn the_second_file_limits_calls_connections_and_limits_of_metadata_and_gives_back() {
-    let node = node();
+    let node = node(&deployed("envoy/rules.yaml"));
     let (envoy, port) = Gateway::envoy_with(&Setup::patient(vec![&node]), "envoy/advanced.yaml");
     let send = |path: &str, lines: &str| {
         let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nx-user: u1{lines}");
@@ -166,15 +159,15 @@ fn envoy_takes_what_the_files_for_kubernetes_patch_into_it() {
         assert_eq!(errors, 0, "{name} is no YAML");
         let [cluster, filter, rate_limits] = &patched(name)[..] else { panic!("{name}: expected three patches") };
         let rate_limits = rate_limits.strip_prefix("rate_limits:\n").unwrap_or(rate_limits);
-        let node = node();
+        let node = node(&deployed("envoy/rules.yaml"));
         let setup = Setup::patient(vec![&node]);
         let port = free_ports(2);
         let host = "address: tidegate.tidegate.svc.cluster.local, port_value: 8081";
-        let own = format!("address: 127.0.0.1, port_value: {}", gateway::port_of(&node.grpc));
+        let own = format!("address: 127.0.0.1, port_value: {}", port_of(&node.grpc));
         let places = [
             ("ADMIN", address(port + 1)),
             ("FRONT", address(port)),
-            ("APPLICATION", address(gateway::port_of(&setup.application))),
+            ("APPLICATION", address(port_of(&setup.application))),
         ];
         let text = places.iter().fold(PATCHED.to_owned(), |text, (word, place)| text.replace(word, place));
         let text = with_block(&text, "FILTER", filter);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::client::{Client, Response};
-use crate::gateway::{FailMode, Gateway, Setup, all};
+use crate::gateway::{Gateway, all};
+use crate::setup::{FailMode, Setup, node};
 use crate::support::node::Node;
 use crate::support::wait::wait_for;
 
@@ -22,13 +23,6 @@ domains:
           algorithm: fixed_window, consistency: exact }
       - { name: blocked, match: { user: blocked }, per: [], limit: 0, window: 1h }
 ";
-
-fn node() -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.yaml");
-    std::fs::write(&rules, RULES).unwrap();
-    Node::dev(&["--rules", rules.to_str().unwrap()])
-}
 
 /// Sends a request with this key and further header lines.
 fn send(client: &mut Client, key: &str, lines: &[u8]) -> Response {
@@ -72,7 +66,7 @@ fn stand_still(node: &Node) {
 #[test]
 fn a_gateway_admits_exactly_the_limit_of_5000_requests() {
     for (name, start) in all() {
-        let node = node();
+        let node = node(RULES);
         let gateway = start(&Setup::patient(vec![&node]));
         let statuses = load(&gateway, "k", 625, || ());
         let count = |status: u16| statuses.iter().filter(|known| **known == status).count();
@@ -84,7 +78,7 @@ fn a_gateway_admits_exactly_the_limit_of_5000_requests() {
 fn the_failure_mode_decides_while_the_limiter_is_slow_or_stopped() {
     for (name, start) in all() {
         for mode in [FailMode::Closed, FailMode::Open] {
-            let mut node = node();
+            let mut node = node(RULES);
             let gateway = start(&Setup::new(&node, mode));
             let expect = |state: &str| {
                 let status = status(&gateway, "k");
@@ -116,7 +110,7 @@ fn the_failure_mode_decides_while_the_limiter_is_slow_or_stopped() {
 #[test]
 fn no_request_opens_a_gateway_that_fails_open() {
     for (name, start) in all() {
-        let node = node();
+        let node = node(RULES);
         let gateway = start(&Setup { patient: true, ..Setup::new(&node, FailMode::Open) });
         let rejected = |lines: &[u8], what: &str| {
             let status = send(&mut Client::new(&gateway), "blocked", lines).status;
@@ -139,7 +133,7 @@ fn no_request_opens_a_gateway_that_fails_open() {
 fn a_node_that_ends_costs_no_request_if_another_is_there() {
     for (name, start) in all() {
         for signal in ["TERM", "KILL"] {
-            let nodes = [node(), node()];
+            let nodes = [node(RULES), node(RULES)];
             let gateway = start(&Setup::patient(nodes.iter().collect()));
             let served = |node: &Node| {
                 let checks = node.metric(r#"rate_limiter_requests_total{status="allowed"} "#);

@@ -3,7 +3,8 @@
 use tempfile::TempDir;
 
 use crate::client::{Client, Response};
-use crate::gateway::{self, FORWARD_AUTH, FailMode, Gateway};
+use crate::gateway::{FORWARD_AUTH, Gateway, Start};
+use crate::setup;
 use crate::support::node::Node;
 
 const RULES: &str = r#"
@@ -33,12 +34,12 @@ struct Setup {
 
 impl Setup {
     fn each() -> Vec<Self> {
-        let start = |(name, start): (_, gateway::Start)| {
+        let start = |(name, start): (_, Start)| {
             let folder = tempfile::tempdir().unwrap();
             let rules = folder.path().join("rules.yaml");
             std::fs::write(&rules, RULES).unwrap();
             let node = Node::serve(&rules, "memory:", &[("TIDEGATE_LISTEN__TRUSTED_PROXIES", "127.0.0.1")]);
-            let gateway = start(&gateway::Setup::new(&node, FailMode::Closed));
+            let gateway = start(&setup::Setup::patient(vec![&node]));
             Self { name, node, gateway, _folder: folder }
         };
         FORWARD_AUTH.into_iter().map(start).collect()
@@ -204,17 +205,6 @@ fn a_request_that_a_node_cannot_read_opens_no_gateway() {
         assert_eq!(setup.errors(), 0.0, "{}: a node reads what gateways pass on", setup.name);
         rejected(&[b"X-API-Key: \x01"], "a control character");
         rejected(&[&[b"User-Agent: ", "x".repeat(500_000).as_bytes()].concat()], "a large head");
-    }
-}
-
-#[test]
-fn a_gateway_without_a_node_lets_nothing_pass() {
-    for mut setup in Setup::each() {
-        assert_eq!(setup.status(b"/", &[]), 200, "{}", setup.name);
-        setup.node.child.kill().unwrap();
-        setup.node.child.wait().unwrap();
-        let status = setup.status(b"/", &[]);
-        assert!((500..600).contains(&status), "{}: {status}", setup.name);
     }
 }
 

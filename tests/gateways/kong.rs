@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use crate::client::Client;
-use crate::gateway::{FailMode, Gateway, Setup, deployed, replaced};
-use crate::support::node::Node;
+use crate::gateway::Gateway;
+use crate::setup::{FailMode, Setup, deployed, node, replaced};
 
 impl Gateway {
     /// Starts the plugin with its part of `deploy/gateways/kong/kong.yml`, for clients without a key.
@@ -57,10 +57,7 @@ domains:
 
 #[test]
 fn kong_counts_by_a_key_that_key_auth_has_hidden() {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.yaml");
-    std::fs::write(&rules, RULES).unwrap();
-    let node = Node::dev(&["--rules", rules.to_str().unwrap()]);
+    let node = node(RULES);
     assert!(deployed("kong/kong.yml").contains("hide_credentials: true"));
     let before = "key_auth { ['key-of-acme'] = 'acme', ['key-of-umbrella'] = 'umbrella' }";
     let kong = Gateway::kong_with(&Setup::new(&node, FailMode::Closed), before);

@@ -16,4 +16,5 @@ mod kong;
 mod measure;
 mod nginx;
 mod plugins;
+mod setup;
 mod transcoding;

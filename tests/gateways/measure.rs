@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::gateway::{FailMode, Gateway, Setup, all, replaced};
-use crate::support::node::Node;
+use crate::gateway::{Gateway, all};
+use crate::setup::{FailMode, Setup, node, replaced};
 use crate::support::wait::elapsed;
 
 const RULES: &str = "
@@ -20,13 +20,6 @@ domains:
 ";
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: k\r\nx-user: k";
-
-fn node() -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.yaml");
-    std::fs::write(&rules, RULES).unwrap();
-    Node::dev(&["--rules", rules.to_str().unwrap()])
-}
 
 /// An application that keeps its connections.
 fn application() -> Gateway {
@@ -119,7 +112,7 @@ fn measure_added_latency() {
     let application = application();
     println!("\n| gateway | without: p50, p99 ms | with: p50, p99 ms | added: p50, p99 ms |\n|---|---|---|---|");
     for (name, start) in all() {
-        let node = node();
+        let node = node(RULES);
         let with = |edit: fn(String) -> String| {
             let address = format!("127.0.0.1:{}", application.port);
             start(&Setup { application: address, edit, ..Setup::new(&node, FailMode::Closed) })
@@ -145,7 +138,7 @@ fn measure_stopped_nodes() {
     println!("\n| gateway | signal | requests | failed | longest, ms |\n|---|---|---|---|---|");
     for (name, start) in all() {
         for signal in ["TERM", "KILL", "STOP"] {
-            let nodes = [node(), node()];
+            let nodes = [node(RULES), node(RULES)];
             let setup = Setup::new(&nodes[0], FailMode::Closed);
             let address = format!("127.0.0.1:{}", application.port);
             let gateway = start(&Setup { application: address, nodes: nodes.iter().collect(), ..setup });

@@ -4,8 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::gateway::deployed;
-use crate::support::node::Node;
+use crate::setup::{deployed, node};
 
 const RULES: &str = "
 version: 1
@@ -16,13 +15,6 @@ domains:
       - { name: address, match: { path: /by-address }, per: [ip], limit: 1, window: 1h, consistency: exact }
       - { name: login, match: { method: POST, path: /log in, host: shop.example }, per: [], limit: 0, window: 1h }
 ";
-
-fn node() -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = folder.path().join("rules.yaml");
-    std::fs::write(&rules, RULES).unwrap();
-    Node::dev(&["--rules", rules.to_str().unwrap()])
-}
 
 fn path(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -67,7 +59,7 @@ fn http(path: &str, headers: &Value, ip: &str) -> Value {
 
 #[test]
 fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
-    let node = node();
+    let node = node(RULES);
     let spoofed = json!({ "X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9" });
     let key = json!({ "x-api-key": "caf\u{e9}" });
     let events = json!([
@@ -91,7 +83,7 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
 
 #[test]
 fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
-    let node = node();
+    let node = node(RULES);
     let event = json!([http("/", &json!({ "x-api-key": "k" }), "192.0.2.1")]);
     let nobody = "127.0.0.1:1";
     let both = format!("{nobody},{}", node.http);
@@ -106,7 +98,7 @@ fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
 
 #[test]
 fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
-    let node = node();
+    let node = node(RULES);
     let definition: Value = serde_json::from_str(&deployed("tyk/api.json")).unwrap();
     let run = |node: &str, mode: &str, headers: Value| {
         let mut settings = definition["config_data"].clone();
