@@ -127,6 +127,16 @@ fn the_second_file_limits_calls_connections_and_limits_of_metadata_and_gives_bac
     assert_eq!(tcp, [200, 200, 200, 0]);
 }
 
+#[test]
+fn without_metadata_the_limit_is_that_of_the_rules() {
+    let node = node(&deployed("envoy/rules.yaml"));
+    let edit = |text: String| replaced(&text, "metadata_namespace: plan", "metadata_namespace: another");
+    let (envoy, _) = Gateway::envoy_with(&Setup { edit, ..Setup::patient(vec![&node]) }, "envoy/advanced.yaml");
+    let head = b"GET /plan HTTP/1.1\r\nHost: x\r\nx-user: u1";
+    let statuses = [(); 11].map(|()| Client::new(&envoy).send(head).status);
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 429]);
+}
+
 const PATCHED: &str = include_str!("patched.yaml");
 
 /// The values of a list of patches, in their order: a cluster, a filter and rate limits.

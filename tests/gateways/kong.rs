@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::client::Client;
 use crate::gateway::Gateway;
-use crate::setup::{FailMode, Setup, deployed, node, replaced};
+use crate::setup::{Setup, deployed, node, replaced};
+use crate::support::node::Node;
 
 impl Gateway {
     /// Starts the plugin with its part of `deploy/gateways/kong/kong.yml`, for clients without a key.
@@ -60,7 +61,7 @@ fn kong_counts_by_a_key_that_key_auth_has_hidden() {
     let node = node(RULES);
     assert!(deployed("kong/kong.yml").contains("hide_credentials: true"));
     let before = "key_auth { ['key-of-acme'] = 'acme', ['key-of-umbrella'] = 'umbrella' }";
-    let kong = Gateway::kong_with(&Setup::new(&node, FailMode::Closed), before);
+    let kong = Gateway::kong_with(&Setup::patient(vec![&node]), before);
     let status = |key: &str| {
         let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}");
         Client::new(&kong).send(head.as_bytes()).status
@@ -68,4 +69,24 @@ fn kong_counts_by_a_key_that_key_auth_has_hidden() {
     assert_eq!(["key-of-acme"; 3].map(status), [200, 200, 429]);
     assert_eq!(["key-of-umbrella"; 3].map(status), [200, 200, 429]);
     assert_eq!(status("unknown"), 401, "key-auth rejects it before the plugin");
+}
+
+#[test]
+fn kong_counts_by_consumer_if_the_node_takes_that_attribute() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.yaml");
+    let limit = "{ name: consumer, per: [consumer], limit: 2, window: 1h, consistency: exact }";
+    std::fs::write(&rules, format!("version: 1\ndomains: [{{ domain: web, limits: [{limit}] }}]")).unwrap();
+    let listen =
+        [("TIDEGATE_LISTEN__TRUSTED_PROXIES", "127.0.0.1"), ("TIDEGATE_LISTEN__ATTRIBUTE_HEADERS", "consumer")];
+    let node = Node::serve(&rules, "memory:", &listen);
+    let edit = |text: String| replaced(&text, "domain = 'web',", "domain = 'web', consumer_attribute = 'consumer',");
+    let setup = Setup { edit, ..Setup::patient(vec![&node]) };
+    let kong = Gateway::kong_with(&setup, "key_auth { a1 = 'acme', a2 = 'acme', u1 = 'umbrella' }");
+    let status = |key: &str| {
+        // A client cannot choose its consumer.
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nX-Tidegate-Attr-consumer: other");
+        Client::new(&kong).send(head.as_bytes()).status
+    };
+    assert_eq!(["a1", "a2", "a1", "a2", "u1"].map(status), [200, 200, 429, 429, 200]);
 }
