@@ -62,6 +62,8 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
     let node = node(RULES);
     let spoofed = json!({ "X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9" });
     let key = json!({ "x-api-key": "caf\u{e9}" });
+    let mut several_keys = rest("GET", "/", &json!({ "X-Api-Key": "l" }), "192.0.2.4");
+    several_keys["multiValueHeaders"] = json!({ "X-Api-Key": ["k", "l"] });
     let events = json!([
         http("/", &key, "192.0.2.1"),
         http("/", &key, "192.0.2.1"),
@@ -69,6 +71,8 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
         rest("GET", "/by-address", &spoofed, "192.0.2.1"),
         rest("GET", "/by-address", &json!({}), "192.0.2.2"),
         rest("POST", "/log in", &json!({}), "192.0.2.3"),
+        http("/", &json!({ "x-api-key": "k,l" }), "192.0.2.4"),
+        several_keys,
     ]);
     let answers = authorizer(&node.http, "closed", &events);
     let allowed = |answer: &Value| match &answer["isAuthorized"] {
@@ -76,7 +80,7 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
         _ => answer["policyDocument"]["Statement"][0]["Effect"] == "Allow",
     };
     let seen: Vec<bool> = answers.iter().map(allowed).collect();
-    assert_eq!(seen, [true, false, true, false, true, false], "{answers:?}");
+    assert_eq!(seen, [true, false, true, false, true, false, false, false], "{answers:?}");
     assert_eq!(answers[3]["context"]["retryAfter"], "3600", "{answers:?}");
     assert_eq!(answers[3]["context"]["rateLimit"], "\"address\";r=0;t=3600", "{answers:?}");
 }
@@ -120,6 +124,8 @@ fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
     }
     assert_eq!(run("127.0.0.1:1", "closed", key())["ResponseCode"], 503);
     assert_eq!(run("127.0.0.1:1", "open", key())["ResponseCode"], 0);
+    let two = run(&node.http, "open", json!({ "X-Api-Key": ["k", "l"] }));
+    assert_eq!(two["ResponseCode"], 400, "nobody knows which key the application reads");
     node.signal("STOP");
-    assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 503);
+    assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 500);
 }
