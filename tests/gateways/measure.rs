@@ -1,4 +1,4 @@
-//! Measurements for `docs/gateways.md`. They print its tables:
+//! Measurements for `docs/gateways/results.md`. They print its tables:
 //!
 //!     export TIDEGATE_PROGRAM=target/release/tidegate
 //!     cargo test --test gateways measure -- --ignored --nocapture --test-threads 1

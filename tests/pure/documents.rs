@@ -50,6 +50,7 @@ fn paths_in_the_other_documents_exist() {
         "docs/gateways/haproxy.md",
         "docs/gateways/kong.md",
         "docs/gateways/nginx.md",
+        "docs/gateways/results.md",
         "docs/gateways/traefik.md",
         "docs/gateways/tyk.md",
         "docs/gateways/worker.md",
