@@ -75,6 +75,19 @@ fn paths_in_the_other_documents_exist() {
     }
 }
 
+#[test]
+fn the_lines_that_the_pages_of_gateways_quote_are_in_their_files() {
+    for (page, language, file) in [("envoy", "yaml", "envoy/envoy.yaml"), ("caddy", "caddyfile", "caddy/Caddyfile")] {
+        let text = fs::read_to_string(root().join(format!("docs/gateways/{page}.md"))).unwrap();
+        let file = fs::read_to_string(root().join("deploy/gateways").join(file)).unwrap();
+        let known: Vec<&str> = file.lines().map(str::trim).collect();
+        let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
+        for line in rest.split("```").next().unwrap().lines() {
+            assert!(known.contains(&line.trim()), "{page}.md: {line}");
+        }
+    }
+}
+
 /// A reader who tries the first simulation of the README should see limits that are kept although Redis failed.
 #[test]
 fn the_first_simulation_of_the_readme_shows_limits_that_are_kept_without_the_store() {
