@@ -165,8 +165,6 @@ fn with_block(text: &str, word: &str, block: &str) -> String {
 #[test]
 fn envoy_takes_what_the_files_for_kubernetes_patch_into_it() {
     for name in ["envoy/envoy-gateway.yaml", "envoy/istio.yaml"] {
-        let errors = saphyr_parser::Parser::new_from_str(&deployed(name)).filter_map(Result::err).count();
-        assert_eq!(errors, 0, "{name} is no YAML");
         let [cluster, filter, rate_limits] = &patched(name)[..] else { panic!("{name}: expected three patches") };
         let rate_limits = rate_limits.strip_prefix("rate_limits:\n").unwrap_or(rate_limits);
         let node = node(&deployed("envoy/rules.yaml"));

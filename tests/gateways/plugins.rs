@@ -1,4 +1,5 @@
-//! The Lambda authorizer and the plugin for Tyk. AWS API Gateway and Tyk do not run here: each runs as a function.
+//! The Lambda authorizer and the plugin for Tyk. AWS API Gateway and Tyk do not run here: each runs as a function. And
+//! the files of programs that do not run here.
 
 use std::process::{Command, Stdio};
 
@@ -128,4 +129,21 @@ fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
     assert_eq!(two["ResponseCode"], 400, "nobody knows which key the application reads");
     node.signal("STOP");
     assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 500);
+}
+
+/// For the files that no program here reads: those of Kong, Traefik, AWS, Envoy Gateway and Istio.
+#[test]
+fn every_yaml_file_of_the_gateways_is_yaml() {
+    let mut count = 0;
+    for folder in std::fs::read_dir(path("deploy/gateways")).unwrap().map(|entry| entry.unwrap().path()) {
+        for file in std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+                let text = std::fs::read_to_string(&file).unwrap();
+                let errors: Vec<_> = saphyr_parser::Parser::new_from_str(&text).filter_map(Result::err).collect();
+                assert!(errors.is_empty(), "{}: {errors:?}", file.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 9, "{count} files");
 }
