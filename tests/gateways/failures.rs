@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Response};
 use crate::gateway::{Gateway, all};
-use crate::setup::{FailMode, Setup, node};
+use crate::setup::{FailMode, Setup, node, replaced};
 use crate::support::node::Node;
 use crate::support::wait::wait_for;
 
@@ -147,4 +147,12 @@ fn a_node_that_ends_costs_no_request_if_another_is_there() {
             assert_eq!(failed, 0, "{name}, SIG{signal}: {statuses:?}");
         }
     }
+}
+
+#[test]
+fn a_caddy_that_fails_open_lets_no_other_error_pass() {
+    let node = node(RULES);
+    let edit = |text: String| replaced(&text, "\troute {\n", "\troute {\n\t\terror /private 401\n");
+    let caddy = Gateway::deployed_caddy(&Setup { edit, ..Setup::new(&node, FailMode::Open) });
+    assert_eq!(Client::new(&caddy).get(b"/private", b"x").status, 401);
 }
