@@ -44,8 +44,10 @@ def wsgi_server(domain: str, nodes: list[str], **options: Any) -> Iterator[str]:
         )
         with make_server("127.0.0.1", 0, limited, handler_class=Quiet) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
 
 
 @contextmanager
@@ -64,10 +66,12 @@ def asgi_server(domain: str, nodes: list[str], **options: Any) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run([listener]))
         thread.start()
-        wait_until(lambda: server.started)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(PATIENCE)
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
 
 
 Serve = Callable[..., Any]
