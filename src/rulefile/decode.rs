@@ -26,7 +26,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn new(file: &str, root: &Node, problem: Problem) -> Self {
+    pub(super) fn new(file: &str, root: &Node, problem: Problem) -> Self {
         let (place, field) = (root.place_of(&problem.path), problem.path.to_string());
         Self { file: file.to_owned(), place, field, message: problem.message }
     }

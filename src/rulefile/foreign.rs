@@ -6,13 +6,13 @@ use crate::yaml::tree::{Node, Value};
 pub fn foreign(root: &Node) -> Option<&'static str> {
     match &root.value {
         Value::Map(_) if has(root, "descriptors") && !has(root, "domains") => Some(
-            "expected the fields version and domains: this is a file of envoyproxy/ratelimit. Each of its rate_limit \
-             entries becomes a limit with exact_keys (docs/rules.md#from-envoyproxyratelimit)",
+            "expected the fields version and domains: this is a file of envoyproxy/ratelimit. `tidegate rules import \
+             --from envoy FILE` prints the rules that stand for it (docs/rules.md#from-envoyproxyratelimit)",
         ),
         Value::List(items) if items.first().is_some_and(|item| has(item, "namespace") && has(item, "max_value")) => {
             Some(
-                "expected the fields version and domains: this is a file of Limitador. Each of its entries becomes a \
-                 limit (docs/rules.md#from-limitador)",
+                "expected the fields version and domains: this is a file of Limitador. `tidegate rules import --from \
+                 limitador FILE` prints the rules that stand for it (docs/rules.md#from-limitador)",
             )
         }
         _ => None,

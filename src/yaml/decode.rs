@@ -64,15 +64,23 @@ impl<'n> Fields<'n> {
 
     /// Adds an error for every field that was not read.
     pub fn finish(self, errors: &mut Errors) {
-        for (key, ..) in self.entries {
-            if !self.read.contains(key.as_str()) {
-                let mut known: Vec<&str> = self.read.iter().copied().collect();
-                known.sort_unstable();
-                let hint = did_you_mean(key, known.iter().copied());
-                let known = known.join(", ");
-                errors.add(&self.path(key), format!("expected one of {known}; this field is unknown{hint}"));
-            }
+        let known = self.known().join(", ");
+        for (path, hint) in self.unread() {
+            errors.add(&path, format!("expected one of {known}; this field is unknown{hint}"));
         }
+    }
+
+    /// Every field that was not read, with a question for the nearest known field if one is near.
+    pub fn unread(&self) -> Vec<(Path, String)> {
+        let known = self.known();
+        let unread = self.entries.iter().filter(|(key, ..)| !self.read.contains(key.as_str()));
+        unread.map(|(key, ..)| (self.path(key), did_you_mean(key, known.iter().copied()))).collect()
+    }
+
+    fn known(&self) -> Vec<&'static str> {
+        let mut known: Vec<_> = self.read.iter().copied().collect();
+        known.sort_unstable();
+        known
     }
 }
 

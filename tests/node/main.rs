@@ -26,6 +26,7 @@ mod ratelimit_fields;
 mod resets;
 mod response_headers;
 mod rules_commands;
+mod rules_import;
 mod serve;
 #[cfg(feature = "cluster")]
 mod tls;

@@ -10,6 +10,7 @@ mod entries;
 mod envoy_api;
 mod envoy_values;
 mod fuzz_corpora;
+mod import;
 mod revisions;
 mod rule_file;
 mod rule_schema;

@@ -7,6 +7,7 @@ mod book_diff;
 mod explain;
 #[cfg(feature = "cluster")]
 mod git;
+mod import;
 #[cfg(feature = "cluster")]
 pub(super) mod refused;
 mod test;
@@ -36,6 +37,12 @@ pub enum Rules {
     Test(test::Test),
     /// Print the JSON Schema of a rule file, for editors
     Schema,
+    /// Print the rule file that stands for files of another rate limiter
+    ///
+    /// Works offline. What cannot be carried over, or has another effect here, is listed on standard error by file,
+    /// line and column, and in `--output json` as `notices`. With an error in the files, nothing is printed and the
+    /// exit code is 78.
+    Import(import::Import),
     #[cfg(feature = "cluster")]
     #[command(flatten)]
     Book(book::Book),
@@ -47,6 +54,7 @@ impl Rules {
             Self::Validate { file } => validate(&file, global.output),
             Self::Explain(explain) => explain.run(global.output),
             Self::Test(test) => test.run(global.output),
+            Self::Import(import) => import.run(global.output),
             #[cfg(feature = "cluster")]
             Self::Book(book) => book.run(global.output),
             Self::Schema => {
