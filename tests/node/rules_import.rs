@@ -52,13 +52,13 @@ fn notices_are_listed_for_people_and_for_programs() {
     let file = file.to_str().unwrap();
     let (code, out, listed) = rules(&["import", "--from", "limitador", file]);
     assert_eq!((code, out.matches("name: ").count()), (Some(0), 1), "{out}");
-    assert!(listed.contains(&format!("{file}:3:62: [1].conditions[0]: the limit is not carried over")), "{listed}");
+    assert!(listed.contains(&format!("{file}:3:61: [1].conditions[0]: the limit is not carried over")), "{listed}");
     let (code, out, _) = rules(&["import", "--from", "limitador", file, "--output", "json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["ok"]), (Some(0), &true.into()));
     assert_eq!(json["rules"]["domains"][0]["limits"][0]["match"]["tier"], "free");
     let notice = json["notices"].as_array().unwrap().iter().find(|notice| notice["line"] == 3).unwrap();
-    assert_eq!((&notice["field"], &notice["column"]), (&"[1].conditions[0]".into(), &62.into()), "{json}");
+    assert_eq!((&notice["field"], &notice["column"]), (&"[1].conditions[0]".into(), &61.into()), "{json}");
 }
 
 #[test]

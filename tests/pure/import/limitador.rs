@@ -154,7 +154,7 @@ fn conditions_become_match_or_when() {
         (&["descriptors[0]['a-b'] in ['x', \"z\"]"], &[], "match: { a-b: [x, z] }"),
         (&["descriptors[0].a != 'x'"], &["descriptors[0].a"], "match: { a: { not: x } }"),
         (&["descriptors[0].a != 'x'"], &[], r#"when: "attributes[\"a\"] != \"x\"""#),
-        (&["descriptors[0].a == 'x' && descriptors[ 0 ].b == 'y'"], &[], "match: { a: x, b: y }"),
+        (&["descriptors[0].a == 'x' && descriptors[ 0 ].b == 'z'"], &[], "match: { a: x, b: z }"),
         (
             &["descriptors[0].a == 'x'", "descriptors[0].b.startsWith('y')"],
             &[],
