@@ -1,6 +1,6 @@
 //! The limits of a tree: one for each entry with a `rate_limit`, or an override of the limit of its key alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::super::names::Names;
 use super::super::{Report, cel, fixed_window};
@@ -40,6 +40,7 @@ struct Walk<'w, 'e> {
 
 impl<'e> Walk<'_, 'e> {
     fn siblings(&mut self, siblings: &'e [Entry], above: &mut Vec<Level<'e>>) {
+        let defaults = defaults(siblings);
         for (at, entry) in siblings.iter().enumerate() {
             let before = match tried_before(siblings, at) {
                 Ok(before) => before,
@@ -55,7 +56,7 @@ impl<'e> Walk<'_, 'e> {
             };
             above.push(Level { entry, before });
             if let Some(limit) = &entry.limit
-                && !is_override(siblings, entry)
+                && !defaults.get(entry.key.as_str()).is_some_and(|default| changes(default, entry))
             {
                 self.limit(limit, above);
             }
@@ -110,13 +111,12 @@ fn words(entry: &Entry) -> impl Iterator<Item = &str> {
     std::iter::once(entry.key.as_str()).chain(value)
 }
 
-/// True if the entry is an override of the limit of its key alone.
-fn is_override(siblings: &[Entry], entry: &Entry) -> bool {
-    let default = siblings.iter().position(|other| other.key == entry.key && other.pattern == Pattern::Any);
-    default.is_some_and(|at| {
-        let limit = siblings[at].limit.as_ref().filter(|limit| limit.is_alone());
-        limit.is_some_and(|limit| changes(limit, entry)) && tried_before(siblings, at).is_ok()
-    })
+/// The limits of keys alone that may have overrides, by key.
+fn defaults(siblings: &[Entry]) -> HashMap<&str, &RateLimit> {
+    let all = siblings.iter().enumerate().filter(|(_, entry)| entry.pattern == Pattern::Any);
+    let alone = all.filter_map(|(at, entry)| Some((at, entry, entry.limit.as_ref().filter(|limit| limit.is_alone())?)));
+    let reached = alone.filter(|(at, ..)| tried_before(siblings, *at).is_ok());
+    reached.map(|(_, entry, limit)| (entry.key.as_str(), limit)).collect()
 }
 
 /// True if an override of the limit of the key alone says all about `entry`: it has the same window, a counter for each
