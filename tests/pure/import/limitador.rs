@@ -65,7 +65,8 @@ fn file() -> Value {
             "web",
             75,
             &[
-                "has(descriptors[0].path) && size(descriptors[0].path) > 1 && ('GET' == descriptors[0].method || 'x' in descriptors[0])"
+                "has(descriptors[0].path) && size(descriptors[0].path) > 1",
+                "'GET' == descriptors[0].method || 'x' in descriptors[0]",
             ],
             &[]
         ),

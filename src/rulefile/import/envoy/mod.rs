@@ -31,7 +31,8 @@ pub fn domain(root: &Node, names: &mut Names, report: &mut Report) -> Option<Dom
     let limits = limits::limits(&domain, &entries.unwrap_or_default(), names, report);
     report.notice(
         &domain_path,
-        "a denied request for several hits counts there, and does not count here: `overdraft: true` on a limit counts it",
+        "a denied request for several hits counts there, and does not count here: `overdraft: true` on a limit counts \
+         it",
     );
     Some(Domain { domain, charge: Charge::Each, limits, ..Default::default() })
 }

@@ -42,8 +42,8 @@ pub fn conditions(sources: &[(String, Path)], per: &[String], report: &mut Repor
 /// The notice about a name without a descriptor.
 pub fn bare(name: &str) -> String {
     format!(
-        "is taken for the attribute {name}, as in versions without CEL: newer versions expect descriptors[0][{name:?}], \
-         and never apply this limit"
+        "is taken for the attribute {name}, as in versions without CEL: newer versions expect \
+         descriptors[0][{name:?}], and never apply this limit"
     )
 }
 
