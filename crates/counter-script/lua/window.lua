@@ -132,10 +132,12 @@ local function serve_window(key, kind, position)
   local cells = window.cells
   for _, cell in ipairs(item.seen) do
     if cell.start_ms >= span.oldest_ms then
-      -- What other regions gave and confirmed, they say again. The store may have had reasons to reject it.
+      -- Of notes, only the rights that the cell began with. What other regions gave and confirmed, they say again: the
+      -- store may have had reasons to reject it. What this region gave, a replica has, or nobody was told of it.
       local kept = {}
       for _, entry in ipairs(cell.entries) do
-        if entry.region == 0 or not is_note(entry) then kept[#kept + 1] = entry end
+        local is_rights = entry.region == 0 and entry.incarnation == NOTE_RIGHTS
+        if is_rights or not is_note(entry) then kept[#kept + 1] = entry end
       end
       merge_entries(cell_at(cells, cell.start_ms), kept, window.incarnation)
     end

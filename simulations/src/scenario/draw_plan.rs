@@ -56,7 +56,7 @@ impl Plan {
         let (regions, gossip, weights) = draw_regions(&shape, seed);
         let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
         if scenario.has_regions() && !matches!(scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
-            draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &mut edits)?;
+            draw_edits_of_regions(&mut Rng::new(seed, Stream::RegionEdits), &shape, &regions, &mut edits)?;
         }
         let deadline_us = rng.pick(100, &[50]) * MS;
         let (mut nodes, mut cores) = (rng.pick(2, &[1, 2, 3, 4]), rng.pick(1, &[1, 2]));
@@ -178,7 +178,12 @@ fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Resul
 
 /// Draws edits of limits, of what regions do during a partition, and of weights. Each region takes an edit at a time of
 /// its own.
-fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) -> Result<(), Vec<Problem>> {
+fn draw_edits_of_regions(
+    rng: &mut Rng,
+    shape: &Shape,
+    regions: &Regions,
+    edits: &mut Vec<Edit>,
+) -> Result<(), Vec<Problem>> {
     let count = if rng.chance(50) { rng.between(1, 3) } else { 0 };
     let mut at = 0;
     for _ in 0..count {
@@ -206,8 +211,9 @@ fn draw_edits_of_regions(rng: &mut Rng, shape: &Shape, edits: &mut Vec<Edit>) ->
             edits.push(Edit { at, book, limits, weights, next_weights: None, delays_us });
             continue;
         }
-        // Under escrow, weights change in two steps. Windows that begin before the first one are over at the second.
-        let second_at = at + longest + 50 * MS + ESCROW_WINDOW_MS * MS;
+        // Under escrow, weights change in two steps. Windows that begin in any region before the first one are over in every
+        // region at the second.
+        let second_at = at + longest + 50 * MS + ESCROW_WINDOW_MS * MS + regions.clock_spread_us();
         let next_weights =
             (edits_weights && second_at + longest < shape.heals_at).then(|| draw_weights(rng, weights.len()));
         let first = Edit { at, book, limits, weights, next_weights, delays_us };

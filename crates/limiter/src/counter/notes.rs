@@ -77,6 +77,11 @@ fn is_transfer(entry: &Entry) -> bool {
     entry.is_note() && entry.incarnation.number() < NOTE_CONFIRMED
 }
 
+/// True if the entry notes the rights that the region has begun the cell with.
+pub fn is_rights(entry: &Entry) -> bool {
+    entry.is_own() && entry.incarnation.number() == NOTE_RIGHTS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

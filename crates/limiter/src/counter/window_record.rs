@@ -10,6 +10,7 @@ use super::escrow::Escrow;
 use super::grants::{grant_in_order, granted_runs, prefetch};
 use super::grid::{CellSpan, Grid};
 use super::hit_log::HitLog;
+use super::notes::is_rights;
 use super::replay_guard::ReplayGuard;
 use super::seen_cells::SeenCells;
 use super::share::{Noticed, Share};
@@ -121,8 +122,9 @@ impl WindowItem<'_> {
         let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
         window.incarnation = cx.continue_or_renew(window.incarnation);
         for (start_ms, entries) in self.seen.iter().filter(|(start_ms, _)| *start_ms >= span.oldest_ms) {
-            // What other regions gave and confirmed, they say again. The store may have had reasons to reject it.
-            let kept = entries.iter().filter(|entry| entry.is_own() || !entry.is_note()).copied();
+            // Of notes, only the rights that the cell began with. What other regions gave and confirmed, they say again: the
+            // store may have had reasons to reject it. What this region gave, a replica has, or nobody was told of it.
+            let kept = entries.iter().filter(|entry| is_rights(entry) || !entry.is_note()).copied();
             cell_mut(&mut window.cells, start_ms).merge_each(kept, window.incarnation);
         }
         if self.grid.sliding_ms().is_none() {

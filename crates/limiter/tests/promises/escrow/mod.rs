@@ -204,6 +204,29 @@ fn what_a_node_saw_brings_no_rights_back_that_its_store_has_rejected() {
     assert!(world.regions[0].spend_having_seen(10, seen).0);
 }
 
+#[test]
+fn a_gift_of_a_replaced_primary_that_nobody_was_told_of_is_not_told_by_its_successor() {
+    let mut world = World::new();
+    let before = world.regions[1].data.clone();
+    // The primary of region 1 is replaced while it gives rights. No replica has the gift, so region 0 is not told.
+    world.ask(0, 1, 7, true);
+    let Some(Record::Window(window)) = &world.regions[1].data.record else { panic!("expected a window") };
+    let seen = SeenCells::from(window.cells.as_slice());
+    world.regions[1].replica = before;
+    world.regions[1].fail_over();
+    for to in [0, 2] {
+        world.ask(1, to, 0, false);
+        world.deliver(world.answers.len() - 1);
+    }
+    assert!(world.regions[1].spend(10).0, "the successor has all rights of the region");
+    // A node saw the gift, and region 0 asks again.
+    world.regions[1].spend_having_seen(1, seen);
+    world.ask(0, 1, 7, true);
+    world.deliver(world.answers.len() - 1);
+    while world.regions[0].spend(1).0 || world.regions[2].spend(1).0 {}
+    world.check();
+}
+
 /// Region 0 spends its part and gets rights of region 1, which it passes on to region 2. Then replicas take over from the
 /// primaries of the regions 0 and 1. Returns what all regions admit. `waits` says whether the replica of region 1 has its
 /// gift before region 0 hears of it.
