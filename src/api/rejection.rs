@@ -173,12 +173,12 @@ impl Rejection {
         }
     }
 
-    /// The problem document (RFC 9457).
-    pub fn problem(&self) -> serde_json::Value {
+    /// The problem document (RFC 9457), which names at most `most_errors`.
+    pub fn problem(&self, most_errors: usize) -> serde_json::Value {
         let (status, _, title) = self.row();
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
         let mut problem =
-            serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(MAX_SHOWN) });
+            serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(most_errors) });
         #[cfg(feature = "cluster")]
         match self {
             Self::Admin(AdminError::Stale { current }) => problem["revision"] = current.0.into(),
@@ -225,7 +225,7 @@ impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, ..) = self.row();
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (status, content_type, self.problem().to_string()).into_response();
+        let mut response = (status, content_type, self.problem(MAX_SHOWN).to_string()).into_response();
         if let Some(wait) = self.retry_after(status) {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -246,7 +246,7 @@ mod tests {
     fn an_answer_to_any_number_of_long_errors_is_short() {
         let name = "ä".repeat(4000);
         let rejection = Rejection::Invalid(vec![violation(format!("/attributes/{name}"), name); 5000]);
-        let problem = rejection.problem();
+        let problem = rejection.problem(MAX_SHOWN);
         let errors = problem["errors"].as_array().unwrap();
         assert_eq!(
             (errors.len(), &errors[MAX_SHOWN]["detail"]),
@@ -259,6 +259,9 @@ mod tests {
         let message: usize = status.message().chars().map(|c| if c.is_ascii() { 1 } else { 3 * c.len_utf8() }).sum();
         assert!(message + status.details().len() * 4 / 3 < 8 * 1024, "{message} and {}", status.details().len());
         let few = Rejection::Invalid(vec![violation("/hits", "expected a number")]);
-        assert_eq!(few.problem()["errors"], serde_json::json!([{ "pointer": "/hits", "detail": "expected a number" }]));
+        assert_eq!(
+            few.problem(MAX_SHOWN)["errors"],
+            serde_json::json!([{ "pointer": "/hits", "detail": "expected a number" }])
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /v1/checks`: many checks in one request, each for itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -8,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
-use limiter::Decision;
+use limiter::{Decision, Overload};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,11 +18,17 @@ use super::check_json::{self, Answer, Parsed};
 use super::{HttpState, web_page, with_id};
 use crate::api::rejection::Rejection;
 use crate::api::request_id::RequestId;
+use crate::ports::Unavailable;
 use crate::server::body_budget::MAX_MESSAGE;
 
-/// The most batches of one core that are decided, or whose answers clients have not read. Further ones wait. An answer
-/// may be much larger than its request.
+/// The most batches of one core that are decided, or whose answers clients have not read. An answer may be much larger
+/// than its request.
 pub(super) const MAX_BATCHES: usize = 64;
+
+/// The most errors that are named for one check.
+const MAX_ERRORS: usize = 3;
+/// How long a batch waits until one of them is read.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The answer to a batch.
 #[derive(Serialize)]
@@ -35,7 +42,7 @@ struct Answers<'d> {
 #[serde(untagged)]
 enum BatchResult<'d> {
     Decided(Answer<'d>),
-    /// The problem document that the check alone would get.
+    /// The problem document that the check alone would get, with fewer errors.
     Failed {
         request_id: &'d str,
         error: serde_json::Value,
@@ -77,15 +84,16 @@ async fn decide(
 ) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Rejection> {
     web_page::check(headers, &state.origins)?;
     is_json(headers)?;
-    // Nobody closes the semaphore.
-    let permit = Arc::clone(batches).acquire_owned().await.ok();
     let body = whole(body, MAX_MESSAGE).await?;
+    let busy = Rejection::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting));
+    // Nobody closes the semaphore.
+    let permit = tokio::time::timeout(MAX_WAIT, Arc::clone(batches).acquire_owned()).await.map_err(|_| busy)?.ok();
     let checks = check_json::parse_batch(&body).map_err(Rejection::Invalid)?;
     let decided = each(state, checks, id).await;
     let request_id = id.to_string();
     let results = decided.iter().map(|decided| match decided {
         Ok(decision) => BatchResult::Decided(Answer::new(decision, &request_id)),
-        Err(rejection) => BatchResult::Failed { request_id: &request_id, error: rejection.problem() },
+        Err(rejection) => BatchResult::Failed { request_id: &request_id, error: rejection.problem(MAX_ERRORS) },
     });
     let answers = Answers { results: results.collect() };
     Ok((permit, serde_json::to_vec(&answers).unwrap_or_default().into()))

@@ -35,11 +35,11 @@ impl Compiled {
             Condition::AnyOf(list) => Self::AnyOf(list.iter().map(|s| s.as_str().into()).collect()),
             Condition::Prefix(s) => Self::Prefix(s.as_str().into()),
             Condition::Suffix(s) => Self::Suffix(s.as_str().into()),
-            Condition::Glob(s) => Self::Pattern(regex(&glob_to_regex(s))?),
+            Condition::Glob(s) => Self::Pattern(regex(&glob_to_regex(s), REGEX_BYTES)?),
             Condition::Route(s) => Self::Route(Route::parse(s)?),
             Condition::Cidr(list) if list.is_empty() => return Err("expected at least one network".into()),
             Condition::Cidr(list) => Self::Cidr(list.iter().map(|s| network(s)).collect::<Result<_, _>>()?),
-            Condition::Regex(s) => Self::Pattern(regex(s)?),
+            Condition::Regex(s) => Self::Pattern(regex(s, REGEX_BYTES)?),
             Condition::Present(present) => Self::Present(*present),
             Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
         })
@@ -85,9 +85,10 @@ fn canonical(net: IpNet) -> IpNet {
     mapped.and_then(|(prefix, address)| IpNet::new(address.into(), prefix).ok()).unwrap_or(net)
 }
 
-pub(super) fn regex(text: &str) -> Result<Regex, String> {
+/// Compiles a regular expression that takes at most `most_bytes`.
+pub(super) fn regex(text: &str, most_bytes: usize) -> Result<Regex, String> {
     regex::RegexBuilder::new(text)
-        .size_limit(REGEX_BYTES)
+        .size_limit(most_bytes)
         .build()
         .map_err(|e| format!("expected a regular expression: {}", e.to_string().replace('\n', " ")))
 }

@@ -201,6 +201,8 @@ mod tests {
         for (invalid, expected) in [
             ("attributes.a.matches('(')".to_owned(), "regular expression"),
             (r"attributes.a.matches('\\pL{1000}{1000}')".to_owned(), "regular expression"),
+            (r"attributes.a.matches('[ab]*a[ab]{9000}[^ab]')".to_owned(), "regular expression"),
+            ("[1, 2].exists(i, attributes.a.matches('a'))".to_owned(), "no matches within a macro"),
             (
                 (0..9).map(|n| format!("domain.matches('{n}')")).collect::<Vec<_>>().join(" || "),
                 "at most 8 regular expressions",

@@ -14,8 +14,10 @@ const MAX_DEPTH: usize = 512;
 const MAX_STEPS: usize = 20_000;
 /// The most `+`. Each may copy two long texts.
 const MAX_SUMS: usize = 64;
-/// The most regular expressions.
+/// The most regular expressions, and the largest compiled one, in bytes. A search takes as long as the text times the size
+/// of the expression.
 const MAX_PATTERNS: usize = 8;
+const MAX_PATTERN_BYTES: usize = 64 * 1024;
 /// The most attributes of a check, which a macro may walk over.
 const MAX_ATTRIBUTES: usize = crate::MAX_ATTRIBUTES;
 
@@ -56,7 +58,7 @@ impl Syntax {
             let visit = |node| Visit { node, depth: depth + 1, times, in_loop };
             match &node.expr {
                 Expr::Call(call) => {
-                    syntax.call(call)?;
+                    syntax.call(call, in_loop)?;
                     open.extend(call.target.iter().map(|target| &**target).chain(&call.args).map(visit));
                 }
                 Expr::Select(select) => open.push(visit(&select.operand)),
@@ -85,13 +87,16 @@ impl Syntax {
         Ok(syntax)
     }
 
-    fn call(&mut self, call: &CallExpr) -> Result<(), String> {
+    fn call(&mut self, call: &CallExpr, in_loop: bool) -> Result<(), String> {
         match call.func_name.as_str() {
             operators::ADD => {
                 self.sums += 1;
                 if self.sums > MAX_SUMS {
                     return Err(format!("expected at most {MAX_SUMS} operators +"));
                 }
+            }
+            "matches" if in_loop => {
+                return Err("expected no matches within a macro (all, exists, exists_one, map, filter)".to_owned());
             }
             "matches" => {
                 let Some(pattern) = call.args.last().and_then(text) else {
@@ -101,7 +106,7 @@ impl Syntax {
                     if self.patterns.len() == MAX_PATTERNS {
                         return Err(format!("expected at most {MAX_PATTERNS} regular expressions"));
                     }
-                    self.patterns.insert(pattern.to_owned(), regex(pattern)?);
+                    self.patterns.insert(pattern.to_owned(), regex(pattern, MAX_PATTERN_BYTES)?);
                 }
             }
             _ => {}
