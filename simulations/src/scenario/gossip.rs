@@ -25,7 +25,7 @@ impl GossipSettings {
         Self {
             interval_us: rng.pick(100, &[50, 200]) * MS,
             floor_thousandths: rng.pick(0, &[0, 10, 200]),
-            partition_after_us: rng.pick(600, &[400, 1000]) * MS,
+            partition_after_us: rng.pick(600, &[500, 1000]) * MS,
             max_bytes: rng.pick(1 << 20, &[1 << 20, 200]),
         }
     }
