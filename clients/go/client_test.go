@@ -200,8 +200,8 @@ func TestARejectedCheckNeverFailsOpen(t *testing.T) {
 			t.Errorf("%v", rejected)
 		}
 	}
-	if other.count() != 0 {
-		t.Error("a rejected check was sent to the next node")
+	if node.count() != 1 || other.count() != 0 {
+		t.Errorf("asked %d times, and the next node %d times", node.count(), other.count())
 	}
 	for _, stub := range []http.Handler{
 		answering(401, `{"title":"expected Authorization: Bearer"}`), answering(404, "not found"),

@@ -14,6 +14,10 @@ import (
 // maxAnswer is how many bytes of an answer are read.
 const maxAnswer = 1 << 20
 
+// maxBody is the longest body that a node takes. A node may close the connection of a longer one before its answer is
+// read, as if it had failed.
+const maxBody = 64 << 10
+
 // Check says what is asked.
 type Check struct {
 	// Domain is the domain of the rules. Required.
@@ -49,6 +53,9 @@ func (c *Check) encode() (body []byte, key string, err error) {
 	body, err = json.Marshal(map[string]any{"domain": c.Domain, "attributes": attributes, "hits": c.hits()})
 	if err != nil {
 		return nil, "", fmt.Errorf("tidegate: %w", err)
+	}
+	if len(body) > maxBody {
+		return nil, "", &RejectedError{Status: http.StatusRequestEntityTooLarge, Title: "expected a body of at most 64 KiB"}
 	}
 	names := make([]string, 0, len(attributes))
 	for name := range attributes {
@@ -141,7 +148,7 @@ type FieldError struct {
 }
 
 func (e *RejectedError) Error() string {
-	text := fmt.Sprintf("tidegate: the node rejected the check with status %d: %s", e.Status, e.Title)
+	text := fmt.Sprintf("tidegate: the check was rejected with status %d: %s", e.Status, e.Title)
 	for _, field := range e.Errors {
 		text += fmt.Sprintf("; %s: %s", field.Pointer, field.Detail)
 	}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ._config import Config, is_header_value
-from ._decision import Decision, FailedNode, decode
+from ._decision import Decision, FailedNode, RejectedError, decode
 from ._denials import DenialCache
 
 try:
@@ -20,6 +20,9 @@ except ImportError:  # It is optional.
 PAUSE = 1.0
 # How often a check is sent at most.
 MAX_TRIES = 2
+# The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if
+# it had failed.
+MAX_BODY = 64 << 10
 # How many bytes of an answer are read.
 MAX_ANSWER = 1 << 20
 # How many connections a client has at most.
@@ -51,6 +54,8 @@ class Core:
         """Writes a check. The key of its denial has the domain and the sorted attributes."""
         counted = dict(attributes or {})
         body = json.dumps({"domain": domain, "attributes": counted, "hits": hits}).encode()
+        if len(body) > MAX_BODY:
+            raise RejectedError(413, "expected a body of at most 64 KiB", ())
         sent = [(b"content-type", b"application/json")]
         if self.config.token is not None:
             sent.append((b"authorization", b"Bearer " + self.config.token.encode()))

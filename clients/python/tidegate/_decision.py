@@ -92,7 +92,7 @@ class RejectedError(Exception):
 
     def __init__(self, status: int, title: str, errors: tuple[FieldError, ...]) -> None:
         details = "".join(f"; {error.pointer}: {error.detail}" for error in errors)
-        super().__init__(f"the node rejected the check with status {status}: {title}{details}")
+        super().__init__(f"the check was rejected with status {status}: {title}{details}")
         self.status = status
         self.title = title
         self.errors = errors

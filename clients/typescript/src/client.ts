@@ -1,6 +1,6 @@
 import { complete, isHeaderValue } from "./config.js";
 import type { CompleteConfig, Config } from "./config.js";
-import { decode, FailedNode } from "./decision.js";
+import { decode, FailedNode, RejectedError } from "./decision.js";
 import type { Attributes, Decision } from "./decision.js";
 import { DenialCache } from "./denials.js";
 
@@ -8,6 +8,11 @@ import { DenialCache } from "./denials.js";
 const PAUSE_MS = 1000;
 /** How often a check is sent at most. */
 const MAX_TRIES = 2;
+/**
+ * The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if
+ * it had failed.
+ */
+const MAX_BODY = 64 << 10;
 /** The headers of the caller's request that are sent to the node. */
 const PASSED_ON = ["traceparent", "tracestate", "x-request-id"];
 
@@ -56,6 +61,9 @@ export class Client {
     if (denial !== undefined) return denial;
 
     const body = JSON.stringify({ domain, attributes, hits });
+    if (new TextEncoder().encode(body).length > MAX_BODY) {
+      throw new RejectedError(413, "expected a body of at most 64 KiB", []);
+    }
     const headers = this.#headers(options.headers ?? {});
     const end = performance.now() + this.#config.deadlineMs;
     const failures: string[] = [];

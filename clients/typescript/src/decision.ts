@@ -71,7 +71,7 @@ export class RejectedError extends Error {
     readonly errors: readonly FieldError[],
   ) {
     const details = errors.map(({ pointer, detail }) => `; ${pointer}: ${detail}`).join("");
-    super(`the node rejected the check with status ${status}: ${title}${details}`);
+    super(`the check was rejected with status ${status}: ${title}${details}`);
   }
 }
 
