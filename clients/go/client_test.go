@@ -205,13 +205,49 @@ func TestARejectedCheckNeverFailsOpen(t *testing.T) {
 	}
 	for _, stub := range []http.Handler{
 		answering(401, `{"title":"expected Authorization: Bearer"}`), answering(404, "not found"),
-		answering(408, "{}"), answering(429, "slow down"), answering(200, "<html>"), answering(200, `{"allowed":"yes"}`),
+		answering(408, "{}"), answering(200, "<html>"), answering(200, `{"allowed":"yes"}`),
 		answering(200, strings.Repeat(" ", maxAnswer)+`{"allowed":true}`), http.RedirectHandler(other.URL, 307),
 	} {
 		c := client(t, Config{Nodes: []string{record(t, stub).URL}, FailMode: FailAllow})
 		if decision, err := c.Check(context.Background(), slow("u1")); err == nil {
 			t.Errorf("expected an error, not %+v", decision)
 		}
+	}
+}
+
+func TestA4xxWithABodyThatCannotBeReadNeverFailsOpen(t *testing.T) {
+	bodies := map[string]func(http.ResponseWriter, *http.Request){
+		"another": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "slow down") },
+		"broken":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"late":    silent().ServeHTTP,
+		"long": func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, strings.Repeat(" ", maxAnswer)+`{"allowed":true}`)
+		},
+	}
+	other := record(t, answering(200, `{"allowed":true}`))
+	for name, body := range bodies {
+		for _, status := range []int{403, 429} {
+			stub := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				w.Header().Set("Retry-After", "7")
+				w.WriteHeader(status)
+				w.(http.Flusher).Flush()
+				body(w, r)
+			}))
+			c := client(t, Config{Nodes: []string{stub.URL, other.URL}, Deadline: 2 * time.Second})
+			decision, err := c.Check(context.Background(), slow("u1"))
+			var rejected *RejectedError
+			if status == 403 && (!errors.As(err, &rejected) || rejected.Status != 403) {
+				t.Errorf("%d %s: %+v, %v", status, name, decision, err)
+			}
+			if status == 429 && (err != nil || decision.Allowed || decision.Status != 429 ||
+				decision.RetryAfter != 7*time.Second || decision.Header.Get("Retry-After") != "7") {
+				t.Errorf("%d %s: %+v, %v", status, name, decision, err)
+			}
+		}
+	}
+	if other.count() != 0 {
+		t.Error("a refused check was sent to the next node")
 	}
 }
 

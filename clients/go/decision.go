@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -184,11 +185,12 @@ type limit struct {
 // decode reads an answer to the end, so that its connection can be used again.
 func decode(url string, response *http.Response) (*Decision, error) {
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return nil, &failedNode{url, err}
-	}
 	if response.StatusCode >= 500 {
 		return nil, &failedNode{url, fmt.Errorf("status %d", response.StatusCode)}
+	}
+	// A status of 4xx refuses the check even if its body cannot be read.
+	if err != nil && response.StatusCode < 400 {
+		return nil, &failedNode{url, err}
 	}
 	var read answer
 	problem := json.Unmarshal(text, &read)
@@ -197,6 +199,9 @@ func decode(url string, response *http.Response) (*Decision, error) {
 		if problem == nil && read.Allowed != nil {
 			return read.decision(response), nil
 		}
+	}
+	if response.StatusCode == http.StatusTooManyRequests {
+		return plainDenial(response), nil
 	}
 	if response.StatusCode < 400 {
 		return nil, errors.New("tidegate: " + url + ": expected the answer of a node, not " + response.Status)
@@ -219,12 +224,27 @@ func (a *answer) decision(response *http.Response) *Decision {
 			l.Refused, l.Shadow,
 		})
 	}
+	decision.copyHeader(response)
+	return decision
+}
+
+// plainDenial returns the decision of an answer with status 429 whose body is not that of a decision.
+func plainDenial(response *http.Response) *Decision {
+	decision := &Decision{Status: response.StatusCode, Source: FromNode, Header: http.Header{}}
+	if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 32); err == nil {
+		decision.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	decision.copyHeader(response)
+	return decision
+}
+
+// copyHeader copies the fields that belong on the response to the user.
+func (d *Decision) copyHeader(response *http.Response) {
 	for _, name := range []string{"Ratelimit", "Ratelimit-Policy", "Retry-After", "Www-Authenticate"} {
 		if values := response.Header.Values(name); len(values) > 0 {
-			decision.Header[name] = values
+			d.Header[name] = values
 		}
 	}
-	return decision
 }
 
 func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -137,7 +137,6 @@ def test_a_rejected_check_never_fails_open(status: int, make: Make, a_node: Node
         (401, '{"title":"expected Authorization: Bearer"}', RejectedError),
         (404, "not found", RejectedError),
         (408, "{}", RejectedError),
-        (429, "slow down", RejectedError),
         (200, "<html>", AnswerError),
         (200, '{"allowed":true,"limits":[{}]}', AnswerError),
         (200, '{"allowed":"yes"}', AnswerError),
@@ -152,6 +151,28 @@ def test_an_answer_that_decides_nothing_never_fails_open(
         asker = make(server.url, fail_mode="allow")
         with pytest.raises(error):
             asker.slow()
+
+
+@pytest.mark.parametrize("status", [403, 429])
+@pytest.mark.parametrize("body", ["another", "broken", "late", "long"])
+def test_a_4xx_with_a_body_that_cannot_be_read_never_fails_open(status: int, body: str, make: Make) -> None:
+    text = {"another": b"slow down", "long": b" " * MAX_ANSWER + b'{"allowed":true}'}.get(body, b"{")
+    headers = {"late": {"content-length": "2000"}, "broken": {"transfer-encoding": "chunked", "content-length": "1"}}
+
+    def answer(_stub: Stub, _body: bytes, _headers: Message) -> Answer:
+        return status, {"Retry-After": "7", **headers.get(body, {})}, text
+
+    with stub(answer) as server, stub(answering(200, '{"allowed":true}')) as other:
+        asker = make(server.url, other.url, deadline=2.0, fail_mode="allow")
+        if status == 429:
+            decision = asker.slow()
+            assert (decision.allowed, decision.status, decision.retry_after_ms) == (False, 429, 7000)
+            assert decision.headers == {"Retry-After": "7"}
+        else:
+            with pytest.raises(RejectedError) as raised:
+                asker.slow()
+            assert raised.value.status == status
+        assert other.seen == []
 
 
 def test_an_invalid_key_is_a_denial(make: Make) -> None:

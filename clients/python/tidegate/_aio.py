@@ -12,8 +12,8 @@ from typing import Self
 import httpcore
 
 from ._config import Config, FailMode
-from ._core import MAX_ANSWER, MAX_CONNECTIONS, Call, Core
-from ._decision import AnswerError, Decision, FailedNode
+from ._core import MAX_CONNECTIONS, Answer, Call, Core
+from ._decision import Decision, FailedNode
 
 
 class AsyncClient:
@@ -51,7 +51,7 @@ class AsyncClient:
         failures: list[FailedNode] = []
         for attempt, url in enumerate(core.order()):
             try:
-                return core.decided(call, url, *await self._send(url, call, core.end_of(attempt, end)))
+                return core.decided(call, url, await self._send(url, call, core.end_of(attempt, end)))
             except FailedNode as failure:
                 core.failed(url)
                 failures.append(failure)
@@ -59,21 +59,22 @@ class AsyncClient:
                 break
         return core.fail_mode(failures)
 
-    async def _send(self, url: str, call: Call, end: float) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    async def _send(self, url: str, call: Call, end: float) -> Answer:
         """Sends a check to one node and reads the answer."""
+        read = Answer()
         try:
             async with (
                 asyncio.timeout(end - time.monotonic()),
                 self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer,
             ):
-                body = bytearray()
+                read.status, read.headers = answer.status, answer.headers
                 async for part in answer.aiter_stream():
-                    body += part
-                    if len(body) > MAX_ANSWER:
-                        raise AnswerError(f"{url}: expected an answer of at most {MAX_ANSWER} bytes")
-                return answer.status, answer.headers, bytes(body)
+                    if not read.add(part):
+                        break
         except (TimeoutError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
-            raise FailedNode(f"{url}: {error!r}") from error
+            if not read.refuses():
+                raise FailedNode(f"{url}: {error!r}") from error
+        return read
 
     async def aclose(self) -> None:
         """Closes all connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ._config import Config, is_header_value
 from ._decision import Decision, FailedNode, RejectedError, decode
@@ -39,6 +39,27 @@ class Call:
     hits: int
     body: bytes
     headers: list[tuple[bytes, bytes]]
+
+
+@dataclass
+class Answer:
+    """What was read of an answer."""
+
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+
+    def add(self, part: bytes) -> bool:
+        """Adds a part of the body. Returns false, and forgets the body, if it is too long: it decides nothing then."""
+        self.body += part
+        if len(self.body) <= MAX_ANSWER:
+            return True
+        self.body.clear()
+        return False
+
+    def refuses(self) -> bool:
+        """Returns true if the status refuses the check even if the body cannot be read."""
+        return 400 <= self.status < 500
 
 
 class Core:
@@ -82,9 +103,9 @@ class Core:
             return end
         return end - (end - time.monotonic()) / 2
 
-    def decided(self, call: Call, url: str, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Decision:
+    def decided(self, call: Call, url: str, answer: Answer) -> Decision:
         """Reads an answer, and remembers it if it denies."""
-        decision = decode(url, status, headers, body)
+        decision = decode(url, answer.status, answer.headers, bytes(answer.body))
         self.denials.add(call.key, call.hits, decision, time.monotonic())
         return decision
 

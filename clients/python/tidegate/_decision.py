@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +18,9 @@ COPIED = {
     b"retry-after": "Retry-After",
     b"www-authenticate": "WWW-Authenticate",
 }
+
+# A Retry-After in seconds. One with a date is not read.
+SECONDS = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def decode(url: str, status: int, headers: Iterable[tuple[bytes, bytes]], body: 
         errors = tuple(FieldError(str(e["pointer"]), str(e["detail"])) for e in answer.get("errors", ()))
     except (KeyError, TypeError) as error:
         raise AnswerError(f"{url}: expected the answer of a node: {error!r}") from error
+    if status == 429:
+        return _plain_denial(headers)
     if status < 400:
         raise AnswerError(f"{url}: expected the answer of a node, not status {status} with another body")
     known = status in HTTPStatus.__members__.values()
@@ -132,7 +138,6 @@ def decode(url: str, status: int, headers: Iterable[tuple[bytes, bytes]], body: 
 
 def _decision(status: int, headers: Iterable[tuple[bytes, bytes]], answer: dict[str, Any]) -> Decision:
     names = Limit.__dataclass_fields__
-    copied = {COPIED[name.lower()]: value.decode("latin-1") for name, value in headers if name.lower() in COPIED}
     return Decision(
         allowed=answer["allowed"],
         status=status,
@@ -144,5 +149,17 @@ def _decision(status: int, headers: Iterable[tuple[bytes, bytes]], answer: dict[
         request_id=answer.get("request_id", ""),
         retry_after_ms=answer.get("retry_after_ms"),
         limits=tuple(Limit(**{name: limit[name] for name in names}) for limit in answer.get("limits", ())),
-        headers=copied,
+        headers=_copied(headers),
     )
+
+
+def _plain_denial(headers: Iterable[tuple[bytes, bytes]]) -> Decision:
+    """Returns the decision of an answer with status 429 whose body is not that of a decision."""
+    copied = _copied(headers)
+    wait = copied.get("Retry-After", "")
+    retry_after_ms = int(wait) * 1000 if SECONDS.fullmatch(wait) else None
+    return Decision(allowed=False, status=429, source="node", retry_after_ms=retry_after_ms, headers=copied)
+
+
+def _copied(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {COPIED[name.lower()]: value.decode("latin-1") for name, value in headers if name.lower() in COPIED}

@@ -13,8 +13,8 @@ from typing import Any, Self
 import httpcore
 
 from ._config import Config, FailMode
-from ._core import MAX_ANSWER, MAX_CONNECTIONS, Call, Core
-from ._decision import AnswerError, Decision, FailedNode
+from ._core import MAX_CONNECTIONS, Answer, Call, Core
+from ._decision import Decision, FailedNode
 
 
 class Client:
@@ -79,7 +79,7 @@ class Client:
         failures: list[FailedNode] = []
         for attempt, url in enumerate(core.order()):
             try:
-                return core.decided(call, url, *self._send(url, call, core.end_of(attempt, end)))
+                return core.decided(call, url, self._send(url, call, core.end_of(attempt, end)))
             except FailedNode as failure:
                 core.failed(url)
                 failures.append(failure)
@@ -87,20 +87,21 @@ class Client:
                 break
         return core.fail_mode(failures)
 
-    def _send(self, url: str, call: Call, end: float) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def _send(self, url: str, call: Call, end: float) -> Answer:
         """Sends a check to one node and reads the answer."""
         self._end.at = end
         timeouts = {"timeout": {"pool": self._end.left()}}
+        read = Answer()
         try:
             with self._pool.stream("POST", url, headers=call.headers, content=call.body, extensions=timeouts) as answer:
-                body = bytearray()
+                read.status, read.headers = answer.status, answer.headers
                 for part in answer.iter_stream():
-                    body += part
-                    if len(body) > MAX_ANSWER:
-                        raise AnswerError(f"{url}: expected an answer of at most {MAX_ANSWER} bytes")
-                return answer.status, answer.headers, bytes(body)
+                    if not read.add(part):
+                        break
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
-            raise FailedNode(f"{url}: {error!r}") from error
+            if not read.refuses():
+                raise FailedNode(f"{url}: {error!r}") from error
+        return read
 
     def close(self) -> None:
         """Closes all connections."""

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout_at;
 
 use crate::decision::Answer;
 use crate::denials::Denials;
@@ -132,18 +133,16 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
             let left = shared.config.deadline.saturating_sub(start.elapsed());
             // The first try leaves time for another one.
             let timeout = if at + 1 < nodes.len() { left / 2 } else { left };
-            let answered = tokio::time::timeout(timeout, shared.ask(node, body.clone(), check)).await;
-            let failed = match answered {
-                Ok(Ok(answer)) => {
+            let Failed(why) = match shared.ask(node, body.clone(), check, timeout).await {
+                Ok(answer) => {
                     let decision = answer?;
                     shared.lock_denials().add(key, check.hits, &decision, Instant::now());
                     return Ok(decision);
                 }
-                Ok(Err(Failed(why))) => why,
-                Err(_) => format!("no answer within {timeout:?}"),
+                Err(failed) => failed,
             };
             node.pause(Instant::now() + PAUSE);
-            failures.push(format!("{}: {failed}", node.url));
+            failures.push(format!("{}: {why}", node.url));
         }
         let allowed = shared.config.fail_mode == FailMode::Allow;
         Ok(Decision::of_fail_mode(allowed, format!("no node answered: {}", failures.join("; "))))
@@ -169,8 +168,16 @@ impl<C> Shared<C> {
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
-    /// Sends a check to one node.
-    async fn ask(&self, node: &Node, body: Bytes, check: &Check) -> Result<Result<Decision, CheckError>, Failed> {
+    /// Sends a check to one node, and reads its answer within `timeout`.
+    async fn ask(
+        &self,
+        node: &Node,
+        body: Bytes,
+        check: &Check,
+        timeout: Duration,
+    ) -> Result<Result<Decision, CheckError>, Failed> {
+        let end = tokio::time::Instant::now() + timeout;
+        let late = |_| Failed(format!("no answer within {timeout:?}"));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = node.url.clone();
@@ -180,17 +187,26 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
-        let answer = self.http.request(request).await.map_err(|error| Failed(explain(&error)))?;
+        let answer = timeout_at(end, self.http.request(request)).await.map_err(late)?;
+        let answer = answer.map_err(|error| Failed(explain(&error)))?;
         let (head, body) = answer.into_parts();
         if head.status.is_server_error() {
             return Err(Failed(head.status.to_string()));
         }
-        let body =
-            Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| Failed(error.to_string()))?.to_bytes();
+        let body = match timeout_at(end, Limited::new(body, MAX_ANSWER).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            // A status of 4xx refuses the check even if its body cannot be read.
+            _ if head.status.is_client_error() => Bytes::new(),
+            Ok(Err(error)) => return Err(Failed(error.to_string())),
+            Err(error) => return Err(late(error)),
+        };
         if matches!(head.status, StatusCode::OK | StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
             && let Ok(answer) = serde_json::from_slice::<Answer>(&body)
         {
             return Ok(Ok(answer.decision(head.status, &head.headers)));
+        }
+        if head.status == StatusCode::TOO_MANY_REQUESTS {
+            return Ok(Ok(Decision::of_status(head.status, &head.headers)));
         }
         if !head.status.is_client_error() {
             return Ok(Err(CheckError::NoNode { url: node.url.to_string(), status: head.status }));

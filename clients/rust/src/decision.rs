@@ -96,7 +96,6 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn decision(self, status: StatusCode, headers: &HeaderMap) -> Decision {
         let Self { allowed, degraded, partitioned, reason, revision, request_id, retry_after_ms, limits } = self;
-        let shown = SHOWN.into_iter().filter_map(|name| headers.get(&name).map(|value| (name, value.clone())));
         Decision {
             allowed,
             status,
@@ -108,12 +107,29 @@ impl Answer {
             request_id,
             retry_after: retry_after_ms.map(Duration::from_millis),
             limits,
-            headers: shown.collect(),
+            headers: shown(headers),
         }
     }
 }
 
+/// The headers of an answer that belong on the response to the client.
+fn shown(headers: &HeaderMap) -> HeaderMap {
+    SHOWN.into_iter().filter_map(|name| headers.get(&name).map(|value| (name, value.clone()))).collect()
+}
+
 impl Decision {
+    /// A denial by an answer whose body is not that of a decision. A `Retry-After` with a date is not read.
+    pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap) -> Self {
+        let wait = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self {
+            status,
+            source: Source::Node,
+            retry_after: wait.map(|seconds: u32| Duration::from_secs(seconds.into())),
+            headers: shown(headers),
+            ..Self::of_fail_mode(false, String::new())
+        }
+    }
+
     /// The decision of the fail mode.
     pub(crate) fn of_fail_mode(allowed: bool, failure: String) -> Self {
         Self {

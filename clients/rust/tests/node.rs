@@ -145,6 +145,29 @@ async fn the_next_node_is_asked_if_one_is_gone_stands_still_or_fails() {
 }
 
 #[tokio::test]
+async fn a_4xx_with_a_body_that_cannot_be_read_never_fails_open() {
+    for (status, end) in [
+        ("403 Forbidden", "connection: close"),
+        ("429 Too Many Requests", "connection: close"),
+        ("403 Forbidden", "content-length: 2000000"),
+        ("429 Too Many Requests", "content-length: 2000000"),
+    ] {
+        let head = format!("HTTP/1.1 {status}\r\nretry-after: 7\r\n{end}\r\n\r\n{{");
+        let (url, _requests) = server(head.leak());
+        let client = Client::new(Config { fail_mode: FailMode::Allow, ..config(&[&url]) }).unwrap();
+        match client.check(&check("u")).await {
+            Ok(denied) => {
+                assert_eq!((denied.allowed, denied.status), (false, StatusCode::TOO_MANY_REQUESTS));
+                assert_eq!((denied.retry_after, denied.source), (Some(Duration::from_secs(7)), Source::Node));
+                assert_eq!(denied.headers["retry-after"], "7");
+            }
+            Err(CheckError::Rejected(rejected)) => assert_eq!(rejected.status, StatusCode::FORBIDDEN),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_node_the_fail_mode_decides_within_the_deadline() {
     let still = Node::start();
     still.signal("STOP");

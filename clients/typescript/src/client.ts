@@ -13,6 +13,8 @@ const MAX_TRIES = 2;
  * it had failed.
  */
 const MAX_BODY = 64 << 10;
+/** How many bytes of an answer are read. */
+const MAX_ANSWER = 1 << 20;
 /** The headers of the caller's request that are sent to the node. */
 const PASSED_ON = ["traceparent", "tracestate", "x-request-id"];
 
@@ -86,13 +88,17 @@ export class Client {
   async #ask(url: string, request: RequestInit, timeMs: number): Promise<Decision> {
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), timeMs);
-    let response, text;
+    let response: Response | undefined;
+    let text = "";
     try {
       // A node never redirects. A redirect is an answer that is no decision.
       response = await this.#config.fetch(url, { ...request, redirect: "manual", signal: abort.signal });
-      text = await response.text();
+      text = await textOf(response);
     } catch (error) {
-      throw new FailedNode(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
+      // A status of 4xx refuses the check even if its body cannot be read.
+      if (response === undefined || response.status < 400 || response.status >= 500) {
+        throw new FailedNode(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
+      }
     } finally {
       clearTimeout(timer);
     }
@@ -141,6 +147,22 @@ export class Client {
       failure,
     };
   }
+}
+
+/** Returns the body of an answer, or nothing if it is too long: it decides nothing then. */
+async function textOf(response: Response): Promise<string> {
+  const reader = response.body?.getReader();
+  const decoder = new TextDecoder();
+  let [text, size] = ["", 0];
+  for (let part = await reader?.read(); part?.value !== undefined; part = await reader?.read()) {
+    size += part.value.byteLength;
+    if (size > MAX_ANSWER) {
+      await reader?.cancel();
+      return "";
+    }
+    text += decoder.decode(part.value, { stream: true });
+  }
+  return text + decoder.decode();
 }
 
 /** Returns the cause that `fetch` hides. */

@@ -95,6 +95,9 @@ export function decode(url: string, response: Response, text: string): Decision 
   if ([200, 401, 429].includes(response.status) && typeof answer["allowed"] === "boolean") {
     return decision(response, answer, answer["allowed"]);
   }
+  if (response.status === 429) {
+    return decision(response, { retry_after_ms: retryAfterMs(response) }, false);
+  }
   if (response.status < 400) {
     throw new AnswerError(`${url}: expected the answer of a node, not status ${response.status} with another body`);
   }
@@ -103,6 +106,12 @@ export function decode(url: string, response: Response, text: string): Decision 
     return { pointer: String(error["pointer"]), detail: String(error["detail"]) };
   });
   throw new RejectedError(response.status, title, errors);
+}
+
+/** Returns the `Retry-After` of an answer if it is in seconds. One with a date is not read. */
+function retryAfterMs({ headers }: Response): number | null {
+  const wait = headers.get("retry-after") ?? "";
+  return /^[0-9]{1,9}$/.test(wait) ? Number(wait) * 1000 : null;
 }
 
 function parse(text: string): Record<string, unknown> {

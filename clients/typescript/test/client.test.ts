@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { ServerResponse } from "node:http";
 import { test } from "node:test";
 
 import { AnswerError, Client, RejectedError } from "@tidegate/client";
@@ -105,7 +106,6 @@ for (const [status, text, kind] of [
   [401, '{"title":"expected Authorization: Bearer"}', RejectedError],
   [404, "not found", RejectedError],
   [408, "{}", RejectedError],
-  [429, "slow down", RejectedError],
   [200, "<html>", AnswerError],
   [200, '{"allowed":"yes"}', AnswerError],
   [307, "", AnswerError],
@@ -113,6 +113,33 @@ for (const [status, text, kind] of [
   test(`status ${status} with ${text} never fails open`, async (t) => {
     const server = await stub(t, answering(status, text, { location: "/" }));
     await assert.rejects(slow(client({ nodes: [server.url], failMode: "allow" })), kind);
+  });
+}
+
+const LONG = " ".repeat(1 << 20) + '{"allowed":true}';
+
+test("a 200 that is too long never fails open", async (t) => {
+  const server = await stub(t, answering(200, LONG));
+  await assert.rejects(slow(client({ nodes: [server.url], failMode: "allow" })), AnswerError);
+});
+
+for (const [name, body] of [
+  ["is another", (response) => response.end("slow down")],
+  ["breaks", (response) => response.write("{", () => response.destroy())],
+  ["is late", (response) => response.flushHeaders()],
+  ["is too long", (response) => response.end(LONG)],
+] as [string, (response: ServerResponse) => unknown][]) {
+  test(`a 4xx with a body that ${name} never fails open`, async (t) => {
+    const other = await stub(t, answering(200, '{"allowed":true}'));
+    const ask = async (status: number) => {
+      const server = await stub(t, (_, response) => body(response.writeHead(status, { "retry-after": "7" })));
+      return slow(client({ nodes: [server.url, other.url], deadlineMs: 2000, failMode: "allow" }));
+    };
+    const denial = await ask(429);
+    assert.deepEqual([denial.allowed, denial.status, denial.retryAfterMs], [false, 429, 7000]);
+    assert.deepEqual(denial.headers, { "retry-after": "7" });
+    await assert.rejects(ask(403), (error) => error instanceof RejectedError && error.status === 403);
+    assert.equal(other.seen.length, 0);
   });
 }
 
