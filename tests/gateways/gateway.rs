@@ -83,7 +83,7 @@ impl Gateway {
             FailMode::Closed => "caddy/Caddyfile",
             FailMode::Open => "caddy/open.Caddyfile",
         };
-        let text = format!("{{\n\tadmin off\n\tauto_https off\n}}\n{}", setup.file(name));
+        let text = replaced(&setup.file(name), "{\n\tservers {", "{\n\tadmin off\n\tauto_https off\n\tservers {");
         let nodes: Vec<&str> = setup.nodes.iter().map(|node| node.http.as_str()).collect();
         let text = replaced(&text, "127.0.0.1:8080", &nodes.join(" "));
         let text = replaced(&text, ":10000 {", &format!(":{port} {{\n\tbind 127.0.0.1"));
