@@ -21,6 +21,9 @@ use crate::{Check, Config, ConfigError, Decision, FailMode, FieldError};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a check is sent at most.
 const MAX_TRIES: usize = 2;
+/// The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if it
+/// had failed.
+const MAX_BODY: usize = 64 * 1024;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 /// How long a connection without a request stays open. A node ends it after a longer time.
@@ -127,6 +130,11 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
             return Ok(denial);
         }
         let body = Bytes::from(check.body());
+        if body.len() > MAX_BODY {
+            let title = "expected a body of at most 64 KiB".to_owned();
+            let rejected = Rejected { status: StatusCode::PAYLOAD_TOO_LARGE, title, errors: Vec::new() };
+            return Err(CheckError::Rejected(rejected));
+        }
         let mut failures = Vec::new();
         let nodes = shared.order(start);
         for (at, node) in nodes.iter().enumerate() {
