@@ -1,6 +1,8 @@
 //! The Lambda authorizer and the plugin for Tyk. AWS API Gateway and Tyk do not run here: each runs as a function. And
 //! the files of programs that do not run here.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -65,6 +67,10 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
     let key = json!({ "x-api-key": "caf\u{e9}" });
     let mut several_keys = rest("GET", "/", &json!({ "X-Api-Key": "l" }), "192.0.2.4");
     several_keys["multiValueHeaders"] = json!({ "X-Api-Key": ["k", "l"] });
+    let mut two_names = rest("GET", "/", &json!({ "X-Api-Key": "l" }), "192.0.2.4");
+    two_names["multiValueHeaders"] = json!({ "X-Api-Key": ["k"], "x-api-key": ["l"] });
+    let mut query = http("/", &Value::Null, "192.0.2.5");
+    query["rawQueryString"] = json!("a=\u{20ac}");
     let events = json!([
         http("/", &key, "192.0.2.1"),
         http("/", &key, "192.0.2.1"),
@@ -74,6 +80,8 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
         rest("POST", "/log in", &json!({}), "192.0.2.3"),
         http("/", &json!({ "x-api-key": "k,l" }), "192.0.2.4"),
         several_keys,
+        two_names,
+        query,
     ]);
     let answers = authorizer(&node.http, "closed", &events);
     let allowed = |answer: &Value| match &answer["isAuthorized"] {
@@ -81,7 +89,7 @@ fn the_lambda_authorizer_allows_and_denies_what_a_node_says() {
         _ => answer["policyDocument"]["Statement"][0]["Effect"] == "Allow",
     };
     let seen: Vec<bool> = answers.iter().map(allowed).collect();
-    assert_eq!(seen, [true, false, true, false, true, false, false, false], "{answers:?}");
+    assert_eq!(seen, [true, false, true, false, true, false, false, false, false, true], "{answers:?}");
     assert_eq!(answers[3]["context"]["retryAfter"], "3600", "{answers:?}");
     assert_eq!(answers[3]["context"]["rateLimit"], "\"address\";r=0;t=3600", "{answers:?}");
 }
@@ -99,6 +107,28 @@ fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
     node.signal("STOP");
     assert_eq!(authorizer(&node.http, "closed", &event)[0]["isAuthorized"], false);
     assert_eq!(authorizer(&node.http, "open", &event)[0]["isAuthorized"], true);
+}
+
+/// A server that answers each connection once, with these statuses one after the other, and then closes it.
+fn closing(statuses: &'static [&'static str]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for (mut stream, status) in listener.incoming().map_while(Result::ok).zip(statuses) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn connections_that_nodes_have_closed_cost_the_lambda_authorizer_no_try() {
+    let nodes = [closing(&["503 Service Unavailable", "200 OK"]), closing(&["200 OK"])].join(",");
+    let event = || http("/", &json!({ "x-api-key": "k" }), "192.0.2.1");
+    let answers = authorizer(&nodes, "closed", &json!([event(), event()]));
+    // The first call has left a closed connection to each node.
+    assert!(answers.iter().all(|answer| answer["isAuthorized"] == true), "{answers:?}");
 }
 
 #[test]

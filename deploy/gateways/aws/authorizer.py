@@ -9,10 +9,13 @@ It takes the events of REST APIs, and of HTTP APIs with payload version 2.0 and 
 
 import http.client
 import os
+import socket
+import time
 from urllib.parse import quote, urlencode
 
-TRY_SECONDS = 0.25
 TRIES = 2
+# The first try ends after this time, and the second, with the whole check, after twice this time.
+TRY_SECONDS = 0.25
 # The header of an answer, and its name in the context, which a gateway response can show.
 SHOWN = {"Retry-After": "retryAfter", "RateLimit": "rateLimit", "RateLimit-Policy": "rateLimitPolicy"}
 
@@ -26,9 +29,26 @@ if FAIL_MODE not in ("closed", "open"):
 connections = {}
 
 
+class BoundedSocket(socket.socket):
+    """A socket that reads until `end`. A timeout would bound each step of a read only."""
+
+    end = 0.0
+
+    def recv_into(self, *arguments):
+        self.settimeout(seconds_until(self.end))
+        return super().recv_into(*arguments)
+
+
+def seconds_until(end):
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    return left
+
+
 def headers_of_check(event):
     context = event["requestContext"]
-    sent = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    sent = values_of_headers(event)
     if event.get("version") == "2.0":
         method, ip = context["http"]["method"], context["http"]["sourceIp"]
         path, query = event["rawPath"], event.get("rawQueryString", "")
@@ -38,36 +58,63 @@ def headers_of_check(event):
     headers = {
         "X-Forwarded-Method": method,
         "X-Forwarded-Uri": quote(path, safe="/%:@!$&'()*+,;=~") + (f"?{query}" if query else ""),
-        "X-Forwarded-Host": context.get("domainName") or sent.get("host", ""),
+        "X-Forwarded-Host": context.get("domainName") or "".join(sent.get("host", [])),
         "X-Forwarded-For": ip,
         "X-Request-Id": context["requestId"],
     }
     for name in ("x-api-key", "user-agent"):
         if name in sent:
-            headers[name] = sent[name].encode("utf-8")
-    return headers
+            headers[name] = ", ".join(sent[name])
+    return {name: value.encode("utf-8") for name, value in headers.items()}
+
+
+def values_of_headers(event):
+    """Returns the values of each header by its name in lower case."""
+    several = event.get("multiValueHeaders") or {name: [value] for name, value in (event.get("headers") or {}).items()}
+    sent = {}
+    for name, values in several.items():
+        sent.setdefault(name.lower(), []).extend(values)
+    return sent
 
 
 def has_several_keys(event):
     """The application might read another key than the one that would be counted."""
-    for name, values in (event.get("multiValueHeaders") or {}).items():
-        if name.lower() == "x-api-key" and len(values) > 1:
-            return True
+    keys = values_of_headers(event).get("x-api-key", [])
     # Events of version 2.0 join the values of a header with commas.
-    return event.get("version") == "2.0" and "," in event.get("headers", {}).get("x-api-key", "")
+    return len(keys) > 1 or (event.get("version") == "2.0" and any("," in key for key in keys))
 
 
-def ask(node, headers):
+def connect(node, end):
+    connection = http.client.HTTPConnection(node)
+    connected = socket.create_connection((connection.host, connection.port), seconds_until(end))
+    connection.sock = BoundedSocket(fileno=connected.detach())
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def ask(node, headers, end):
     """Returns the status and the headers of the answer. Raises OSError or HTTPException without one."""
-    connection = connections.pop(node, None) or http.client.HTTPConnection(node, timeout=TRY_SECONDS)
+    kept = connections.pop(node, None)
+    if kept:
+        try:
+            return ask_on(kept, node, headers, end)
+        except ConnectionError:
+            pass  # The node has closed the connection since the last call.
+    return ask_on(connect(node, end), node, headers, end)
+
+
+def ask_on(connection, node, headers, end):
+    connection.sock.end = end
     try:
+        connection.sock.settimeout(seconds_until(end))
         connection.request("GET", "/v1/authorize?" + urlencode({"domain": DOMAIN}), headers=headers)
         answer = connection.getresponse()
         answer.read()
     except BaseException:
         connection.close()
         raise
-    connections[node] = connection
+    if connection.sock:  # The node has not said that it closes the connection.
+        connections[node] = connection
     return answer.status, answer.headers
 
 
@@ -76,10 +123,11 @@ def check(event):
     if has_several_keys(event):
         return False, {}
     headers = headers_of_check(event)
+    start = time.monotonic()
     for attempt in range(TRIES):
         node = NODES[attempt % len(NODES)]
         try:
-            status, answered = ask(node, headers)
+            status, answered = ask(node, headers, start + (attempt + 1) * TRY_SECONDS)
         except (OSError, http.client.HTTPException) as problem:
             print(f"tidegate at {node}: {problem!r}")
             continue
