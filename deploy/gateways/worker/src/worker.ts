@@ -34,7 +34,7 @@ export default { fetch: handleRequest };
 /** Passes a request on to its origin, or answers it if it may not pass. */
 async function handleRequest(request: Request, env: Env): Promise<Response> {
   // A browser asks for leave first. That is not a request of its user.
-  if (request.method === "OPTIONS" && request.headers.has("access-control-request-method")) return fetch(request);
+  if (isPreflight(request)) return fetch(request);
   let rateLimit: Decision;
   try {
     rateLimit = await checkRateLimit(request, env);
@@ -53,6 +53,11 @@ async function handleRequest(request: Request, env: Env): Promise<Response> {
   for (const [name, value] of Object.entries(rateLimit.headers)) answer.headers.set(name, value);
   for (const [name, value] of Object.entries(EXPOSED)) answer.headers.append(name, value);
   return answer;
+}
+
+/** A client that is no browser can send these headers, too. */
+function isPreflight({ method, headers }: Request): boolean {
+  return method === "OPTIONS" && headers.has("origin") && headers.has("access-control-request-method");
 }
 
 /** Asks whether a request may pass. The limits see its client's address and API key, its host and its method. */

@@ -63,8 +63,11 @@ test("no node is asked again until a denial ends", async (t) => {
 test("a preflight is not counted", async (t) => {
   const before = await stub(t, passingOn(await node(t, RULES)));
   const { origin, get } = await worker(t, { TIDEGATE_NODES: before.url });
-  assert.equal((await get({ "access-control-request-method": "GET" }, "OPTIONS")).status, 200);
+  const preflight = { origin: "https://app.example", "access-control-request-method": "GET" };
+  assert.equal((await get(preflight, "OPTIONS")).status, 200);
   assert.deepEqual([before.seen.length, origin.seen.length], [0, 1]);
+  for (const name of Object.keys(preflight)) await get({ [name]: preflight[name] }, "OPTIONS");
+  assert.equal(before.seen.length, 2, "a request that lacks one of its headers is counted");
 });
 
 test("trace context, request id and token reach the node", async (t) => {
