@@ -72,6 +72,17 @@ fn kong_counts_by_a_key_that_key_auth_has_hidden() {
 }
 
 #[test]
+fn no_key_hides_behind_other_headers_in_kong() {
+    let node = node(RULES);
+    // Debian's nginx takes 1,000 headers by default. The nginx of Kong has no such bound.
+    let edit = |text: String| replaced(&text, "server {", "server { max_headers 3000;");
+    let kong = Gateway::stubbed_kong(&Setup { edit, ..Setup::patient(vec![&node]) });
+    let head = format!("GET / HTTP/1.1\r\nHost: x{}\r\nX-API-Key: k", "\r\na:b".repeat(1000));
+    let status = |_| Client::new(&kong).send(head.as_bytes()).status;
+    assert_eq!([0; 3].map(status), [200, 200, 429]);
+}
+
+#[test]
 fn kong_counts_by_consumer_if_the_node_takes_that_attribute() {
     let folder = tempfile::tempdir().unwrap();
     let rules = folder.path().join("rules.yaml");

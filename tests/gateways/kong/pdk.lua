@@ -5,7 +5,6 @@ local function first(value) return type(value) == "table" and value[1] or value 
 
 kong = {
     request = {
-        get_headers = function(most) return ngx.req.get_headers(most) end,
         get_method = function() return ngx.req.get_method() end,
         get_path_with_query = function() return ngx.var.request_uri end,
         get_host = function() return ngx.var.host end,
