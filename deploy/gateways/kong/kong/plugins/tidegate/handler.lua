@@ -21,6 +21,7 @@ local function headers_of_check(conf)
         ["X-Request-Id"] = sent["x-request-id"],
         ["User-Agent"] = sent["user-agent"],
         ["X-API-Key"] = sent["x-api-key"],
+        ["Authorization"] = conf.token and "Bearer " .. conf.token,
     }
     -- key-auth with hide_credentials has removed the header. It keeps the key in the credential.
     local credential = kong.client.get_credential()

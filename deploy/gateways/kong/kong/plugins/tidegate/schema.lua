@@ -12,6 +12,8 @@ return {
                 { domain = { type = "string", required = true, len_min = 1 } },
                 -- Of each step of a try (connect, each send, each read), in milliseconds. A check has two tries at most.
                 { timeout = { type = "integer", default = 250, between = { 1, 60000 } } },
+                -- Sent as `Authorization: Bearer`.
+                { token = { type = "string" } },
                 -- What happens to a request if no node answers.
                 { fail_mode = { type = "string", default = "closed", one_of = { "closed", "open" } } },
                 -- The attribute that gets the name of Kong's consumer. The node must have it in
