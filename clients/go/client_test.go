@@ -227,6 +227,8 @@ func TestA4xxWithABodyThatCannotBeReadNeverFailsOpen(t *testing.T) {
 	other := record(t, answering(200, `{"allowed":true}`))
 	for name, body := range bodies {
 		for _, status := range []int{403, 429} {
+			// Go 1.19 has one variable for all rounds of a loop.
+			body, status := body, status
 			stub := record(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				io.Copy(io.Discard, r.Body)
 				w.Header().Set("Retry-After", "7")
