@@ -45,8 +45,10 @@ fn nodes_say_how_they_and_their_cluster_are() {
 
     plane.command(leader, &["cluster", "remove", "n3"]);
     says(&plane, 3, "the cluster has removed this node");
-    let log = plane.node(3).log();
-    assert_eq!(log.matches("the cluster has removed this node").count(), 1, "{log}");
+    // The log may come a little later than the answer of /ready.
+    let times = || plane.node(3).log().matches("the cluster has removed this node").count();
+    wait_for("the log to say so", || (times() > 0).then_some(()));
+    assert_eq!(times(), 1, "{}", plane.node(3).log());
 
     let alone = (leader + 1) % 3;
     let others = (0..3).filter(|at| *at != alone);
