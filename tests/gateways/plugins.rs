@@ -110,6 +110,7 @@ fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
 }
 
 /// A server that answers each connection once, with these statuses one after the other, and then closes it.
+#[expect(clippy::disallowed_methods, reason = "the thread ends with its last status")]
 fn closing(statuses: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -26,8 +26,8 @@ pub struct DemandMet {
     /// The longest time in which a region was denied again and again, in microseconds, and when that ended.
     pub longest_us: u64,
     pub longest_at: Instant,
-    /// The time from the first check that was denied after the demand moved until the last one, in that window, in
-    /// microseconds. 0 if none was denied.
+    /// The time in which the region was denied again and again that was denied first after the demand had moved, in
+    /// microseconds. 0 if none was denied, or only one check.
     pub followed_us: u64,
 }
 
@@ -57,7 +57,7 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
     let mut admitted: BTreeMap<u64, u64> = BTreeMap::new();
     let mut denied_since: BTreeMap<RegionIndex, (u64, Instant)> = BTreeMap::new();
     let moves_at = plan.demand.as_ref().map_or(Instant::MAX, |demand| demand.moves_at);
-    let mut denied_after_move: Option<(u64, Instant)> = None;
+    let mut denied_after_move: Option<(RegionIndex, Instant)> = None;
     for (at, check) in answers {
         let region = check.core.region;
         let window = window(region, at);
@@ -82,9 +82,9 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
             (met.longest_us, met.longest_at) = (at - since, at);
         }
         if at >= moves_at {
-            let (first_window, first) = *denied_after_move.get_or_insert((window, at));
-            if window == first_window {
-                met.followed_us = at - first;
+            let first = *denied_after_move.get_or_insert((region, since));
+            if first == (region, since) {
+                met.followed_us = at - since.max(moves_at);
             }
         }
     }
