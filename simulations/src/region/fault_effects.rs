@@ -66,6 +66,8 @@ impl Region {
         // The script has compiled before, so it compiles again.
         if self.primaries[primary.0].split(since).is_ok() {
             self.record_forgotten(cx, primary, since, |_| true);
+            // What nodes detected was an earlier replacement.
+            self.replacement_detected.remove(&primary);
             // Nodes of odd number cannot learn of the new primary, and no node can fence the old one.
             let odd = (0..cx.plan.nodes).filter(|node| node % 2 == 1).map(NodeIndex);
             self.unaware.extend(odd.map(|node| (node, primary)));
