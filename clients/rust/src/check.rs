@@ -1,4 +1,4 @@
-//! What is asked.
+//! A check: what a client asks a node.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use serde::Serialize;
 /// The headers of the request on whose behalf is asked, which the node gets.
 const CARRIED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 
-/// What is asked.
+/// A check: may a request pass?
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Check {
     /// The domain of the rules.
     pub domain: String,
-    /// What the rules match and count by.
+    /// The attributes by which rules match the request and count it.
     pub attributes: BTreeMap<String, String>,
     /// The hits that the request costs. 0 asks whether one hit would pass, and charges nothing.
     pub hits: u32,
@@ -56,7 +56,7 @@ impl Check {
         serde_json::to_vec(&Body { domain, attributes, hits: *hits }).unwrap_or_default()
     }
 
-    /// What tells the counters of this check from others.
+    /// A text that is equal for checks of the same counters.
     pub(crate) fn key(&self) -> String {
         format!("{:?} {:?}", self.domain, self.attributes)
     }

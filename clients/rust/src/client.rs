@@ -21,8 +21,8 @@ use crate::{Check, Config, ConfigError, Decision, FailMode, FieldError};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a check is sent at most.
 const MAX_TRIES: usize = 2;
-/// The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if it
-/// had failed.
+/// The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if
+/// it had failed.
 const MAX_BODY: usize = 64 * 1024;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
@@ -118,8 +118,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
 
     /// Asks whether a request may pass. Returns within the deadline.
     ///
-    /// If a node cannot be reached, does not answer within its part of the deadline, or answers with a status of 500 or
-    /// above, the next node is asked, once. A check that a node charged before it failed is then charged twice. If no node
+    /// If a node cannot be reached, does not answer within its part of the deadline, or answers with a status of 5xx,
+    /// the next node is asked, once. A check that a node charged before it failed is then charged twice. If no node
     /// answers, the fail mode decides.
     ///
     /// # Errors

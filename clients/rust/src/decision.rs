@@ -13,7 +13,7 @@ const SHOWN: [HeaderName; 4] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Who decided.
+/// Where a decision comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A node answered this check.
@@ -71,7 +71,7 @@ pub struct Limit {
     pub shadow: bool,
 }
 
-/// What is wrong with one field of a check.
+/// An error of one field of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct FieldError {
     /// The JSON pointer of the field, such as `/attributes/user`.

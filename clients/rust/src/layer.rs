@@ -16,8 +16,8 @@ use crate::{Check, Client};
 ///
 /// A request that is allowed gets the headers of the decision in its response, and the service finds the
 /// [`Decision`](crate::Decision) in the request's extensions. A request that is denied is answered with the decision's
-/// status and headers, and an empty body. A check that is an error is answered with the status 500: the service does not
-/// see the request, and the response has the [`CheckError`](crate::CheckError) in its extensions.
+/// status and headers, and an empty body. A check that is an error is answered with the status 500: the service does
+/// not see the request, and the response has the [`CheckError`](crate::CheckError) in its extensions.
 #[derive(Debug)]
 pub struct RateLimitLayer<D, C = HttpConnector> {
     client: Client<C>,
@@ -25,8 +25,8 @@ pub struct RateLimitLayer<D, C = HttpConnector> {
 }
 
 impl<D, C> RateLimitLayer<D, C> {
-    /// `describe` returns what to ask for a request, or `None` for a request that is not limited. The trace context and the
-    /// request id of the request are added.
+    /// `describe` returns what to ask for a request, or `None` for a request that is not limited. The trace context and
+    /// the request id of the request are added.
     pub fn new<B>(client: Client<C>, describe: D) -> Self
     where
         D: Fn(&Request<B>) -> Option<Check>,

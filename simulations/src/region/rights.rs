@@ -193,6 +193,11 @@ impl Region {
             format!("node {node} hears of region {}: it gave {totals}, question {number}", from.region)
         });
         self.end_question(cx, node, &question, &answers);
+        self.take(cx, node, items);
+    }
+
+    /// Sends items that take rights, or that only visit their lanes.
+    fn take(&mut self, cx: &mut Context<'_>, node: NodeIndex, items: Vec<Item>) {
         let lanes = self.by_lane(items);
         let boot = self.boot_of(&cx.plan, node);
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
@@ -232,16 +237,7 @@ impl Region {
 
     /// Leaves the record of each lane that rights need.
     pub(super) fn visit_lanes(&mut self, cx: &mut Context<'_>, node: NodeIndex) {
-        let lanes = self.by_lane(self.probes.clone());
-        let boot = self.boot_of(&cx.plan, node);
-        let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
-        let holder = gossiper.holder;
-        let mut batch = |(lane, items)| {
-            gossiper.last_batch.0 += 1;
-            (lane, Batch { not_after: None, holder, id: gossiper.last_batch, items })
-        };
-        let batches: Vec<(LaneId, Batch)> = lanes.into_iter().map(&mut batch).collect();
-        self.send_batches(cx, node, batches, PacketKind::Take);
+        self.take(cx, node, self.probes.clone());
     }
 
     /// Returns how the rights are split, as a core knows it.
