@@ -8,7 +8,7 @@ use tidegate_client::{Check, Client, Config, RateLimitLayer};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let node = std::env::var("TIDEGATE_NODE").unwrap_or_else(|_| "http://127.0.0.1:8080".to_owned());
+    let node = std::env::var("TIDEGATE_URL").unwrap_or_else(|_| "http://127.0.0.1:8080".to_owned());
     let client = Client::new(Config::new([node]))?;
     let per_user = |request: &Request| {
         let user = request.headers().get("x-user")?.to_str().ok()?;
