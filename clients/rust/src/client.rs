@@ -21,8 +21,8 @@ use crate::{Check, Config, ConfigError, Decision, FailMode, FieldError};
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a check is sent at most.
 const MAX_TRIES: usize = 2;
-/// The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if
-/// it had failed.
+/// The longest body that a node takes. A node may close the connection of a longer one before its answer is read, which
+/// looks like a failure.
 const MAX_BODY: usize = 64 * 1024;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1 << 20;

@@ -1,7 +1,8 @@
 //! Asks the nodes of a Tidegate region whether a request may pass.
 //!
 //! A [`Client`] has connections to the nodes, a deadline, a fail mode, and the denials that have not ended. Make one
-//! and clone it: clones share everything. [`RateLimitLayer`] puts it in front of a tower service, such as an axum router.
+//! and clone it: clones share everything. [`RateLimitLayer`] puts it in front of a tower service, such as an axum
+//! router.
 //!
 //! ```no_run
 //! use tidegate_client::{Check, Client, Config};

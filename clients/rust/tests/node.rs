@@ -1,4 +1,4 @@
-//! The client against a real node, which `TIDEGATE_PROGRAM` names: `scripts/clients rust` builds it and runs these tests.
+//! Tests of the client with a real node, which `TIDEGATE_PROGRAM` names. `scripts/clients rust` builds the node.
 
 #![expect(clippy::disallowed_methods, reason = "this crate runs without the node's ports")]
 

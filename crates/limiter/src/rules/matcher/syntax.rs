@@ -1,5 +1,5 @@
-//! What a `when` expression may be made of. The bounds hold for its syntax tree, so that no comment, string or macro hides
-//! anything. The tree is walked without recursion, because it may be as deep as the text is long.
+//! The bounds of a `when` expression. They hold for its syntax tree, so that no comment, string or macro can evade them.
+//! The tree is walked without recursion, because it may be as deep as the text is long.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ const MAX_PATTERN_BYTES: usize = 64 * 1024;
 /// The most attributes of a check, which a macro may walk over.
 const MAX_ATTRIBUTES: usize = crate::MAX_ATTRIBUTES;
 
-/// What the tree of an expression names.
+/// The names and patterns in the tree of an expression.
 #[derive(Debug, Default)]
 pub struct Syntax {
     /// The variables that macros bind.
