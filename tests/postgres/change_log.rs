@@ -35,13 +35,18 @@ fn puts(transaction: &Transaction) -> Vec<&str> {
 
 /// Waits until `count` queries of this server wait for locks.
 pub async fn wait_for_waiting_queries(watcher: &mut PgConnection, count: i64) {
+    wait_for_count(watcher, "SELECT count(*) FROM pg_locks WHERE NOT granted", count).await;
+}
+
+/// Waits until a query that counts gives `expected`.
+pub async fn wait_for_count(watcher: &mut PgConnection, query: &'static str, expected: i64) {
     let start = elapsed();
     loop {
-        let waiting = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted");
-        if waiting.fetch_one(&mut *watcher).await.is_ok_and(|waiting: i64| waiting == count) {
+        let count = sqlx::query_scalar::<_, i64>(query).fetch_one(&mut *watcher).await;
+        if matches!(count, Ok(count) if count == expected) {
             return;
         }
-        assert!(elapsed() - start < TIMEOUT, "timed out waiting for {count} waiting queries");
+        assert!(elapsed() - start < TIMEOUT, "timed out: {query} gives {count:?}, not {expected}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
