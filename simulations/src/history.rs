@@ -129,6 +129,8 @@ pub struct RegionCount {
     /// The region that admitted the hits.
     pub of: RegionIndex,
     pub hits: u64,
+    /// Hits that came back. They are not among `hits`.
+    pub returned: u64,
 }
 
 /// Everything that oracles know.

@@ -22,8 +22,6 @@ const PROBE_NAMES: usize = 64;
 /// A message of another region that waits to be imported.
 pub struct Import {
     pub region: RegionNumber,
-    /// The node that sent it.
-    pub sender: String,
     pub reports: Vec<Report>,
     /// Gets what to acknowledge.
     pub done: oneshot::Sender<Imported>,
@@ -32,8 +30,8 @@ pub struct Import {
 /// What is acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
-    /// The sender must tell everything again.
-    pub forgot: bool,
+    /// Names what the node and the store remember ([`Inbox::memory`]).
+    pub memory: u64,
     /// The positions of reports that could not be stored.
     pub failed: Vec<u32>,
     /// The store answered nothing.
@@ -61,25 +59,23 @@ impl Importer {
     ) -> Self {
         let probes = probes(&*store);
         let holder = HolderId(seed >> 16);
-        Self { store, holder, last_batch: BatchId(0), inbox: Inbox::new(), waiting, probes, metrics }
+        Self { store, holder, last_batch: BatchId(0), inbox: Inbox::new(seed), waiting, probes, metrics }
     }
 
     /// Imports what comes, without end.
     pub async fn run(&mut self) {
         while let Some(import) = self.waiting.recv().await {
-            let Import { region, sender, reports, done } = import;
+            let Import { region, reports, done } = import;
             // A sender that waits no more tells it again.
             if done.is_closed() {
                 continue;
             }
-            let imported = self.import(region, &sender, reports).await;
-            if let Err(Imported { forgot: true, .. }) = done.send(imported) {
-                self.inbox.ask_again(&sender);
-            }
+            // A sender that has gone tells it again.
+            let _ = done.send(self.import(region, reports).await);
         }
     }
 
-    async fn import(&mut self, region: RegionNumber, sender: &str, reports: Vec<Report>) -> Imported {
+    async fn import(&mut self, region: RegionNumber, reports: Vec<Report>) -> Imported {
         let mut lanes: BTreeMap<LaneId, Vec<(Option<u32>, Item)>> = BTreeMap::new();
         if reports.is_empty() {
             for item in &self.probes {
@@ -131,7 +127,7 @@ impl Importer {
         }
         self.metrics.imported(imported);
         failed.sort_unstable();
-        Imported { forgot: self.inbox.must_ask(sender), nothing: asked > 0 && answered == 0, failed }
+        Imported { memory: self.inbox.memory(), nothing: asked > 0 && answered == 0, failed }
     }
 }
 
@@ -187,7 +183,7 @@ mod tests {
         let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
         let mut importer = Importer::new(Arc::new(SilentStore), 1, mpsc::channel(1).1, metrics);
         let mut import = async |reports| {
-            let Imported { failed, nothing, .. } = importer.import(RegionNumber(7), "eu-1", reports).await;
+            let Imported { failed, nothing, .. } = importer.import(RegionNumber(7), reports).await;
             (nothing, failed)
         };
         assert_eq!(import(Vec::new()).await, (true, vec![]));
@@ -229,7 +225,7 @@ mod tests {
         let mut importer = Importer::new(Arc::clone(&store) as Arc<dyn CounterStore>, 1, mpsc::channel(1).1, metrics);
         let key = |number: u16| format!("{}/{number}", number % 8).into_bytes().into();
         let reports = (0..5000).map(|number| Report { key: key(number), ..report(1000) }).collect();
-        let imported = importer.import(RegionNumber(7), "eu-1", reports).await;
+        let imported = importer.import(RegionNumber(7), reports).await;
         assert_eq!(imported.failed.len(), 5000, "every report was in a call");
         let most = store.most.load(Ordering::Relaxed);
         assert!((MAX_ITEMS..=MAX_ITEMS * MAX_IN_FLIGHT).contains(&most), "{most} reports at once");

@@ -83,23 +83,23 @@ impl Gossip for Receiver {
         self.check(&sender, peer.as_deref()).map_err(rejected)?;
         self.metrics.received(told.reports.len());
         // The cluster port is served by Raft's thread, which must not wait for this.
-        let Told { region, node: sender, reports, inflated_bytes, .. } = told;
+        let Told { region, reports, inflated_bytes, .. } = told;
         let decoded = tokio::task::spawn_blocking(move || wire::decode(&reports, inflated_bytes)).await;
         let decoded = decoded.map_err(|_| Status::internal("the reports were not read"))?;
         let reports = decoded.map_err(|_| rejected(Rejected::Unreadable))?;
         let (done, imported) = oneshot::channel();
         let region = RegionNumber::of(&region);
-        let import = Import { region, sender, reports, done };
+        let import = Import { region, reports, done };
         // A region that cannot keep up is told again later.
         self.imports.try_send(import).map_err(|_| rejected(Rejected::Busy))?;
         let imported = imported.await.map_err(|_| Status::unavailable("the node leaves"))?;
-        let Imported { forgot, failed, nothing } = imported;
+        let Imported { memory, failed, nothing } = imported;
         if nothing {
             return Err(Status::unavailable("the counters of the region do not answer"));
         }
         let partitioned = self.partitioned.lock().unwrap_or_else(PoisonError::into_inner);
         let partitioned = partitioned.iter().any(|third| *third != region);
-        Ok(Response::new(Heard { forgot, failed, partitioned }))
+        Ok(Response::new(Heard { memory, failed, partitioned }))
     }
 
     async fn ask(&self, call: Request<Asked>) -> Result<Response<Answered>, Status> {

@@ -138,11 +138,16 @@ impl RegionGossip {
         let now = self.clock.now();
         self.metrics.ended(heard.is_ok());
         match heard {
-            Ok(Heard { forgot, partitioned, .. }) => self.outbox(|outbox| {
-                outbox.hear_partitioned(to, number, partitioned, now);
-                failed_keys.iter().for_each(|key| outbox.retell(key));
-                outbox.acknowledge(to, number, forgot, now);
-            }),
+            Ok(Heard { memory, partitioned, .. }) => {
+                let tells_again = self.outbox(|outbox| {
+                    outbox.hear_partitioned(to, number, partitioned, now);
+                    failed_keys.iter().for_each(|key| outbox.retell(key));
+                    outbox.acknowledge(to, number, memory, now)
+                });
+                if tells_again {
+                    tracing::info!(%address, "tells everything: another region may have forgotten what it was told");
+                }
+            }
             Err(error) => {
                 tracing::debug!(%address, %error, "another region did not hear this node");
                 self.directory.avoid(address, now);

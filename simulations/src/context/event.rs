@@ -185,8 +185,8 @@ pub struct RegionAck {
     pub to: NodeId,
     pub boot: Boot,
     pub number: u64,
-    /// True if the region may have forgotten what it was told.
-    pub forgot: bool,
+    /// Names what the node that acknowledges and its store remember.
+    pub memory: u64,
     /// The keys that could not be stored.
     pub failed: Vec<Box<[u8]>>,
     /// True if a third region does not hear the node that acknowledges.

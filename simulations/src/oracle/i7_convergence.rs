@@ -15,8 +15,7 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
         for told in history.region_counts.iter().filter(is_same).filter(|told| told.counter.region != own.of) {
             let Some(limit) = plan.final_limits().get(own.counter.limit) else { continue };
             let is_above_floor = own.hits * 1000 >= quota(limit) * u64::from(plan.gossip.floor_thousandths);
-            // A region that forgot hits of its own does not hear of them from others.
-            let agrees = told.hits == own.hits || told.hits > own.hits && history.forgotten.contains_key(&own.counter);
+            let agrees = told.hits == own.hits || has_forgotten(history, own, told);
             if is_above_floor && !agrees && !loses_keys(plan, told.counter.region) {
                 let text = format!(
                     "{} ({}): counted {} hits, and region {} heard of {}",
@@ -30,6 +29,13 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             }
         }
     }
+}
+
+/// True if the region forgot hits of its own, or that hits came back. It does not hear of either from others.
+fn has_forgotten(history: &History, own: &RegionCount, told: &RegionCount) -> bool {
+    let charged = |count: &RegionCount| count.hits + count.returned;
+    let knows_less = charged(own) <= charged(told) && own.returned <= told.returned;
+    history.forgotten.contains_key(&own.counter) && (knows_less || told.hits > own.hits)
 }
 
 /// True if a server of the region lost keys without being replaced. Nobody notices that.

@@ -30,10 +30,13 @@ impl Region {
             for region in cx.plan.regions.indices() {
                 let number = if region == self.index { RegionNumber::OWN } else { number_of(region) };
                 let hits = cells.iter().map(|(_, entries)| used_by(entries, number)).sum();
-                cx.history.region_counts.push(RegionCount { at: cx.now, counter, of: region, hits });
+                let entries = cells.iter().flat_map(|(_, entries)| entries);
+                let counts = entries.filter(|entry| entry.incarnation.region() == number && !entry.is_note());
+                let returned = counts.map(|entry| entry.returned).sum();
+                cx.history.region_counts.push(RegionCount { at: cx.now, counter, of: region, hits, returned });
                 cx.trace_in(self.index, |cx| {
                     let owner = cx.plan.owner(&Counter { region, ..counter });
-                    format!("the store has {hits} hits of {owner}")
+                    format!("the store has {hits} hits of {owner}, and {returned} came back")
                 });
             }
         }

@@ -71,7 +71,7 @@ impl Gossiper {
         requests.set_regions(others.clone().map(number_of));
         Self {
             outbox: Outbox::new(config, others.map(number_of)),
-            inbox: Inbox::new(),
+            inbox: Inbox::new(rng.any()),
             requests,
             asked: BTreeMap::new(),
             last_question: 0,
@@ -237,23 +237,22 @@ impl Region {
         let Import { message, failed, stored, .. } = import;
         let RegionMessage { from: to, boot, to: from, number, .. } = message;
         let Some(gossiper) = self.gossipers.get_mut(&from.node).filter(|_| stored > 0) else { return };
-        let forgot = gossiper.inbox.must_ask(&name_of(to));
+        let memory = gossiper.inbox.memory();
         let partitioned = gossiper.outbox.partitioned().any(|third| third != number_of(to.region));
-        let mut ack = RegionAck { from, to, boot, number, forgot, failed, partitioned };
+        let mut ack = RegionAck { from, to, boot, number, memory, failed, partitioned };
         cx.bugs.alter_region_ack(&mut ack);
         links::send(cx, from.region, to.region, || Event::AckArrives(ack.clone()));
     }
 
     /// Handles the acknowledgement of a message.
     pub fn receive_ack(&mut self, cx: &mut Context<'_>, ack: RegionAck) {
-        let RegionAck { from, to: NodeId { node, .. }, boot, number, forgot, failed, partitioned } = ack;
+        let RegionAck { from, to: NodeId { node, .. }, boot, number, memory, failed, partitioned } = ack;
         let now = self.node_time(cx, node);
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
         gossiper.unacknowledged.remove(&(from.region, number));
         failed.iter().for_each(|key| gossiper.outbox.retell(key));
         gossiper.outbox.hear_partitioned(number_of(from.region), number, partitioned, now);
-        gossiper.outbox.acknowledge(number_of(from.region), number, forgot, now);
-        if forgot {
+        if gossiper.outbox.acknowledge(number_of(from.region), number, memory, now) {
             cx.trace_in(self.index, |_| format!("node {node} tells region {} everything again", from.region));
         }
         self.notice_partitions(cx, node);

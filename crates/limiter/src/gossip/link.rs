@@ -1,11 +1,13 @@
 //! What a node knows of its talk to one other region: what it has told, and whether it is heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::NodeTime;
 
 /// The most messages that wait for their acknowledgement at a time. At the usual interval they are those of 3 seconds.
 const MAX_IN_FLIGHT: usize = 32;
+/// Memories that are kept. A region has fewer nodes.
+const MAX_MEMORIES: usize = 64;
 /// The most of them that have reports.
 const MAX_TELLING: usize = 4;
 /// The bytes of reports in a message, at first and at the least. Each fast acknowledgement doubles them. Each slow one and
@@ -37,6 +39,8 @@ pub struct Link {
     heals_since: Option<NodeTime>,
     /// Since when the region says that a third region does not hear it.
     says_partitioned_since: Option<NodeTime>,
+    /// The memories of the region's nodes with which it was told everything, the latest met last.
+    memories: VecDeque<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +65,7 @@ impl Default for Link {
             partitioned_since: None,
             heals_since: None,
             says_partitioned_since: None,
+            memories: VecDeque::new(),
         }
     }
 }
@@ -97,13 +102,18 @@ impl Link {
         self.last_number
     }
 
-    /// A message is acknowledged. If the region `forgot` what it was told, everything is told again. An acknowledgement
-    /// that took longer than `slow_us` is slow, one that took less than half of that is fast.
-    pub fn acknowledge(&mut self, number: u64, forgot: bool, slow_us: u64, now: NodeTime) {
-        if forgot {
+    /// A message is acknowledged by a node with a [memory](super::Inbox::memory). If the memory is new, everything is told
+    /// again, and this returns true. An acknowledgement that took longer than `slow_us` is slow, one that took less than half of that is fast.
+    pub fn acknowledge(&mut self, number: u64, memory: u64, slow_us: u64, now: NodeTime) -> bool {
+        let is_new = !self.memories.contains(&memory);
+        if is_new {
+            if self.memories.len() == MAX_MEMORIES {
+                self.memories.pop_front();
+            }
+            self.memories.push_back(memory);
             self.told = 0;
         }
-        let Some(InFlight { sent, tells, .. }) = self.in_flight.remove(&number) else { return };
+        let Some(InFlight { sent, tells, .. }) = self.in_flight.remove(&number) else { return is_new };
         let took_us = now.since(sent);
         if tells && took_us > slow_us {
             self.budget = (self.budget / 2).max(MIN_BUDGET);
@@ -118,6 +128,7 @@ impl Link {
         if self.partitioned_since.is_some() {
             self.heals_since.get_or_insert(now);
         }
+        is_new
     }
 
     /// A message is lost, or its outcome is unknown: it is told again.
@@ -179,29 +190,60 @@ mod tests {
 
     const AFTER: u64 = 2_000_000;
     const SLOW: u64 = 500_000;
+    const MEMORY: u64 = 7;
 
     fn at(ms: u64) -> NodeTime {
         NodeTime(ms * 1000)
     }
 
+    /// A link to a region whose node has met this one.
+    fn link() -> Link {
+        Link { memories: VecDeque::from([MEMORY]), ..Link::default() }
+    }
+
     #[test]
     fn a_lost_message_is_told_again_and_later_ones_need_not_wait() {
-        let mut link = Link::default();
+        let mut link = link();
         let (first, second) = (link.send(5, at(0)), link.send(9, at(100)));
         assert_eq!(link.told(), 9);
-        link.acknowledge(second, false, SLOW, at(200));
+        link.acknowledge(second, MEMORY, SLOW, at(200));
         link.fail(first);
         assert_eq!(link.told(), 0);
         let third = link.send(9, at(300));
-        link.acknowledge(third, false, SLOW, at(400));
+        link.acknowledge(third, MEMORY, SLOW, at(400));
         assert_eq!(link.told(), 9);
-        link.acknowledge(third, true, SLOW, at(450));
-        assert_eq!(link.told(), 0, "the region has forgotten");
+    }
+
+    #[test]
+    fn a_region_that_has_forgotten_is_told_everything_again_even_if_its_first_acknowledgement_is_lost() {
+        let mut link = link();
+        let [first, lost, second, third] = [5, 6, 7, 8].map(|version| link.send(version, at(0)));
+        link.acknowledge(first, MEMORY, SLOW, at(100));
+        link.fail(lost);
+        assert_eq!(link.told(), 5);
+        link.acknowledge(second, MEMORY + 1, SLOW, at(200));
+        assert_eq!(link.told(), 0, "it tells that it has forgotten");
+        link.send(8, at(300));
+        link.acknowledge(third, MEMORY + 1, SLOW, at(400));
+        assert_eq!(link.told(), 8, "once is enough");
+        let fourth = link.send(9, at(500));
+        link.acknowledge(fourth, MEMORY, SLOW, at(600));
+        assert_eq!(link.told(), 9, "another node of the region, which remembers what it was told");
+    }
+
+    #[test]
+    fn a_link_keeps_few_memories() {
+        let mut link = link();
+        for memory in 0..1000 {
+            let number = link.send(1, at(0));
+            link.acknowledge(number, memory, SLOW, at(100));
+        }
+        assert_eq!(link.memories.len(), MAX_MEMORIES);
     }
 
     #[test]
     fn a_region_that_cannot_keep_up_is_told_less_at_a_time() {
-        let mut link = Link::default();
+        let mut link = link();
         let numbers: Vec<u64> = (1..=4).map(|version| link.send(version, at(0))).collect();
         assert_eq!(link.budget(), 0, "four messages wait");
         link.send(4, at(100));
@@ -210,19 +252,19 @@ mod tests {
         assert_eq!(link.budget(), FIRST_BUDGET / 16);
         for version in 5..15 {
             let number = link.send(version, at(200));
-            link.acknowledge(number, false, SLOW, at(300));
+            link.acknowledge(number, MEMORY, SLOW, at(300));
         }
         assert_eq!(link.budget(), MAX_BUDGET);
         for (took_ms, budget) in [(400, MAX_BUDGET), (600, MAX_BUDGET / 2), (600, MAX_BUDGET / 4)] {
             let number = link.send(link.told() + 1, at(1000));
-            link.acknowledge(number, false, SLOW, at(1000 + took_ms));
+            link.acknowledge(number, MEMORY, SLOW, at(1000 + took_ms));
             assert_eq!(link.budget(), budget, "{took_ms} ms");
         }
     }
 
     #[test]
     fn a_region_that_acknowledges_nothing_is_partitioned_even_if_messages_fail_at_once() {
-        let mut link = Link::default();
+        let mut link = link();
         for ms in (0..2000).step_by(100) {
             let number = link.send(1, at(ms));
             link.fail(number);
@@ -235,12 +277,12 @@ mod tests {
 
     #[test]
     fn a_partition_ends_after_acknowledgements_have_come_for_a_while_and_all_is_told() {
-        let mut link = Link::default();
+        let mut link = link();
         link.send(1, at(0));
         link.judge(AFTER, true, at(2000));
         for ms in (3000..5000).step_by(100) {
             let number = link.send(1, at(ms));
-            link.acknowledge(number, false, SLOW, at(ms + 50));
+            link.acknowledge(number, MEMORY, SLOW, at(ms + 50));
             link.judge(AFTER, true, at(ms + 50));
             assert!(link.partitioned_since().is_some(), "{ms}");
         }
@@ -252,10 +294,10 @@ mod tests {
 
     #[test]
     fn a_region_says_that_it_is_partitioned_until_it_says_later_that_it_is_not() {
-        let mut link = Link::default();
+        let mut link = link();
         let says = |link: &mut Link, number, partitioned, ms| {
             link.hear_partitioned(number, partitioned, at(ms));
-            link.acknowledge(number, false, SLOW, at(ms));
+            link.acknowledge(number, MEMORY, SLOW, at(ms));
             link.says_partitioned_since()
         };
         let [first, second, third, fourth] = [0, 100, 200, 300].map(|ms| link.send(1, at(ms)));
@@ -268,14 +310,14 @@ mod tests {
 
     #[test]
     fn a_link_that_fails_again_and_again_stays_partitioned() {
-        let mut link = Link::default();
+        let mut link = link();
         link.send(1, at(0));
         link.judge(AFTER, true, at(2000));
         for second in 3..60 {
             // One acknowledgement, then nothing for three seconds.
             if second % 3 == 0 {
                 let number = link.send(1, at(second * 1000));
-                link.acknowledge(number, false, SLOW, at(second * 1000 + 1));
+                link.acknowledge(number, MEMORY, SLOW, at(second * 1000 + 1));
                 link.send(1, at(second * 1000 + 2));
             }
             link.judge(AFTER, true, at(second * 1000 + 500));

@@ -104,11 +104,11 @@ impl Outbox {
         messages
     }
 
-    /// A region acknowledges a message.
-    pub fn acknowledge(&mut self, from: RegionNumber, number: u64, forgot: bool, now: NodeTime) {
-        if let Some(link) = self.links.get_mut(&from) {
-            link.acknowledge(number, forgot, self.config.slow_us(), now);
-        }
+    /// A node of a region acknowledges a message. `memory` names what it remembers ([`Inbox::memory`](super::Inbox::memory)).
+    /// Returns true if it may have forgotten what it was told, so everything is told again.
+    pub fn acknowledge(&mut self, from: RegionNumber, number: u64, memory: u64, now: NodeTime) -> bool {
+        let slow_us = self.config.slow_us();
+        self.links.get_mut(&from).is_some_and(|link| link.acknowledge(number, memory, slow_us, now))
     }
 
     /// A region says, in the acknowledgement of a message, whether a third region does not hear it. Call this
@@ -183,7 +183,7 @@ mod tests {
                 if ms < 2000 {
                     outbox.fail(OTHER, message.number);
                 } else {
-                    outbox.acknowledge(OTHER, message.number, false, at(ms + 50));
+                    outbox.acknowledge(OTHER, message.number, 7, at(ms + 50));
                 }
             }
             states.push(outbox.partitioned_since().is_some());

@@ -76,7 +76,9 @@ impl BugInjector for Planted {
     }
 
     fn alter_region_ack(&mut self, ack: &mut RegionAck) {
-        ack.forgot &= self.bug != Bug::NeverAsksAgain;
+        if self.bug == Bug::NeverAsksAgain {
+            ack.memory = 0;
+        }
     }
 
     fn notices_partitions(&mut self, _: CoreId) -> bool {
