@@ -135,8 +135,11 @@ impl BatchGenerator {
             Grid::Rolling { window_ms, cells } => window_ms.div_ceil(cells.into()),
             Grid::Calendar { .. } => 400,
         };
-        // Most keys are simple: only their own incarnation charges them.
+        // Most keys are simple: only their own incarnation charges them. Other regions report some of these.
         let simple = kind > 9 && !self.random.one_in(50);
+        if simple && (self.number / 500).is_multiple_of(3) && self.random.one_in(4) {
+            return self.report_of_another_region(grid, width_ms, max_hits);
+        }
         let (mut seen, mut returns, mut debts) = (Vec::<Cell>::new(), Vec::new(), Debts::default());
         if let Some(Seen::Window { incarnation, cell_ms, cells, debts: seen_debts, .. }) = last_seen {
             if !self.random.one_in(4) {
@@ -219,6 +222,21 @@ impl BatchGenerator {
             Share { since_ms, part: Part { weight, weights: u32::try_from(weights).unwrap() } }
         });
         Counter::Window { grid, limit, seen: seen.as_slice().into(), returns, debts, lease, share, escrow }
+    }
+
+    /// Returns the import of a few counts of the current cell, and seldom of another one.
+    fn report_of_another_region(&mut self, grid: Grid, width_ms: u64, max_hits: u64) -> Counter {
+        let ms = self.now.millis();
+        let start_ms = ms - ms % width_ms + if self.random.one_in(20) { width_ms } else { 0 };
+        let entries = (0..1 + self.random.below(3)).map(|_| {
+            let region = RegionNumber(1 + u16::try_from(self.random.below(3)).unwrap());
+            let number = if self.random.one_in(50) { FLOOR } else { Incarnation(1 + self.random.below(2)) };
+            let most = if self.random.one_in(50) { 1 << 33 } else { max_hits.min(1000) };
+            let charged = self.random.size(most);
+            Entry { incarnation: number.of_region(region), charged, returned: self.random.below(charged + 1) }
+        });
+        let cell = Cell { start_ms, entries: entries.collect() };
+        Counter::Import { grid, cells: [cell].as_slice().into() }
     }
 
     /// Rights that move between this region and one of the others, 1 to 3.

@@ -1,5 +1,6 @@
 -- Cells of window counters (cell.rs). Cells are a list of { start_ms, entries }, the newest first. The entries of a
--- cell are a list of { region, incarnation, charged, returned }, the oldest first. The region is 0 for the store's own.
+-- cell are a list of { region, incarnation, charged, returned }, those of the store's own region before those of others,
+-- of each region the oldest first. The region is 0 for the store's own.
 -- Notes are entries that count no hits (notes.rs).
 
 local function is_note(entry)
@@ -60,7 +61,9 @@ local function entry_of(cell, incarnation, region)
   local entry = find_entry(cell, incarnation, region)
   if not entry then
     entry = { region = region, incarnation = incarnation, charged = 0, returned = 0 }
-    table.insert(cell.entries, entry)
+    local at = #cell.entries + 1
+    while region == 0 and at > 1 and cell.entries[at - 1].region ~= 0 do at = at - 1 end
+    table.insert(cell.entries, at, entry)
   end
   return entry
 end
@@ -200,6 +203,15 @@ local function read_cells(text, position)
     cells[i] = { start_ms = start_ms, entries = entries }
   end
   return cells, position
+end
+
+-- Adds the entries of other regions that begin at `position`, in the short form of shared.lua.
+local function read_others(entries, text, position, count)
+  for _ = 1, count do
+    local region, incarnation, charged, returned
+    region, incarnation, charged, returned, position = unpack(OTHER_FORMAT, text, position)
+    entries[#entries + 1] = { region = region, incarnation = incarnation, charged = charged, returned = returned }
+  end
 end
 
 -- Writes the cells from the one at `first` to the one at `last`.

@@ -1,9 +1,11 @@
 -- The compact path, which serves most items without creating a table or a closure.
 --
 -- It serves a compact item of a window (one run of asks, or one return, or both) if the key has no record, or a record
--- of one cell that the current incarnation alone has charged. It leaves every other case to the general path. Where
--- both paths could serve an item, they write the same bytes.
+-- of one cell that the current incarnation alone has charged, and of what other regions charged to it. It leaves every
+-- other case to the general path. Where both paths could serve an item, they write the same bytes.
 
+-- What counts the entries of other regions (shared.lua), once an item needs it.
+local shared
 local now_ms = (now - now % 1000) / 1000
 
 -- Returns the reply to a compact item. Returns nothing, and has changed nothing, if the general path must serve the
@@ -11,7 +13,7 @@ local now_ms = (now - now % 1000) / 1000
 local function serve_compact(key, kind, position)
   local window_ms, older_cells, limit, want, holders, min_left_us
   local has_ask, hits, count = kind >= HAS_ASK, 0, 0
-  local seen_ms, seen_incarnation, seen_charged, seen_returned
+  local seen_ms, seen_incarnation, seen_charged, seen_returned, seen_others
   local return_ms, return_incarnation, return_tokens
   window_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   local width_ms = window_ms
@@ -25,6 +27,10 @@ local function serve_compact(key, kind, position)
   if kind % (2 * HAS_SEEN) >= HAS_SEEN then
     seen_ms, seen_incarnation, seen_charged, seen_returned, position = unpack('>I6I6I7I7', batch, position)
   end
+  if kind % (2 * HAS_OTHERS) >= HAS_OTHERS then
+    shared = shared or load_part('shared')
+    seen_others, position = shared.read(position)
+  end
   if kind % (2 * HAS_RETURN) >= HAS_RETURN then
     return_ms, return_incarnation, return_tokens = unpack('>I6I6I7', batch, position)
   end
@@ -35,20 +41,23 @@ local function serve_compact(key, kind, position)
 
   local stored = call('GET', key)
   -- `has_cell` is true if the record or the node knows the current cell.
-  local incarnation, charged, returned, has_cell = new_incarnation, 0, 0, false
+  local incarnation, charged, returned, others, has_cell = new_incarnation, 0, 0, '', false
   -- The only entry of the replay guard, if there is one.
   local applied_holder, applied_batch, applied_end
   if stored then
     -- The length tells the records apart that this path can read: RECORD_TINY has 12 bytes, RECORD_SINGLE has 19, or 38
-    -- with one entry of the replay guard.
+    -- with one entry of the replay guard, and RECORD_SHARED has 19 and those of the entries.
     local size, record_kind, cell_second = #stored
     if size == 12 then
       record_kind, incarnation, cell_second, charged = unpack('>BI6I4B', stored)
       if record_kind ~= RECORD_TINY then return end
-    elseif size == 19 or size == 38 then
+    elseif size >= 19 then
       record_kind, incarnation, cell_second, charged, returned = unpack('>BI6I4I4I4', stored)
-      if record_kind ~= RECORD_SINGLE then return end
-      if size == 38 then
+      if record_kind == RECORD_SHARED then
+        others = string.sub(stored, 20)
+      elseif record_kind ~= RECORD_SINGLE or size > 38 then
+        return
+      elseif size == 38 then
         applied_holder, applied_batch, applied_end = unpack('>I6I6I7', stored, 20)
         if applied_end < now then applied_holder = nil end
       end
@@ -60,13 +69,17 @@ local function serve_compact(key, kind, position)
     has_cell = cell_ms == start_ms
     if not has_cell then
       if cell_ms >= oldest_ms then return end
-      charged, returned = 0, 0
+      charged, returned, others = 0, 0, ''
     end
   end
   if seen_ms == start_ms then
     if seen_incarnation ~= incarnation or seen_charged == 0 then return end
     if seen_charged > charged then charged = seen_charged end
     if seen_returned > returned then returned = seen_returned end
+    if seen_others and seen_others ~= others then
+      others = shared.merge(others, seen_others)
+      if not others then return end
+    end
     has_cell = true
   elseif seen_ms and seen_ms >= oldest_ms then
     return
@@ -88,8 +101,15 @@ local function serve_compact(key, kind, position)
     end
   end
 
+  local used = charged > returned and charged - returned or 0
+  if others ~= '' then
+    -- The record of such a key has no room for a replay guard.
+    if applied_holder then return end
+    shared = shared or load_part('shared')
+    used = used + shared.used(others)
+  end
   -- A counter without a limit denies nothing, however much is counted.
-  local available, used = limit, charged > returned and charged - returned or 0
+  local available = limit
   if limit < MAX_COUNT then available = limit > used and limit - used or 0 end
   local tokens = hits * count
   -- The general path computes when a denied ask would fit.
@@ -108,6 +128,8 @@ local function serve_compact(key, kind, position)
   if applied_holder then
     record = pack('>BI6I4I4I4I6I6I7', RECORD_SINGLE, incarnation, start_ms / 1000, charged, returned, applied_holder,
       applied_batch, applied_end)
+  elseif others ~= '' then
+    record = pack('>BI6I4I4I4', RECORD_SHARED, incarnation, start_ms / 1000, charged, returned) .. others
   elseif returned > 0 or charged > 255 then
     record = pack('>BI6I4I4I4', RECORD_SINGLE, incarnation, start_ms / 1000, charged, returned)
   else
@@ -116,6 +138,10 @@ local function serve_compact(key, kind, position)
   local expires_ms, reset_at = end_ms + older_cells * width_ms, now
   if used > 0 then reset_at = expires_ms * 1000 end
   if record ~= stored then call('SET', key, record, 'PXAT', format_ms(expires_ms)) end
+  if others ~= '' then
+    return shared.reply(others, has_ask, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
+      charged, returned)
+  end
   return pack('>BI4I4I7I7I6I6I6I7I7', has_ask and COMPACT_GRANTED or COMPACT_RETURNED, count, want, available - tokens,
     reset_at, incarnation, start_ms, end_ms, charged, returned)
 end

@@ -46,6 +46,9 @@ elseif new_incarnation >= FIRST_NOTE then
   new_incarnation = FIRST_NOTE - 1
 end
 
+-- The record of the lane, once an item has read it (lane.lua).
+local lane
+
 -- Returns an instant in milliseconds as the decimal text that Redis reads. It keeps the last text: formatting a number
 -- is expensive, and most keys of a batch expire together.
 local formatted_ms, formatted

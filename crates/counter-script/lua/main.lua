@@ -5,8 +5,12 @@ local function serve(key, kind, position)
   if kind >= KIND_COMPACT then
     local reply = serve_compact(key, kind, position)
     if reply then return reply end
+  elseif kind > IMPORT and kind < IMPORT + KIND_CALENDAR then
+    shared = shared or load_part('shared')
+    local reply = shared.import(key, position)
+    if reply then return reply end
   end
-  serve_general = serve_general or load_general()
+  serve_general = serve_general or load_part('general')
   return serve_general(key, kind, position)
 end
 

@@ -6,7 +6,7 @@ local function read_compact_item(kind, position)
   local window_ms, older_cells, limit, want, holders, min_left_us
   window_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   local item = {
-    grid = grid_of(window_ms, older_cells, kind % KIND_COMPACT == KIND_SLIDING), limit = limit, want = want,
+    grid = grid_of(window_ms, older_cells, kind % HAS_OTHERS == KIND_SLIDING), limit = limit, want = want,
     holders = holders, min_left_us = min_left_us, refund = 0, asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
   }
   if kind >= HAS_ASK then
@@ -19,6 +19,11 @@ local function read_compact_item(kind, position)
     start_ms, incarnation, charged, returned, position = unpack('>I6I6I7I7', batch, position)
     local entry = { region = 0, incarnation = incarnation, charged = charged, returned = returned }
     item.seen[1] = { start_ms = start_ms, entries = { entry } }
+  end
+  if kind % (2 * HAS_OTHERS) >= HAS_OTHERS then
+    local count = unpack('>B', batch, position)
+    read_others(item.seen[1].entries, batch, position + 1, count)
+    position = position + 1 + count * OTHER_SIZE
   end
   if kind % (2 * HAS_RETURN) >= HAS_RETURN then item.returns = 1 end
   item.returns_position = position

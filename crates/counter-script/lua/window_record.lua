@@ -5,11 +5,13 @@
 --   RECORD_TINY    one cell with fewer than 256 hits, none of them returned, and an empty `applied`. Most keys have this
 --                  record, in 12 bytes.
 --   RECORD_SINGLE  one cell, its returns, and `applied`.
+--   RECORD_SHARED  one cell, its returns, and up to MAX_FOREIGN_ENTRIES entries of other regions (shared.lua). The own
+--                  region may have charged nothing.
 --   RECORD_PLAIN   several cells without returns, and an empty `applied`.
 --   RECORD_FULL    everything.
 --
 -- The shapes other than RECORD_FULL are for windows without debts, without a log and without a partition, whose cells
--- begin at whole seconds and hold the charges of the record's own incarnation alone.
+-- begin at whole seconds and hold the charges of the record's own incarnation alone, beside those of other regions.
 
 local function simple_cell(incarnation, second, charged, returned)
   local entry = { region = 0, incarnation = incarnation, charged = charged, returned = returned }
@@ -31,6 +33,13 @@ local function read_window(text)
       batch_of_holder, position = read_applied_batch(text, position)
       table.insert(window.applied, batch_of_holder)
     end
+  elseif shape == RECORD_SHARED then
+    local second, charged, returned
+    second, charged, returned, position = unpack('>I4I4I4', text, position)
+    local cell = simple_cell(incarnation, second, charged, returned)
+    if charged == 0 then cell.entries = {} end
+    read_others(cell.entries, text, position, (#text - position + 1) / OTHER_SIZE)
+    window.cells[1] = cell
   elseif shape == RECORD_PLAIN then
     local count
     count, position = unpack('>B', text, position)
@@ -55,16 +64,60 @@ local function read_window(text)
   return window
 end
 
--- Returns true if a shape other than RECORD_FULL can hold the window.
+local function has_more_than_cells(window)
+  return #window.debts > 0 or #window.log > 0 or window.noticed
+end
+
+local function begins_at_short_second(cell)
+  return cell.start_ms % 1000 == 0 and cell.start_ms < U32_RANGE * 1000
+end
+
+-- Returns true if an entry is that of `incarnation`, and has numbers of four bytes.
+local function is_short(entry, incarnation)
+  return entry.incarnation == incarnation and entry.charged < U32_RANGE and entry.returned < U32_RANGE
+end
+
+-- Returns true if RECORD_TINY, RECORD_SINGLE or RECORD_PLAIN can hold the window.
 local function is_simple(window)
-  if #window.debts > 0 or #window.log > 0 or window.noticed then return false end
+  if has_more_than_cells(window) then return false end
   for _, cell in ipairs(window.cells) do
     local only = #cell.entries == 1 and cell.entries[1]
-    local own = only and only.region == 0 and only.incarnation == window.incarnation
-    local fits = own and only.charged < U32_RANGE and only.returned < U32_RANGE
-    if not fits or cell.start_ms % 1000 ~= 0 or cell.start_ms >= U32_RANGE * 1000 then return false end
+    local fits = only and only.region == 0 and is_short(only, window.incarnation)
+    if not fits or not begins_at_short_second(cell) then return false end
   end
   return true
+end
+
+-- Returns true if RECORD_SHARED can hold the window.
+local function is_shared(window)
+  local cells = window.cells
+  if has_more_than_cells(window) or #window.applied > 0 or #cells > 1 or not begins_at_short_second(cells[1]) then
+    return false
+  end
+  local others = 0
+  for i, entry in ipairs(cells[1].entries) do
+    local is_other = entry.region ~= 0
+    if not is_short(entry, is_other and entry.incarnation or window.incarnation) then return false end
+    if is_other then
+      if entry.incarnation >= FIRST_NOTE then return false end
+      others = others + 1
+    elseif i > 1 or entry.charged == 0 then
+      return false
+    end
+  end
+  return others > 0 and others <= MAX_FOREIGN_ENTRIES
+end
+
+local function write_shared(window)
+  local cell = window.cells[1]
+  local own = find_entry(cell, window.incarnation, 0) or { charged = 0, returned = 0 }
+  local out = { pack('>BI6I4I4I4', RECORD_SHARED, window.incarnation, cell.start_ms / 1000, own.charged, own.returned) }
+  for _, entry in ipairs(cell.entries) do
+    if entry.region ~= 0 then
+      out[#out + 1] = pack(OTHER_FORMAT, entry.region, entry.incarnation, entry.charged, entry.returned)
+    end
+  end
+  return table.concat(out)
 end
 
 local function write_single(window)
@@ -92,6 +145,8 @@ local function write_window(window)
       end
       return table.concat(out)
     end
+  elseif is_shared(window) then
+    return write_shared(window)
   end
   local out = { pack('>BI6', RECORD_FULL, window.incarnation) }
   write_cells(out, cells, 1, #cells)

@@ -6,23 +6,26 @@
 //!
 //! ```text
 //! head             reads the batch
-//! compact          serves most items
-//! load_general     a function, called when the first item needs it
+//! load_part        a function, called when the first item needs a part
+//!   lane
+//!   shared           counts of other regions on the compact path
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
 //!     cell, grid, hit_log, usage, share, escrow, debts, window_record, window, import, transfer
 //!   load_bucket      a function, called for the first bucket
 //!     ticks, bucket
 //!   dispatch
+//! compact          serves most items
 //! main             serves the items
 //! ```
 //!
 //! Lua creates the closures of a script anew on each call. Those of the general path would cost a third of most
 //! batches, which need none of them. That is why the general path is the body of a function that the script calls only
 //! if an item needs it. The functions also keep the script away from two limits of Lua 5.1: 200 local variables in a
-//! function, and 60 variables of enclosing functions that a function may use. For the same reasons each group of
-//! constants is defined in the function that uses it.
+//! function, and 60 variables of enclosing functions that a function may use. Constants are no variables: their values
+//! are written in place of their names.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{LazyLock, OnceLock};
 
@@ -36,9 +39,10 @@ use sha1::{Digest as _, Sha1};
 
 use crate::wire::codes::{
     BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, GLOBAL_ESCROW,
-    GLOBAL_SHARE, HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, IMPORTED, KIND_BUCKET, KIND_CALENDAR,
-    KIND_COMPACT, KIND_GIVE, KIND_SLIDING, KIND_TAKE, OUT_OF_BOUNDS, RECORD_BUCKET, RECORD_FULL, RECORD_PLAIN,
-    RECORD_SINGLE, RECORD_TINY, SPENDING_LOST, TAKEN, U32_RANGE, VERSION, WINDOW_DONE,
+    GLOBAL_SHARE, HAS_ASK, HAS_OTHERS, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, IMPORTED, KIND_BUCKET, KIND_CALENDAR,
+    KIND_COMPACT, KIND_GIVE, KIND_SLIDING, KIND_TAKE, OTHER_FORMAT, OTHER_SIZE, OUT_OF_BOUNDS, RECORD_BUCKET,
+    RECORD_FULL, RECORD_PLAIN, RECORD_SHARED, RECORD_SINGLE, RECORD_TINY, SPENDING_LOST, TAKEN, U32_RANGE, VERSION,
+    WINDOW_DONE, WITH_OTHERS,
 };
 
 /// What a batch does: `limiter::counter::apply` in Lua.
@@ -90,10 +94,10 @@ impl Script {
 /// The incarnation that stands for all, as a number.
 const FLOOR: u64 = counter::FLOOR.0;
 
-/// Defines Rust constants as local variables of the same names in Lua.
+/// Pairs the names of Rust constants with their values in Lua.
 macro_rules! constants {
     ($($name:ident),* $(,)?) => {
-        [$(format!("local {} = {}\n", stringify!($name), $name)),*].concat()
+        HashMap::from([$((stringify!($name), $name.to_string())),*])
     };
 }
 
@@ -105,73 +109,72 @@ macro_rules! file {
 }
 
 /// Returns a Lua function that has `parts` as its body.
-fn function(name: &str, parts: &[&str]) -> String {
-    format!("local function {name}()\n{}end\n", parts.concat())
+fn function(head: &str, parts: &[&str]) -> String {
+    format!("local function {head}\n{}end\n", parts.concat())
 }
 
 /// Assembles the counter script.
 fn counters() -> String {
-    let window = function(
-        "load_window",
-        &[
-            &constants! {
-                WEIGHT_ONE, MAX_LIMIT, MAX_ENTRIES, MAX_FOREIGN_ENTRIES, MAX_REGIONS, MAX_DEBTS,
-                MAX_LOG, MAX_LOGGED_HITS, RECORD_PLAIN, RECORD_FULL, KIND_SLIDING, KIND_CALENDAR,
-                OUT_OF_BOUNDS, WINDOW_DONE, HAS_REGIONS, IMPORTED, NOTICE_TOLERANCE_MS, GLOBAL_SHARE, GLOBAL_ESCROW,
-                ESCROW_DONE, GIVEN, TAKEN, SPENDING_LOST, MAX_NOTES, MAX_TRANSFER_CELLS,
-                LANE_TIME_STEP_MS, KEPT_AFTER_CELL_MS,
-                NOTE_CONFIRMED, NOTE_FENCED, NOTE_RIGHTS, FORECAST_PARTS, MAX_FORECAST,
-            },
-            file!("cell"),
-            file!("grid"),
-            file!("hit_log"),
-            file!("usage"),
-            file!("share"),
-            file!("escrow"),
-            file!("debts"),
-            file!("window_record"),
-            file!("window"),
-            file!("import"),
-            file!("transfer"),
-        ],
-    );
-    let bucket = function(
-        "load_bucket",
-        &[
-            &constants! {
-                TICKS_PER_MICRO, MAX_OVERDRAFT_US, MAX_OVERDRAFT_HITS, RECORD_BUCKET, BUCKET_DONE,
-            },
-            file!("ticks"),
-            file!("bucket"),
-        ],
-    );
-    let general = function(
-        "load_general",
-        &[
-            &constants! {
-                MAX_HOLDERS, KIND_BUCKET, IMPORT, KIND_GIVE, KIND_TAKE,
-            },
-            file!("general"),
-            file!("replay_guard"),
-            file!("grants"),
-            &window,
-            &bucket,
-            file!("dispatch"),
-        ],
-    );
-    [
-        &*constants! {
-            VERSION, BATCH_LATE, BATCH_RAN, REPLICATION_MARKS, FLOOR, FIRST_NOTE, MAX_COUNT, KIND_COMPACT,
-            HAS_SEEN, HAS_RETURN,
-            HAS_ASK, FAILED, COMPACT_GRANTED, COMPACT_RETURNED, RECORD_TINY, RECORD_SINGLE, U32_RANGE,
-            MAX_LOGGED_LIMIT,
-        },
-        file!("head"),
-        file!("compact"),
-        &general,
-        file!("main"),
-    ]
-    .concat()
+    let window = [
+        file!("cell"),
+        file!("grid"),
+        file!("hit_log"),
+        file!("usage"),
+        file!("share"),
+        file!("escrow"),
+        file!("debts"),
+        file!("window_record"),
+        file!("window"),
+        file!("import"),
+        file!("transfer"),
+    ];
+    let window = function("load_window()", &window);
+    let bucket = function("load_bucket()", &[file!("ticks"), file!("bucket")]);
+    let parts = [
+        file!("lane"),
+        "if part == 'shared' then\n",
+        file!("shared"),
+        "end\n",
+        file!("general"),
+        file!("replay_guard"),
+        file!("grants"),
+        &window,
+        &bucket,
+        file!("dispatch"),
+    ];
+    let load = function("load_part(part)", &parts);
+    let text = [file!("head"), &load, file!("compact"), file!("main")].concat();
+    with_constants(&text, &CONSTANTS)
+}
+
+static CONSTANTS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
+    constants! {
+        BATCH_LATE, BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, FIRST_NOTE, FLOOR,
+        FORECAST_PARTS, GIVEN, GLOBAL_ESCROW, GLOBAL_SHARE, HAS_ASK, HAS_OTHERS, HAS_REGIONS, HAS_RETURN, HAS_SEEN,
+        IMPORT, IMPORTED, KEPT_AFTER_CELL_MS, KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_GIVE, KIND_SLIDING,
+        KIND_TAKE, LANE_TIME_STEP_MS, MAX_COUNT, MAX_DEBTS, MAX_ENTRIES, MAX_FORECAST, MAX_FOREIGN_ENTRIES,
+        MAX_HOLDERS, MAX_LIMIT, MAX_LOG, MAX_LOGGED_HITS, MAX_LOGGED_LIMIT, MAX_NOTES, MAX_OVERDRAFT_HITS,
+        MAX_OVERDRAFT_US, MAX_REGIONS, MAX_TRANSFER_CELLS, NOTE_CONFIRMED, NOTE_FENCED, NOTE_RIGHTS,
+        NOTICE_TOLERANCE_MS, OTHER_FORMAT, OTHER_SIZE, OUT_OF_BOUNDS, RECORD_BUCKET, RECORD_FULL, RECORD_PLAIN,
+        RECORD_SHARED, RECORD_SINGLE, RECORD_TINY, REPLICATION_MARKS, SPENDING_LOST, TAKEN, TICKS_PER_MICRO, U32_RANGE,
+        VERSION, WEIGHT_ONE, WINDOW_DONE, WITH_OTHERS,
+    }
+});
+
+/// Writes the value of each constant in place of its name. A local variable would cost more: each function that uses it
+/// takes time to find it when the script creates that function.
+fn with_constants(text: &str, constants: &HashMap<&str, String>) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut replaced = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !line.trim_start().starts_with("--")) {
+        // A word, or what is between two words.
+        for part in line.as_bytes().chunk_by(|a, b| is_word(char::from(*a)) == is_word(char::from(*b))) {
+            let part = String::from_utf8_lossy(part);
+            replaced.push_str(constants.get(&*part).map_or(&*part, String::as_str));
+        }
+        replaced.push('\n');
+    }
+    replaced
 }
 
 #[cfg(test)]
@@ -180,11 +183,9 @@ mod tests {
 
     use super::*;
 
-    /// Returns the names in capital letters of a line of Lua, other than those that Redis defines. Ignores strings and
-    /// comments.
-    fn constants_in(line: &str) -> impl Iterator<Item = &str> {
-        let code = line.split("--").next().unwrap_or_default();
-        let outside = code.split('\'').step_by(2);
+    /// Returns the words in capital letters of a line of Lua, other than those that Redis defines. Ignores strings.
+    fn capital_words(line: &str) -> impl Iterator<Item = &str> {
+        let outside = line.split('\'').step_by(2);
         outside.flat_map(|part| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')).filter(|word| {
             word.len() > 1
                 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
@@ -193,23 +194,21 @@ mod tests {
     }
 
     #[test]
-    fn every_constant_of_the_counter_script_is_defined_before_its_use() {
-        let mut defined = HashSet::new();
+    fn every_constant_of_the_counter_script_has_a_value() {
         for line in COUNTERS.text().lines() {
-            let definition = line.strip_prefix("local ").and_then(|rest| rest.split_once(" = "));
-            match definition.filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
-                Some((name, _)) => assert!(defined.insert(name), "{name} is defined twice"),
-                None => constants_in(line).for_each(|name| assert!(defined.contains(name), "{name} in {line:?}")),
-            }
+            assert_eq!(capital_words(line).next(), None, "in {line:?}");
         }
-        assert!(defined.contains("VERSION") && defined.contains("MAX_LIMIT"));
+        assert!(COUNTERS.text().contains(&format!("if version ~= {VERSION} then")));
     }
 
     #[test]
-    fn every_constant_of_the_counter_script_is_used() {
-        let uses: Vec<&str> = COUNTERS.text().lines().flat_map(constants_in).collect();
-        for name in &uses {
-            assert!(uses.iter().filter(|other| *other == name).count() > 1, "{name} is not used");
-        }
+    fn every_constant_is_used() {
+        let names = CONSTANTS.keys().map(|name| (*name, format!("<{name}>"))).collect();
+        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/lua")).unwrap();
+        let text: String = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        let replaced = with_constants(&text, &names);
+        let unused: HashSet<&str> =
+            CONSTANTS.keys().copied().filter(|name| !replaced.contains(&format!("<{name}>"))).collect();
+        assert_eq!(unused, HashSet::new());
     }
 }

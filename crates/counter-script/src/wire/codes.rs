@@ -2,7 +2,7 @@
 //! names.
 
 /// The version of the batches and the replies.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The version of the records. Nodes whose scripts have the same version read each other's records.
 pub const RECORD_VERSION: u8 = 1;
 
@@ -28,6 +28,13 @@ pub const HAS_REGIONS: u64 = 128;
 
 /// A compact item adds this to the kind of its window.
 pub const KIND_COMPACT: u64 = 16;
+/// A flag in the kind of a compact item: behind the entry of [`HAS_SEEN`], it carries up to
+/// [`limiter::counter::MAX_FOREIGN_ENTRIES`] entries of other regions in the same cell, each in [`OTHER_FORMAT`].
+pub const HAS_OTHERS: u64 = 8;
+/// How an entry of another region is packed: its region, its incarnation, and what was charged and returned.
+pub const OTHER_FORMAT: &str = "'>I2I6I4I4'";
+/// The bytes of [`OTHER_FORMAT`].
+pub const OTHER_SIZE: usize = 16;
 /// A flag in the kind of a compact item: it carries one entry of one cell that the node saw.
 pub const HAS_SEEN: u64 = 32;
 /// A flag in the kind of a compact item: it carries one return.
@@ -49,6 +56,8 @@ pub const BUCKET_DONE: u64 = 3;
 pub const COMPACT_GRANTED: u64 = 4;
 /// A compact reply to an item without asks.
 pub const COMPACT_RETURNED: u64 = 5;
+/// A compact reply adds this if entries of other regions follow it, in [`OTHER_FORMAT`].
+pub const WITH_OTHERS: u64 = 6;
 /// The reply to an import. The epoch of the primary follows.
 pub const IMPORTED: u64 = 6;
 
@@ -68,5 +77,6 @@ pub const RECORD_PLAIN: u8 = RECORD_VERSION << 4 | 2;
 pub const RECORD_FULL: u8 = RECORD_VERSION << 4 | 3;
 pub const RECORD_BUCKET: u8 = RECORD_VERSION << 4 | 4;
 pub const RECORD_SINGLE: u8 = RECORD_VERSION << 4 | 5;
+pub const RECORD_SHARED: u8 = RECORD_VERSION << 4 | 6;
 /// Records other than full ones and buckets hold seconds and counts in four bytes, so these are below this.
 pub const U32_RANGE: u64 = 1 << 32;

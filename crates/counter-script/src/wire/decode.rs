@@ -11,7 +11,7 @@ use limiter::{DebtId, Incarnation, RegionNumber, StoreTime};
 use super::Malformed;
 use super::codes::{
     BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, HAS_REGIONS, IMPORTED,
-    OUT_OF_BOUNDS, SPENDING_LOST, TAKEN, VERSION, WINDOW_DONE,
+    OUT_OF_BOUNDS, SPENDING_LOST, TAKEN, VERSION, WINDOW_DONE, WITH_OTHERS,
 };
 
 /// Reads the reply to a batch of `items` items.
@@ -45,6 +45,9 @@ pub fn decode_reply_with_error(text: &[u8], items: usize) -> Result<(BatchReply,
     let error = reader.error.map(|error| String::from_utf8_lossy(error).into_owned());
     Ok((BatchReply { now, outcome }, error))
 }
+
+const GRANTED_WITH_OTHERS: u64 = COMPACT_GRANTED + WITH_OTHERS;
+const RETURNED_WITH_OTHERS: u64 = COMPACT_RETURNED + WITH_OTHERS;
 
 struct Reader<'a> {
     /// The bytes that were not read yet.
@@ -113,14 +116,16 @@ impl<'a> Reader<'a> {
             })),
             TAKEN => Ok(ItemReply::Taken { epoch_ms: self.get::<6>()?, gained: self.get::<7>()? }),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
-            COMPACT_GRANTED => self.compact(true).map(ItemReply::Done),
-            COMPACT_RETURNED => self.compact(false).map(ItemReply::Done),
+            COMPACT_GRANTED => self.compact(true, false).map(ItemReply::Done),
+            COMPACT_RETURNED => self.compact(false, false).map(ItemReply::Done),
+            GRANTED_WITH_OTHERS => self.compact(true, true).map(ItemReply::Done),
+            RETURNED_WITH_OTHERS => self.compact(false, true).map(ItemReply::Done),
             _ => Err(Malformed),
         }
     }
 
     /// Reads a compact reply. All asks of the item, if it has any, were granted.
-    fn compact(&mut self, has_ask: bool) -> Result<Grant, Malformed> {
+    fn compact(&mut self, has_ask: bool, has_others: bool) -> Result<Grant, Malformed> {
         let count = self.get_u32()?;
         let granted = if has_ask { vec![Granted { count, fits_at: None }] } else { Vec::new() };
         let lease = self.get_u32()?;
@@ -128,9 +133,23 @@ impl<'a> Reader<'a> {
         let incarnation = self.incarnation()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
-        let cells = SeenCells::One { start_ms: cell_ms, entry: Entry { incarnation, charged, returned } };
+        let own = Entry { incarnation, charged, returned };
+        let cells = if has_others {
+            let others = self.list::<1, _>(Self::other)?;
+            let entries = iter::once(own).chain(others).collect();
+            SeenCells::from([Cell { start_ms: cell_ms, entries }].as_slice())
+        } else {
+            SeenCells::One { start_ms: cell_ms, entry: own }
+        };
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts: Vec::new() };
         Ok(Grant { granted, lease, available, reset_at, reported: true, spending: None, seen })
+    }
+
+    /// Reads an entry of another region, as [`OTHER_FORMAT`](super::codes::OTHER_FORMAT) says.
+    fn other(&mut self) -> Result<Entry, Malformed> {
+        let region = RegionNumber(u16::try_from(self.get::<2>()?).map_err(|_| Malformed)?);
+        let incarnation = Incarnation(self.get::<6>()?).of_region(region);
+        Ok(Entry { incarnation, charged: self.get::<4>()?, returned: self.get::<4>()? })
     }
 
     fn window(&mut self) -> Result<Grant, Malformed> {

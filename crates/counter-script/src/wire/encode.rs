@@ -1,13 +1,14 @@
 //! Writes a batch.
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, Counter, Debt, Entry, Escrow, Grid, Hits, Item, Prefetch, SeenCells, Share, Ticks,
-    WindowReturn,
+    Ask, Batch, BucketReturn, Cell, Counter, Debt, Entry, Escrow, Grid, Hits, Item, MAX_FOREIGN_ENTRIES, Prefetch,
+    SeenCells, Share, Ticks, WindowReturn,
 };
 
 use super::codes::{
-    GLOBAL_ESCROW, GLOBAL_NONE, GLOBAL_SHARE, HAS_ASK, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT, KIND_BUCKET,
-    KIND_CALENDAR, KIND_COMPACT, KIND_FIXED, KIND_GIVE, KIND_ROLLING, KIND_SLIDING, KIND_TAKE, VERSION,
+    GLOBAL_ESCROW, GLOBAL_NONE, GLOBAL_SHARE, HAS_ASK, HAS_OTHERS, HAS_REGIONS, HAS_RETURN, HAS_SEEN, IMPORT,
+    KIND_BUCKET, KIND_CALENDAR, KIND_COMPACT, KIND_FIXED, KIND_GIVE, KIND_ROLLING, KIND_SLIDING, KIND_TAKE, U32_RANGE,
+    VERSION,
 };
 
 /// The length of an item has three bytes.
@@ -58,10 +59,17 @@ impl Writer {
         let Counter::Window { grid, limit, seen, returns, debts, lease, share, escrow } = &item.counter else {
             return false;
         };
-        let only = match seen {
+        let seen = match seen {
             SeenCells::Empty => None,
-            SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry)),
-            SeenCells::One { .. } | SeenCells::Many(_) => return false,
+            SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry, [].as_slice())),
+            SeenCells::Many(cells) => match cells.as_slice() {
+                [Cell { start_ms, entries }] => match entries.split_first() {
+                    Some((own, others)) if own.is_own() && are_short(others) => Some((*start_ms, *own, others)),
+                    _ => return false,
+                },
+                _ => return false,
+            },
+            SeenCells::One { .. } => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
         let is_regional = share.is_none() && escrow.is_none();
@@ -70,16 +78,22 @@ impl Writer {
             return false;
         }
         let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };
-        let flags = flag(only.is_some(), HAS_SEEN)
+        let has_others = seen.is_some_and(|(_, _, others)| !others.is_empty());
+        let flags = flag(seen.is_some(), HAS_SEEN)
+            + flag(has_others, HAS_OTHERS)
             + flag(!returns.is_empty(), HAS_RETURN)
             + flag(!item.asks.is_empty(), HAS_ASK);
         self.put::<1>(kind(grid) + KIND_COMPACT + flags);
         self.grid(grid);
         self.limit_and_lease(*limit, *lease);
         item.asks.iter().for_each(|ask| self.hits_and_count(*ask));
-        if let Some((start_ms, entry)) = only {
+        if let Some((start_ms, own, others)) = seen {
             self.put::<6>(start_ms);
-            self.entry(&entry);
+            self.entry(&own);
+            if has_others {
+                self.count::<1>(others.len());
+                others.iter().for_each(|other| self.other(other));
+            }
         }
         returns.iter().for_each(|back| self.window_return(back));
         true
@@ -241,6 +255,14 @@ impl Writer {
         self.put::<7>(entry.returned);
     }
 
+    /// Writes an entry of another region as [`OTHER_FORMAT`](super::codes::OTHER_FORMAT) says.
+    fn other(&mut self, entry: &Entry) {
+        self.put::<2>(entry.incarnation.region().0.into());
+        self.put::<6>(entry.incarnation.number());
+        self.put::<4>(entry.charged);
+        self.put::<4>(entry.returned);
+    }
+
     fn debt(&mut self, debt: &Debt) {
         self.put::<6>(debt.cell_ms);
         self.put::<6>(debt.id.0);
@@ -271,6 +293,13 @@ impl Writer {
         self.put::<7>(micros);
         self.put::<3>(rest);
     }
+}
+
+/// Returns true if a compact item can carry these entries of other regions.
+fn are_short(others: &[Entry]) -> bool {
+    let is_count = |entry: &Entry| !entry.is_own() && !entry.is_note() && !entry.is_floor();
+    let is_short = |entry: &Entry| is_count(entry) && entry.charged < U32_RANGE && entry.returned < U32_RANGE;
+    others.len() <= MAX_FOREIGN_ENTRIES && others.iter().all(is_short)
 }
 
 /// Returns the kind of a window.

@@ -73,7 +73,8 @@ impl Entry {
 pub struct Cell {
     /// Where the cell begins, in milliseconds since the epoch. It names the cell.
     pub start_ms: u64,
-    /// The oldest first: at most [`MAX_ENTRIES`] of the store's own region, and [`MAX_FOREIGN_ENTRIES`] of each other.
+    /// At most [`MAX_ENTRIES`] of the store's own region, then at most [`MAX_FOREIGN_ENTRIES`] of each other. Those of
+    /// each region have the oldest first.
     pub entries: Vec<Entry>,
 }
 
@@ -186,8 +187,11 @@ impl Cell {
     /// The entry of `incarnation`, added if it is missing.
     pub(super) fn entry(&mut self, incarnation: Incarnation) -> &mut Entry {
         let at = self.entries.iter().position(|e| e.incarnation == incarnation).unwrap_or_else(|| {
-            self.entries.push(Entry { incarnation, charged: 0, returned: 0 });
-            self.entries.len() - 1
+            let others = self.entries.iter().rev().take_while(|e| !e.is_own()).count();
+            let is_own = incarnation.region() == RegionNumber::OWN;
+            let at = self.entries.len() - if is_own { others } else { 0 };
+            self.entries.insert(at, Entry { incarnation, charged: 0, returned: 0 });
+            at
         });
         &mut self.entries[at]
     }

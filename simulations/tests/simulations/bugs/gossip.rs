@@ -51,10 +51,13 @@ impl BugInjector for Planted {
         match self.bug {
             Bug::IgnoresOtherRegions => patch(
                 text,
-                &[(
-                    "    local region = entry.region\n    if not",
-                    "    local region = entry.region\n    if region == 0 and not",
-                )],
+                &[
+                    (
+                        "    local region = entry.region\n    if not",
+                        "    local region = entry.region\n    if region == 0 and not",
+                    ),
+                    ("used = used + shared.used(others)", ""),
+                ],
             ),
             Bug::IgnoresWeights => patch(
                 text,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::patch;
-use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, Seen, SeenCells};
+use limiter::counter::{Batch, BatchOutcome, BatchReply, Counter, Hits, ItemReply, REPLICATION_MARKS, Seen, SeenCells};
 use limiter::{Revision, ShardConfig, StoreTime};
 use simulations::bug_injector::BugInjector;
 use simulations::history::{ClientCheck, Decided};
@@ -105,17 +105,18 @@ impl Planted {
 impl BugInjector for Planted {
     fn script(&mut self, text: String) -> String {
         match self.bug {
-            Bug::IgnoresIncarnations => patch(
-                text,
-                &[
-                    (
-                        "if incarnation % REPLICATION_MARKS == replication_mark then return incarnation end",
-                        "do return incarnation end",
-                    ),
-                    ("if incarnation % REPLICATION_MARKS ~= replication_mark then return end", ""),
-                    ("if seen_incarnation ~= incarnation or seen_charged == 0 then return end", ""),
-                ],
-            ),
+            Bug::IgnoresIncarnations => {
+                let is_same = format!("if incarnation % {REPLICATION_MARKS} == replication_mark then");
+                let is_other = format!("if incarnation % {REPLICATION_MARKS} ~= replication_mark then return end");
+                patch(
+                    text,
+                    &[
+                        (&format!("{is_same} return incarnation end"), "do return incarnation end"),
+                        (&is_other, ""),
+                        ("if seen_incarnation ~= incarnation or seen_charged == 0 then return end", ""),
+                    ],
+                )
+            }
             Bug::IgnoresOlderCell => patch(
                 text,
                 &[(
