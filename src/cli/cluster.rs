@@ -218,8 +218,12 @@ fn show(output: Output, status: &Value) {
         return;
     }
     let text = |field: &str| status[field].as_str().unwrap_or("unknown");
-    outln!("cluster {}, leader {}, revision {}", text("name"), text("leader"), status["revision"]);
-    members(status);
+    if text("name").is_empty() {
+        outln!("no cluster, the rules come from a file, revision {}", status["revision"]);
+    } else {
+        outln!("cluster {}, leader {}, revision {}", text("name"), text("leader"), status["revision"]);
+        members(status);
+    }
     regions(status);
     refused::hint(status["refused"].as_u64().unwrap_or(0));
 }

@@ -35,7 +35,7 @@ pub trait ConfigPlane: Send + Sync + 'static {
     fn refused(&self) -> Result<Vec<Refused>, AdminError>;
     /// The settings that the cluster shares.
     fn settings(&self) -> Result<BTreeMap<String, Value>, AdminError>;
-    /// What this node knows of its cluster.
+    /// What this node knows of its cluster. With a rule file, it has only the revision of the rules.
     fn cluster(&self) -> Result<ClusterStatus, AdminError>;
     /// What this node knows of the other regions.
     fn regions(&self) -> Vec<RegionStatus>;

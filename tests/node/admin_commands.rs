@@ -332,6 +332,8 @@ fn a_node_with_a_rule_file_is_read_only_and_its_log_has_no_token() {
     assert!(listed.contains("per-user"), "{listed}");
     let (code, _, error) = ask(TOKEN, &["rules", "rm", "api/all"]);
     assert!(code == Some(1) && error.contains("rules.yaml"), "{error}");
+    let (code, status, error) = ask(TOKEN, &["cluster", "status"]);
+    assert!(code == Some(0) && status.starts_with("no cluster, the rules come from a file"), "{status}{error}");
     let (code, _, error) = ask(WRONG, &["rules", "list"]);
     assert!(code == Some(1) && error.contains("rejects"), "{error}");
     wait_for("the wrong token in the log", || node.log().contains("wrong token").then_some(()));

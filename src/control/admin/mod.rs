@@ -330,7 +330,10 @@ impl ConfigPlane for AdminService {
     }
 
     fn cluster(&self) -> Result<ClusterStatus, AdminError> {
-        Ok(self.consensus()?.status())
+        match &self.source {
+            Source::File(_) => Ok(ClusterStatus { revision: self.book().revision, ..ClusterStatus::default() }),
+            Source::Cluster { consensus, .. } => Ok(consensus.status()),
+        }
     }
 
     fn regions(&self) -> Vec<RegionStatus> {
