@@ -120,6 +120,11 @@ impl Reservation {
         }
     }
 
+    /// True if it asks for more hits than its limit ever grants.
+    fn never_fits(&self) -> bool {
+        self.charging == Charging::IfAllowed && self.hits > self.effective.max_grant()
+    }
+
     /// True if it denies its group.
     pub fn denies(&self) -> bool {
         self.effective.mode == Mode::Enforce && matches!(self.state, ReservationState::Done(AskResult::Denied(_)))
@@ -234,6 +239,12 @@ impl PendingCheck {
             if let Some(fits_at) = reservation.known_denial(keys, now) {
                 reservation.state = ReservationState::Done(AskResult::Denied(fits_at));
             }
+        }
+        // A check that can never pass must not take hits from others meanwhile. Alone, it takes none from anybody, and the
+        // store tells what remains.
+        if reservations.len() > 1 {
+            let impossible = reservations.iter_mut().filter(|r| r.never_fits());
+            impossible.for_each(|r| r.state = ReservationState::Done(AskResult::Denied(None)));
         }
         let uncharged = uncharged_groups(reservations);
         let mut waiting_groups = Vec::new();

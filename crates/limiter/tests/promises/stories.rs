@@ -3,7 +3,7 @@
 use crate::rules::limit;
 use crate::world::{LEASE_US, World};
 use limiter::counter::{Bucket, Rate, Record};
-use limiter::rules::{Algorithm, Condition, Consistency, Match, Quota};
+use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Quota};
 use limiter::{Event, Incarnation, NodeTime, Revision, StoreTime, Ticket};
 use proptest::prelude::*;
 
@@ -194,6 +194,40 @@ fn a_check_that_a_window_denies_does_not_ask_the_bucket() {
     world.check(0, 1, 3);
     world.deliver_all();
     assert_eq!((world.admitted_hits(1), world.missing_hits(1)), (3, 3));
+}
+
+/// A limit of each user, and one that all users share.
+fn own_and_shared(own: u64, shared: u64) -> Vec<Limit> {
+    let mut all = limit("shared", Algorithm::FixedWindow, shared, HOUR, Consistency::Exact);
+    all.per.clear();
+    vec![limit("own", Algorithm::FixedWindow, own, HOUR, Consistency::Exact), all]
+}
+
+#[test]
+fn hits_above_a_limit_lock_nobody_else_out() {
+    let mut world = World::new(2, own_and_shared(5, 100));
+    // It can never pass its own limit. It must not reserve the whole shared one meanwhile.
+    world.check(0, 0, 100);
+    world.deliver_batch(0, false);
+    world.check(1, 1, 1);
+    world.deliver_all();
+    assert_eq!((world.admitted_hits(0), world.admitted_hits(1)), (0, 1));
+    let decision = world.last_decision.take().unwrap();
+    assert!(decision.allowed, "{decision:?}");
+}
+
+#[test]
+fn a_denial_is_forgotten_once_the_hits_that_caused_it_come_back() {
+    let mut world = World::new(1, own_and_shared(5, 6));
+    assert_eq!(check_times(&mut world, 0, 4), 4);
+    // User 0 has one hit left, and reserves what is left of the shared limit until its own limit denies.
+    world.check(0, 0, 2);
+    world.check(0, 1, 1);
+    world.deliver_all();
+    assert_eq!(world.denied, 2);
+    world.check(0, 1, 1);
+    world.deliver_all();
+    assert_eq!(world.admitted_hits(1), 1);
 }
 
 #[test]
