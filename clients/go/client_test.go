@@ -102,10 +102,10 @@ func TestANodeThatFailedIsAskedAfterTheOthers(t *testing.T) {
 	c := client(t, Config{Nodes: []string{failing.URL, url}})
 	now := time.Now()
 	ask(t, c, slow("u1"))
-	if order := c.order(now); order[0].url != url+"/v1/check" {
+	if order := c.order(now); order[0].url != url {
 		t.Fatalf("asked first: %s", order[0].url)
 	}
-	if order := c.order(time.Now().Add(pause)); order[0].url != failing.URL+"/v1/check" {
+	if order := c.order(time.Now().Add(pause)); order[0].url != failing.URL {
 		t.Fatalf("asked first after the pause: %s", order[0].url)
 	}
 }
@@ -321,6 +321,7 @@ func TestAWrongConfigurationIsAnErrorThatNamesTheField(t *testing.T) {
 		"Deadline":           {Nodes: []string{"http://a:1"}, Deadline: -1},
 		"FailMode":           {Nodes: []string{"http://a:1"}, FailMode: "open"},
 		"Token":              {Nodes: []string{"http://a:1"}, Token: "secret\n"},
+		"MaxInFlight":        {Nodes: []string{"http://a:1"}, MaxInFlight: -1},
 		"DenialCacheLongest": {Nodes: []string{"http://a:1"}, DenialCacheLongest: -1},
 	} {
 		if _, err := New(config); err == nil || !strings.Contains(err.Error(), field) {

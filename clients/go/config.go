@@ -27,8 +27,8 @@ const (
 	DefaultDenialCacheSize = 10_000
 	// DefaultDenialCacheLongest is the longest time for which a client remembers a denial.
 	DefaultDenialCacheLongest = time.Minute
-	// maxIdleConnections is how many connections to one node stay open without a request.
-	maxIdleConnections = 64
+	// DefaultMaxInFlight is how many calls of a client are in flight at most.
+	DefaultMaxInFlight = 64
 )
 
 // Config says which nodes a client asks, and what it does when they do not answer.
@@ -47,6 +47,10 @@ type Config struct {
 	// DenialCacheLongest is the longest time for which a denial is remembered, so that a raised limit is noticed. 0
 	// means DefaultDenialCacheLongest.
 	DenialCacheLongest time.Duration
+	// MaxInFlight is how many calls are in flight at most. Others wait for one of these to end, and their wait counts
+	// against the deadline. At most 100 times as many wait; the fail mode decides about every other check at once. 0
+	// means DefaultMaxInFlight.
+	MaxInFlight int
 	// Transport sends the requests. nil means a transport of the client's own, which keeps connections open. A
 	// transport of OpenTelemetry adds the trace context of the caller's ctx.
 	Transport http.RoundTripper
@@ -73,6 +77,9 @@ func (c Config) complete() (Config, error) {
 	if c.DenialCacheLongest < 0 {
 		return c, fmt.Errorf("tidegate: DenialCacheLongest: expected more than 0, not %s", c.DenialCacheLongest)
 	}
+	if c.MaxInFlight < 0 {
+		return c, fmt.Errorf("tidegate: MaxInFlight: expected more than 0, not %d", c.MaxInFlight)
+	}
 	if c.FailMode == "" {
 		c.FailMode = FailAllow
 	}
@@ -88,11 +95,14 @@ func (c Config) complete() (Config, error) {
 	if c.DenialCacheLongest == 0 {
 		c.DenialCacheLongest = DefaultDenialCacheLongest
 	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
 	if c.Transport == nil {
 		c.Transport = &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
 			DialContext:         (&net.Dialer{Timeout: c.Deadline}).DialContext,
-			MaxIdleConnsPerHost: maxIdleConnections,
+			MaxIdleConnsPerHost: c.MaxInFlight,
 			IdleConnTimeout:     time.Minute,
 		}
 	}

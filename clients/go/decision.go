@@ -2,74 +2,14 @@ package tidegate
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"sort"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// maxAnswer is how many bytes of an answer are read.
+// maxAnswer is how many bytes of the answer to one check are read.
 const maxAnswer = 1 << 20
-
-// maxBody is the longest body that a node takes. A node may close the connection of a longer one before its answer is
-// read, as if it had failed.
-const maxBody = 64 << 10
-
-// Check says what is asked.
-type Check struct {
-	// Domain is the domain of the rules. Required.
-	Domain string
-	// Attributes are what the rules match and count by.
-	Attributes map[string]string
-	// Hits is how many hits the request costs. 0 means 1.
-	Hits uint32
-	// Peek asks whether one hit would pass, and charges nothing. Hits does not count then.
-	Peek bool
-	// Header has the header fields of the request on whose behalf is asked. Its traceparent, tracestate and x-request-id
-	// are sent to the node; the others are not.
-	Header http.Header
-}
-
-// hits returns the hits that are sent.
-func (c *Check) hits() uint32 {
-	switch {
-	case c.Peek:
-		return 0
-	case c.Hits == 0:
-		return 1
-	}
-	return c.Hits
-}
-
-// encode returns the body of the call, and the key under which a denial is remembered.
-func (c *Check) encode() (body []byte, key string, err error) {
-	attributes := c.Attributes
-	if attributes == nil {
-		attributes = map[string]string{}
-	}
-	body, err = json.Marshal(map[string]any{"domain": c.Domain, "attributes": attributes, "hits": c.hits()})
-	if err != nil {
-		return nil, "", fmt.Errorf("tidegate: %w", err)
-	}
-	if len(body) > maxBody {
-		return nil, "", &RejectedError{Status: http.StatusRequestEntityTooLarge, Title: "expected a body of at most 64 KiB"}
-	}
-	names := make([]string, 0, len(attributes))
-	for name := range attributes {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	var text strings.Builder
-	fmt.Fprintf(&text, "%q", c.Domain)
-	for _, name := range names {
-		fmt.Fprintf(&text, " %q=%q", name, attributes[name])
-	}
-	return body, text.String(), nil
-}
 
 // Source says who decided.
 type Source string
@@ -156,21 +96,19 @@ func (e *RejectedError) Error() string {
 	return text
 }
 
-// answer is the JSON of a decision, and of a rejection.
-type answer struct {
-	Allowed      *bool        `json:"allowed"`
-	Degraded     bool         `json:"degraded"`
-	Partitioned  bool         `json:"partitioned"`
-	Reason       string       `json:"reason"`
-	Revision     uint64       `json:"revision"`
-	RequestID    string       `json:"request_id"`
-	RetryAfterMS int64        `json:"retry_after_ms"`
-	Limits       []limit      `json:"limits"`
-	Title        string       `json:"title"`
-	Errors       []FieldError `json:"errors"`
+// decisionJSON is the JSON of a decision.
+type decisionJSON struct {
+	Allowed      *bool       `json:"allowed"`
+	Degraded     bool        `json:"degraded"`
+	Partitioned  bool        `json:"partitioned"`
+	Reason       string      `json:"reason"`
+	Revision     uint64      `json:"revision"`
+	RequestID    string      `json:"request_id"`
+	RetryAfterMS int64       `json:"retry_after_ms"`
+	Limits       []limitJSON `json:"limits"`
 }
 
-type limit struct {
+type limitJSON struct {
 	Name       string  `json:"name"`
 	Descriptor int     `json:"descriptor"`
 	Algorithm  string  `json:"algorithm"`
@@ -182,66 +120,70 @@ type limit struct {
 	Shadow     bool    `json:"shadow"`
 }
 
-// decode reads an answer to the end, so that its connection can be used again.
-func decode(url string, response *http.Response) (*Decision, error) {
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if response.StatusCode >= 500 {
-		return nil, &failedNode{url, fmt.Errorf("status %d", response.StatusCode)}
-	}
-	// A status of 4xx refuses the check even if its body cannot be read.
-	if err != nil && response.StatusCode < 400 {
-		return nil, &failedNode{url, err}
-	}
-	var read answer
-	problem := json.Unmarshal(text, &read)
-	switch response.StatusCode {
-	case http.StatusOK, http.StatusTooManyRequests, http.StatusUnauthorized:
-		if problem == nil && read.Allowed != nil {
-			return read.decision(response), nil
-		}
-	}
-	if response.StatusCode == http.StatusTooManyRequests {
-		return plainDenial(response), nil
-	}
-	if response.StatusCode < 400 {
-		return nil, errors.New("tidegate: " + url + ": expected the answer of a node, not " + response.Status)
-	}
-	if read.Title == "" {
-		read.Title = http.StatusText(response.StatusCode)
-	}
-	return nil, &RejectedError{response.StatusCode, read.Title, read.Errors}
+type problemJSON struct {
+	Title  string       `json:"title"`
+	Errors []FieldError `json:"errors"`
 }
 
-func (a *answer) decision(response *http.Response) *Decision {
-	decision := &Decision{
-		Allowed: *a.Allowed, Status: response.StatusCode, Source: FromNode, Degraded: a.Degraded,
-		Partitioned: a.Partitioned, Reason: a.Reason, Revision: a.Revision, RequestID: a.RequestID,
-		RetryAfter: milliseconds(a.RetryAfterMS), Header: http.Header{},
+// decision reads the answer to one check.
+func (a *answer) decision() (*Decision, error) {
+	var read decisionJSON
+	problem := json.Unmarshal(a.body, &read)
+	switch a.status {
+	case http.StatusOK, http.StatusTooManyRequests, http.StatusUnauthorized:
+		if problem == nil && read.Allowed != nil {
+			decision := read.decision(a.status)
+			decision.copyHeader(a.header)
+			return decision, nil
+		}
 	}
-	for _, l := range a.Limits {
+	if a.status == http.StatusTooManyRequests {
+		return plainDenial(a.header), nil
+	}
+	return nil, a.refusal()
+}
+
+// refusal returns the error of an answer that decides nothing.
+func (a *answer) refusal() error {
+	if a.status < 400 {
+		return fmt.Errorf("tidegate: %s: expected the answer of a node, not status %d with another body", a.url, a.status)
+	}
+	var problem problemJSON
+	if json.Unmarshal(a.body, &problem) != nil || problem.Title == "" {
+		problem.Title = http.StatusText(a.status)
+	}
+	return &RejectedError{a.status, problem.Title, problem.Errors}
+}
+
+func (d *decisionJSON) decision(status int) *Decision {
+	decision := &Decision{
+		Allowed: *d.Allowed, Status: status, Source: FromNode, Degraded: d.Degraded, Partitioned: d.Partitioned,
+		Reason: d.Reason, Revision: d.Revision, RequestID: d.RequestID, RetryAfter: milliseconds(d.RetryAfterMS),
+		Header: http.Header{},
+	}
+	for _, l := range d.Limits {
 		decision.Limits = append(decision.Limits, Limit{
 			l.Name, l.Descriptor, l.Algorithm, l.Limit, l.Remaining, milliseconds(l.WindowMS), milliseconds(l.ResetMS),
 			l.Refused, l.Shadow,
 		})
 	}
-	decision.copyHeader(response)
 	return decision
 }
 
 // plainDenial returns the decision of an answer with status 429 whose body is not that of a decision.
-func plainDenial(response *http.Response) *Decision {
-	decision := &Decision{Status: response.StatusCode, Source: FromNode, Header: http.Header{}}
-	if seconds, err := strconv.ParseUint(response.Header.Get("Retry-After"), 10, 32); err == nil {
+func plainDenial(header http.Header) *Decision {
+	decision := &Decision{Status: http.StatusTooManyRequests, Source: FromNode, Header: http.Header{}}
+	if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 32); err == nil {
 		decision.RetryAfter = time.Duration(seconds) * time.Second
 	}
-	decision.copyHeader(response)
+	decision.copyHeader(header)
 	return decision
 }
 
 // copyHeader copies the fields that belong on the response to the user.
-func (d *Decision) copyHeader(response *http.Response) {
+func (d *Decision) copyHeader(header http.Header) {
 	for _, name := range []string{"Ratelimit", "Ratelimit-Policy", "Retry-After", "Www-Authenticate"} {
-		if values := response.Header.Values(name); len(values) > 0 {
+		if values := header.Values(name); len(values) > 0 {
 			d.Header[name] = values
 		}
 	}

@@ -26,6 +26,7 @@ domains:
   - domain: api
     limits:
       - { name: five-an-hour, match: { kind: slow }, per: [user], limit: 5, window: 1h, algorithm: fixed_window }
+      - { name: ten-an-hour, match: { kind: many }, per: [user], limit: 10, window: 1h, algorithm: fixed_window }
       - { name: two-a-second, match: { kind: fast }, per: [user], limit: 2, window: 1s, algorithm: token_bucket }
 `
 
