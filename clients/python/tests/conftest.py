@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from servers import PATIENCE, Node, node
 
-from tidegate import AsyncClient, Client, Decision
+from tidegate import AsyncClient, Check, Client, Decision, RejectedError
 
 Make = Callable[..., "Asker"]
 
@@ -33,6 +34,23 @@ class Asker:
         if isinstance(self.client, Client):
             return self.client.check(*arguments, **options)
         return self._runner.run(self.client.check(*arguments, **options), context=copy_context())
+
+    def check_all(self, *checks: Check) -> list[Decision | RejectedError]:
+        if isinstance(self.client, Client):
+            return self.client.check_all(checks)
+        return self._runner.run(self.client.check_all(checks))
+
+    def at_once(self, count: int, kind: str = "slow", user: str = "u1") -> list[Decision]:
+        """Makes many checks at once."""
+        client, attributes = self.client, {"kind": kind, "user": user}
+        if isinstance(client, Client):
+            with ThreadPoolExecutor(count) as threads:
+                return list(threads.map(lambda _: client.check("api", attributes), range(count)))
+
+        async def ask_all() -> list[Decision]:
+            return await asyncio.gather(*(client.check("api", attributes) for _ in range(count)))
+
+        return self._runner.run(ask_all())
 
     def slow(self, user: str = "u1", **options: Any) -> Decision:
         return self.check("api", {"kind": "slow", "user": user}, **options)

@@ -27,6 +27,7 @@ domains:
   - domain: api
     limits:
       - { name: five-an-hour, match: { kind: slow }, per: [user], limit: 5, window: 1h, algorithm: fixed_window }
+      - { name: ten-an-hour, match: { kind: many }, per: [user], limit: 10, window: 1h, algorithm: fixed_window }
       - { name: two-a-second, match: { kind: fast }, per: [user], limit: 2, window: 1s, algorithm: token_bucket }
 """
 
@@ -93,6 +94,11 @@ class Stub:
     leaving: threading.Event = field(default_factory=threading.Event)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+
 @contextmanager
 def stub(answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext | None = None) -> Iterator[Stub]:
     """Runs a server that answers with `answer`, which gets the server and the request."""
@@ -121,8 +127,7 @@ def stub(answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext |
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     made.url = f"http://127.0.0.1:{server.server_port}"
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -150,6 +155,25 @@ def passing_on(node: Node, delay: float = 0.0) -> Callable[[Stub, bytes, Message
         return answer.status, kept, text
 
     return pass_on
+
+
+def overloaded(node: Node, most: int) -> Callable[[Stub, bytes, Message], Answer]:
+    """Passes checks on to a node. Answers nothing while it has more than some checks at once."""
+    pass_on, lock, in_flight = passing_on(node, delay=0.02), threading.Lock(), 0
+
+    def answer(stub: Stub, body: bytes, headers: Message) -> Answer:
+        nonlocal in_flight
+        with lock:
+            in_flight += 1
+            too_many = in_flight > most
+        try:
+            return (silent if too_many else pass_on)(stub, body, headers)
+        finally:
+            # The client may send its next check when it has the answer.
+            with lock:
+                in_flight -= 1
+
+    return answer
 
 
 def answering(status: int, text: str = "{}", **headers: str) -> Callable[[Stub, bytes, Message], Answer]:

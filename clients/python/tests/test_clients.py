@@ -64,10 +64,10 @@ def test_a_node_that_failed_is_asked_after_the_others(
     with stub(answering(500)) as failing:
         asker = make(failing.url, a_node.url)
         asker.slow()
-        assert asker.core.order() == [a_node.url + "/v1/check", failing.url + "/v1/check"]
+        assert asker.core.order() == [a_node.url, failing.url]
         ended = time.monotonic() + PAUSE
         monkeypatch.setattr(time, "monotonic", lambda: ended)
-        assert asker.core.order()[0] == failing.url + "/v1/check"
+        assert asker.core.order()[0] == failing.url
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,7 @@ def test_a_header_that_cannot_be_sent_is_left_out(make: Make, a_node: Node) -> N
         ("token", {"token": "secret\n"}),
         ("denial_cache_size", {"denial_cache_size": -1}),
         ("denial_cache_longest", {"denial_cache_longest": 0}),
+        ("max_in_flight", {"max_in_flight": 0}),
     ],
 )
 def test_a_wrong_argument_is_an_error_that_names_it(name: str, options: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@
 """
 
 from ._aio import AsyncClient
+from ._check import Check
 from ._config import FailMode
-from ._decision import AnswerError, Check, Decision, FieldError, Limit, RejectedError, Source
+from ._decision import AnswerError, Decision, FieldError, Limit, RejectedError, Source
 from ._sync import Client
 
 __all__ = [

@@ -11,9 +11,11 @@ from typing import Self
 
 import httpcore
 
+from ._check import Check
 from ._config import Config, FailMode
-from ._core import MAX_CONNECTIONS, Answer, Call, Core
-from ._decision import Decision, FailedNode
+from ._core import Call, Core
+from ._decision import Answer, Decision, NoAnswer, RejectedError
+from ._places import AsyncPlaces
 
 
 class AsyncClient:
@@ -28,11 +30,15 @@ class AsyncClient:
         token: str | None = None,
         denial_cache_size: int = 10_000,
         denial_cache_longest: float = 60.0,
+        max_in_flight: int = 64,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """The arguments are those of `Client`. The deadline bounds the look-up of a host name, too."""
-        self._core = Core(Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest))
-        self._pool = httpcore.AsyncConnectionPool(ssl_context, max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0)
+        self._core = Core(
+            Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
+        )
+        self._places = AsyncPlaces(max_in_flight)
+        self._pool = httpcore.AsyncConnectionPool(ssl_context, max_connections=None, keepalive_expiry=60.0)
 
     async def check(
         self,
@@ -40,28 +46,56 @@ class AsyncClient:
         attributes: Mapping[str, str] | None = None,
         *,
         hits: int = 1,
+        descriptors: Sequence[Mapping[str, str]] = (),
+        overdraft: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> Decision:
         """Does what `Client.check` does."""
-        core = self._core
-        call = core.call(domain, attributes, hits, headers)
-        if (denial := core.remembered(call)) is not None:
+        core, check = self._core, Check(domain, attributes or {}, hits, descriptors, overdraft)
+        if (denial := core.remembered(check)) is not None:
             return denial
+        call = core.call(check, headers)
         end = time.monotonic() + core.config.deadline
-        failures: list[FailedNode] = []
-        for attempt, url in enumerate(core.order()):
+        try:
+            async with self._places.take(end):
+                # While the check waited, another one may have been denied.
+                if (denial := core.remembered(check)) is not None:
+                    return denial
+                return core.decided(check, await self._send(call, end))
+        except NoAnswer as why:
+            return core.fail_mode(why)
+
+    async def check_all(
+        self, checks: Sequence[Check], *, headers: Mapping[str, str] | None = None
+    ) -> list[Decision | RejectedError]:
+        """Does what `Client.check_all` does."""
+        if not checks:
+            return []
+        core = self._core
+        call = core.batch(checks, headers)
+        end = time.monotonic() + core.config.deadline
+        try:
+            async with self._places.take(end):
+                return core.all_decided(await self._send(call, end), len(checks))
+        except NoAnswer as why:
+            return [core.fail_mode(why) for _ in checks]
+
+    async def _send(self, call: Call, end: float) -> Answer:
+        """Sends a call to one node after another until one answers. Raises `NoAnswer` if none does."""
+        failures: list[str] = []
+        for attempt, url in enumerate(self._core.order()):
             try:
-                return core.decided(call, url, await self._send(url, call, core.end_of(attempt, end)))
-            except FailedNode as failure:
-                core.failed(url)
-                failures.append(failure)
+                return await self._ask(url + call.path, call, self._core.end_of(attempt, end))
+            except NoAnswer as failure:
+                self._core.failed(url)
+                failures.append(str(failure))
             if time.monotonic() >= end:
                 break
-        return core.fail_mode(failures)
+        raise NoAnswer("no node answered: " + "; ".join(failures))
 
-    async def _send(self, url: str, call: Call, end: float) -> Answer:
-        """Sends a check to one node and reads the answer."""
-        read = Answer()
+    async def _ask(self, url: str, call: Call, end: float) -> Answer:
+        """Sends a call to one node and reads the answer."""
+        read = Answer(url)
         try:
             async with (
                 asyncio.timeout(end - time.monotonic()),
@@ -69,11 +103,13 @@ class AsyncClient:
             ):
                 read.status, read.headers = answer.status, answer.headers
                 async for part in answer.aiter_stream():
-                    if not read.add(part):
+                    if not read.add(part, call.max_answer):
                         break
         except (TimeoutError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
             if not read.refuses():
-                raise FailedNode(f"{url}: {error!r}") from error
+                raise NoAnswer(f"{url}: {error!r}") from error
+        if read.status >= 500:
+            raise NoAnswer(f"{url}: status {read.status}")
         return read
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""What a client is told: the nodes, the deadline, the fail mode, the token and the denial cache."""
+"""What a client is told: the nodes, the deadline, the fail mode, the token, the denial cache and the bound of calls."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Config:
     token: str | None
     denial_cache_size: int
     denial_cache_longest: float
+    max_in_flight: int
 
     def __post_init__(self) -> None:
         """Raises a `ValueError` that names the argument that is wrong."""
@@ -38,6 +39,8 @@ class Config:
             raise ValueError(f"denial_cache_size: expected 0 or more, not {self.denial_cache_size!r}")
         if not self.denial_cache_longest > 0:
             raise ValueError(f"denial_cache_longest: expected more than 0 seconds, not {self.denial_cache_longest!r}")
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight: expected 1 or more, not {self.max_in_flight!r}")
 
 
 def is_base_url(text: str) -> bool:

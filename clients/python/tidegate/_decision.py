@@ -24,15 +24,6 @@ SECONDS = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a middleware asks for a request."""
-
-    domain: str
-    attributes: Mapping[str, str]
-    hits: int = 1
-
-
-@dataclass(frozen=True)
 class Limit:
     """The state of one limit after a check. Times are in milliseconds."""
 
@@ -106,34 +97,91 @@ class AnswerError(Exception):
     """An answer is not that of a node: the URL may be wrong. The fail mode never applies."""
 
 
-class FailedNode(Exception):
-    """A node gave no answer. The next node may give one."""
+class NoAnswer(Exception):
+    """Why no node answered. The fail mode decides."""
 
 
-def decode(url: str, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Decision:
-    """Reads an answer.
+@dataclass
+class Answer:
+    """What was read of a node's answer. The status is below 500."""
 
-    Raises `FailedNode` for status 5xx, and `RejectedError` or `AnswerError` for another answer that decides nothing.
-    """
-    if status >= 500:
-        raise FailedNode(f"{url}: status {status}")
+    url: str
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+
+    def add(self, part: bytes, most: int) -> bool:
+        """Adds a part of the body. Returns false, and forgets the body, if it is too long: it decides nothing then."""
+        self.body += part
+        if len(self.body) <= most:
+            return True
+        self.body.clear()
+        return False
+
+    def refuses(self) -> bool:
+        """Returns true if the status refuses the check even if the body cannot be read."""
+        return 400 <= self.status < 500
+
+    def json(self) -> dict[str, Any]:
+        try:
+            read = json.loads(self.body)
+        except ValueError:
+            read = None
+        return read if isinstance(read, dict) else {}
+
+    def refusal(self) -> RejectedError | AnswerError:
+        """Returns the error of an answer that decides nothing."""
+        if self.status < 400:
+            return AnswerError(
+                f"{self.url}: expected the answer of a node, not status {self.status} with another body"
+            )
+        return _rejected(self.status, self.json())
+
+
+def decode(answer: Answer) -> Decision:
+    """Reads the answer to one check. Raises `RejectedError` or `AnswerError` if it decides nothing."""
+    read = answer.json()
+    if answer.status in (200, 401, 429) and isinstance(read.get("allowed"), bool):
+        try:
+            return _decision(answer.status, answer.headers, read)
+        except (KeyError, TypeError) as error:
+            raise AnswerError(f"{answer.url}: expected the answer of a node: {error!r}") from error
+    if answer.status == 429:
+        return _plain_denial(answer.headers)
+    raise answer.refusal()
+
+
+def decode_all(answer: Answer, count: int) -> list[Decision | RejectedError | NoAnswer]:
+    """Reads the answer to a batch. Raises `RejectedError` or `AnswerError` if it decides nothing."""
+    results = answer.json().get("results")
+    if answer.status != 200 or not isinstance(results, list) or len(results) != count:
+        raise answer.refusal()
     try:
-        read = json.loads(body)
-    except ValueError:
-        read = None
-    answer: dict[str, Any] = read if isinstance(read, dict) else {}
-    try:
-        if status in (200, 401, 429) and isinstance(answer.get("allowed"), bool):
-            return _decision(status, headers, answer)
-        errors = tuple(FieldError(str(e["pointer"]), str(e["detail"])) for e in answer.get("errors", ()))
+        return [_decode_one(answer, result) for result in results]
     except (KeyError, TypeError) as error:
-        raise AnswerError(f"{url}: expected the answer of a node: {error!r}") from error
-    if status == 429:
-        return _plain_denial(headers)
+        raise AnswerError(f"{answer.url}: expected the answer of a node: {error!r}") from error
+
+
+def _decode_one(answer: Answer, result: dict[str, Any]) -> Decision | RejectedError | NoAnswer:
+    """Reads the answer to one check of a batch."""
+    if isinstance(result.get("allowed"), bool):
+        invalid_key = str(result.get("reason")).endswith("_key")
+        return _decision(200 if result["allowed"] else 401 if invalid_key else 429, (), result)
+    problem = result["error"]
+    status = problem["status"]
     if status < 400:
-        raise AnswerError(f"{url}: expected the answer of a node, not status {status} with another body")
+        raise answer.refusal()
+    return _rejected(status, problem) if status < 500 else NoAnswer(f"no node answered: {answer.url}: status {status}")
+
+
+def _rejected(status: int, problem: dict[str, Any]) -> RejectedError:
     known = status in HTTPStatus.__members__.values()
-    raise RejectedError(status, str(answer.get("title") or (HTTPStatus(status).phrase if known else "")), errors)
+    title = str(problem.get("title") or (HTTPStatus(status).phrase if known else ""))
+    try:
+        errors = tuple(FieldError(str(e["pointer"]), str(e["detail"])) for e in problem.get("errors", ()))
+    except (KeyError, TypeError):
+        errors = ()
+    return RejectedError(status, title, errors)
 
 
 def _decision(status: int, headers: Iterable[tuple[bytes, bytes]], answer: dict[str, Any]) -> Decision:

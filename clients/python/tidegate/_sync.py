@@ -12,9 +12,11 @@ from typing import Any, Self
 
 import httpcore
 
+from ._check import Check
 from ._config import Config, FailMode
-from ._core import MAX_CONNECTIONS, Answer, Call, Core
-from ._decision import Decision, FailedNode
+from ._core import Call, Core
+from ._decision import Answer, Decision, NoAnswer, RejectedError
+from ._places import Places
 
 
 class Client:
@@ -29,6 +31,7 @@ class Client:
         token: str | None = None,
         denial_cache_size: int = 10_000,
         denial_cache_longest: float = 60.0,
+        max_in_flight: int = 64,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """Opens no connection. Raises a `ValueError` that names the argument that is wrong.
@@ -41,13 +44,19 @@ class Client:
         - `denial_cache_size`: how many denials are remembered; 0 turns the cache off.
         - `denial_cache_longest`: the longest time for which a denial is remembered, in seconds, so that a raised limit
           is noticed.
+        - `max_in_flight`: how many calls are in flight at most. Others wait for one of these to end, and their wait
+          counts against the deadline. At most 100 times as many wait; the fail mode decides about every other check at
+          once.
         - `ssl_context`: says whom to trust, and has the client's certificate, for nodes with `https`. By default the
           certificates of `certifi` are trusted.
         """
-        self._core = Core(Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest))
+        self._core = Core(
+            Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
+        )
+        self._places = Places(max_in_flight)
         self._end = _End()
         self._pool = httpcore.ConnectionPool(
-            ssl_context, max_connections=MAX_CONNECTIONS, keepalive_expiry=60.0, network_backend=_Backend(self._end)
+            ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=_Backend(self._end)
         )
 
     def check(
@@ -56,11 +65,13 @@ class Client:
         attributes: Mapping[str, str] | None = None,
         *,
         hits: int = 1,
+        descriptors: Sequence[Mapping[str, str]] = (),
+        overdraft: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> Decision:
         """Asks whether a request may pass, and returns within the deadline.
 
-        `hits=0` asks whether one hit would pass, and charges nothing. `headers` are those of the request on whose
+        `hits`, `descriptors` and `overdraft` are those of a `Check`. `headers` are those of the request on whose
         behalf is asked: its `traceparent`, `tracestate` and `x-request-id` are sent to the node. Without a
         `traceparent`, the context of OpenTelemetry is sent if it is installed.
 
@@ -71,36 +82,70 @@ class Client:
         Raises `RejectedError` if the node does not take the check, and `AnswerError` if the answer is not that of a
         node.
         """
-        core = self._core
-        call = core.call(domain, attributes, hits, headers)
-        if (denial := core.remembered(call)) is not None:
+        core, check = self._core, Check(domain, attributes or {}, hits, descriptors, overdraft)
+        if (denial := core.remembered(check)) is not None:
             return denial
+        call = core.call(check, headers)
         end = time.monotonic() + core.config.deadline
-        failures: list[FailedNode] = []
-        for attempt, url in enumerate(core.order()):
+        try:
+            with self._places.take(end):
+                # While the check waited, another one may have been denied.
+                if (denial := core.remembered(check)) is not None:
+                    return denial
+                return core.decided(check, self._send(call, end))
+        except NoAnswer as why:
+            return core.fail_mode(why)
+
+    def check_all(
+        self, checks: Sequence[Check], *, headers: Mapping[str, str] | None = None
+    ) -> list[Decision | RejectedError]:
+        """Asks about up to 1,000 checks in one call. Each is decided for itself, and the results have their order.
+
+        A check that the node does not take has a `RejectedError` as its result. This does what `check` does, except
+        that the decisions have no headers, and denials are neither remembered nor found in the denial cache.
+
+        Raises `RejectedError` if the node does not take the whole batch, and `AnswerError` if the answer is not that of
+        a node.
+        """
+        if not checks:
+            return []
+        core = self._core
+        call = core.batch(checks, headers)
+        end = time.monotonic() + core.config.deadline
+        try:
+            with self._places.take(end):
+                return core.all_decided(self._send(call, end), len(checks))
+        except NoAnswer as why:
+            return [core.fail_mode(why) for _ in checks]
+
+    def _send(self, call: Call, end: float) -> Answer:
+        """Sends a call to one node after another until one answers. Raises `NoAnswer` if none does."""
+        failures: list[str] = []
+        for attempt, url in enumerate(self._core.order()):
             try:
-                return core.decided(call, url, self._send(url, call, core.end_of(attempt, end)))
-            except FailedNode as failure:
-                core.failed(url)
-                failures.append(failure)
+                return self._ask(url + call.path, call, self._core.end_of(attempt, end))
+            except NoAnswer as failure:
+                self._core.failed(url)
+                failures.append(str(failure))
             if time.monotonic() >= end:
                 break
-        return core.fail_mode(failures)
+        raise NoAnswer("no node answered: " + "; ".join(failures))
 
-    def _send(self, url: str, call: Call, end: float) -> Answer:
-        """Sends a check to one node and reads the answer."""
+    def _ask(self, url: str, call: Call, end: float) -> Answer:
+        """Sends a call to one node and reads the answer."""
         self._end.at = end
-        timeouts = {"timeout": {"pool": self._end.left()}}
-        read = Answer()
+        read = Answer(url)
         try:
-            with self._pool.stream("POST", url, headers=call.headers, content=call.body, extensions=timeouts) as answer:
+            with self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer:
                 read.status, read.headers = answer.status, answer.headers
                 for part in answer.iter_stream():
-                    if not read.add(part):
+                    if not read.add(part, call.max_answer):
                         break
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
             if not read.refuses():
-                raise FailedNode(f"{url}: {error!r}") from error
+                raise NoAnswer(f"{url}: {error!r}") from error
+        if read.status >= 500:
+            raise NoAnswer(f"{url}: status {read.status}")
         return read
 
     def close(self) -> None:

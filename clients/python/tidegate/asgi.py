@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ._aio import AsyncClient
-from ._decision import Check
+from ._check import Check
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,7 +36,14 @@ class RateLimitMiddleware:
         if check is None:
             return await self._app(scope, receive, send)
         sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        decision = await self._client.check(check.domain, check.attributes, hits=check.hits, headers=sent)
+        decision = await self._client.check(
+            check.domain,
+            check.attributes,
+            hits=check.hits,
+            descriptors=check.descriptors,
+            overdraft=check.overdraft,
+            headers=sent,
+        )
         added = [(name.lower().encode(), value.encode("latin-1")) for name, value in decision.headers.items()]
         if not decision.allowed:
             headers = [(b"content-type", b"text/plain"), *added]

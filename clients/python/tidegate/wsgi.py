@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from ._decision import Check
+from ._check import Check
 from ._sync import Client
 
 # Where the application finds the decision in the environment.
@@ -36,7 +36,14 @@ class RateLimitMiddleware:
         sent = {
             name[len("HTTP_") :].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")
         }
-        decision = self._client.check(check.domain, check.attributes, hits=check.hits, headers=sent)
+        decision = self._client.check(
+            check.domain,
+            check.attributes,
+            hits=check.hits,
+            descriptors=check.descriptors,
+            overdraft=check.overdraft,
+            headers=sent,
+        )
         added = list(decision.headers.items())
         if not decision.allowed:
             phrase = HTTPStatus(decision.status).phrase
