@@ -1,44 +1,46 @@
+import { hitsOfDenial, keyOf, toJson } from "./check.js";
+import type { Attributes, Check, CheckOptions, RequestHeaders } from "./check.js";
 import { complete, isHeaderValue } from "./config.js";
 import type { CompleteConfig, Config } from "./config.js";
-import { decode, FailedNode, RejectedError } from "./decision.js";
-import type { Attributes, Decision } from "./decision.js";
+import { decode, decodeAll, NoAnswer, RejectedError } from "./decision.js";
+import type { Answer, Decision } from "./decision.js";
 import { DenialCache } from "./denials.js";
+import { Places } from "./places.js";
 
 /** How long a node that failed is asked only after the others, in milliseconds. */
 const PAUSE_MS = 1000;
-/** How often a check is sent at most. */
+/** How often a call is sent at most. */
 const MAX_TRIES = 2;
-/**
- * The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as if
- * it had failed.
- */
-const MAX_BODY = 64 << 10;
-/** How many bytes of an answer are read. */
-const MAX_ANSWER = 1 << 20;
 /** The headers of the caller's request that are sent to the node. */
 const PASSED_ON = ["traceparent", "tracestate", "x-request-id"];
+/** A call for one check, and a call for many. */
+const ONE: Kind = { path: "/v1/check", maxBody: 64 << 10, maxBodyText: "64 KiB", maxAnswer: 1 << 20 };
+const MANY: Kind = { path: "/v1/checks", maxBody: 1 << 20, maxBodyText: "1 MiB", maxAnswer: 16 << 20 };
 
-/** What else belongs to a check. */
-export interface CheckOptions {
-  /** How many hits the request costs. 0 asks whether one hit would pass, and charges nothing. Default 1. */
-  hits?: number | undefined;
+interface Kind {
+  path: string;
   /**
-   * The headers of the request on whose behalf is asked. Its `traceparent`, `tracestate` and `x-request-id` are sent to
-   * the node; the others are not.
+   * The longest body that a node takes. A node may close the connection of a longer one before its answer is read, as
+   * if it had failed.
    */
-  headers?: Headers | Readonly<Record<string, string | readonly string[] | undefined>> | undefined;
+  maxBody: number;
+  maxBodyText: string;
+  /** How many bytes of an answer are read. */
+  maxAnswer: number;
 }
 
 /** Asks nodes. Make one and share it. */
 export class Client {
   readonly #config: CompleteConfig;
   readonly #denials: DenialCache;
+  readonly #places: Places;
   readonly #pausedUntil = new Map<string, number>();
 
   /** Opens no connection. Throws a `TypeError` that names the field of `config` that is wrong. */
   constructor(config: Config) {
     this.#config = complete(config);
     this.#denials = new DenialCache(this.#config.denialCacheSize, this.#config.denialCacheLongestMs);
+    this.#places = new Places(this.#config.maxInFlight);
   }
 
   /** How many denials are remembered. */
@@ -51,41 +53,93 @@ export class Client {
    *
    * If a node cannot be reached, does not answer in its part of the deadline, or answers with status 5xx, the next node
    * is asked, once. A check that a node charged before it failed is then charged twice. If no node answers, the fail
-   * mode decides, and the decision has the source `fail_mode`.
+   * mode decides, and the decision has the source `fail_mode`. While `maxInFlight` calls are in flight, the check
+   * waits, and its wait counts against the deadline.
    *
    * Rejects with a `RejectedError` if the node does not take the check, and with an `AnswerError` if the answer is not
    * that of a node.
    */
-  async check(domain: string, attributes: Attributes = {}, options: CheckOptions = {}): Promise<Decision> {
-    const hits = options.hits ?? 1;
-    const key = JSON.stringify([domain, Object.entries(attributes).sort(([a], [b]) => (a < b ? -1 : 1))]);
-    const denial = this.#denials.find(key, hits, performance.now());
+  async check(domain: string, attributes?: Attributes, options: CheckOptions = {}): Promise<Decision> {
+    const { hits, descriptors, overdraft, headers } = options;
+    const check = { domain, attributes, descriptors, hits, overdraft };
+    const [key, covered] = [keyOf(check), hitsOfDenial(check)];
+    const remembered = () => this.#denials.find(key, covered, performance.now());
+    const denial = remembered();
     if (denial !== undefined) return denial;
+    return this.#inPlace(
+      async (end) => {
+        // While the check waited, another one may have been denied.
+        const denial = remembered();
+        if (denial !== undefined) return denial;
+        const decision = decode(await this.#send(ONE, toJson(check), headers, end));
+        this.#denials.add(key, covered, decision, performance.now());
+        return decision;
+      },
+      (why) => this.#failMode(why),
+    );
+  }
 
-    const body = JSON.stringify({ domain, attributes, hits });
-    if (new TextEncoder().encode(body).length > MAX_BODY) {
-      throw new RejectedError(413, "expected a body of at most 64 KiB", []);
-    }
-    const headers = this.#headers(options.headers ?? {});
+  /**
+   * Asks about up to 1,000 checks in one call. Each is decided for itself, and the results have the order of the
+   * checks. A check that the node does not take has a `RejectedError` as its result.
+   *
+   * This does what `check` does, except that the decisions have no headers, and denials are neither remembered nor
+   * found in the denial cache. Rejects with a `RejectedError` if the node does not take the whole batch, and with an
+   * `AnswerError` if the answer is not that of a node.
+   */
+  async checkAll(
+    checks: readonly Check[],
+    options: { headers?: RequestHeaders | undefined } = {},
+  ): Promise<(Decision | RejectedError)[]> {
+    if (checks.length === 0) return [];
+    const body = { checks: checks.map(toJson) };
+    return this.#inPlace(
+      async (end) => {
+        const results = decodeAll(await this.#send(MANY, body, options.headers, end), checks.length);
+        return results.map((result) => (result instanceof NoAnswer ? this.#failMode(result.message) : result));
+      },
+      (why) => checks.map(() => this.#failMode(why)),
+    );
+  }
+
+  /** Runs a call when it has a place. `otherwise` returns the result if no node answers, or if there is no place. */
+  async #inPlace<T>(run: (end: number) => Promise<T>, otherwise: (why: string) => T): Promise<T> {
     const end = performance.now() + this.#config.deadlineMs;
+    const why = await this.#places.take(this.#config.deadlineMs);
+    if (why !== undefined) return otherwise(why);
+    try {
+      return await run(end);
+    } catch (error) {
+      if (error instanceof NoAnswer) return otherwise(error.message);
+      throw error;
+    } finally {
+      this.#places.leave();
+    }
+  }
+
+  /** Sends a call to one node after another until one answers. Throws a `NoAnswer` if none does. */
+  async #send(kind: Kind, json: object, from: RequestHeaders | undefined, end: number): Promise<Answer> {
+    const body = JSON.stringify(json);
+    if (new TextEncoder().encode(body).length > kind.maxBody) {
+      throw new RejectedError(413, `expected a body of at most ${kind.maxBodyText}`, []);
+    }
+    const request = { method: "POST", body, headers: this.#headers(from ?? {}) };
     const failures: string[] = [];
     for (const [attempt, url] of this.#order().entries()) {
       try {
-        const decision = await this.#ask(url, { method: "POST", body, headers }, this.#timeOf(attempt, end));
-        this.#denials.add(key, hits, decision, performance.now());
-        return decision;
+        return await this.#ask(url + kind.path, request, kind.maxAnswer, this.#timeOf(attempt, end));
       } catch (error) {
-        if (!(error instanceof FailedNode)) throw error;
+        if (!(error instanceof NoAnswer)) throw error;
         this.#pausedUntil.set(url, performance.now() + PAUSE_MS);
         failures.push(error.message);
       }
       if (performance.now() >= end) break;
     }
-    return this.#failed(`no node answered: ${failures.join("; ")}`);
+    throw new NoAnswer(`no node answered: ${failures.join("; ")}`);
   }
 
-  /** Sends a check to one node and reads the answer. */
-  async #ask(url: string, request: RequestInit, timeMs: number): Promise<Decision> {
+  /** Sends a call to one node and reads the answer. */
+  async #ask(url: string, request: RequestInit, maxAnswer: number, timeMs: number): Promise<Answer> {
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), timeMs);
     let response: Response | undefined;
@@ -93,19 +147,20 @@ export class Client {
     try {
       // A node never redirects. A redirect is an answer that is no decision.
       response = await this.#config.fetch(url, { ...request, redirect: "manual", signal: abort.signal });
-      text = await textOf(response);
+      text = await textOf(response, maxAnswer);
     } catch (error) {
       // A status of 4xx refuses the check even if its body cannot be read.
-      if (response === undefined || response.status < 400 || response.status >= 500) {
-        throw new FailedNode(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
+      if (response === undefined || response.status < 400) {
+        throw new NoAnswer(`${url}: ${abort.signal.aborted ? "no answer in time" : describe(error)}`);
       }
     } finally {
       clearTimeout(timer);
     }
-    return decode(url, response, text);
+    if (response.status >= 500) throw new NoAnswer(`${url}: status ${response.status}`);
+    return { url, response, text };
   }
 
-  #headers(from: NonNullable<CheckOptions["headers"]>): Record<string, string> {
+  #headers(from: RequestHeaders): Record<string, string> {
     const headers: Record<string, string> = { "content-type": "application/json" };
     if (this.#config.token !== undefined) headers["authorization"] = `Bearer ${this.#config.token}`;
     for (const [name, value] of from instanceof Headers ? from : Object.entries(from)) {
@@ -115,7 +170,7 @@ export class Client {
     return headers;
   }
 
-  /** Returns the URLs that a check is sent to: nodes that did not just fail come first. */
+  /** Returns the URLs of the nodes that a call is sent to: nodes that did not just fail come first. */
   #order(): string[] {
     const now = performance.now();
     const paused = (url: string) => now < (this.#pausedUntil.get(url) ?? 0);
@@ -130,7 +185,8 @@ export class Client {
     return attempt === 0 && this.#config.urls.length > 1 ? left / 2 : left;
   }
 
-  #failed(failure: string): Decision {
+  /** Returns the decision when no node answered. */
+  #failMode(failure: string): Decision {
     const allowed = this.#config.failMode === "allow";
     return {
       allowed,
@@ -150,13 +206,13 @@ export class Client {
 }
 
 /** Returns the body of an answer, or nothing if it is too long: it decides nothing then. */
-async function textOf(response: Response): Promise<string> {
+async function textOf(response: Response, most: number): Promise<string> {
   const reader = response.body?.getReader();
   const decoder = new TextDecoder();
   let [text, size] = ["", 0];
   for (let part = await reader?.read(); part?.value !== undefined; part = await reader?.read()) {
     size += part.value.byteLength;
-    if (size > MAX_ANSWER) {
+    if (size > most) {
       await reader?.cancel();
       return "";
     }

@@ -18,6 +18,11 @@ export interface Config {
    * 60,000.
    */
   denialCacheLongestMs?: number | undefined;
+  /**
+   * How many calls are in flight at most. Others wait for one of these to end, and their wait counts against the
+   * deadline. At most 100 times as many wait; the fail mode decides about every other check at once. Default 64.
+   */
+  maxInFlight?: number | undefined;
   /** Sends the requests, with a client certificate for example. Default: the global `fetch`. */
   fetch?: typeof fetch | undefined;
 }
@@ -30,6 +35,7 @@ export interface CompleteConfig {
   token: string | undefined;
   denialCacheSize: number;
   denialCacheLongestMs: number;
+  maxInFlight: number;
   fetch: typeof fetch;
 }
 
@@ -44,7 +50,7 @@ export function complete(config: Config): CompleteConfig {
         `nodes[${at}]: expected a base URL such as http://10.0.0.1:8080, not ${JSON.stringify(node)}`,
       );
     }
-    return node.replace(/\/+$/, "") + "/v1/check";
+    return node.replace(/\/+$/, "");
   });
   const failMode = config.failMode ?? "allow";
   if (failMode !== "allow" && failMode !== "deny") {
@@ -62,6 +68,7 @@ export function complete(config: Config): CompleteConfig {
     deadlineMs: number("deadlineMs", config.deadlineMs, 250, 1),
     denialCacheSize: number("denialCacheSize", config.denialCacheSize, 10_000, 0),
     denialCacheLongestMs: number("denialCacheLongestMs", config.denialCacheLongestMs, 60_000, 1),
+    maxInFlight: number("maxInFlight", config.maxInFlight, 64, 1),
   };
 }
 

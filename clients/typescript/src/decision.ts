@@ -1,6 +1,3 @@
-/** What the rules match and count by. */
-export type Attributes = Readonly<Record<string, string>>;
-
 /** Who decided: a node, an earlier denial that has not ended, or the fail mode because no node answered. */
 export type Source = "node" | "denial_cache" | "fail_mode";
 
@@ -80,32 +77,64 @@ export class AnswerError extends Error {
   override name = "AnswerError";
 }
 
-/** A node gave no answer. The next node may give one. */
-export class FailedNode extends Error {}
+/** Why no node answered. The fail mode decides. */
+export class NoAnswer extends Error {}
+
+/** What was read of a node's answer. The status is below 500. */
+export interface Answer {
+  url: string;
+  response: Response;
+  text: string;
+}
 
 /** The headers of an answer that belong on the response to the user. */
 const COPIED = ["ratelimit", "ratelimit-policy", "retry-after", "www-authenticate"];
 
-/** Reads an answer. Throws a `FailedNode` for status 5xx, and another error if it decides nothing. */
-export function decode(url: string, response: Response, text: string): Decision {
-  if (response.status >= 500) {
-    throw new FailedNode(`${url}: status ${response.status}`);
-  }
-  const answer = parse(text);
-  if ([200, 401, 429].includes(response.status) && typeof answer["allowed"] === "boolean") {
-    return decision(response, answer, answer["allowed"]);
+/** Reads the answer to one check. Throws an error if it decides nothing. */
+export function decode(answer: Answer): Decision {
+  const { response, text } = answer;
+  const read = parse(text);
+  if ([200, 401, 429].includes(response.status) && typeof read["allowed"] === "boolean") {
+    return decision(response.status, response.headers, read, read["allowed"]);
   }
   if (response.status === 429) {
-    return decision(response, { retry_after_ms: retryAfterMs(response) }, false);
+    return decision(429, response.headers, { retry_after_ms: retryAfterMs(response) }, false);
   }
-  if (response.status < 400) {
-    throw new AnswerError(`${url}: expected the answer of a node, not status ${response.status} with another body`);
+  throw refusal(answer);
+}
+
+/** Reads the answer to a batch. Throws an error if it decides nothing. */
+export function decodeAll(answer: Answer, count: number): (Decision | RejectedError | NoAnswer)[] {
+  const results = list(parse(answer.text)["results"]);
+  if (answer.response.status !== 200 || results.length !== count) throw refusal(answer);
+  return results.map((result) => decodeOne(answer, result));
+}
+
+/** Reads the answer to one check of a batch. */
+function decodeOne(answer: Answer, result: Record<string, unknown>): Decision | RejectedError | NoAnswer {
+  if (typeof result["allowed"] === "boolean") {
+    const denied = String(result["reason"]).endsWith("_key") ? 401 : 429;
+    return decision(result["allowed"] ? 200 : denied, new Headers(), result, result["allowed"]);
   }
-  const title = typeof answer["title"] === "string" ? answer["title"] : response.statusText;
-  const errors = list(answer["errors"]).map((error) => {
+  const [problem] = list([result["error"]]);
+  const status = Number(problem?.["status"]);
+  if (problem === undefined || !(status >= 400)) throw refusal(answer);
+  if (status >= 500) return new NoAnswer(`no node answered: ${answer.url}: status ${status}`);
+  return rejected(status, "", problem);
+}
+
+/** Returns the error of an answer that decides nothing. */
+function refusal({ url, response, text }: Answer): Error {
+  if (response.status >= 400) return rejected(response.status, response.statusText, parse(text));
+  return new AnswerError(`${url}: expected the answer of a node, not status ${response.status} with another body`);
+}
+
+function rejected(status: number, statusText: string, problem: Record<string, unknown>): RejectedError {
+  const title = typeof problem["title"] === "string" ? problem["title"] : statusText;
+  const errors = list(problem["errors"]).map((error) => {
     return { pointer: String(error["pointer"]), detail: String(error["detail"]) };
   });
-  throw new RejectedError(response.status, title, errors);
+  return new RejectedError(status, title, errors);
 }
 
 /** Returns the `Retry-After` of an answer if it is in seconds. One with a date is not read. */
@@ -127,17 +156,22 @@ function list(value: unknown): Record<string, unknown>[] {
   return Array.isArray(value) ? value.filter((item) => typeof item === "object" && item !== null) : [];
 }
 
-function decision(response: Response, answer: Record<string, unknown>, allowed: boolean): Decision {
+function decision(
+  status: number,
+  from: Headers,
+  answer: Record<string, unknown>,
+  allowed: boolean,
+): Decision {
   const text = (value: unknown) => (typeof value === "string" ? value : undefined);
   const number = (value: unknown) => (typeof value === "number" ? value : null);
   const headers: Record<string, string> = {};
   for (const name of COPIED) {
-    const value = response.headers.get(name);
+    const value = from.get(name);
     if (value !== null) headers[name] = value;
   }
   return {
     allowed,
-    status: response.status,
+    status,
     source: "node",
     degraded: answer["degraded"] === true,
     partitioned: answer["partitioned"] === true,

@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 
+import type { Check } from "./check.js";
 import type { Client } from "./client.js";
 import type { Decision } from "./decision.js";
 import { ask, PHRASES } from "./middleware.js";
-import type { Check } from "./middleware.js";
 
 export type { Check };
 

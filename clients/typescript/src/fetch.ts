@@ -1,6 +1,6 @@
+import type { Check } from "./check.js";
 import type { Client } from "./client.js";
 import { ask, PHRASES } from "./middleware.js";
-import type { Check } from "./middleware.js";
 
 /**
  * Wraps a function from a request to its response: a handler of your server, or `fetch` itself to limit what you send.

@@ -1,13 +1,6 @@
-import type { CheckOptions, Client } from "./client.js";
-import type { Attributes, Decision } from "./decision.js";
-
-/** What a middleware asks for a request. */
-export interface Check {
-  domain: string;
-  attributes: Attributes;
-  /** Default 1. */
-  hits?: number | undefined;
-}
+import type { Check, RequestHeaders } from "./check.js";
+import type { Client } from "./client.js";
+import type { Decision } from "./decision.js";
 
 /** The text of the answers that a middleware gives itself. */
 export const PHRASES: Readonly<Record<number, string>> = {
@@ -20,9 +13,9 @@ export const PHRASES: Readonly<Record<number, string>> = {
  * Asks for a request. Hides the status of a rejected check in the cause of an error: frameworks would answer with it,
  * as if the user had made the mistake.
  */
-export async function ask(client: Client, check: Check, headers: CheckOptions["headers"]): Promise<Decision> {
+export async function ask(client: Client, check: Check, headers: RequestHeaders): Promise<Decision> {
   try {
-    return await client.check(check.domain, check.attributes, { hits: check.hits, headers });
+    return await client.check(check.domain, check.attributes, { ...check, headers });
   } catch (error) {
     throw new Error("the check of the rate limit failed", { cause: error });
   }

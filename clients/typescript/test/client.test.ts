@@ -194,6 +194,7 @@ for (const [name, config] of [
   ["failMode", { nodes, failMode: "open" as "allow" }],
   ["token", { nodes, token: "secret\n" }],
   ["denialCacheSize", { nodes, denialCacheSize: -1 }],
+  ["maxInFlight", { nodes, maxInFlight: 0 }],
   ["denialCacheLongestMs", { nodes, denialCacheLongestMs: NaN }],
 ] as [string, Config][]) {
   test(`a wrong configuration is an error that names ${name}`, () => {

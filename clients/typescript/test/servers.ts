@@ -24,6 +24,7 @@ domains:
   - domain: api
     limits:
       - { name: five-an-hour, match: { kind: slow }, per: [user], limit: 5, window: 1h, algorithm: fixed_window }
+      - { name: ten-an-hour, match: { kind: many }, per: [user], limit: 10, window: 1h, algorithm: fixed_window }
       - { name: two-a-second, match: { kind: fast }, per: [user], limit: 2, window: 1s, algorithm: token_bucket }
 `;
 
@@ -108,6 +109,23 @@ export function passingOn({ url }: Node, delayMs = 0): RequestListener {
     response.end(await answer.text());
   };
   return (request, response) => void pass(request, response);
+}
+
+/** Passes requests on to a node. Answers nothing while it has more than some requests at once. */
+export function overloaded(node: Node, most: number): RequestListener {
+  const passOn = passingOn(node, 20);
+  let inFlight = 0;
+  return (request, response) => {
+    inFlight++;
+    // The client may send its next request when it has the answer.
+    const { writeHead } = response;
+    response.writeHead = (...head: unknown[]) => {
+      inFlight--;
+      return Reflect.apply(writeHead, response, head);
+    };
+    if (inFlight <= most) return passOn(request, response);
+    response.on("close", () => inFlight--);
+  };
 }
 
 export function answering(status: number, text = "{}", headers: Record<string, string> = {}): RequestListener {

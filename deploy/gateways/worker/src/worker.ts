@@ -67,6 +67,8 @@ async function checkRateLimit(request: Request, env: Env): Promise<Decision> {
     failMode: (env.TIDEGATE_FAIL_MODE ?? "allow") as FailMode,
     deadlineMs: Number(env.TIDEGATE_DEADLINE_MS ?? 250),
     token: env.TIDEGATE_TOKEN ?? undefined,
+    // A request must not wait for another one: Cloudflare may end that without letting it give its place back.
+    maxInFlight: Number.MAX_SAFE_INTEGER,
   });
   const attributes: Record<string, string> = { method: request.method, host: new URL(request.url).hostname };
   // Cloudflare sets this header itself: a client cannot choose it.
