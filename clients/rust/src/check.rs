@@ -8,24 +8,29 @@ use serde::Serialize;
 /// The headers of the request on whose behalf is asked, which the node gets.
 const CARRIED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 
+/// The attributes by which rules match a request and count it.
+pub type Attributes = BTreeMap<String, String>;
+
 /// A check: may a request pass?
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// The domain of the rules.
     pub domain: String,
-    /// The attributes by which rules match the request and count it.
-    pub attributes: BTreeMap<String, String>,
+    /// The attributes by which rules match the request and count it: one descriptor.
+    #[serde(skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
+    /// Several descriptors, 1 to 100, in place of `attributes`. The check is allowed if all limits of all of them allow
+    /// it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<Attributes>,
     /// The hits that the request costs. 0 asks whether one hit would pass, and charges nothing.
     pub hits: u32,
+    /// True charges the hits even if they do not fit, for a cost that is known only afterwards. The decision still says
+    /// whether they fit. Such a check always asks a node.
+    pub overdraft: bool,
     /// `traceparent`, `tracestate` and `x-request-id` of the request on whose behalf is asked.
+    #[serde(skip)]
     pub headers: HeaderMap,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    domain: &'a str,
-    attributes: &'a BTreeMap<String, String>,
-    hits: u32,
 }
 
 impl Check {
@@ -51,13 +56,13 @@ impl Check {
         self
     }
 
-    pub(crate) fn body(&self) -> Vec<u8> {
-        let Self { domain, attributes, hits, .. } = self;
-        serde_json::to_vec(&Body { domain, attributes, hits: *hits }).unwrap_or_default()
-    }
-
     /// A text that is equal for checks of the same counters.
     pub(crate) fn key(&self) -> String {
-        format!("{:?} {:?}", self.domain, self.attributes)
+        format!("{:?} {:?} {:?}", self.domain, self.attributes, self.descriptors)
+    }
+
+    /// The hits of a denial that may cover this check. No denial covers 0 hits.
+    pub(crate) const fn hits_of_denial(&self) -> u32 {
+        if self.overdraft { 0 } else { self.hits }
     }
 }

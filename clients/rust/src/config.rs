@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 
+use crate::nodes::Urls;
+
 /// The answer to a check that no node answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailMode {
@@ -28,6 +30,9 @@ pub struct Config {
     pub denial_cache_size: usize,
     /// The longest time for which a denial is remembered, so that a raised limit is noticed. One minute by default.
     pub denial_cache_longest: Duration,
+    /// How many calls are in flight at most. Others wait for one of these to end, and their wait counts against the
+    /// deadline. At most 100 times as many wait; the fail mode decides about every other check at once. 64 by default.
+    pub max_in_flight: usize,
 }
 
 /// Why a client cannot be made.
@@ -49,24 +54,31 @@ impl Config {
             token: None,
             denial_cache_size: 10_000,
             denial_cache_longest: Duration::from_secs(60),
+            max_in_flight: 64,
         }
     }
 
-    /// Returns the URL for checks of each node, and the value of `Authorization`.
-    pub(crate) fn read(&self) -> Result<(Vec<Uri>, Option<HeaderValue>), ConfigError> {
+    /// Returns the URLs of each node, and the value of `Authorization`.
+    pub(crate) fn read(&self) -> Result<(Vec<Urls>, Option<HeaderValue>), ConfigError> {
         let wrong =
             |field: &str, expected: &str| ConfigError { field: field.to_owned(), expected: expected.to_owned() };
         if self.nodes.is_empty() {
             return Err(wrong("nodes", "expected at least one base URL"));
         }
         let urls = self.nodes.iter().enumerate().map(|(at, base)| {
-            let url: Option<Uri> = format!("{}/v1/check", base.trim_end_matches('/')).parse().ok();
-            url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none())
-                .ok_or_else(|| wrong(&format!("nodes[{at}]"), "expected a base URL such as http://10.0.0.1:8080"))
+            let url = |path| {
+                let url: Option<Uri> = format!("{}{path}", base.trim_end_matches('/')).parse().ok();
+                url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none())
+                    .ok_or_else(|| wrong(&format!("nodes[{at}]"), "expected a base URL such as http://10.0.0.1:8080"))
+            };
+            Ok(Urls { one: url("/v1/check")?, many: url("/v1/checks")? })
         });
-        let urls: Vec<Uri> = urls.collect::<Result<_, _>>()?;
+        let urls: Vec<Urls> = urls.collect::<Result<_, _>>()?;
         if self.deadline.is_zero() {
             return Err(wrong("deadline", "expected more than 0"));
+        }
+        if self.max_in_flight == 0 {
+            return Err(wrong("max_in_flight", "expected more than 0"));
         }
         let bearer = |token: &String| {
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
@@ -97,6 +109,7 @@ mod tests {
             assert_eq!(field(&|config| config.nodes.push(node.to_owned())).as_deref(), Some("nodes[1]"), "{node}");
         }
         assert_eq!(field(&|config| config.deadline = Duration::ZERO).as_deref(), Some("deadline"));
+        assert_eq!(field(&|config| config.max_in_flight = 0).as_deref(), Some("max_in_flight"));
         assert_eq!(field(&|config| config.token = Some("a b".to_owned())).as_deref(), Some("token"));
     }
 }

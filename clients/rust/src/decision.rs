@@ -94,6 +94,15 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The status that this decision has if it is the answer to one check.
+    pub(crate) fn status(&self) -> StatusCode {
+        match &self.reason {
+            _ if self.allowed => StatusCode::OK,
+            Some(reason) if reason.ends_with("_key") => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
     pub(crate) fn decision(self, status: StatusCode, headers: &HeaderMap) -> Decision {
         let Self { allowed, degraded, partitioned, reason, revision, request_id, retry_after_ms, limits } = self;
         Decision {

@@ -23,9 +23,13 @@ mod config;
 mod decision;
 mod denials;
 mod layer;
+mod nodes;
+mod places;
+mod reply;
 
-pub use check::Check;
-pub use client::{CheckError, Client, Rejected};
+pub use check::{Attributes, Check};
+pub use client::Client;
 pub use config::{Config, ConfigError, FailMode};
 pub use decision::{Decision, FieldError, Limit, Source};
 pub use layer::{RateLimit, RateLimitFuture, RateLimitLayer};
+pub use reply::{CheckError, Rejected};

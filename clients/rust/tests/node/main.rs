@@ -2,101 +2,20 @@
 
 #![expect(clippy::disallowed_methods, reason = "this crate runs without the node's ports")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::routing::get;
 use http::StatusCode;
+use servers::{NOBODY, Node, PATIENCE, check, config, server};
 use tidegate_client::{Check, CheckError, Client, Config, FailMode, RateLimitLayer, Source};
 use tower_service::Service;
 
-/// Far longer than a shared machine takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A node with the sample rules: five checks a minute for each user in the domain `demo`.
-struct Node {
-    child: Child,
-    url: String,
-}
-
-impl Node {
-    fn start() -> Self {
-        let program = std::env::var("TIDEGATE_PROGRAM").expect("TIDEGATE_PROGRAM must name the program");
-        let mut child = Command::new(program)
-            .args(["dev", "--log-format", "json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let serving = log.find(|line| line.contains("\"serving\"")).expect("the node must serve");
-        let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
-        let address = serving["http"].as_str().unwrap();
-        std::thread::spawn(move || log.for_each(drop));
-        // A node that starts answers 503.
-        let start = Instant::now();
-        while !is_ready(address) {
-            assert!(start.elapsed() < PATIENCE, "the node must be ready");
-            std::thread::yield_now();
-        }
-        Self { child, url: format!("http://{address}") }
-    }
-
-    fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn is_ready(address: &str) -> bool {
-    let mut answer = String::new();
-    let asked = TcpStream::connect(address).and_then(|mut stream| {
-        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")?;
-        stream.read_to_string(&mut answer)
-    });
-    asked.is_ok() && answer.starts_with("HTTP/1.1 200")
-}
-
-/// A server that answers each request with these bytes, and tells what it got.
-fn server(answer: &'static str) -> (String, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (send, requests) = channel();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut buffer = [0; 8192];
-            let read = stream.read(&mut buffer).unwrap_or(0);
-            if send.send(String::from_utf8_lossy(&buffer[..read]).into_owned()).is_err() {
-                break;
-            }
-            let _ = stream.write_all(answer.as_bytes());
-        }
-    });
-    (url, requests)
-}
-
-fn config(nodes: &[&str]) -> Config {
-    Config { deadline: PATIENCE, ..Config::new(nodes.iter().copied()) }
-}
-
-fn check(user: &str) -> Check {
-    Check::new("demo").with("user", user)
-}
-
-/// An address where nobody listens: the port is reserved, so no other test gets it.
-const NOBODY: &str = "http://127.0.0.1:1";
+mod batch;
+mod places;
+mod servers;
 
 #[tokio::test]
 async fn exactly_the_limit_is_admitted_and_a_denial_says_when_to_ask_again() {

@@ -1,0 +1,147 @@
+//! Sends a call to one node after another.
+
+#![expect(clippy::disallowed_methods, reason = "a client runs in other programs, without the node's Clock port")]
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::Connect;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a node that failed is asked only after the others.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often a call is sent at most.
+const MAX_TRIES: usize = 2;
+
+/// The nodes, and how they are reached.
+#[derive(Debug)]
+pub(crate) struct Nodes<C> {
+    nodes: Vec<Node>,
+    authorization: Option<HeaderValue>,
+    http: HttpClient<C, Full<Bytes>>,
+}
+
+#[derive(Debug)]
+struct Node {
+    urls: Urls,
+    paused_until: Mutex<Option<Instant>>,
+}
+
+/// The URLs of a node.
+#[derive(Debug)]
+pub(crate) struct Urls {
+    /// `/v1/check`
+    pub(crate) one: Uri,
+    /// `/v1/checks`
+    pub(crate) many: Uri,
+}
+
+/// What is sent to a node.
+pub(crate) struct Call<'a> {
+    /// True for a batch.
+    pub(crate) many: bool,
+    pub(crate) body: Bytes,
+    /// The headers of the request on whose behalf is asked.
+    pub(crate) headers: &'a HeaderMap,
+    /// How many bytes of the answer are read.
+    pub(crate) max_answer: usize,
+}
+
+/// What a node answered, with a status below 500.
+pub(crate) struct Reply {
+    pub(crate) url: String,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Nodes<C> {
+    pub(crate) fn new(urls: Vec<Urls>, authorization: Option<HeaderValue>, http: HttpClient<C, Full<Bytes>>) -> Self {
+        let node = |urls| Node { urls, paused_until: Mutex::default() };
+        Self { nodes: urls.into_iter().map(node).collect(), authorization, http }
+    }
+
+    /// Sends a call to one node after another until one answers or the time is over. The error says why none answered.
+    pub(crate) async fn send(&self, call: &Call<'_>, end: Instant) -> Result<Reply, String> {
+        let mut failures = Vec::new();
+        let nodes = self.order(Instant::now());
+        for (at, node) in nodes.iter().enumerate() {
+            let left = end.saturating_duration_since(Instant::now());
+            // The first try leaves time for another one.
+            let timeout = if at + 1 < nodes.len() { left / 2 } else { left };
+            let url = if call.many { &node.urls.many } else { &node.urls.one };
+            match self.ask(url, call, timeout).await {
+                Ok(reply) => return Ok(reply),
+                Err(why) => failures.push(format!("{url}: {why}")),
+            }
+            node.pause(Instant::now() + PAUSE);
+        }
+        Err(format!("no node answered: {}", failures.join("; ")))
+    }
+
+    /// Sends a call to one node, and reads its answer within `timeout`.
+    async fn ask(&self, url: &Uri, call: &Call<'_>, timeout: Duration) -> Result<Reply, String> {
+        let end = Instant::now() + timeout;
+        let late = |_| format!("no answer within {timeout:?}");
+        let mut request = Request::new(Full::new(call.body.clone()));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = url.clone();
+        let headers = request.headers_mut();
+        headers.extend(call.headers.clone());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        let answer = timeout_at(end, self.http.request(request)).await.map_err(late)?;
+        let answer = answer.map_err(|error| explain(&error))?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_server_error() {
+            return Err(head.status.to_string());
+        }
+        let body = match timeout_at(end, Limited::new(body, call.max_answer).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            // A status of 4xx refuses the check even if its body cannot be read.
+            _ if head.status.is_client_error() => Bytes::new(),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(error) => return Err(late(error)),
+        };
+        Ok(Reply { url: url.to_string(), status: head.status, headers: head.headers, body })
+    }
+
+    /// The nodes that a call asks: those that did not just fail come first.
+    fn order(&self, now: Instant) -> Vec<&Node> {
+        let (mut all, paused): (Vec<&Node>, Vec<&Node>) = self.nodes.iter().partition(|node| !node.is_paused(now));
+        all.extend(paused);
+        // One address may stand for several nodes: a second try may reach another one.
+        if let [only] = all[..] {
+            all.push(only);
+        }
+        all.truncate(MAX_TRIES);
+        all
+    }
+}
+
+impl Node {
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|end| now < end)
+    }
+
+    fn pause(&self, end: Instant) {
+        *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+}
+
+/// An error with its causes.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

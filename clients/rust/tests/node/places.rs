@@ -1,0 +1,51 @@
+//! The calls in flight are bounded.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use tidegate_client::{Check, Client, Config, Decision, FailMode};
+
+use crate::servers::{Node, before, check, config};
+
+async fn at_once(client: &Client, count: usize, check: &Check) -> Vec<Decision> {
+    let ask = async || client.check(check).await.unwrap();
+    join_all((0..count).map(|_| ask())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_checks_does_not_overload_the_node() {
+    let node = Node::start();
+    for denial_cache_size in [10_000, 0] {
+        let (url, _) = before(&node, 64).await;
+        // A node that is overloaded costs the whole deadline.
+        let deadline = Duration::from_secs(10);
+        let config = Config { fail_mode: FailMode::Allow, deadline, denial_cache_size, ..config(&[&url]) };
+        let client = Client::new(config).unwrap();
+        let check = check(&format!("many-{denial_cache_size}"));
+        let decisions = at_once(&client, 1000, &check).await;
+        assert_eq!(decisions.iter().filter(|decision| decision.allowed).count(), 5, "{denial_cache_size}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_waited_is_denied_by_the_answer_to_another() {
+    let node = Node::start();
+    let (url, count) = before(&node, 1).await;
+    let client = Client::new(Config { max_in_flight: 1, ..config(&[&url]) }).unwrap();
+    at_once(&client, 100, &check("u")).await;
+    assert_eq!(count.load(Ordering::Relaxed), 6);
+}
+
+#[tokio::test]
+async fn the_wait_for_a_place_ends_with_the_deadline() {
+    let node = Node::start();
+    let (silent, _) = before(&node, 0).await;
+    let deadline = Duration::from_millis(500);
+    let config = Config { fail_mode: FailMode::Deny, max_in_flight: 1, deadline, ..config(&[&silent]) };
+    let decisions = at_once(&Client::new(config).unwrap(), 20, &check("u")).await;
+    let statuses: HashSet<StatusCode> = decisions.iter().map(|decision| decision.status).collect();
+    assert_eq!(statuses, HashSet::from([StatusCode::SERVICE_UNAVAILABLE]));
+}
