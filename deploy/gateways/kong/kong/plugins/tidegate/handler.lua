@@ -31,11 +31,25 @@ local function headers_of_check(conf)
     return headers
 end
 
+-- Asks one node. The timeouts of a socket bound single steps only. A second thread bounds all of them together, from the
+-- look-up of the address to the last byte of the answer.
 local function ask(conf, node, headers)
-    local client = http.new()
-    client:set_timeouts(conf.timeout, conf.timeout, conf.timeout)
-    local query = { domain = conf.domain }
-    local answer, problem = client:request_uri(node .. "/v1/authorize", { query = query, headers = headers })
+    local call = ngx.thread.spawn(function()
+        local client = http.new()
+        client:set_timeouts(conf.timeout, conf.timeout, conf.timeout)
+        local query = { domain = conf.domain }
+        return client:request_uri(node .. "/v1/authorize", { query = query, headers = headers })
+    end)
+    local deadline = ngx.thread.spawn(function()
+        ngx.sleep(conf.timeout / 1000)
+        return nil, "no answer within " .. conf.timeout .. " ms"
+    end)
+    local ended, answer, problem = ngx.thread.wait(call, deadline)
+    -- This closes the connection of a call that is late.
+    ngx.thread.kill(call)
+    ngx.thread.kill(deadline)
+    -- A mistake in the plugin must not open a gateway that fails open.
+    if not ended then error(answer) end
     if not answer then return nil, problem end
     if answer.status >= 500 then return nil, "status " .. answer.status end
     return answer

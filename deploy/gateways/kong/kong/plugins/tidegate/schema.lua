@@ -10,7 +10,7 @@ return {
                 -- The HTTP addresses of the nodes of this region.
                 { nodes = { type = "array", required = true, len_min = 1, elements = typedefs.url } },
                 { domain = { type = "string", required = true, len_min = 1 } },
-                -- Of each step of a try (connect, each send, each read), in milliseconds. A check has two tries at most.
+                -- Of a try, from its first to its last byte, in milliseconds. A check has two tries at most.
                 { timeout = { type = "integer", default = 250, between = { 1, 60000 } } },
                 -- Sent as `Authorization: Bearer`.
                 { token = { type = "string" } },
