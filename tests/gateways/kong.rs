@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::client::Client;
 use crate::gateway::Gateway;
-use crate::setup::{Setup, deployed, node, replaced};
+use crate::setup::{FailMode, Setup, deployed, node, replaced};
 use crate::support::node::Node;
 
 impl Gateway {
@@ -100,4 +100,26 @@ fn kong_counts_by_consumer_if_the_node_takes_that_attribute() {
         Client::new(&kong).send(head.as_bytes()).status
     };
     assert_eq!(["a1", "a2", "a1", "a2", "u1"].map(status), [200, 200, 429, 429, 200]);
+}
+
+/// Makes the gateway ask itself, and answer the check with a denial that takes 800 ms, a byte of it each 100 ms.
+fn asking_a_slow_node(text: String) -> String {
+    let (_, rest) = text.split_once("listen 127.0.0.1:").unwrap();
+    let (port, _) = rest.split_once(';').unwrap();
+    let slow = "ngx.status = 429 ngx.header.content_length = 8 \
+                for _ = 1, 8 do ngx.print('x') ngx.flush(true) ngx.sleep(0.1) end";
+    let slow = format!("location = /v1/authorize {{ content_by_lua_block {{ {slow} }} }} location / {{");
+    let (_, rest) = text.split_once("\"http://").unwrap();
+    let (node, _) = rest.split_once('"').unwrap();
+    let text = replaced(&text, &format!("\"http://{node}\""), &format!("\"http://127.0.0.1:{port}\""));
+    replaced(&text, "location / {", &slow)
+}
+
+#[test]
+fn a_node_that_answers_byte_by_byte_is_late_in_kong() {
+    let node = node(RULES);
+    for (mode, expected) in [(FailMode::Open, 200), (FailMode::Closed, 503)] {
+        let kong = Gateway::stubbed_kong(&Setup { edit: asking_a_slow_node, ..Setup::new(&node, mode) });
+        assert_eq!(Client::new(&kong).get(b"/", b"x").status, expected, "{}", mode.word());
+    }
 }
