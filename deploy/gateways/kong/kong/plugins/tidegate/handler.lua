@@ -31,8 +31,8 @@ local function headers_of_check(conf)
     return headers
 end
 
--- Asks one node. The timeouts of a socket bound single steps only. A second thread bounds all of them together, from the
--- look-up of the address to the last byte of the answer.
+-- Asks one node. The timeouts of a socket bound single steps only. A second thread bounds all of them together, from
+-- the look-up of the address to the last byte of the answer.
 local function ask(conf, node, headers)
     local call = ngx.thread.spawn(function()
         local client = http.new()
