@@ -29,7 +29,8 @@ def test_the_fail_mode_decides_about_a_batch_that_no_node_answers(make: Make, de
     for decision in make(dead, fail_mode="deny").check_all(slow("u1"), slow("u2")):
         assert isinstance(decision, Decision)
         assert (decision.source, decision.status) == ("fail_mode", 503)
-    with stub(answering(200, '{"results":[{"error":{"status":503}},{"allowed":false,"reason":"unknown_key"}]}')) as server:
+    text = '{"results":[{"error":{"status":503}},{"allowed":false,"reason":"unknown_key"}]}'
+    with stub(answering(200, text)) as server:
         shed, unknown = make(server.url).check_all(slow("u1"), slow("u2"))
         assert isinstance(shed, Decision) and isinstance(unknown, Decision)
         assert (shed.source, "status 503" in (shed.failure or "")) == ("fail_mode", True)

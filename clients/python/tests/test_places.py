@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Make
-from servers import PATIENCE, Node, overloaded, passing_on, silent, stub
+from servers import PATIENCE, Node, overloaded, passing_on, silent, stub, wait_until
 
 from tidegate._decision import NoAnswer
 from tidegate._places import WAITERS_PER_PLACE, AsyncPlaces, Places
@@ -18,8 +18,7 @@ from tidegate._places import WAITERS_PER_PLACE, AsyncPlaces, Places
 @pytest.mark.parametrize(("size", "count"), [(10_000, 1000), (0, 200)])
 def test_a_burst_of_checks_does_not_overload_the_node(size: int, count: int, make: Make, a_node: Node) -> None:
     with stub(overloaded(a_node, 16)) as server:
-        # A node that is overloaded costs the whole deadline.
-        asker = make(server.url, fail_mode="allow", max_in_flight=16, deadline=10.0, denial_cache_size=size)
+        asker = make(server.url, fail_mode="allow", max_in_flight=16, denial_cache_size=size)
         assert Counter(decision.allowed for decision in asker.at_once(count, "many")) == {True: 10, False: count - 10}
 
 
@@ -35,41 +34,48 @@ def test_the_wait_for_a_place_ends_with_the_deadline(make: Make) -> None:
         assert {(decision.status, decision.source) for decision in decisions} == {(503, "fail_mode")}
 
 
-def test_few_wait() -> None:
-    threads_wait = Places(1)
+def test_few_threads_wait() -> None:
+    places = Places(1)
 
-    def wait_in_thread(end: float) -> str:
+    def take(end: float) -> str:
         try:
-            with threads_wait.take(end):
+            with places.take(end):
                 return "place"
         except NoAnswer as why:
             return str(why)
 
-    async def wait_in_tasks() -> list[str]:
-        tasks_wait = AsyncPlaces(1)
+    with ThreadPoolExecutor(WAITERS_PER_PLACE) as threads:
+        with places.take(0.0):
+            waits = threads.map(take, [time.monotonic() + PATIENCE] * WAITERS_PER_PLACE)
+            wait_until(lambda: places._waiting._count == WAITERS_PER_PLACE)
+            assert take(0.0) == "too many calls wait for others to end"
+        assert set(waits) == {"place"}
+    with places.take(0.0):
+        assert take(0.0) == "1 other calls were in flight until the deadline"
+    assert take(0.0) == "place"
 
-        async def wait(end: float) -> str:
+
+def test_few_tasks_wait() -> None:
+    async def take_many() -> list[str]:
+        places = AsyncPlaces(1)
+
+        async def take(end: float) -> str:
             try:
-                async with tasks_wait.take(end):
+                async with places.take(end):
                     return "place"
             except NoAnswer as why:
                 return str(why)
 
-        async with tasks_wait.take(0.0):
-            waits = [wait(time.monotonic() + 1.0) for _ in range(WAITERS_PER_PLACE + 2)]
+        async with places.take(0.0):
+            waits = [take(time.monotonic() + 0.5) for _ in range(WAITERS_PER_PLACE + 2)]
             ended = await asyncio.gather(*waits)
-        return [*ended, await wait(0.0)]
+        return [*ended, await take(0.0)]
 
-    with ThreadPoolExecutor(WAITERS_PER_PLACE + 2) as threads:
-        with threads_wait.take(0.0):
-            ended = list(threads.map(wait_in_thread, [time.monotonic() + 1.0] * (WAITERS_PER_PLACE + 2)))
-        ended.append(wait_in_thread(0.0))
-    for reasons in (ended, asyncio.run(wait_in_tasks())):
-        assert Counter(reasons) == {
-            "1 other calls were in flight until the deadline": WAITERS_PER_PLACE,
-            "too many calls wait for others to end": 2,
-            "place": 1,
-        }
+    assert Counter(asyncio.run(take_many())) == {
+        "1 other calls were in flight until the deadline": WAITERS_PER_PLACE,
+        "too many calls wait for others to end": 2,
+        "place": 1,
+    }
 
 
 def test_a_task_that_is_cancelled_gives_its_place_back(a_node: Node) -> None:

@@ -12,12 +12,14 @@ async function allowedAtOnce(asked: Client, count: number): Promise<number> {
   return (await Promise.all(all)).filter((decision) => decision.allowed).length;
 }
 
-for (const denialCacheSize of [10_000, 0]) {
-  test(`a burst of checks does not overload the node, with ${denialCacheSize} denials remembered`, async (t) => {
+for (const [denialCacheSize, count] of [
+  [10_000, 1000],
+  [0, 200],
+] as const) {
+  test(`${count} checks at once do not overload the node, with ${denialCacheSize} denials remembered`, async (t) => {
     const { url } = await stub(t, overloaded(await node(t), 64));
-    // A node that is overloaded costs the whole deadline.
-    const asked = client({ nodes: [url], failMode: "allow", deadlineMs: 10_000, denialCacheSize });
-    assert.equal(await allowedAtOnce(asked, 1000), 10);
+    const asked = client({ nodes: [url], failMode: "allow", denialCacheSize });
+    assert.equal(await allowedAtOnce(asked, count), 10);
   });
 }
 
