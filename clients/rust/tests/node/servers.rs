@@ -20,17 +20,32 @@ use tidegate_client::{Check, Config};
 /// Far longer than a shared machine takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A node with the sample rules: five checks a minute for each user in the domain `demo`.
+/// A node.
 pub struct Node {
     child: Child,
     pub url: String,
 }
 
 impl Node {
+    /// Starts a node with the sample rules: five checks a minute for each user in the domain `demo`.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a node that allows ten checks an hour to each user in the domain `demo`.
+    pub fn of_ten() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules.yaml");
+        let limit = "{ name: ten, per: [user], limit: 10, window: 1h, algorithm: fixed_window }";
+        std::fs::write(&path, format!("version: 1\ndomains: [{{ domain: demo, limits: [{limit}] }}]")).unwrap();
+        Self::start_with(&["--rules", path.to_str().unwrap()])
+    }
+
+    fn start_with(options: &[&str]) -> Self {
         let program = std::env::var("TIDEGATE_PROGRAM").expect("TIDEGATE_PROGRAM must name the program");
         let mut child = Command::new(program)
             .args(["dev", "--log-format", "json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"])
+            .args(options)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
