@@ -117,7 +117,8 @@ func TestOverdraftChargesInAnyCase(t *testing.T) {
 	c := client(t, Config{Nodes: []string{node.URL}})
 	costly := slow("u1")
 	costly.Hits, costly.Overdraft = 4, true
-	if first, second := ask(t, c, costly), ask(t, c, costly); !first.Allowed || second.Allowed || second.Source != FromNode {
+	first, second := ask(t, c, costly), ask(t, c, costly)
+	if !first.Allowed || second.Allowed || second.Source != FromNode {
 		t.Fatalf("%+v, %+v", first, second)
 	}
 	if after := ask(t, c, slow("u1")); after.Allowed || after.Source != FromNode {

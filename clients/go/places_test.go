@@ -104,7 +104,8 @@ func TestTheWaitForAPlaceEndsWithTheDeadlineAndFewWait(t *testing.T) {
 	for c.places.waiting.Load() < waitersPerPlace && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
 	}
-	if many := ask(t, c, slow("u1")); many.Status != 503 || !strings.Contains(many.Failure.Error(), "too many calls wait") {
+	many := ask(t, c, slow("u1"))
+	if many.Status != 503 || !strings.Contains(many.Failure.Error(), "too many calls wait") {
 		t.Fatalf("%+v", many)
 	}
 	if node.count() != 0 {
