@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::matcher::PatternBudget;
 use super::path::Path;
 
 /// One error: its place, and what was expected there.
@@ -19,18 +20,22 @@ impl fmt::Display for Problem {
 
 /// The errors found so far.
 #[derive(Default)]
-pub(super) struct Problems(pub Vec<Problem>);
+pub(super) struct Problems {
+    pub all: Vec<Problem>,
+    /// What is left for regular expressions.
+    pub patterns: PatternBudget,
+}
 
 impl Problems {
     pub fn expect(&mut self, holds: bool, path: &Path, message: &str) {
         if !holds {
-            self.0.push(Problem { path: path.clone(), message: message.to_owned() });
+            self.all.push(Problem { path: path.clone(), message: message.to_owned() });
         }
     }
 
     pub fn check(&mut self, result: Result<(), String>, path: &Path) {
         if let Err(message) = result {
-            self.0.push(Problem { path: path.clone(), message });
+            self.all.push(Problem { path: path.clone(), message });
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn validate(rules: &Rules) -> Vec<Problem> {
         found.expect(names.insert(&domain.domain), &name, "expected a domain that no other entry has");
         check_domain(domain, &path.field("limits"), &mut found);
     }
-    found.0
+    found.all
 }
 
 fn check_domain(domain: &Domain, path: &Path, found: &mut Problems) {
@@ -169,7 +169,8 @@ fn check_override(limit: &Limit, change: &Override, path: &Path, found: &mut Pro
 
 fn check_match(matches: &Match, path: &Path, found: &mut Problems) {
     for (key, condition) in &matches.conditions {
-        found.check(check_condition(condition), &path.field("match").field(key));
+        let result = check_condition(condition, &mut found.patterns);
+        found.check(result, &path.field("match").field(key));
     }
     if let Some(keys) = &matches.exact_keys {
         let fits = !keys.is_empty() && keys.iter().all(|k| !k.is_empty());
@@ -181,7 +182,8 @@ fn check_match(matches: &Match, path: &Path, found: &mut Problems) {
         }
     }
     if let Some(when) = &matches.when {
-        found.check(check_expression(when), &path.field("when"));
+        let result = check_expression(when, &mut found.patterns);
+        found.check(result, &path.field("when"));
     }
 }
 

@@ -11,6 +11,7 @@ mod overdrafts;
 mod promises;
 mod regions;
 mod rule_changes;
+mod rule_costs;
 mod rules;
 mod small_limits;
 mod stories;

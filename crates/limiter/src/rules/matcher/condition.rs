@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use regex::Regex;
 
+use super::pattern::Pattern;
 use super::route::Route;
 use crate::rules::rule::Condition;
 
-/// The largest compiled regular expression, in bytes, so that a rule cannot take the memory of the node.
-const REGEX_BYTES: usize = 1 << 20;
+/// The largest compiled regular expression of a condition, in bytes.
+pub(super) const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// A compiled condition. It tests the value of an attribute; `None` is an absent attribute.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum Compiled {
     AnyOf(BTreeSet<Box<str>>),
     Prefix(Box<str>),
     Suffix(Box<str>),
-    Pattern(Regex),
+    Pattern(Pattern),
     Route(Route),
     Cidr(Vec<IpNet>),
     Present(bool),
@@ -35,11 +35,11 @@ impl Compiled {
             Condition::AnyOf(list) => Self::AnyOf(list.iter().map(|s| s.as_str().into()).collect()),
             Condition::Prefix(s) => Self::Prefix(s.as_str().into()),
             Condition::Suffix(s) => Self::Suffix(s.as_str().into()),
-            Condition::Glob(s) => Self::Pattern(regex(&glob_to_regex(s), REGEX_BYTES)?),
+            Condition::Glob(glob) => Self::Pattern(Pattern::compile(&glob_to_regex(glob), MAX_PATTERN_BYTES)?),
             Condition::Route(s) => Self::Route(Route::parse(s)?),
             Condition::Cidr(list) if list.is_empty() => return Err("expected at least one network".into()),
             Condition::Cidr(list) => Self::Cidr(list.iter().map(|s| network(s)).collect::<Result<_, _>>()?),
-            Condition::Regex(s) => Self::Pattern(regex(s, REGEX_BYTES)?),
+            Condition::Regex(s) => Self::Pattern(Pattern::compile(s, MAX_PATTERN_BYTES)?),
             Condition::Present(present) => Self::Present(*present),
             Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
         })
@@ -55,7 +55,7 @@ impl Compiled {
             (Self::AnyOf(set), Some(v)) => set.contains(v),
             (Self::Prefix(s), Some(v)) => v.starts_with(&**s),
             (Self::Suffix(s), Some(v)) => v.ends_with(&**s),
-            (Self::Pattern(regex), Some(v)) => regex.is_match(v),
+            (Self::Pattern(pattern), Some(v)) => pattern.is_match(v),
             (Self::Route(route), Some(v)) => route.matches(v),
             (Self::Cidr(nets), Some(v)) => address(v).is_some_and(|ip| nets.iter().any(|net| net.contains(&ip))),
         }
@@ -85,12 +85,14 @@ fn canonical(net: IpNet) -> IpNet {
     mapped.and_then(|(prefix, address)| IpNet::new(address.into(), prefix).ok()).unwrap_or(net)
 }
 
-/// Compiles a regular expression that takes at most `most_bytes`.
-pub(super) fn regex(text: &str, most_bytes: usize) -> Result<Regex, String> {
-    regex::RegexBuilder::new(text)
-        .size_limit(most_bytes)
-        .build()
-        .map_err(|e| format!("expected a regular expression: {}", e.to_string().replace('\n', " ")))
+/// The regular expression that a condition compiles to; `None` if it needs none.
+pub fn regex_of(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Glob(glob) => Some(glob_to_regex(glob)),
+        Condition::Regex(regex) => Some(regex.clone()),
+        Condition::Not(inner) => regex_of(inner),
+        _ => None,
+    }
 }
 
 /// Translates a glob: `?` is one character, `*` any number of characters within a segment, and `**` any number across
@@ -103,7 +105,7 @@ fn glob_to_regex(glob: &str) -> String {
             '*' if rest.starts_with("**") => (".*".to_owned(), 2),
             '*' => ("[^/]*".to_owned(), 1),
             '?' => ("[^/]".to_owned(), 1),
-            _ => (regex::escape(c.encode_utf8(&mut [0; 4])), c.len_utf8()),
+            _ => (format!("\\x{{{:x}}}", u32::from(c)), c.len_utf8()),
         };
         out.push_str(&pattern);
         rest = &rest[used..];

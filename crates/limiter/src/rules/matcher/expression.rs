@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use cel::extractors::This;
 use cel::{Context, Env, ExecutionError, Program, Value};
-use regex::Regex;
 
 use super::judge::{self, Facts};
+use super::pattern::Pattern;
 use super::syntax::Syntax;
 use crate::rules::attribute::Attribute;
 
@@ -24,11 +24,11 @@ pub struct Expression {
 #[derive(Clone)]
 pub struct Scope {
     env: Arc<Env>,
-    patterns: Arc<HashMap<String, Regex>>,
+    patterns: Arc<HashMap<String, Pattern>>,
 }
 
 impl Scope {
-    pub(super) fn new(patterns: HashMap<String, Regex>) -> Self {
+    pub(super) fn new(patterns: HashMap<String, Pattern>) -> Self {
         Self { env: Arc::new(Env::stdlib()), patterns: Arc::new(patterns) }
     }
 
@@ -76,6 +76,11 @@ impl Expression {
         }
         judge::check_types(program.expression(), &scope)?;
         Ok(Self { program, scope })
+    }
+
+    /// The memory of its regular expressions, in bytes.
+    pub fn pattern_bytes(&self) -> usize {
+        self.scope.patterns.values().map(Pattern::bytes).sum()
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts

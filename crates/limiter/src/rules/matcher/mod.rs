@@ -4,28 +4,48 @@ mod condition;
 mod expression;
 mod index;
 mod judge;
+mod pattern;
 mod possible;
 mod route;
 mod syntax;
 
 pub use condition::{Compiled, address, network};
+use condition::{MAX_PATTERN_BYTES, regex_of};
 pub use expression::Expression;
 pub use index::Found;
 use index::{Index, Token};
 pub use judge::{Fact, Facts};
+use pattern::Pattern;
+pub use pattern::PatternBudget;
 
 use crate::check::Descriptor;
 use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
 
-/// Checks that a condition compiles; the error says what was expected.
-pub fn check_condition(condition: &Condition) -> Result<(), String> {
-    Compiled::new(condition).map(drop)
+/// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
+/// further regular expression is compiled.
+pub fn check_condition(condition: &Condition, budget: &mut PatternBudget) -> Result<(), String> {
+    match regex_of(condition) {
+        Some(_) if budget.is_spent() => Ok(()),
+        Some(regex) => match Pattern::compile(&regex, MAX_PATTERN_BYTES) {
+            Ok(pattern) => budget.take(pattern.bytes()),
+            Err(error) => {
+                // The attempt took as long as that to compile the largest one.
+                let taken = if error.is_too_large { MAX_PATTERN_BYTES } else { 0 };
+                budget.take(taken).and(Err(error.message))
+            }
+        },
+        None => Compiled::new(condition).map(drop),
+    }
 }
 
-/// Checks that a `when` expression compiles; the error says what was expected.
-pub fn check_expression(source: &str) -> Result<(), String> {
-    Expression::compile(source).map(drop)
+/// Checks that a `when` expression compiles, within `budget`. The error says what was expected. Once the budget is
+/// spent, no further expression is compiled.
+pub fn check_expression(source: &str, budget: &mut PatternBudget) -> Result<(), String> {
+    if budget.is_spent() {
+        return Ok(());
+    }
+    budget.take(Expression::compile(source)?.pattern_bytes())
 }
 
 /// One `match`, compiled.

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
-use regex::Regex;
 
-use super::condition::regex;
+use super::pattern::Pattern;
 
 /// The deepest tree. CEL evaluates it by recursion, on the stack of a worker thread.
 const MAX_DEPTH: usize = 512;
@@ -27,7 +26,7 @@ pub struct Syntax {
     /// The variables that macros bind.
     pub bound: Vec<String>,
     /// The regular expressions of `matches`, by their texts.
-    pub patterns: HashMap<String, Regex>,
+    pub patterns: HashMap<String, Pattern>,
     sums: usize,
 }
 
@@ -106,7 +105,7 @@ impl Syntax {
                     if self.patterns.len() == MAX_PATTERNS {
                         return Err(format!("expected at most {MAX_PATTERNS} regular expressions"));
                     }
-                    self.patterns.insert(pattern.to_owned(), regex(pattern, MAX_PATTERN_BYTES)?);
+                    self.patterns.insert(pattern.to_owned(), Pattern::compile(pattern, MAX_PATTERN_BYTES)?);
                 }
             }
             _ => {}
