@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use limiter::rules::{IdentityTerms, RuleBook};
+use limiter::rules::{IdentityTerms, MAX_BATCH_WORK, RuleBook};
 use limiter::{
     Check, Decision, Effects, Event, IdentityProblem, NodeTime, Outgoing, Regions, Revision, Shard, ShardConfig,
     ShardStats, Ticket, Verdict,
@@ -312,14 +312,21 @@ impl Limiter for Core {
         }
         let mut answers = Vec::with_capacity(checks.len());
         let flush = self.shard.with(|shard| {
-            answers.extend(checks.iter().map(|check| self.begin_check(shard, check, now, timeout)));
+            let before = shard.work();
+            for check in checks {
+                if shard.work().wrapping_sub(before) > MAX_BATCH_WORK {
+                    break;
+                }
+                answers.push(self.begin_check(shard, check, now, timeout));
+            }
             shard.needs_flush(now)
         });
-        if flush == Some(true) {
-            self.wake();
+        match flush {
+            Some(true) => self.wake(),
+            Some(false) => {}
+            // A panic leaves the rest of the checks undecided.
+            None => answers.resize_with(checks.len(), || Answer::Now(Err(Unavailable::Restarted))),
         }
-        // A panic leaves the rest of the checks undecided.
-        answers.resize_with(checks.len(), || Answer::Now(Err(Unavailable::Restarted)));
         answers
     }
 }

@@ -39,12 +39,27 @@ enum PendingState {
     Keys(AskedKeys, Duration),
     /// The check is decided without the limiter.
     Decided(Result<Decision, Rejection>),
+    /// The limiter has not been asked yet: the checks before it were too much work at once. Its caller waits for
+    /// `timeout` from the arrival on.
+    NotBegun(Option<Duration>),
+}
+
+/// What happens to the checks that are left when those before them were too much work at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// They are one request: the rest is rejected.
+    Rejected,
+    /// They are requests of their own: each of the rest is decided later.
+    Later,
 }
 
 impl PendingAnswer {
-    /// True if the check waits for the store, or for its identity.
+    /// True if the check waits: for the store, for its identity, or for checks before it.
     pub const fn waits(&self) -> bool {
-        matches!(self.state, PendingState::Limiter(Answer::Later(_)) | PendingState::Keys(..))
+        matches!(
+            self.state,
+            PendingState::Limiter(Answer::Later(_)) | PendingState::Keys(..) | PendingState::NotBegun(_)
+        )
     }
 }
 
@@ -65,16 +80,21 @@ impl CheckService {
     }
 
     /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each. A check whose API key
-    /// is looked up delays no other.
-    pub fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>) -> Vec<PendingAnswer> {
+    /// is looked up delays no other. `rest` says what happens if they are too much work.
+    pub fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>, rest: Rest) -> Vec<PendingAnswer> {
         let (arrived, within) = (self.clock.now(), self.within(timeout));
         let mut pending: Vec<PendingAnswer> =
             requests.iter_mut().map(|request| self.resolve(request, arrived, arrived, within)).collect();
         let is_identified = |pending: &PendingAnswer| matches!(pending.state, PendingState::Limiter(_));
         let identified = requests.iter().zip(&pending).filter(|(_, pending)| is_identified(pending)).map(|(r, _)| r);
         let answers = with_checks(identified, |checks| self.limiter.check_all(checks, arrived, timeout));
-        for (pending, answer) in pending.iter_mut().filter(|pending| is_identified(pending)).zip(answers) {
-            pending.state = PendingState::Limiter(answer);
+        let mut answers = answers.into_iter();
+        for pending in pending.iter_mut().filter(|pending| is_identified(pending)) {
+            pending.state = match (answers.next(), rest) {
+                (Some(answer), _) => PendingState::Limiter(answer),
+                (None, Rest::Rejected) => PendingState::Decided(Err(Rejection::BatchTooMuchWork)),
+                (None, Rest::Later) => PendingState::NotBegun(timeout),
+            };
         }
         pending
     }
@@ -92,6 +112,13 @@ impl CheckService {
                 PendingState::Limiter(answer) => answer.get().await,
                 PendingState::Decided(Ok(decision)) => return self.observe(&request, Ok(decision), arrived, id),
                 PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
+                PendingState::NotBegun(timeout) => {
+                    // The core does something else between two checks that are much work.
+                    tokio::task::yield_now().await;
+                    let now = self.clock.now();
+                    let timeout = left(self.within(timeout), arrived, now);
+                    self.decide(&request, now, Some(timeout)).get().await
+                }
                 PendingState::Keys(mut keys, within) => {
                     keys.wait().await;
                     pending = self.go_on(&mut request, keys, arrived, within);
@@ -162,13 +189,21 @@ impl CheckService {
     /// Counts and logs the outcome of a check that arrived at `arrived`. Events will begin here.
     fn observe(
         &self,
-        _request: &CheckRequest,
+        request: &CheckRequest,
         outcome: Result<Decision, Unavailable>,
         arrived: NodeTime,
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         match outcome {
+            // A gateway may let a request pass whose check is an error, and its client may have chosen which limits
+            // apply.
+            Ok(decision) if decision.too_much_work && !request.is_of_gateway() => {
+                Err(self.reject(Rejection::TooMuchWork, id))
+            }
             Ok(decision) => {
+                if decision.too_much_work {
+                    self.warn_of_invalid_call("the check is denied: too many limits may apply to its descriptors");
+                }
                 self.tally.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
                 let domain = decision.domain.as_deref();

@@ -61,6 +61,7 @@ impl Limiter for Noting {
             domain: None,
             retry_after: None,
             identity: None,
+            too_much_work: false,
             limits,
         }))
     }
@@ -138,7 +139,7 @@ async fn a_slow_key_delays_no_other_check_of_its_batch() {
     let id = service.ids.take(None);
     let mut requests =
         [("api_key", "1000"), ("path", "/"), ("api_key", "0"), ("api_key", "20")].map(|one| request(&[one]));
-    let pending = service.begin(&mut requests, None);
+    let pending = service.begin(&mut requests, None, Rest::Later);
     assert_eq!(pending.iter().map(PendingAnswer::waits).collect::<Vec<_>>(), [true, false, false, true]);
     let names = |at: usize| limiter.asked.lock().unwrap()[at].0.clone();
     assert_eq!(

@@ -2,7 +2,9 @@
 //! (draft-ietf-httpapi-ratelimit-headers-11), `X-RateLimit-*`, `Retry-After`, `X-Tidegate-Shadow`, and those of a limit
 //! that denies.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -18,6 +20,8 @@ const MAX_SHOWN: usize = 10;
 pub const REASON: &str = "x-tidegate-reason";
 /// The reason of a denial by the default of the domain.
 pub const NO_LIMIT_MATCHES: &str = "no_limit_matches";
+/// The reason of a denial because too many limits may apply to the descriptors.
+pub const TOO_MUCH_WORK: &str = "too_much_work";
 
 /// Adds the headers of a decision to `headers`.
 pub fn add(decision: &Decision, headers: &mut HeaderMap) {
@@ -72,22 +76,27 @@ pub fn add(decision: &Decision, headers: &mut HeaderMap) {
 
 /// The reason of a decision that is no limit: a word for programs.
 pub fn reason(decision: &Decision) -> Option<&'static str> {
+    if decision.too_much_work {
+        return Some(TOO_MUCH_WORK);
+    }
     let of_identity = decision.identity.map(IdentityProblem::as_str);
-    of_identity.or_else(|| denied_by_default(decision).then_some(NO_LIMIT_MATCHES))
+    of_identity.or_else(|| denied_without_limits(decision).then_some(NO_LIMIT_MATCHES))
 }
 
-/// True if the check is denied and no limit was asked: none matches and the domain denies such checks, or the caller is
-/// not known.
-pub fn denied_by_default(decision: &Decision) -> bool {
+/// True if the check is denied and no limit was asked: none matches and the domain denies such checks, the caller is
+/// not known, or too many limits may apply.
+pub fn denied_without_limits(decision: &Decision) -> bool {
     !decision.allowed && decision.limits.is_empty()
 }
 
-/// The headers of the limits that deny.
+/// The headers of the limits that deny. A limit that denies several descriptors comes once.
 pub fn of_denying_limits<'d>(
     limits: impl Iterator<Item = &'d LimitStatus>,
 ) -> impl Iterator<Item = (&'d str, &'d str)> {
-    let denying = limits.filter(|l| l.denied && !l.shadow);
-    denying.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    let mut named = HashSet::new();
+    let denying = limits.filter(|l| l.denied && !l.shadow && !l.effective.response_headers.is_empty());
+    let once = denying.filter(move |l| named.insert(Arc::as_ptr(&l.effective)));
+    once.flat_map(|l| l.effective.response_headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
 /// The names of the limits in mode `shadow` that would have denied, each once. `None` if there are none.
@@ -103,15 +112,19 @@ pub fn shadow_denials(decision: &Decision) -> Option<String> {
 
 /// The limits that can deny, each name once. If several descriptors have one limit, the tightest of them is shown.
 fn enforced(decision: &Decision) -> Vec<&LimitStatus> {
-    let mut shown: Vec<&LimitStatus> = Vec::new();
-    for limit in decision.limits.iter().filter(|l| !l.shadow && l.limit().is_some()) {
-        match shown.iter_mut().find(|s| s.effective.name == limit.effective.name) {
-            Some(same) if limit.remaining < same.remaining => *same = limit,
-            Some(_) => {}
-            None => shown.push(limit),
-        }
+    let limits = decision.limits.iter().enumerate().filter(|(_, limit)| !limit.shadow && limit.limit().is_some());
+    let mut shown: Vec<(usize, &LimitStatus)> = limits.collect();
+    if shown.len() > 1 {
+        shown.sort_by(|(_, a), (_, b)| a.effective.name.cmp(&b.effective.name).then(a.remaining.cmp(&b.remaining)));
+        // The tightest one of a name stays, at the place of the first one.
+        shown.dedup_by(|(place, limit), (first, tightest)| {
+            let same = limit.effective.name == tightest.effective.name;
+            *first = if same { (*first).min(*place) } else { *first };
+            same
+        });
+        shown.sort_unstable_by_key(|(place, _)| *place);
     }
-    shown
+    shown.into_iter().map(|(_, limit)| limit).collect()
 }
 
 /// A list of structured fields (RFC 9651). Names of limits need no escape.

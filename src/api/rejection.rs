@@ -13,6 +13,7 @@ use crate::ports::Unavailable;
 #[cfg(feature = "cluster")]
 use crate::ports::admin::{AdminError, AdminRole};
 use limiter::Overload;
+use limiter::rules::{MAX_BATCH_WORK, MAX_WORK};
 
 /// How long a client should wait before it asks an unavailable node again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -44,6 +45,10 @@ pub fn violation(pointer: impl Into<String>, detail: impl Into<String>) -> Field
 pub enum Rejection {
     /// The request is not valid.
     Invalid(Vec<FieldViolation>),
+    /// Too many limits may apply to the descriptors: [`MAX_WORK`].
+    TooMuchWork,
+    /// The checks of the batch before this one were too much work: [`MAX_BATCH_WORK`].
+    BatchTooMuchWork,
     /// The body is longer than this many bytes.
     TooLarge(usize),
     /// A web page of an origin that may not ask.
@@ -78,7 +83,9 @@ impl Rejection {
     fn row(&self) -> (StatusCode, Code, String) {
         let text = |text: &str| text.to_owned();
         match self {
-            Self::Invalid(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument, text("the request is not valid")),
+            Self::Invalid(_) | Self::TooMuchWork | Self::BatchTooMuchWork => {
+                (StatusCode::BAD_REQUEST, Code::InvalidArgument, text("the request is not valid"))
+            }
             Self::TooLarge(bytes) => {
                 let title = format!("expected a body of at most {} KiB", bytes / 1024);
                 (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, title)
@@ -138,8 +145,24 @@ impl Rejection {
     }
 
     /// The errors that an answer names. A request may have far more and far longer ones than its answer may be large.
-    fn violations(&self, most: usize) -> Vec<FieldViolation> {
-        let Self::Invalid(violations) = self else { return Vec::new() };
+    /// `root` is what the path of a field begins with.
+    fn violations(&self, most: usize, root: &str) -> Vec<FieldViolation> {
+        let violations = match self {
+            Self::Invalid(violations) => violations,
+            Self::TooMuchWork => {
+                let expected = format!(
+                    "expected fewer descriptors, or some that fewer limits may apply to: the check takes more than \
+                     {MAX_WORK} steps"
+                );
+                return vec![violation(format!("{root}descriptors"), expected)];
+            }
+            Self::BatchTooMuchWork => {
+                let expected =
+                    format!("expected fewer checks in a batch: those before this one took {MAX_BATCH_WORK} steps");
+                return vec![violation("", expected)];
+            }
+            _ => return Vec::new(),
+        };
         let short = |violation: &FieldViolation| FieldViolation {
             pointer: shortened(&violation.pointer, MAX_TEXT),
             detail: shortened(&violation.detail, MAX_TEXT),
@@ -177,8 +200,7 @@ impl Rejection {
     pub fn problem(&self, most_errors: usize) -> serde_json::Value {
         let (status, _, title) = self.row();
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
-        let mut problem =
-            serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(most_errors) });
+        let mut problem = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(most_errors, "/") });
         #[cfg(feature = "cluster")]
         match self {
             Self::Admin(AdminError::Stale { current }) => problem["revision"] = current.0.into(),
@@ -192,7 +214,7 @@ impl Rejection {
     /// The gRPC code and a line of text, for an item of a batch.
     pub fn code_and_message(&self) -> (Code, String) {
         let (_, code, mut message) = self.row();
-        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC) {
+        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC, "") {
             message += &format!("; {pointer}: {detail}");
         }
         (code, shortened(&message, MAX_MESSAGE))
@@ -202,7 +224,7 @@ impl Rejection {
     pub fn into_status(self, id: &RequestId<'_>) -> Status {
         let (code, message) = self.code_and_message();
         let mut details = ErrorDetails::new();
-        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC) {
+        for FieldViolation { pointer, detail } in self.violations(MAX_SHOWN_GRPC, "") {
             details.add_bad_request_violation(pointer, detail);
         }
         details.set_request_info(id.to_string(), "");

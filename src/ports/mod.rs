@@ -183,7 +183,9 @@ pub trait Limiter: Send + Sync + 'static {
     fn denied(&self, _domain: &str, problem: IdentityProblem) -> Decision {
         Decision::unidentified(None, Revision::NONE, problem)
     }
-    /// Decides many checks at once, each for itself, in order.
+    /// Decides many checks at once, each for itself, in order. It stops when they have been the
+    /// [work of a batch](limiter::rules::MAX_BATCH_WORK), so that there may be fewer answers than checks. There is one
+    /// at least.
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer>;
 }
 

@@ -86,7 +86,7 @@ impl Tally {
             DomainTally { _name: domain.cloned(), checks: ["allowed", "refused"].map(of), unmatched }
         });
         tally.checks[usize::from(!decision.allowed)].inc();
-        if decision.limits.is_empty() && decision.identity.is_none() {
+        if decision.limits.is_empty() && decision.identity.is_none() && !decision.too_much_work {
             tally.unmatched.inc();
         }
         for limit in &decision.limits {
@@ -150,6 +150,7 @@ mod tests {
             domain,
             retry_after: None,
             identity: None,
+            too_much_work: false,
             limits: Vec::new(),
         }
     }

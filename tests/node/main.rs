@@ -14,6 +14,7 @@ mod bench;
 mod binary;
 #[cfg(feature = "tls")]
 mod callers;
+mod check_costs;
 #[cfg(feature = "cluster")]
 mod commands_over_tls;
 mod envoy_call;

@@ -8,7 +8,7 @@ use limiter::{Check, Descriptor, Event, Ticket};
 use std::hint::black_box;
 use std::sync::Arc;
 
-use fixtures::{ENTRIES, HOT, NOW, ask, book, hot_shard, shard, waiting_shard};
+use fixtures::{ENTRIES, HOT, NOW, ask, ask_for, book, hot_shard, shard, shard_with, waiting_shard};
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use limiter::rules::{ApplicableLimits, Consistency, RuleBook};
@@ -76,6 +76,16 @@ fn expiring((mut shard, tickets): (Shard<()>, Vec<Ticket>)) -> Shard<()> {
     shard
 }
 
-library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys, expiring]);
+// A check of many descriptors to each of which twenty limits apply. Twice as many descriptors take no more than twice
+// the number.
+#[library_benchmark]
+#[bench::forty(args = (shard_with(20), 40), config = at_most(2_700_000))]
+#[bench::eighty(args = (shard_with(20), 80), config = at_most(5_400_000))]
+fn many_descriptors(mut shard: Shard<()>, count: usize) -> Shard<()> {
+    assert!(matches!(ask_for(&mut shard, black_box(count)), Verdict::Waits(_)));
+    shard
+}
+
+library_benchmark_group!(name = paths, benchmarks = [matching, hot_key, cold_keys, expiring, many_descriptors]);
 
 main!(library_benchmark_groups = paths);

@@ -13,7 +13,7 @@ pub struct Check<'a> {
 }
 
 /// How the hits of a descriptor are charged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Charging {
     /// If the check is allowed. A limit with `overdraft` is charged like [`Self::Always`], unless a limit without it
     /// denies.

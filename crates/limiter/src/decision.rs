@@ -22,6 +22,9 @@ pub struct Decision {
     pub retry_after: Option<u64>,
     /// What is wrong with the API key of the check. The check is denied for it, unless its domain allows it.
     pub identity: Option<IdentityProblem>,
+    /// The check is denied because too many limits may apply to its descriptors:
+    /// [`MAX_WORK`](crate::rules::MAX_WORK). No limit was asked.
+    pub too_much_work: bool,
     /// Every limit that applied, by descriptor, then in the order of the rules.
     pub limits: Vec<LimitStatus>,
 }
@@ -29,8 +32,17 @@ pub struct Decision {
 impl Decision {
     /// The decision of a check that is denied because its caller is not known. No limit was asked.
     pub fn unidentified(domain: Option<Arc<str>>, revision: Revision, problem: IdentityProblem) -> Self {
-        let (allowed, degraded, partitioned, retry_after, limits) = (false, false, false, None, Vec::new());
-        Self { allowed, degraded, partitioned, revision, domain, retry_after, identity: Some(problem), limits }
+        Self {
+            allowed: false,
+            degraded: false,
+            partitioned: false,
+            revision,
+            domain,
+            retry_after: None,
+            identity: Some(problem),
+            too_much_work: false,
+            limits: Vec::new(),
+        }
     }
 }
 

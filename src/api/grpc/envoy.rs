@@ -88,11 +88,13 @@ fn read_descriptor(
 
 fn answer(decision: &Decision, descriptors: usize) -> RateLimitResponse {
     let code = |allowed| i32::from(if allowed { Code::Ok } else { Code::OverLimit });
+    // The limits are in the order of the descriptors.
+    let mut rest = decision.limits.as_slice();
     let statuses = (0..descriptors).map(|at| {
-        let limits = decision.limits.iter().filter(move |l| l.descriptor == at);
-        // If no limit applies at all, the default of the domain has decided.
-        let by_default = headers::denied_by_default(decision);
-        let allowed = !by_default && !limits.clone().any(|l| l.denied && !l.shadow);
+        let limits;
+        (limits, rest) = rest.split_at(rest.iter().take_while(|limit| limit.descriptor == at).count());
+        let limits = limits.iter();
+        let allowed = !headers::denied_without_limits(decision) && !limits.clone().any(|l| l.denied && !l.shadow);
         // If no limit has a number, an unlimited one is shown.
         let shown = tightest(limits.clone()).or_else(|| limits.clone().find(|l| !l.shadow));
         match shown {

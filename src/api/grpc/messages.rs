@@ -6,7 +6,7 @@ use limiter::{Charging, Decision, millis_up};
 use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
-use crate::api::check_service::{CheckService, PendingAnswer};
+use crate::api::check_service::{CheckService, PendingAnswer, Rest};
 use crate::api::headers;
 use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
@@ -86,18 +86,19 @@ enum State {
     Pending(CheckRequest, PendingAnswer),
 }
 
-/// Begins the checks of a message, all at once, in order.
+/// Begins the checks of a message, all at once, in order. `rest` says what happens if they are too much work.
 pub fn begin(
     service: &CheckService,
     messages: impl Iterator<Item = CheckMessage>,
     timeout: Option<Duration>,
+    rest: Rest,
 ) -> Vec<StartedCheck> {
     let (mut valid, mut all) = (Vec::new(), Vec::new());
     for CheckMessage { id, check } in messages {
         let violations = check.map(|check| valid.push(check)).err();
         all.push((id, violations));
     }
-    let pending = service.begin(&mut valid, timeout);
+    let pending = service.begin(&mut valid, timeout, rest);
     let mut pending = valid.into_iter().zip(pending);
     let begun = all.into_iter().filter_map(|(id, violations)| {
         let state = match violations {
@@ -110,7 +111,7 @@ pub fn begin(
 }
 
 impl StartedCheck {
-    /// True if the check waits for the store, or for its identity.
+    /// True if the check waits: see [`PendingAnswer::waits`].
     pub fn waits(&self) -> bool {
         matches!(&self.state, State::Pending(_, answer) if answer.waits())
     }

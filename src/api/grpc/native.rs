@@ -15,7 +15,7 @@ use super::messages::{self, CheckMessage};
 use super::metadata::{CallMetadata, with_id};
 use super::stream::{Answers, answers};
 use crate::api::attributes::{MAX_BATCH, MAX_BATCH_DESCRIPTORS};
-use crate::api::check_service::CheckService;
+use crate::api::check_service::{CheckService, Rest};
 use crate::api::rejection::{Rejection, violation};
 
 /// The native service of one core.
@@ -66,7 +66,7 @@ impl RateLimitService for Native {
             let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
             return Err(service.reject(rejection, &id).into_status(&id));
         }
-        let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout);
+        let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout, Rest::Rejected);
         let waits = begun.iter().any(messages::StartedCheck::waits);
         let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));
         let results = if waits {

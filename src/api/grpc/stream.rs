@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::messages;
-use crate::api::check_service::CheckService;
+use crate::api::check_service::{CheckService, Rest};
 use crate::ports::BoxFuture;
 use proto::tidegate::v1::{CheckRequest, CheckResponse};
 
@@ -56,7 +56,7 @@ struct StreamSession {
     requests: Option<Streaming<CheckRequest>>,
     ending: watch::Receiver<()>,
     age: Pin<Box<Sleep>>,
-    /// Checks that wait for the store, each with the number of its descriptors.
+    /// Checks that wait, for the store for example, each with the number of its descriptors.
     waiting: FuturesUnordered<BoxFuture<'static, (CheckResponse, usize)>>,
     /// The descriptors of those checks.
     waiting_weight: usize,
@@ -120,7 +120,7 @@ impl StreamSession {
             request = next;
         }
         let weights: Vec<usize> = checks.iter().map(weight).collect();
-        let begun = messages::begin(&self.service, checks.into_iter().map(messages::read), None);
+        let begun = messages::begin(&self.service, checks.into_iter().map(messages::read), None, Rest::Later);
         for (begun, weight) in begun.into_iter().zip(weights) {
             let service = Arc::clone(&self.service);
             let waits = begun.waits();

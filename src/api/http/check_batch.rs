@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::body::{is_json, whole};
 use super::check_json::{self, Answer, Parsed};
 use super::{HttpState, web_page, with_id};
+use crate::api::check_service::Rest;
 use crate::api::rejection::Rejection;
 use crate::api::request_id::RequestId;
 use crate::ports::Unavailable;
@@ -110,7 +111,7 @@ async fn each(state: &HttpState, checks: Vec<Parsed>, id: &RequestId<'_>) -> Vec
             Err(violations) => invalid.push((at, service.reject(Rejection::Invalid(violations), id))),
         }
     }
-    let pending = service.begin(&mut requests, None);
+    let pending = service.begin(&mut requests, None, Rest::Rejected);
     let finished = requests.into_iter().zip(pending).map(|(request, pending)| service.finish(request, pending, id));
     let mut results = join_all(finished).await;
     // In ascending order, so that each is at its place when the next one is inserted.

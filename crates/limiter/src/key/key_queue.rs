@@ -244,8 +244,7 @@ mod tests {
     use super::*;
     use crate::check::{Charging, Descriptor};
     use crate::ids::SlotId;
-    use crate::revision::Revision;
-    use crate::rules::{Period, descriptor_limit};
+    use crate::rules::{Period, RuleBook};
 
     fn tickets(queue: &KeyQueue) -> Vec<u64> {
         queue.waiting.iter().map(|ask| ask.ticket.0).collect()
@@ -255,7 +254,7 @@ mod tests {
     fn asks_are_in_the_order_of_their_tickets_so_that_each_can_be_withdrawn() {
         let limit = Some((10, Period::Window { ms: 1000 }));
         let descriptor = Descriptor { entries: &[], ordered: true, hits: 1, charging: Charging::IfAllowed, limit };
-        let effective = Arc::new(descriptor_limit(&"d".into(), &descriptor, Revision::NONE).unwrap());
+        let effective = Arc::new(RuleBook::empty().descriptor_limit(&"d".into(), &descriptor).unwrap());
         let ask = |ticket| QueuedAsk {
             ticket: Ticket(ticket),
             slot: SlotId(0),

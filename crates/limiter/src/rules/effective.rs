@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::calendar;
-use super::key_name::{push_short, push_values};
+use super::key_name::{digest, prefix, push_values};
 use super::rule::{
     Algorithm, CalendarUnit, Consistency, DEFAULT_CELLS, GlobalStrategy, Limit, Mode, OnPartition, OnStoreFailure,
     Override, Period, Quota, Scope,
@@ -89,7 +89,7 @@ impl EffectiveLimit {
             response_headers: headers.clone(),
             revision,
             from_request: false,
-            key_prefix: key_prefix(domain, limit, change).into(),
+            key_prefix: prefix(&counter_digest(domain, limit, change)).into(),
         }
     }
 
@@ -187,10 +187,10 @@ const fn nominal_ms(period: &Period) -> u64 {
     }
 }
 
-/// The prefix of a limit's counters. It depends on the domain, the name of the limit, and everything that begins a new
+/// Identifies the counters of a limit: a digest of the domain, the name of the limit, and everything that begins a new
 /// counter when it changes: window, algorithm, cells, `per`, the match of an override that has its own counter, and how
-/// regions share it.
-fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8> {
+/// regions share it. The names of the counters begin with a part of it.
+pub fn counter_digest(domain: &str, limit: &Limit, change: Option<&Override>) -> [u8; 32] {
     let per = serde_json::to_string(&limit.per).unwrap_or_default();
     let cells = limit.cells.unwrap_or(DEFAULT_CELLS).to_string();
     let cells = if limit.algorithm == Algorithm::RollingWindow { cells.as_str() } else { "" };
@@ -200,14 +200,12 @@ fn key_prefix(domain: &str, limit: &Limit, change: Option<&Override>) -> Vec<u8>
     };
     let apart = change.filter(|c| has_own_counter(c, limit));
     let apart = apart.map(|c| serde_json::to_string(&c.matches).unwrap_or_default()).unwrap_or_default();
-    let mut out = Vec::new();
     let parts = [domain, &limit.name, limit.algorithm.as_str(), &period, cells, &per, &apart];
     let shared = match limit.scope {
         Scope::Region => None,
         Scope::Global(strategy) => Some(strategy.as_str()),
     };
-    push_short(&mut out, parts.into_iter().chain(shared));
-    out
+    digest(parts.into_iter().chain(shared))
 }
 
 /// True if an override has its own counter: its match tests more than what names the limit's counters, so it may apply

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::attribute::Attribute;
-use super::matcher::{Compiled, Expression, Matcher, address};
+use super::matcher::{Compiled, Expression, Matcher, Subject, address};
 use super::rule::{Condition, Limit, Match, Mode, Override};
 use super::rule_book::{ApplicableLimits, RuleBook};
 use crate::check::{Check, Descriptor};
@@ -63,8 +63,9 @@ fn why_not(limit: &Limit, domain: &str, descriptor: &Descriptor<'_>) -> Vec<Stri
 
 /// The mode of a limit that matches a descriptor, and whether an override says it.
 fn effective_mode(limit: &Limit, domain: &str, descriptor: &Descriptor<'_>) -> (Mode, bool) {
-    let matches =
-        |change: &&Override| Matcher::new(&change.matches).is_ok_and(|matcher| matcher.matches(domain, descriptor));
+    let matches = |change: &&Override| {
+        Matcher::new(&change.matches).is_ok_and(|matcher| matcher.matches(&Subject::new(domain, descriptor)))
+    };
     let mode = limit.overrides.iter().find(matches).and_then(|change| change.mode);
     (mode.unwrap_or(limit.mode), mode.is_some())
 }
@@ -85,7 +86,7 @@ fn why_no_match(matches: &Match, domain: &str, descriptor: &Descriptor<'_>) -> V
         }
     }
     if let Some(Ok(when)) = matches.when.as_deref().map(Expression::compile) {
-        reasons.extend(when.why_not(domain, descriptor.entries, descriptor.hits));
+        reasons.extend(when.why_not(&Subject::new(domain, descriptor)));
     }
     reasons
 }

@@ -57,13 +57,15 @@ fn push_hash<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str>) {
     push_base64(out, &digest(values)[..18]);
 }
 
-/// Appends 48 bits of a digest of texts, as eight characters.
-pub fn push_short<'a>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'a str>) {
-    push_base64(out, &digest(texts)[..6]);
+/// 48 bits of a digest, as eight characters.
+pub fn prefix(digest: &[u8; 32]) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_base64(&mut out, &digest[..6]);
+    out
 }
 
 /// SHA-256 over the texts, each after its length.
-fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> [u8; 32] {
+pub fn digest<'a>(texts: impl Iterator<Item = &'a str>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for text in texts {
         hash.update((text.len() as u64).to_be_bytes());

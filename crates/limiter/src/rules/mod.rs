@@ -3,6 +3,7 @@
 mod attribute;
 mod calendar;
 mod counter_names;
+mod counter_prefixes;
 mod effective;
 mod explain;
 mod headers;
@@ -17,6 +18,7 @@ mod rule_book;
 mod rule_map;
 mod validate;
 mod warnings;
+mod work;
 
 pub use crate::counter::MAX_LIMIT;
 pub use attribute::Attribute;
@@ -30,7 +32,7 @@ pub use rule::{
     MAX_WINDOW_MS, MIN_WINDOW_MS, Match, Mode, OnIdentityFailure, OnPartition, OnStoreFailure, Override, Period, Quota,
     Rules, Scope, Unmatched,
 };
-pub(crate) use rule_book::descriptor_limit;
 pub use rule_book::{ApplicableLimit, ApplicableLimits, Diff, DomainTerms, IdentityTerms, RuleBook};
 pub use rule_map::RuleMap;
 pub use warnings::{has_empty_shares, warnings};
+pub use work::{APPLIED, MAX_BATCH_WORK, MAX_WORK};

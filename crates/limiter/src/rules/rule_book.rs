@@ -8,13 +8,15 @@ use smallvec::SmallVec;
 
 use super::attribute::Attribute;
 use super::counter_names::CounterNames;
-use super::effective::EffectiveLimit;
-use super::matcher::{Found, MatchTable, Matcher};
+use super::counter_prefixes::CounterPrefixes;
+use super::effective::{EffectiveLimit, counter_digest};
+use super::matcher::{Found, MatchTable, Matcher, Subject};
 use super::path::Path;
 use super::problem::Problem;
 use super::rule::{Algorithm, Charge, Domain, Identity, Limit, Mode, OnIdentityFailure, Quota, Rules, Unmatched};
 use super::rule_map::RuleMap;
 use super::validate::validate;
+use super::work::{APPLIED, MAX_WORK, REPLACED};
 use crate::check::{Check, Descriptor};
 use crate::revision::Revision;
 
@@ -29,6 +31,7 @@ pub struct RuleBook {
     pub hash: [u8; 32],
     rules: Arc<Rules>,
     domains: RuleMap<Box<str>, DomainBook>,
+    prefixes: CounterPrefixes,
 }
 
 #[derive(Debug)]
@@ -45,7 +48,9 @@ struct DomainBook {
 struct LimitBook {
     names: CounterNames,
     base: Arc<EffectiveLimit>,
-    overrides: Vec<(Matcher, Arc<EffectiveLimit>)>,
+    /// Those of the overrides, and how each is matched.
+    overrides: Vec<Arc<EffectiveLimit>>,
+    override_table: MatchTable,
     /// Positions of the limits that this one replaces.
     replaces: Vec<u32>,
 }
@@ -84,6 +89,20 @@ pub struct DomainTerms<'b> {
     pub name: &'b Arc<str>,
     pub charge: Charge,
     pub default: Unmatched,
+    /// The steps of the check. Beyond [`MAX_WORK`], the limits that apply are not known.
+    pub work: usize,
+}
+
+impl LimitBook {
+    /// The steps if the limit applies, without those of its overrides.
+    fn steps(&self) -> usize {
+        APPLIED + self.replaces.len() * REPLACED
+    }
+
+    /// At least the steps that the limit can take if it applies.
+    fn most_steps(&self) -> usize {
+        self.steps() + self.override_table.most_steps(|_| 0)
+    }
 }
 
 /// The changes between two books, as `domain/limit`.
@@ -101,10 +120,12 @@ impl RuleBook {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let prefixes = counter_prefixes(&rules)?;
         let mut domains = RuleMap::default();
-        for domain in &rules.domains {
+        let path = Path::default().field("domains");
+        for (at, domain) in rules.domains.iter().enumerate() {
             let name: Arc<str> = domain.domain.as_str().into();
-            let uncompiled = |message| vec![Problem { path: Path::default().field("domains"), message }];
+            let uncompiled = |message| vec![Problem { path: path.clone(), message }];
             let live: Vec<&Limit> = domain.limits.iter().filter(|l| can_apply(l)).collect();
             let places: RuleMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
             let mut matchers = Vec::with_capacity(live.len());
@@ -112,30 +133,47 @@ impl RuleBook {
             for limit in live {
                 let per = limit.per.iter().map(|per| Attribute::parse(&per.attribute)).collect();
                 matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, per));
-                let overrides = limit.overrides.iter().map(|change| {
-                    let effective = EffectiveLimit::new(&name, limit, Some(change), revision);
-                    Ok((Matcher::new(&change.matches)?, Arc::new(effective)))
-                });
+                let overrides =
+                    limit.overrides.iter().map(|change| EffectiveLimit::new(&name, limit, Some(change), revision));
+                let of_overrides =
+                    limit.overrides.iter().map(|change| Ok((Matcher::new(&change.matches)?, Vec::new())));
+                let of_overrides = of_overrides.collect::<Result<_, String>>().map_err(uncompiled)?;
                 limits.push(LimitBook {
                     names: CounterNames::new(&limit.per),
                     base: Arc::new(EffectiveLimit::new(&name, limit, None, revision)),
-                    overrides: overrides.collect::<Result<_, String>>().map_err(uncompiled)?,
+                    overrides: overrides.map(Arc::new).collect(),
+                    override_table: MatchTable::new(of_overrides),
                     replaces: limit.replaces.iter().filter_map(|n| places.get(n.as_str()).copied()).collect(),
                 });
             }
             let table = MatchTable::new(matchers);
+            let most = table.most_steps(|place| limits.get(place).map_or(0, LimitBook::most_steps));
+            if most > MAX_WORK {
+                let path = path.index(at).field("limits");
+                let message = format!(
+                    "expected limits that cost one descriptor at most {MAX_WORK} steps, not {most}: fewer limits that may \
+                     apply together, or cheaper conditions"
+                );
+                return Err(vec![Problem { path, message }]);
+            }
             let Domain { domain, charge, default, identity, on_identity_failure, .. } = domain;
             let identity = IdentityTerms { identity: *identity, on_failure: *on_identity_failure };
             let book = DomainBook { name, charge: *charge, default: *default, identity, table, limits };
             domains.insert(domain.as_str().into(), book);
         }
         let hash = Sha256::digest(serde_json::to_vec(&*rules).unwrap_or_default()).into();
-        Ok(Self { revision, hash, rules, domains })
+        Ok(Self { revision, hash, rules, domains, prefixes })
     }
 
     /// A book without rules, at [`Revision::NONE`].
     pub fn empty() -> Self {
-        Self { revision: Revision::NONE, hash: [0; 32], rules: Arc::default(), domains: RuleMap::default() }
+        Self {
+            revision: Revision::NONE,
+            hash: [0; 32],
+            rules: Arc::default(),
+            domains: RuleMap::default(),
+            prefixes: CounterPrefixes::default(),
+        }
     }
 
     pub fn rules(&self) -> &Arc<Rules> {
@@ -158,20 +196,27 @@ impl RuleBook {
     }
 
     /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced
-    /// limits. Returns what holds for the whole domain; `None` if no rule has the domain.
+    /// limits. It is empty if the check is too much work. Returns what holds for the whole domain; `None` if no rule has the domain.
     pub fn applicable<'b>(&'b self, check: &Check<'_>, out: &mut ApplicableLimits<'b>) -> Option<DomainTerms<'b>> {
         out.clear();
         let book = self.domains.get(check.domain)?;
-        let mut found = Found::new();
+        let mut work = 0;
+        let (mut found, mut changes) = (Found::new(), Found::new());
         for (position, descriptor) in check.descriptors.iter().enumerate() {
-            book.table.matching(check.domain, descriptor, &mut found);
+            let subject = Subject::new(check.domain, descriptor);
+            work += book.table.matching(&subject, &mut found);
             for place in &found {
                 let limit = &book.limits[*place as usize];
-                let changed = limit.overrides.iter().find(|(matcher, _)| matcher.matches(check.domain, descriptor));
-                let effective = changed.map_or(&limit.base, |(_, effective)| effective);
+                let (change, steps) = limit.override_table.first(&subject, &mut changes);
+                work += limit.steps() + steps;
+                let effective = change.map_or(&limit.base, |at| &limit.overrides[at]);
                 if effective.mode != Mode::Off {
                     out.push(ApplicableLimit { descriptor: position, effective, names: &limit.names, place: *place });
                 }
+            }
+            if work > MAX_WORK {
+                out.clear();
+                break;
             }
         }
         let replaces = |applied: &ApplicableLimit<'_>| &book.limits[applied.place as usize].replaces;
@@ -180,7 +225,41 @@ impl RuleBook {
             let replaced: BTreeSet<u32> = enforced().flat_map(|a| replaces(a).iter().copied()).collect();
             out.retain(|a| !replaced.contains(&a.place));
         }
-        Some(DomainTerms { name: &book.name, charge: book.charge, default: book.default })
+        Some(DomainTerms { name: &book.name, charge: book.charge, default: book.default, work })
+    }
+
+    /// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window`. Its counter
+    /// belongs to the entries of the descriptor and the window, so that another number of hits goes on with the same
+    /// counter.
+    pub(crate) fn descriptor_limit(&self, domain: &Arc<str>, descriptor: &Descriptor<'_>) -> Option<EffectiveLimit> {
+        let (limit, period) = descriptor.limit.clone()?;
+        let rule = Limit {
+            // It names the counters. No limit of the rules can have it.
+            name: "descriptor limit".to_owned(),
+            matches: Default::default(),
+            per: Vec::new(),
+            limit: Quota::Hits(limit),
+            period,
+            algorithm: Algorithm::FixedWindow,
+            cells: None,
+            burst: None,
+            consistency: None,
+            scope: Default::default(),
+            overdraft: false,
+            on_store_failure: Default::default(),
+            mode: Mode::Enforce,
+            overrides: Vec::new(),
+            replaces: Vec::new(),
+            response_headers: BTreeMap::new(),
+        };
+        let name = descriptor_limit_name(descriptor).into();
+        let effective = EffectiveLimit::new(domain, &rule, None, self.revision);
+        let mut prefix = effective.key_prefix.to_vec();
+        if self.prefixes.contains(&prefix) {
+            // No counter of the rules has this character after its prefix.
+            prefix.push(b'+');
+        }
+        Some(EffectiveLimit { name, from_request: true, key_prefix: prefix.into(), ..effective })
     }
 
     /// The changes of an edit from `self` to `next`.
@@ -204,31 +283,27 @@ fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
-/// The effective limit of a descriptor that has its own (Envoy's `limit` field): a `fixed_window`. Its counter belongs
-/// to the entries of the descriptor and the window, so that another number of hits goes on with the same counter.
-pub fn descriptor_limit(domain: &Arc<str>, descriptor: &Descriptor<'_>, revision: Revision) -> Option<EffectiveLimit> {
-    let (limit, period) = descriptor.limit.clone()?;
-    let rule = Limit {
-        // It names the counters. No limit of the rules can have it.
-        name: "descriptor limit".to_owned(),
-        matches: Default::default(),
-        per: Vec::new(),
-        limit: Quota::Hits(limit),
-        period,
-        algorithm: Algorithm::FixedWindow,
-        cells: None,
-        burst: None,
-        consistency: None,
-        scope: Default::default(),
-        overdraft: false,
-        on_store_failure: Default::default(),
-        mode: Mode::Enforce,
-        overrides: Vec::new(),
-        replaces: Vec::new(),
-        response_headers: BTreeMap::new(),
-    };
-    let name = descriptor_limit_name(descriptor).into();
-    Some(EffectiveLimit { name, from_request: true, ..EffectiveLimit::new(domain, &rule, None, revision) })
+/// The prefixes of the counters of all limits that can ever apply.
+fn counter_prefixes(rules: &Rules) -> Result<CounterPrefixes, Vec<Problem>> {
+    let (mut prefixes, mut problems) = (CounterPrefixes::default(), Vec::new());
+    for (place, domain) in rules.domains.iter().enumerate() {
+        for (at, limit) in domain.limits.iter().enumerate().filter(|(_, limit)| can_apply(limit)) {
+            let changes = std::iter::once(None).chain(limit.overrides.iter().map(Some));
+            let result = changes
+                .map(|change| prefixes.add(counter_digest(&domain.domain, limit, change), (place, at)))
+                .collect::<Result<(), _>>();
+            if let Err((other, with)) = result {
+                let other = &rules.domains[other];
+                let path = Path::default().field("domains").index(place).field("limits").index(at).field("name");
+                let message = format!(
+                    "expected another name: the counters of this limit would be those of {}/{}",
+                    other.domain, other.limits[with].name
+                );
+                problems.push(Problem { path, message });
+            }
+        }
+    }
+    if problems.is_empty() { Ok(prefixes) } else { Err(problems) }
 }
 
 /// The name that answers show for the limit of a descriptor: `descriptor-limit` and the keys of its entries. Gateways

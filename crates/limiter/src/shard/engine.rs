@@ -69,6 +69,8 @@ pub struct Shard<W> {
     delay_pending: bool,
     /// The name of the counter in hand, kept to spare allocations.
     name: Vec<u8>,
+    /// The steps of all checks.
+    work: usize,
 }
 
 impl<W> Shard<W> {
@@ -80,7 +82,7 @@ impl<W> Shard<W> {
 
     fn with(book: Arc<RuleBook>, keys: Keys, first: Ticket) -> Self {
         let pending = PendingChecks::new(keys.config().seeds, first);
-        Self { book, keys, pending, delay_pending: false, name: Vec::new() }
+        Self { book, keys, pending, delay_pending: false, name: Vec::new(), work: 0 }
     }
 
     /// Returns the shard that replaces this one after a panic. It has the same rules and no keys. The numbering of
@@ -89,6 +91,11 @@ impl<W> Shard<W> {
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
         let first = Ticket(self.pending.next_ticket().0 + 1);
         Self::with(Arc::clone(&self.book), self.keys.successor(wall, now), first)
+    }
+
+    /// The steps of all checks so far: see [`MAX_WORK`](crate::rules::MAX_WORK). The number may wrap around.
+    pub const fn work(&self) -> usize {
+        self.work
     }
 
     /// The rules in force.
@@ -107,10 +114,13 @@ impl<W> Shard<W> {
         now: NodeTime,
         waiter: impl FnOnce() -> W,
     ) -> Verdict {
-        let Self { book, keys, pending, name, .. } = self;
-        let Some(mut check) = PendingCheck::new(book, check, lane_of, keys, name) else {
+        let Self { book, keys, pending, name, work, .. } = self;
+        let mut check = PendingCheck::new(book, check, lane_of, keys, name);
+        *work = work.wrapping_add(check.work);
+        if check.table_full {
+            check.unpin(keys);
             return Verdict::Overloaded(Overload::TooManyKeys);
-        };
+        }
         if !check.reserve(pending.next_ticket(), keys, now) {
             check.unpin(keys);
             return Verdict::Decided(check.settle(keys, now));

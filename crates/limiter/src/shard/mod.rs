@@ -2,6 +2,7 @@
 
 mod engine;
 mod event;
+mod groups;
 mod key_table;
 mod keys;
 mod lanes;

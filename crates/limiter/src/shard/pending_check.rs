@@ -2,18 +2,19 @@
 //!
 //! All or nothing holds within a **group**: all of a check, or each descriptor if the domain says `charge: each`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::groups::Groups;
 use super::keys::Keys;
 use crate::check::{Charging, Check, Descriptor};
 use crate::ids::{LaneId, SlotId, Ticket};
 use crate::key::{AskResult, KeyState, QueuedAsk, Receipt};
 use crate::revision::Revision;
-use crate::rules::{
-    ApplicableLimits, Charge, EffectiveLimit, Mode, OnPartition, RuleBook, Unmatched, descriptor_limit,
-};
+use crate::rules::{ApplicableLimits, Charge, EffectiveLimit, MAX_WORK, Mode, OnPartition, RuleBook, Unmatched};
 use crate::time::NodeTime;
 
 /// When to ask again while a partition lasts, in microseconds.
@@ -30,12 +31,17 @@ pub struct PendingCheck {
     /// The number of reservations that wait for the store.
     waiting_count: usize,
     /// A counter found no room in the table.
-    table_full: bool,
+    pub(super) table_full: bool,
     /// At least one limit was decided without the store.
     pub(super) degraded: bool,
     /// No limit matches any descriptor, and the domain denies such checks.
     pub(super) denied_by_default: bool,
+    /// The steps that its limits took. Beyond [`MAX_WORK`], it is denied and charged nowhere.
+    pub(super) work: usize,
 }
+
+/// The positions of reservations that several descriptors may share.
+type Shared = BTreeMap<(SlotId, usize, Charging), usize>;
 
 /// The tokens that a check needs of one counter.
 #[derive(Debug)]
@@ -132,47 +138,51 @@ impl Reservation {
 }
 
 impl PendingCheck {
-    /// Finds every limit that applies to `check` and pins the keys of their counters. `None` if no more keys can be
-    /// held.
+    /// Finds every limit that applies to `check` and pins the keys of their counters.
     pub fn new(
         book: &RuleBook,
         check: &Check<'_>,
         lane_of: impl Fn(&[u8]) -> LaneId,
         keys: &mut Keys,
         key_buffer: &mut Vec<u8>,
-    ) -> Option<Self> {
+    ) -> Self {
         let mut limits = ApplicableLimits::new();
         let domain = book.applicable(check, &mut limits);
         let each = domain.is_some_and(|terms| terms.charge == Charge::Each);
         let denies = domain.is_some_and(|terms| terms.default == Unmatched::Deny);
+        let work = domain.map_or(0, |terms| terms.work);
         let domain = domain.map(|terms| Arc::clone(terms.name));
-        let mut pending = Self { revision: book.revision, domain, ..Self::default() };
+        let mut pending = Self { revision: book.revision, domain, work, ..Self::default() };
+        if work > MAX_WORK {
+            return pending;
+        }
+        // No two limits of one descriptor have the same counter.
+        let mut shared = (check.descriptors.len() > 1).then(Shared::new);
         let mut limits = limits.into_iter().peekable();
         let hash = keys.config().hash_keys;
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let group = if each { position } else { 0 };
             let inline_limit = pending.domain.as_ref();
-            let inline_limit = inline_limit.and_then(|name| descriptor_limit(name, descriptor, book.revision));
+            let inline_limit = inline_limit.and_then(|name| book.descriptor_limit(name, descriptor));
             while let Some(limit) = limits.next_if(|limit| limit.descriptor == position) {
                 if inline_limit.is_none() {
                     limit.key(descriptor, hash, key_buffer);
                     let slot = pending.slot(limit.effective, key_buffer, &lane_of, keys);
-                    pending.add(limit.effective, slot, group, position, descriptor, keys);
+                    let reservation =
+                        pending.reservation(limit.effective, slot, group, descriptor, shared.as_mut(), keys);
+                    pending.add(reservation, limit.effective, position, descriptor);
                 }
             }
             if let Some(effective) = inline_limit.map(Arc::new) {
                 let entries = descriptor.entries.iter().flat_map(|(key, value)| [*key, *value]);
                 effective.key(entries, hash, key_buffer);
                 let slot = pending.slot(&effective, key_buffer, &lane_of, keys);
-                pending.add(&effective, slot, group, position, descriptor, keys);
+                let reservation = pending.reservation(&effective, slot, group, descriptor, shared.as_mut(), keys);
+                pending.add(reservation, &effective, position, descriptor);
             }
         }
         pending.denied_by_default = denies && pending.reported_limits.is_empty();
-        if pending.table_full {
-            pending.unpin(keys);
-            return None;
-        }
-        Some(pending)
+        pending
     }
 
     /// The slot of a limit's counter; `None` if the limit needs none, or if the table is full.
@@ -191,30 +201,38 @@ impl PendingCheck {
         slot
     }
 
-    fn add(
+    /// The position of the reservation of a counter in a group. It is made if there is none.
+    fn reservation(
         &mut self,
         effective: &Arc<EffectiveLimit>,
         slot: Option<SlotId>,
         group: usize,
-        position: usize,
         descriptor: &Descriptor<'_>,
+        shared: Option<&mut Shared>,
         keys: &mut Keys,
-    ) {
+    ) -> usize {
         let overdraft = effective.overdraft && descriptor.charging == Charging::IfAllowed;
         let charging = if overdraft { Charging::Always } else { descriptor.charging };
-        // Descriptors that share a counter ask for the sum.
-        let same = |r: &Reservation| r.slot == slot && r.group == group && r.charging == charging;
-        let shared = self.reservations.iter().position(|r| slot.is_some() && same(r));
-        let at = shared.unwrap_or_else(|| {
-            // The activation of another key must not take the slot.
-            if let Some(slot) = slot {
-                keys.pin(slot);
+        let at = self.reservations.len();
+        if let Some(slot) = slot {
+            // Descriptors that share a counter ask for the sum.
+            if let Some(shared) = shared {
+                match shared.entry((slot, group, charging)) {
+                    Entry::Occupied(same) => return *same.get(),
+                    Entry::Vacant(entry) => entry.insert(at),
+                };
             }
-            let (effective, state) = (Arc::clone(effective), ReservationState::NotCharged);
-            let (hits, local_remaining) = (0, None);
-            self.reservations.push(Reservation { slot, group, hits, charging, effective, state, local_remaining });
-            self.reservations.len() - 1
-        });
+            // The activation of another key must not take the slot.
+            keys.pin(slot);
+        }
+        let (effective, state) = (Arc::clone(effective), ReservationState::NotCharged);
+        let (hits, local_remaining) = (0, None);
+        self.reservations.push(Reservation { slot, group, hits, charging, effective, state, local_remaining });
+        at
+    }
+
+    /// Adds the hits of a descriptor to a reservation.
+    fn add(&mut self, at: usize, effective: &Arc<EffectiveLimit>, position: usize, descriptor: &Descriptor<'_>) {
         let reservation = &mut self.reservations[at];
         reservation.hits += u64::from(descriptor.hits);
         // Two limits that requests bring may share a counter. The sum must fit both.
@@ -247,17 +265,20 @@ impl PendingCheck {
             impossible.for_each(|r| r.state = ReservationState::Done(AskResult::Denied(None)));
         }
         let uncharged = uncharged_groups(reservations);
-        let mut waiting_groups = Vec::new();
+        // The groups that wait for a limit of an earlier stage, and those that wait for one of this stage.
+        let (mut waiting, mut now_waiting) = (Groups::default(), Groups::default());
         let count = reservations.len();
         let order = STAGES.into_iter().flat_map(|stage| (0..count).map(move |at| (at, stage)));
         for (at, stage) in order {
+            if at == 0 {
+                waiting.clone_from(&now_waiting);
+            }
             let reservation = &mut reservations[at];
             let skip = reservation.stage() != stage || reservation.state != ReservationState::NotCharged;
-            if skip || uncharged.contains(&reservation.group) && reservation.charging != Charging::Refund {
+            if skip || uncharged.contains(reservation.group) && reservation.charging != Charging::Refund {
                 continue;
             }
-            let waits = |(group, earlier): &(usize, Stage)| *group == reservation.group && *earlier < stage;
-            if waiting_groups.iter().any(waits) {
+            if waiting.contains(reservation.group) {
                 reservation.state = ReservationState::Deferred;
                 continue;
             }
@@ -279,7 +300,7 @@ impl PendingCheck {
                     reservation.queue_ask(at, slot, ticket, &mut key.state);
                     *waiting_count += 1;
                     if reservation.effective.mode == Mode::Enforce && !refunds {
-                        waiting_groups.push((reservation.group, stage));
+                        now_waiting.insert(reservation.group);
                     }
                     true
                 }
@@ -317,11 +338,11 @@ impl PendingCheck {
         self.decide_without_store(keys, now);
         let Self { reservations, waiting_count, .. } = self;
         let uncharged = uncharged_groups(reservations);
-        let asked = |r: &Reservation| deferred(r) && (r.stage() == next || uncharged.contains(&r.group));
+        let asked = |r: &Reservation| deferred(r) && (r.stage() == next || uncharged.contains(r.group));
         for (at, reservation) in reservations.iter_mut().enumerate().filter(|(_, r)| asked(r)) {
             reservation.state = ReservationState::NotCharged;
             let key = reservation.slot.and_then(|slot| Some((slot, keys.get_mut(slot)?)));
-            if let Some((slot, key)) = key.filter(|_| !uncharged.contains(&reservation.group)) {
+            if let Some((slot, key)) = key.filter(|_| !uncharged.contains(reservation.group)) {
                 reservation.queue_ask(at, slot, ticket, &mut key.state);
                 *waiting_count += 1;
                 keys.queue(slot);
@@ -360,11 +381,11 @@ impl PendingCheck {
 }
 
 /// The groups that a limit denies.
-pub fn denied_groups(reservations: &[Reservation]) -> Vec<usize> {
+pub fn denied_groups(reservations: &[Reservation]) -> Groups {
     reservations.iter().filter(|r| r.denies()).map(|r| r.group).collect()
 }
 
 /// The groups that are charged nowhere: a limit without `overdraft` denies them.
-fn uncharged_groups(reservations: &[Reservation]) -> Vec<usize> {
+pub fn uncharged_groups(reservations: &[Reservation]) -> Groups {
     reservations.iter().filter(|r| r.denies() && !r.is_overdraft()).map(|r| r.group).collect()
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::pending_check::{PendingCheck, Reservation, ReservationState, STAGES, denied_groups};
+use super::pending_check::{PendingCheck, Reservation, ReservationState, STAGES, denied_groups, uncharged_groups};
 use crate::check::Charging;
 use crate::decision::{Decision, LimitStatus};
 use crate::ids::LaneId;
 use crate::invariant::{self, Invariant};
 use crate::key::{AskResult, Receipt};
-use crate::rules::Mode;
+use crate::rules::{MAX_WORK, Mode};
 use crate::time::NodeTime;
 
 impl PendingCheck {
@@ -26,7 +26,7 @@ impl PendingCheck {
     pub fn settle(mut self, keys: &mut Keys, now: NodeTime) -> Decision {
         self.decide_without_store(keys, now);
         let denied = denied_groups(&self.reservations);
-        let goes_back = |r: &&mut Reservation| denied.contains(&r.group) && r.charging == Charging::IfAllowed;
+        let goes_back = |r: &&mut Reservation| denied.contains(r.group) && r.charging == Charging::IfAllowed;
         for reservation in self.reservations.iter_mut().filter(goes_back) {
             if let (ReservationState::Done(AskResult::Granted(receipt)), Some(slot)) =
                 (reservation.state, reservation.slot)
@@ -37,7 +37,7 @@ impl PendingCheck {
         }
         let granted = |r: &Reservation| matches!(r.state, ReservationState::Done(AskResult::Granted(_)));
         let charged_in_denied_group = |r: &Reservation| {
-            r.slot.is_some() && granted(r) && denied.contains(&r.group) && r.charging == Charging::IfAllowed
+            r.slot.is_some() && granted(r) && denied.contains(r.group) && r.charging == Charging::IfAllowed
         };
         invariant::check(Invariant::I4AllOrNothing, !self.reservations.iter().any(charged_in_denied_group));
         let reported_limits =
@@ -51,36 +51,45 @@ impl PendingCheck {
         let by_partition =
             |r: &Reservation| regions.is_some_and(|regions| regions.on_partition(&r.effective).is_some());
         let partitioned = self.reservations.iter().any(by_partition);
-        let Self { revision, domain, degraded, denied_by_default, .. } = self;
+        let Self { revision, domain, degraded, denied_by_default, work, .. } = self;
+        let too_much_work = work > MAX_WORK;
         Decision {
-            allowed: denied.is_empty() && !denied_by_default,
+            allowed: denied.is_empty() && !denied_by_default && !too_much_work,
             degraded,
             partitioned,
             revision,
             domain,
             retry_after,
             identity: None,
+            too_much_work,
             limits,
         }
     }
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.
     pub(super) fn decide_without_store(&mut self, keys: &mut Keys, now: NodeTime) {
+        // If another limit denies for sure, this node need not admit anything locally. Only a limit without overdraft
+        // keeps an overdraft from being charged.
+        let (mut denied, mut uncharged) = (denied_groups(&self.reservations), uncharged_groups(&self.reservations));
         let count = self.reservations.len();
         for (at, stage) in STAGES.into_iter().flat_map(|stage| (0..count).map(move |at| (at, stage))) {
-            let reservation = &self.reservations[at];
+            let reservation = &mut self.reservations[at];
             if reservation.state != ReservationState::Done(AskResult::Undecided) || reservation.stage() != stage {
                 continue;
             }
             self.degraded = true;
-            // If another limit denies for sure, this node need not admit anything locally. Only a limit without
-            // overdraft keeps an overdraft from being charged.
-            let (group, overdraft) = (reservation.group, reservation.is_overdraft());
-            let decisive = |r: &Reservation| r.group == group && r.denies() && !(overdraft && r.is_overdraft());
-            let denied = self.reservations.iter().any(decisive);
-            let reservation = &mut self.reservations[at];
-            reservation.state =
-                if denied { ReservationState::NotCharged } else { decide_locally(reservation, keys, now) };
+            let decisive = if reservation.is_overdraft() { &uncharged } else { &denied };
+            reservation.state = if decisive.contains(reservation.group) {
+                ReservationState::NotCharged
+            } else {
+                decide_locally(reservation, keys, now)
+            };
+            if reservation.denies() {
+                denied.insert(reservation.group);
+                if !reservation.is_overdraft() {
+                    uncharged.insert(reservation.group);
+                }
+            }
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use limiter::Revision;
-use limiter::rules::{Algorithm, Condition, Consistency, Domain, Limit, Match, Override, Problem, RuleBook, Rules};
+use limiter::rules::{
+    APPLIED, Algorithm, Condition, Consistency, Domain, Limit, MAX_WORK, Match, Mode, Override, Problem, RuleBook,
+    Rules,
+};
+use limiter::{Check, Decision, Descriptor, DryRun, Revision, StoreTime};
 
 use crate::rules::limit;
 
@@ -57,6 +60,141 @@ fn the_regular_expressions_of_overrides_and_of_when_count_as_well() {
         problems[0].path.to_string().ends_with("].when") && problems[0].message.contains("128 MiB"),
         "{problems:?}"
     );
+}
+
+fn per_user(count: usize) -> Vec<Limit> {
+    (0..count).map(|at| limit(&format!("l{at}"), Algorithm::FixedWindow, 1000, 60_000, Consistency::Leased)).collect()
+}
+
+/// Decides a check with a descriptor for each of these numbers of users.
+fn decide(dry_run: &mut DryRun, users: std::ops::Range<usize>) -> Decision {
+    let users: Vec<String> = users.map(|at| format!("u{at}")).collect();
+    let entries: Vec<[(&str, &str); 1]> = users.iter().map(|user| [("user", user.as_str())]).collect();
+    let descriptor =
+        |entries| Descriptor { entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+    let descriptors: Vec<Descriptor<'_>> = entries.iter().map(|entries| descriptor(entries)).collect();
+    dry_run.check(&Check { domain: "d", descriptors: &descriptors }, 0).unwrap()
+}
+
+#[test]
+fn a_check_that_is_too_much_work_is_denied_and_charged_nowhere() {
+    let mut dry_run = DryRun::new(Arc::new(compile(per_user(200)).unwrap()), StoreTime(1_700_000_000_000_000));
+    let denied = decide(&mut dry_run, 0..100);
+    assert!(!denied.allowed && denied.too_much_work && denied.limits.is_empty() && denied.retry_after.is_none());
+    let allowed = decide(&mut dry_run, 0..5);
+    assert!(allowed.allowed && !allowed.too_much_work);
+    assert_eq!(allowed.limits.len(), 5 * 200);
+    assert!(allowed.limits.iter().all(|limit| limit.remaining == Some(999)), "the first check was charged nowhere");
+}
+
+#[test]
+fn a_check_with_one_descriptor_is_never_too_much_work() {
+    // A book with as many limits that all apply as are valid.
+    let counts: Vec<usize> = (1..5000).collect();
+    let most = counts.partition_point(|count| compile(per_user(*count)).is_ok());
+    assert!(most > 1000 && most * APPLIED <= MAX_WORK, "{most} limits");
+    let mut dry_run = DryRun::new(Arc::new(compile(per_user(most)).unwrap()), StoreTime(1_700_000_000_000_000));
+    let decision = decide(&mut dry_run, 0..1);
+    assert!(decision.allowed && decision.limits.len() == most);
+
+    let Problem { path, message } = &compile(per_user(most + 1)).unwrap_err()[0];
+    assert_eq!(path.to_string(), "domains[0].limits");
+    assert!(message.contains("at most 200000 steps"), "{message}");
+}
+
+#[test]
+fn a_book_in_which_two_limits_would_have_one_counter_is_invalid() {
+    // Their counters begin with the same 48 bits. They were found by trying 17 million names.
+    let colliding = |name: &str| limit(name, Algorithm::FixedWindow, 1000, 60_000, Consistency::Leased);
+    let (first, second) = (colliding("l9579926"), colliding("l10821265"));
+    let Problem { path, message } = &compile(vec![first.clone(), second.clone()]).unwrap_err()[0];
+    assert_eq!(path.to_string(), "domains[0].limits[1].name");
+    assert!(message.contains("the counters of this limit would be those of d/l9579926"), "{message}");
+    for alone in [&first, &second] {
+        compile(vec![alone.clone()]).unwrap();
+    }
+    // Another window has other counters, and a limit that is off has none.
+    let longer = limit("l10821265", Algorithm::FixedWindow, 1000, 60_001, Consistency::Leased);
+    compile(vec![first.clone(), longer]).unwrap();
+    compile(vec![first.clone(), Limit { mode: Mode::Off, ..second }]).unwrap();
+    // Overrides with the same conditions, of which only the first one ever applies, have one counter.
+    let change = |hits| Override {
+        matches: on_path(0, Condition::Equal("/".to_owned())).matches,
+        limit: Some(limit_of(hits)),
+        ..Override::default()
+    };
+    compile(vec![Limit { overrides: vec![change(1), change(2)], ..first }]).unwrap();
+}
+
+/// The error about the work of one descriptor, if there is one.
+fn too_much(limits: Vec<Limit>) -> Option<String> {
+    let problems = compile(limits).err()?;
+    problems.into_iter().map(|problem| problem.message).find(|message| message.contains("steps"))
+}
+
+#[test]
+fn a_route_of_many_segments_does_not_overflow_the_stack() {
+    let route = |segments: usize| on_path(0, Condition::Route("/a".repeat(segments)));
+    compile(vec![route(100)]).unwrap();
+    for segments in [101, 1_000_000] {
+        let problems = compile(vec![route(segments)]).unwrap_err();
+        assert!(problems[0].message.contains("at most 100 segments"), "{problems:?}");
+    }
+}
+
+#[test]
+fn limits_that_exclude_each_other_are_no_work_together() {
+    let equal = |at| on_path(at, Condition::Equal(format!("/{at}")));
+    let prefix = |at| on_path(at, Condition::Prefix(format!("/{at:05}/")));
+    let route = |at| on_path(at, Condition::Route(format!("/{at}/{{id}}")));
+    let network = |at: usize| on_path(at, Condition::Cidr(vec![format!("10.{}.{}.0/24", at / 256, at % 256)]));
+    for book in [equal as fn(usize) -> Limit, prefix, route, network] {
+        assert_eq!(too_much((0..10_000).map(book).collect()), None);
+    }
+    let nested_prefix = |at| on_path(at, Condition::Prefix("/".repeat(at + 1)));
+    let same_route = |at: usize| {
+        let segments = (0..12).map(|bit| if at >> bit & 1 == 0 { "/a" } else { "/{x}" });
+        on_path(at, Condition::Route(segments.collect()))
+    };
+    let same_network = |at: usize| on_path(at, Condition::Cidr(vec![format!("10.0.0.0/{}", at % 32)]));
+    for book in [nested_prefix as fn(usize) -> Limit, same_route, same_network] {
+        assert!(too_much((0..4000).map(book).collect()).is_some());
+    }
+}
+
+#[test]
+fn conditions_that_cost_much_and_never_hold_are_work_as_well() {
+    let when = |source: String| {
+        let mut costly = on_path(0, Condition::Present(true));
+        costly.matches.when = Some(source);
+        costly
+    };
+    let named = |limit: &Limit, count: usize| -> Vec<Limit> {
+        (0..count).map(|at| Limit { name: format!("l{at}"), ..limit.clone() }).collect()
+    };
+    let list = vec!["'x'"; 150].join(",");
+    let body = vec!["x == 'y'"; 30].join("&&");
+    let looping = when(format!("[{list}].all(x, {body})"));
+    assert_eq!(too_much(named(&looping, 1)), None);
+    assert!(too_much(named(&looping, 20)).is_some());
+
+    let networks = (0..3000).map(|at| format!("10.{}.{}.0/24", at / 256, at % 256)).collect();
+    let scanned = on_path(0, Condition::Not(Box::new(Condition::Cidr(networks))));
+    assert_eq!(too_much(named(&scanned, 100)), None);
+    assert!(too_much(named(&scanned, 200)).is_some());
+
+    let overridden = |count: usize| {
+        let mut limit = on_path(0, Condition::Present(true));
+        let one = |at: usize| Override {
+            matches: on_path(at, Condition::Suffix("x".repeat(at % 40 + 1))).matches,
+            limit: Some(limit_of(at as u64)),
+            ..Override::default()
+        };
+        limit.overrides = (0..count).map(one).collect();
+        limit
+    };
+    assert_eq!(too_much(vec![overridden(1000)]), None);
+    assert!(too_much(named(&overridden(1000), 20)).is_some());
 }
 
 const fn limit_of(hits: u64) -> limiter::rules::Quota {

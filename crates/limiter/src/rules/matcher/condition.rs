@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::pattern::Pattern;
 use super::route::Route;
 use crate::rules::rule::Condition;
+use crate::rules::work::{ATTRIBUTE, TRIED};
 
 /// The largest compiled regular expression of a condition, in bytes.
 pub(super) const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -58,6 +59,19 @@ impl Compiled {
             (Self::Pattern(pattern), Some(v)) => pattern.is_match(v),
             (Self::Route(route), Some(v)) => route.matches(v),
             (Self::Cidr(nets), Some(v)) => address(v).is_some_and(|ip| nets.iter().any(|net| net.contains(&ip))),
+        }
+    }
+}
+
+impl Compiled {
+    /// The steps of a test.
+    pub fn steps(&self) -> usize {
+        match self {
+            Self::Not(inner) => inner.steps(),
+            Self::Cidr(nets) => ATTRIBUTE + nets.len() / 3,
+            Self::Pattern(pattern) => TRIED + pattern.program() / 512,
+            Self::Route(route) => ATTRIBUTE + route.segments().len(),
+            _ => ATTRIBUTE,
         }
     }
 }

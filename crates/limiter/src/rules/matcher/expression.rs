@@ -8,16 +8,25 @@ use cel::{Context, Env, ExecutionError, Program, Value};
 
 use super::judge::{self, Facts};
 use super::pattern::Pattern;
+use super::subject::Subject;
 use super::syntax::Syntax;
-use crate::rules::attribute::Attribute;
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
+
+/// The steps of an evaluation, without its parts.
+const EVALUATION: usize = 100;
+/// The steps of each part.
+const NODE: usize = 5;
+/// The steps of each `+` beside those of a part: it may copy long texts.
+const SUM: usize = 200;
 
 /// A compiled expression.
 pub struct Expression {
     program: Program,
     scope: Scope,
+    /// What an evaluation costs.
+    steps: usize,
 }
 
 /// The functions of CEL. `matches` knows the patterns of one expression, which were compiled with it.
@@ -63,7 +72,9 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, .. } = Syntax::of(program.expression())?;
+        let Syntax { bound, patterns, evaluated, added, .. } = Syntax::of(program.expression())?;
+        let searches: usize = patterns.values().map(|pattern| pattern.program() / 512).sum();
+        let steps = EVALUATION + NODE * evaluated + SUM * added + searches;
         let scope = Scope::new(patterns);
         let references = program.references();
         let known = |v: &&str| ["attributes", "domain", "hits"].contains(v) || bound.iter().any(|own| own == *v);
@@ -75,7 +86,7 @@ impl Expression {
             return Err(format!("expected a function of CEL, not {name}"));
         }
         judge::check_types(program.expression(), &scope)?;
-        Ok(Self { program, scope })
+        Ok(Self { program, scope, steps })
     }
 
     /// The memory of its regular expressions, in bytes.
@@ -83,15 +94,20 @@ impl Expression {
         self.scope.patterns.values().map(Pattern::bytes).sum()
     }
 
+    /// What an evaluation costs, in steps.
+    pub const fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
     /// as false.
-    pub fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
-        matches!(self.value(domain, entries, hits), Ok(Value::Bool(true)))
+    pub fn is_true(&self, subject: &Subject<'_>) -> bool {
+        matches!(self.value(subject), Ok(Value::Bool(true)))
     }
 
     /// Why the expression is not true, for people.
-    pub fn why_not(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Option<String> {
-        match self.value(domain, entries, hits) {
+    pub fn why_not(&self, subject: &Subject<'_>) -> Option<String> {
+        match self.value(subject) {
             Ok(Value::Bool(true)) => None,
             Ok(Value::Bool(false)) => Some("when is false".to_owned()),
             Ok(other) => Some(format!("when is {}, not true or false", other.type_of())),
@@ -104,20 +120,11 @@ impl Expression {
         judge::can_be_true(self.program.expression(), &self.scope, facts)
     }
 
-    fn value(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> Result<Value, ExecutionError> {
+    fn value(&self, subject: &Subject<'_>) -> Result<Value, ExecutionError> {
         let mut context = self.scope.context();
-        let mut attributes: HashMap<String, Value> = HashMap::with_capacity(entries.len());
-        for (at, (key, value)) in entries.iter().enumerate() {
-            let mut name = (*key).to_owned();
-            if attributes.contains_key(*key) {
-                let earlier = entries[..at].iter().filter(|(other, _)| other == key).count();
-                name = Attribute { key: name.into(), earlier }.to_string();
-            }
-            attributes.entry(name).or_insert_with(|| Value::String(Arc::new((*value).to_owned())));
-        }
-        context.add_variable_from_value("attributes", attributes);
-        context.add_variable_from_value("domain", domain.to_owned());
-        context.add_variable_from_value("hits", i64::from(hits));
+        context.add_variable_from_value("attributes", subject.values());
+        context.add_variable_from_value("domain", subject.domain.to_owned());
+        context.add_variable_from_value("hits", i64::from(subject.descriptor.hits));
         self.program.execute(&context)
     }
 }
@@ -139,6 +146,18 @@ fn is_declared(env: &Arc<Env>, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Descriptor;
+
+    trait Holds {
+        fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool;
+    }
+
+    impl Holds for Expression {
+        fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
+            let descriptor = Descriptor { entries, ordered: true, hits, charging: Default::default(), limit: None };
+            self.is_true(&Subject::new(domain, &descriptor))
+        }
+    }
 
     #[test]
     fn an_expression_reads_attributes_domain_and_hits() {

@@ -4,6 +4,8 @@
 //! limits share. A lookup returns the limits that are filed under the attributes of the descriptor. Each of them is
 //! then tested in full. Therefore the index may return too many limits, but never too few.
 
+mod most;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -79,6 +81,8 @@ struct KeyIndex {
     nets: BTreeMap<(bool, u8), RuleMap<IpAddr, Ids>>,
     routes: RouteNode,
     present: Ids,
+    /// The most steps of a look-up.
+    look_up: usize,
 }
 
 #[derive(Debug, Default)]
@@ -110,20 +114,26 @@ impl Index {
                 None => index.always.push(id),
             }
         }
+        for slot in index.keys.values_mut() {
+            slot.look_up = slot.most_look_up();
+        }
         index
     }
 
-    /// Sets `out` to every limit that could match, sorted, each once.
-    pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Found) {
+    /// Sets `out` to every limit that could match, sorted, each once. Returns the steps.
+    pub fn candidates(&self, entries: &[(&str, &str)], out: &mut Found) -> usize {
+        let mut steps = 0;
         out.clear();
         add(out, &self.always);
         for (key, value) in entries {
             if let Some(slot) = self.keys.get(*key) {
+                steps += slot.look_up;
                 slot.candidates(value, out);
             }
         }
         out.sort_unstable();
         out.dedup();
+        steps
     }
 }
 

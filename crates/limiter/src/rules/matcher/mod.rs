@@ -7,6 +7,7 @@ mod judge;
 mod pattern;
 mod possible;
 mod route;
+mod subject;
 mod syntax;
 
 pub use condition::{Compiled, address, network};
@@ -17,10 +18,11 @@ use index::{Index, Token};
 pub use judge::{Fact, Facts};
 use pattern::Pattern;
 pub use pattern::PatternBudget;
+pub use subject::Subject;
 
-use crate::check::Descriptor;
 use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
+use crate::rules::work::{ATTRIBUTE, TRIED};
 
 /// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
 /// further regular expression is compiled.
@@ -67,34 +69,85 @@ impl Matcher {
         })
     }
 
-    pub fn matches(&self, domain: &str, descriptor: &Descriptor<'_>) -> bool {
+    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+        let descriptor = subject.descriptor;
         self.conditions.iter().all(|(attribute, condition)| condition.holds(attribute.value(descriptor)))
             && self.exact_keys.as_ref().is_none_or(|keys| descriptor.has_exactly(keys))
-            && self.when.as_ref().is_none_or(|when| when.holds(domain, descriptor.entries, descriptor.hits))
+            && self.when.as_ref().is_none_or(|when| when.is_true(subject))
+    }
+
+    /// The steps of [`Self::matches`].
+    fn steps(&self) -> usize {
+        let conditions: usize = self.conditions.iter().map(|(_, condition)| condition.steps()).sum();
+        let keys = self.exact_keys.as_ref().map_or(0, Vec::len) * ATTRIBUTE;
+        conditions + keys + self.when.as_ref().map_or(0, Expression::steps)
     }
 }
 
-/// All matchers of a domain, and the index over them.
-#[derive(Debug)]
+/// Many matchers, in order, and the index over them.
+#[derive(Debug, Default)]
 pub struct MatchTable {
     index: Index,
-    matchers: Vec<(Matcher, Vec<Attribute>)>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    matcher: Matcher,
+    /// Attributes that must be present.
+    per: Vec<Attribute>,
+    /// What it costs to try it.
+    steps: usize,
 }
 
 impl MatchTable {
     /// `matchers` are those of the limits in book order, each with the `per` attributes that must be present.
     pub fn new(matchers: Vec<(Matcher, Vec<Attribute>)>) -> Self {
         let anchors: Vec<_> = matchers.iter().map(|(matcher, per)| anchors(matcher, per)).collect();
-        Self { index: Index::build(&anchors), matchers }
+        let index = Index::build(&anchors);
+        let entries = matchers.into_iter().map(|(matcher, per)| {
+            let steps = TRIED + matcher.steps() + per.len() * ATTRIBUTE;
+            Entry { matcher, per, steps }
+        });
+        Self { index, entries: entries.collect() }
     }
 
-    /// Sets `out` to the positions of all limits that match, in book order.
-    pub fn matching(&self, domain: &str, descriptor: &Descriptor<'_>, out: &mut Found) {
-        self.index.candidates(descriptor.entries, out);
+    /// Sets `out` to the positions of all limits that match, in book order. Returns the steps.
+    pub fn matching(&self, subject: &Subject<'_>, out: &mut Found) -> usize {
+        let mut steps = self.index.candidates(subject.descriptor.entries, out);
         out.retain(|id| {
-            let (matcher, per) = &self.matchers[*id as usize];
-            per.iter().all(|attribute| attribute.value(descriptor).is_some()) && matcher.matches(domain, descriptor)
+            let entry = &self.entries[*id as usize];
+            steps += entry.steps;
+            entry.matches(subject)
         });
+        steps
+    }
+
+    /// The first one that matches, and the steps. It sets `candidates`.
+    pub fn first(&self, subject: &Subject<'_>, candidates: &mut Found) -> (Option<usize>, usize) {
+        if self.entries.is_empty() {
+            return (None, 0);
+        }
+        let mut steps = self.index.candidates(subject.descriptor.entries, candidates);
+        let mut in_order = candidates.iter().map(|id| *id as usize);
+        let first = in_order.find(|id| {
+            let entry = &self.entries[*id];
+            steps += entry.steps;
+            entry.matches(subject)
+        });
+        (first, steps)
+    }
+
+    /// At least the steps that a descriptor can take whose attributes differ. `further` are those that a limit takes
+    /// if it matches.
+    pub fn most_steps(&self, further: impl Fn(usize) -> usize) -> usize {
+        self.index.most_steps(&|id| self.entries[id as usize].steps + further(id as usize))
+    }
+}
+
+impl Entry {
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.per.iter().all(|attribute| attribute.value(subject.descriptor).is_some()) && self.matcher.matches(subject)
     }
 }
 
@@ -110,9 +163,12 @@ fn anchors<'m>(matcher: &'m Matcher, per: &'m [Attribute]) -> Vec<(&'m str, Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::check::Descriptor;
 
     fn condition() -> impl Strategy<Value = Condition> {
         let text = || "[ab/]{0,3}".prop_map(|s| format!("/{s}"));
@@ -137,7 +193,8 @@ mod tests {
     }
 
     proptest! {
-        /// The index finds every limit that a scan of the whole book finds, in the same order.
+        /// The index finds every limit that a scan of the whole book finds, in the same order, and no descriptor takes
+        /// more steps than the index says.
         #[test]
         fn the_index_finds_what_a_scan_finds(
             book in prop::collection::vec((matches(), prop::collection::vec("[xyz](#2)?", 0..2)), 0..12),
@@ -147,19 +204,29 @@ mod tests {
         ) {
             let entries: Vec<(&str, &str)> = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             let descriptor = Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+            let subject = Subject::new("d", &descriptor);
             let compile = |(m, per): &(Match, Vec<String>)| {
                 (Matcher::new(m).unwrap(), per.iter().map(|name| Attribute::parse(name)).collect::<Vec<_>>())
             };
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
                 .filter(|(_, (m, per))| {
-                    per.iter().all(|a| a.value(&descriptor).is_some()) && m.matches("d", &descriptor)
+                    per.iter().all(|a| a.value(&descriptor).is_some()) && m.matches(&subject)
                 })
                 .map(|(id, _)| id)
                 .collect();
             let mut found = Found::new();
-            MatchTable::new(book.iter().map(compile).collect()).matching("d", &descriptor, &mut found);
-            prop_assert_eq!(found.as_slice(), scan);
+            let table = MatchTable::new(book.iter().map(compile).collect());
+            let steps = table.matching(&subject, &mut found);
+            prop_assert_eq!(found.as_slice(), &scan);
+            let (first, steps_to_first) = table.first(&subject, &mut found);
+            prop_assert_eq!(first, scan.first().map(|id| *id as usize));
+            prop_assert!(steps_to_first <= steps);
+            let keys: BTreeSet<&str> = entries.iter().map(|(key, _)| *key).collect();
+            if keys.len() == entries.len() {
+                let taken = steps + scan.iter().map(|id| 100 + *id as usize).sum::<usize>();
+                prop_assert!(taken <= table.most_steps(|id| 100 + id));
+            }
         }
     }
 
@@ -168,7 +235,8 @@ mod tests {
         let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
         let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
         let matches = |ordered, entries: &[(&str, &str)]| {
-            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None })
+            let descriptor = Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None };
+            matcher.matches(&Subject::new("d", &descriptor))
         };
         assert!(matches(true, &[("a", "1"), ("b", "2")]));
         assert!(!matches(true, &[("b", "2"), ("a", "1")]));
@@ -186,7 +254,8 @@ mod tests {
         let conditions = [equal("g", "a"), equal("g#2", "b")].into();
         let matcher = Matcher::new(&Match { exact_keys: keys, conditions, when: None }).unwrap();
         let matches = |ordered, entries: &[(&str, &str)]| {
-            matcher.matches("d", &Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None })
+            let descriptor = Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None };
+            matcher.matches(&Subject::new("d", &descriptor))
         };
         assert!(matches(true, &[("g", "a"), ("g", "b")]));
         for other in [

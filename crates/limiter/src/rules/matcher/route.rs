@@ -1,6 +1,9 @@
 //! Route patterns. In `/a/{b}`, `{b}` matches one non-empty segment. In `/a/{*rest}`, `{*rest}` matches one or more
 //! segments at the end.
 
+/// The most segments of a pattern. The index of routes is as deep, and it is walked by recursion.
+const MAX_SEGMENTS: usize = 100;
+
 /// A compiled route pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -22,6 +25,9 @@ impl Route {
         for part in path.split('/') {
             if route.rest {
                 return Err("expected {*rest} to be the last segment".into());
+            }
+            if route.segments.len() == MAX_SEGMENTS {
+                return Err(format!("expected at most {MAX_SEGMENTS} segments"));
             }
             match part.strip_prefix('{').and_then(|p| p.strip_suffix('}')) {
                 Some(name) if name.trim_start_matches('*').is_empty() => {

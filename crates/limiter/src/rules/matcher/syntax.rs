@@ -27,6 +27,9 @@ pub struct Syntax {
     pub bound: Vec<String>,
     /// The regular expressions of `matches`, by their texts.
     pub patterns: HashMap<String, Pattern>,
+    /// How many nodes are evaluated in one check, and how many of them are a `+`.
+    pub evaluated: usize,
+    pub added: usize,
     sums: usize,
 }
 
@@ -44,20 +47,19 @@ impl Syntax {
     /// Walks the tree. The error says what was expected.
     pub fn of(root: &IdedExpr) -> Result<Self, String> {
         let mut syntax = Self::default();
-        let mut steps = 0_usize;
         let mut open = vec![Visit { node: root, depth: 1, times: 1, in_loop: false }];
         while let Some(Visit { node, depth, times, in_loop }) = open.pop() {
-            steps = steps.saturating_add(times);
+            syntax.evaluated = syntax.evaluated.saturating_add(times);
             if depth > MAX_DEPTH {
                 return Err(format!("expected operators and brackets at most {MAX_DEPTH} deep"));
             }
-            if steps > MAX_STEPS {
+            if syntax.evaluated > MAX_STEPS {
                 return Err(format!("expected an expression that evaluates at most {MAX_STEPS} parts"));
             }
             let visit = |node| Visit { node, depth: depth + 1, times, in_loop };
             match &node.expr {
                 Expr::Call(call) => {
-                    syntax.call(call, in_loop)?;
+                    syntax.call(call, times, in_loop)?;
                     open.extend(call.target.iter().map(|target| &**target).chain(&call.args).map(visit));
                 }
                 Expr::Select(select) => open.push(visit(&select.operand)),
@@ -86,10 +88,11 @@ impl Syntax {
         Ok(syntax)
     }
 
-    fn call(&mut self, call: &CallExpr, in_loop: bool) -> Result<(), String> {
+    fn call(&mut self, call: &CallExpr, times: usize, in_loop: bool) -> Result<(), String> {
         match call.func_name.as_str() {
             operators::ADD => {
                 self.sums += 1;
+                self.added += times;
                 if self.sums > MAX_SUMS {
                     return Err(format!("expected at most {MAX_SUMS} operators +"));
                 }

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::matcher::Expression;
+use crate::check::Descriptor;
 use crate::rules::matcher::syntax::Syntax;
+use crate::rules::matcher::{Expression, Subject};
 use cel::Env;
 
 /// Expressions over two attributes, with operators on right and wrong types.
@@ -65,7 +66,9 @@ proptest! {
         let facts = Facts { attribute: &attribute, domain: Some("d") };
         if !compiled.can_be_true(&facts) {
             let entries: Vec<(&str, &str)> = a.map(|a| ("a", a)).into_iter().chain([("b", b)]).collect();
-            prop_assert!(!compiled.holds("d", &entries, hits), "{}", source);
+            let descriptor =
+                Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None };
+            prop_assert!(!compiled.is_true(&Subject::new("d", &descriptor)), "{}", source);
         }
     }
 
