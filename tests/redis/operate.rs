@@ -105,6 +105,25 @@ fn a_node_with_other_constants_exits_with_78() {
     drop(node);
 }
 
+#[test]
+fn constants_that_change_after_a_node_has_served_are_a_fault_of_the_store() {
+    let (folder, redis) = (Folder::new(), SingleServer::start(&[]));
+    let node = folder.start_node(&redis.url(), &[]);
+    let store = || node.get("/ready").json()["store"].as_str().unwrap_or_default().to_owned();
+    let peek = r#"{"domain":"d","attributes":{"user":"u"},"hits":0}"#;
+    let degraded = || node.check(peek).json()["degraded"] == true;
+    assert!(!degraded());
+    // The node is not established yet, so that it does not write its own constants again.
+    let key = "tidegate:us-east:{region}constants";
+    let own = redis_cli(redis.server.port, &["get", key]);
+    redis_cli(redis.server.port, &["set", key, "version=1 tags=16 hash=crc16"]);
+    wait_for("/ready to name the other constants", || store().contains("tags=16").then_some(()));
+    assert_eq!(node.get("/ready").status, 200, "otherwise all nodes would become unready at once");
+    wait_for("a decision without the store, which others may count in", || degraded().then_some(()));
+    redis_cli(redis.server.port, &["set", key, own.trim()]);
+    wait_for("the store to be used again", || (store() == "ok" && !degraded()).then_some(()));
+}
+
 /// Returns the node's gRPC health status.
 #[tokio::main(flavor = "current_thread")]
 async fn health_status(node: &Node) -> ServingStatus {

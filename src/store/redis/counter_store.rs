@@ -44,13 +44,18 @@ pub struct RedisStore {
     pub(super) server_errors: Arc<ServerErrors>,
     /// How long a batch waits for a replica, in milliseconds.
     pub(super) wait_ms: u64,
+    /// True while the region's constants differ from this node's.
+    pub(super) constants_differ: Arc<AtomicBool>,
     /// True once the store was connected, see [`Self::is_reached`].
     pub(super) reached: AtomicBool,
 }
 
 impl RedisStore {
-    /// Returns the connection to the primary of a lane's tag; `None` if no primary is known.
+    /// Returns the connection to the primary of a lane's tag; `None` if no primary is known, or none may be used.
     fn primary(&self, lane: LaneId) -> Option<Arc<Connection>> {
+        if self.constants_differ.load(Ordering::Relaxed) {
+            return None;
+        }
         self.primaries.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(lane.0)).cloned().flatten()
     }
 

@@ -1,7 +1,7 @@
 -- A node's heartbeat: compares the region's constants, records that the node is running, and returns the members.
 --
 -- KEYS: the constants, the members. ARGV: this node's constants, its member text, for how many milliseconds the
--- heartbeat is valid, and 1 if the node is established.
+-- heartbeat is valid, 1 if the node is established, and the most members.
 -- Returns the constants in force. Returns the members only if these constants are the node's own.
 local constants = redis.call('GET', KEYS[1])
 if not constants then
@@ -18,6 +18,9 @@ if constants ~= ARGV[1] then return { constants, {} } end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+-- A member whose end is so far ahead would never end: the clock of the server was ahead when it was written.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], now + 2 * ARGV[3], '+inf')
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return { constants, redis.call('ZRANGE', KEYS[2], 0, -1) }

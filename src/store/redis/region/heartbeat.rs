@@ -1,5 +1,7 @@
 //! A node's heartbeat: compares the region's constants, keeps the node a member, and learns the other members.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use counter_script::{Script, slot};
 use fred::types::Value;
@@ -8,6 +10,7 @@ use super::super::call_error::CallError;
 use super::super::topology::Topology;
 use super::RedisRegion;
 use super::Unfit;
+use super::members::MAX_MEMBERS;
 
 static HEARTBEAT: Script = Script::new(include_str!("heartbeat.lua"));
 
@@ -23,7 +26,7 @@ pub(super) enum HeartbeatError {
     /// The primary returned an error, or belongs to another kind of deployment than configured. For the log and
     /// `/ready`.
     Failed(String),
-    /// The region's constants are not this node's.
+    /// The region's constants are not this node's, and never were.
     Unfit(Unfit),
 }
 
@@ -41,9 +44,9 @@ impl RedisRegion {
             return Err(HeartbeatError::NoAnswer);
         }
         let established = u32::from(self.lock_state().matching_heartbeats >= ESTABLISHED_BEATS);
-        let arguments =
-            [self.constants.to_string(), self.own_member.to_string(), MEMBER_MS.to_string(), established.to_string()];
-        let arguments = arguments.map(Bytes::from);
+        let (constants, member) = (self.constants.to_string(), self.own_member.to_string());
+        let numbers = [MEMBER_MS, established, MAX_MEMBERS].map(|number| number.to_string());
+        let arguments: Vec<Bytes> = [constants, member].into_iter().chain(numbers).map(Bytes::from).collect();
         let reply = connection.run_script(&HEARTBEAT, &keys, &arguments, false).await.map_err(|error| match error {
             CallError::ServerError(error) => HeartbeatError::Failed(format!("{address}: {error}")),
             CallError::Moved(_) if !self.in_cluster() => {
@@ -53,13 +56,20 @@ impl RedisRegion {
         })?;
         let Value::Array(reply) = reply else { return Err(HeartbeatError::NoAnswer) };
         let [in_force, Value::Array(members)] = reply.as_slice() else { return Err(HeartbeatError::NoAnswer) };
-        let in_force = in_force.as_string().unwrap_or_default();
+        let Some(in_force) = in_force.as_string() else { return Err(HeartbeatError::NoAnswer) };
         if !self.constants.matches(&in_force) {
             let (key, own) = (String::from_utf8_lossy(&keys[0]), self.constants.to_string());
             let why = format!("the region's constants are {in_force:?} (key {key}), this node's are {own:?}");
+            // A node that has counted with its region goes on without the store: the record may be wrong, or may be put
+            // right.
+            if self.lock_state().reached {
+                self.constants_differ.store(true, Ordering::Relaxed);
+                return Err(HeartbeatError::Failed(why));
+            }
             return Err(HeartbeatError::Unfit(Unfit(why)));
         }
         let members: Vec<String> = members.iter().filter_map(Value::as_string).collect();
+        self.constants_differ.store(false, Ordering::Relaxed);
         self.update_members(&members, counts);
         Ok(())
     }

@@ -7,6 +7,11 @@ use std::str::FromStr;
 /// A member is dropped after this many replies to heartbeats in a row that do not name it.
 const GONE_AFTER_MISSES: u32 = 10;
 
+/// The most members of a region.
+pub const MAX_MEMBERS: u32 = 1000;
+/// The most cores of a member. A text with more is none of ours, and would end all leases.
+const MAX_CORES: u32 = 1024;
+
 /// A process that uses the counters of the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal
 /// digits. The text is part of the protocol between nodes of different versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +44,7 @@ impl FromStr for Member {
             return Err(InvalidMember);
         };
         let boot = u64::from_str_radix(boot, 16).map_err(|_| InvalidMember)?;
-        let cores = cores.parse().map_err(|_| InvalidMember)?;
+        let cores = cores.parse().ok().filter(|cores| (1..=MAX_CORES).contains(cores)).ok_or(InvalidMember)?;
         Ok(Self { node: node.to_owned(), boot, cores })
     }
 }
@@ -77,7 +82,7 @@ mod tests {
         assert_eq!(own.to_string(), "us-east-1/ab01/16");
         assert_eq!(member("us-east-1/ab01/16"), own);
         assert_eq!(member("a/b/7/4").node, "a/b");
-        for invalid in ["", "nonsense", "a/2", "a/x/2", "a/7/", "a/7/two"] {
+        for invalid in ["", "nonsense", "a/2", "a/x/2", "a/7/", "a/7/two", "a/7/0", "a/7/1025", "a/7/4294967295"] {
             assert_eq!(invalid.parse::<Member>(), Err(InvalidMember), "{invalid}");
         }
     }

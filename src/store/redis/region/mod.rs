@@ -57,6 +57,9 @@ pub struct RedisRegion {
     stores: Mutex<Vec<Weak<RedisStore>>>,
     server_errors: Arc<ServerErrors>,
     state: Mutex<State>,
+    /// True while the region's constants differ from this node's, although they were the same before. The stores then
+    /// send nothing: the node would count apart from its region.
+    constants_differ: Arc<AtomicBool>,
     /// True once this process has left the members. Held during each heartbeat, so that none comes after the end.
     left: tokio::sync::Mutex<bool>,
 }
@@ -97,6 +100,7 @@ impl RedisRegion {
             stores: Mutex::default(),
             server_errors: Arc::default(),
             state: Mutex::default(),
+            constants_differ: Arc::default(),
             left: tokio::sync::Mutex::new(false),
             options,
             config,
@@ -130,6 +134,7 @@ impl Region for RedisRegion {
             topology_stale: Arc::clone(&self.topology_stale),
             server_errors: Arc::clone(&self.server_errors),
             wait_ms: u64::try_from(self.options.deadline.as_millis() / 2).unwrap_or(u64::MAX).max(1),
+            constants_differ: Arc::clone(&self.constants_differ),
             reached: AtomicBool::new(false),
         });
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&store));
