@@ -202,7 +202,7 @@ impl CheckService {
             }
             Ok(decision) => {
                 if decision.too_much_work {
-                    self.warn_of_invalid_call("the check is denied: too many limits may apply to its descriptors");
+                    self.warn_of_too_much_work(decision.domain.as_deref());
                 }
                 self.tally.decided(&decision, self.clock.now().since(arrived));
                 let Decision { allowed, degraded, revision, .. } = decision;
@@ -244,6 +244,13 @@ impl CheckService {
     pub fn warn_of_invalid_call(&self, error: &str) {
         if let Some(more) = self.metrics.invalid_calls_log.admit(self.clock.now()) {
             tracing::warn!(error, more, "a gRPC call is invalid: a gateway may let the request of its client pass");
+        }
+    }
+
+    /// Logs that a gateway's check is denied because it is too much work.
+    fn warn_of_too_much_work(&self, domain: Option<&str>) {
+        if let Some(more) = self.metrics.invalid_calls_log.admit(self.clock.now()) {
+            tracing::warn!(domain, more, "a gateway's check is denied: too many limits may apply to its descriptors");
         }
     }
 

@@ -207,9 +207,14 @@ impl RuleBook {
             work += book.table.matching(&subject, &mut found);
             for place in &found {
                 let limit = &book.limits[*place as usize];
-                let (change, steps) = limit.override_table.first(&subject, &mut changes);
-                work += limit.steps() + steps;
-                let effective = change.map_or(&limit.base, |at| &limit.overrides[at]);
+                work += limit.steps();
+                let mut effective = &limit.base;
+                // Most limits have none.
+                if !limit.overrides.is_empty() {
+                    let (change, steps) = limit.override_table.first(&subject, &mut changes);
+                    work += steps;
+                    effective = change.map_or(effective, |at| &limit.overrides[at]);
+                }
                 if effective.mode != Mode::Off {
                     out.push(ApplicableLimit { descriptor: position, effective, names: &limit.names, place: *place });
                 }
@@ -288,11 +293,9 @@ fn counter_prefixes(rules: &Rules) -> Result<CounterPrefixes, Vec<Problem>> {
     let (mut prefixes, mut problems) = (CounterPrefixes::default(), Vec::new());
     for (place, domain) in rules.domains.iter().enumerate() {
         for (at, limit) in domain.limits.iter().enumerate().filter(|(_, limit)| can_apply(limit)) {
-            let changes = std::iter::once(None).chain(limit.overrides.iter().map(Some));
-            let result = changes
-                .map(|change| prefixes.add(counter_digest(&domain.domain, limit, change), (place, at)))
-                .collect::<Result<(), _>>();
-            if let Err((other, with)) = result {
+            let mut changes = std::iter::once(None).chain(limit.overrides.iter().map(Some));
+            let mut add = |change| prefixes.add(counter_digest(&domain.domain, limit, change), (place, at));
+            if let Err((other, with)) = changes.try_for_each(&mut add) {
                 let other = &rules.domains[other];
                 let path = Path::default().field("domains").index(place).field("limits").index(at).field("name");
                 let message = format!(

@@ -15,10 +15,12 @@ impl Groups {
         self.0[word] |= 1 << (group % 64);
     }
 
+    #[inline]
     pub fn contains(&self, group: usize) -> bool {
         self.0.get(group / 64).is_some_and(|word| word >> (group % 64) & 1 == 1)
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -202,6 +202,7 @@ impl PendingCheck {
     }
 
     /// The position of the reservation of a counter in a group. It is made if there is none.
+    #[inline]
     fn reservation(
         &mut self,
         effective: &Arc<EffectiveLimit>,
@@ -270,7 +271,7 @@ impl PendingCheck {
         let count = reservations.len();
         let order = STAGES.into_iter().flat_map(|stage| (0..count).map(move |at| (at, stage)));
         for (at, stage) in order {
-            if at == 0 {
+            if at == 0 && !now_waiting.is_empty() {
                 waiting.clone_from(&now_waiting);
             }
             let reservation = &mut reservations[at];

@@ -68,6 +68,9 @@ impl PendingCheck {
 
     /// Decides what the store did not, as each limit's `on_store_failure` says.
     pub(super) fn decide_without_store(&mut self, keys: &mut Keys, now: NodeTime) {
+        if !self.reservations.iter().any(|r| r.state == ReservationState::Done(AskResult::Undecided)) {
+            return;
+        }
         // If another limit denies for sure, this node need not admit anything locally. Only a limit without overdraft
         // keeps an overdraft from being charged.
         let (mut denied, mut uncharged) = (denied_groups(&self.reservations), uncharged_groups(&self.reservations));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::rules::{limit, rule_book};
 use crate::world::proptest_config;
 use limiter::counter::{Record, apply, run};
-use limiter::rules::{Algorithm, CalendarUnit, Consistency, Period};
+use limiter::rules::{Algorithm, CalendarUnit, Consistency, Domain, Period, RuleBook, Rules};
 use limiter::{
     Charging, Check, Decision, Descriptor, DryRun, Event, LaneId, NodeTime, Reply, Revision, Shard, ShardConfig,
     StoreTime, Verdict, WallTime,
@@ -66,6 +66,33 @@ fn entries_and_windows_have_counters_of_their_own() {
             assert_eq!(outcome(&mut dry_run, asked), (allowed, Some(0)), "{entries:?} {period:?}");
         }
     }
+}
+
+#[test]
+fn no_limit_of_the_rules_shares_the_counters_of_a_limit_that_comes_with_a_descriptor() {
+    // The counters of this limit begin with the same 48 bits. The names were found by trying 30 million.
+    let (domain, colliding) = ("d10507345", "l5326649");
+    let prefix = |decision: Decision| decision.limits[0].effective.key_prefix.clone();
+    let of_descriptor = |limit_name: &str| {
+        let rule = limit(limit_name, Algorithm::FixedWindow, 1, 60_000, Consistency::Leased);
+        let domains = ["d", domain].map(|name| Domain {
+            domain: name.to_owned(),
+            limits: if name == "d" { vec![rule.clone()] } else { Vec::new() },
+            ..Domain::default()
+        });
+        let rules = Rules { domains: domains.into() };
+        let mut dry_run = DryRun::new(Arc::new(RuleBook::compile(Arc::new(rules), Revision(1)).unwrap()), START);
+        let descriptors = [descriptor(CLIENT, 1, (10, Period::Window { ms: 1000 }))];
+        prefix(dry_run.check(&Check { domain, descriptors: &descriptors }, 0).unwrap())
+    };
+    let mut with_rule = DryRun::new(
+        rule_book(vec![limit(colliding, Algorithm::FixedWindow, 1, 60_000, Consistency::Leased)], Revision(1)),
+        START,
+    );
+    let descriptors = [Descriptor { limit: None, ..descriptor(&[("user", "u")], 1, (0, HOUR)) }];
+    let of_rule = prefix(check(&mut with_rule, &descriptors));
+    assert_eq!(of_descriptor("another"), of_rule, "they do collide");
+    assert_ne!(of_descriptor(colliding), of_rule);
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl Matcher {
         })
     }
 
+    #[inline]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         let descriptor = subject.descriptor;
         self.conditions.iter().all(|(attribute, condition)| condition.holds(attribute.value(descriptor)))
@@ -125,9 +126,6 @@ impl MatchTable {
 
     /// The first one that matches, and the steps. It sets `candidates`.
     pub fn first(&self, subject: &Subject<'_>, candidates: &mut Found) -> (Option<usize>, usize) {
-        if self.entries.is_empty() {
-            return (None, 0);
-        }
         let mut steps = self.index.candidates(subject.descriptor.entries, candidates);
         let mut in_order = candidates.iter().map(|id| *id as usize);
         let first = in_order.find(|id| {
@@ -146,6 +144,7 @@ impl MatchTable {
 }
 
 impl Entry {
+    #[inline]
     fn matches(&self, subject: &Subject<'_>) -> bool {
         self.per.iter().all(|attribute| attribute.value(subject.descriptor).is_some()) && self.matcher.matches(subject)
     }
