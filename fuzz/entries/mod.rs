@@ -25,6 +25,7 @@ use prost::Message as _;
 use proto::envoy::service::ratelimit::v3::RateLimitRequest;
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
+use tidegate::api::batches::BatchGate;
 use tidegate::api::check_service::CheckService;
 use tidegate::api::grpc::envoy::Envoy;
 use tidegate::api::grpc::native::Native;
@@ -35,7 +36,9 @@ use tidegate::api::http::{HttpState, Peer, routes};
 use tidegate::api::request_id::RequestIds;
 use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
 use tidegate::rulefile::{cases, decode};
-use tidegate::server::body_budget::{BodyBudget, BodyKind, BudgetedBody};
+use tidegate::server::body_budget::{BodyKind, BudgetedBody};
+use tidegate::server::meter::{Budgets, Meter};
+use tidegate::server::metrics::ConnectionMetrics;
 use tidegate::telemetry::checks::CheckMetrics;
 use tidegate::telemetry::registry::MetricsRegistry;
 use tower_service::Service;
@@ -121,6 +124,11 @@ fn check_metrics() -> Arc<CheckMetrics> {
     Arc::new(CheckMetrics::new(&registry).expect("metrics"))
 }
 
+fn budgets() -> Budgets {
+    let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
+    Budgets::new(check_metrics(), ConnectionMetrics::new(&registry).expect("metrics").listener("http").cut_answers())
+}
+
 fn notices() -> Notices {
     Notices::new(&MetricsRegistry::new("0", "fuzz").expect("a registry")).expect("metrics")
 }
@@ -134,6 +142,7 @@ fn service() -> Arc<CheckService> {
         metrics,
         ids: RequestIds::new(1),
         identities: Arc::new(tidegate::ports::identity::NoIdentities),
+        batches: BatchGate::new(),
     })
 }
 
@@ -204,9 +213,9 @@ fn same_answer_for_any_chunking<T: PartialEq + std::fmt::Debug>(
     call: impl Fn(BudgetedBody<ChunkedBody>) -> T,
 ) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
-        let budget = Arc::new(BodyBudget::new(check_metrics()));
-        let answer = call(BudgetedBody::new(ChunkedBody::new(bytes, size), kind, Arc::clone(&budget)));
-        assert_eq!(budget.bytes(), 0, "the budget must be free after the answer");
+        let meter = Arc::new(Meter::new(Arc::new(budgets()), true));
+        let answer = call(BudgetedBody::new(ChunkedBody::new(bytes, size), kind, 100, Arc::clone(&meter)));
+        assert_eq!(meter.held(), 0, "the budget must be free after the answer");
         answer
     });
     let [whole, chunked] = answers;

@@ -62,6 +62,11 @@ pub enum Field<'a> {
 }
 
 impl CheckRequest {
+    /// The number of descriptors.
+    pub const fn descriptors(&self) -> usize {
+        self.descriptors.len()
+    }
+
     /// Validates a check that an application asks. `path` names a field in the words of the front end. `others` are
     /// violations that the front end found.
     ///

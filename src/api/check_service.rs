@@ -7,6 +7,7 @@ use limiter::{Decision, IdentityProblem, NodeTime};
 use tonic::{Code, Status};
 
 use super::attributes::{CheckRequest, with_checks};
+use super::batches::BatchGate;
 use super::identity::{AskedKeys, Identification, ask};
 use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
@@ -23,6 +24,7 @@ pub struct CheckService {
     pub tally: Arc<Tally>,
     pub ids: RequestIds,
     pub identities: Arc<dyn Identities>,
+    pub batches: BatchGate,
 }
 
 /// A check that was begun.

@@ -99,6 +99,7 @@ fn service() -> (CheckService, Arc<Noting>) {
         metrics: Arc::new(metrics),
         ids: RequestIds::new(1),
         identities: Arc::new(Slow),
+        batches: BatchGate::new(),
     };
     (service, limiter)
 }

@@ -4,6 +4,7 @@
 #[cfg(feature = "cluster")]
 pub mod admin;
 pub mod attributes;
+pub mod batches;
 mod bearer;
 pub mod check_service;
 pub mod client_text;

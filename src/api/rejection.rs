@@ -60,8 +60,6 @@ pub enum Rejection {
     WrongMediaType,
     /// A call of the contract that is not built yet.
     NotBuilt,
-    /// Too many clients have not read their answers to `/metrics`.
-    TooManyScrapes,
     /// An error of this node.
     Internal,
     /// The node makes no decision now.
@@ -107,9 +105,6 @@ impl Rejection {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, title)
             }
             Self::NotBuilt => (StatusCode::NOT_FOUND, Code::Unimplemented, text("this call is not built yet")),
-            Self::TooManyScrapes => {
-                (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text("too many answers to /metrics are not read"))
-            }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, text("this node failed")),
             Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why.to_string()),
             Self::Unauthorized => (

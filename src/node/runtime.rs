@@ -13,6 +13,7 @@ use super::state::NodeState;
 use super::worker::CoreWorker;
 use super::{Environment, Failure, NodeConfig};
 use crate::actors::core::Core;
+use crate::api::batches::BatchGate;
 use crate::api::check_service::CheckService;
 use crate::api::http::HttpState;
 use crate::api::http::forward_auth::ForwardAuth;
@@ -20,7 +21,6 @@ use crate::api::request_id::RequestIds;
 use crate::host::listeners::Listeners;
 use crate::ports::{Fatal, Limiter, NodeStatus};
 use crate::server::balance::acceptors;
-use crate::server::body_budget::BodyBudget;
 use crate::tls::{HTTP1, HTTP2};
 
 /// How long the end of a runtime may wait for blocking calls, such as reading a file from a server that is gone.
@@ -141,9 +141,14 @@ fn workers(
 ) -> io::Result<Vec<CoreWorker>> {
     let Environment { clock, random, region, gossip, rules, identities, metrics, tls, tokens, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
-        let budget = BodyBudget::new(Arc::clone(&metrics.checks));
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
-        acceptors(config.workers.get(), config.max_connections, metrics.connections.listener(listener), budget, tls)
+        acceptors(
+            config.workers.get(),
+            config.max_connections,
+            metrics.connections.listener(listener),
+            Arc::clone(&metrics.checks),
+            tls,
+        )
     };
     let (for_http, for_grpc) = (acceptors("http", &[HTTP2, HTTP1]), acceptors("grpc", &[HTTP2]));
     let (http, grpc) = (http.each.into_iter().zip(for_http), grpc.each.into_iter().zip(for_grpc));
@@ -158,6 +163,7 @@ fn workers(
             tally: metrics.checks.tally(),
             ids: RequestIds::new(random()?),
             identities: Arc::clone(identities),
+            batches: BatchGate::new(),
         };
         let state = HttpState {
             service: Arc::new(service),

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::body_budget::BodyBudget;
+use super::meter::Budgets;
 use super::metrics::{CloseReason, ListenerMetrics};
+use crate::telemetry::checks::CheckMetrics;
 use crate::tls::ServerTls;
 
 /// The most connections on their way to one core. Further ones stay at the core that accepted them.
@@ -33,7 +34,7 @@ struct SharedListener {
     /// The most open connections.
     max_open: usize,
     metrics: ListenerMetrics,
-    budget: Arc<BodyBudget>,
+    budgets: Arc<Budgets>,
     tls: Option<ServerTls>,
 }
 
@@ -55,9 +56,9 @@ impl ConnectionGuard {
         self.listener.cores[self.core].open.load(Ordering::Relaxed).max(1)
     }
 
-    /// The budget for bodies of the listener.
-    pub fn budget(&self) -> Arc<BodyBudget> {
-        Arc::clone(&self.listener.budget)
+    /// The budgets of the listener.
+    pub fn budgets(&self) -> Arc<Budgets> {
+        Arc::clone(&self.listener.budgets)
     }
 
     /// TLS of the listener, if it has TLS.
@@ -84,12 +85,13 @@ pub fn acceptors(
     cores: usize,
     max_open: usize,
     metrics: ListenerMetrics,
-    budget: BodyBudget,
+    checks: Arc<CheckMetrics>,
     tls: Option<ServerTls>,
 ) -> Vec<Acceptor> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let cores = senders.into_iter().map(|handover| CoreSlot { open: AtomicUsize::new(0), handover }).collect();
-    let listener = Arc::new(SharedListener { cores, max_open, metrics, budget: Arc::new(budget), tls });
+    let budgets = Arc::new(Budgets::new(checks, metrics.cut_answers()));
+    let listener = Arc::new(SharedListener { cores, max_open, metrics, budgets, tls });
     let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
     receivers.into_iter().enumerate().map(acceptor).collect()
 }
@@ -153,7 +155,6 @@ impl Acceptor {
 mod tests {
     use super::super::metrics::ConnectionMetrics;
     use super::*;
-    use crate::telemetry::checks::CheckMetrics;
     use crate::telemetry::registry::MetricsRegistry;
 
     #[tokio::test]
@@ -163,8 +164,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let registry = MetricsRegistry::new("0", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
-        let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
-        let mut acceptors = acceptors(2, 100, metrics, budget, None);
+        let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
+        let mut acceptors = acceptors(2, 100, metrics, checks, None);
         let (mut other, mut first) = (acceptors.pop().unwrap(), acceptors.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<ConnectionGuard>; 2] = Default::default();

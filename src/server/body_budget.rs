@@ -1,39 +1,20 @@
-//! Bounds the memory of request bodies that are still arriving. Each may be as large as a message may be, and many may
-//! arrive at once and never end. Together they have a budget.
+//! Bounds the memory of requests that are still arriving. The body of each may be as large as a message may be, and many
+//! may arrive at once and never end. They take memory from a budget, and so do their heads.
 
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::Status;
 
-use crate::telemetry::checks::CheckMetrics;
+use super::budget::Taken;
+use super::meter::Meter;
 
 /// The largest gRPC message that is read, in bytes.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
-/// The budget of one listener, in bytes.
-const BUDGET_BYTES: usize = 64 * 1024 * 1024;
-
-/// What the arriving bodies of one listener take.
-pub struct BodyBudget {
-    bytes: AtomicUsize,
-    metrics: Arc<CheckMetrics>,
-}
-
-impl BodyBudget {
-    pub const fn new(metrics: Arc<CheckMetrics>) -> Self {
-        Self { bytes: AtomicUsize::new(0), metrics }
-    }
-
-    /// The bytes that arriving bodies take now.
-    pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
 
 /// How the reader of a body takes memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,38 +65,33 @@ impl Framing {
     }
 }
 
-/// A request body that takes its memory from a budget.
+/// A request body that takes its memory, and that of its head, from a budget.
 pub struct BudgetedBody<B = Incoming> {
     body: B,
     kind: BodyKind,
     framing: Framing,
-    /// Bytes that it takes. A body that arrives in one piece takes none.
-    taken: usize,
-    budget: Arc<BodyBudget>,
+    /// The length of the head of the request.
+    head: usize,
+    /// What the request takes. One that has arrived whole takes nothing.
+    taken: Taken,
+    /// Bytes of the body that its reader holds.
+    held: usize,
+    meter: Arc<Meter>,
 }
 
 impl<B> BudgetedBody<B> {
-    pub fn new(body: B, kind: BodyKind, budget: Arc<BodyBudget>) -> Self {
-        Self { body, kind, framing: Framing::default(), taken: 0, budget }
+    /// Returns the body of a request with a head of `head` bytes.
+    pub fn new(body: B, kind: BodyKind, head: usize, meter: Arc<Meter>) -> Self {
+        Self { body, kind, framing: Framing::default(), head, taken: meter.arriving(), held: 0, meter }
     }
 
-    /// Takes memory for a piece that is not the last.
-    fn take(&mut self, piece: &[u8]) -> Result<(), Status> {
-        let before = self.taken;
-        self.taken = match self.kind {
-            BodyKind::Plain => before + piece.len(),
-            BodyKind::GrpcMessages => self.framing.read(piece),
-        };
-        if self.taken <= before {
-            self.budget.bytes.fetch_sub(before - self.taken, Ordering::Relaxed);
+    /// Takes memory for the head, and for what the reader of the body holds.
+    fn take(&mut self) -> Result<(), Status> {
+        if self.taken.resize(self.head + self.held) {
             return Ok(());
         }
-        let more = self.taken - before;
-        if self.budget.bytes.fetch_add(more, Ordering::Relaxed) + more > BUDGET_BYTES {
-            self.budget.metrics.failed(Some("reading"));
-            return Err(Status::unavailable("overloaded: too many bytes of request bodies are arriving"));
-        }
-        Ok(())
+        self.meter.rejected();
+        Err(Status::unavailable("overloaded: too many bytes of requests are arriving"))
     }
 }
 
@@ -124,13 +100,24 @@ impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> B
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self.take().map_or_else(|overloaded| Poll::Ready(Some(Err(overloaded))), |()| Poll::Pending);
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(piece) = frame.data_ref()
-            && !self.body.is_end_stream()
-            && let Err(overloaded) = self.take(piece)
         {
-            return Poll::Ready(Some(Err(overloaded)));
+            if let Some(ahead) = &self.meter.read_ahead {
+                ahead.body_passed_on(piece.len());
+            }
+            if !self.body.is_end_stream() {
+                self.held = match self.kind {
+                    BodyKind::Plain => self.held + piece.len(),
+                    BodyKind::GrpcMessages => self.framing.read(piece),
+                };
+                if let Err(overloaded) = self.take() {
+                    return Poll::Ready(Some(Err(overloaded)));
+                }
+            }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
     }
@@ -141,14 +128,6 @@ impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> B
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl<B> Drop for BudgetedBody<B> {
-    fn drop(&mut self) {
-        if self.taken > 0 {
-            self.budget.bytes.fetch_sub(self.taken, Ordering::Relaxed);
-        }
     }
 }
 

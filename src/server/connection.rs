@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -18,10 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::answer_body::MeteredAnswer;
 use super::balance::Acceptor;
-use super::body_budget::{BodyBudget, BodyKind, BudgetedBody};
+use super::body_budget::{BodyKind, BudgetedBody};
+use super::meter::{Budgets, Meter};
 use super::metrics::CloseReason;
 use super::preface::{Begun, Preface, read_preface, sniff_preface};
+use super::read_ahead::{MeteredStream, TooMuchArriving, head_length};
 use super::timer::CoarseTimer;
 use crate::tls::ServerTls;
 
@@ -53,9 +56,15 @@ pub enum Protocol {
     Grpc,
 }
 
-/// The settings of a connection that both front ends share.
+/// The longest head of a request over HTTP/1, in bytes. The HTTP/1 library keeps a buffer of this length for a head that
+/// does not end, and for what it has read ahead. Caddy passes on 68 KB with the file of `deploy/gateways`: a gateway
+/// that fails open may let a request pass whose head a node refuses.
+const MAX_HEAD: usize = 96 * 1024;
+
+/// The settings of a connection that all front ends share.
 pub fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().max_buf_size(MAX_HEAD);
     builder.http2().timer(CoarseTimer::new()).keep_alive_interval(KEEPALIVE);
     builder
 }
@@ -75,7 +84,7 @@ pub async fn serve<S, B>(
 ) where
     S: Service<Request<BudgetedBody>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     // Every connection holds a receiver. None is left once the last connection has ended.
     let (shutdown, is_shut_down) = watch::channel(());
@@ -91,12 +100,8 @@ pub async fn serve<S, B>(
         builder.http2().max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
         #[expect(clippy::disallowed_methods, reason = "`shutdown` waits until every connection has ended")]
         tokio::spawn(async move {
-            let carried_request = Arc::new(AtomicBool::new(false));
-            let kind = if protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
-            let service =
-                TrackedService { service, carried_request: Arc::clone(&carried_request), kind, budget: guard.budget() };
-            let connection =
-                Connection { protocol, builder: &builder, service, carried_request: &carried_request, is_shut_down };
+            let budgets = guard.budgets();
+            let connection = Connection { protocol, builder: &builder, service, budgets, is_shut_down };
             let ended = match guard.tls() {
                 None => connection.serve_plain(stream).await,
                 // In a box, so that plain connections take no memory for it.
@@ -117,8 +122,8 @@ pub async fn serve<S, B>(
 struct Connection<'c, S> {
     protocol: Protocol,
     builder: &'c Builder<TokioExecutor>,
-    service: TrackedService<S>,
-    carried_request: &'c AtomicBool,
+    service: S,
+    budgets: Arc<Budgets>,
     is_shut_down: watch::Receiver<()>,
 }
 
@@ -126,11 +131,14 @@ impl<S, B> Connection<'_, S>
 where
     S: Service<Request<BudgetedBody>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     /// Serves a connection without TLS. An error says why this node had to close it.
     async fn serve_plain(mut self, stream: TcpStream) -> Result<(), CloseReason> {
-        if self.begins(sniff_preface(&stream)).await? { self.serve_http(stream).await } else { Ok(()) }
+        match self.begins(sniff_preface(&stream)).await? {
+            Preface::EndOfStream => Ok(()),
+            preface => self.serve_http(stream, preface).await,
+        }
     }
 
     /// Serves a connection with TLS. An error says why this node had to close it.
@@ -142,7 +150,10 @@ where
         match accepted.map_err(|_| CloseReason::Slow)? {
             Ok(stream) => {
                 let mut stream = Begun::new(stream);
-                if self.begins(read_preface(&mut stream)).await? { self.serve_http(stream).await } else { Ok(()) }
+                match self.begins(read_preface(&mut stream)).await? {
+                    Preface::EndOfStream => Ok(()),
+                    preface => self.serve_http(stream, preface).await,
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::debug!(%error, "a TLS handshake failed");
@@ -153,33 +164,49 @@ where
         }
     }
 
-    /// Waits for the beginning of a connection. False if it ended before.
-    async fn begins(&mut self, preface: impl Future<Output = io::Result<Preface>>) -> Result<bool, CloseReason> {
+    /// Waits for the beginning of a connection. A node that stops takes it for ended.
+    async fn begins(&mut self, preface: impl Future<Output = io::Result<Preface>>) -> Result<Preface, CloseReason> {
         let time = if self.protocol == Protocol::Grpc { PREFACE_TIMEOUT } else { HEAD_TIMEOUT };
         let preface = tokio::select! {
             preface = tokio::time::timeout(time, preface) => {
                 preface.map_err(|_| CloseReason::Slow)?.unwrap_or(Preface::EndOfStream)
             }
-            _ = self.is_shut_down.changed() => return Ok(false),
+            _ = self.is_shut_down.changed() => Preface::EndOfStream,
         };
-        match preface {
-            Preface::EndOfStream => Ok(false),
-            Preface::Other if self.protocol == Protocol::Grpc => Err(CloseReason::Protocol),
-            Preface::Other | Preface::Http2 => Ok(true),
+        if preface == Preface::Other && self.protocol == Protocol::Grpc {
+            return Err(CloseReason::Protocol);
         }
+        Ok(preface)
     }
 
     /// Serves the requests of a connection. An error says why this node had to close it.
     async fn serve_http(
         mut self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        preface: Preface,
     ) -> Result<(), CloseReason> {
-        let connection = self.builder.serve_connection(TokioIo::new(stream), self.service);
+        let meter = Arc::new(Meter::new(self.budgets, preface == Preface::Other));
+        let stream = MeteredStream::new(stream, Arc::clone(&meter));
+        let carried_request = Arc::new(AtomicBool::new(false));
+        let kind = if self.protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
+        let (service, carries) = (self.service, Arc::clone(&carried_request));
+        let service = service_fn(move |request: Request<Incoming>| {
+            carries.store(true, Ordering::Relaxed);
+            let head = head_length(request.uri(), request.headers());
+            if let Some(ahead) = &meter.read_ahead {
+                ahead.head_passed_on(head);
+            }
+            let meter = Arc::clone(&meter);
+            let request = request.map(|body| BudgetedBody::new(body, kind, head, Arc::clone(&meter)));
+            let answer = service.call(request);
+            async move { Ok::<_, S::Error>(answer.await?.map(|body| MeteredAnswer::new(body, meter))) }
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let why = |done: Result<(), Box<dyn Error + Send + Sync>>| {
             // A client that goes away is not counted.
             let error = done.err();
-            let why = error.and_then(|error| close_reason(&*error, self.carried_request.load(Ordering::Relaxed)));
+            let why = error.and_then(|error| close_reason(&*error, carried_request.load(Ordering::Relaxed)));
             why.map_or(Ok(()), Err)
         };
         tokio::select! {
@@ -192,31 +219,16 @@ where
     }
 }
 
-/// Records that a connection carried a request, and gives each body its budget.
-struct TrackedService<S> {
-    service: S,
-    carried_request: Arc<AtomicBool>,
-    kind: BodyKind,
-    budget: Arc<BodyBudget>,
-}
-
-impl<S: Service<Request<BudgetedBody>>> Service<Request<Incoming>> for TrackedService<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.carried_request.store(true, Ordering::Relaxed);
-        self.service.call(request.map(|body| BudgetedBody::new(body, self.kind, Arc::clone(&self.budget))))
-    }
-}
-
 /// Returns why this node closed a connection, if it did. A connection that carried requests and then none for long is
 /// idle, and its end is not counted.
 fn close_reason(error: &(dyn Error + Send + Sync + 'static), carried_request: bool) -> Option<CloseReason> {
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {
         return (!carried_request).then_some(CloseReason::Slow);
+    }
+    let heads = error.source().and_then(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::get_ref);
+    if heads.is_some_and(|error| error.is::<TooMuchArriving>()) {
+        return Some(CloseReason::Heads);
     }
     let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
     let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);

@@ -16,10 +16,12 @@ pub enum CloseReason {
     Protocol,
     /// The TLS handshake failed: one side rejected the other, or the client does not speak TLS.
     Handshake,
+    /// Too many bytes of heads were arriving.
+    Heads,
 }
 
 impl CloseReason {
-    const ALL: [Self; 4] = [Self::Full, Self::Slow, Self::Protocol, Self::Handshake];
+    const ALL: [Self; 5] = [Self::Full, Self::Slow, Self::Protocol, Self::Handshake, Self::Heads];
 
     const fn word(self) -> &'static str {
         match self {
@@ -27,6 +29,7 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::Protocol => "protocol",
             Self::Handshake => "handshake",
+            Self::Heads => "heads",
         }
     }
 }
@@ -35,19 +38,21 @@ impl CloseReason {
 pub struct ConnectionMetrics {
     open: IntGaugeVec,
     closed: IntCounterVec,
+    cut: IntCounterVec,
 }
 
 impl ConnectionMetrics {
     /// # Errors
     /// Returns an error if the registry has these metrics already.
     pub fn new(registry: &MetricsRegistry) -> Result<Self, Error> {
-        Ok(Self { open: registry.gauges(&names::CONNECTIONS)?, closed: registry.counters(&names::CLOSED)? })
+        let open = registry.gauges(&names::CONNECTIONS)?;
+        Ok(Self { open, closed: registry.counters(&names::CLOSED)?, cut: registry.counters(&names::CUT_ANSWERS)? })
     }
 
     /// Returns the metrics of one listener, by its name in labels.
     pub fn listener(&self, name: &'static str) -> ListenerMetrics {
         let closed = CloseReason::ALL.map(|reason| self.closed.with_label_values(&[name, reason.word()]));
-        ListenerMetrics { open: self.open.with_label_values(&[name]), closed }
+        ListenerMetrics { open: self.open.with_label_values(&[name]), closed, cut: self.cut.with_label_values(&[name]) }
     }
 }
 
@@ -55,7 +60,8 @@ impl ConnectionMetrics {
 #[derive(Clone)]
 pub struct ListenerMetrics {
     open: IntGauge,
-    closed: [IntCounter; 4],
+    closed: [IntCounter; 5],
+    cut: IntCounter,
 }
 
 impl ListenerMetrics {
@@ -70,5 +76,10 @@ impl ListenerMetrics {
     /// Counts a connection that this node closed or did not accept.
     pub fn closed(&self, reason: CloseReason) {
         self.closed[reason as usize].inc();
+    }
+
+    /// Counts answers that were cut off.
+    pub fn cut_answers(&self) -> IntCounter {
+        self.cut.clone()
     }
 }

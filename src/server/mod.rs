@@ -1,11 +1,15 @@
-//! Sockets in, requests out: accepted connections are spread over the cores, live for a bounded time, and send bodies
-//! within a budget. The front ends of [`crate::api`] are the services on top.
+//! Sockets in, requests out: accepted connections are spread over the cores, live for a bounded time, and hold what
+//! arrives and what waits to be sent within budgets. The front ends of [`crate::api`] are the services on top.
 
+mod answer_body;
 pub mod balance;
 pub mod body_budget;
+mod budget;
 pub mod connection;
+pub mod meter;
 pub mod metrics;
 mod preface;
+mod read_ahead;
 pub mod timer;
 
 use std::future::{Future, poll_fn};

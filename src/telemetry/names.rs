@@ -57,8 +57,13 @@ pub const FAILED_ITEMS: Name = metric(
 pub const CONNECTIONS: Name = metric("tidegate_connections", "Open connections of clients.", &["face"]);
 pub const CLOSED: Name = metric(
     "tidegate_connections_closed_total",
-    "Connections that this node closed or did not accept: full, slow, protocol, or handshake (TLS).",
+    "Connections that this node closed or did not accept: full, slow, protocol, handshake (TLS), or heads.",
     &["face", "reason"],
+);
+pub const CUT_ANSWERS: Name = metric(
+    "tidegate_cut_answers_total",
+    "Answers that were cut off, because too many bytes of answers waited to be sent.",
+    &["face"],
 );
 pub const FORWARD_AUTH: Name = metric(
     "tidegate_forward_auth_problems_total",
@@ -236,6 +241,7 @@ pub const ALL: &[&Name] = &[
     &FAILED_ITEMS,
     &CONNECTIONS,
     &CLOSED,
+    &CUT_ANSWERS,
     &FORWARD_AUTH,
     &REDIS_ERRORS,
     &DATABASE_QUERIES,

@@ -29,7 +29,6 @@ use tidegate::ports::plane::{
 };
 use tidegate::ports::{BoxFuture, Clock, RuleSource};
 use tidegate::server::balance::acceptors;
-use tidegate::server::body_budget::BodyBudget;
 use tidegate::server::metrics::ConnectionMetrics;
 use tidegate::telemetry::checks::CheckMetrics;
 use tidegate::telemetry::registry::MetricsRegistry;
@@ -290,8 +289,8 @@ impl Api {
         let address = listener.local_addr().unwrap();
         let registry = MetricsRegistry::new("1", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
-        let budget = BodyBudget::new(Arc::new(CheckMetrics::new(&registry).unwrap()));
-        let acceptor = acceptors(1, 100, metrics, budget, None).pop().unwrap();
+        let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
+        let acceptor = acceptors(1, 100, metrics, checks, None).pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
         tokio::spawn(serve(listener, acceptor, self.state.clone(), std::future::pending::<()>()));
         address

@@ -31,7 +31,10 @@ mod rules_import;
 mod serve;
 #[cfg(feature = "cluster")]
 mod tls;
+mod unfinished_heads;
 mod unmatched;
+mod unread_answers;
+mod victim;
 mod web_pages;
 
 use support::node;

@@ -66,6 +66,13 @@ impl RateLimitService for Native {
             let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
             return Err(service.reject(rejection, &id).into_status(&id));
         }
+        let _permit = match service.batches.enter(weight()).await {
+            Ok(permit) => permit,
+            Err(rejection) => {
+                let id = service.ids.take(metadata.request_id);
+                return Err(service.reject(rejection, &id).into_status(&id));
+            }
+        };
         let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout, Rest::Rejected);
         let waits = begun.iter().any(messages::StartedCheck::waits);
         let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));

@@ -30,7 +30,7 @@ const MAX_CHECK: usize = 64 * 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most batches of one connection that are in flight or whose answers are unread. Further ones wait. An answer to a
 /// batch may be much larger than the request, and it exists as a whole before a client reads any of it.
-const MAX_BATCHES: usize = 64;
+const MAX_BATCHES: usize = 16;
 /// The most streams of checks on one connection. Each reads ahead, and holds what its client has not read.
 const MAX_CHECK_STREAMS: usize = 64;
 

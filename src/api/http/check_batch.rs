@@ -1,35 +1,24 @@
 //! `POST /v1/checks`: many checks in one request, each for itself.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
-use http_body_util::BodyExt;
-use limiter::{Decision, Overload};
+use limiter::Decision;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{is_json, whole};
 use super::check_json::{self, Answer, Parsed};
 use super::{HttpState, web_page, with_id};
+use crate::api::attributes::CheckRequest;
 use crate::api::check_service::Rest;
 use crate::api::rejection::Rejection;
 use crate::api::request_id::RequestId;
-use crate::ports::Unavailable;
 use crate::server::body_budget::MAX_MESSAGE;
-
-/// The most batches of one core that are decided, or whose answers clients have not read. An answer may be much larger
-/// than its request.
-pub(super) const MAX_BATCHES: usize = 64;
 
 /// The most errors that are named for one check.
 const MAX_ERRORS: usize = 3;
-/// How long a batch waits until one of them is read.
-const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The answer to a batch.
 #[derive(Serialize)]
@@ -50,46 +39,23 @@ enum BatchResult<'d> {
     },
 }
 
-pub async fn check_batch(
-    State(state): State<HttpState>,
-    headers: HeaderMap,
-    body: Body,
-    batches: Arc<Semaphore>,
-) -> Response {
+pub async fn check_batch(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
     let id = state.take_id(&headers);
-    let answer = match decide(&state, &headers, body, &batches, &id).await {
-        Ok((permit, answers)) => {
-            let head = [
-                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-                (header::CONTENT_LENGTH, answers.len().into()),
-            ];
-            // The body holds the permit until the client has read it.
-            let body = Body::from(answers).map_frame(move |frame| {
-                let _ = &permit;
-                frame
-            });
-            (StatusCode::OK, head, Body::new(body)).into_response()
-        }
+    let answer = match decide(&state, &headers, body, &id).await {
+        Ok(answers) => ([(header::CONTENT_TYPE, "application/json")], answers).into_response(),
         Err(rejection) => state.service.reject(rejection, &id).into_response(),
     };
     with_id(answer, &id)
 }
 
-/// Returns the answer as JSON, with the permit that it needs until it is read.
-async fn decide(
-    state: &HttpState,
-    headers: &HeaderMap,
-    body: Body,
-    batches: &Arc<Semaphore>,
-    id: &RequestId<'_>,
-) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Rejection> {
+/// Returns the answer as JSON.
+async fn decide(state: &HttpState, headers: &HeaderMap, body: Body, id: &RequestId<'_>) -> Result<Bytes, Rejection> {
     web_page::check(headers, &state.origins)?;
     is_json(headers)?;
     let body = whole(body, MAX_MESSAGE).await?;
-    let busy = Rejection::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting));
-    // Nobody closes the semaphore.
-    let permit = tokio::time::timeout(MAX_WAIT, Arc::clone(batches).acquire_owned()).await.map_err(|_| busy)?.ok();
     let checks = check_json::parse_batch(&body).map_err(Rejection::Invalid)?;
+    let descriptors = checks.iter().flatten().map(CheckRequest::descriptors).sum();
+    let _permit = state.service.batches.enter(descriptors).await?;
     let decided = each(state, checks, id).await;
     let request_id = id.to_string();
     let results = decided.iter().map(|decided| match decided {
@@ -97,7 +63,8 @@ async fn decide(
         Err(rejection) => BatchResult::Failed { request_id: &request_id, error: rejection.problem(MAX_ERRORS) },
     });
     let answers = Answers { results: results.collect() };
-    Ok((permit, serde_json::to_vec(&answers).unwrap_or_default().into()))
+    // The answer may wait to be sent, so it keeps no more memory than it is long.
+    Ok(serde_json::to_vec(&answers).unwrap_or_default().into_boxed_slice().into())
 }
 
 /// Decides all checks at once. The results have their order.

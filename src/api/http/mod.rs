@@ -14,18 +14,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
-use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use limiter::{Decision, IdentityProblem};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use self::forward_auth::ForwardAuth;
 use super::bearer::has_valid_token;
@@ -43,7 +40,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most headers of a request over HTTP/1. nginx passes on as many as fit into 32 KiB, and a client chooses them.
 const MAX_HEADERS: usize = 4096;
-/// The longest list of headers over HTTP/2, in bytes. A head over HTTP/1 may have 400 KiB.
+/// The longest list of headers over HTTP/2, in bytes. A head over HTTP/1 may have 96 KiB.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 
 /// The address that a request comes from.
@@ -80,16 +77,11 @@ pub async fn serve(listener: TcpListener, acceptor: Acceptor, state: HttpState, 
     connection::serve(listener, acceptor, service, builder, Protocol::Http, stop).await;
 }
 
-/// The most answers to `/metrics` of one core that clients have not read to the end. Each may be large.
-const MAX_SCRAPES: usize = 16;
-
 /// The routes of one core.
 pub fn routes(state: HttpState) -> Router {
-    let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     let live = || get(async || "ok\n");
-    let batches = Arc::new(Semaphore::new(check_batch::MAX_BATCHES));
-    let check_batch = move |state, headers, body| check_batch::check_batch(state, headers, body, batches);
-    let mut checks = Router::new().route("/v1/check", post(check::check)).route("/v1/checks", post(check_batch));
+    let mut checks =
+        Router::new().route("/v1/check", post(check::check)).route("/v1/checks", post(check_batch::check_batch));
     let mut authorize = Router::new().route("/v1/authorize", any(forward_auth::authorize));
     if let Some(tokens) = &state.tokens {
         let authenticated = from_fn_with_state((state.clone(), Arc::clone(tokens)), authenticated);
@@ -107,7 +99,7 @@ pub fn routes(state: HttpState) -> Router {
         .route("/livez", live())
         .route("/ready", get(ready))
         .route("/readyz", get(ready))
-        .route("/metrics", get(move |state| metrics(state, scrapes)))
+        .route("/metrics", get(metrics))
         .fallback(async |state, headers| reject(state, headers, Rejection::NoSuchPath))
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), in_time))
@@ -157,18 +149,9 @@ async fn ready(State(state): State<HttpState>) -> Response {
     (status, axum::Json(readiness)).into_response()
 }
 
-async fn metrics(State(state): State<HttpState>, scrapes: Arc<Semaphore>) -> Response {
-    let Ok(permit) = scrapes.try_acquire_owned() else { return Rejection::TooManyScrapes.into_response() };
+async fn metrics(State(state): State<HttpState>) -> Response {
     match state.node.metrics().await {
-        Ok(text) => {
-            let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-            // The body holds the permit until the client has read it.
-            let body = Body::from(text).map_frame(move |frame| {
-                let _ = &permit;
-                frame
-            });
-            (headers, Body::new(body)).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
             tracing::error!(error, "the metrics cannot be rendered");
             Rejection::Internal.into_response()

@@ -35,7 +35,6 @@ use crate::regions::{Peers, RegionGossip, RegionsConfig};
 use crate::rulefile::decode::limit_from_json;
 use crate::rulefile::encode::limit_json;
 use crate::server::balance::acceptors;
-use crate::server::body_budget::BodyBudget;
 use crate::telemetry::registry::MetricsRegistry;
 use crate::tls::peers::PeerSecurity;
 use crate::tls::{HTTP1, HTTP2};
@@ -212,9 +211,8 @@ pub(super) fn admin(
     let admin = listener.local_addr().map_err(failed)?;
     tracing::info!(%admin, "serving the admin API");
     let tls = tls.front_ends.as_ref().map(|tls| tls.speaking(&[HTTP2, HTTP1]));
-    let budget = BodyBudget::new(Arc::clone(&node.checks));
     let connections = node.connections.listener("admin");
-    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, connections, budget, tls) {
+    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, connections, Arc::clone(&node.checks), tls) {
         let service = AdminListener::new(state.clone(), listener.try_clone().map_err(failed)?, acceptor);
         configuration.services.push(Arc::new(service));
     }

@@ -1,0 +1,76 @@
+//! What one connection makes its node hold, and the budgets of its listener.
+
+use std::sync::Arc;
+
+use prometheus::IntCounter;
+
+use super::budget::{Budget, Share, Taken};
+use super::read_ahead::ReadAhead;
+use crate::telemetry::checks::CheckMetrics;
+
+/// The budget of one listener for requests that are arriving, in bytes.
+const ARRIVING_BYTES: usize = 64 * 1024 * 1024;
+/// The budget of one listener for answers that wait to be sent, in bytes.
+const UNSENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// The budgets of one listener.
+pub struct Budgets {
+    arriving: Arc<Budget>,
+    unsent: Arc<Budget>,
+    checks: Arc<CheckMetrics>,
+    /// Answers that were cut off.
+    cut: IntCounter,
+}
+
+impl Budgets {
+    /// Returns budgets of which nothing is taken. `checks` counts requests that were rejected for them, and `cut`
+    /// counts answers that were cut off.
+    pub fn new(checks: Arc<CheckMetrics>, cut: IntCounter) -> Self {
+        let [arriving, unsent] = [ARRIVING_BYTES, UNSENT_BYTES].map(|most| Arc::new(Budget::new(most)));
+        Self { arriving, unsent, checks, cut }
+    }
+}
+
+/// Meters what one connection makes its node hold.
+pub struct Meter {
+    arriving: Arc<Share>,
+    unsent: Arc<Share>,
+    /// What the HTTP/1 library has read and not passed on; `None` on a connection of HTTP/2.
+    pub(super) read_ahead: Option<ReadAhead>,
+    budgets: Arc<Budgets>,
+}
+
+impl Meter {
+    /// Returns the meter of a connection that holds nothing.
+    pub fn new(budgets: Arc<Budgets>, is_http1: bool) -> Self {
+        let [arriving, unsent] =
+            [&budgets.arriving, &budgets.unsent].map(|budget| Arc::new(Share::new(Arc::clone(budget))));
+        let read_ahead = is_http1.then(|| ReadAhead::new(Taken::none(Arc::clone(&arriving))));
+        Self { arriving, unsent, read_ahead, budgets }
+    }
+
+    /// The bytes that the connection holds now.
+    pub fn held(&self) -> usize {
+        self.arriving.held() + self.unsent.held()
+    }
+
+    /// Returns what a request holds that has not arrived: nothing yet.
+    pub(super) fn arriving(&self) -> Taken {
+        Taken::none(Arc::clone(&self.arriving))
+    }
+
+    /// Takes memory for `bytes` of an answer. Returns `None`, and counts an answer that is cut off, if too much waits to
+    /// be sent.
+    pub(super) fn unsent(&self, bytes: usize) -> Option<Taken> {
+        let taken = Taken::of(&self.unsent, bytes);
+        if taken.is_none() {
+            self.budgets.cut.inc();
+        }
+        taken
+    }
+
+    /// Counts a request that is rejected because too much is arriving.
+    pub(super) fn rejected(&self) {
+        self.budgets.checks.failed(Some("reading"));
+    }
+}
