@@ -34,7 +34,7 @@ use tidegate::api::http::forward_auth::notices::Notices;
 use tidegate::api::http::forward_auth::trust::{AttributeHeader, Trust};
 use tidegate::api::http::{HttpState, Peer, routes};
 use tidegate::api::request_id::RequestIds;
-use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable};
+use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable, Wait};
 use tidegate::rulefile::{cases, decode};
 use tidegate::server::body_budget::{BodyKind, BudgetedBody};
 use tidegate::server::meter::{Budgets, Meter};
@@ -73,14 +73,14 @@ impl Limiter for DryRunLimiter {
         Duration::ZERO
     }
 
-    fn check(&self, check: &Check<'_>, _: NodeTime, _: Option<Duration>) -> Answer {
+    fn check(&self, check: &Check<'_>, _: NodeTime, _: Wait) -> Answer {
         let elapsed = self.elapsed.fetch_add(1000, Ordering::Relaxed);
         let decision = self.dry_run.lock().unwrap_or_else(PoisonError::into_inner).check(check, elapsed);
         Answer::Now(decision.map_err(Unavailable::Overloaded))
     }
 
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer> {
-        checks.iter().map(|check| self.check(check, now, timeout)).collect()
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer> {
+        checks.iter().map(|check| self.check(check, now, wait)).collect()
     }
 }
 

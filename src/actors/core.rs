@@ -15,7 +15,7 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::messages::FlusherMessage;
-use crate::ports::{Answer, Clock, CounterStore, Gossip, Limiter, Unavailable};
+use crate::ports::{Answer, Clock, CounterStore, Gossip, Limiter, Unavailable, Wait};
 
 /// A core's shard, its store, and its flusher.
 pub struct Core {
@@ -223,13 +223,14 @@ struct WaitingCheck {
 }
 
 impl WaitingCheck {
-    async fn wait(mut self, timeout: Option<Duration>) -> Result<Decision, Unavailable> {
+    async fn wait(mut self, Wait { time, is_hasty }: Wait) -> Result<Decision, Unavailable> {
         let deadline = self.shard.deadline();
-        let timeout = timeout.map_or(deadline, |timeout| timeout.min(deadline));
-        let decision = tokio::time::timeout(timeout, &mut self.decision).await;
+        let time = time.map_or(deadline, |time| time.min(deadline));
+        let decision = tokio::time::timeout(time, &mut self.decision).await;
         self.finished = true;
         if decision.is_err() {
-            self.shard.handle(Event::Expire(self.ticket));
+            let ticket = self.ticket;
+            self.shard.handle(if is_hasty { Event::ExpireEarly(ticket) } else { Event::Expire(ticket) });
         }
         let decision = decision.map_or_else(|_| self.decision.try_recv().ok(), Result::ok);
         decision.ok_or(Unavailable::Restarted)
@@ -245,13 +246,7 @@ impl Drop for WaitingCheck {
 }
 
 impl Core {
-    fn begin_check(
-        &self,
-        shard: &mut Shard<Waiter>,
-        check: &Check<'_>,
-        now: NodeTime,
-        timeout: Option<Duration>,
-    ) -> Answer {
+    fn begin_check(&self, shard: &mut Shard<Waiter>, check: &Check<'_>, now: NodeTime, wait: Wait) -> Answer {
         let mut waiting = None;
         let waiter = || {
             let (sender, receiver) = oneshot::channel();
@@ -264,7 +259,7 @@ impl Core {
             Verdict::Waits(ticket) => match waiting {
                 Some(decision) => {
                     let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, finished: false };
-                    Answer::Later(Box::pin(check.wait(timeout)))
+                    Answer::Later(Box::pin(check.wait(wait)))
                 }
                 None => Answer::Now(Err(Unavailable::Restarted)),
             },
@@ -291,12 +286,12 @@ impl Limiter for Core {
         Decision::unidentified(domain, self.revision(), problem)
     }
 
-    fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer {
+    fn check(&self, check: &Check<'_>, now: NodeTime, wait: Wait) -> Answer {
         if self.is_starting() {
             return Answer::Now(Err(Unavailable::Starting));
         }
         let checked = self.shard.with(|shard| {
-            let answer = self.begin_check(shard, check, now, timeout);
+            let answer = self.begin_check(shard, check, now, wait);
             (answer, shard.needs_flush(now))
         });
         let Some((answer, flush)) = checked else { return Answer::Now(Err(Unavailable::Restarted)) };
@@ -306,7 +301,7 @@ impl Limiter for Core {
         answer
     }
 
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer> {
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer> {
         if self.is_starting() {
             return checks.iter().map(|_| Answer::Now(Err(Unavailable::Starting))).collect();
         }
@@ -317,7 +312,7 @@ impl Limiter for Core {
                 if shard.work().wrapping_sub(before) > MAX_BATCH_WORK {
                     break;
                 }
-                answers.push(self.begin_check(shard, check, now, timeout));
+                answers.push(self.begin_check(shard, check, now, wait));
             }
             shard.needs_flush(now)
         });

@@ -12,7 +12,7 @@ use super::identity::{AskedKeys, Identification, ask};
 use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
 use crate::ports::identity::Identities;
-use crate::ports::{Answer, Clock, Limiter, Unavailable};
+use crate::ports::{Answer, Clock, Limiter, Unavailable, Wait};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
 
@@ -38,12 +38,12 @@ pub struct PendingAnswer {
 enum PendingState {
     Limiter(Answer),
     /// Look-ups of its API keys. The whole check may take this long from its arrival on.
-    Keys(AskedKeys, Duration),
+    Keys(AskedKeys, Wait),
     /// The check is decided without the limiter.
     Decided(Result<Decision, Rejection>),
-    /// The limiter has not been asked yet: the checks before it were too much work at once. Its caller waits for
-    /// `timeout` from the arrival on.
-    NotBegun(Option<Duration>),
+    /// The limiter has not been asked yet: the checks before it were too much work at once. It may take this long from
+    /// its arrival on.
+    NotBegun(Wait),
 }
 
 /// What happens to the checks that are left when those before them were too much work at once.
@@ -73,10 +73,10 @@ impl CheckService {
         timeout: Option<Duration>,
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
-        let arrived = self.clock.now();
-        let mut pending = self.resolve(&mut request, arrived, arrived, self.within(timeout));
+        let (arrived, wait) = (self.clock.now(), self.wait(timeout));
+        let mut pending = self.resolve(&mut request, arrived, arrived, wait);
         if let PendingState::Limiter(answer) = &mut pending.state {
-            *answer = self.decide(&request, arrived, timeout);
+            *answer = self.decide(&request, arrived, wait);
         }
         self.finish(request, pending, id).await
     }
@@ -84,18 +84,18 @@ impl CheckService {
     /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each. A check whose API key
     /// is looked up delays no other. `rest` says what happens if they are too much work.
     pub fn begin(&self, requests: &mut [CheckRequest], timeout: Option<Duration>, rest: Rest) -> Vec<PendingAnswer> {
-        let (arrived, within) = (self.clock.now(), self.within(timeout));
+        let (arrived, wait) = (self.clock.now(), self.wait(timeout));
         let mut pending: Vec<PendingAnswer> =
-            requests.iter_mut().map(|request| self.resolve(request, arrived, arrived, within)).collect();
+            requests.iter_mut().map(|request| self.resolve(request, arrived, arrived, wait)).collect();
         let is_identified = |pending: &PendingAnswer| matches!(pending.state, PendingState::Limiter(_));
         let identified = requests.iter().zip(&pending).filter(|(_, pending)| is_identified(pending)).map(|(r, _)| r);
-        let answers = with_checks(identified, |checks| self.limiter.check_all(checks, arrived, timeout));
+        let answers = with_checks(identified, |checks| self.limiter.check_all(checks, arrived, wait));
         let mut answers = answers.into_iter();
         for pending in pending.iter_mut().filter(|pending| is_identified(pending)) {
             pending.state = match (answers.next(), rest) {
                 (Some(answer), _) => PendingState::Limiter(answer),
                 (None, Rest::Rejected) => PendingState::Decided(Err(Rejection::BatchTooMuchWork)),
-                (None, Rest::Later) => PendingState::NotBegun(timeout),
+                (None, Rest::Later) => PendingState::NotBegun(wait),
             };
         }
         pending
@@ -114,16 +114,15 @@ impl CheckService {
                 PendingState::Limiter(answer) => answer.get().await,
                 PendingState::Decided(Ok(decision)) => return self.observe(&request, Ok(decision), arrived, id),
                 PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
-                PendingState::NotBegun(timeout) => {
+                PendingState::NotBegun(wait) => {
                     // The core does something else between two checks that are much work.
                     tokio::task::yield_now().await;
                     let now = self.clock.now();
-                    let timeout = left(self.within(timeout), arrived, now);
-                    self.decide(&request, now, Some(timeout)).get().await
+                    self.decide(&request, now, left(wait, arrived, now)).get().await
                 }
-                PendingState::Keys(mut keys, within) => {
+                PendingState::Keys(mut keys, wait) => {
                     keys.wait().await;
-                    pending = self.go_on(&mut request, keys, arrived, within);
+                    pending = self.go_on(&mut request, keys, arrived, wait);
                     continue;
                 }
             };
@@ -132,42 +131,42 @@ impl CheckService {
     }
 
     /// Goes on with a check whose keys were waited for.
-    fn go_on(&self, request: &mut CheckRequest, keys: AskedKeys, arrived: NodeTime, within: Duration) -> PendingAnswer {
+    fn go_on(&self, request: &mut CheckRequest, keys: AskedKeys, arrived: NodeTime, wait: Wait) -> PendingAnswer {
         let now = self.clock.now();
         // The rules may have changed meanwhile. One revision decides the check.
         let mut pending = if keys.terms == self.limiter.identity(request.domain()) {
             self.identified(keys.identify(request), request, arrived)
         } else {
-            self.resolve(request, arrived, now, within)
+            self.resolve(request, arrived, now, wait)
         };
         if let PendingState::Limiter(answer) = &mut pending.state {
-            *answer = self.decide(request, now, Some(left(within, arrived, now)));
+            *answer = self.decide(request, now, left(wait, arrived, now));
         }
         pending
     }
 
-    /// How long a check may take whose caller waits for `timeout`.
-    fn within(&self, timeout: Option<Duration>) -> Duration {
-        let deadline = self.limiter.deadline();
-        timeout.map_or(deadline, |timeout| timeout.min(deadline))
+    /// How long a check waits whose caller waits for `timeout`.
+    fn wait(&self, timeout: Option<Duration>) -> Wait {
+        Wait::of_caller(timeout, self.limiter.deadline())
     }
 
     /// Asks the limiter about a check whose identity is known.
-    fn decide(&self, request: &CheckRequest, now: NodeTime, timeout: Option<Duration>) -> Answer {
+    fn decide(&self, request: &CheckRequest, now: NodeTime, wait: Wait) -> Answer {
         let answer = with_checks(std::iter::once(request), |checks| {
-            checks.first().map(|check| self.limiter.check(check, now, timeout))
+            checks.first().map(|check| self.limiter.check(check, now, wait))
         });
         answer.unwrap_or(Answer::Now(Err(Unavailable::Restarted)))
     }
 
     /// Adds what an API key says to the attributes, or begins to look the key up. The limiter has not been asked yet.
-    fn resolve(&self, request: &mut CheckRequest, arrived: NodeTime, now: NodeTime, within: Duration) -> PendingAnswer {
+    fn resolve(&self, request: &mut CheckRequest, arrived: NodeTime, now: NodeTime, wait: Wait) -> PendingAnswer {
         let terms = self.limiter.identity(request.domain());
-        let identification = match ask(&*self.identities, terms, request, left(within, arrived, now)) {
-            Ok(keys) if keys.are_known() => keys.identify(request),
-            Ok(keys) => return PendingAnswer { arrived, state: PendingState::Keys(keys, within), identity: None },
-            Err(identification) => identification,
-        };
+        let identification =
+            match ask(&*self.identities, terms, request, left(wait, arrived, now).time.unwrap_or_default()) {
+                Ok(keys) if keys.are_known() => keys.identify(request),
+                Ok(keys) => return PendingAnswer { arrived, state: PendingState::Keys(keys, wait), identity: None },
+                Err(identification) => identification,
+            };
         self.identified(identification, request, arrived)
     }
 
@@ -273,9 +272,10 @@ impl CheckService {
     }
 }
 
-/// The rest at `now` of the time `within`, which began at `arrived`.
-const fn left(within: Duration, arrived: NodeTime, now: NodeTime) -> Duration {
-    within.saturating_sub(Duration::from_micros(now.since(arrived)))
+/// What is left at `now` of a wait that began at `arrived`.
+fn left(wait: Wait, arrived: NodeTime, now: NodeTime) -> Wait {
+    let passed = Duration::from_micros(now.since(arrived));
+    Wait { time: wait.time.map(|time| time.saturating_sub(passed)), ..wait }
 }
 
 #[cfg(test)]

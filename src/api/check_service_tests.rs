@@ -47,10 +47,10 @@ impl Limiter for Noting {
         *self.terms.lock().unwrap()
     }
 
-    fn check(&self, check: &Check<'_>, _: NodeTime, timeout: Option<Duration>) -> Answer {
+    fn check(&self, check: &Check<'_>, _: NodeTime, wait: Wait) -> Answer {
         let names = check.descriptors.iter().flat_map(|descriptor| descriptor.entries);
         let names = names.map(|(name, value)| format!("{name}={value}")).collect();
-        self.asked.lock().unwrap().push((names, timeout));
+        self.asked.lock().unwrap().push((names, wait.time));
         let (allowed, degraded, limits) = (true, false, Vec::new());
         let revision = Revision(1);
         Answer::Now(Ok(Decision {
@@ -66,8 +66,8 @@ impl Limiter for Noting {
         }))
     }
 
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer> {
-        checks.iter().map(|check| self.check(check, now, timeout)).collect()
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer> {
+        checks.iter().map(|check| self.check(check, now, wait)).collect()
     }
 }
 

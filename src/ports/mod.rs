@@ -168,11 +168,34 @@ pub struct RejectedRules {
     pub in_force: Revision,
 }
 
+/// The part of the store's deadline that each check waits for the store, if its caller waits for less.
+const SHORTEST_WAIT: u32 = 10;
+
+/// How long a check waits for the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// `None`: for the store's deadline.
+    pub time: Option<Duration>,
+    /// The caller waits for less than a tenth of the store's deadline. It may be an end user who chose that.
+    pub is_hasty: bool,
+}
+
+impl Wait {
+    /// How long a check waits whose caller waits for `timeout`: for a tenth of the store's deadline at least, and for
+    /// the deadline at most.
+    pub fn of_caller(timeout: Option<Duration>, deadline: Duration) -> Self {
+        let shortest = deadline / SHORTEST_WAIT;
+        let time = timeout.map_or(deadline, |timeout| timeout.clamp(shortest, deadline));
+        Self { time: Some(time), is_hasty: timeout.is_some_and(|timeout| timeout < shortest) }
+    }
+}
+
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// Decides a check that arrived at `now` of this core's [`Clock`]. `timeout` is how long the caller waits, if that
-    /// is less than the store's deadline. What is undecided then is decided as each limit's `on_store_failure` says.
-    fn check(&self, check: &Check<'_>, now: NodeTime, timeout: Option<Duration>) -> Answer;
+    /// Decides a check that arrived at `now` of this core's [`Clock`]. `wait` is how long it waits for the store. What is
+    /// undecided then is decided as each limit's `on_store_failure` says, except that no limit allows for that reason
+    /// if the caller is hasty.
+    fn check(&self, check: &Check<'_>, now: NodeTime, wait: Wait) -> Answer;
     /// The deadline of the store. No check waits longer, for the store and for its identity together.
     fn deadline(&self) -> Duration;
     /// Where the identity of the checks of a domain comes from.
@@ -186,7 +209,7 @@ pub trait Limiter: Send + Sync + 'static {
     /// Decides many checks at once, each for itself, in order. It stops when they have been the
     /// [work of a batch](limiter::rules::MAX_BATCH_WORK), so that there may be fewer answers than checks. There is one
     /// at least.
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, timeout: Option<Duration>) -> Vec<Answer>;
+    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer>;
 }
 
 /// The answer to a check: a decision made at once, or one that waits for the store.

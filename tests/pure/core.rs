@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use limiter::counter::{Batch, BatchReply, StoreError};
-use limiter::rules::{Algorithm, Consistency};
+use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure};
 use limiter::{Check, Decision, Descriptor, NodeTime, Overload, Revision, ShardConfig};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
 use tidegate::actors::supervisor::Supervisor;
-use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Unavailable};
+use tidegate::ports::{Answer, BoxFuture, Clock, CounterStore, Limiter, Unavailable, Wait};
 use tidegate::store::memory::MemoryStore;
 
 const NOW: NodeTime = NodeTime(1_000_000);
@@ -59,7 +59,7 @@ async fn core_with_limit(store: Arc<dyn CounterStore>, limit: u64, consistency: 
 async fn check_u1(core: &Core) -> Result<Decision, Unavailable> {
     let descriptors =
         [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
-    core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await
+    core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, Wait::default()).get().await
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_panic_restarts_only_its_shard_and_does_not_exceed_the_limit() {
         charging: Default::default(),
         limit: None,
     }];
-    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await;
+    let answer = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, Wait::default()).get().await;
     assert_eq!(answer.unwrap_err(), Unavailable::Restarted);
     assert_eq!(
         (core.stats().keys, core.restarts()),
@@ -152,7 +152,8 @@ impl CounterStore for SilentStore {
 /// Paused time jumps to the next timer, so the measured wait is exactly the timer that was set.
 #[tokio::test(start_paused = true)]
 async fn a_check_waits_until_the_store_deadline_or_the_timeout_of_the_caller() {
-    for (timeout, expected) in [(None, 5_000), (Some(40), 40), (Some(9_000), 5_000)] {
+    // A caller that waits for less than a tenth of the deadline does not shorten the wait further.
+    for (timeout, expected) in [(None, 5_000), (Some(700), 700), (Some(0), 500), (Some(9_000), 5_000)] {
         let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
         #[expect(clippy::disallowed_methods, reason = "paused time")]
         let start = tokio::time::Instant::now();
@@ -164,9 +165,31 @@ async fn a_check_waits_until_the_store_deadline_or_the_timeout_of_the_caller() {
             limit: None,
         }];
         let check = Check { domain: "d", descriptors: &descriptors };
-        let decision = core.check(&check, NOW, timeout.map(Duration::from_millis)).get().await.unwrap();
+        let wait = Wait::of_caller(timeout.map(Duration::from_millis), core.deadline());
+        let decision = core.check(&check, NOW, wait).get().await.unwrap();
         assert!(decision.degraded && !decision.allowed, "the limit has on_store_failure: deny");
         assert_eq!(start.elapsed().as_millis(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hasty_caller_brings_no_limit_to_allow() {
+    let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
+    let limit = crate::rules::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact);
+    let allows = Limit { on_store_failure: OnStoreFailure::Allow, ..limit };
+    core.set_book(crate::rules::rule_book(vec![allows], Revision(2)));
+    for (timeout, allowed) in [(None, true), (Some(500), true), (Some(499), false), (Some(0), false)] {
+        let descriptors = [Descriptor {
+            entries: &[("user", "u1")],
+            ordered: true,
+            hits: 1,
+            charging: Default::default(),
+            limit: None,
+        }];
+        let wait = Wait::of_caller(timeout.map(Duration::from_millis), core.deadline());
+        let decision = core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, wait).get().await.unwrap();
+        assert_eq!((decision.allowed, decision.degraded), (allowed, true), "{timeout:?}");
+        assert_eq!(decision.retry_after.is_some(), !allowed, "asking again helps");
     }
 }
 
@@ -230,7 +253,7 @@ async fn a_stalled_lane_does_not_block_others() {
             charging: Default::default(),
             limit: None,
         }];
-        core.check(&Check { domain: "d", descriptors: &descriptors }, clock.now(), None)
+        core.check(&Check { domain: "d", descriptors: &descriptors }, clock.now(), Wait::default())
     };
     let mut stalled = Vec::new();
     for user in ["u0", "u1"] {
@@ -253,7 +276,7 @@ async fn a_dropped_check_stops_waiting() {
     let descriptors =
         [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     for _ in 0..1000 {
-        drop(core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None));
+        drop(core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, Wait::default()));
         assert_eq!(core.stats().waiting, 0);
     }
 }
@@ -264,11 +287,14 @@ async fn checks_beyond_the_maximum_of_waiting_checks_are_shed() {
     let descriptors =
         [Descriptor { entries: &[("user", "u1")], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "d", descriptors: &descriptors };
-    let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, NOW, None)).collect();
-    let shed = core.check(&check, NOW, None).get().await.unwrap_err();
+    let waiting: Vec<_> = (0..CONFIG.max_waiting).map(|_| core.check(&check, NOW, Wait::default())).collect();
+    let shed = core.check(&check, NOW, Wait::default()).get().await.unwrap_err();
     assert_eq!(shed, Unavailable::Overloaded(Overload::TooManyWaiting));
     drop(waiting);
-    assert!(matches!(core.check(&check, NOW, None), Answer::Later(_)), "a new check must be able to wait again");
+    assert!(
+        matches!(core.check(&check, NOW, Wait::default()), Answer::Later(_)),
+        "a new check must be able to wait again"
+    );
 }
 
 #[tokio::test]
@@ -287,7 +313,7 @@ async fn a_full_table_evicts_an_idle_key_for_a_new_one() {
         let check = Check { domain: "d", descriptors: &descriptors };
         // After two checks, every key counts as recently used.
         for _ in 0..2 {
-            assert!(core.check(&check, NOW, None).get().await.unwrap().allowed, "{user}");
+            assert!(core.check(&check, NOW, Wait::default()).get().await.unwrap().allowed, "{user}");
         }
     }
     assert_eq!(core.stats().keys, CONFIG.max_keys);
@@ -314,7 +340,11 @@ async fn a_remembered_denial_gives_no_retry_time_that_is_too_early_for_more_hits
     let retry_after = async |core: &Core, hits: u32| {
         let descriptors =
             [Descriptor { entries: &[("user", "u1")], ordered: true, hits, charging: Default::default(), limit: None }];
-        core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, None).get().await.unwrap().retry_after
+        core.check(&Check { domain: "d", descriptors: &descriptors }, NOW, Wait::default())
+            .get()
+            .await
+            .unwrap()
+            .retry_after
     };
     assert_eq!(retry_after(&cores[0], 5).await, None);
     let one_hit = retry_after(&cores[0], 1).await.unwrap();

@@ -10,7 +10,7 @@ use limiter::{Check, Descriptor, NodeTime, Revision, ShardConfig};
 use ractor::Actor;
 use tidegate::actors::core::Core;
 use tidegate::actors::flusher::Flusher;
-use tidegate::ports::{Clock, CounterStore, Limiter, RuleSource};
+use tidegate::ports::{Clock, CounterStore, Limiter, RuleSource, Wait};
 use tidegate::rulefile::decode::compile;
 use tidegate::rulefile::metrics::RuleFileMetrics;
 use tidegate::rulefile::watch::FileRules;
@@ -85,7 +85,7 @@ async fn count_granted(store: &Arc<dyn CounterStore>, source: &dyn RuleSource, u
         [Descriptor { entries: &[("user", user)], ordered: true, hits: 1, charging: Default::default(), limit: None }];
     let check = Check { domain: "d", descriptors: &descriptors };
     let mut granted = 0;
-    while granted < 1000 && core.check(&check, NodeTime(1_000_000), None).get().await.unwrap().allowed {
+    while granted < 1000 && core.check(&check, NodeTime(1_000_000), Wait::default()).get().await.unwrap().allowed {
         granted += 1;
     }
     granted

@@ -143,12 +143,8 @@ impl<W> Shard<W> {
             Event::FlushDelayOver => self.delay_pending = false,
             Event::Tick => self.keys.tick(now),
             Event::Reply(reply) => self.complete(reply, &mut effects, now),
-            Event::Expire(ticket) => {
-                if let Some((mut check, waiter)) = self.abandon(ticket) {
-                    check.expire();
-                    effects.decided.push((waiter, check.settle(&mut self.keys, now)));
-                }
-            }
+            Event::Expire(ticket) => self.expire(ticket, false, &mut effects, now),
+            Event::ExpireEarly(ticket) => self.expire(ticket, true, &mut effects, now),
             Event::Cancel(ticket) => {
                 let charges_always = self.pending.get_mut(ticket).is_some_and(|check| check.charges_always());
                 if let Some((check, _)) = if charges_always { None } else { self.abandon(ticket) } {
@@ -182,6 +178,13 @@ impl<W> Shard<W> {
 
     pub fn stats(&self) -> ShardStats {
         ShardStats { waiting: self.pending.len(), ..self.keys.stats() }
+    }
+
+    fn expire(&mut self, ticket: Ticket, early: bool, effects: &mut Effects<W>, now: NodeTime) {
+        if let Some((mut check, waiter)) = self.abandon(ticket) {
+            check.expire(early);
+            effects.decided.push((waiter, check.settle(&mut self.keys, now)));
+        }
     }
 
     fn flush(&mut self, effects: &mut Effects<W>, now: NodeTime) {

@@ -24,6 +24,9 @@ pub enum Event {
     Reply(Reply),
     /// The deadline of a check has passed. What the store did not decide is decided as `on_store_failure` says.
     Expire(Ticket),
+    /// The caller of a check waits no longer, but the store has had less time than it may need. As [`Self::Expire`],
+    /// except that a limit with `on_store_failure: allow` denies: callers must not bring about that it allows.
+    ExpireEarly(Ticket),
     /// The caller of a check is gone. Its reservations go back, and nothing is decided.
     Cancel(Ticket),
     /// The rules changed. An older revision than the one in force is ignored.

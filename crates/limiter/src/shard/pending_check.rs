@@ -34,6 +34,8 @@ pub struct PendingCheck {
     pub(super) table_full: bool,
     /// At least one limit was decided without the store.
     pub(super) degraded: bool,
+    /// The store has had less time than it may need.
+    pub(super) expired_early: bool,
     /// No limit matches any descriptor, and the domain denies such checks.
     pub(super) denied_by_default: bool,
     /// The steps that its limits took. Beyond [`MAX_WORK`], it is denied and charged nowhere.

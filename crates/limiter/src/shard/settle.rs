@@ -9,12 +9,14 @@ use crate::decision::{Decision, LimitStatus};
 use crate::ids::LaneId;
 use crate::invariant::{self, Invariant};
 use crate::key::{AskResult, Receipt};
-use crate::rules::{MAX_WORK, Mode};
+use crate::rules::{MAX_WORK, Mode, OnStoreFailure};
 use crate::time::NodeTime;
 
 impl PendingCheck {
-    /// Treats what still waits as undecided: the deadline of the check has passed.
-    pub fn expire(&mut self) {
+    /// Treats what still waits as undecided: the deadline of the check has passed. `early`: the store has had less time
+    /// than it may need.
+    pub fn expire(&mut self, early: bool) {
+        self.expired_early = early;
         for reservation in &mut self.reservations {
             if matches!(reservation.state, ReservationState::Waiting | ReservationState::Deferred) {
                 reservation.state = ReservationState::Done(AskResult::Undecided);
@@ -81,11 +83,12 @@ impl PendingCheck {
                 continue;
             }
             self.degraded = true;
+            let early = self.expired_early;
             let decisive = if reservation.is_overdraft() { &uncharged } else { &denied };
             reservation.state = if decisive.contains(reservation.group) {
                 ReservationState::NotCharged
             } else {
-                decide_locally(reservation, keys, now)
+                decide_locally(reservation, early, keys, now)
             };
             if reservation.denies() {
                 denied.insert(reservation.group);
@@ -97,7 +100,7 @@ impl PendingCheck {
     }
 }
 
-fn decide_locally(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime) -> ReservationState {
+fn decide_locally(reservation: &mut Reservation, early: bool, keys: &mut Keys, now: NodeTime) -> ReservationState {
     let debt_id = keys.new_debt_id();
     let slot = reservation.slot;
     let lane = slot.and_then(|slot| Some(keys.get_mut(slot)?.lane)).unwrap_or(LaneId(0));
@@ -108,6 +111,9 @@ fn decide_locally(reservation: &mut Reservation, keys: &mut Keys, now: NodeTime)
     if reservation.charging == Charging::Refund {
         // Nobody can take hits back from a store that does not answer.
         return ReservationState::Done(AskResult::Granted(Receipt::Free));
+    }
+    if early && reservation.effective.on_store_failure == OnStoreFailure::Allow {
+        return ReservationState::Done(AskResult::Denied(Some(now.plus(cx.lease_us))));
     }
     let overdraft = reservation.is_overdraft();
     let receipt = key.state.decide_locally(reservation.hits, overdraft, &reservation.effective, &cx, debt_id);
