@@ -56,6 +56,8 @@ pub struct Limits {
     pub max_pending: usize,
     /// On each listener.
     pub max_connections: usize,
+    /// On each listener, of one peer that is neither a trusted proxy nor this machine.
+    pub max_connections_per_peer: usize,
     pub drain_ms: u64,
 }
 
@@ -267,11 +269,13 @@ fn limits(node: Option<&Node>, path: &Path, errors: &mut Errors) -> Limits {
         let max_keys = get("max_keys", 0..=1 << 31).unwrap_or(0);
         let max_pending = get("max_pending", 1..=1 << 24).unwrap_or(DEFAULTS.max_pending as u64);
         let max_connections = get("max_connections", 1..=1 << 20).unwrap_or(DEFAULTS.max_connections as u64);
+        let of_peer = get("max_connections_per_peer", 1..=1 << 20).unwrap_or(DEFAULTS.max_connections_per_peer as u64);
         let drain = fields.get("drain").and_then(|n| length(n, &path.field("drain"), 0..=600_000, errors));
         Limits {
             max_keys: size(max_keys),
             max_pending: size(max_pending),
             max_connections: size(max_connections),
+            max_connections_per_peer: size(of_peer),
             drain_ms: drain.unwrap_or(DEFAULTS.drain_ms),
         }
     })

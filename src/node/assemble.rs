@@ -130,7 +130,7 @@ impl RuleSource for FixedRules {
 pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<Assembled, AssembleError> {
     let registry = MetricsRegistry::new(build.0, build.1)?;
     let file_metrics = RuleFileMetrics::new(&registry)?;
-    StoreMetrics::new(&registry)?;
+    let store_metrics = StoreMetrics::new(&registry)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (source, file): (Arc<dyn RuleSource>, _) = match rules {
         Some(path) => {
@@ -148,6 +148,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         max_keys: machine::keys(true),
         max_pending: DEFAULTS.max_pending,
         max_connections: DEV_CONNECTIONS,
+        max_connections_per_peer: DEFAULTS.max_connections_per_peer,
         lease_us: DEFAULTS.lease_ms * 1000,
         deadline_us: DEFAULTS.deadline_ms * 1000,
         min_holders: DEFAULTS.min_holders,
@@ -156,7 +157,7 @@ pub fn dev(rules: Option<&Path>, sample: &str, build: (&str, &str)) -> Result<As
         trust: Trust::of_loopback(),
         origins: Arc::default(),
     };
-    let region = in_memory(&config, &clock);
+    let region = in_memory(&config, &clock, &store_metrics);
     let metrics = NodeMetrics::new(registry)?;
     let rules = match file {
         Some(file) => Configuration::of_file(file),
@@ -191,7 +192,7 @@ pub fn serve(settings: &Settings, build: (&str, &str)) -> Result<Assembled, Asse
             tracing::warn!(
                 "counters are in the memory of this process: no other node shares them, and a restart loses them"
             );
-            in_memory(&config, &clock)
+            in_memory(&config, &clock, &store_metrics)
         }
         StoreLocation::Redis(redis) => redis_region(settings, redis, &config, store_metrics, &tls)?,
     };
@@ -282,9 +283,9 @@ fn assembled(
     Assembled { config, environment, reload }
 }
 
-fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Arc<dyn Region> {
-    let store = Arc::new(MemoryStore::new(Arc::clone(clock), config.max_keys));
-    Arc::new(SingleNodeRegion::new(store, config.cores()))
+fn in_memory(config: &NodeConfig, clock: &Arc<dyn Clock>, metrics: &StoreMetrics) -> Arc<dyn Region> {
+    let store = MemoryStore::new(Arc::clone(clock), config.max_keys).counting_evictions(metrics.evicted.clone());
+    Arc::new(SingleNodeRegion::new(Arc::new(store), config.cores()))
 }
 
 #[cfg(not(feature = "redis"))]
@@ -349,6 +350,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
         },
         max_pending: settings.limits.max_pending,
         max_connections: settings.limits.max_connections,
+        max_connections_per_peer: settings.limits.max_connections_per_peer,
         lease_us: settings.store.lease_ms * 1000,
         deadline_us: settings.store.deadline_ms * 1000,
         min_holders: settings.store.min_holders,

@@ -36,6 +36,8 @@ pub struct NodeConfig {
     pub max_pending: usize,
     /// The most connections of clients, on each listener.
     pub max_connections: usize,
+    /// The most connections of one peer, on each listener. Trusted proxies and this machine have no such bound.
+    pub max_connections_per_peer: usize,
     pub lease_us: u64,
     pub deadline_us: u64,
     pub min_holders: u32,

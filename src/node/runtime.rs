@@ -21,6 +21,7 @@ use crate::api::request_id::RequestIds;
 use crate::host::listeners::Listeners;
 use crate::ports::{Fatal, Limiter, NodeStatus};
 use crate::server::balance::acceptors;
+use crate::server::peers::PeerBound;
 use crate::tls::{HTTP1, HTTP2};
 
 /// How long the end of a runtime may wait for blocking calls, such as reading a file from a server that is gone.
@@ -142,9 +143,11 @@ fn workers(
     let Environment { clock, random, region, gossip, rules, identities, metrics, tls, tokens, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
+        let bound = PeerBound { most: config.max_connections_per_peer, unbounded: config.trust.proxies.clone() };
         acceptors(
             config.workers.get(),
             config.max_connections,
+            bound,
             metrics.connections.listener(listener),
             Arc::clone(&metrics.checks),
             tls,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::meter::Budgets;
 use super::metrics::{CloseReason, ListenerMetrics};
+use super::peers::{PeerBound, Peers};
 use crate::telemetry::checks::CheckMetrics;
 use crate::tls::ServerTls;
 
@@ -35,6 +36,7 @@ struct SharedListener {
     max_open: usize,
     metrics: ListenerMetrics,
     budgets: Arc<Budgets>,
+    peers: Peers,
     tls: Option<ServerTls>,
 }
 
@@ -76,14 +78,16 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.listener.cores[self.core].open.fetch_sub(1, Ordering::Relaxed);
         self.listener.metrics.ended();
+        self.listener.peers.ended(self.peer.ip());
     }
 }
 
-/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections. `tls` is `None` if
-/// the listener is plain.
+/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections, and at most
+/// `bound` of one peer. `tls` is `None` if the listener is plain.
 pub fn acceptors(
     cores: usize,
     max_open: usize,
+    bound: PeerBound,
     metrics: ListenerMetrics,
     checks: Arc<CheckMetrics>,
     tls: Option<ServerTls>,
@@ -91,7 +95,7 @@ pub fn acceptors(
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let cores = senders.into_iter().map(|handover| CoreSlot { open: AtomicUsize::new(0), handover }).collect();
     let budgets = Arc::new(Budgets::new(checks, metrics.cut_answers()));
-    let listener = Arc::new(SharedListener { cores, max_open, metrics, budgets, tls });
+    let listener = Arc::new(SharedListener { cores, max_open, metrics, budgets, peers: Peers::new(bound), tls });
     let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
     receivers.into_iter().enumerate().map(acceptor).collect()
 }
@@ -126,10 +130,14 @@ impl Acceptor {
     /// Returns the connection if this core keeps it. Otherwise it was closed, because too many are open, or another
     /// core has fewer and gets it.
     fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, ConnectionGuard)> {
-        let SharedListener { cores, max_open, metrics, .. } = &*self.listener;
+        let SharedListener { cores, max_open, metrics, peers, .. } = &*self.listener;
         let count = |core: &usize| cores[*core].open.load(Ordering::Relaxed);
         if (0..cores.len()).map(|core| count(&core)).sum::<usize>() >= *max_open {
             metrics.closed(CloseReason::Full);
+            return None;
+        }
+        if !peers.opens(peer.ip()) {
+            metrics.closed(CloseReason::Peer);
             return None;
         }
         let guard = |core: usize| {
@@ -157,15 +165,36 @@ mod tests {
     use super::*;
     use crate::telemetry::registry::MetricsRegistry;
 
+    fn acceptors_for(cores: usize, most_of_one_peer: usize) -> (Vec<Acceptor>, MetricsRegistry) {
+        let registry = MetricsRegistry::new("0", "test").unwrap();
+        let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
+        let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
+        let bound = PeerBound { most: most_of_one_peer, unbounded: Vec::new() };
+        (acceptors(cores, 100, bound, metrics, checks, None), registry)
+    }
+
+    #[tokio::test]
+    async fn one_peer_does_not_take_the_connections_of_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (acceptors, _registry) = acceptors_for(1, 2);
+        let open = async |peer: &str| {
+            let stream = TcpStream::connect(address).await.unwrap();
+            acceptors[0].keep_or_hand_over(stream, format!("{peer}:1").parse().unwrap())
+        };
+        let mut held = vec![open("203.0.113.1").await.unwrap(), open("203.0.113.1").await.unwrap()];
+        assert!(open("203.0.113.1").await.is_none());
+        assert!(open("203.0.113.2").await.is_some());
+        held.pop();
+        assert!(open("203.0.113.1").await.is_some(), "the place of a connection that has ended is free");
+    }
+
     #[tokio::test]
     async fn a_connection_goes_to_the_core_with_the_fewest() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let registry = MetricsRegistry::new("0", "test").unwrap();
-        let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
-        let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let mut acceptors = acceptors(2, 100, metrics, checks, None);
+        let (mut acceptors, _registry) = acceptors_for(2, 100);
         let (mut other, mut first) = (acceptors.pop().unwrap(), acceptors.pop().unwrap());
         let mut clients = Vec::new();
         let mut kept: [Vec<ConnectionGuard>; 2] = Default::default();

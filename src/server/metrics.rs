@@ -18,10 +18,12 @@ pub enum CloseReason {
     Handshake,
     /// Too many bytes of heads were arriving.
     Heads,
+    /// Too many connections of the same peer were open.
+    Peer,
 }
 
 impl CloseReason {
-    const ALL: [Self; 5] = [Self::Full, Self::Slow, Self::Protocol, Self::Handshake, Self::Heads];
+    const ALL: [Self; 6] = [Self::Full, Self::Slow, Self::Protocol, Self::Handshake, Self::Heads, Self::Peer];
 
     const fn word(self) -> &'static str {
         match self {
@@ -30,6 +32,7 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Handshake => "handshake",
             Self::Heads => "heads",
+            Self::Peer => "peer",
         }
     }
 }
@@ -60,7 +63,7 @@ impl ConnectionMetrics {
 #[derive(Clone)]
 pub struct ListenerMetrics {
     open: IntGauge,
-    closed: [IntCounter; 5],
+    closed: [IntCounter; 6],
     cut: IntCounter,
 }
 

@@ -8,6 +8,7 @@ mod budget;
 pub mod connection;
 pub mod meter;
 pub mod metrics;
+pub mod peers;
 mod preface;
 mod read_ahead;
 pub mod timer;

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indexmap::IndexMap;
+use prometheus::IntCounter;
 use tokio::sync::watch;
 
 use crate::ports::{BoxFuture, Clock, CounterStore, Fatal, Region, RegionState, Service, Shutdown, StoreHealth};
@@ -15,12 +16,16 @@ const SWEEP_PER_ITEM: usize = 2;
 /// The number of hash maps that the records are spread over. They grow one at a time, so no batch waits while all
 /// records move.
 const MAPS: usize = 256;
+/// How many records are looked at to find one to forget. An exact order by expiry would cost each charge a change of it.
+const EVICTION_SAMPLE: usize = 16;
 
 /// Counters in the memory of this process.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
-    /// The most records. A further key fails until other records expire.
+    /// The most records. A further key takes the place of a record that expires soon.
     max_keys: usize,
+    /// Counts records that are forgotten before they expire.
+    evicted: Option<IntCounter>,
     state: Mutex<State>,
 }
 
@@ -32,6 +37,8 @@ struct State {
     lane: Option<LaneEpoch>,
     /// Where the next sweep begins: the map, and the index in it.
     sweep_position: (usize, usize),
+    /// Records that were forgotten before they expired.
+    evictions: u64,
 }
 
 struct Entry {
@@ -41,9 +48,15 @@ struct Entry {
 }
 
 impl MemoryStore {
-    /// Returns an empty store that holds at most `max_keys` records.
+    /// Returns an empty store that holds at most `max_keys` records, and at least one.
     pub fn new(clock: Arc<dyn Clock>, max_keys: usize) -> Self {
-        Self { clock, max_keys, state: Mutex::new(State::new()) }
+        Self { clock, max_keys: max_keys.max(1), evicted: None, state: Mutex::new(State::new()) }
+    }
+
+    /// Returns this store, with a counter of records that are forgotten before they expire.
+    #[must_use]
+    pub fn counting_evictions(self, evicted: IntCounter) -> Self {
+        Self { evicted: Some(evicted), ..self }
     }
 
     /// Returns the number of keys in the store.
@@ -60,8 +73,12 @@ impl MemoryStore {
         // A panic loses only the record of its own item, so a poisoned lock is usable.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lane = state.lane;
+        let evictions = state.evictions;
         let reply = counter::run(batch, now, 1, &mut lane, |item, cx| state.apply(item, cx, self.max_keys));
         state.lane = lane;
+        if let Some(evicted) = &self.evicted {
+            evicted.inc_by(state.evictions - evictions);
+        }
         state.sweep(SWEEP_PER_ITEM * batch.items.len(), now);
         reply
     }
@@ -70,22 +87,21 @@ impl MemoryStore {
 impl State {
     fn new() -> Self {
         let maps = (0..MAPS).map(|_| IndexMap::new()).collect();
-        Self { hasher: ahash::RandomState::new(), maps, len: 0, lane: None, sweep_position: (0, 0) }
+        Self { hasher: ahash::RandomState::new(), maps, len: 0, lane: None, sweep_position: (0, 0), evictions: 0 }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below the number of maps")]
     fn apply(&mut self, item: &Item, cx: BatchContext, max_keys: usize) -> ItemReply {
         let map = (self.hasher.hash_one(&item.key) % MAPS as u64) as usize;
-        let map = &mut self.maps[map];
-        let Some(entry) = map.get_mut(&item.key) else {
-            if self.len >= max_keys {
-                return ItemReply::Failed;
-            }
+        let Some(entry) = self.maps[map].get_mut(&item.key) else {
             let mut record = None;
             let reply = counter::apply(&mut record, item, cx);
             if let Some(record) = record {
+                if self.len >= max_keys {
+                    self.evict();
+                }
                 let expiry = counter::expires_at(&record, item);
-                map.insert(item.key.clone(), Entry { record: Some(record), expiry });
+                self.maps[map].insert(item.key.clone(), Entry { record: Some(record), expiry });
                 self.len += 1;
             }
             return reply;
@@ -94,6 +110,30 @@ impl State {
         // The next sweep removes an empty entry.
         entry.expiry = entry.record.as_ref().map_or(StoreTime(0), |record| counter::expires_at(record, item));
         reply
+    }
+
+    /// Forgets the record of a sample that expires soonest.
+    #[expect(clippy::cast_possible_truncation, reason = "the remainders are below lengths")]
+    fn evict(&mut self) {
+        let mut soonest: Option<(StoreTime, usize, usize)> = None;
+        for probe in 0..EVICTION_SAMPLE as u64 {
+            let random = self.hasher.hash_one((self.evictions, probe));
+            let first = (random % MAPS as u64) as usize;
+            // A small store has many maps without records.
+            let Some(map) = (first..first + MAPS).map(|map| map % MAPS).find(|map| !self.maps[*map].is_empty()) else {
+                return;
+            };
+            let index = ((random >> 32) % self.maps[map].len() as u64) as usize;
+            let expiry = self.maps[map][index].expiry;
+            if soonest.is_none_or(|(other, ..)| expiry < other) {
+                soonest = Some((expiry, map, index));
+            }
+        }
+        if let Some((_, map, index)) = soonest {
+            self.maps[map].swap_remove_index(index);
+            self.len -= 1;
+            self.evictions += 1;
+        }
     }
 
     /// Checks the next `count` records, and removes those that have expired.
@@ -195,8 +235,17 @@ mod tests {
         }
     }
 
-    fn charge(store: &MemoryStore, key: &str) -> ItemReply {
-        let grid = Grid::Fixed { width_ms: 1000 };
+    const SHORT_MS: u64 = 1000;
+    const LONG_MS: u64 = 1_000_000;
+
+    fn store(clock: &Arc<ManualClock>, max_keys: usize) -> (MemoryStore, IntCounter) {
+        let evicted = IntCounter::new("evicted", "records that were evicted").unwrap();
+        let store = MemoryStore::new(Arc::<ManualClock>::clone(clock), max_keys);
+        (store.counting_evictions(evicted.clone()), evicted)
+    }
+
+    fn charge(store: &MemoryStore, key: &str, width_ms: u64) -> ItemReply {
+        let grid = Grid::Fixed { width_ms };
         let counter = Counter::Window {
             grid,
             limit: 5,
@@ -217,18 +266,36 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_serves_known_keys_and_new_ones_after_others_expire() {
+    fn records_that_have_expired_are_removed_and_those_in_use_stay() {
         let clock = Arc::new(ManualClock(AtomicU64::new(1_000_000)));
-        let store = MemoryStore::new(Arc::<ManualClock>::clone(&clock), 3);
+        let (store, evicted) = store(&clock, 3);
         for key in ["a", "b", "c", "a"] {
-            assert!(matches!(charge(&store, key), ItemReply::Done(_)));
+            assert!(matches!(charge(&store, key, SHORT_MS), ItemReply::Done(_)));
         }
-        assert_eq!(charge(&store, "d"), ItemReply::Failed);
         clock.0.store(2_000_001, Ordering::Relaxed);
         for _ in 0..MAPS {
-            charge(&store, "a");
+            charge(&store, "a", SHORT_MS);
         }
-        assert_eq!(store.len(), 1, "expired records are removed, and the one in use stays");
-        assert!(matches!(charge(&store, "d"), ItemReply::Done(_)));
+        assert_eq!((store.len(), evicted.get()), (1, 0));
+    }
+
+    #[test]
+    fn a_full_store_serves_new_keys_in_place_of_those_that_expire_soonest() {
+        let clock = Arc::new(ManualClock(AtomicU64::new(1_000_000)));
+        let (store, evicted) = store(&clock, 1000);
+        let charge_all = |name: &str, count, width_ms| {
+            for at in 0..count {
+                assert!(matches!(charge(&store, &format!("{name}{at}"), width_ms), ItemReply::Done(_)), "{name}{at}");
+            }
+        };
+        charge_all("long", 500, LONG_MS);
+        charge_all("short", 500, SHORT_MS);
+        charge_all("new", 100, LONG_MS);
+        assert_eq!((store.len(), evicted.get()), (1000, 100));
+        let state = store.state.lock().unwrap();
+        let is_long = |key: &&Box<[u8]>| key.starts_with(b"long") || key.starts_with(b"new");
+        let long_left = state.maps.iter().flat_map(IndexMap::keys).filter(is_long).count();
+        // A sample without a short record is rarer than one in a thousand.
+        assert!(long_left >= 590, "{long_left} of 600 long records are left");
     }
 }

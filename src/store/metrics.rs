@@ -1,4 +1,4 @@
-//! The metrics of a store behind a network.
+//! The metrics of a store.
 
 use prometheus::{Error, IntCounter, IntGaugeVec};
 
@@ -10,6 +10,8 @@ use crate::telemetry::registry::MetricsRegistry;
 pub struct StoreMetrics {
     connection_errors: IntCounter,
     advice: IntGaugeVec,
+    /// Records that the memory store forgot before they expired.
+    pub evicted: IntCounter,
 }
 
 impl StoreMetrics {
@@ -19,6 +21,7 @@ impl StoreMetrics {
         Ok(Self {
             connection_errors: registry.counter(&names::REDIS_ERRORS)?,
             advice: registry.gauges(&names::ADVICE)?,
+            evicted: registry.counter(&names::EVICTED)?,
         })
     }
 

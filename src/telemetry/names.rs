@@ -57,8 +57,13 @@ pub const FAILED_ITEMS: Name = metric(
 pub const CONNECTIONS: Name = metric("tidegate_connections", "Open connections of clients.", &["face"]);
 pub const CLOSED: Name = metric(
     "tidegate_connections_closed_total",
-    "Connections that this node closed or did not accept: full, slow, protocol, handshake (TLS), or heads.",
+    "Connections that this node closed or did not accept: full, slow, protocol, handshake (TLS), heads or peer.",
     &["face", "reason"],
+);
+pub const EVICTED: Name = metric(
+    "tidegate_store_evicted_records_total",
+    "Records that the memory store forgot before they expired, to make room for others.",
+    &[],
 );
 pub const CUT_ANSWERS: Name = metric(
     "tidegate_cut_answers_total",
@@ -242,6 +247,7 @@ pub const ALL: &[&Name] = &[
     &CONNECTIONS,
     &CLOSED,
     &CUT_ANSWERS,
+    &EVICTED,
     &FORWARD_AUTH,
     &REDIS_ERRORS,
     &DATABASE_QUERIES,

@@ -30,6 +30,7 @@ use tidegate::ports::plane::{
 use tidegate::ports::{BoxFuture, Clock, RuleSource};
 use tidegate::server::balance::acceptors;
 use tidegate::server::metrics::ConnectionMetrics;
+use tidegate::server::peers::PeerBound;
 use tidegate::telemetry::checks::CheckMetrics;
 use tidegate::telemetry::registry::MetricsRegistry;
 use tokio::net::TcpListener;
@@ -290,7 +291,8 @@ impl Api {
         let registry = MetricsRegistry::new("1", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
         let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let acceptor = acceptors(1, 100, metrics, checks, None).pop().unwrap();
+        let acceptor =
+            acceptors(1, 100, PeerBound { most: 100, unbounded: Vec::new() }, metrics, checks, None).pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
         tokio::spawn(serve(listener, acceptor, self.state.clone(), std::future::pending::<()>()));
         address

@@ -35,6 +35,7 @@ use crate::regions::{Peers, RegionGossip, RegionsConfig};
 use crate::rulefile::decode::limit_from_json;
 use crate::rulefile::encode::limit_json;
 use crate::server::balance::acceptors;
+use crate::server::peers::PeerBound;
 use crate::telemetry::registry::MetricsRegistry;
 use crate::tls::peers::PeerSecurity;
 use crate::tls::{HTTP1, HTTP2};
@@ -212,7 +213,8 @@ pub(super) fn admin(
     tracing::info!(%admin, "serving the admin API");
     let tls = tls.front_ends.as_ref().map(|tls| tls.speaking(&[HTTP2, HTTP1]));
     let connections = node.connections.listener("admin");
-    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, connections, Arc::clone(&node.checks), tls) {
+    let bound = PeerBound { most: MAX_ADMIN_CONNECTIONS / 4, unbounded: Vec::new() };
+    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, bound, connections, Arc::clone(&node.checks), tls) {
         let service = AdminListener::new(state.clone(), listener.try_clone().map_err(failed)?, acceptor);
         configuration.services.push(Arc::new(service));
     }
