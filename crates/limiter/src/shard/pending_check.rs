@@ -128,9 +128,11 @@ impl Reservation {
         }
     }
 
-    /// True if it asks for more hits than its limit ever grants.
-    fn never_fits(&self) -> bool {
-        self.charging == Charging::IfAllowed && self.hits > self.effective.max_grant()
+    /// True if it asks for more hits than its limit ever grants, so that it denies its group.
+    pub fn never_fits(&self) -> bool {
+        self.effective.mode == Mode::Enforce
+            && self.charging == Charging::IfAllowed
+            && self.hits > self.effective.max_grant()
     }
 
     /// True if it denies its group.
@@ -261,13 +263,11 @@ impl PendingCheck {
                 reservation.state = ReservationState::Done(AskResult::Denied(fits_at));
             }
         }
-        // A check that can never pass must not take hits from others meanwhile. Alone, it takes none from anybody, and the
-        // store tells what remains.
-        if reservations.len() > 1 {
-            let impossible = reservations.iter_mut().filter(|r| r.never_fits());
-            impossible.for_each(|r| r.state = ReservationState::Done(AskResult::Denied(None)));
-        }
-        let uncharged = uncharged_groups(reservations);
+        let denied = uncharged_groups(reservations);
+        // A group that can never pass must not take hits from others meanwhile. The limit that it does not fit takes none,
+        // so the store is asked what remains of it.
+        let mut uncharged = denied.clone();
+        reservations.iter().filter(|r| r.never_fits()).for_each(|r| uncharged.insert(r.group));
         // The groups that wait for a limit of an earlier stage, and those that wait for one of this stage.
         let (mut waiting, mut now_waiting) = (Groups::default(), Groups::default());
         let count = reservations.len();
@@ -278,7 +278,9 @@ impl PendingCheck {
             }
             let reservation = &mut reservations[at];
             let skip = reservation.stage() != stage || reservation.state != ReservationState::NotCharged;
-            if skip || uncharged.contains(reservation.group) && reservation.charging != Charging::Refund {
+            let takes_nothing = reservation.never_fits() && !denied.contains(reservation.group);
+            let charges = reservation.charging != Charging::Refund && !takes_nothing;
+            if skip || uncharged.contains(reservation.group) && charges {
                 continue;
             }
             if waiting.contains(reservation.group) {

@@ -112,6 +112,9 @@ fn decide_locally(reservation: &mut Reservation, early: bool, keys: &mut Keys, n
         // Nobody can take hits back from a store that does not answer.
         return ReservationState::Done(AskResult::Granted(Receipt::Free));
     }
+    if reservation.never_fits() {
+        return ReservationState::Done(AskResult::Denied(None));
+    }
     if early && reservation.effective.on_store_failure == OnStoreFailure::Allow {
         return ReservationState::Done(AskResult::Denied(Some(now.plus(cx.lease_us))));
     }

@@ -3,7 +3,7 @@
 use crate::rules::limit;
 use crate::world::{LEASE_US, World};
 use limiter::counter::{Bucket, Rate, Record};
-use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Quota};
+use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, OnStoreFailure, Quota};
 use limiter::{Event, Incarnation, NodeTime, Revision, StoreTime, Ticket};
 use proptest::prelude::*;
 
@@ -214,6 +214,17 @@ fn hits_above_a_limit_lock_nobody_else_out() {
     assert_eq!((world.admitted_hits(0), world.admitted_hits(1)), (0, 1));
     let decision = world.last_decision.take().unwrap();
     assert!(decision.allowed, "{decision:?}");
+    // Its own limit says what remains of it, also at a node that has not seen it.
+    world.check(1, 0, 100);
+    world.deliver_all();
+    let decision = world.last_decision.take().unwrap();
+    assert_eq!((decision.allowed, decision.limits[0].remaining, decision.retry_after), (false, Some(5), None));
+    // Without the store, another limit does not let it pass.
+    let rules = own_and_shared(5, 100).into_iter();
+    world.change_rules(rules.map(|limit| Limit { on_store_failure: OnStoreFailure::Allow, ..limit }).collect());
+    world.check(0, 0, 100);
+    world.lose_batch(0, false);
+    assert_eq!(world.admitted_hits(0), 0);
 }
 
 #[test]
