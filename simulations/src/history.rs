@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::ids::{Boot, CheckIndex, CoreId, Counter, Instant, PrimaryId, RegionIndex};
 use super::scenario::LimitSet;
 use limiter::Revision;
+use limiter::counter::Entry;
 
 /// A check, as its client saw it.
 #[derive(Clone, Debug)]
@@ -121,7 +122,7 @@ pub struct RulesReceived {
 }
 
 /// What a region's store has of one region's hits of a counter, at the end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RegionCount {
     pub at: Instant,
     /// The counter in the region whose store was read.
@@ -129,8 +130,8 @@ pub struct RegionCount {
     /// The region that admitted the hits.
     pub of: RegionIndex,
     pub hits: u64,
-    /// Hits that came back. They are not among `hits`.
-    pub returned: u64,
+    /// The entries of each cell, by its beginning (ms).
+    pub cells: Vec<(u64, Vec<Entry>)>,
 }
 
 /// Everything that oracles know.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use limiter::counter::{Batch, BatchOutcome, Counter, Given, Grid, Item, ItemReply, Take};
@@ -10,7 +11,8 @@ use limiter::{BatchId, HolderId, LaneId, RegionNumber};
 use tokio::sync::{mpsc, oneshot};
 
 use super::metrics::RegionsMetrics;
-use crate::ports::CounterStore;
+use super::micros;
+use crate::ports::{Clock, CounterStore};
 
 /// The most reports of one script call, and the most calls at once. The region's own checks wait behind them: a primary
 /// needs about 30 µs for a report.
@@ -41,6 +43,7 @@ pub struct Imported {
 /// Imports the messages of other regions, one after another.
 pub struct Importer {
     store: Arc<dyn CounterStore>,
+    clock: Arc<dyn Clock>,
     holder: HolderId,
     last_batch: BatchId,
     inbox: Inbox,
@@ -53,13 +56,15 @@ pub struct Importer {
 impl Importer {
     pub fn new(
         store: Arc<dyn CounterStore>,
-        seed: u64,
+        clock: Arc<dyn Clock>,
+        (seed, partition_after): (u64, Duration),
         waiting: mpsc::Receiver<Import>,
         metrics: RegionsMetrics,
     ) -> Self {
         let probes = probes(&*store);
         let holder = HolderId(seed >> 16);
-        Self { store, holder, last_batch: BatchId(0), inbox: Inbox::new(seed), waiting, probes, metrics }
+        let inbox = Inbox::new(seed.rotate_left(32), micros(partition_after));
+        Self { store, clock, holder, last_batch: BatchId(0), inbox, waiting, probes, metrics }
     }
 
     /// Imports what comes, without end.
@@ -77,7 +82,7 @@ impl Importer {
 
     async fn import(&mut self, region: RegionNumber, reports: Vec<Report>) -> Imported {
         let mut lanes: BTreeMap<LaneId, Vec<(Option<u32>, Item)>> = BTreeMap::new();
-        if reports.is_empty() {
+        if self.inbox.looks_at_lanes(reports.is_empty(), self.clock.now()) {
             for item in &self.probes {
                 lanes.entry(self.store.lane(&item.key)).or_default().push((None, item.clone()));
             }
@@ -153,6 +158,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use limiter::counter::{BatchReply, SeenCells, StoreError};
+    use limiter::{NodeTime, WallTime};
 
     use super::*;
     use crate::ports::BoxFuture;
@@ -174,14 +180,30 @@ mod tests {
         }
     }
 
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn now(&self) -> NodeTime {
+            NodeTime(0)
+        }
+
+        fn wall(&self) -> WallTime {
+            WallTime(0)
+        }
+    }
+
+    fn importer(store: Arc<dyn CounterStore>) -> Importer {
+        let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
+        Importer::new(store, Arc::new(StoppedClock), (1, Duration::from_secs(2)), mpsc::channel(1).1, metrics)
+    }
+
     fn report(width_ms: u64) -> Report {
         Report { key: b"k".as_slice().into(), grid: Grid::Fixed { width_ms }, cells: SeenCells::Empty }
     }
 
     #[tokio::test]
     async fn a_silent_store_acknowledges_nothing_and_invalid_reports_are_not_told_again() {
-        let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
-        let mut importer = Importer::new(Arc::new(SilentStore), 1, mpsc::channel(1).1, metrics);
+        let mut importer = importer(Arc::new(SilentStore));
         let mut import = async |reports| {
             let Imported { failed, nothing, .. } = importer.import(RegionNumber(7), reports).await;
             (nothing, failed)
@@ -220,9 +242,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_message_does_not_keep_the_store_from_the_checks() {
-        let metrics = RegionsMetrics::new(&MetricsRegistry::new("1", "abc").unwrap()).unwrap();
         let store = Arc::new(BusyStore::default());
-        let mut importer = Importer::new(Arc::clone(&store) as Arc<dyn CounterStore>, 1, mpsc::channel(1).1, metrics);
+        let mut importer = importer(Arc::clone(&store) as Arc<dyn CounterStore>);
         let key = |number: u16| format!("{}/{number}", number % 8).into_bytes().into();
         let reports = (0..5000).map(|number| Report { key: key(number), ..report(1000) }).collect();
         let imported = importer.import(RegionNumber(7), reports).await;

@@ -85,7 +85,8 @@ impl RegionGossip {
             [],
         );
         let (imports, waiting) = mpsc::channel(MAX_IMPORTS);
-        let importer = Importer::new(Arc::clone(&store), seeds[0], waiting, metrics.clone());
+        let seeds_and_time = (seeds[0], config.partition_after);
+        let importer = Importer::new(Arc::clone(&store), Arc::clone(&clock), seeds_and_time, waiting, metrics.clone());
         let directory = Arc::new(Directory::new(&config, peers));
         let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
         let giver = Giver::new(Arc::clone(&giver_store), directory.plan(), seeds[2], metrics.clone());

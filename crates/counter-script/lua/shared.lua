@@ -105,4 +105,10 @@ local function serve_short_import(key, position)
   return pack('>BI6', IMPORTED, lane_record().since_ms)
 end
 
-return { read = read_others, merge = merge_others, used = used_by_others, reply = reply_with, import = serve_short_import }
+return {
+  read = read_others,
+  merge = merge_others,
+  used = used_by_others,
+  reply = reply_with,
+  import = serve_short_import,
+}

@@ -7,7 +7,8 @@ local function read_compact_item(kind, position)
   window_ms, older_cells, limit, want, holders, min_left_us, position = unpack('>I6BI7I4I4I7', batch, position)
   local item = {
     grid = grid_of(window_ms, older_cells, kind % HAS_OTHERS == KIND_SLIDING), limit = limit, want = want,
-    holders = holders, min_left_us = min_left_us, refund = 0, asks = {}, seen = {}, debts_seen_in = 0, debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
+    holders = holders, min_left_us = min_left_us, refund = 0, asks = {}, seen = {}, debts_seen_in = 0,
+    debts_seen = {}, reports = {}, returns = 0, returns_position = 0,
   }
   if kind >= HAS_ASK then
     local hits, count
@@ -34,7 +35,8 @@ local function read_item(kind, position)
   if kind >= KIND_COMPACT then return read_compact_item(kind, position) end
   local grid
   grid, position = read_grid(kind, position)
-  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports, global, share, escrow, returns
+  local limit, want, holders, min_left_us, refund, asks, _, seen, debts_seen_in, debts_seen, reports
+  local global, share, escrow, returns
   limit, want, holders, min_left_us, refund, position = unpack('>I7I4I4I7I7', batch, position)
   asks, _, position = read_asks(batch, position)
   seen, position = read_cells(batch, position)

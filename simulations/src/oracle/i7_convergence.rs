@@ -5,6 +5,7 @@ use crate::faults::FaultKind;
 use crate::history::{History, RegionCount};
 use crate::ids::RegionIndex;
 use crate::scenario::{Plan, describe, quota};
+use limiter::counter::Entry;
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     let own = history.region_counts.iter().filter(|count| count.of == count.counter.region);
@@ -31,11 +32,21 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// True if the region forgot hits of its own, or that hits came back. It does not hear of either from others.
+/// True if the region's store has forgotten some of its own hits and returns, and the other one knows all that are left.
+/// Nobody tells a region its own counts.
 fn has_forgotten(history: &History, own: &RegionCount, told: &RegionCount) -> bool {
-    let charged = |count: &RegionCount| count.hits + count.returned;
-    let knows_less = charged(own) <= charged(told) && own.returned <= told.returned;
-    history.forgotten.contains_key(&own.counter) && (knows_less || told.hits > own.hits)
+    let entries_of = |start_ms: u64| told.cells.iter().filter(move |(start, _)| *start == start_ms);
+    let knows = |start_ms: u64, entry: &Entry| {
+        let number = entry.incarnation.number();
+        let mut entries = entries_of(start_ms).flat_map(|(_, entries)| entries);
+        // A store that has dropped entries of another region keeps their sum.
+        entries.any(|it| {
+            let is_same = it.incarnation.number() == number || it.is_floor();
+            is_same && it.charged >= entry.charged && (it.returned >= entry.returned || it.is_floor())
+        })
+    };
+    let mut left = own.cells.iter().flat_map(|(start_ms, entries)| entries.iter().map(move |entry| (*start_ms, entry)));
+    history.forgotten.contains_key(&own.counter) && left.all(|(start_ms, entry)| knows(start_ms, entry))
 }
 
 /// True if a server of the region lost keys without being replaced. Nobody notices that.

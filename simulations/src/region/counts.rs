@@ -7,7 +7,7 @@ use crate::history::RegionCount;
 use crate::ids::{Counter, PrimaryIndex};
 use crate::scenario::{DOMAIN, DRAINED_USERS, LimitSet, on_partition, quota};
 use limiter::counter::{
-    Ask, Batch, BatchOutcome, Counter as ItemCounter, Debts, Item, ItemReply, Seen, SeenCells, used_by,
+    Ask, Batch, BatchOutcome, Counter as ItemCounter, Debts, Entry, Item, ItemReply, Seen, SeenCells, used_by,
 };
 use limiter::rules::EffectiveLimit;
 use limiter::{BatchId, HolderId, RegionNumber, Revision, StoreTime};
@@ -30,13 +30,13 @@ impl Region {
             for region in cx.plan.regions.indices() {
                 let number = if region == self.index { RegionNumber::OWN } else { number_of(region) };
                 let hits = cells.iter().map(|(_, entries)| used_by(entries, number)).sum();
-                let entries = cells.iter().flat_map(|(_, entries)| entries);
-                let counts = entries.filter(|entry| entry.incarnation.region() == number && !entry.is_note());
-                let returned = counts.map(|entry| entry.returned).sum();
-                cx.history.region_counts.push(RegionCount { at: cx.now, counter, of: region, hits, returned });
+                let is_count = |entry: &&Entry| entry.incarnation.region() == number && !entry.is_note();
+                let of_region = |entries: &[Entry]| entries.iter().filter(is_count).copied().collect();
+                let cells = cells.iter().map(|(start_ms, entries)| (start_ms, of_region(entries))).collect();
+                cx.history.region_counts.push(RegionCount { at: cx.now, counter, of: region, hits, cells });
                 cx.trace_in(self.index, |cx| {
                     let owner = cx.plan.owner(&Counter { region, ..counter });
-                    format!("the store has {hits} hits of {owner}, and {returned} came back")
+                    format!("the store has {hits} hits of {owner}")
                 });
             }
         }

@@ -71,7 +71,7 @@ impl Gossiper {
         requests.set_regions(others.clone().map(number_of));
         Self {
             outbox: Outbox::new(config, others.map(number_of)),
-            inbox: Inbox::new(rng.any()),
+            inbox: Inbox::new(rng.any(), config.partition_after_us),
             requests,
             asked: BTreeMap::new(),
             last_question: 0,
@@ -158,8 +158,10 @@ impl Region {
     pub fn receive_message(&mut self, cx: &mut Context<'_>, message: RegionMessage) {
         let RegionMessage { from, to: NodeId { node, .. }, number, .. } = message;
         let boot = self.boot_of(&cx.plan, node);
-        let mut items = if message.reports.is_empty() { self.probes.clone() } else { Vec::new() };
+        let (now, probes) = (self.node_time(cx, node), self.probes.clone());
         let Some(gossiper) = self.gossiper(&cx.plan, node, boot) else { return };
+        let looks = gossiper.inbox.looks_at_lanes(message.reports.is_empty(), now);
+        let mut items = if looks { probes } else { Vec::new() };
         let reports = message.reports.iter().cloned();
         items.extend(reports.filter_map(|report| gossiper.inbox.import(number_of(from.region), report)));
         let lanes = self.by_lane(items);

@@ -19,8 +19,8 @@ use crate::ports::admin::{Actor, ConfigChange, MemberChange};
 /// The largest backup, in bytes.
 const MAX_BACKUP: usize = 64 * 1024 * 1024;
 
-/// The leader, the revision, the members, and the number of refused changes, as far as this node knows. A node with a rule
-/// file has no members.
+/// The leader, the revision, the members, and the number of refused changes, as far as this node knows. A node with a
+/// rule file has no members.
 #[utoipa::path(get, path = "/admin/v1/cluster", tag = "cluster", security(("token" = [])),
     responses((status = 200, description =
         "leader, revision, members, refused, and what this node knows of the other regions; `last_seen_ms` of a member is \

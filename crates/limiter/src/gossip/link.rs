@@ -6,10 +6,10 @@ use crate::time::NodeTime;
 
 /// The most messages that wait for their acknowledgement at a time. At the usual interval they are those of 3 seconds.
 const MAX_IN_FLIGHT: usize = 32;
-/// Memories that are kept. A region has fewer nodes.
-const MAX_MEMORIES: usize = 64;
 /// The most of them that have reports.
 const MAX_TELLING: usize = 4;
+/// Memories that are kept. A region has fewer nodes.
+const MAX_MEMORIES: usize = 64;
 /// The bytes of reports in a message, at first and at the least. Each fast acknowledgement doubles them. Each slow one and
 /// each failure halves them, so that a region that cannot keep up is not told again and again what it has no time for.
 const FIRST_BUDGET: usize = 1 << 18;
@@ -39,7 +39,8 @@ pub struct Link {
     heals_since: Option<NodeTime>,
     /// Since when the region says that a third region does not hear it.
     says_partitioned_since: Option<NodeTime>,
-    /// The memories of the region's nodes with which it was told everything, the latest met last.
+    /// The memories of the region's nodes that this link has met, the latest last. Everything was told again when it met
+    /// each.
     memories: VecDeque<u64>,
 }
 
@@ -102,17 +103,19 @@ impl Link {
         self.last_number
     }
 
-    /// A message is acknowledged by a node with a [memory](super::Inbox::memory). If the memory is new, everything is told
-    /// again, and this returns true. An acknowledgement that took longer than `slow_us` is slow, one that took less than half of that is fast.
+    /// A message is acknowledged by a node with a [memory](super::Inbox::memory). If the memory is new, everything is
+    /// told again, and this returns true. An acknowledgement that took longer than `slow_us` is slow, one that took less
+    /// than half of that is fast.
     pub fn acknowledge(&mut self, number: u64, memory: u64, slow_us: u64, now: NodeTime) -> bool {
-        let is_new = !self.memories.contains(&memory);
+        let known = self.memories.iter().position(|known| *known == memory).and_then(|at| self.memories.remove(at));
+        let is_new = known.is_none();
         if is_new {
+            self.told = 0;
             if self.memories.len() == MAX_MEMORIES {
                 self.memories.pop_front();
             }
-            self.memories.push_back(memory);
-            self.told = 0;
         }
+        self.memories.push_back(memory);
         let Some(InFlight { sent, tells, .. }) = self.in_flight.remove(&number) else { return is_new };
         let took_us = now.since(sent);
         if tells && took_us > slow_us {
@@ -239,6 +242,12 @@ mod tests {
             link.acknowledge(number, memory, SLOW, at(100));
         }
         assert_eq!(link.memories.len(), MAX_MEMORIES);
+        // One that is met again and again is kept.
+        let is_new = |link: &mut Link, memory| {
+            let number = link.send(1, at(200));
+            link.acknowledge(number, memory, SLOW, at(300))
+        };
+        assert!((1000..2000).all(|memory| is_new(&mut link, memory) && !is_new(&mut link, 999)));
     }
 
     #[test]

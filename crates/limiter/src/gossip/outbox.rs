@@ -104,8 +104,9 @@ impl Outbox {
         messages
     }
 
-    /// A node of a region acknowledges a message. `memory` names what it remembers ([`Inbox::memory`](super::Inbox::memory)).
-    /// Returns true if it may have forgotten what it was told, so everything is told again.
+    /// A node of a region acknowledges a message. `memory` names what it remembers
+    /// ([`Inbox::memory`](super::Inbox::memory)). Returns true if it may have forgotten what it was told, so everything
+    /// is told again.
     pub fn acknowledge(&mut self, from: RegionNumber, number: u64, memory: u64, now: NodeTime) -> bool {
         let slow_us = self.config.slow_us();
         self.links.get_mut(&from).is_some_and(|link| link.acknowledge(number, memory, slow_us, now))
