@@ -40,7 +40,7 @@ fn connections_beyond_the_maximum_are_closed_at_once() {
 #[test]
 fn a_flood_of_reset_streams_closes_the_connection() {
     let victim = Victim::new(&[]);
-    let headers = grpc_headers();
+    let headers = grpc_headers("Check");
     for round in 1..=3 {
         let mut stream = victim.connect_http2();
         let sent = flood(&mut stream, 200_000, |index| {
@@ -63,7 +63,7 @@ fn endless_headers_close_the_connection() {
     wait_for("HTTP/1 on the gRPC listener to be counted", || (victim.closed("grpc", "protocol") == 1.0).then_some(()));
     // Headers that never end (CONTINUATION flood).
     let mut stream = victim.connect_http2();
-    stream.write_all(&frame(HEADERS, 0, 1, &grpc_headers())).unwrap();
+    stream.write_all(&frame(HEADERS, 0, 1, &grpc_headers("Check"))).unwrap();
     // Each frame has sixty header fields with literal names.
     let fields = [&[0, 100][..], &[b'x'; 100], &[120], &[b'y'; 120]].concat().repeat(60);
     let sent = flood(&mut stream, 20_000, |_| frame(CONTINUATION, 0, 1, &fields));
@@ -199,7 +199,7 @@ fn a_hundred_calls_before_the_settings_of_the_server_are_answered() {
     let check = [&[0, 0, 0, 0, 3][..], b"\x0a\x01d"].concat();
     let calls = (0..100).flat_map(|call| {
         let id = 2 * call + 1;
-        [frame(HEADERS, END_HEADERS, id, &grpc_headers()), frame(DATA, END_STREAM, id, &check)].concat()
+        [frame(HEADERS, END_HEADERS, id, &grpc_headers("Check")), frame(DATA, END_STREAM, id, &check)].concat()
     });
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(0x4, 0, 0, &[])].concat();
     let mut stream = victim.connect(&victim.node.grpc);

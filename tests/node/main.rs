@@ -9,6 +9,7 @@ mod admin_api;
 mod admin_commands;
 #[cfg(feature = "cluster")]
 mod admin_configuration;
+mod attacks_in_vain;
 mod batches;
 mod bench;
 mod binary;

@@ -93,15 +93,15 @@ pub const CONTINUATION: u8 = 0x9;
 pub const END_HEADERS: u8 = 0x4;
 pub const END_STREAM: u8 = 0x1;
 
-/// Encodes the headers of a gRPC check as HPACK literals without indexing (RFC 7541, section 6.2.2).
-pub fn grpc_headers() -> Vec<u8> {
+/// Encodes the headers of a gRPC call as HPACK literals without indexing (RFC 7541, section 6.2.2).
+pub fn grpc_headers(call: &str) -> Vec<u8> {
     let mut headers = vec![0x83, 0x86];
     let push_text = |headers: &mut Vec<u8>, text: &str| {
         headers.push(u8::try_from(text.len()).unwrap());
         headers.extend(text.as_bytes());
     };
     headers.push(0x04);
-    push_text(&mut headers, "/tidegate.v1.RateLimitService/Check");
+    push_text(&mut headers, &format!("/tidegate.v1.RateLimitService/{call}"));
     for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
         headers.push(0);
         push_text(&mut headers, name);

@@ -175,3 +175,20 @@ impl KeyTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who knows no seeds cannot choose names that share a table.
+    #[test]
+    fn names_that_collide_under_some_seeds_are_spread_under_others() {
+        let [known, secret] = [[1, 2, 3, 4], [5, 6, 7, 8]].map(|seeds| KeyTable::new(10, seeds));
+        let names = (0..100_000).map(|at| format!("user-{at}"));
+        let colliding: Vec<String> = names.filter(|name| known.hash(name.as_bytes()).0 == 0).collect();
+        let mut tables: Vec<usize> = colliding.iter().map(|name| secret.hash(name.as_bytes()).0).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        assert!(colliding.len() > 200 && tables.len() > 100, "{} names in {} tables", colliding.len(), tables.len());
+    }
+}
