@@ -42,6 +42,7 @@ fn paths_in_the_other_documents_exist() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/guarantees.md",
+        "docs/security.md",
         "docs/operations.md",
         "docs/gateways.md",
         "docs/gateways/aws.md",
