@@ -23,7 +23,8 @@ impl BatchGate {
         Self(Semaphore::new(MAX_DESCRIPTORS))
     }
 
-    /// Waits until a batch with this many descriptors may be decided. The batch holds the permit until its answer exists.
+    /// Waits until a batch with this many descriptors may be decided. The batch holds the permit until its answer
+    /// exists.
     ///
     /// # Errors
     /// The node is overloaded, if too many descriptors are being decided for too long.

@@ -192,9 +192,9 @@ impl Wait {
 
 /// Decides checks.
 pub trait Limiter: Send + Sync + 'static {
-    /// Decides a check that arrived at `now` of this core's [`Clock`]. `wait` is how long it waits for the store. What is
-    /// undecided then is decided as each limit's `on_store_failure` says, except that no limit allows for that reason
-    /// if the caller is hasty.
+    /// Decides a check that arrived at `now` of this core's [`Clock`]. `wait` is how long it waits for the store. What
+    /// is undecided then is decided as each limit's `on_store_failure` says, except that no limit allows for that
+    /// reason if the caller is hasty.
     fn check(&self, check: &Check<'_>, now: NodeTime, wait: Wait) -> Answer;
     /// The deadline of the store. No check waits longer, for the store and for its identity together.
     fn deadline(&self) -> Duration;

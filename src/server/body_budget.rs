@@ -1,5 +1,5 @@
-//! Bounds the memory of requests that are still arriving. The body of each may be as large as a message may be, and many
-//! may arrive at once and never end. They take memory from a budget, and so do their heads.
+//! Bounds the memory of requests that are still arriving. The body of each may be as large as a message may be, and
+//! many may arrive at once and never end. They take memory from a budget, and so do their heads.
 
 use std::error::Error;
 use std::pin::Pin;

@@ -56,9 +56,9 @@ pub enum Protocol {
     Grpc,
 }
 
-/// The longest head of a request over HTTP/1, in bytes. The HTTP/1 library keeps a buffer of this length for a head that
-/// does not end, and for what it has read ahead. Caddy passes on 68 KB with the file of `deploy/gateways`: a gateway
-/// that fails open may let a request pass whose head a node refuses.
+/// The longest head of a request over HTTP/1, in bytes. The HTTP/1 library keeps a buffer of this length for a head
+/// that does not end, and for what it has read ahead. Caddy passes on 68 KB with the file of `deploy/gateways`: a
+/// gateway that fails open may let a request pass whose head a node refuses.
 const MAX_HEAD: usize = 96 * 1024;
 
 /// The settings of a connection that all front ends share.

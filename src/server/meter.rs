@@ -59,8 +59,8 @@ impl Meter {
         Taken::none(Arc::clone(&self.arriving))
     }
 
-    /// Takes memory for `bytes` of an answer. Returns `None`, and counts an answer that is cut off, if too much waits to
-    /// be sent.
+    /// Takes memory for `bytes` of an answer. Returns `None`, and counts an answer that is cut off, if too much waits
+    /// to be sent.
     pub(super) fn unsent(&self, bytes: usize) -> Option<Taken> {
         let taken = Taken::of(&self.unsent, bytes);
         if taken.is_none() {

@@ -16,7 +16,8 @@ const SWEEP_PER_ITEM: usize = 2;
 /// The number of hash maps that the records are spread over. They grow one at a time, so no batch waits while all
 /// records move.
 const MAPS: usize = 256;
-/// How many records are looked at to find one to forget. An exact order by expiry would cost each charge a change of it.
+/// How many records are looked at to find one to forget. An exact order by expiry would cost each charge a change of
+/// it.
 const EVICTION_SAMPLE: usize = 16;
 
 /// Counters in the memory of this process.

@@ -11,8 +11,8 @@ use tonic::codegen::http::Request;
 use crate::node::wait_for;
 use crate::victim::{MAX_GROWTH_BYTES, Victim, http2_client};
 
-/// The budget of a listener for answers that wait to be sent, in bytes. Buffers may be up to twice as large as what is in
-/// them.
+/// The budget of a listener for answers that wait to be sent, in bytes. Buffers may be up to twice as large as what is
+/// in them.
 const UNSENT_BYTES: f64 = 2.0 * 64e6;
 const CONNECTIONS: usize = 24;
 const CALLS: usize = 8;
