@@ -79,3 +79,82 @@ impl<B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Body for Metere
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use proptest::prelude::*;
+
+    use super::super::meter::Budgets;
+    use super::*;
+    use crate::telemetry::checks::CheckMetrics;
+    use crate::telemetry::registry::MetricsRegistry;
+
+    fn meter() -> (Arc<Meter>, prometheus::IntCounter) {
+        let cut = prometheus::IntCounter::new("cut", "answers that were cut off").unwrap();
+        let checks = CheckMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap();
+        (Arc::new(Meter::new(Arc::new(Budgets::new(Arc::new(checks), cut.clone())), false)), cut)
+    }
+
+    fn answer(
+        meter: &Arc<Meter>,
+        parts: &[usize],
+    ) -> MeteredAnswer<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
+        let parts: Vec<_> = parts.iter().map(|length| Ok(Frame::data(Bytes::from(vec![0; *length])))).collect();
+        MeteredAnswer::new(StreamBody::new(stream::iter(parts)), Arc::clone(meter))
+    }
+
+    /// The next part that waits to be sent.
+    async fn part<B>(answer: &mut MeteredAnswer<B>) -> Result<UnsentData<Bytes>, Box<dyn Error + Send + Sync>>
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Unpin,
+    {
+        Ok(answer.frame().await.unwrap()?.into_data().ok().unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_the_budget_is_cut_off_and_others_go_on() {
+        let (meter, cut) = meter();
+        let first = part(&mut answer(&meter, &[30 << 20])).await.unwrap();
+        let Err(error) = part(&mut answer(&meter, &[30 << 20])).await else { panic!("expected an error") };
+        let reason = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
+        assert_eq!((reason, cut.get()), (Some(Reason::ENHANCE_YOUR_CALM), 1));
+        drop(first);
+        assert_eq!(meter.held(), 0);
+        part(&mut answer(&meter, &[30 << 20])).await.unwrap();
+        assert_eq!(cut.get(), 1);
+    }
+
+    proptest! {
+        /// A client that reads now and then: what is held is always what it has not read.
+        #[test]
+        fn what_is_held_is_what_was_not_sent(
+            answers in prop::collection::vec(prop::collection::vec(1_usize..100_000, 1..5), 1..20),
+            reads in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
+        ) {
+            let (meter, _) = meter();
+            let mut unsent = Vec::new();
+            for parts in &answers {
+                let mut answer = answer(&meter, parts);
+                for _ in parts {
+                    // Each part is ready at once.
+                    unsent.extend(futures_util::FutureExt::now_or_never(part(&mut answer)).unwrap());
+                }
+            }
+            let all = |unsent: &[UnsentData<Bytes>]| unsent.iter().map(|part| part.data.len()).sum::<usize>();
+            prop_assert_eq!(meter.held(), all(&unsent));
+            for read in reads {
+                if !unsent.is_empty() {
+                    drop(unsent.swap_remove(read.index(unsent.len())));
+                    prop_assert_eq!(meter.held(), all(&unsent));
+                }
+            }
+            drop(unsent);
+            prop_assert_eq!(meter.held(), 0);
+        }
+    }
+}
