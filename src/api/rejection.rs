@@ -195,7 +195,11 @@ impl Rejection {
     pub fn problem(&self, most_errors: usize) -> serde_json::Value {
         let (status, _, title) = self.row();
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "admin errors say more"))]
-        let mut problem = serde_json::json!({ "title": title, "status": status.as_u16(), "errors": self.violations(most_errors, "/") });
+        let mut problem = serde_json::json!({
+            "title": title,
+            "status": status.as_u16(),
+            "errors": self.violations(most_errors, "/"),
+        });
         #[cfg(feature = "cluster")]
         match self {
             Self::Admin(AdminError::Stale { current }) => problem["revision"] = current.0.into(),

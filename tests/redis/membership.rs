@@ -62,7 +62,7 @@ async fn entries_that_no_node_can_have_written_do_not_count() {
     assert_eq!(cli(&["ZSCORE", MEMBERS, "ghost/7/4"]).trim(), "", "the next heartbeat removes it");
 
     let many: Vec<String> = (0..3000).map(|at| format!("m{at}/1/1")).collect();
-    add_members(port, first - 1000, &many);
+    add_members(port, end().unwrap() - 1, &many);
     let count = || cli(&["ZCARD", MEMBERS]).trim().parse::<usize>().unwrap();
     wait_for("the oldest of too many members to be removed", || (count() == 1000).then_some(()));
     assert!(end().is_some(), "the own heartbeat is the newest");

@@ -93,6 +93,41 @@ pub struct DomainTerms<'b> {
     pub work: usize,
 }
 
+impl DomainBook {
+    /// Compiles the limits of a domain. The error says what was expected of them.
+    fn compile(domain: &Domain, revision: Revision) -> Result<Self, String> {
+        let name: Arc<str> = domain.domain.as_str().into();
+        let live: Vec<&Limit> = domain.limits.iter().filter(|limit| can_apply(limit)).collect();
+        let places: RuleMap<&str, u32> = live.iter().map(|limit| limit.name.as_str()).zip(0u32..).collect();
+        let (mut matchers, mut limits) = (Vec::with_capacity(live.len()), Vec::with_capacity(live.len()));
+        for limit in live {
+            let per = limit.per.iter().map(|per| Attribute::parse(&per.attribute)).collect();
+            matchers.push((Matcher::new(&limit.matches)?, per));
+            let effective = |change| Arc::new(EffectiveLimit::new(&name, limit, change, revision));
+            let of_overrides = limit.overrides.iter().map(|change| Ok((Matcher::new(&change.matches)?, Vec::new())));
+            limits.push(LimitBook {
+                names: CounterNames::new(&limit.per),
+                base: effective(None),
+                overrides: limit.overrides.iter().map(|change| effective(Some(change))).collect(),
+                override_table: MatchTable::new(of_overrides.collect::<Result<_, String>>()?),
+                replaces: limit.replaces.iter().filter_map(|name| places.get(name.as_str()).copied()).collect(),
+            });
+        }
+        let table = MatchTable::new(matchers);
+        let further: Vec<usize> = limits.iter().map(LimitBook::most_steps).collect();
+        let most = table.most_steps(|place| further.get(place).copied().unwrap_or(0));
+        if most > MAX_WORK {
+            return Err(format!(
+                "expected limits that cost one descriptor at most {MAX_WORK} steps, not {most}: fewer limits that may \
+                 apply together, or cheaper conditions"
+            ));
+        }
+        let Domain { charge, default, identity, on_identity_failure, .. } = *domain;
+        let identity = IdentityTerms { identity, on_failure: on_identity_failure };
+        Ok(Self { name, charge, default, identity, table, limits })
+    }
+}
+
 impl LimitBook {
     /// The steps if the limit applies, without those of its overrides.
     fn steps(&self) -> usize {
@@ -120,46 +155,19 @@ impl RuleBook {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let prefixes = counter_prefixes(&rules)?;
+        let (prefixes, mut problems) = counter_prefixes(&rules);
         let mut domains = RuleMap::default();
-        let path = Path::default().field("domains");
         for (at, domain) in rules.domains.iter().enumerate() {
-            let name: Arc<str> = domain.domain.as_str().into();
-            let uncompiled = |message| vec![Problem { path: path.clone(), message }];
-            let live: Vec<&Limit> = domain.limits.iter().filter(|l| can_apply(l)).collect();
-            let places: RuleMap<&str, u32> = live.iter().map(|l| l.name.as_str()).zip(0u32..).collect();
-            let mut matchers = Vec::with_capacity(live.len());
-            let mut limits = Vec::with_capacity(live.len());
-            for limit in live {
-                let per = limit.per.iter().map(|per| Attribute::parse(&per.attribute)).collect();
-                matchers.push((Matcher::new(&limit.matches).map_err(uncompiled)?, per));
-                let overrides =
-                    limit.overrides.iter().map(|change| EffectiveLimit::new(&name, limit, Some(change), revision));
-                let of_overrides =
-                    limit.overrides.iter().map(|change| Ok((Matcher::new(&change.matches)?, Vec::new())));
-                let of_overrides = of_overrides.collect::<Result<_, String>>().map_err(uncompiled)?;
-                limits.push(LimitBook {
-                    names: CounterNames::new(&limit.per),
-                    base: Arc::new(EffectiveLimit::new(&name, limit, None, revision)),
-                    overrides: overrides.map(Arc::new).collect(),
-                    override_table: MatchTable::new(of_overrides),
-                    replaces: limit.replaces.iter().filter_map(|n| places.get(n.as_str()).copied()).collect(),
-                });
+            match DomainBook::compile(domain, revision) {
+                Ok(book) => drop(domains.insert(domain.domain.as_str().into(), book)),
+                Err(message) => {
+                    let path = Path::default().field("domains").index(at).field("limits");
+                    problems.push(Problem { path, message });
+                }
             }
-            let table = MatchTable::new(matchers);
-            let most = table.most_steps(|place| limits.get(place).map_or(0, LimitBook::most_steps));
-            if most > MAX_WORK {
-                let path = path.index(at).field("limits");
-                let message = format!(
-                    "expected limits that cost one descriptor at most {MAX_WORK} steps, not {most}: fewer limits that may \
-                     apply together, or cheaper conditions"
-                );
-                return Err(vec![Problem { path, message }]);
-            }
-            let Domain { domain, charge, default, identity, on_identity_failure, .. } = domain;
-            let identity = IdentityTerms { identity: *identity, on_failure: *on_identity_failure };
-            let book = DomainBook { name, charge: *charge, default: *default, identity, table, limits };
-            domains.insert(domain.as_str().into(), book);
+        }
+        if !problems.is_empty() {
+            return Err(problems);
         }
         let hash = Sha256::digest(serde_json::to_vec(&*rules).unwrap_or_default()).into();
         Ok(Self { revision, hash, rules, domains, prefixes })
@@ -196,7 +204,8 @@ impl RuleBook {
     }
 
     /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced
-    /// limits. It is empty if the check is too much work. Returns what holds for the whole domain; `None` if no rule has the domain.
+    /// limits. It is empty if the check is too much work. Returns what holds for the whole domain; `None` if no rule has
+    /// the domain.
     pub fn applicable<'b>(&'b self, check: &Check<'_>, out: &mut ApplicableLimits<'b>) -> Option<DomainTerms<'b>> {
         out.clear();
         let book = self.domains.get(check.domain)?;
@@ -288,8 +297,8 @@ fn can_apply(limit: &Limit) -> bool {
     limit.mode != Mode::Off || limit.overrides.iter().any(|c| c.mode.is_some_and(|m| m != Mode::Off))
 }
 
-/// The prefixes of the counters of all limits that can ever apply.
-fn counter_prefixes(rules: &Rules) -> Result<CounterPrefixes, Vec<Problem>> {
+/// The prefixes of the counters of all limits that can ever apply, and the limits whose prefix another one has.
+fn counter_prefixes(rules: &Rules) -> (CounterPrefixes, Vec<Problem>) {
     let (mut prefixes, mut problems) = (CounterPrefixes::default(), Vec::new());
     for (place, domain) in rules.domains.iter().enumerate() {
         for (at, limit) in domain.limits.iter().enumerate().filter(|(_, limit)| can_apply(limit)) {
@@ -306,7 +315,7 @@ fn counter_prefixes(rules: &Rules) -> Result<CounterPrefixes, Vec<Problem>> {
             }
         }
     }
-    if problems.is_empty() { Ok(prefixes) } else { Err(problems) }
+    (prefixes, problems)
 }
 
 /// The name that answers show for the limit of a descriptor: `descriptor-limit` and the keys of its entries. Gateways

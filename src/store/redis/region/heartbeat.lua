@@ -21,6 +21,12 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 -- A member whose end is so far ahead would never end: the clock of the server was ahead when it was written.
 redis.call('ZREMRANGEBYSCORE', KEYS[2], now + 2 * ARGV[3], '+inf')
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return { constants, redis.call('ZRANGE', KEYS[2], 0, -1) }
+local members = redis.call('ZRANGE', KEYS[2], 0, -1)
+-- The oldest of too many members go, a few at a time: they are the first.
+local surplus = math.min(#members - ARGV[5], 4000)
+if surplus > 0 then
+  redis.call('ZREM', KEYS[2], unpack(members, 1, surplus))
+  members = { unpack(members, #members - ARGV[5] + 1) }
+end
+return { constants, members }
