@@ -126,7 +126,11 @@ fn check_metrics() -> Arc<CheckMetrics> {
 
 fn budgets() -> Budgets {
     let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
-    Budgets::new(check_metrics(), ConnectionMetrics::new(&registry).expect("metrics").listener("http").cut_answers())
+    Budgets::new(
+        1 << 26,
+        check_metrics(),
+        ConnectionMetrics::new(&registry).expect("metrics").listener("http").cut_answers(),
+    )
 }
 
 fn notices() -> Notices {

@@ -20,7 +20,8 @@ use crate::api::http::forward_auth::ForwardAuth;
 use crate::api::request_id::RequestIds;
 use crate::host::listeners::Listeners;
 use crate::ports::{Fatal, Limiter, NodeStatus};
-use crate::server::balance::acceptors;
+use crate::server::balance::{ListenerBounds, acceptors};
+use crate::server::meter::CHECK_BUDGET;
 use crate::server::peers::PeerBound;
 use crate::tls::{HTTP1, HTTP2};
 
@@ -143,11 +144,11 @@ fn workers(
     let Environment { clock, random, region, gossip, rules, identities, metrics, tls, tokens, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
-        let bound = PeerBound { most: config.max_connections_per_peer, unbounded: config.trust.proxies.clone() };
+        let peers = PeerBound { most: config.max_connections_per_peer, unbounded: config.trust.proxies.clone() };
+        let bounds = ListenerBounds { max_open: config.max_connections, peers, budget: CHECK_BUDGET };
         acceptors(
             config.workers.get(),
-            config.max_connections,
-            bound,
+            bounds,
             metrics.connections.listener(listener),
             Arc::clone(&metrics.checks),
             tls,

@@ -82,20 +82,30 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Makes an acceptor for each of `cores` cores of a listener that has at most `max_open` connections, and at most
-/// `bound` of one peer. `tls` is `None` if the listener is plain.
+/// What the clients of one listener may use.
+#[derive(Clone, Debug)]
+pub struct ListenerBounds {
+    /// The most open connections.
+    pub max_open: usize,
+    /// The most open connections of one peer.
+    pub peers: PeerBound,
+    /// The budget for requests that are arriving, and the budget for answers that wait to be sent, in bytes each.
+    pub budget: usize,
+}
+
+/// Makes an acceptor for each of `cores` cores of a listener. `tls` is `None` if the listener is plain.
 pub fn acceptors(
     cores: usize,
-    max_open: usize,
-    bound: PeerBound,
+    bounds: ListenerBounds,
     metrics: ListenerMetrics,
     checks: Arc<CheckMetrics>,
     tls: Option<ServerTls>,
 ) -> Vec<Acceptor> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let cores = senders.into_iter().map(|handover| CoreSlot { open: AtomicUsize::new(0), handover }).collect();
-    let budgets = Arc::new(Budgets::new(checks, metrics.cut_answers()));
-    let listener = Arc::new(SharedListener { cores, max_open, metrics, budgets, peers: Peers::new(bound), tls });
+    let ListenerBounds { max_open, peers, budget } = bounds;
+    let budgets = Arc::new(Budgets::new(budget, checks, metrics.cut_answers()));
+    let listener = Arc::new(SharedListener { cores, max_open, metrics, budgets, peers: Peers::new(peers), tls });
     let acceptor = |(core, handover)| Acceptor { core, listener: Arc::clone(&listener), handover };
     receivers.into_iter().enumerate().map(acceptor).collect()
 }
@@ -169,8 +179,9 @@ mod tests {
         let registry = MetricsRegistry::new("0", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
         let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let bound = PeerBound { most: most_of_one_peer, unbounded: Vec::new() };
-        (acceptors(cores, 100, bound, metrics, checks, None), registry)
+        let peers = PeerBound { most: most_of_one_peer, unbounded: Vec::new() };
+        let bounds = ListenerBounds { max_open: 100, peers, budget: 1 << 20 };
+        (acceptors(cores, bounds, metrics, checks, None), registry)
     }
 
     #[tokio::test]

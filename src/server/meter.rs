@@ -8,10 +8,8 @@ use super::budget::{Budget, Share, Taken};
 use super::read_ahead::ReadAhead;
 use crate::telemetry::checks::CheckMetrics;
 
-/// The budget of one listener for requests that are arriving, in bytes.
-const ARRIVING_BYTES: usize = 64 * 1024 * 1024;
-/// The budget of one listener for answers that wait to be sent, in bytes.
-const UNSENT_BYTES: usize = 64 * 1024 * 1024;
+/// The budgets of a listener for checks, in bytes.
+pub const CHECK_BUDGET: usize = 64 * 1024 * 1024;
 
 /// The budgets of one listener.
 pub struct Budgets {
@@ -23,10 +21,11 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Returns budgets of which nothing is taken. `checks` counts requests that were rejected for them, and `cut`
+    /// Returns budgets of `most` bytes each, for requests that are arriving and for answers that wait to be sent. `checks`
+    /// counts requests that were rejected for them, and `cut`
     /// counts answers that were cut off.
-    pub fn new(checks: Arc<CheckMetrics>, cut: IntCounter) -> Self {
-        let [arriving, unsent] = [ARRIVING_BYTES, UNSENT_BYTES].map(|most| Arc::new(Budget::new(most)));
+    pub fn new(most: usize, checks: Arc<CheckMetrics>, cut: IntCounter) -> Self {
+        let [arriving, unsent] = [most; 2].map(|most| Arc::new(Budget::new(most)));
         Self { arriving, unsent, checks, cut }
     }
 }

@@ -28,7 +28,7 @@ use tidegate::ports::plane::{
     MemberChange, MemberRole, Page, Role,
 };
 use tidegate::ports::{BoxFuture, Clock, RuleSource};
-use tidegate::server::balance::acceptors;
+use tidegate::server::balance::{ListenerBounds, acceptors};
 use tidegate::server::metrics::ConnectionMetrics;
 use tidegate::server::peers::PeerBound;
 use tidegate::telemetry::checks::CheckMetrics;
@@ -291,8 +291,9 @@ impl Api {
         let registry = MetricsRegistry::new("1", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
         let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let acceptor =
-            acceptors(1, 100, PeerBound { most: 100, unbounded: Vec::new() }, metrics, checks, None).pop().unwrap();
+        let peers = PeerBound { most: 100, unbounded: Vec::new() };
+        let bounds = ListenerBounds { max_open: 100, peers, budget: 1 << 26 };
+        let acceptor = acceptors(1, bounds, metrics, checks, None).pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
         tokio::spawn(serve(listener, acceptor, self.state.clone(), std::future::pending::<()>()));
         address

@@ -17,7 +17,7 @@ use crate::api::rejection::Rejection;
 use crate::ports::admin::{Actor, ConfigChange, MemberChange};
 
 /// The largest backup, in bytes.
-const MAX_BACKUP: usize = 64 * 1024 * 1024;
+pub const MAX_BACKUP: usize = 64 * 1024 * 1024;
 
 /// The leader, the revision, the members, and the number of refused changes, as far as this node knows. A node with a
 /// rule file has no members.

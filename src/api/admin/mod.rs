@@ -28,6 +28,7 @@ use tonic::service::Routes;
 
 use self::attempts::Attempts;
 use self::auth::TokenCache;
+pub use self::cluster::MAX_BACKUP;
 use self::metrics::AdminMetrics;
 use super::http::Peer;
 use super::rejection::Rejection;

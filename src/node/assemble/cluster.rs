@@ -10,9 +10,9 @@ use plane::KeyHash;
 use super::database::database_config;
 use super::tls::NodeTls;
 use super::{AssembleError, Configuration};
-use crate::api::admin::AdminState;
 use crate::api::admin::listener::AdminListener;
 use crate::api::admin::metrics::AdminMetrics;
+use crate::api::admin::{AdminState, MAX_BACKUP};
 use crate::config::plane::{Cluster, Postgres};
 use crate::config::settings::{RulesFrom, Settings};
 use crate::control::admin::{AdminService, Source};
@@ -34,7 +34,7 @@ use crate::regions::metrics::RegionsMetrics;
 use crate::regions::{Peers, RegionGossip, RegionsConfig};
 use crate::rulefile::decode::limit_from_json;
 use crate::rulefile::encode::limit_json;
-use crate::server::balance::acceptors;
+use crate::server::balance::{ListenerBounds, acceptors};
 use crate::server::peers::PeerBound;
 use crate::telemetry::registry::MetricsRegistry;
 use crate::tls::peers::PeerSecurity;
@@ -42,6 +42,8 @@ use crate::tls::{HTTP1, HTTP2};
 
 /// The most open connections of operators.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
+/// The budgets of the admin listener, in bytes. One connection may take half of them: a whole backup twice.
+const ADMIN_BUDGET: usize = 4 * MAX_BACKUP;
 /// The longest time that a node's checks of the primary are further apart than another's, in milliseconds.
 const CHECKS_SPREAD_OVER_MS: u64 = 10_000;
 /// The shortest token in `admin.token_file`.
@@ -213,8 +215,9 @@ pub(super) fn admin(
     tracing::info!(%admin, "serving the admin API");
     let tls = tls.front_ends.as_ref().map(|tls| tls.speaking(&[HTTP2, HTTP1]));
     let connections = node.connections.listener("admin");
-    let bound = PeerBound { most: MAX_ADMIN_CONNECTIONS / 4, unbounded: Vec::new() };
-    for acceptor in acceptors(1, MAX_ADMIN_CONNECTIONS, bound, connections, Arc::clone(&node.checks), tls) {
+    let peers = PeerBound { most: MAX_ADMIN_CONNECTIONS / 4, unbounded: Vec::new() };
+    let bounds = ListenerBounds { max_open: MAX_ADMIN_CONNECTIONS, peers, budget: ADMIN_BUDGET };
+    for acceptor in acceptors(1, bounds, connections, Arc::clone(&node.checks), tls) {
         let service = AdminListener::new(state.clone(), listener.try_clone().map_err(failed)?, acceptor);
         configuration.services.push(Arc::new(service));
     }
