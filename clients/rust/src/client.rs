@@ -73,9 +73,9 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
         let (urls, authorization) = config.read()?;
         let mut http = HttpClient::builder(TokioExecutor::new());
         http.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
-        let nodes = Nodes::new(urls, authorization, http.build(connector));
+        let nodes = Nodes::new(urls, config.least_time(), authorization, http.build(connector));
         let denials = Mutex::new(Denials::new(config.denial_cache_size, config.denial_cache_longest));
-        let places = Places::new(config.max_in_flight);
+        let places = Places::new(config.max_in_flight, config.least_time());
         Ok(Self(Arc::new(Shared { config, nodes, places, denials })))
     }
 

@@ -58,6 +58,12 @@ impl Config {
         }
     }
 
+    /// The time that a node needs to answer. A call that waited is not sent if it has less, and a node that fails in
+    /// less is not paused.
+    pub(crate) fn least_time(&self) -> Duration {
+        self.deadline / 4
+    }
+
     /// Returns the URLs of each node, and the value of `Authorization`.
     pub(crate) fn read(&self) -> Result<(Vec<Urls>, Option<HeaderValue>), ConfigError> {
         let wrong =

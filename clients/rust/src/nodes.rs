@@ -21,6 +21,7 @@ const MAX_TRIES: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Nodes<C> {
     nodes: Vec<Node>,
+    least: Duration,
     authorization: Option<HeaderValue>,
     http: HttpClient<C, Full<Bytes>>,
 }
@@ -60,25 +61,36 @@ pub(crate) struct Reply {
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Nodes<C> {
-    pub(crate) fn new(urls: Vec<Urls>, authorization: Option<HeaderValue>, http: HttpClient<C, Full<Bytes>>) -> Self {
+    /// Returns the nodes with these URLs. A node that fails in a try of less than `least` may be well: it is not paused.
+    pub(crate) fn new(
+        urls: Vec<Urls>,
+        least: Duration,
+        authorization: Option<HeaderValue>,
+        http: HttpClient<C, Full<Bytes>>,
+    ) -> Self {
         let node = |urls| Node { urls, paused_until: Mutex::default() };
-        Self { nodes: urls.into_iter().map(node).collect(), authorization, http }
+        Self { nodes: urls.into_iter().map(node).collect(), least, authorization, http }
     }
 
     /// Sends a call to one node after another until one answers or the time is over. The error says why none answered.
     pub(crate) async fn send(&self, call: &Call<'_>, end: Instant) -> Result<Reply, String> {
         let mut failures = Vec::new();
-        let nodes = self.order(Instant::now());
-        for (at, node) in nodes.iter().enumerate() {
+        for (at, node) in self.order(Instant::now()).into_iter().enumerate() {
             let left = end.saturating_duration_since(Instant::now());
-            // The first try leaves time for another one.
-            let timeout = if at + 1 < nodes.len() { left / 2 } else { left };
+            // The first try leaves time for another node.
+            let timeout = if at == 0 && self.nodes.len() > 1 { left / 2 } else { left };
             let url = if call.many { &node.urls.many } else { &node.urls.one };
             match self.ask(url, call, timeout).await {
                 Ok(reply) => return Ok(reply),
                 Err(why) => failures.push(format!("{url}: {why}")),
             }
-            node.pause(Instant::now() + PAUSE);
+            let now = Instant::now();
+            if timeout >= self.least {
+                node.pause(now + PAUSE);
+            }
+            if now >= end {
+                break;
+            }
         }
         Err(format!("no node answered: {}", failures.join("; ")))
     }
@@ -144,4 +156,29 @@ fn explain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::client::legacy::connect::HttpConnector;
+    use hyper_util::rt::TokioExecutor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_fails_is_paused_unless_its_try_was_short() {
+        // Nobody listens on this port.
+        let url = |path| format!("http://127.0.0.1:1{path}").parse().unwrap();
+        let (headers, patience) = (HeaderMap::new(), Duration::from_secs(20));
+        for (least, paused) in [(patience / 4, true), (patience, false)] {
+            let urls = [(); 2].map(|()| Urls { one: url("/v1/check"), many: url("/v1/checks") });
+            let http = HttpClient::builder(TokioExecutor::new()).build(HttpConnector::new());
+            let nodes = Nodes::new(urls.into(), least, None, http);
+            let call = Call { many: false, body: Bytes::new(), headers: &headers, max_answer: 1 };
+            assert!(nodes.send(&call, Instant::now() + patience).await.is_err());
+            for node in &nodes.nodes {
+                assert_eq!(node.is_paused(Instant::now()), paused, "{least:?}");
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use tidegate_client::{Check, Client, Config, Decision, FailMode};
+use tidegate_client::{Check, Client, Config, Decision, FailMode, Source};
 
 use crate::servers::{Node, before, check, config};
 
@@ -46,4 +46,14 @@ async fn the_wait_for_a_place_ends_with_the_deadline() {
     let decisions = at_once(&Client::new(config).unwrap(), 20, &check("u")).await;
     let statuses: HashSet<StatusCode> = decisions.iter().map(|decision| decision.status).collect();
     assert_eq!(statuses, HashSet::from([StatusCode::SERVICE_UNAVAILABLE]));
+}
+
+#[tokio::test]
+async fn a_single_node_that_is_silent_until_the_deadline_is_asked_once() {
+    let node = Node::start();
+    let (silent, count) = before(&node, 0).await;
+    let client = Client::new(Config { deadline: Duration::from_secs(2), ..config(&[&silent]) }).unwrap();
+    let decision = client.check(&check("u")).await.unwrap();
+    let Source::FailMode(why) = decision.source else { panic!("{:?}", decision.source) };
+    assert_eq!((count.load(Ordering::Relaxed), why.matches("no answer within").count()), (1, 1), "{why}");
 }
