@@ -32,6 +32,8 @@ interface Kind {
 /** Asks nodes. Make one and share it. */
 export class Client {
   readonly #config: CompleteConfig;
+  /** The time that a node needs to answer. A node that fails in less is not paused. */
+  readonly #leastMs: number;
   readonly #denials: DenialCache;
   readonly #places: Places;
   readonly #pausedUntil = new Map<string, number>();
@@ -40,7 +42,8 @@ export class Client {
   constructor(config: Config) {
     this.#config = complete(config);
     this.#denials = new DenialCache(this.#config.denialCacheSize, this.#config.denialCacheLongestMs);
-    this.#places = new Places(this.#config.maxInFlight);
+    this.#leastMs = this.#config.deadlineMs / 4;
+    this.#places = new Places(this.#config.maxInFlight, this.#leastMs);
   }
 
   /** How many denials are remembered. */
@@ -66,12 +69,14 @@ export class Client {
     const remembered = () => this.#denials.find(key, covered, performance.now());
     const denial = remembered();
     if (denial !== undefined) return denial;
+    // The caller may change its objects while the check waits.
+    const request = this.#request(ONE, toJson(check), headers);
     return this.#inPlace(
       async (end) => {
         // While the check waited, another one may have been denied.
         const denial = remembered();
         if (denial !== undefined) return denial;
-        const decision = decode(await this.#send(ONE, toJson(check), headers, end));
+        const decision = decode(await this.#send(ONE, request, end));
         this.#denials.add(key, covered, decision, performance.now());
         return decision;
       },
@@ -92,20 +97,21 @@ export class Client {
     options: { headers?: RequestHeaders | undefined } = {},
   ): Promise<(Decision | RejectedError)[]> {
     if (checks.length === 0) return [];
-    const body = { checks: checks.map(toJson) };
+    const count = checks.length;
+    const request = this.#request(MANY, { checks: checks.map(toJson) }, options.headers);
     return this.#inPlace(
       async (end) => {
-        const results = decodeAll(await this.#send(MANY, body, options.headers, end), checks.length);
+        const results = decodeAll(await this.#send(MANY, request, end), count);
         return results.map((result) => (result instanceof NoAnswer ? this.#failMode(result.message) : result));
       },
-      (why) => checks.map(() => this.#failMode(why)),
+      (why) => Array.from({ length: count }, () => this.#failMode(why)),
     );
   }
 
   /** Runs a call when it has a place. `otherwise` returns the result if no node answers, or if there is no place. */
   async #inPlace<T>(run: (end: number) => Promise<T>, otherwise: (why: string) => T): Promise<T> {
     const end = performance.now() + this.#config.deadlineMs;
-    const why = await this.#places.take(this.#config.deadlineMs);
+    const why = await this.#places.take(end);
     if (why !== undefined) return otherwise(why);
     try {
       return await run(end);
@@ -117,20 +123,25 @@ export class Client {
     }
   }
 
-  /** Sends a call to one node after another until one answers. Throws a `NoAnswer` if none does. */
-  async #send(kind: Kind, json: object, from: RequestHeaders | undefined, end: number): Promise<Answer> {
+  /** Returns the request of a call. Throws a `RejectedError` if its body is too long. */
+  #request(kind: Kind, json: object, from: RequestHeaders | undefined): RequestInit {
     const body = JSON.stringify(json);
     if (new TextEncoder().encode(body).length > kind.maxBody) {
       throw new RejectedError(413, `expected a body of at most ${kind.maxBodyText}`, []);
     }
-    const request = { method: "POST", body, headers: this.#headers(from ?? {}) };
+    return { method: "POST", body, headers: this.#headers(from ?? {}) };
+  }
+
+  /** Sends a call to one node after another until one answers. Throws a `NoAnswer` if none does. */
+  async #send(kind: Kind, request: RequestInit, end: number): Promise<Answer> {
     const failures: string[] = [];
     for (const [attempt, url] of this.#order().entries()) {
+      const timeMs = this.#timeOf(attempt, end);
       try {
-        return await this.#ask(url + kind.path, request, kind.maxAnswer, this.#timeOf(attempt, end));
+        return await this.#ask(url + kind.path, request, kind.maxAnswer, timeMs);
       } catch (error) {
         if (!(error instanceof NoAnswer)) throw error;
-        this.#pausedUntil.set(url, performance.now() + PAUSE_MS);
+        if (timeMs >= this.#leastMs) this.#pausedUntil.set(url, performance.now() + PAUSE_MS);
         failures.push(error.message);
       }
       if (performance.now() >= end) break;

@@ -31,6 +31,20 @@ test("each check of a batch is decided for itself", async (t) => {
   assert.equal(server.seen.length, 1);
 });
 
+test("a batch is sent as it was at the call, even if the caller reuses its objects", async (t) => {
+  const asked = client({ nodes: [(await node(t)).url] });
+  const attributes = { kind: "slow", user: "u1" };
+  const checks = [{ domain: "api", attributes }, ofUser("u3")];
+  const first = asked.checkAll(checks);
+  attributes.user = "u2";
+  checks.pop();
+  const results = [...(await first), ...(await asked.checkAll(checks))];
+  assert.deepEqual(
+    results.map((result) => decided(result).limits[0]?.remaining),
+    [4, 4, 4],
+  );
+});
+
 test("the fail mode decides about a batch that no node answers", async (t) => {
   for (const result of await client({ nodes: [await dead()], failMode: "deny" }).checkAll([ofUser("a"), ofUser("b")])) {
     assert.deepEqual([decided(result).source, decided(result).status], ["fail_mode", 503]);

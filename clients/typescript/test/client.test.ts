@@ -81,6 +81,24 @@ test("an answer that goes on ends with the deadline", async (t) => {
   assert.equal((await slow(client({ nodes: [server.url], deadlineMs: 200 }))).source, "fail_mode");
 });
 
+test("a check is sent as it was at the call, even if the caller reuses its objects", async (t) => {
+  const asked = client({ nodes: [(await node(t)).url] });
+  const [attributes, headers] = [{ kind: "slow", user: "" }, { "x-request-id": "" }];
+  const ask = (user: string) => {
+    attributes.user = headers["x-request-id"] = user;
+    return asked.check("api", attributes, { headers });
+  };
+  const decisions = await Promise.all(["u1", "u2", "u3"].map(ask));
+  assert.deepEqual(
+    decisions.map(({ limits, requestId }) => [limits[0]?.remaining, requestId]),
+    [
+      [4, "u1"],
+      [4, "u2"],
+      [4, "u3"],
+    ],
+  );
+});
+
 test("a slow node within the deadline decides", async (t) => {
   const server = await stub(t, passingOn(await node(t), 100));
   const decision = await slow(client({ nodes: [server.url], failMode: "deny" }));
