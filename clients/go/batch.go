@@ -43,22 +43,23 @@ func (c *Client) CheckAll(ctx context.Context, checks []Check) ([]Result, error)
 	if len(body) > maxBatchBody {
 		return nil, tooLong("1 MiB")
 	}
-	bounded, cancel := context.WithTimeout(ctx, c.config.Deadline)
-	defer cancel()
-	answer, err := c.sendInPlace(bounded, call{"/v1/checks", body, checks[0].Header, maxBatchAnswer})
+	answer, err := c.sendInPlace(ctx, call{"/v1/checks", body, checks[0].Header, maxBatchAnswer})
 	if err != nil {
 		return c.failModeOfAll(ctx, err, len(checks))
 	}
 	return c.results(ctx, answer, len(checks))
 }
 
-// sendInPlace sends a call when it has a place.
+// sendInPlace sends a call when it has a place, within the deadline.
 func (c *Client) sendInPlace(ctx context.Context, call call) (*answer, error) {
-	if err := c.places.take(ctx); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, c.config.Deadline)
+	defer cancel()
+	if err := c.places.take(bounded); err != nil {
 		return nil, err
 	}
 	defer c.places.leave()
-	return c.send(ctx, call)
+	end, _ := bounded.Deadline()
+	return c.send(ctx, end, call)
 }
 
 // failModeOfAll returns the decision of the fail mode about each check.

@@ -69,7 +69,8 @@ func (c *Client) Check(ctx context.Context, check Check) (*Decision, error) {
 	if denial := c.denials.find(key, hits, time.Now()); denial != nil {
 		return denial, nil
 	}
-	answer, err := c.send(bounded, call{"/v1/check", body, check.Header, maxAnswer})
+	end, _ := bounded.Deadline()
+	answer, err := c.send(ctx, end, call{"/v1/check", body, check.Header, maxAnswer})
 	if err != nil {
 		return c.failMode(ctx, err)
 	}
@@ -83,12 +84,20 @@ func (c *Client) Check(ctx context.Context, check Check) (*Decision, error) {
 
 // failMode returns the decision about a check that no node answered, or the error of the caller's ctx if that ended.
 func (c *Client) failMode(ctx context.Context, why error) (*Decision, error) {
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
+	if err := over(ctx); err != nil {
+		return nil, err
 	}
 	decision := &Decision{Allowed: true, Status: http.StatusOK, Source: FromFailMode, Failure: why, Header: http.Header{}}
 	if c.config.FailMode == FailDeny {
 		decision.Allowed, decision.Status = false, http.StatusServiceUnavailable
 	}
 	return decision, nil
+}
+
+// over returns why the caller's ctx ended, or nil. A dial may notice the deadline of ctx before ctx does.
+func over(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }

@@ -182,6 +182,58 @@ func TestTheCallersContextEndsTheCheckWithAnError(t *testing.T) {
 	}
 }
 
+func TestACallerThatGivesUpPausesNoNode(t *testing.T) {
+	other := record(t, answering(200, `{"allowed":true}`))
+	for _, expected := range []error{context.Canceled, context.DeadlineExceeded} {
+		node := record(t, silent())
+		c := client(t, Config{Nodes: []string{node.URL, other.URL}})
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		if expected == context.DeadlineExceeded {
+			// The caller's deadline comes after a long try, and before the end of the call.
+			c = client(t, Config{Nodes: []string{node.URL}, Deadline: time.Second})
+			ctx, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+			defer cancel()
+		} else {
+			go func() {
+				for end := time.Now().Add(patience); node.count() == 0 && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
+				cancel()
+			}()
+		}
+		if decision, err := c.Check(ctx, slow("u1")); !errors.Is(err, expected) {
+			t.Errorf("expected %v, not %+v, %v", expected, decision, err)
+		}
+		if c.nodes[0].isPaused(time.Now()) {
+			t.Errorf("%v paused the node", expected)
+		}
+	}
+	if other.count() != 0 {
+		t.Errorf("the next node was asked %d times", other.count())
+	}
+	if err := over(lateContext{context.Background()}); err != context.DeadlineExceeded {
+		t.Errorf("expected the end of the caller's deadline, not %v", err)
+	}
+}
+
+func TestANodeThatFailsInAShortTryIsNotPaused(t *testing.T) {
+	failing := record(t, answering(500, ""))
+	for left, paused := range map[time.Duration]bool{patience: true, patience / 5: false} {
+		c := client(t, Config{Nodes: []string{failing.URL, failing.URL}})
+		before := failing.count()
+		answer, err := c.send(context.Background(), time.Now().Add(left), call{path: "/v1/check"})
+		if err == nil || failing.count() != before+maxTries {
+			t.Errorf("%+v, %v after %d tries", answer, err, failing.count()-before)
+		}
+		for _, node := range c.nodes {
+			if node.isPaused(time.Now()) != paused {
+				t.Errorf("with %s left, expected paused: %t", left, paused)
+			}
+		}
+	}
+}
+
 func TestARejectedCheckNeverFailsOpen(t *testing.T) {
 	url, _ := startNode(t, rules)
 	node := record(t, before(t, url))

@@ -44,30 +44,39 @@ type answer struct {
 	body   []byte
 }
 
-// send sends a call to one node after another until one answers or ctx ends. The error says why none answered.
-func (c *Client) send(ctx context.Context, call call) (*answer, error) {
+// send sends a call to one node after another until one answers, end has come, or the caller's ctx ends. The error says
+// why none answered.
+func (c *Client) send(ctx context.Context, end time.Time, call call) (*answer, error) {
 	var failures []string
 	for try, node := range c.order(time.Now()) {
-		answer, err := c.ask(ctx, node, call, try)
+		within := time.Until(end)
+		if try == 0 && len(c.nodes) > 1 {
+			// The first try leaves time for another node.
+			within /= 2
+		}
+		answer, err := c.ask(ctx, within, node, call)
 		if err == nil {
 			return answer, nil
 		}
-		node.pauseUntil(time.Now().Add(pause))
+		if err := over(ctx); err != nil {
+			return nil, err
+		}
+		// A node that fails in a short try may be well.
+		if within >= c.config.Deadline/4 {
+			node.pauseUntil(time.Now().Add(pause))
+		}
 		failures = append(failures, node.url+call.path+": "+err.Error())
-		if ctx.Err() != nil {
+		if !time.Now().Before(end) {
 			break
 		}
 	}
 	return nil, errors.New("tidegate: no node answered: " + strings.Join(failures, "; "))
 }
 
-// ask sends a call to one node. The first try takes at most half of the time if there is another node.
-func (c *Client) ask(ctx context.Context, node *node, call call, try int) (*answer, error) {
-	if deadline, ok := ctx.Deadline(); ok && try == 0 && len(c.nodes) > 1 {
-		half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
-		defer cancel()
-		ctx = half
-	}
+// ask sends a call to one node, and reads its answer within some time.
+func (c *Client) ask(ctx context.Context, within time.Duration, node *node, call call) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, node.url+call.path, bytes.NewReader(call.body))
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func TestTheWaitForAPlaceEndsWithTheDeadlineAndFewWait(t *testing.T) {
 	if err := c.places.take(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if late := ask(t, c, slow("u1")); late.Status != 503 || !strings.Contains(late.Failure.Error(), "until the deadline") {
+	if late := ask(t, c, slow("u1")); late.Status != 503 || !strings.Contains(late.Failure.Error(), "until the deadline was near") {
 		t.Fatalf("%+v", late)
 	}
 	taken := make(chan error)
@@ -116,5 +116,31 @@ func TestTheWaitForAPlaceEndsWithTheDeadlineAndFewWait(t *testing.T) {
 		if err := <-taken; err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// lateContext is a context that has not noticed yet that its deadline has passed.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Now().Add(-time.Second), true }
+
+func TestAPlaceThatComesTooLateIsGivenBack(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	places := newPlaces(1)
+	if err := places.take(ctx); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan error)
+	go func() { taken <- places.take(lateContext{ctx}) }()
+	for places.waiting.Load() == 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	places.leave()
+	if err := <-taken; err == nil || !strings.Contains(err.Error(), "until the deadline was near") {
+		t.Fatalf("expected no place, not %v", err)
+	}
+	if len(places.taken) != 0 {
+		t.Fatal("the place was not given back")
 	}
 }
