@@ -15,6 +15,8 @@ import pytest
 from servers import PATIENCE, Node, node
 
 from tidegate import AsyncClient, Check, Client, Decision, RejectedError
+from tidegate._core import Call
+from tidegate._decision import Answer
 
 Make = Callable[..., "Asker"]
 
@@ -39,6 +41,12 @@ class Asker:
         if isinstance(self.client, Client):
             return self.client.check_all(checks)
         return self._runner.run(self.client.check_all(checks))
+
+    def send(self, call: Call, end: float) -> Answer:
+        """Sends a call without a wait for a place."""
+        if isinstance(self.client, Client):
+            return self.client._send(call, end)
+        return self._runner.run(self.client._send(call, end))
 
     def at_once(self, count: int, kind: str = "slow", user: str = "u1") -> list[Decision]:
         """Makes many checks at once."""

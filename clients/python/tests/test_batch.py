@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from conftest import Make
-from servers import Node, answering, passing_on, stub
+from servers import PATIENCE, Node, answering, passing_on, stub
 
-from tidegate import AnswerError, Check, Decision, RejectedError
+from tidegate import AnswerError, AsyncClient, Check, Decision, RejectedError
 
 
 def slow(user: str, hits: int = 1) -> Check:
@@ -23,6 +25,18 @@ def test_each_check_of_a_batch_is_decided_for_itself(make: Make, a_node: Node) -
     assert (third.status, third.errors[0].pointer) == (400, "/domain")
     assert fourth.limits[0].remaining == 4
     assert asker.check_all() == []
+
+
+def test_a_batch_is_sent_as_it_was_at_the_call(a_node: Node) -> None:
+    async def change_after_the_call() -> list[Decision | RejectedError]:
+        checks = [slow("u1"), slow("u2")]
+        async with AsyncClient([a_node.url], deadline=PATIENCE) as client:
+            results = asyncio.create_task(client.check_all(checks))
+            await asyncio.sleep(0)
+            checks.clear()
+            return await results
+
+    assert len(asyncio.run(change_after_the_call())) == 2
 
 
 def test_the_fail_mode_decides_about_a_batch_that_no_node_answers(make: Make, dead: str) -> None:
@@ -45,7 +59,18 @@ def test_a_rejected_batch_never_fails_open(status: int, checks: list[Check], mak
     assert raised.value.status == status
 
 
-@pytest.mark.parametrize("text", ["{}", '{"results":[]}', '{"results":[{}]}', '{"results":[{"error":{}}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"results":[]}',
+        '{"results":[{}]}',
+        '{"results":[1]}',
+        '{"results":[null]}',
+        '{"results":[{"error":{}}]}',
+        '{"results":[{"error":1}]}',
+    ],
+)
 def test_an_answer_that_decides_no_batch_never_fails_open(text: str, make: Make) -> None:
     with stub(answering(200, text)) as server:
         asker = make(server.url, fail_mode="allow")

@@ -15,7 +15,7 @@ from conftest import Make
 from opentelemetry.sdk.trace import TracerProvider
 from servers import PATIENCE, Answer, Node, Stub, answering, dripping, passing_on, silent, stub
 
-from tidegate import AnswerError, AsyncClient, Client, RejectedError
+from tidegate import AnswerError, AsyncClient, Check, Client, RejectedError
 from tidegate._core import MAX_ANSWER, PAUSE
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -68,6 +68,15 @@ def test_a_node_that_failed_is_asked_after_the_others(
         ended = time.monotonic() + PAUSE
         monkeypatch.setattr(time, "monotonic", lambda: ended)
         assert asker.core.order()[0] == failing.url
+
+
+@pytest.mark.parametrize(("part", "paused"), [(1.0, True), (0.2, False)])
+def test_a_node_that_fails_is_paused_unless_its_try_was_short(part: float, paused: bool, make: Make, dead: str) -> None:
+    with stub(answering(500)) as failing, stub(answering(200)) as other:
+        asker = make(failing.url, other.url)
+        asker.send(asker.core.call(Check("api"), None), time.monotonic() + part * PATIENCE)
+        assert (len(failing.seen), len(other.seen)) == (1, 1)
+        assert asker.core.order()[0] == (other.url if paused else failing.url)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +149,7 @@ def test_a_rejected_check_never_fails_open(status: int, make: Make, a_node: Node
         (200, "<html>", AnswerError),
         (200, '{"allowed":true,"limits":[{}]}', AnswerError),
         (200, '{"allowed":"yes"}', AnswerError),
+        (200, "[" * 100_000, AnswerError),
         (200, " " * MAX_ANSWER + '{"allowed":true}', AnswerError),
         (307, "", AnswerError),
     ],

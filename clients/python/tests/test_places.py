@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 
 import pytest
 from conftest import Make
-from servers import PATIENCE, Node, overloaded, passing_on, silent, stub, wait_until
+from servers import PATIENCE, Answer, Node, Stub, overloaded, passing_on, silent, stub, wait_until
 
+from tidegate import Client
 from tidegate._decision import NoAnswer
 from tidegate._places import WAITERS_PER_PLACE, AsyncPlaces, Places
 
@@ -34,8 +37,91 @@ def test_the_wait_for_a_place_ends_with_the_deadline(make: Make) -> None:
         assert {(decision.status, decision.source) for decision in decisions} == {(503, "fail_mode")}
 
 
+def waiting(places: Places | AsyncPlaces) -> int:
+    return len(places._waiting) if isinstance(places, Places) else places._waiting
+
+
+def test_a_check_that_gets_its_place_too_late_is_not_sent(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic
+
+    def answer(stub: Stub, _body: bytes, _headers: Message) -> Answer:
+        if len(stub.seen) == 1:
+            wait_until(lambda: waiting(asker.client._places) == 1)
+            monkeypatch.setattr(time, "monotonic", lambda: now() + 0.8 * PATIENCE)
+        return 200, {}, b'{"allowed":true}'
+
+    with stub(answer) as server:
+        asker = make(server.url, max_in_flight=1, fail_mode="deny")
+        assert Counter(decision.source for decision in asker.at_once(2)) == {"node": 1, "fail_mode": 1}
+        assert len(server.seen) == 1
+        assert asker.slow().source == "node"
+
+
+def test_every_thread_that_asks_in_a_loop_gets_answers() -> None:
+    answers = Counter[int]()
+    sources = Counter[str]()
+
+    def answer(_stub: Stub, _body: bytes, _headers: Message) -> Answer:
+        time.sleep(0.005)
+        return 200, {}, b'{"allowed":true}'
+
+    def ask_in_a_loop(thread: int) -> None:
+        while min(answers[at] for at in range(8)) < 10 and "fail_mode" not in sources:
+            sources[client.check("api").source] += 1
+            answers[thread] += 1
+
+    with stub(answer) as server, Client([server.url], deadline=2.0, max_in_flight=2) as client:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(ask_in_a_loop, range(8)))
+    assert set(sources) == {"node"}
+
+
+def test_threads_get_places_in_the_order_in_which_they_came() -> None:
+    places, end = Places(1, 0.0), time.monotonic() + PATIENCE
+    order: list[int] = []
+
+    def take(at: int) -> None:
+        with places.take(end):
+            order.append(at)
+
+    with ThreadPoolExecutor(3) as threads:
+        with places.take(end):
+            waits = []
+            for at in range(3):
+                waits.append(threads.submit(take, at))
+                wait_until(lambda: waiting(places) == len(waits))
+        take(3)
+        for wait in waits:
+            wait.result()
+    assert order == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("has_its_place", [False, True])
+def test_a_thread_that_is_interrupted_gives_its_place_back(
+    has_its_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(1, 0.0)
+    held = places.take(0.0)
+    held.__enter__()
+
+    def interrupted(_event: threading.Event, _timeout: float) -> bool:
+        if has_its_place:
+            held.__exit__(None, None, None)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(threading.Event, "wait", interrupted)
+        with places.take(time.monotonic() + PATIENCE):
+            pass
+    assert waiting(places) == 0
+    if not has_its_place:
+        held.__exit__(None, None, None)
+    with places.take(0.0):
+        pass
+
+
 def test_few_threads_wait() -> None:
-    places = Places(1)
+    places = Places(1, 0.0)
 
     def take(end: float) -> str:
         try:
@@ -47,17 +133,17 @@ def test_few_threads_wait() -> None:
     with ThreadPoolExecutor(WAITERS_PER_PLACE) as threads:
         with places.take(0.0):
             waits = threads.map(take, [time.monotonic() + PATIENCE] * WAITERS_PER_PLACE)
-            wait_until(lambda: places._waiting._count == WAITERS_PER_PLACE)
+            wait_until(lambda: waiting(places) == WAITERS_PER_PLACE)
             assert take(0.0) == "too many calls wait for others to end"
         assert set(waits) == {"place"}
     with places.take(0.0):
-        assert take(0.0) == "1 other calls were in flight until the deadline"
+        assert take(0.0) == "1 other calls were in flight until the deadline was near"
     assert take(0.0) == "place"
 
 
 def test_few_tasks_wait() -> None:
     async def take_many() -> list[str]:
-        places = AsyncPlaces(1)
+        places = AsyncPlaces(1, 0.0)
 
         async def take(end: float) -> str:
             try:
@@ -72,7 +158,7 @@ def test_few_tasks_wait() -> None:
         return [*ended, await take(0.0)]
 
     assert Counter(asyncio.run(take_many())) == {
-        "1 other calls were in flight until the deadline": WAITERS_PER_PLACE,
+        "1 other calls were in flight until the deadline was near": WAITERS_PER_PLACE,
         "too many calls wait for others to end": 2,
         "place": 1,
     }
@@ -80,7 +166,7 @@ def test_few_tasks_wait() -> None:
 
 def test_a_task_that_is_cancelled_gives_its_place_back(a_node: Node) -> None:
     async def cancel_waits() -> str:
-        places = AsyncPlaces(1)
+        places = AsyncPlaces(1, 0.0)
 
         async def hold() -> None:
             async with places.take(time.monotonic() + PATIENCE):

@@ -37,7 +37,7 @@ class AsyncClient:
         self._core = Core(
             Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
         )
-        self._places = AsyncPlaces(max_in_flight)
+        self._places = AsyncPlaces(max_in_flight, self._core.config.least_time)
         self._pool = httpcore.AsyncConnectionPool(ssl_context, max_connections=None, keepalive_expiry=60.0)
 
     async def check(
@@ -72,33 +72,34 @@ class AsyncClient:
         if not checks:
             return []
         core = self._core
-        call = core.batch(checks, headers)
+        call, count = core.batch(checks, headers), len(checks)
         end = time.monotonic() + core.config.deadline
         try:
             async with self._places.take(end):
-                return core.all_decided(await self._send(call, end), len(checks))
+                return core.all_decided(await self._send(call, end), count)
         except NoAnswer as why:
-            return [core.fail_mode(why) for _ in checks]
+            return [core.fail_mode(why) for _ in range(count)]
 
     async def _send(self, call: Call, end: float) -> Answer:
         """Sends a call to one node after another until one answers. Raises `NoAnswer` if none does."""
         failures: list[str] = []
         for attempt, url in enumerate(self._core.order()):
+            within = self._core.time_of(attempt, end)
             try:
-                return await self._ask(url + call.path, call, self._core.end_of(attempt, end))
+                return await self._ask(url + call.path, call, within)
             except NoAnswer as failure:
-                self._core.failed(url)
+                self._core.failed(url, within)
                 failures.append(str(failure))
             if time.monotonic() >= end:
                 break
         raise NoAnswer("no node answered: " + "; ".join(failures))
 
-    async def _ask(self, url: str, call: Call, end: float) -> Answer:
-        """Sends a call to one node and reads the answer."""
+    async def _ask(self, url: str, call: Call, within: float) -> Answer:
+        """Sends a call to one node, and reads the answer within some seconds."""
         read = Answer(url)
         try:
             async with (
-                asyncio.timeout(end - time.monotonic()),
+                asyncio.timeout(within),
                 self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer,
             ):
                 read.status, read.headers = answer.status, answer.headers

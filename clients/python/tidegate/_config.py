@@ -22,6 +22,12 @@ class Config:
     denial_cache_longest: float
     max_in_flight: int
 
+    @property
+    def least_time(self) -> float:
+        """Returns the time that a node needs to answer, in seconds. A call that waited is not sent if it has less, and
+        a node that fails in less is not paused."""
+        return self.deadline / 4
+
     def __post_init__(self) -> None:
         """Raises a `ValueError` that names the argument that is wrong."""
         if isinstance(self.nodes, str) or not self.nodes:

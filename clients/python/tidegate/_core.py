@@ -85,11 +85,10 @@ class Core:
         # One address may stand for several nodes: a second try may reach another one.
         return (urls * MAX_TRIES)[:MAX_TRIES] if len(urls) == 1 else urls[:MAX_TRIES]
 
-    def end_of(self, attempt: int, end: float) -> float:
-        """Returns when a try ends. The first takes at most half of the time if there is another node."""
-        if attempt > 0 or len(self._urls) == 1:
-            return end
-        return end - (end - time.monotonic()) / 2
+    def time_of(self, attempt: int, end: float) -> float:
+        """Returns the time of a try. The first takes at most half of the time if there is another node."""
+        left = end - time.monotonic()
+        return left / 2 if attempt == 0 and len(self._urls) > 1 else left
 
     def decided(self, check: Check, answer: Answer) -> Decision:
         """Reads an answer, and remembers it if it denies."""
@@ -102,9 +101,10 @@ class Core:
         results = decode_all(answer, count)
         return [self.fail_mode(result) if isinstance(result, NoAnswer) else result for result in results]
 
-    def failed(self, url: str) -> None:
-        """A node that failed is asked after the others for a while."""
-        self._paused_until[url] = time.monotonic() + PAUSE
+    def failed(self, url: str, within: float) -> None:
+        """A node that failed within some time is asked after the others for a while. In a short try, it may be well."""
+        if within >= self.config.least_time:
+            self._paused_until[url] = time.monotonic() + PAUSE
 
     def fail_mode(self, why: NoAnswer) -> Decision:
         """Returns the decision when no node answered."""

@@ -125,7 +125,7 @@ class Answer:
     def json(self) -> dict[str, Any]:
         try:
             read = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = None
         return read if isinstance(read, dict) else {}
 
@@ -162,8 +162,10 @@ def decode_all(answer: Answer, count: int) -> list[Decision | RejectedError | No
         raise AnswerError(f"{answer.url}: expected the answer of a node: {error!r}") from error
 
 
-def _decode_one(answer: Answer, result: dict[str, Any]) -> Decision | RejectedError | NoAnswer:
+def _decode_one(answer: Answer, result: Any) -> Decision | RejectedError | NoAnswer:
     """Reads the answer to one check of a batch."""
+    if not isinstance(result, dict):
+        raise answer.refusal()
     if isinstance(result.get("allowed"), bool):
         invalid_key = str(result.get("reason")).endswith("_key")
         return _decision(200 if result["allowed"] else 401 if invalid_key else 429, (), result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -14,56 +15,67 @@ from ._decision import NoAnswer
 WAITERS_PER_PLACE = 100
 
 
-class _Waiting:
-    """Counts the calls that wait."""
-
-    def __init__(self, in_flight: int) -> None:
-        self._in_flight = in_flight
-        self._lock = threading.Lock()
-        self._count = 0
-
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        with self._lock:
-            if self._count >= WAITERS_PER_PLACE * self._in_flight:
-                raise NoAnswer("too many calls wait for others to end")
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-
-    def too_late(self) -> NoAnswer:
-        return NoAnswer(f"{self._in_flight} other calls were in flight until the deadline")
-
-
 class Places:
-    """The places of threads."""
+    """The places of threads. A place goes to the thread that has waited longest."""
 
-    def __init__(self, in_flight: int) -> None:
-        self._free = threading.Semaphore(in_flight)
-        self._waiting = _Waiting(in_flight)
+    def __init__(self, in_flight: int, least: float) -> None:
+        """A call that waited needs a time of at least `least`, in seconds."""
+        self._in_flight = in_flight
+        self._least = least
+        self._lock = threading.Lock()
+        self._free = in_flight
+        # The event of each thread that waits. The first has waited longest. An event is set when its thread has a place.
+        self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
     def take(self, end: float) -> Iterator[None]:
-        """Waits for a place until `end`, and gives it back. Raises `NoAnswer` if there is none."""
-        if not self._free.acquire(blocking=False):
-            with self._waiting.one_more():
-                if not self._free.acquire(timeout=max(0.0, end - time.monotonic())):
-                    raise self._waiting.too_late()
+        """Waits for a place until `end`, and gives it back. Raises `NoAnswer` if there is none, or if it is too late."""
+        self._enter(end)
         try:
             yield
         finally:
-            self._free.release()
+            self._leave()
+
+    def _enter(self, end: float) -> None:
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return
+            _check_waiting(len(self._waiting), self._in_flight)
+            turn = threading.Event()
+            self._waiting.append(turn)
+        try:
+            if not turn.wait(max(0.0, end - time.monotonic())) or time.monotonic() + self._least > end:
+                raise _too_late(self._in_flight)
+        except BaseException:
+            self._give_up(turn)
+            raise
+
+    def _give_up(self, turn: threading.Event) -> None:
+        with self._lock:
+            if not turn.is_set():
+                self._waiting.remove(turn)
+                return
+        self._leave()
+
+    def _leave(self) -> None:
+        """Gives a place to the thread that has waited longest, or back."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
 
 
 class AsyncPlaces:
-    """The places of tasks."""
+    """The places of tasks. A place goes to the task that has waited longest."""
 
-    def __init__(self, in_flight: int) -> None:
+    def __init__(self, in_flight: int, least: float) -> None:
+        """A call that waited needs a time of at least `least`, in seconds."""
+        self._in_flight = in_flight
+        self._least = least
         self._free = asyncio.Semaphore(in_flight)
-        self._waiting = _Waiting(in_flight)
+        self._waiting = 0
 
     @asynccontextmanager
     async def take(self, end: float) -> AsyncIterator[None]:
@@ -71,13 +83,32 @@ class AsyncPlaces:
         if not self._free.locked():
             await self._free.acquire()
         else:
-            with self._waiting.one_more():
-                try:
-                    async with asyncio.timeout(end - time.monotonic()):
-                        await self._free.acquire()
-                except TimeoutError:
-                    raise self._waiting.too_late() from None
+            await self._wait(end)
         try:
             yield
         finally:
             self._free.release()
+
+    async def _wait(self, end: float) -> None:
+        _check_waiting(self._waiting, self._in_flight)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
+                await self._free.acquire()
+        except TimeoutError:
+            raise _too_late(self._in_flight) from None
+        finally:
+            self._waiting -= 1
+        if time.monotonic() + self._least > end:
+            self._free.release()
+            raise _too_late(self._in_flight)
+
+
+def _check_waiting(count: int, in_flight: int) -> None:
+    """Raises `NoAnswer` if no other call may wait."""
+    if count >= WAITERS_PER_PLACE * in_flight:
+        raise NoAnswer("too many calls wait for others to end")
+
+
+def _too_late(in_flight: int) -> NoAnswer:
+    return NoAnswer(f"{in_flight} other calls were in flight until the deadline was near")

@@ -53,7 +53,7 @@ class Client:
         self._core = Core(
             Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
         )
-        self._places = Places(max_in_flight)
+        self._places = Places(max_in_flight, self._core.config.least_time)
         self._end = _End()
         self._pool = httpcore.ConnectionPool(
             ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=_Backend(self._end)
@@ -110,30 +110,31 @@ class Client:
         if not checks:
             return []
         core = self._core
-        call = core.batch(checks, headers)
+        call, count = core.batch(checks, headers), len(checks)
         end = time.monotonic() + core.config.deadline
         try:
             with self._places.take(end):
-                return core.all_decided(self._send(call, end), len(checks))
+                return core.all_decided(self._send(call, end), count)
         except NoAnswer as why:
-            return [core.fail_mode(why) for _ in checks]
+            return [core.fail_mode(why) for _ in range(count)]
 
     def _send(self, call: Call, end: float) -> Answer:
         """Sends a call to one node after another until one answers. Raises `NoAnswer` if none does."""
         failures: list[str] = []
         for attempt, url in enumerate(self._core.order()):
+            within = self._core.time_of(attempt, end)
             try:
-                return self._ask(url + call.path, call, self._core.end_of(attempt, end))
+                return self._ask(url + call.path, call, within)
             except NoAnswer as failure:
-                self._core.failed(url)
+                self._core.failed(url, within)
                 failures.append(str(failure))
             if time.monotonic() >= end:
                 break
         raise NoAnswer("no node answered: " + "; ".join(failures))
 
-    def _ask(self, url: str, call: Call, end: float) -> Answer:
-        """Sends a call to one node and reads the answer."""
-        self._end.at = end
+    def _ask(self, url: str, call: Call, within: float) -> Answer:
+        """Sends a call to one node, and reads the answer within some seconds."""
+        self._end.at = time.monotonic() + within
         read = Answer(url)
         try:
             with self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer:
