@@ -46,7 +46,8 @@ func New(config Config) (*Client, error) {
 // If a node cannot be reached, does not answer in its part of the deadline, or answers with status 5xx, the next node is
 // asked, once. A check that a node charged before it failed is then charged twice. If no node answers, the fail mode
 // decides: the decision has the Source FromFailMode and says why in Failure. While MaxInFlight calls are in flight, the
-// check waits, and its wait counts against the deadline.
+// check waits, and its wait counts against the deadline. A check that waited is not sent if less than a quarter of its
+// time is left: the fail mode decides.
 //
 // Check returns an error if ctx ends, if the node rejects the check (a [RejectedError]), or if the answer is not that of
 // a node. The fail mode never applies to these.

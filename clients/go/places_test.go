@@ -94,7 +94,8 @@ func TestTheWaitForAPlaceEndsWithTheDeadlineAndFewWait(t *testing.T) {
 	if err := c.places.take(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if late := ask(t, c, slow("u1")); late.Status != 503 || !strings.Contains(late.Failure.Error(), "until the deadline was near") {
+	late := ask(t, c, slow("u1"))
+	if late.Status != 503 || !strings.Contains(late.Failure.Error(), "until the deadline was near") {
 		t.Fatalf("%+v", late)
 	}
 	taken := make(chan error)

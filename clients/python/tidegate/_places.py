@@ -24,12 +24,12 @@ class Places:
         self._least = least
         self._lock = threading.Lock()
         self._free = in_flight
-        # The event of each thread that waits. The first has waited longest. An event is set when its thread has a place.
+        # The event of each thread that waits, set when the thread has a place. The first has waited longest.
         self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
     def take(self, end: float) -> Iterator[None]:
-        """Waits for a place until `end`, and gives it back. Raises `NoAnswer` if there is none, or if it is too late."""
+        """Waits for a place until `end`, and gives it back. Raises `NoAnswer` if there is none in time."""
         self._enter(end)
         try:
             yield

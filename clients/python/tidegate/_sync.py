@@ -44,9 +44,10 @@ class Client:
         - `denial_cache_size`: how many denials are remembered; 0 turns the cache off.
         - `denial_cache_longest`: the longest time for which a denial is remembered, in seconds, so that a raised limit
           is noticed.
-        - `max_in_flight`: how many calls are in flight at most. Others wait for one of these to end, and their wait
-          counts against the deadline. At most 100 times as many wait; the fail mode decides about every other check at
-          once.
+        - `max_in_flight`: how many calls are in flight at most. Others wait for one of these to end, in the order in
+          which they came, and their wait counts against the deadline. A call that waited is not sent if less than a
+          quarter of the deadline is left: the fail mode decides. At most 100 times as many wait; the fail mode decides
+          about every other check at once.
         - `ssl_context`: says whom to trust, and has the client's certificate, for nodes with `https`. By default the
           certificates of `certifi` are trusted.
         """

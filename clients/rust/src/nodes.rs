@@ -61,7 +61,8 @@ pub(crate) struct Reply {
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Nodes<C> {
-    /// Returns the nodes with these URLs. A node that fails in a try of less than `least` may be well: it is not paused.
+    /// Returns the nodes with these URLs. A node that fails in a try of less than `least` may be well, and is not
+    /// paused.
     pub(crate) fn new(
         urls: Vec<Urls>,
         least: Duration,

@@ -37,7 +37,7 @@ impl Places {
         match timeout_at(end, self.free.acquire()).await {
             Ok(Ok(place)) if Instant::now() + self.least <= end => Ok(place),
             // Nobody closes the semaphore.
-            _ => Err(format!("{} other calls were in flight until the deadline", self.in_flight)),
+            _ => Err(format!("{} other calls were in flight until the deadline was near", self.in_flight)),
         }
     }
 }
@@ -56,7 +56,7 @@ mod tests {
         let place = places.take(end).await.unwrap();
         let ended = join_all((0..WAITERS_PER_PLACE + 2).map(|_| places.take(end))).await;
         let because = |why| ended.iter().filter(|ended| ended.as_ref().is_err_and(|text| text == why)).count();
-        assert_eq!(because("1 other calls were in flight until the deadline"), WAITERS_PER_PLACE);
+        assert_eq!(because("1 other calls were in flight until the deadline was near"), WAITERS_PER_PLACE);
         assert_eq!(because("too many calls wait for others to end"), 2);
         let later = end + Duration::from_secs(1);
         let (next, ()) = tokio::join!(places.take(later), async { drop(place) });

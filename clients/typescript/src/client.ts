@@ -57,7 +57,8 @@ export class Client {
    * If a node cannot be reached, does not answer in its part of the deadline, or answers with status 5xx, the next node
    * is asked, once. A check that a node charged before it failed is then charged twice. If no node answers, the fail
    * mode decides, and the decision has the source `fail_mode`. While `maxInFlight` calls are in flight, the check
-   * waits, and its wait counts against the deadline.
+   * waits, and its wait counts against the deadline. A check that waited is not sent if less than a quarter of the
+   * deadline is left: the fail mode decides.
    *
    * Rejects with a `RejectedError` if the node does not take the check, and with an `AnswerError` if the answer is not
    * that of a node.

@@ -99,7 +99,8 @@ test("a node that fails in a short try is still asked first", async (t) => {
 test("few wait, and a place is given back", async () => {
   const places = new Places(1, 0);
   assert.equal(await places.take(0), undefined);
-  const ended = await Promise.all(Array.from({ length: WAITERS_PER_PLACE + 2 }, () => places.take(performance.now() + 50)));
+  const soon = performance.now() + 50;
+  const ended = await Promise.all(Array.from({ length: WAITERS_PER_PLACE + 2 }, () => places.take(soon)));
   const late = ended.filter((why) => why === "1 other calls were in flight until the deadline was near");
   const many = ended.filter((why) => why === "too many calls wait for others to end");
   assert.deepEqual([late.length, many.length], [WAITERS_PER_PLACE, 2]);
