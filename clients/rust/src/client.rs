@@ -84,8 +84,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
     /// If a node cannot be reached, does not answer within its part of the deadline, or answers with a status of 5xx,
     /// the next node is asked, once. A check that a node charged before it failed is then charged twice. If no node
     /// answers, the fail mode decides. While [`Config::max_in_flight`] calls are in flight, the check waits, and its
-    /// wait counts against the deadline. A check that waited is not sent if less than a quarter of the deadline is left:
-    /// the fail mode decides.
+    /// wait counts against the deadline. A check that waited is not sent if less than a quarter of the deadline is
+    /// left: the fail mode decides.
     ///
     /// # Errors
     /// A node rejects the check, or the answer is not that of a node. The fail mode never applies to these.
