@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -38,6 +38,9 @@ class Asker:
         return self._runner.run(self.client.check(*arguments, **options), context=copy_context())
 
     def check_all(self, *checks: Check) -> list[Decision | RejectedError]:
+        return self.check_list(checks)
+
+    def check_list(self, checks: Sequence[Check]) -> list[Decision | RejectedError]:
         if isinstance(self.client, Client):
             return self.client.check_all(checks)
         return self._runner.run(self.client.check_all(checks))

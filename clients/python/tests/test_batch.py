@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from email.message import Message
 
 import pytest
 from conftest import Make
-from servers import PATIENCE, Node, answering, passing_on, stub
+from servers import Answer, Node, Stub, answering, passing_on, stub
 
-from tidegate import AnswerError, AsyncClient, Check, Decision, RejectedError
+from tidegate import AnswerError, Check, Decision, RejectedError
 
 
 def slow(user: str, hits: int = 1) -> Check:
@@ -27,16 +27,16 @@ def test_each_check_of_a_batch_is_decided_for_itself(make: Make, a_node: Node) -
     assert asker.check_all() == []
 
 
-def test_a_batch_is_sent_as_it_was_at_the_call(a_node: Node) -> None:
-    async def change_after_the_call() -> list[Decision | RejectedError]:
-        checks = [slow("u1"), slow("u2")]
-        async with AsyncClient([a_node.url], deadline=PATIENCE) as client:
-            results = asyncio.create_task(client.check_all(checks))
-            await asyncio.sleep(0)
-            checks.clear()
-            return await results
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_list_of_checks_may_change_after_the_call(status: int, make: Make) -> None:
+    checks = [slow("u1"), slow("u2")]
 
-    assert len(asyncio.run(change_after_the_call())) == 2
+    def answer(_stub: Stub, _body: bytes, _headers: Message) -> Answer:
+        checks.clear()
+        return status, {}, b'{"results":[{"allowed":true},{"allowed":true}]}'
+
+    with stub(answer) as server:
+        assert len(make(server.url).check_list(checks)) == 2
 
 
 def test_the_fail_mode_decides_about_a_batch_that_no_node_answers(make: Make, dead: str) -> None:
