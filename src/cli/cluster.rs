@@ -218,7 +218,8 @@ fn show(output: Output, status: &Value) {
         return;
     }
     let text = |field: &str| status[field].as_str().unwrap_or("unknown");
-    if text("name").is_empty() {
+    let is_member = status["members"].as_array().is_some_and(|members| !members.is_empty());
+    if text("name").is_empty() && !is_member {
         outln!("no cluster, the rules come from a file, revision {}", status["revision"]);
     } else {
         outln!("cluster {}, leader {}, revision {}", text("name"), text("leader"), status["revision"]);

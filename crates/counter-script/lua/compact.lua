@@ -111,9 +111,14 @@ local function serve_compact(key, kind, position)
   -- A counter without a limit denies nothing, however much is counted.
   local available = limit
   if limit < MAX_COUNT then available = limit > used and limit - used or 0 end
-  local tokens = hits * count
-  -- The general path computes when a denied ask would fit.
-  if has_ask and (tokens > available or available == 0) then return end
+  local tokens, reply = hits * count, has_ask and COMPACT_GRANTED or COMPACT_RETURNED
+  if has_ask and (tokens > available or available == 0) then
+    -- The general path serves a run of which a part is granted, and computes when an ask fits into a window that slides.
+    local least = hits > 0 and hits or 1
+    if older_cells > 0 or least <= available then return end
+    -- Instead of the asks that were granted, the reply counts the ends of the window at which one would fit.
+    reply, tokens, count = COMPACT_DENIED, 0, least <= limit and 1 or 0
+  end
   if want > 0 and end_ms * 1000 - now >= min_left_us then
     local lease = (available - tokens) / (2 * (holders > 0 and holders or 1))
     lease = lease - lease % 1
@@ -139,9 +144,9 @@ local function serve_compact(key, kind, position)
   if used > 0 then reset_at = expires_ms * 1000 end
   if record ~= stored then call('SET', key, record, 'PXAT', format_ms(expires_ms)) end
   if others ~= '' then
-    return shared.reply(others, has_ask, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
+    return shared.reply(others, reply, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
       charged, returned)
   end
-  return pack('>BI4I4I7I7I6I6I6I7I7', has_ask and COMPACT_GRANTED or COMPACT_RETURNED, count, want, available - tokens,
-    reset_at, incarnation, start_ms, end_ms, charged, returned)
+  return pack('>BI4I4I7I7I6I6I6I7I7', reply, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
+    charged, returned)
 end

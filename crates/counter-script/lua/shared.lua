@@ -48,9 +48,8 @@ local function used_by_others(others)
 end
 
 -- Returns the reply to a compact item: that of compact.lua, with `others` behind it.
-local function reply_with(others, has_ask, ...)
-  local reply = (has_ask and COMPACT_GRANTED or COMPACT_RETURNED) + WITH_OTHERS
-  return pack('>BI4I4I7I7I6I6I6I7I7', reply, ...) .. pack('>B', #others / OTHER_SIZE) .. others
+local function reply_with(others, reply, ...)
+  return pack('>BI4I4I7I7I6I6I6I7I7', reply + WITH_OTHERS, ...) .. pack('>B', #others / OTHER_SIZE) .. others
 end
 
 -- Returns what a record holds that has one cell and no replay guard: the incarnation, the second in which the cell

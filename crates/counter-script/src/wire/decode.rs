@@ -10,8 +10,8 @@ use limiter::{DebtId, Incarnation, RegionNumber, StoreTime};
 
 use super::Malformed;
 use super::codes::{
-    BATCH_RAN, BUCKET_DONE, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, HAS_REGIONS, IMPORTED,
-    OUT_OF_BOUNDS, SPENDING_LOST, TAKEN, VERSION, WINDOW_DONE, WITH_OTHERS,
+    BATCH_RAN, BUCKET_DONE, COMPACT_DENIED, COMPACT_GRANTED, COMPACT_RETURNED, ESCROW_DONE, FAILED, GIVEN, HAS_REGIONS,
+    IMPORTED, OUT_OF_BOUNDS, SPENDING_LOST, TAKEN, VERSION, WINDOW_DONE, WITH_OTHERS,
 };
 
 /// Reads the reply to a batch of `items` items.
@@ -48,6 +48,7 @@ pub fn decode_reply_with_error(text: &[u8], items: usize) -> Result<(BatchReply,
 
 const GRANTED_WITH_OTHERS: u64 = COMPACT_GRANTED + WITH_OTHERS;
 const RETURNED_WITH_OTHERS: u64 = COMPACT_RETURNED + WITH_OTHERS;
+const DENIED_WITH_OTHERS: u64 = COMPACT_DENIED + WITH_OTHERS;
 
 struct Reader<'a> {
     /// The bytes that were not read yet.
@@ -116,23 +117,30 @@ impl<'a> Reader<'a> {
             })),
             TAKEN => Ok(ItemReply::Taken { epoch_ms: self.get::<6>()?, gained: self.get::<7>()? }),
             BUCKET_DONE => self.bucket().map(ItemReply::Done),
-            COMPACT_GRANTED => self.compact(true, false).map(ItemReply::Done),
-            COMPACT_RETURNED => self.compact(false, false).map(ItemReply::Done),
-            GRANTED_WITH_OTHERS => self.compact(true, true).map(ItemReply::Done),
-            RETURNED_WITH_OTHERS => self.compact(false, true).map(ItemReply::Done),
+            reply @ (COMPACT_GRANTED | COMPACT_RETURNED | COMPACT_DENIED) => {
+                self.compact(reply, false).map(ItemReply::Done)
+            }
+            reply @ (GRANTED_WITH_OTHERS | RETURNED_WITH_OTHERS | DENIED_WITH_OTHERS) => {
+                self.compact(reply - WITH_OTHERS, true).map(ItemReply::Done)
+            }
             _ => Err(Malformed),
         }
     }
 
-    /// Reads a compact reply. All asks of the item, if it has any, were granted.
-    fn compact(&mut self, has_ask: bool, has_others: bool) -> Result<Grant, Malformed> {
+    /// Reads a compact reply.
+    fn compact(&mut self, reply: u64, has_others: bool) -> Result<Grant, Malformed> {
         let count = self.get_u32()?;
-        let granted = if has_ask { vec![Granted { count, fits_at: None }] } else { Vec::new() };
         let lease = self.get_u32()?;
         let (available, reset_at) = (self.get::<7>()?, StoreTime(self.get::<7>()?));
         let incarnation = self.incarnation()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let (charged, returned) = (self.get::<7>()?, self.get::<7>()?);
+        let window_end = StoreTime::from_millis(cell_end_ms);
+        let granted = match reply {
+            COMPACT_GRANTED => vec![Granted { count, fits_at: None }],
+            COMPACT_DENIED => vec![Granted { count: 0, fits_at: (count > 0).then_some(window_end) }],
+            _ => Vec::new(),
+        };
         let own = Entry { incarnation, charged, returned };
         let cells = if has_others {
             let others = self.list::<1, _>(Self::other)?;
