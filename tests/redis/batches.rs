@@ -88,7 +88,9 @@ impl BatchGenerator {
         let max_hits = self.random.pick(&[1, 3, 10, 20, 21, 100, 1_000_000, MAX_LIMIT]);
         // Overdrafts and refunds need the general path.
         let general = self.random.one_in(if kind < 14 { 3 } else { 20 });
-        let asks = (0..self.random.below(4)).map(|_| Ask {
+        // The compact path serves items with one run of asks.
+        let runs = if kind >= 14 && !self.random.one_in(3) { 1 } else { self.random.below(4) };
+        let asks = (0..runs).map(|_| Ask {
             hits: self.random.size(max_hits + 2),
             count: 1 + self.small(5),
             overdraft: general && self.random.one_in(2),

@@ -271,6 +271,49 @@ async fn compare<S: Server>(mut server: S) {
     assert!(counts.iter().all(|count| *count > 0), "every kind of reply occurs: {counts:?}");
 }
 
+/// Thirty hits are charged of thirty. The instant is that at which five more fit.
+#[test]
+fn a_denial_says_when_the_hits_would_fit() {
+    const HOUR: u64 = 3_600_000;
+    let now = 1_767_225_600_000_000;
+    let fits_in_min = |grid, hits| {
+        let redis = Redis::new(0x00ab_cdef).unwrap();
+        let ask = |id, hits| {
+            let counter = Counter::Window {
+                grid,
+                limit: 30,
+                seen: SeenCells::Empty,
+                returns: Vec::new(),
+                debts: Debts::default(),
+                lease: None,
+                share: None,
+                escrow: None,
+            };
+            let asks = vec![Ask { hits, count: 1, overdraft: false }];
+            let item = Item { key: b"{lane}k".as_slice().into(), asks, refund: 0, counter };
+            let batch = Batch { not_after: None, holder: HolderId(1), id: BatchId(id), items: vec![item] };
+            match redis.run(&batch, now).unwrap().outcome {
+                BatchOutcome::Ran(replies) => match &replies[..] {
+                    [ItemReply::Done(grant)] => grant.granted[0],
+                    other => panic!("{other:?}"),
+                },
+                BatchOutcome::Late => panic!("the batch is in time"),
+            }
+        };
+        assert_eq!(ask(1, 30).count, 1);
+        let denied = ask(2, hits);
+        assert_eq!(denied.count, 0);
+        denied.fits_at.map(|at| (at.0 - now) / 60_000_000)
+    };
+    assert_eq!(fits_in_min(Grid::Fixed { width_ms: HOUR }, 5), Some(60));
+    // After the first hour, 25 of the 30 hits count until a sixth of the next hour is over.
+    assert_eq!(fits_in_min(Grid::Sliding { width_ms: HOUR }, 5), Some(70));
+    assert_eq!(fits_in_min(Grid::Rolling { window_ms: HOUR, cells: 2 }, 5), Some(90));
+    for grid in [Grid::Fixed { width_ms: HOUR }, Grid::Sliding { width_ms: HOUR }] {
+        assert_eq!(fits_in_min(grid, 31), None);
+    }
+}
+
 /// A repeated batch returns its lease once, even if another holder's batch came in between.
 #[test]
 fn a_repeated_return_of_a_lease_counts_once_after_another_holders_return() {
