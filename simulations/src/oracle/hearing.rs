@@ -56,6 +56,12 @@ impl Hearing {
         Self { staleness_us: plan.staleness_us(from, to), disturbed, forgets, unnoticed, untold }
     }
 
+    /// Returns how often the other region may have forgotten its own hits before `at`. It does not add up what it counted
+    /// before and after that.
+    pub fn times_forgotten(&self, at: Instant) -> usize {
+        self.untold.iter().filter(|(begin, _)| *begin <= at).count()
+    }
+
     /// True if the region may have forgotten between two times what it was told.
     pub fn may_have_forgotten(&self, from: Instant, to: Instant) -> bool {
         self.forgets.iter().any(|(begin, end)| *begin <= to && from <= *end)

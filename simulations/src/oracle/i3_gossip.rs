@@ -101,11 +101,15 @@ impl<'a> Known<'a> {
                 && since.is_some_and(|since| self.is_told(other, hit, since))
                 && self.is_imported(hit)
         };
-        let used = self.window.used(other.hits.iter().filter(is_known), last);
         let limit = self.plan.versions(self.counter.limit).map(quota).max().unwrap_or(0);
         let floor = self.window.parts(limit) * u128::from(self.plan.gossip.floor_thousandths);
+        let mut by_life: BTreeMap<usize, Vec<&AdmittedHits>> = BTreeMap::new();
+        for hit in other.hits.iter().filter(is_known) {
+            by_life.entry(other.hearing.times_forgotten(hit.answered_at)).or_default().push(hit);
+        }
+        let used = by_life.into_values().map(|hits| self.window.used(hits.into_iter(), last));
         // A region does not tell of a counter of which it has used little.
-        if used * 1000 < floor { 0 } else { used }
+        used.filter(|used| used * 1000 >= floor).sum()
     }
 
     /// True if no clock was set that may have changed the cell in which a hit of another region counts.
