@@ -130,9 +130,9 @@ impl Reservation {
 
     /// True if it asks for more hits than its limit ever grants, so that it denies its group.
     pub fn never_fits(&self) -> bool {
-        self.effective.mode == Mode::Enforce
+        self.hits > self.effective.max_grant()
             && self.charging == Charging::IfAllowed
-            && self.hits > self.effective.max_grant()
+            && self.effective.mode == Mode::Enforce
     }
 
     /// True if it denies its group.
@@ -266,8 +266,7 @@ impl PendingCheck {
         let denied = uncharged_groups(reservations);
         // A group that can never pass must not take hits from others meanwhile. The limit that it does not fit takes none,
         // so the store is asked what remains of it.
-        let mut uncharged = denied.clone();
-        reservations.iter().filter(|r| r.never_fits()).for_each(|r| uncharged.insert(r.group));
+        let impossible: Groups = reservations.iter().filter(|r| r.never_fits()).map(|r| r.group).collect();
         // The groups that wait for a limit of an earlier stage, and those that wait for one of this stage.
         let (mut waiting, mut now_waiting) = (Groups::default(), Groups::default());
         let count = reservations.len();
@@ -278,9 +277,9 @@ impl PendingCheck {
             }
             let reservation = &mut reservations[at];
             let skip = reservation.stage() != stage || reservation.state != ReservationState::NotCharged;
-            let takes_nothing = reservation.never_fits() && !denied.contains(reservation.group);
-            let charges = reservation.charging != Charging::Refund && !takes_nothing;
-            if skip || uncharged.contains(reservation.group) && charges {
+            let group = reservation.group;
+            let is_uncharged = || denied.contains(group) || impossible.contains(group) && !reservation.never_fits();
+            if skip || reservation.charging != Charging::Refund && is_uncharged() {
                 continue;
             }
             if waiting.contains(reservation.group) {
