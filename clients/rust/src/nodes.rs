@@ -41,7 +41,7 @@ pub(crate) struct Urls {
     pub(crate) many: Uri,
 }
 
-/// What is sent to a node.
+/// A request to a node.
 pub(crate) struct Call<'a> {
     /// True for a batch.
     pub(crate) many: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Call<'a> {
     pub(crate) max_answer: usize,
 }
 
-/// What a node answered, with a status below 500.
+/// The answer of a node, with a status below 500.
 pub(crate) struct Reply {
     pub(crate) url: String,
     pub(crate) status: StatusCode,

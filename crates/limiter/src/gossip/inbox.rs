@@ -56,7 +56,7 @@ impl Inbox {
         }
     }
 
-    /// Names what the node and its store remember. It is another one once they may have forgotten what they were told:
+    /// Identifies what the node and its store remember. The number changes when they may have forgotten counts of others:
     /// a sender that meets a new memory tells everything again. So it does no harm if an acknowledgement is lost.
     pub const fn memory(&self) -> u64 {
         self.memory

@@ -39,8 +39,7 @@ pub struct Link {
     heals_since: Option<NodeTime>,
     /// Since when the region says that a third region does not hear it.
     says_partitioned_since: Option<NodeTime>,
-    /// The memories of the region's nodes that this link has met, the latest last. Everything was told again when it met
-    /// each.
+    /// The memories that acknowledgements have named, the latest last. A new one makes the link tell everything again.
     memories: VecDeque<u64>,
 }
 
@@ -231,7 +230,7 @@ mod tests {
         assert_eq!(link.told(), 8, "once is enough");
         let fourth = link.send(9, at(500));
         link.acknowledge(fourth, MEMORY, SLOW, at(600));
-        assert_eq!(link.told(), 9, "another node of the region, which remembers what it was told");
+        assert_eq!(link.told(), 9, "a memory that the link knows");
     }
 
     #[test]
