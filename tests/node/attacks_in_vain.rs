@@ -103,8 +103,9 @@ fn no_client_writes_a_line_of_the_log() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let reachable = || std::net::TcpStream::connect(&http).ok().map(drop);
-    wait_for("the node to listen", reachable);
+    let reachable = || std::net::TcpStream::connect(&http).is_ok();
+    let ready = || (reachable() && send_to(&http, b"GET /ready HTTP/1.1", "").status == 200).then_some(());
+    wait_for("readiness", ready);
     let name = "evil\\nERROR forged \\u001b[31m";
     let body = format!(r#"{{"domain":"demo","attributes":{{"{name}":"{}"}}}}"#, "x".repeat(5000));
     let json = "POST /v1/check HTTP/1.1\r\ncontent-type: application/json";

@@ -214,6 +214,10 @@ async fn health_and_reflection_respond() {
     let (node, _folder) = start_node();
     let channel = connect(&node).await;
     let mut health = HealthClient::new(channel.clone());
+    // HTTP may say that the node is ready a moment before gRPC does. The status of the whole node is set last.
+    let mut whole = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner();
+    while whole.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+    drop(whole);
     for service in ["", "ratelimit", "tidegate.v1.RateLimitService", "envoy.service.ratelimit.v3.RateLimitService"] {
         let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
