@@ -55,6 +55,8 @@ struct Asked {
     busy: bool,
     /// What the region has given of the cell so far.
     given: u64,
+    /// The last question that was answered came after a denial.
+    answered_denial: bool,
     pause_us: u64,
     paused_until: NodeTime,
     /// When the cell ends.
@@ -113,8 +115,9 @@ impl Requests {
         let Some(talk) = self.regions.get_mut(&question.to) else { return };
         talk.in_flight = talk.in_flight.saturating_sub(1);
         for (at, want) in question.wants.iter().enumerate() {
-            if let Some(asked) = talk.keys.get_mut(&want.key) {
-                asked.answered(want, answers.get(at).copied().flatten(), now);
+            let Some(asked) = talk.keys.get_mut(&want.key) else { continue };
+            if asked.answered(want, answers.get(at).copied().flatten(), now) {
+                talk.due.push_back(want.key.clone());
             }
         }
     }
@@ -172,19 +175,24 @@ impl Talk {
 
 impl Asked {
     const fn new(want: Want, ends: NodeTime) -> Self {
-        Self { want, busy: true, given: 0, pause_us: 0, paused_until: NodeTime(0), ends }
+        Self { want, busy: true, given: 0, answered_denial: false, pause_us: 0, paused_until: NodeTime(0), ends }
     }
 
     /// Takes a newer want. Returns true if the key is to be asked for.
     fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime) -> bool {
-        if want.cell_ms != self.want.cell_ms {
+        let same_cell = want.cell_ms == self.want.cell_ms;
+        // A denial that is not asked for yet stays one.
+        let denied = want.denied || (self.busy && same_cell && self.want.denied);
+        if !same_cell {
             self.given = 0;
         }
-        if want.cell_ms != self.want.cell_ms || want.epoch_ms != self.want.epoch_ms {
+        if !same_cell || want.epoch_ms != self.want.epoch_ms {
             (self.pause_us, self.paused_until) = (0, now);
         }
-        (self.want, self.ends) = (want.clone(), ends);
-        let asks = !self.busy && now >= self.paused_until;
+        (self.want, self.ends) = (Want { denied, ..want.clone() }, ends);
+        // A region that has nothing to give ahead of need may still have what a denied check needs.
+        let paused = now < self.paused_until && (self.answered_denial || !denied);
+        let asks = !self.busy && !paused;
         self.busy |= asks;
         asks
     }
@@ -199,14 +207,17 @@ impl Asked {
         !self.busy && (self.ends <= now || self.paused_until.plus(MAX_PAUSE_US) <= now)
     }
 
-    fn answered(&mut self, want: &Want, given: Option<Given>, now: NodeTime) {
-        self.busy = false;
+    /// Takes the answer to `want`. Returns true if the key is to be asked for again, because a check was denied since.
+    fn answered(&mut self, want: &Want, given: Option<Given>, now: NodeTime) -> bool {
         let same_cell = want.cell_ms == self.want.cell_ms;
         let given = given.filter(|_| same_cell).map_or(0, |given| given.given);
         let has_more = given > self.given;
         self.given = self.given.max(given);
+        self.answered_denial = want.denied;
         self.pause_us = if has_more { 0 } else { (2 * self.pause_us).clamp(FIRST_PAUSE_US, MAX_PAUSE_US) };
         self.paused_until = now.plus(if same_cell { self.pause_us } else { 0 });
+        self.busy = self.want.denied && !(want.denied && same_cell);
+        self.busy
     }
 }
 
@@ -267,6 +278,42 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_is_asked_for_although_the_region_just_gave_nothing_ahead_of_need() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 1, false), at(60_000), at(0));
+        for question in requests.questions() {
+            requests.answered(&question, &[], at(10));
+        }
+        assert!(!requests.want(&want("a", 1, false), at(60_000), at(20)), "the region has nothing for now");
+        assert!(requests.want(&want("a", 1, true), at(60_000), at(20)));
+        for question in requests.questions() {
+            assert!(question.wants[0].denied);
+            requests.answered(&question, &[], at(30));
+        }
+        assert!(
+            !requests.want(&want("a", 1, true), at(60_000), at(40)),
+            "the region has nothing after a denial either"
+        );
+    }
+
+    #[test]
+    fn a_denial_while_an_answer_is_awaited_is_asked_for_once_it_is_there() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 1, false), at(60_000), at(0));
+        let first = requests.questions();
+        assert!(!requests.want(&want("a", 1, true), at(60_000), at(5)), "the answer is awaited");
+        for question in &first {
+            requests.answered(question, &[], at(10));
+        }
+        let second = requests.questions();
+        assert_eq!(second.iter().map(|q| q.wants[0].denied).collect::<Vec<_>>(), [true, true]);
+        for question in &second {
+            requests.answered(question, &[], at(20));
+        }
+        assert_eq!(requests.questions(), [], "it is asked for once");
+    }
+
+    #[test]
     fn the_next_cell_is_asked_for_at_once() {
         let mut requests = requests(10);
         assert!(requests.want(&want("a", 1, true), at(1000), at(0)));
@@ -274,7 +321,6 @@ mod tests {
         let next = Want { cell_ms: 6000, ..want("a", 1, true) };
         assert!(!requests.want(&next, at(2000), at(0)), "the answer is awaited");
         requests.answered(&first, &[], at(10));
-        assert!(requests.want(&next, at(2000), at(10)));
         assert!(requests.questions().iter().any(|q| q.to == EU && q.wants[0].cell_ms == 6000));
     }
 
