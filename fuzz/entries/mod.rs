@@ -4,151 +4,40 @@
 
 #![allow(dead_code, reason = "each fuzz target uses only one entry point")]
 
-use limiter::{Event, LaneId, Reply, WallTime};
+mod fakes;
+
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use bytes::Bytes;
 use counter_script::wire;
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
+use hyper_util::service::TowerToHyperService;
 use limiter::counter::{BatchOutcome, StoreError};
-use limiter::rules::RuleBook;
-use limiter::{Check, Descriptor, DryRun, NodeTime, Revision, Shard, ShardConfig, StoreTime};
+use limiter::{Check, Descriptor, DryRun, Event, LaneId, NodeTime, Reply, Revision, Shard, ShardConfig, WallTime};
 use prost::Message as _;
 use proto::envoy::service::ratelimit::v3::RateLimitRequest;
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
-use tidegate::api::batches::BatchGate;
-use tidegate::api::check_service::CheckService;
 use tidegate::api::grpc::envoy::Envoy;
 use tidegate::api::grpc::native::Native;
-use tidegate::api::http::forward_auth::ForwardAuth;
-use tidegate::api::http::forward_auth::notices::Notices;
 use tidegate::api::http::forward_auth::trust::{AttributeHeader, Trust};
-use tidegate::api::http::{HttpState, Peer, routes};
-use tidegate::api::request_id::RequestIds;
-use tidegate::ports::{Answer, BoxFuture, Clock, Limiter, NodeStatus, Readiness, StoreHealth, Unavailable, Wait};
+use tidegate::api::http::{Peer, routes};
 use tidegate::rulefile::{cases, decode};
 use tidegate::server::body_budget::{BodyKind, BudgetedBody};
-use tidegate::server::meter::{Budgets, Meter};
-use tidegate::server::metrics::ConnectionMetrics;
-use tidegate::telemetry::checks::CheckMetrics;
-use tidegate::telemetry::registry::MetricsRegistry;
+use tidegate::server::connection::{self, Connection, Protocol};
+use tidegate::server::meter::Meter;
+use tidegate::server::preface::{PREFACE, Preface};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower_service::Service;
 
-/// The time at which every run starts, in microseconds since the epoch. It is in the middle of many windows.
-const START: StoreTime = StoreTime(1_700_000_123_456_789);
-/// Rules of every kind, so that requests can match each kind.
-const RULES: &str = include_str!("rules.yaml");
-
-/// Returns the compiled [`RULES`].
-fn book() -> Arc<RuleBook> {
-    static BOOK: LazyLock<Arc<RuleBook>> =
-        LazyLock::new(|| Arc::new(decode::compile("rules.yaml", RULES, Revision(1)).expect("valid rules")));
-    Arc::clone(&BOOK)
-}
-
-/// A limiter that decides at once with a store of its own. Its time advances by one millisecond for each check.
-struct DryRunLimiter {
-    dry_run: Mutex<DryRun>,
-    /// The time since [`START`], in microseconds.
-    elapsed: AtomicU64,
-}
-
-impl DryRunLimiter {
-    fn new() -> Self {
-        Self { dry_run: Mutex::new(DryRun::new(book(), START)), elapsed: AtomicU64::new(0) }
-    }
-}
-
-impl Limiter for DryRunLimiter {
-    fn deadline(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn check(&self, check: &Check<'_>, _: NodeTime, _: Wait) -> Answer {
-        let elapsed = self.elapsed.fetch_add(1000, Ordering::Relaxed);
-        let decision = self.dry_run.lock().unwrap_or_else(PoisonError::into_inner).check(check, elapsed);
-        Answer::Now(decision.map_err(Unavailable::Overloaded))
-    }
-
-    fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer> {
-        checks.iter().map(|check| self.check(check, now, wait)).collect()
-    }
-}
-
-/// A clock that does not advance.
-struct FixedClock;
-
-impl Clock for FixedClock {
-    fn now(&self) -> NodeTime {
-        NodeTime(0)
-    }
-
-    fn wall(&self) -> WallTime {
-        WallTime(START.0)
-    }
-}
-
-/// A node that is always ready.
-struct ReadyNode;
-
-impl NodeStatus for ReadyNode {
-    fn readiness(&self) -> Readiness {
-        Readiness {
-            ready: true,
-            revision: Revision(1),
-            rules_hash: None,
-            rejected_rules: None,
-            store: StoreHealth::Ok,
-            cluster: None,
-            advice: Vec::new(),
-            draining: false,
-        }
-    }
-
-    fn metrics(&self) -> BoxFuture<'_, Result<String, String>> {
-        Box::pin(std::future::ready(Ok(String::new())))
-    }
-}
-
-fn check_metrics() -> Arc<CheckMetrics> {
-    let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
-    Arc::new(CheckMetrics::new(&registry).expect("metrics"))
-}
-
-fn budgets() -> Budgets {
-    let registry = MetricsRegistry::new("0", "fuzz").expect("a registry");
-    Budgets::new(
-        1 << 26,
-        check_metrics(),
-        ConnectionMetrics::new(&registry).expect("metrics").listener("http").cut_answers(),
-    )
-}
-
-fn notices() -> Notices {
-    Notices::new(&MetricsRegistry::new("0", "fuzz").expect("a registry")).expect("metrics")
-}
-
-fn service() -> Arc<CheckService> {
-    let metrics = check_metrics();
-    Arc::new(CheckService {
-        limiter: Arc::new(DryRunLimiter::new()),
-        clock: Arc::new(FixedClock),
-        tally: metrics.tally(),
-        metrics,
-        ids: RequestIds::new(1),
-        identities: Arc::new(tidegate::ports::identity::NoIdentities),
-        batches: BatchGate::new(),
-    })
-}
+use self::fakes::{START, book, budgets, http_state, service};
 
 thread_local! {
     static RUNTIME: tokio::runtime::Runtime =
@@ -190,6 +79,33 @@ pub fn rule_file(bytes: &[u8]) {
     }
 }
 
+/// Reads the bytes as the condition `when` of a limit, and as the value of an attribute. A valid condition must be
+/// decided on a stack of 2 MiB, as a thread of a node has it.
+pub fn expression(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let decide = || {
+        let when = serde_json::to_string(text).expect("a string");
+        let rules = format!(
+            "version: 1\ndomains: [{{ domain: d, limits: [{{ name: l, per: [user], limit: 1, window: 1m, when: {when} }}] }}]"
+        );
+        let Ok(book) = decode::compile("f.yaml", &rules, Revision(1)) else { return };
+        let book = Arc::new(book);
+        let mut dry_run = DryRun::new(Arc::clone(&book), START);
+        for (number, hits) in [(0, 1), (1, u32::MAX)] {
+            let entries = [("user", "u"), ("text", text), ("number", "18")];
+            let descriptors =
+                [Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None }];
+            let check = Check { domain: "d", descriptors: &descriptors };
+            let reasons = book.unapplied(&check);
+            let decision = dry_run.check(&check, number).expect("a decision");
+            assert_eq!(decision.limits.is_empty(), !reasons.is_empty(), "{reasons:?}");
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    let ended = std::thread::scope(|scope| thread.spawn_scoped(scope, decide).expect("a thread").join());
+    ended.expect("no panic");
+}
+
 /// A request body that arrives in chunks. The last element is the next chunk.
 struct ChunkedBody(Vec<Bytes>);
 
@@ -217,7 +133,7 @@ fn same_answer_for_any_chunking<T: PartialEq + std::fmt::Debug>(
     call: impl Fn(BudgetedBody<ChunkedBody>) -> T,
 ) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
-        let meter = Arc::new(Meter::new(Arc::new(budgets()), true));
+        let meter = Arc::new(Meter::new(Arc::new(budgets(1 << 26)), true));
         let answer = call(BudgetedBody::new(ChunkedBody::new(bytes, size), kind, 100, Arc::clone(&meter)));
         assert_eq!(meter.held(), 0, "the budget must be free after the answer");
         answer
@@ -259,6 +175,47 @@ fn post_check(body: BudgetedBody<ChunkedBody>) -> (u16, Bytes) {
     call_http(Trust::default(), Request::post("/v1/check").body(body).expect("a request"))
 }
 
+/// Sends the bytes on a connection whose client takes few of the answers, or none, and then goes away. The first byte
+/// says whether it is one of HTTP/2, and how much the client takes. The node must hold nothing afterwards.
+pub fn unread_answers(bytes: &[u8]) {
+    const BUDGET: usize = 32 * 1024;
+    let Some((choice, bytes)) = bytes.split_first() else { return };
+    let (preface, first) = if choice % 2 == 1 { (Preface::Http2, &PREFACE[..]) } else { (Preface::Other, &b""[..]) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (mut send, requests) = tokio::io::duplex(first.len() + bytes.len() + 1);
+        let (mut take, answers) = tokio::io::duplex(1024);
+        let budgets = Arc::new(budgets(BUDGET));
+        let (_running, is_shut_down) = tokio::sync::watch::channel(());
+        let connection = Connection {
+            protocol: Protocol::Http,
+            builder: &connection::builder(),
+            service: TowerToHyperService::new(routes(http_state(Trust::of_loopback()))),
+            budgets: Arc::clone(&budgets),
+            is_shut_down,
+        };
+        let served = connection.serve_http(tokio::io::join(requests, answers), preface);
+        let client = async move {
+            send.write_all(first).await.expect("room for all bytes");
+            send.write_all(bytes).await.expect("room for all bytes");
+            for _ in 0..choice / 2 {
+                // What has arrived by then, if any.
+                let _ = take.read(&mut [0; 64]).now_or_never();
+                tokio::task::yield_now().await;
+            }
+        };
+        let ((), _) = tokio::join!(client, served);
+        // Streams of HTTP/2 are tasks of their own, which end after their connection.
+        for _ in 0..10_000 {
+            if budgets.taken() == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(budgets.taken(), 0, "a connection that has ended holds memory");
+    });
+}
+
 /// Returns the status and the body of the response to a request over HTTP.
 fn call_http<B>(trust: Trust, request: Request<B>) -> (u16, Bytes)
 where
@@ -266,11 +223,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     block_on(async {
-        let forward_auth = ForwardAuth { trust, notices: Arc::new(notices()) };
-        let node = Arc::new(ReadyNode);
-        let (tokens, origins) = (None, Arc::default());
-        let state = HttpState { service: service(), node, forward_auth: Arc::new(forward_auth), tokens, origins };
-        let mut routes = routes(state);
+        let mut routes = routes(http_state(trust));
         let response: Result<Response<Body>, Infallible> = routes.call(request).await;
         let (head, body) = response.expect("a response").into_parts();
         (head.status.as_u16(), to_bytes(body, 1 << 22).await.expect("a body"))

@@ -22,6 +22,11 @@ impl Budget {
     pub const fn new(most: usize) -> Self {
         Self { taken: AtomicUsize::new(0), most }
     }
+
+    /// The bytes that are taken now.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
 /// What one connection holds.
@@ -122,10 +127,6 @@ mod tests {
 
     const MOST: usize = 10 * ALLOWANCE;
 
-    fn taken(budget: &Budget) -> usize {
-        budget.taken.load(Ordering::Relaxed)
-    }
-
     fn share(budget: &Arc<Budget>) -> Arc<Share> {
         Arc::new(Share::new(Arc::clone(budget)))
     }
@@ -140,7 +141,7 @@ mod tests {
         let budget = Arc::new(Budget::new(0));
         let share = share(&budget);
         assert_eq!(fill(&share, 1024), ALLOWANCE, "even if the budget is used up");
-        assert_eq!(taken(&budget), 0);
+        assert_eq!(budget.taken(), 0);
         share.give_back(1024);
         assert_eq!(fill(&share, 1), 1024);
     }
@@ -154,7 +155,7 @@ mod tests {
             assert_eq!(taken, left / 2, "with {others} other connections");
             left -= taken;
         }
-        assert_eq!(taken(&budget), MOST - left);
+        assert_eq!(budget.taken(), MOST - left);
     }
 
     #[test]
@@ -163,14 +164,14 @@ mod tests {
         let share = share(&budget);
         let mut first = Taken::of(&share, ALLOWANCE).unwrap();
         let second = Taken::of(&share, 100).unwrap();
-        assert_eq!(taken(&budget), 100);
+        assert_eq!(budget.taken(), 100);
         assert!(Taken::of(&share, MOST).is_none());
         assert!(!first.resize(MOST));
-        assert_eq!((taken(&budget), first.bytes()), (100, ALLOWANCE), "a failure takes nothing");
+        assert_eq!((budget.taken(), first.bytes()), (100, ALLOWANCE), "a failure takes nothing");
         assert!(first.resize(ALLOWANCE + 50));
-        assert_eq!(taken(&budget), 150);
+        assert_eq!(budget.taken(), 150);
         assert!(first.resize(0));
-        assert_eq!(taken(&budget), 0, "the second is within the allowance now");
+        assert_eq!(budget.taken(), 0, "the second is within the allowance now");
         drop((first, second));
         assert_eq!(fill(&share, 1), ALLOWANCE + MOST / 2);
     }

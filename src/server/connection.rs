@@ -119,12 +119,13 @@ pub async fn serve<S, B>(
 }
 
 /// What one connection is served with.
-struct Connection<'c, S> {
-    protocol: Protocol,
-    builder: &'c Builder<TokioExecutor>,
-    service: S,
-    budgets: Arc<Budgets>,
-    is_shut_down: watch::Receiver<()>,
+pub struct Connection<'c, S> {
+    pub protocol: Protocol,
+    pub builder: &'c Builder<TokioExecutor>,
+    pub service: S,
+    pub budgets: Arc<Budgets>,
+    /// Changes when the node stops.
+    pub is_shut_down: watch::Receiver<()>,
 }
 
 impl<S, B> Connection<'_, S>
@@ -179,8 +180,11 @@ where
         Ok(preface)
     }
 
-    /// Serves the requests of a connection. An error says why this node had to close it.
-    async fn serve_http(
+    /// Serves the requests of a connection that begins with `preface`, which is still unread.
+    ///
+    /// # Errors
+    /// Why this node had to close the connection.
+    pub async fn serve_http(
         mut self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         preface: Preface,

@@ -9,7 +9,7 @@ pub mod connection;
 pub mod meter;
 pub mod metrics;
 pub mod peers;
-mod preface;
+pub mod preface;
 mod read_ahead;
 pub mod timer;
 

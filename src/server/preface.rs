@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first pause before the preface is read again. Each pause is twice as long as the one before.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 /// The longest of these pauses.
@@ -17,7 +17,7 @@ const MAX_PREFACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Preface {
+pub enum Preface {
     Http2,
     /// As HTTP/1, or as something unknown.
     Other,

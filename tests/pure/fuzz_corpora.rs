@@ -21,6 +21,16 @@ fn rule_files_of_the_corpus_hold() {
 }
 
 #[test]
+fn expressions_of_the_corpus_hold() {
+    replay("expression", crate::entries::expression);
+}
+
+#[test]
+fn clients_of_the_corpus_that_take_few_answers_hold() {
+    replay("unread_answers", crate::entries::unread_answers);
+}
+
+#[test]
 fn http_bodies_of_the_corpus_hold() {
     replay("http_body", crate::entries::http_body);
 }
