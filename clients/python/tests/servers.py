@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -99,8 +100,14 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 @contextmanager
-def stub(answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext | None = None) -> Iterator[Stub]:
+def stub(
+    answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[Stub]:
     """Runs a server that answers with `answer`, which gets the server and the request."""
     made = Stub("")
 
@@ -127,11 +134,11 @@ def stub(answer: Callable[[Stub, bytes, Message], Answer], tls: ssl.SSLContext |
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_port}"
+    server = _Server6((host, 0), Handler) if ":" in host else _Server((host, 0), Handler)
+    made.url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-        made.url = f"https://127.0.0.1:{server.server_port}"
+        made.url = made.url.replace("http:", "https:")
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield made

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from servers import PATIENCE, Answer, Node, Stub, answering, dripping, passing_on, silent, stub
 
 from tidegate import AnswerError, AsyncClient, Check, Client, RejectedError
-from tidegate._core import MAX_ANSWER, PAUSE
+from tidegate._core import MAX_ANSWER, MAX_HEADER, PAUSE
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -147,7 +147,11 @@ def test_a_rejected_check_never_fails_open(status: int, make: Make, a_node: Node
         (404, "not found", RejectedError),
         (408, "{}", RejectedError),
         (200, "<html>", AnswerError),
+        (401, '{"allowed":true}', RejectedError),
+        (401, '{"allowed":false,"limits":[{}]}', RejectedError),
+        (200, '{"allowed":false}', AnswerError),
         (200, '{"allowed":true,"limits":[{}]}', AnswerError),
+        (200, '{"allowed":true,"retry_after_ms":"5"}', AnswerError),
         (200, '{"allowed":"yes"}', AnswerError),
         (200, "[" * 100_000, AnswerError),
         (200, " " * MAX_ANSWER + '{"allowed":true}', AnswerError),
@@ -164,9 +168,15 @@ def test_an_answer_that_decides_nothing_never_fails_open(
 
 
 @pytest.mark.parametrize("status", [403, 429])
-@pytest.mark.parametrize("body", ["another", "broken", "late", "long"])
+@pytest.mark.parametrize("body", ["another", "contradicting", "incomplete", "of another type", "broken", "late", "long"])
 def test_a_4xx_with_a_body_that_cannot_be_read_never_fails_open(status: int, body: str, make: Make) -> None:
-    text = {"another": b"slow down", "long": b" " * MAX_ANSWER + b'{"allowed":true}'}.get(body, b"{")
+    text = {
+        "another": b"slow down",
+        "contradicting": b'{"allowed":true}',
+        "incomplete": b'{"allowed":false,"limits":[{}]}',
+        "of another type": b'{"allowed":false,"retry_after_ms":"5"}',
+        "long": b" " * MAX_ANSWER + b'{"allowed":true}',
+    }.get(body, b"{")
     headers = {"late": {"content-length": "2000"}, "broken": {"transfer-encoding": "chunked", "content-length": "1"}}
 
     def answer(_stub: Stub, _body: bytes, _headers: Message) -> Answer:
@@ -222,12 +232,40 @@ def test_a_node_with_tls_is_asked_if_its_certificate_is_trusted(make: Make, a_no
         assert "certificate" in (make(server.url).slow().failure or "")
 
 
+def test_a_node_that_wants_a_certificate_does_not_answer_without_one(make: Make) -> None:
+    authority = trustme.CA()
+    of_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    of_server.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("127.0.0.1").configure_cert(of_server)
+    authority.configure_trust(of_server)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with stub(answering(200, '{"allowed":true}'), of_server) as server:
+        decision = make(server.url, ssl_context=trusting, fail_mode="deny").slow()
+        assert (decision.allowed, decision.source) == (False, "fail_mode")
+
+
+def test_the_host_of_the_node_is_sent_as_in_its_url(make: Make) -> None:
+    with stub(answering(200, '{"allowed":true}'), host="::1") as server:
+        assert make(server.url).slow().source == "node"
+        assert server.seen[0]["host"] == server.url.removeprefix("http://")
+
+
 def test_a_header_that_cannot_be_sent_is_left_out(make: Make, a_node: Node) -> None:
     with stub(passing_on(a_node)) as server:
         asker = make(server.url)
-        for value in ("a\r\nb: c", "é", ""):
+        values = ("a\r\nb: c", "é", "", "x" * (MAX_HEADER + 1))
+        for value in values:
             assert asker.slow(headers={"x-request-id": value}).source == "node"
-        assert [seen["x-request-id"] for seen in server.seen] == [None] * 3
+        assert [seen["x-request-id"] for seen in server.seen] == [None] * len(values)
+
+
+def test_a_long_header_of_a_user_does_not_switch_off_the_limit(make: Make, a_node: Node) -> None:
+    asker = make(a_node.url, denial_cache_size=0, fail_mode="allow")
+    asker.use_up()
+    long = "x" * (3 << 20)
+    headers = {"traceparent": long, "tracestate": long, "x-request-id": long}
+    assert [asker.slow(headers=headers).allowed for _ in range(5)] == [False] * 5
 
 
 @pytest.mark.parametrize(
@@ -237,7 +275,14 @@ def test_a_header_that_cannot_be_sent_is_left_out(make: Make, a_node: Node) -> N
         ("nodes:", {"nodes": "http://a:1"}),
         (r"nodes\[1\]", {"nodes": ["http://a:1", "b:2"]}),
         (r"nodes\[0\]", {"nodes": ["http://a:port"]}),
+        (r"nodes\[0\]", {"nodes": ["http://user:password@a"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a b"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a..b"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a\nb"]}),
+        (r"nodes\[0\]", {"nodes": [f"http://{'a' * 64}"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a/b c"]}),
         ("deadline", {"deadline": 0}),
+        ("deadline", {"deadline": float("inf")}),
         ("fail_mode", {"fail_mode": "open"}),
         ("token", {"token": "secret\n"}),
         ("denial_cache_size", {"denial_cache_size": -1}),
@@ -249,3 +294,8 @@ def test_a_wrong_argument_is_an_error_that_names_it(name: str, options: dict[str
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match=name):
             kind(**{"nodes": ["http://a:1"], **options})
+
+
+def test_every_kind_of_base_url_is_taken() -> None:
+    for url in ("http://a_b.example.:8080/x", "https://10.0.0.1/", "http://[::1]:8080", "http://[fe80::1%25eth0]"):
+        Client([url])

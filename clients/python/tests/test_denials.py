@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from conftest import Make
 from servers import Node, passing_on, stub, wait_until
 
 from tidegate import Decision, Limit
-from tidegate._denials import MAX_KEY, DenialCache
+from tidegate._denials import MAX_KEY, MAX_LIMITS, DenialCache
 
 
 def test_a_node_is_not_asked_again_until_the_denial_ends(make: Make, a_node: Node) -> None:
@@ -88,6 +90,15 @@ def test_the_times_of_a_remembered_denial_go_on() -> None:
     assert len(cache) == 0
 
 
+def test_a_caller_that_changes_its_denial_changes_no_other() -> None:
+    cache, given = DenialCache(10, 60.0), denial()
+    cache.add("key", 1, given, 1000.0)
+    assert isinstance(given.headers, dict)
+    given.headers.clear()
+    later = cache.find("key", 1, 1000.0)
+    assert later is not None and set(later.headers) == {"Retry-After", "RateLimit"}
+
+
 @pytest.mark.parametrize(
     ("key", "hits", "decision"),
     [
@@ -95,9 +106,10 @@ def test_the_times_of_a_remembered_denial_go_on() -> None:
         ("key", 1, denial(None)),
         ("key", 0, denial()),
         ("x" * (MAX_KEY + 1), 1, denial()),
+        ("key", 1, replace(denial(), limits=denial().limits * (MAX_LIMITS + 1))),
     ],
 )
-def test_only_denials_that_end_and_have_a_short_key_are_remembered(key: str, hits: int, decision: Decision) -> None:
+def test_only_short_denials_that_end_are_remembered(key: str, hits: int, decision: Decision) -> None:
     cache = DenialCache(10, 60.0)
     cache.add(key, hits, decision, 1000.0)
     assert len(cache) == 0

@@ -100,13 +100,19 @@ class AsyncClient:
         try:
             async with (
                 asyncio.timeout(within),
-                self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer,
+                self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer,
             ):
                 read.status, read.headers = answer.status, answer.headers
                 async for part in answer.aiter_stream():
                     if not read.add(part, call.max_answer):
                         break
-        except (TimeoutError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
+        except (
+            TimeoutError,
+            ssl.SSLError,  # A node refuses the client's certificate when its answer is read.
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.RemoteProtocolError,
+        ) as error:
             if not read.refuses():
                 raise NoAnswer(f"{url}: {error!r}") from error
         if read.status >= 500:

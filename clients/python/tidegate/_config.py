@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 FailMode = Literal["allow", "deny"]
+
+# The longest deadline, in seconds. The system takes no timeout of any length.
+MAX_DEADLINE = 3600
+# The host and the port of a URL, without a user. A host is a name of labels of 1 to 63 characters, or an address.
+_HOST = re.compile(r"([\w-]{1,63}(\.[\w-]{1,63})*\.?|\[[^\[\]@]+\])(:\d{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,10 @@ class Config:
         for at, node in enumerate(self.nodes):
             if not is_base_url(node):
                 raise ValueError(f"nodes[{at}]: expected a base URL such as http://10.0.0.1:8080, not {node!r}")
-        if not self.deadline > 0:
-            raise ValueError(f"deadline: expected more than 0 seconds, not {self.deadline!r}")
+        if not 0 < self.deadline <= MAX_DEADLINE:
+            raise ValueError(
+                f"deadline: expected more than 0 and at most {MAX_DEADLINE} seconds, not {self.deadline!r}"
+            )
         if self.fail_mode not in ("allow", "deny"):
             raise ValueError(f"fail_mode: expected 'allow' or 'deny', not {self.fail_mode!r}")
         if self.token is not None and not is_header_value(self.token):
@@ -50,14 +58,16 @@ class Config:
 
 
 def is_base_url(text: str) -> bool:
-    """True for a URL of a node, without a query."""
+    """True for a URL of a node, without a user and a query."""
+    if re.search(r"[^!-~]", text):
+        return False
     try:
         url = urlsplit(text)
-        _ = url.port  # This raises if the port is no number.
+        _ = url.port  # This raises if the port is too large.
     except ValueError:
         return False
-    has_host = url.scheme in ("http", "https") and bool(url.hostname)
-    return has_host and text.isascii() and not url.query and not url.fragment
+    has_host = url.scheme in ("http", "https") and _HOST.fullmatch(url.netloc) is not None
+    return has_host and not url.query and not url.fragment
 
 
 def is_header_value(text: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from ._check import Check
 from ._config import Config, is_header_value
@@ -30,6 +31,9 @@ MAX_ANSWER = 1 << 20
 MAX_BATCH_ANSWER = 16 << 20
 # The headers of the caller's request that are sent to the node.
 PASSED_ON = ("traceparent", "tracestate", "x-request-id")
+# The longest value of these headers that is sent. A user may choose them, and a node closes a connection whose head is
+# too long, as if it had failed.
+MAX_HEADER = 1024
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Call:
     body: bytes
     headers: list[tuple[bytes, bytes]]
     max_answer: int
+
+    def headers_for(self, url: str) -> list[tuple[bytes, bytes]]:
+        """Returns the headers with the host of a node. httpcore would leave out the brackets of an IPv6 address."""
+        return [(b"host", urlsplit(url).netloc.encode()), *self.headers]
 
 
 class Core:
@@ -70,8 +78,11 @@ class Core:
         given = {name.lower(): value for name, value in (headers or {}).items()}
         if propagate is not None and "traceparent" not in given:
             propagate.inject(given)
+        values = {name: given.get(name, "") for name in PASSED_ON}
         return sent + [
-            (name.encode(), given[name].encode()) for name in PASSED_ON if is_header_value(given.get(name, ""))
+            (name.encode(), value.encode())
+            for name, value in values.items()
+            if is_header_value(value) and len(value) <= MAX_HEADER
         ]
 
     def remembered(self, check: Check) -> Decision | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
@@ -141,11 +142,10 @@ class Answer:
 def decode(answer: Answer) -> Decision:
     """Reads the answer to one check. Raises `RejectedError` or `AnswerError` if it decides nothing."""
     read = answer.json()
-    if answer.status in (200, 401, 429) and isinstance(read.get("allowed"), bool):
-        try:
+    # Only a status of 200 allows.
+    if answer.status in (200, 401, 429) and read.get("allowed") is (answer.status == 200):
+        with suppress(KeyError, TypeError):
             return _decision(answer.status, answer.headers, read)
-        except (KeyError, TypeError) as error:
-            raise AnswerError(f"{answer.url}: expected the answer of a node: {error!r}") from error
     if answer.status == 429:
         return _plain_denial(answer.headers)
     raise answer.refusal()
@@ -187,7 +187,13 @@ def _rejected(status: int, problem: dict[str, Any]) -> RejectedError:
 
 
 def _decision(status: int, headers: Iterable[tuple[bytes, bytes]], answer: dict[str, Any]) -> Decision:
+    """Reads a decision. Raises `KeyError` or `TypeError` if it is not that of a node."""
     names = Limit.__dataclass_fields__
+    limits = tuple(Limit(**{name: limit[name] for name in names}) for limit in answer.get("limits", ()))
+    retry_after_ms = answer.get("retry_after_ms")
+    # The denial cache calculates with these.
+    if not all(isinstance(time, int) for time in (retry_after_ms or 0, *(limit.reset_ms for limit in limits))):
+        raise TypeError("expected times in whole milliseconds")
     return Decision(
         allowed=answer["allowed"],
         status=status,
@@ -197,8 +203,8 @@ def _decision(status: int, headers: Iterable[tuple[bytes, bytes]], answer: dict[
         reason=answer.get("reason"),
         revision=answer.get("revision", 0),
         request_id=answer.get("request_id", ""),
-        retry_after_ms=answer.get("retry_after_ms"),
-        limits=tuple(Limit(**{name: limit[name] for name in names}) for limit in answer.get("limits", ())),
+        retry_after_ms=retry_after_ms,
+        limits=limits,
         headers=_copied(headers),
     )
 

@@ -9,8 +9,10 @@ from threading import Lock
 
 from ._decision import Decision
 
-# The length of the longest key that is remembered. It bounds the memory of the cache.
+# The length of the longest key that is remembered, and the most limits of its denial. They bound the memory of the
+# cache.
 MAX_KEY = 2048
+MAX_LIMITS = 20
 # The time of a limit in the header RateLimit.
 _SECONDS = re.compile(r";t=(\d+)")
 
@@ -40,8 +42,12 @@ class DenialCache:
     def add(self, key: str, hits: int, decision: Decision, now: float) -> None:
         """Remembers a decision if it denies and says when asking again helps."""
         wait = decision.retry_after_ms
-        if self._size == 0 or decision.allowed or not wait or hits == 0 or len(key) > MAX_KEY:
+        if self._size == 0 or decision.allowed or not wait or hits == 0:
             return
+        if len(key) > MAX_KEY or len(decision.limits) > MAX_LIMITS:
+            return
+        # The caller may change the headers of its decision.
+        decision = replace(decision, headers=dict(decision.headers))
         with self._lock:
             self._by_key.pop(key, None)
             if len(self._by_key) >= self._size:

@@ -37,8 +37,8 @@ class Client:
         """Opens no connection. Raises a `ValueError` that names the argument that is wrong.
 
         - `nodes`: base URLs such as `http://10.0.0.1:8080`, in the order of preference.
-        - `deadline`: bounds a call to `check` with both of its tries, in seconds. The look-up of a host name is not
-          bounded: name nodes by address, or run a resolver on this machine.
+        - `deadline`: bounds a call to `check` with both of its tries, in seconds, 3,600 at most. The look-up of a host
+          name is not bounded: name nodes by address, or run a resolver on this machine.
         - `fail_mode`: the answer to a check that no node answered.
         - `token`: sent as `Authorization: Bearer`.
         - `denial_cache_size`: how many denials are remembered; 0 turns the cache off.
@@ -138,7 +138,7 @@ class Client:
         self._end.at = time.monotonic() + within
         read = Answer(url)
         try:
-            with self._pool.stream("POST", url, headers=call.headers, content=call.body) as answer:
+            with self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer:
                 read.status, read.headers = answer.status, answer.headers
                 for part in answer.iter_stream():
                     if not read.add(part, call.max_answer):
