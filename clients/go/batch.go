@@ -34,6 +34,9 @@ func (c *Client) CheckAll(ctx context.Context, checks []Check) ([]Result, error)
 	}
 	sent := make([]checkJSON, len(checks))
 	for i := range checks {
+		if err := checks[i].checkText(fmt.Sprintf("/checks/%d", i)); err != nil {
+			return nil, err
+		}
 		sent[i] = checks[i].json()
 	}
 	body, err := json.Marshal(map[string]any{"checks": sent})

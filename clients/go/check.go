@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
+	"unicode/utf8"
 )
 
 // maxBody is the longest body of a check that a node takes. A node may close the connection of a longer one before its
@@ -14,7 +16,7 @@ const maxBody = 64 << 10
 type Check struct {
 	// Domain is the domain of the rules. Required.
 	Domain string
-	// Attributes are what the rules match and count by: one descriptor.
+	// Attributes are what the rules match and count by: one descriptor. Their names and values must be UTF-8.
 	Attributes map[string]string
 	// Descriptors are several descriptors, 1 to 100. They stand in place of Attributes. The check is allowed if all
 	// limits of all of them allow it.
@@ -68,8 +70,41 @@ func (c *Check) json() checkJSON {
 	return checkJSON{counted{c.Domain, c.Attributes, c.Descriptors}, c.hits(), c.Overdraft}
 }
 
+// checkText returns an error if a text is not UTF-8. JSON would replace its bytes, so that different values would share
+// a counter. at is the JSON pointer of the check.
+func (c *Check) checkText(at string) error {
+	if !utf8.ValidString(c.Domain) {
+		return notUTF8(at + "/domain")
+	}
+	if err := checkAttributes(at+"/attributes/", c.Attributes); err != nil {
+		return err
+	}
+	for i, descriptor := range c.Descriptors {
+		if err := checkAttributes(fmt.Sprintf("%s/descriptors/%d/", at, i), descriptor); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkAttributes(at string, attributes map[string]string) error {
+	for name, value := range attributes {
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return notUTF8(at + strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
+		}
+	}
+	return nil
+}
+
+func notUTF8(pointer string) error {
+	return &RejectedError{http.StatusBadRequest, "the request is not valid", []FieldError{{pointer, "expected UTF-8"}}}
+}
+
 // encode returns the body of the call, and the key under which a denial is remembered.
 func (c *Check) encode() (body []byte, key string, err error) {
+	if err := c.checkText(""); err != nil {
+		return nil, "", err
+	}
 	sent := c.json()
 	if body, err = json.Marshal(sent); err != nil {
 		return nil, "", fmt.Errorf("tidegate: %w", err)

@@ -64,7 +64,7 @@ func (c Config) complete() (Config, error) {
 	for i, text := range c.Nodes {
 		base, err := url.Parse(text)
 		if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" ||
-			base.RawQuery != "" || base.Fragment != "" {
+			base.User != nil || base.RawQuery != "" || base.Fragment != "" {
 			return c, fmt.Errorf("tidegate: Nodes[%d]: expected a base URL such as http://10.0.0.1:8080, not %q", i, text)
 		}
 	}

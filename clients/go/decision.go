@@ -131,7 +131,8 @@ func (a *answer) decision() (*Decision, error) {
 	problem := json.Unmarshal(a.body, &read)
 	switch a.status {
 	case http.StatusOK, http.StatusTooManyRequests, http.StatusUnauthorized:
-		if problem == nil && read.Allowed != nil {
+		// Only a status of 200 allows.
+		if problem == nil && read.Allowed != nil && *read.Allowed == (a.status == http.StatusOK) {
 			decision := read.decision(a.status)
 			decision.copyHeader(a.header)
 			return decision, nil

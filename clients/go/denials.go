@@ -9,8 +9,13 @@ import (
 	"time"
 )
 
-// maxKey is the length of the longest key that is remembered, in bytes. It bounds the memory of the cache.
-const maxKey = 2048
+// These bound the memory of the cache.
+const (
+	// maxKey is the length of the longest key that is remembered, in bytes.
+	maxKey = 2048
+	// maxLimits is the most limits of a denial that is remembered.
+	maxLimits = 20
+)
 
 // denialCache remembers denials until they end. Of a full cache, the oldest denial leaves. A nil cache is off.
 type denialCache struct {
@@ -35,7 +40,10 @@ func newDenialCache(size int, longest time.Duration) *denialCache {
 
 // add remembers a decision if it denies and says when asking again helps.
 func (c *denialCache) add(key string, hits uint32, decision *Decision, now time.Time) {
-	if c == nil || decision.Allowed || decision.RetryAfter <= 0 || hits == 0 || len(key) > maxKey {
+	if c == nil || decision.Allowed || decision.RetryAfter <= 0 || hits == 0 {
+		return
+	}
+	if len(key) > maxKey || len(decision.Limits) > maxLimits {
 		return
 	}
 	wait := decision.RetryAfter

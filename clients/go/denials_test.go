@@ -118,7 +118,8 @@ func TestTheTimesOfARememberedDenialGoOn(t *testing.T) {
 	cache.add("key", 1, &Decision{}, start)
 	cache.add("key", 0, denial, start)
 	cache.add(long, 1, denial, start)
+	cache.add("key", 1, &Decision{RetryAfter: time.Second, Limits: make([]Limit, maxLimits+1)}, start)
 	if cache.oldest.Len() != 0 {
-		t.Fatal("expected only denials that end, of checks that charge, with a short key")
+		t.Fatal("expected only denials that end, of checks that charge, with a short key and few limits")
 	}
 }

@@ -17,7 +17,13 @@ const (
 	pause = time.Second
 	// maxTries is how often a call is sent at most.
 	maxTries = 2
+	// maxHeader is the length of the longest header field that is passed on. A user may choose these fields, and a node
+	// closes a connection whose head is too long, as if it had failed.
+	maxHeader = 1024
 )
+
+// passedOn are the header fields of the caller's request that are sent to the node.
+var passedOn = []string{"Traceparent", "Tracestate", "X-Request-Id"}
 
 // node is where calls are sent, and until when this node is asked only after the others.
 type node struct {
@@ -85,8 +91,8 @@ func (c *Client) ask(ctx context.Context, within time.Duration, node *node, call
 	if c.config.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.config.Token)
 	}
-	for _, name := range []string{"Traceparent", "Tracestate", "X-Request-Id"} {
-		if value := strings.Join(call.from.Values(name), ", "); isHeaderValue(value) {
+	for _, name := range passedOn {
+		if value := strings.Join(call.from.Values(name), ", "); isHeaderValue(value) && len(value) <= maxHeader {
 			request.Header.Set(name, value)
 		}
 	}
