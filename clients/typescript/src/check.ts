@@ -35,7 +35,12 @@ export interface Check extends Omit<CheckOptions, "headers"> {
 
 /** Returns the check as it is sent. Fields that are `undefined` are not sent. */
 export function toJson({ domain, attributes, descriptors, hits = 1, overdraft }: Check): object {
-  return { domain, attributes, descriptors, hits, overdraft };
+  return { domain, attributes: attributes && sent(attributes), descriptors: descriptors?.map(sent), hits, overdraft };
+}
+
+/** A node rejects `null`. JSON would leave out an attribute that is `undefined`, and no limit might match. */
+function sent(attributes: Attributes): object {
+  return Object.fromEntries(Object.entries(attributes).map(([name, value]) => [name, value ?? null]));
 }
 
 /** Returns a text that is equal for checks of the same counters. */

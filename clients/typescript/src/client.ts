@@ -13,6 +13,11 @@ const PAUSE_MS = 1000;
 const MAX_TRIES = 2;
 /** The headers of the caller's request that are sent to the node. */
 const PASSED_ON = ["traceparent", "tracestate", "x-request-id"];
+/**
+ * The longest value of these headers that is sent. A user may choose them, and a node closes a connection whose head is
+ * too long, as if it had failed.
+ */
+const MAX_HEADER = 1024;
 /** A call for one check, and a call for many. */
 const ONE: Kind = { path: "/v1/check", maxBody: 64 << 10, maxBodyText: "64 KiB", maxAnswer: 1 << 20 };
 const MANY: Kind = { path: "/v1/checks", maxBody: 1 << 20, maxBodyText: "1 MiB", maxAnswer: 16 << 20 };
@@ -177,7 +182,8 @@ export class Client {
     if (this.#config.token !== undefined) headers["authorization"] = `Bearer ${this.#config.token}`;
     for (const [name, value] of from instanceof Headers ? from : Object.entries(from)) {
       const text = typeof value === "object" ? value.join(", ") : (value ?? "");
-      if (PASSED_ON.includes(name.toLowerCase()) && isHeaderValue(text)) headers[name.toLowerCase()] = text;
+      if (!PASSED_ON.includes(name.toLowerCase())) continue;
+      if (text.length <= MAX_HEADER && isHeaderValue(text)) headers[name.toLowerCase()] = text;
     }
     return headers;
   }

@@ -5,7 +5,7 @@ export type FailMode = "allow" | "deny";
 export interface Config {
   /** Base URLs such as `http://10.0.0.1:8080`, in the order of preference. At least one. */
   nodes: readonly string[];
-  /** Bounds a call to `check` with both of its tries, in milliseconds. Default 250. */
+  /** Bounds a call to `check` with both of its tries, in milliseconds. At most 3,600,000. Default 250. */
   deadlineMs?: number | undefined;
   /** The answer to a check that no node answered. Default `allow`. */
   failMode?: FailMode | undefined;
@@ -39,6 +39,9 @@ export interface CompleteConfig {
   fetch: typeof fetch;
 }
 
+/** The longest deadline. A timer that is longer than 24 days ends at once. */
+const MAX_DEADLINE_MS = 3_600_000;
+
 /** Returns the configuration with its defaults. Throws a `TypeError` that names the field that is wrong. */
 export function complete(config: Config): CompleteConfig {
   if (!Array.isArray(config.nodes) || config.nodes.length === 0) {
@@ -65,17 +68,18 @@ export function complete(config: Config): CompleteConfig {
     token: config.token,
     // The global function wants no other `this`.
     fetch: config.fetch ?? ((input, init) => fetch(input, init)),
-    deadlineMs: number("deadlineMs", config.deadlineMs, 250, 1),
+    deadlineMs: number("deadlineMs", config.deadlineMs, 250, 1, MAX_DEADLINE_MS),
     denialCacheSize: number("denialCacheSize", config.denialCacheSize, 10_000, 0),
     denialCacheLongestMs: number("denialCacheLongestMs", config.denialCacheLongestMs, 60_000, 1),
     maxInFlight: number("maxInFlight", config.maxInFlight, 64, 1),
   };
 }
 
-function number(name: string, value: number | undefined, otherwise: number, least: number): number {
+function number(name: string, value: number | undefined, otherwise: number, least: number, most = Infinity): number {
   const chosen = value ?? otherwise;
-  if (!Number.isFinite(chosen) || chosen < least) {
-    throw new TypeError(`${name}: expected a number of at least ${least}, not ${JSON.stringify(value)}`);
+  if (!Number.isFinite(chosen) || chosen < least || chosen > most) {
+    const bounds = most === Infinity ? `at least ${least}` : `${least} to ${most}`;
+    throw new TypeError(`${name}: expected a number of ${bounds}, not ${JSON.stringify(value)}`);
   }
   return chosen;
 }

@@ -94,8 +94,10 @@ const COPIED = ["ratelimit", "ratelimit-policy", "retry-after", "www-authenticat
 export function decode(answer: Answer): Decision {
   const { response, text } = answer;
   const read = parse(text);
-  if ([200, 401, 429].includes(response.status) && typeof read["allowed"] === "boolean") {
-    return decision(response.status, response.headers, read, read["allowed"]);
+  // Only a status of 200 allows.
+  const allowed = response.status === 200;
+  if ([200, 401, 429].includes(response.status) && read["allowed"] === allowed) {
+    return decision(response.status, response.headers, read, allowed);
   }
   if (response.status === 429) {
     return decision(429, response.headers, { retry_after_ms: retryAfterMs(response) }, false);

@@ -1,7 +1,8 @@
 import type { Decision } from "./decision.js";
 
-/** The length of the longest key that is remembered. It bounds the memory of the cache. */
+/** The length of the longest key that is remembered, and the most limits of its denial. They bound the memory. */
 const MAX_KEY = 2048;
+const MAX_LIMITS = 20;
 
 /** Covers every check of its key that asks for at least as many hits. */
 interface Denial {
@@ -30,7 +31,8 @@ export class DenialCache {
   /** Remembers a decision if it denies and says when asking again helps. */
   add(key: string, hits: number, decision: Decision, now: number): void {
     const wait = decision.retryAfterMs;
-    if (this.limit === 0 || decision.allowed || !wait || hits === 0 || key.length > MAX_KEY) return;
+    if (this.limit === 0 || decision.allowed || !wait || hits === 0) return;
+    if (key.length > MAX_KEY || decision.limits.length > MAX_LIMITS) return;
     this.#byKey.delete(key);
     if (this.#byKey.size >= this.limit) {
       for (const oldest of this.#byKey.keys()) {
@@ -38,7 +40,8 @@ export class DenialCache {
         break;
       }
     }
-    this.#byKey.set(key, { hits, decision, at: now, end: now + Math.min(wait, this.longestMs) });
+    // A copy: the caller may change its decision.
+    this.#byKey.set(key, { hits, decision: after(decision, 0), at: now, end: now + Math.min(wait, this.longestMs) });
   }
 
   /** Returns the denial that covers a check, with its times as they are now. */

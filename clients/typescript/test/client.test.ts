@@ -125,7 +125,9 @@ for (const [status, text, kind] of [
   [404, "not found", RejectedError],
   [408, "{}", RejectedError],
   [200, "<html>", AnswerError],
+  [401, '{"allowed":true}', RejectedError],
   [200, '{"allowed":"yes"}', AnswerError],
+  [200, '{"allowed":false}', AnswerError],
   [307, "", AnswerError],
 ] as const) {
   test(`status ${status} with ${text} never fails open`, async (t) => {
@@ -143,6 +145,7 @@ test("a 200 that is too long never fails open", async (t) => {
 
 for (const [name, body] of [
   ["is another", (response) => response.end("slow down")],
+  ["contradicts it", (response) => response.end('{"allowed":true}')],
   ["breaks", (response) => response.write("{", () => response.destroy())],
   ["is late", (response) => response.flushHeaders()],
   ["is too long", (response) => response.end(LONG)],
@@ -194,14 +197,38 @@ test("a fetch of the caller sends the requests", async (t) => {
 
 test("a header that cannot be sent is left out", async (t) => {
   const server = await stub(t, passingOn(await node(t)));
-  for (const value of ["a\r\nb: c", "é", ""]) {
+  const values = ["a\r\nb: c", "é", "", "x".repeat(1025)];
+  for (const value of values) {
     const decision = await slow(client({ nodes: [server.url] }), "u1", { headers: { "x-request-id": value } });
     assert.equal(decision.source, "node");
   }
   assert.deepEqual(
     server.seen.map((headers) => headers["x-request-id"]),
-    [undefined, undefined, undefined],
+    values.map(() => undefined),
   );
+});
+
+test("a long header of a user does not switch off the limit", async (t) => {
+  const asked = client({ nodes: [(await node(t)).url], denialCacheSize: 0, failMode: "allow" });
+  await useUp(asked);
+  const long = "x".repeat(3 << 20);
+  for (let i = 0; i < 5; i++) {
+    const headers = { traceparent: long, tracestate: long, "x-request-id": long };
+    assert.equal((await slow(asked, "u1", { headers })).allowed, false);
+  }
+});
+
+test("an attribute that is undefined is rejected, not left out", async (t) => {
+  const asked = client({ nodes: [(await node(t)).url], failMode: "allow" });
+  const attributes = { kind: "slow", user: undefined as unknown as string };
+  for (const [pointer, ask] of [
+    ["/attributes/user", () => asked.check("api", attributes)],
+    ["/descriptors/0/user", () => asked.check("api", undefined, { descriptors: [attributes] })],
+  ] as const) {
+    await assert.rejects(ask(), (error) => error instanceof RejectedError && error.errors[0]?.pointer === pointer);
+  }
+  const [batched] = await asked.checkAll([{ domain: "api", attributes }]);
+  assert.ok(batched instanceof RejectedError);
 });
 
 const nodes = ["http://a:1"];
@@ -209,6 +236,7 @@ for (const [name, config] of [
   ["nodes:", { nodes: [] }],
   ["nodes[1]", { nodes: ["http://a:1", "b:2"] }],
   ["deadlineMs", { nodes, deadlineMs: 0 }],
+  ["deadlineMs", { nodes, deadlineMs: 3_600_001 }],
   ["failMode", { nodes, failMode: "open" as "allow" }],
   ["token", { nodes, token: "secret\n" }],
   ["denialCacheSize", { nodes, denialCacheSize: -1 }],

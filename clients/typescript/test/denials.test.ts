@@ -98,11 +98,23 @@ test("the times of a remembered denial go on", () => {
   assert.equal(cache.size, 0);
 });
 
-test("only denials that end and have a short key are remembered", () => {
+test("a caller that changes its denial changes no other", () => {
+  const cache = new DenialCache(10, 60_000);
+  const given = { ...denial, headers: { ...denial.headers }, limits: [{ ...limit }] };
+  cache.add("key", 1, given, 0);
+  Object.assign(given, { allowed: true });
+  Object.assign(given.headers, { ratelimit: "changed" });
+  Object.assign(given.limits[0]!, { name: "changed" });
+  const found = cache.find("key", 1, 0);
+  assert.deepEqual([found?.allowed, found?.headers, found?.limits], [false, denial.headers, [limit]]);
+});
+
+test("only short denials that end are remembered", () => {
   const cache = new DenialCache(10, 60_000);
   cache.add("key", 1, { ...denial, allowed: true }, 0);
   cache.add("key", 1, { ...denial, retryAfterMs: null }, 0);
   cache.add("key", 0, denial, 0);
   cache.add("x".repeat(2049), 1, denial, 0);
+  cache.add("key", 1, { ...denial, limits: Array.from({ length: 21 }, () => limit) }, 0);
   assert.equal(cache.size, 0);
 });
