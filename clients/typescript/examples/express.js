@@ -13,6 +13,7 @@ const app = express();
 app.use(limit(client, (request) => ({ domain: "demo", attributes: { user: request.headers["x-user"] ?? "" } })));
 app.get("/", (request, response) => response.send(`hello; decided by: ${decisionOf(request).source}\n`));
 
-const server = app.listen(Number(process.env.PORT ?? 8000), "127.0.0.1", () => {
+const server = app.listen(Number(process.env.PORT ?? 8000), "127.0.0.1", (error) => {
+  if (error) throw error;
   console.log(`listening on http://127.0.0.1:${server.address().port}`);
 });

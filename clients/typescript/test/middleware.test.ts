@@ -12,7 +12,7 @@ import { limit as fastifyLimit } from "@tidegate/client/fastify";
 import express from "express";
 import fastify from "fastify";
 
-import { client, dead, line, node, passingOn, stub } from "./servers.js";
+import { client, dead, line, node, passingOn, silent, stub } from "./servers.js";
 
 /** A server behind a middleware: it answers with who decided. */
 type Serve = (
@@ -115,5 +115,15 @@ for (const example of ["express.js", "fastify.js"]) {
     const statuses = [];
     for (let i = 0; i < 6; i++) statuses.push((await fetch(server, { headers: { "x-user": "u1" } })).status);
     assert.deepEqual(statuses, [200, 200, 200, 200, 200, 429]);
+  });
+
+  test(`the example ${example} says that its port is taken`, async (t) => {
+    const { port } = new URL((await stub(t, silent)).url);
+    const program = spawn(process.execPath, [`examples/${example}`], {
+      env: { ...process.env, PORT: port },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    t.after(() => void program.kill("SIGKILL"));
+    assert.match(await line(program.stderr, (text) => text.includes("Error")), /EADDRINUSE/);
   });
 }
