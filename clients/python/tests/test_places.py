@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
+from typing import Any
 
 import pytest
 from conftest import Make
 from servers import PATIENCE, Answer, Node, Stub, overloaded, passing_on, silent, stub, wait_until
 
-from tidegate import Client
+from tidegate import AsyncClient, Client
 from tidegate._decision import NoAnswer
 from tidegate._places import WAITERS_PER_PLACE, AsyncPlaces, Places
 
@@ -147,14 +149,16 @@ def test_few_tasks_wait() -> None:
 
         async def take(end: float) -> str:
             try:
-                async with places.take(end):
-                    return "place"
+                await places.enter(end)
             except NoAnswer as why:
                 return str(why)
+            places.leave()
+            return "place"
 
-        async with places.take(0.0):
-            waits = [take(time.monotonic() + 0.5) for _ in range(WAITERS_PER_PLACE + 2)]
-            ended = await asyncio.gather(*waits)
+        await places.enter(0.0)
+        waits = [take(time.monotonic() + 0.5) for _ in range(WAITERS_PER_PLACE + 2)]
+        ended = await asyncio.gather(*waits)
+        places.leave()
         return [*ended, await take(0.0)]
 
     assert Counter(asyncio.run(take_many())) == {
@@ -164,20 +168,26 @@ def test_few_tasks_wait() -> None:
     }
 
 
-def test_a_task_that_is_cancelled_gives_its_place_back(a_node: Node) -> None:
-    async def cancel_waits() -> str:
-        places = AsyncPlaces(1, 0.0)
+def test_a_task_that_is_cancelled_gives_its_place_back() -> None:
+    async def cancel_checks(url: str) -> None:
+        logged: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+        async with AsyncClient([url], deadline=2.0, max_in_flight=1) as client:
+            tasks = [asyncio.create_task(client.check("api")) for _ in range(3)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(task.cancelled() for task in tasks)
+            # The call of the first goes on.
+            assert (len(client._calls), waiting(client._places)) == (1, 0)
+            await asyncio.wait(client._calls)
+            await client._places.enter(0.0)
+            # The cancelled checks hold the task of the call.
+            del task
+            tasks.clear()
+            gc.collect()
+            assert logged == []
 
-        async def hold() -> None:
-            async with places.take(time.monotonic() + PATIENCE):
-                await asyncio.sleep(PATIENCE)
-
-        tasks = [asyncio.create_task(hold()) for _ in range(3)]
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        async with places.take(0.0):
-            return "place"
-
-    assert asyncio.run(cancel_waits()) == "place"
+    with stub(silent) as server:
+        asyncio.run(cancel_checks(server.url))

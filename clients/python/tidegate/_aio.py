@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import httpcore
 
+from ._aio_backend import Backend
 from ._check import Check
 from ._config import Config, FailMode
 from ._core import Call, Core
 from ._decision import Answer, Decision, NoAnswer, RejectedError
+from ._end import END
 from ._places import AsyncPlaces
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -38,7 +42,11 @@ class AsyncClient:
             Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
         )
         self._places = AsyncPlaces(max_in_flight, self._core.config.least_time)
-        self._pool = httpcore.AsyncConnectionPool(ssl_context, max_connections=None, keepalive_expiry=60.0)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=Backend()
+        )
+        # The calls in flight, also those whose callers are cancelled.
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def check(
         self,
@@ -50,18 +58,21 @@ class AsyncClient:
         overdraft: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> Decision:
-        """Does what `Client.check` does."""
+        """Does what `Client.check` does. If it is cancelled, its call ends later, within the deadline."""
         core, check = self._core, Check(domain, attributes or {}, hits, descriptors, overdraft)
         if (denial := core.remembered(check)) is not None:
             return denial
         call = core.call(check, headers)
         end = time.monotonic() + core.config.deadline
+
+        async def ask() -> Decision:
+            # While the check waited, another one may have been denied.
+            if (denial := core.remembered(check)) is not None:
+                return denial
+            return core.decided(check, await self._send(call, end))
+
         try:
-            async with self._places.take(end):
-                # While the check waited, another one may have been denied.
-                if (denial := core.remembered(check)) is not None:
-                    return denial
-                return core.decided(check, await self._send(call, end))
+            return await self._in_place(ask, end)
         except NoAnswer as why:
             return core.fail_mode(why)
 
@@ -74,11 +85,30 @@ class AsyncClient:
         core = self._core
         call, count = core.batch(checks, headers), len(checks)
         end = time.monotonic() + core.config.deadline
+
+        async def ask() -> list[Decision | RejectedError]:
+            return core.all_decided(await self._send(call, end), count)
+
         try:
-            async with self._places.take(end):
-                return core.all_decided(await self._send(call, end), count)
+            return await self._in_place(ask, end)
         except NoAnswer as why:
             return [core.fail_mode(why) for _ in range(count)]
+
+    async def _in_place(self, ask: Callable[[], Coroutine[Any, Any, T]], end: float) -> T:
+        """Runs a call when it has a place. The call goes on if its caller is cancelled: httpcore would never close the
+        connection of a call that is."""
+        await self._places.enter(end)
+        task = asyncio.create_task(ask())
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        self._places.leave()
+        if not task.cancelled():
+            # asyncio logs an error that nobody reads, such as that of a call whose caller is cancelled.
+            task.exception()
 
     async def _send(self, call: Call, end: float) -> Answer:
         """Sends a call to one node after another until one answers. Raises `NoAnswer` if none does."""
@@ -96,18 +126,15 @@ class AsyncClient:
 
     async def _ask(self, url: str, call: Call, within: float) -> Answer:
         """Sends a call to one node, and reads the answer within some seconds."""
+        END.set(time.monotonic() + within)
         read = Answer(url)
         try:
-            async with (
-                asyncio.timeout(within),
-                self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer,
-            ):
+            async with self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer:
                 read.status, read.headers = answer.status, answer.headers
                 async for part in answer.aiter_stream():
                     if not read.add(part, call.max_answer):
                         break
         except (
-            TimeoutError,
             ssl.SSLError,  # A node refuses the client's certificate when its answer is read.
             httpcore.NetworkError,
             httpcore.TimeoutException,
@@ -120,7 +147,8 @@ class AsyncClient:
         return read
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Waits for the calls in flight, within the deadline, and closes all connections."""
+        await asyncio.gather(*self._calls, return_exceptions=True)
         await self._pool.aclose()
 
     async def __aenter__(self) -> Self:

@@ -6,8 +6,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ._decision import NoAnswer
 
@@ -77,17 +77,16 @@ class AsyncPlaces:
         self._free = asyncio.Semaphore(in_flight)
         self._waiting = 0
 
-    @asynccontextmanager
-    async def take(self, end: float) -> AsyncIterator[None]:
-        """Does what `Places.take` does."""
+    async def enter(self, end: float) -> None:
+        """Waits for a place until `end`. Raises `NoAnswer` if there is none in time."""
         if not self._free.locked():
             await self._free.acquire()
         else:
             await self._wait(end)
-        try:
-            yield
-        finally:
-            self._free.release()
+
+    def leave(self) -> None:
+        """Gives a place to the task that has waited longest, or back."""
+        self._free.release()
 
     async def _wait(self, end: float) -> None:
         _check_waiting(self._waiting, self._in_flight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +15,7 @@ from ._check import Check
 from ._config import Config, FailMode
 from ._core import Call, Core
 from ._decision import Answer, Decision, NoAnswer, RejectedError
+from ._end import END, time_left
 from ._places import Places
 
 
@@ -55,9 +55,8 @@ class Client:
             Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
         )
         self._places = Places(max_in_flight, self._core.config.least_time)
-        self._end = _End()
         self._pool = httpcore.ConnectionPool(
-            ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=_Backend(self._end)
+            ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=_Backend()
         )
 
     def check(
@@ -135,7 +134,7 @@ class Client:
 
     def _ask(self, url: str, call: Call, within: float) -> Answer:
         """Sends a call to one node, and reads the answer within some seconds."""
-        self._end.at = time.monotonic() + within
+        END.set(time.monotonic() + within)
         read = Answer(url)
         try:
             with self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer:
@@ -163,25 +162,8 @@ class Client:
         self.close()
 
 
-class _End(threading.local):
-    """When the try of this thread ends. Sockets know a timeout for each operation; this bounds all of them."""
-
-    at: float = 0.0
-
-    def left(self) -> float:
-        # A timeout of 0 would make a socket non-blocking.
-        return max(1e-3, self.at - time.monotonic())
-
-    def check(self, error: type[httpcore.TimeoutException]) -> float:
-        """Returns the time that is left. Raises `error` if there is none."""
-        if time.monotonic() >= self.at:
-            raise error("the deadline has passed")
-        return self.left()
-
-
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self, end: _End) -> None:
-        self._end = end
+    def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -199,25 +181,24 @@ class _Backend(httpcore.NetworkBackend):
             raise httpcore.ConnectError(str(error)) from error
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for *_, address in addresses:
-            left = self._end.check(httpcore.ConnectTimeout)
+            left = time_left(httpcore.ConnectTimeout)
             try:
                 stream = self._inner.connect_tcp(str(address[0]), port, left, local_address, socket_options)
-                return _Stream(stream, self._end)
+                return _Stream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream, end: _End) -> None:
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
-        self._end = end
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._end.check(httpcore.ReadTimeout))
+        return self._inner.read(max_bytes, time_left(httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._end.check(httpcore.WriteTimeout))
+        self._inner.write(buffer, time_left(httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -225,8 +206,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        left = self._end.check(httpcore.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left), self._end)
+        left = time_left(httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
