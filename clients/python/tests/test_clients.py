@@ -168,7 +168,9 @@ def test_an_answer_that_decides_nothing_never_fails_open(
 
 
 @pytest.mark.parametrize("status", [403, 429])
-@pytest.mark.parametrize("body", ["another", "contradicting", "incomplete", "of another type", "broken", "late", "long"])
+@pytest.mark.parametrize(
+    "body", ["another", "contradicting", "incomplete", "of another type", "broken", "late", "long"]
+)
 def test_a_4xx_with_a_body_that_cannot_be_read_never_fails_open(status: int, body: str, make: Make) -> None:
     text = {
         "another": b"slow down",
