@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import httpcore
 
-from ._aio_backend import Backend
+from ._aio_pool import Pool
 from ._check import Check
 from ._config import Config, FailMode
 from ._core import Call, Core
@@ -42,9 +42,7 @@ class AsyncClient:
             Config(nodes, deadline, fail_mode, token, denial_cache_size, denial_cache_longest, max_in_flight)
         )
         self._places = AsyncPlaces(max_in_flight, self._core.config.least_time)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context, max_connections=None, keepalive_expiry=60.0, network_backend=Backend()
-        )
+        self._pool = Pool(ssl_context)
         # The calls in flight, also those whose callers are cancelled.
         self._calls: set[asyncio.Task[Any]] = set()
 
@@ -95,7 +93,7 @@ class AsyncClient:
             return [core.fail_mode(why) for _ in range(count)]
 
     async def _in_place(self, ask: Callable[[], Coroutine[Any, Any, T]], end: float) -> T:
-        """Runs a call when it has a place. The call goes on if its caller is cancelled: httpcore would never close the
+        """Runs a call when it has a place. The call goes on if its caller is cancelled: httpcore may never close the
         connection of a call that is."""
         await self._places.enter(end)
         task = asyncio.create_task(ask())
@@ -129,7 +127,7 @@ class AsyncClient:
         END.set(time.monotonic() + within)
         read = Answer(url)
         try:
-            async with self._pool.stream("POST", url, headers=call.headers_for(url), content=call.body) as answer:
+            async with self._pool.post(url, call.headers_for(url), call.body) as answer:
                 read.status, read.headers = answer.status, answer.headers
                 async for part in answer.aiter_stream():
                     if not read.add(part, call.max_answer):
