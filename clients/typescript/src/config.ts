@@ -85,8 +85,10 @@ function number(name: string, value: number | undefined, otherwise: number, leas
 }
 
 function isBaseUrl(text: unknown): text is string {
+  // `URL` takes spaces around a URL, but nothing can be added to such a URL.
+  if (typeof text !== "string" || /[^!-~]/.test(text)) return false;
   try {
-    const url = new URL(text as string);
+    const url = new URL(text);
     return ["http:", "https:"].includes(url.protocol) && !url.search && !url.hash && !url.username && !url.password;
   } catch {
     return false;
