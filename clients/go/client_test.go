@@ -355,11 +355,25 @@ func TestTextThatIsNotUTF8IsRejected(t *testing.T) {
 	}
 }
 
+func TestAURLThatIsNoBaseIsAnErrorOfTheConfiguration(t *testing.T) {
+	for _, url := range []string{
+		"http://a:1 ", "http://a:99999", "http://:80", "http://a?", "http://a#", "http://user:password@a", "ftp://a", "a:1",
+	} {
+		if _, err := New(Config{Nodes: []string{url}}); err == nil || !strings.Contains(err.Error(), "Nodes[0]") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+	for _, url := range []string{"http://a", "https://a:443/x/", "http://[::1]:80"} {
+		if _, err := New(Config{Nodes: []string{url}}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAWrongConfigurationIsAnErrorThatNamesTheField(t *testing.T) {
 	for field, config := range map[string]Config{
 		"Nodes:":             {},
 		"Nodes[1]":           {Nodes: []string{"http://a:1", "b:2"}},
-		"Nodes[0]":           {Nodes: []string{"http://user:password@a:1"}},
 		"Deadline":           {Nodes: []string{"http://a:1"}, Deadline: -1},
 		"FailMode":           {Nodes: []string{"http://a:1"}, FailMode: "open"},
 		"Token":              {Nodes: []string{"http://a:1"}, Token: "secret\n"},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -62,9 +63,7 @@ func (c Config) complete() (Config, error) {
 		return c, errors.New("tidegate: Nodes: expected at least one base URL")
 	}
 	for i, text := range c.Nodes {
-		base, err := url.Parse(text)
-		if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" ||
-			base.User != nil || base.RawQuery != "" || base.Fragment != "" {
+		if !isBaseURL(text) {
 			return c, fmt.Errorf("tidegate: Nodes[%d]: expected a base URL such as http://10.0.0.1:8080, not %q", i, text)
 		}
 	}
@@ -107,6 +106,20 @@ func (c Config) complete() (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// isBaseURL returns true for the URL of a node, without a user and a query.
+func isBaseURL(text string) bool {
+	base, err := url.Parse(text)
+	if err != nil || base.Hostname() == "" || base.User != nil || strings.ContainsAny(text, "?#") {
+		return false
+	}
+	if port := base.Port(); port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	return base.Scheme == "http" || base.Scheme == "https"
 }
 
 // isHeaderValue returns true if a text can be sent in a header as it is.

@@ -279,6 +279,8 @@ def test_a_long_header_of_a_user_does_not_switch_off_the_limit(make: Make, a_nod
         (r"nodes\[0\]", {"nodes": ["http://a:port"]}),
         (r"nodes\[0\]", {"nodes": ["http://user:password@a"]}),
         (r"nodes\[0\]", {"nodes": ["http://a b"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a?"]}),
+        (r"nodes\[0\]", {"nodes": ["http://a#"]}),
         (r"nodes\[0\]", {"nodes": ["http://a..b"]}),
         (r"nodes\[0\]", {"nodes": ["http://a\nb"]}),
         (r"nodes\[0\]", {"nodes": [f"http://{'a' * 64}"]}),

@@ -59,15 +59,14 @@ class Config:
 
 def is_base_url(text: str) -> bool:
     """True for a URL of a node, without a user and a query."""
-    if re.search(r"[^!-~]", text):
+    if re.search(r"[^!-~]|[?#]", text):
         return False
     try:
         url = urlsplit(text)
         _ = url.port  # This raises if the port is too large.
     except ValueError:
         return False
-    has_host = url.scheme in ("http", "https") and _HOST.fullmatch(url.netloc) is not None
-    return has_host and not url.query and not url.fragment
+    return url.scheme in ("http", "https") and _HOST.fullmatch(url.netloc) is not None
 
 
 def is_header_value(text: str) -> bool:

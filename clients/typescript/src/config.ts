@@ -85,11 +85,11 @@ function number(name: string, value: number | undefined, otherwise: number, leas
 }
 
 function isBaseUrl(text: unknown): text is string {
-  // `URL` takes spaces around a URL, but nothing can be added to such a URL.
-  if (typeof text !== "string" || /[^!-~]/.test(text)) return false;
+  // A path is added to the URL. `URL` takes spaces around it, and an empty query.
+  if (typeof text !== "string" || /[^!-~]|[?#]/.test(text)) return false;
   try {
     const url = new URL(text);
-    return ["http:", "https:"].includes(url.protocol) && !url.search && !url.hash && !url.username && !url.password;
+    return ["http:", "https:"].includes(url.protocol) && !url.username && !url.password;
   } catch {
     return false;
   }

@@ -237,6 +237,8 @@ for (const [name, config] of [
   ["nodes[1]", { nodes: ["http://a:1", "b:2"] }],
   ["nodes[0]", { nodes: ["http://a:1 "] }],
   ["nodes[0]", { nodes: ["http://user:password@a"] }],
+  ["nodes[0]", { nodes: ["http://a?"] }],
+  ["nodes[0]", { nodes: ["http://a#"] }],
   ["deadlineMs", { nodes, deadlineMs: 0 }],
   ["deadlineMs", { nodes, deadlineMs: 3_600_001 }],
   ["failMode", { nodes, failMode: "open" as "allow" }],
