@@ -57,6 +57,17 @@ fn push_hash<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a str>) {
     push_base64(out, &digest(values)[..18]);
 }
 
+/// The beginning of a name that all counters of one limit share. Of a name that no limit has, its beginning.
+pub fn limit_of(name: &[u8]) -> [u8; 8] {
+    std::array::from_fn(|at| name.get(at).copied().unwrap_or_default())
+}
+
+/// Returns the limit that has the most counters of a sample, if the sample has any.
+pub fn most_common_limit(sample: &[[u8; 8]]) -> Option<[u8; 8]> {
+    let count = |limit: &&[u8; 8]| sample.iter().filter(|other| other == limit).count();
+    sample.iter().max_by_key(count).copied()
+}
+
 /// 48 bits of a digest, as eight characters.
 pub fn prefix(digest: &[u8; 32]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -24,6 +24,7 @@ pub use crate::counter::MAX_LIMIT;
 pub use attribute::Attribute;
 pub use effective::{EffectiveLimit, Shape, Terms, UNLIMITED};
 pub use explain::Unapplied;
+pub use key_name::{limit_of, most_common_limit};
 pub use path::{Path, Step};
 pub use per::{Per, Prefixes};
 pub use problem::Problem;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use super::slab::Slab;
 use crate::ids::{LaneId, SlotId};
 use crate::invariant::{self, Invariant};
 use crate::key::KeyState;
-use crate::rules::EffectiveLimit;
+use crate::rules::{EffectiveLimit, limit_of, most_common_limit};
 use crate::time::NodeTime;
 
 /// Names are spread over this many tables, which grow one at a time: a check waits for the growth of a small one only.
@@ -19,8 +20,10 @@ const TABLES: usize = 256;
 const SWEEP_SLOTS_MAX: usize = 4096;
 /// The most keys that one sweep evicts. An eviction takes longer than a visit.
 const SWEEP_REMOVED_MAX: usize = 1024;
-/// The most slots that an activation visits to find a key to evict when the table is full.
-const EVICTION_PROBES_MAX: usize = 32;
+/// Keys of the sample from which an activation evicts one when the table is full.
+const SAMPLE: usize = 16;
+/// Slots that are tried to find the sample.
+const SAMPLE_PROBES: usize = 32;
 
 /// One resident key.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub struct Key {
     pub lease_tracked: bool,
     /// Pending checks that need it.
     pub pins: u32,
-    /// It was used since the hand of the second-chance algorithm last passed.
+    /// It was used since it was last in a sample of keys to evict.
     pub recent: bool,
     pub state: KeyState,
 }
@@ -53,7 +56,10 @@ pub struct KeyTable {
     names: Vec<HashTable<Entry>>,
     len: usize,
     hasher: RandomState,
+    /// Where the next sweep begins.
     hand: usize,
+    /// Samples so far. Each is another one.
+    samples: u64,
     max: usize,
 }
 
@@ -76,7 +82,15 @@ impl KeyTable {
     pub fn new(max: usize, seeds: [u64; 4]) -> Self {
         let hasher = RandomState::with_seeds(seeds[0], seeds[1], seeds[2], seeds[3]);
         let names = vec![HashTable::new(); TABLES];
-        Self { slots: Slab::default(), names, len: 0, hasher, hand: 0, max: max.clamp(1, u32::MAX as usize) }
+        Self {
+            slots: Slab::default(),
+            names,
+            len: 0,
+            hasher,
+            hand: 0,
+            samples: 0,
+            max: max.clamp(1, u32::MAX as usize),
+        }
     }
 
     pub const fn len(&self) -> usize {
@@ -117,29 +131,40 @@ impl KeyTable {
         Some(slot)
     }
 
-    /// Evicts a key that no check needs, by the second-chance algorithm over a bounded number of slots. If all of them
-    /// were used recently, one of those is evicted.
+    /// Evicts a key of a random sample that no check needs. It is one of the limit that has the most keys of the sample,
+    /// if possible, and one that was not used recently. So a limit with few keys keeps them, however many keys the
+    /// clients of another limit choose.
     fn make_room(&mut self, released: &mut Vec<SlotId>) -> Option<()> {
-        let mut recent = None;
-        for _ in 0..EVICTION_PROBES_MAX {
-            let slot = self.advance();
-            let Some(key) = self.get_mut(slot) else { continue };
-            let used = std::mem::take(&mut key.recent);
-            if key.pins > 0 || key.queued {
-                continue;
-            }
+        let sample = self.sample();
+        let limits: SmallVec<[[u8; 8]; SAMPLE]> = sample.iter().map(|(_, limit)| *limit).collect();
+        let largest = most_common_limit(&limits)?;
+        let mut others: Option<(SlotId, bool)> = None;
+        for (slot, limit) in sample {
+            let Some(key) = self.get_mut(slot).filter(|key| key.pins == 0 && !key.queued) else { continue };
+            let is_of_largest = limit == largest;
+            let used = if is_of_largest { std::mem::take(&mut key.recent) } else { true };
             if !key.state.is_evictable() {
                 if !used && key.state.release() {
                     released.push(slot);
                 }
-            } else if used {
-                recent = recent.or(Some(slot));
-            } else {
+            } else if !used {
                 self.remove(slot);
                 return Some(());
+            } else if others.is_none_or(|(_, of_largest)| is_of_largest && !of_largest) {
+                others = Some((slot, is_of_largest));
             }
         }
-        recent.map(|slot| self.remove(slot))
+        others.map(|(slot, _)| self.remove(slot))
+    }
+
+    /// Random slots that have a key, each with the limit of the key.
+    fn sample(&mut self) -> SmallVec<[(SlotId, [u8; 8]); SAMPLE]> {
+        self.samples = self.samples.wrapping_add(1);
+        let slots = self.slots.len().max(1) as u64;
+        let random = |probe| self.hasher.hash_one((self.samples, probe)) % slots;
+        let slot = |probe| SlotId(u32::try_from(random(probe)).unwrap_or(0));
+        let key = |slot| self.slots.get(slot).map(|key| (slot, limit_of(&key.name)));
+        (0..SAMPLE_PROBES).map(slot).filter_map(key).take(SAMPLE).collect()
     }
 
     /// Visits the next slots and evicts idle keys. Both are bounded, so that no check waits for long.
@@ -179,6 +204,10 @@ impl KeyTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    use crate::revision::Revision;
+    use crate::rules::{Algorithm, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
 
     /// Who knows no seeds cannot choose names that share a table.
     #[test]
@@ -190,5 +219,44 @@ mod tests {
         tables.sort_unstable();
         tables.dedup();
         assert!(colliding.len() > 200 && tables.len() > 100, "{} names in {} tables", colliding.len(), tables.len());
+    }
+
+    #[test]
+    fn keys_of_a_limit_with_many_make_room_and_those_of_limits_with_few_stay() {
+        let limit = Limit {
+            name: "l".to_owned(),
+            matches: Match::default(),
+            per: vec!["user".into()],
+            limit: Quota::Hits(1),
+            period: Period::Window { ms: 1000 },
+            algorithm: Algorithm::FixedWindow,
+            cells: None,
+            burst: None,
+            consistency: None,
+            scope: Scope::Region,
+            overdraft: false,
+            on_store_failure: OnStoreFailure::Local,
+            mode: Mode::Enforce,
+            overrides: Vec::new(),
+            replaces: Vec::new(),
+            response_headers: BTreeMap::default(),
+        };
+        let effective = Arc::new(EffectiveLimit::new(&"d".into(), &limit, None, Revision(1)));
+        let mut table = KeyTable::new(1000, [1, 2, 3, 4]);
+        let mut activate = |name: String| {
+            let make = || Key::new(name.as_bytes(), LaneId(0), &effective);
+            let slot = table.activate(name.as_bytes(), make, &mut Vec::new());
+            (slot.is_some(), table.len())
+        };
+        for at in 0..100 {
+            activate(format!("few-keys/{at}"));
+        }
+        for at in 0..10_000 {
+            assert!(activate(format!("manykeys/{at}")).0);
+        }
+        let keys = (0..1000).filter_map(|slot| table.slots.get(SlotId(slot)));
+        let few = keys.filter(|key| key.name.starts_with(b"few-keys/")).count();
+        // A sample with more of its keys than of the others is rarer than one in ten thousand.
+        assert!(table.len() == 1000 && few >= 95, "{few} of 100 keys are left");
     }
 }
