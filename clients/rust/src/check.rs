@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 /// The headers of the request on whose behalf is asked, which the node gets.
-const CARRIED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
+pub(crate) const CARRIED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 
 /// The attributes by which rules match a request and count it.
 pub type Attributes = BTreeMap<String, String>;
@@ -28,7 +28,8 @@ pub struct Check {
     /// True charges the hits even if they do not fit, for a cost that is known only afterwards. The decision still says
     /// whether they fit. Such a check always asks a node.
     pub overdraft: bool,
-    /// `traceparent`, `tracestate` and `x-request-id` of the request on whose behalf is asked.
+    /// The headers of the request on whose behalf is asked. Its `traceparent`, `tracestate` and `x-request-id` are sent
+    /// to the node, up to 1,024 bytes each; the others are not.
     #[serde(skip)]
     pub headers: HeaderMap,
 }

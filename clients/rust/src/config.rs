@@ -6,6 +6,9 @@ use http::{HeaderValue, Uri};
 
 use crate::nodes::Urls;
 
+/// The longest deadline. A clock cannot add every duration.
+const MAX_DEADLINE: Duration = Duration::from_secs(3600);
+
 /// The answer to a check that no node answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailMode {
@@ -21,7 +24,7 @@ pub enum FailMode {
 pub struct Config {
     /// The base URLs of the nodes, such as `http://10.0.0.1:8080`, in the order of preference. At least one.
     pub nodes: Vec<String>,
-    /// Bounds a check with both of its tries. 250 ms by default.
+    /// Bounds a check with both of its tries. At most an hour, 250 ms by default.
     pub deadline: Duration,
     pub fail_mode: FailMode,
     /// Sent as `Authorization: Bearer`, if the nodes have `auth.tokens_file`.
@@ -74,14 +77,14 @@ impl Config {
         let urls = self.nodes.iter().enumerate().map(|(at, base)| {
             let url = |path| {
                 let url: Option<Uri> = format!("{}{path}", base.trim_end_matches('/')).parse().ok();
-                url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none())
+                url.filter(is_base_url)
                     .ok_or_else(|| wrong(&format!("nodes[{at}]"), "expected a base URL such as http://10.0.0.1:8080"))
             };
             Ok(Urls { one: url("/v1/check")?, many: url("/v1/checks")? })
         });
         let urls: Vec<Urls> = urls.collect::<Result<_, _>>()?;
-        if self.deadline.is_zero() {
-            return Err(wrong("deadline", "expected more than 0"));
+        if self.deadline.is_zero() || self.deadline > MAX_DEADLINE {
+            return Err(wrong("deadline", "expected more than 0 and at most an hour"));
         }
         if self.max_in_flight == 0 {
             return Err(wrong("max_in_flight", "expected more than 0"));
@@ -98,6 +101,12 @@ impl Config {
     }
 }
 
+/// True for the URL of a node, without a user and a query.
+fn is_base_url(url: &Uri) -> bool {
+    let has_host = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    has_host && matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,10 +120,11 @@ mod tests {
         };
         assert_eq!(field(&|_| ()), None);
         assert_eq!(field(&|config| config.nodes.clear()).as_deref(), Some("nodes"));
-        for node in ["a:1", "ftp://a", "http://a/?x=1", ""] {
+        for node in ["a:1", "ftp://a", "http://a/?x=1", "http://user:password@a", ""] {
             assert_eq!(field(&|config| config.nodes.push(node.to_owned())).as_deref(), Some("nodes[1]"), "{node}");
         }
         assert_eq!(field(&|config| config.deadline = Duration::ZERO).as_deref(), Some("deadline"));
+        assert_eq!(field(&|config| config.deadline = Duration::MAX).as_deref(), Some("deadline"));
         assert_eq!(field(&|config| config.max_in_flight = 0).as_deref(), Some("max_in_flight"));
         assert_eq!(field(&|config| config.token = Some("a b".to_owned())).as_deref(), Some("token"));
     }

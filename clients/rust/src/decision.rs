@@ -82,7 +82,7 @@ pub struct FieldError {
 /// The JSON of a decision.
 #[derive(Deserialize)]
 pub(crate) struct Answer {
-    allowed: bool,
+    pub(crate) allowed: bool,
     degraded: bool,
     #[serde(default)]
     partitioned: bool,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::Decision;
 
-/// The longest key that is remembered, in bytes. It bounds the memory.
+/// The longest key that is remembered, in bytes, and the most limits of its denial. They bound the memory.
 const MAX_KEY: usize = 2048;
+const MAX_LIMITS: usize = 20;
 
 /// Remembers denials until they end. Of a full cache, the oldest denial leaves.
 #[derive(Debug)]
@@ -37,7 +38,10 @@ impl Denials {
     /// Remembers a decision if it denies and says when asking again helps.
     pub(crate) fn add(&mut self, key: String, hits: u32, decision: &Decision, now: Instant) {
         let Some(wait) = decision.retry_after.filter(|wait| !wait.is_zero()) else { return };
-        if decision.allowed || hits == 0 || self.most == 0 || key.len() > MAX_KEY {
+        if decision.allowed || hits == 0 || self.most == 0 {
+            return;
+        }
+        if key.len() > MAX_KEY || decision.limits.len() > MAX_LIMITS {
             return;
         }
         self.last += 1;
@@ -68,6 +72,7 @@ impl Denials {
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
     use super::*;
+    use crate::Limit;
 
     const WAIT: Duration = Duration::from_secs(10);
 
@@ -93,6 +98,19 @@ mod tests {
         denials.add("peek".into(), 0, &denied(Some(WAIT)), now);
         denials.add("allowed".into(), 1, &Decision { allowed: true, ..denied(Some(WAIT)) }, now);
         denials.add("x".repeat(MAX_KEY + 1), 1, &denied(Some(WAIT)), now);
+        let limit = Limit {
+            name: "l".to_owned(),
+            descriptor: 0,
+            algorithm: "fixed_window".to_owned(),
+            limit: Some(1),
+            remaining: Some(0),
+            window_ms: 1,
+            reset_ms: 1,
+            refused: true,
+            shadow: false,
+        };
+        let many = Decision { limits: vec![limit; MAX_LIMITS + 1], ..denied(Some(WAIT)) };
+        denials.add("many".into(), 1, &many, now);
         assert!(denials.by_key.is_empty());
         denials.add("long".into(), 1, &denied(Some(WAIT * 100)), now);
         assert!(denials.find("long", 1, now + WAIT).is_none());

@@ -12,10 +12,16 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::Connect;
 use tokio::time::{Instant, timeout_at};
 
+use crate::check::CARRIED;
+
 /// How long a node that failed is asked only after the others.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a call is sent at most.
 const MAX_TRIES: usize = 2;
+
+/// The longest header that is carried, in bytes. A user may choose these headers, and a node closes a connection whose
+/// head is too long, which looks like a failure.
+const MAX_HEADER: usize = 1024;
 
 /// The nodes, and how they are reached.
 #[derive(Debug)]
@@ -104,7 +110,15 @@ impl<C: Connect + Clone + Send + Sync + 'static> Nodes<C> {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = url.clone();
         let headers = request.headers_mut();
-        headers.extend(call.headers.clone());
+        for name in CARRIED {
+            let values = call.headers.get_all(name);
+            // Each value has a line of its own.
+            if values.iter().map(|value| value.len() + name.len()).sum::<usize>() <= MAX_HEADER {
+                for value in values {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());

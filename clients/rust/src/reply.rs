@@ -70,6 +70,8 @@ impl Reply {
     pub(crate) fn decision(self) -> Result<Decision, CheckError> {
         if matches!(self.status, StatusCode::OK | StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
             && let Ok(answer) = serde_json::from_slice::<Answer>(&self.body)
+            // Only a status of 200 allows.
+            && answer.allowed == (self.status == StatusCode::OK)
         {
             return Ok(answer.decision(self.status, &self.headers));
         }

@@ -63,6 +63,32 @@ async fn the_next_node_is_asked_if_one_is_gone_stands_still_or_fails() {
     still.signal("CONT");
 }
 
+/// A decision with `allowed` as here.
+fn decision(allowed: bool) -> String {
+    let rest = r#""degraded":false,"revision":1,"request_id":"","retry_after_ms":null,"limits":[]"#;
+    format!(r#"{{"allowed":{allowed},{rest}}}"#)
+}
+
+/// An answer with this head and this body.
+fn answer(head: &str, body: &str) -> &'static str {
+    format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).leak()
+}
+
+#[tokio::test]
+async fn only_a_status_of_200_allows() {
+    let decided = async |head: &str, allowed| {
+        let (url, _requests) = server(answer(head, &decision(allowed)));
+        let client = Client::new(Config { fail_mode: FailMode::Allow, ..config(&[&url]) }).unwrap();
+        client.check(&check("u")).await
+    };
+    assert!(decided("200 OK", true).await.unwrap().allowed);
+    let denied = decided("429 Too Many Requests\r\nretry-after: 7", true).await.unwrap();
+    assert_eq!((denied.allowed, denied.status), (false, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(denied.retry_after, Some(Duration::from_secs(7)));
+    assert!(matches!(decided("401 Unauthorized", true).await, Err(CheckError::Rejected(_))));
+    assert!(matches!(decided("200 OK", false).await, Err(CheckError::NoNode { .. })));
+}
+
 #[tokio::test]
 async fn a_4xx_with_a_body_that_cannot_be_read_never_fails_open() {
     for (status, end) in [
@@ -138,6 +164,21 @@ async fn the_trace_context_and_the_token_go_to_the_node() {
     }
     assert!(!sent.contains("cookie"), "{sent}");
     assert!(!format!("{client:?}").contains("Bearer a-token"));
+}
+
+#[tokio::test]
+async fn only_short_headers_that_are_carried_go_to_the_node() {
+    let (url, requests) = server(answer("200 OK", &decision(true)));
+    let client = Client::new(config(&[&url])).unwrap();
+    let request = Request::get("/").header("content-length", "7").header("cookie", "c").header("x-request-id", "mine");
+    let request = request.header("tracestate", "x".repeat(2000)).body(()).unwrap();
+    let check = Check { headers: request.headers().clone(), ..check("u") };
+    assert!(client.check(&check).await.unwrap().allowed);
+    let sent = requests.recv_timeout(PATIENCE).unwrap();
+    assert!(sent.contains("x-request-id: mine"), "{sent}");
+    for absent in ["cookie", "tracestate", "content-length: 7"] {
+        assert!(!sent.contains(absent), "{absent} in {sent}");
+    }
 }
 
 #[tokio::test]
