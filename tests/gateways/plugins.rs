@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::setup::{deployed, node};
+use crate::support::node::Node;
 
 const RULES: &str = "
 version: 1
@@ -31,6 +32,11 @@ fn json_of(command: &mut Command) -> Value {
 
 /// What the authorizer answers to these events, one after the other, in one process.
 fn authorizer(nodes: &str, fail_mode: &str, events: &Value) -> Vec<Value> {
+    authorizer_with(nodes, fail_mode, "", events)
+}
+
+/// The same with a token, unless it is empty.
+fn authorizer_with(nodes: &str, fail_mode: &str, token: &str, events: &Value) -> Vec<Value> {
     let code = "import json, os, sys, contextlib\n\
                 with contextlib.redirect_stdout(sys.stderr):\n    \
                 import authorizer\n    \
@@ -39,7 +45,21 @@ fn authorizer(nodes: &str, fail_mode: &str, events: &Value) -> Vec<Value> {
     let mut command = Command::new("python3");
     command.args(["-B", "-c", code]).current_dir(path("deploy/gateways/aws")).env("EVENTS", events.to_string());
     command.env("TIDEGATE_NODES", nodes).env("TIDEGATE_DOMAIN", "web").env("TIDEGATE_FAIL_MODE", fail_mode);
+    command.env("TIDEGATE_TOKEN", token);
     json_of(&mut command).as_array().unwrap().clone()
+}
+
+/// The token of `node_with_token`.
+const TOKEN: &str = "token-of-the-plugins";
+
+/// A node whose clients need a token, and its folder.
+fn node_with_token() -> (Node, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("rules.yaml"), RULES).unwrap();
+    std::fs::write(path("tokens"), TOKEN).unwrap();
+    let tokens = path("tokens").display().to_string();
+    (Node::serve(&path("rules.yaml"), "memory:", &[("TIDEGATE_AUTH__TOKENS_FILE", &*tokens)]), folder)
 }
 
 /// An event of a REST API.
@@ -109,6 +129,14 @@ fn the_lambda_authorizer_asks_the_next_node_and_then_obeys_its_failure_mode() {
     assert_eq!(authorizer(&node.http, "open", &event)[0]["isAuthorized"], true);
 }
 
+#[test]
+fn the_lambda_authorizer_sends_its_token() {
+    let (node, _folder) = node_with_token();
+    let event = json!([http("/", &json!({ "x-api-key": "k" }), "192.0.2.1")]);
+    assert_eq!(authorizer(&node.http, "open", &event)[0]["isAuthorized"], false, "a 401 opens nothing");
+    assert_eq!(authorizer_with(&node.http, "closed", TOKEN, &event)[0]["isAuthorized"], true);
+}
+
 /// A server that answers each connection once, with these statuses one after the other, and then closes it.
 #[expect(clippy::disallowed_methods, reason = "the thread ends with its last status")]
 fn closing(statuses: &'static [&'static str]) -> String {
@@ -132,20 +160,25 @@ fn connections_that_nodes_have_closed_cost_the_lambda_authorizer_no_try() {
     assert!(answers.iter().all(|answer| answer["isAuthorized"] == true), "{answers:?}");
 }
 
+/// What the plugin for Tyk answers instead of the application, with these settings beside those of `api.json`.
+fn tyk(node: &str, settings: &Value, headers: &Value) -> Value {
+    let definition: Value = serde_json::from_str(&deployed("tyk/api.json")).unwrap();
+    let mut all = definition["config_data"].clone();
+    assert_eq!(all["tidegate_node"], "http://127.0.0.1:8080");
+    all["tidegate_node"] = json!(format!("http://{node}"));
+    for (name, value) in settings.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    let request = json!({ "Method": "GET", "RequestURI": "/x?a=b", "Headers": headers });
+    let mut command = Command::new("node");
+    command.args([path("tests/gateways/tyk.js"), path("deploy/gateways/tyk/tidegate.js")]);
+    json_of(command.args([all.to_string(), request.to_string()]))
+}
+
 #[test]
 fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
     let node = node(RULES);
-    let definition: Value = serde_json::from_str(&deployed("tyk/api.json")).unwrap();
-    let run = |node: &str, mode: &str, headers: Value| {
-        let mut settings = definition["config_data"].clone();
-        assert_eq!(settings["tidegate_node"], "http://127.0.0.1:8080");
-        settings["tidegate_node"] = json!(format!("http://{node}"));
-        settings["tidegate_fail_mode"] = json!(mode);
-        let request = json!({ "Method": "GET", "RequestURI": "/x?a=b", "Headers": headers });
-        let mut command = Command::new("node");
-        command.args([path("tests/gateways/tyk.js"), path("deploy/gateways/tyk/tidegate.js")]);
-        json_of(command.args([settings.to_string(), request.to_string()]))
-    };
+    let run = |node: &str, mode: &str, headers: Value| tyk(node, &json!({ "tidegate_fail_mode": mode }), &headers);
     let key = || json!({ "X-Api-Key": ["k"] });
     assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 0, "the application answers");
     for mode in ["closed", "open"] {
@@ -160,6 +193,14 @@ fn the_plugin_for_tyk_denies_what_a_node_denies_and_obeys_its_failure_mode() {
     assert_eq!(two["ResponseCode"], 400, "nobody knows which key the application reads");
     node.signal("STOP");
     assert_eq!(run(&node.http, "closed", key())["ResponseCode"], 500);
+}
+
+#[test]
+fn the_plugin_for_tyk_sends_its_token() {
+    let (node, _folder) = node_with_token();
+    let key = json!({ "X-Api-Key": ["k"] });
+    assert_eq!(tyk(&node.http, &json!({ "tidegate_fail_mode": "open" }), &key)["ResponseCode"], 401);
+    assert_eq!(tyk(&node.http, &json!({ "tidegate_token": TOKEN }), &key)["ResponseCode"], 0);
 }
 
 /// For the files that no program here reads: those of Kong, Traefik, AWS, Envoy Gateway and Istio.

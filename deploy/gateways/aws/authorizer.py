@@ -5,6 +5,7 @@ It takes the events of REST APIs, and of HTTP APIs with payload version 2.0 and 
     TIDEGATE_NODES      addresses of nodes, as host:port, separated by commas
     TIDEGATE_DOMAIN     the domain of the checks
     TIDEGATE_FAIL_MODE  closed (default) or open: what happens if no node answers
+    TIDEGATE_TOKEN      sent as `Authorization: Bearer`, if the nodes want a token
 """
 
 import http.client
@@ -24,6 +25,7 @@ DOMAIN = os.environ["TIDEGATE_DOMAIN"]
 FAIL_MODE = os.environ.get("TIDEGATE_FAIL_MODE", "closed")
 if FAIL_MODE not in ("closed", "open"):
     raise ValueError(f"TIDEGATE_FAIL_MODE: expected closed or open, got {FAIL_MODE}")
+TOKEN = os.environ.get("TIDEGATE_TOKEN")
 
 # A connection to each node, which the next calls of this function reuse.
 connections = {}
@@ -62,6 +64,8 @@ def headers_of_check(event):
         "X-Forwarded-For": ip,
         "X-Request-Id": context["requestId"],
     }
+    if TOKEN:
+        headers["Authorization"] = f"Bearer {TOKEN}"
     for name in ("x-api-key", "user-agent"):
         if name in sent:
             headers[name] = ", ".join(sent[name])

@@ -1,5 +1,6 @@
 // A plugin for Tyk's JavaScript engine (ECMAScript 5) that asks Tidegate whether a request may pass. Its settings are
-// in the `config_data` of the API: tidegate_node, tidegate_domain and tidegate_fail_mode (closed or open).
+// in the `config_data` of the API: tidegate_node, tidegate_domain, tidegate_fail_mode (closed or open), and
+// tidegate_token if the node wants one.
 var tidegate = new TykJS.TykMiddleware.NewMiddleware({});
 
 // The client's values of these headers count.
@@ -22,6 +23,9 @@ function tidegateAsk(request, settings) {
     "X-Forwarded-Uri": request.RequestURI,
     "X-Forwarded-Host": tidegateValues(request.Headers, "host")[0] || ""
   };
+  if (settings.tidegate_token) {
+    headers["Authorization"] = "Bearer " + settings.tidegate_token;
+  }
   TIDEGATE_PASSED_ON.forEach(function (name) {
     var values = tidegateValues(request.Headers, name);
     if (values.length > 0) {
