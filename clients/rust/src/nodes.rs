@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::Connect;
 use tokio::time::{Instant, timeout_at};
@@ -131,6 +131,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Nodes<C> {
         }
         let body = match timeout_at(end, Limited::new(body, call.max_answer).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
+            // A body that is too long is not that of a node.
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Bytes::new(),
             // A status of 4xx refuses the check even if its body cannot be read.
             _ if head.status.is_client_error() => Bytes::new(),
             Ok(Err(error)) => return Err(error.to_string()),

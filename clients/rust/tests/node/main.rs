@@ -90,6 +90,14 @@ async fn only_a_status_of_200_allows() {
 }
 
 #[tokio::test]
+async fn a_200_that_is_too_long_never_fails_open() {
+    let long = " ".repeat(1 << 20) + &decision(true);
+    let (url, _requests) = server(answer("200 OK", &long));
+    let client = Client::new(Config { fail_mode: FailMode::Allow, ..config(&[&url]) }).unwrap();
+    assert!(matches!(client.check(&check("u")).await, Err(CheckError::NoNode { .. })));
+}
+
+#[tokio::test]
 async fn a_4xx_with_a_body_that_cannot_be_read_never_fails_open() {
     for (status, end) in [
         ("403 Forbidden", "connection: close"),
