@@ -65,29 +65,53 @@ impl BatchGenerator {
         let holder = if self.random.one_in(3) { 100 + self.random.below(90) } else { holder };
         // Most keys have one holder at a time: in every other 500 batches, four of five are of holder 1.
         let holder = if (self.number / 500).is_multiple_of(2) && !self.random.one_in(5) { 1 } else { holder };
+        let holder = if self.is_crowded() { 1000 + self.number } else { holder };
+        // The number of an incarnation is computed from both, and may be one that has another meaning.
+        let number = match self.random.below(100) {
+            0 => (1 << 24) - holder % (1 << 24),
+            1 => (1 << 25) - 1 - holder % (1 << 24),
+            _ => number,
+        };
         let not_after = match self.random.below(10) {
             0 => None,
             1 => Some(StoreTime(self.now.0.saturating_sub(self.random.below(50_000)))),
             2 => Some(StoreTime(self.now.0 + self.random.below(20_000))),
+            _ if self.is_crowded() => Some(StoreTime(self.now.0 + 5_000_000)),
             _ => Some(StoreTime(self.now.0 + 100_000)),
         };
         Batch { not_after, holder: HolderId(holder), id: BatchId(number), items }
     }
 
+    /// In some batches, many holders use one key. Its record gets more of everything than it can hold.
+    const fn is_crowded(&self) -> bool {
+        self.number % 2000 >= 1700
+    }
+
+    /// In every other 500 batches, other regions report their counts of simple keys.
+    const fn has_other_regions(&self) -> bool {
+        (self.number / 500).is_multiple_of(2)
+    }
+
     fn item(&mut self) -> Item {
-        let kind = if self.random.one_in(3) { 14 + self.random.below(4) } else { self.random.below(14) };
+        let kind = if self.random.one_in(3) { self.random.pick(&[14, 15, 16, 17, 17]) } else { self.random.below(14) };
+        let crowded_kind = if self.number % 4000 < 2000 { 1 } else { 3 };
         // All keys are of one lane, because a batch is for one lane. A key of kinds 14 to 17 stays simple until a
         // failover, so its name changes every 500 batches.
-        let key: Box<[u8]> =
-            format!("{{lane}}{kind}/{}", if kind < 14 { self.random.below(3) } else { self.number / 500 })
-                .into_bytes()
-                .into();
+        let (kind, name) = match kind {
+            _ if self.is_crowded() => (crowded_kind, 7),
+            0..14 => (kind, self.random.below(3)),
+            _ => (kind, self.number / 500),
+        };
+        let key: Box<[u8]> = format!("{{lane}}{kind}/{name}").into_bytes().into();
         let seen = self.seen.get(&key).cloned();
         // Sometimes the item is of another kind than the record under the key.
         let kind = if self.random.one_in(100) { self.random.below(18) } else { kind };
+        // Sometimes an edit gave a simple key another window.
+        let kind = if kind >= 14 && self.random.one_in(8) { 14 + self.random.below(4) } else { kind };
         let max_hits = self.random.pick(&[1, 3, 10, 20, 21, 100, 1_000_000, MAX_LIMIT]);
+        let max_hits = if self.is_crowded() && kind == 3 { 3 } else { max_hits };
         // Overdrafts and refunds need the general path.
-        let general = self.random.one_in(if kind < 14 { 3 } else { 20 });
+        let general = self.random.one_in(if kind < 14 { 3 } else { 20 }) || self.is_crowded();
         // The compact path serves items with one run of asks.
         let runs = if kind >= 14 && !self.random.one_in(3) { 1 } else { self.random.below(4) };
         let asks = (0..runs).map(|_| Ask {
@@ -95,7 +119,10 @@ impl BatchGenerator {
             count: 1 + self.small(5),
             overdraft: general && self.random.one_in(2),
         });
-        let asks = asks.collect();
+        let mut asks: Vec<Ask> = asks.collect();
+        if self.is_crowded() {
+            asks.push(Ask { hits: 1, count: 1, overdraft: true });
+        }
         let refund = if general && self.random.one_in(2) { self.random.size(max_hits + 2) } else { 0 };
         let counter = match kind {
             0..=9 | 14.. => self.window(kind, max_hits, seen),
@@ -139,7 +166,7 @@ impl BatchGenerator {
         };
         // Most keys are simple: only their own incarnation charges them. Other regions report some of these.
         let simple = kind > 9 && !self.random.one_in(50);
-        if simple && (self.number / 500).is_multiple_of(3) && self.random.one_in(4) {
+        if simple && self.has_other_regions() && self.random.one_in(4) {
             return self.report_of_another_region(grid, width_ms, max_hits);
         }
         let (mut seen, mut returns, mut debts) = (Vec::<Cell>::new(), Vec::new(), Debts::default());
@@ -159,7 +186,22 @@ impl BatchGenerator {
                     entry.returned = (entry.returned + self.random.below(3)).min(entry.charged);
                 }
             }
-            if self.random.one_in(if simple { 2 } else { 4 }) {
+            // The holder last asked in the cell before.
+            if simple && self.random.one_in(20) {
+                seen.iter_mut().for_each(|cell| cell.start_ms -= width_ms);
+            }
+            // The holder saw counts of other regions that the record does not have.
+            if simple && self.has_other_regions() && self.random.one_in(4) {
+                let number = Incarnation(1 + self.random.below(4));
+                let count = 2 + self.random.below(3);
+                let entry = |region| Entry { incarnation: number.of_region(region), charged: 1, returned: 0 };
+                let others = (1..).take(count as usize).map(RegionNumber).map(entry);
+                for cell in &mut seen {
+                    cell.entries.retain(|entry| entry.incarnation.region() == RegionNumber(0));
+                    cell.entries.extend(others.clone());
+                }
+            }
+            if self.is_crowded() || self.random.one_in(if simple { 2 } else { 4 }) {
                 // Some returns are for the previous cell.
                 let back = if self.random.one_in(8) { width_ms } else { 0 };
                 let cell_ms = cell_ms.saturating_sub(back);
@@ -168,19 +210,26 @@ impl BatchGenerator {
         }
         // Add cells that the store lost, older cells, and cells from a clock that jumped forward.
         if !simple && self.random.one_in(4) {
-            let back = self.random.below(4) * width_ms;
+            let back = if self.is_crowded() { 0 } else { self.random.below(4) * width_ms };
             let ahead = if self.random.one_in(30) { width_ms } else { 0 };
             let start_ms = (ms - ms % width_ms).saturating_sub(back) + ahead;
-            let entries = (0..1 + self.random.size(40)).map(|_| {
+            let crowded = self.is_crowded();
+            let entries = (0..if crowded { 50 } else { 1 + self.random.size(40) }).map(|_| {
                 let charged = self.random.size(max_hits);
-                let incarnation = if self.random.one_in(20) { FLOOR } else { Incarnation(self.random.size(1 << 48)) };
-                let region = if self.random.one_in(3) { self.random.size(12) } else { 0 };
-                let note = FIRST_NOTE + (self.random.below(4) << 16) + self.random.below(12);
-                let incarnation = if self.random.one_in(8) { Incarnation(note) } else { incarnation };
+                let incarnation = Incarnation(if crowded { self.random.below(60) } else { self.random.size(1 << 48) });
+                let incarnation = if self.random.one_in(if crowded { 200 } else { 20 }) { FLOOR } else { incarnation };
+                let regions = if crowded { 3 } else { 12 };
+                let region = if self.random.one_in(3) { self.random.size(regions) } else { 0 };
+                let note = FIRST_NOTE + (self.random.below(4) << 16) + self.random.below(40);
+                let incarnation =
+                    if self.random.one_in(if crowded { 2 } else { 8 }) { Incarnation(note) } else { incarnation };
                 let incarnation = incarnation.of_region(RegionNumber(u16::try_from(region).unwrap()));
                 Entry { incarnation, charged, returned: self.random.below(charged + 1) }
             });
             let cell = Cell { start_ms, entries: entries.collect() };
+            if crowded {
+                seen.retain(|other| other.start_ms != start_ms);
+            }
             if seen.iter().all(|other| other.start_ms != start_ms) {
                 seen.push(cell);
             }
@@ -189,9 +238,10 @@ impl BatchGenerator {
             let incarnation = Incarnation(self.random.size(1 << 48));
             returns.push(WindowReturn { cell_ms: ms - ms % width_ms, incarnation, tokens: self.random.size(9) });
         }
-        if !simple && self.random.one_in(4) {
+        if !simple && self.random.one_in(if self.is_crowded() { 2 } else { 4 }) {
             let start_ms = ms - ms % width_ms;
-            debts.reports = (0..1 + self.random.below(3)).map(|_| self.report(start_ms, width_ms)).collect();
+            let most = if self.is_crowded() { 20 } else { 3 };
+            debts.reports = (0..1 + self.random.below(most)).map(|_| self.report(start_ms, width_ms)).collect();
         }
         let lease = self.random.one_in(2).then(|| Prefetch {
             want: u32::try_from(self.random.size(u64::from(u32::MAX))).unwrap(),
@@ -263,7 +313,8 @@ impl BatchGenerator {
         let hits = Hits { charged, returned: self.random.below(charged + 1) };
         let known = Hits { charged: self.random.below(charged + 1), returned: self.random.below(hits.returned + 1) };
         let known = self.random.pick(&[Hits::default(), Hits::default(), known, hits]);
-        Report { debt: Debt { cell_ms, id: DebtId(1 + self.random.size(120)), hits }, known }
+        let id = DebtId(1 + if self.is_crowded() { self.random.below(1000) } else { self.random.size(120) });
+        Report { debt: Debt { cell_ms, id, hits }, known }
     }
 
     fn bucket(&mut self, kind: u64, max_hits: u64, last_seen: Option<Seen>) -> Counter {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use mlua::{Function, Lua, Table, Value, Variadic};
 
+use super::lines::Lines;
 use super::lua_struct;
 use counter_script::{COUNTERS, FENCE, wire};
 use limiter::counter::{Batch, BatchReply, StoreError};
@@ -93,6 +94,14 @@ impl Redis {
         let script = lua.load(script).set_name("counters").into_function()?;
         let fence = lua.load(FENCE.text()).set_name("fence.lua").into_function()?;
         Ok(Self { state, script, fence, lua })
+    }
+
+    /// Begins to note which lines of the counter script run.
+    ///
+    /// # Errors
+    /// Returns an error if the Lua library does not allow it.
+    pub fn watch_lines(&self) -> mlua::Result<Lines> {
+        Lines::watch(&self.lua, &self.script)
     }
 
     /// Changes the replication id, as when a replica takes over or a server restarts. The server is then a new
