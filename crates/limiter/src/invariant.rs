@@ -51,3 +51,27 @@ pub fn check(invariant: Invariant, holds: bool) {
 pub fn broken(invariant: Invariant) -> u64 {
     BROKEN[invariant as usize].load(Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invariant_that_holds_is_not_counted() {
+        for invariant in Invariant::ALL {
+            check(invariant, true);
+            assert_eq!(broken(invariant), 0, "{invariant:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant I5 is broken")]
+    fn a_violation_panics_in_tests() {
+        check(Invariant::I5NoTokenTwice, false);
+    }
+
+    #[test]
+    fn metrics_name_each_invariant_by_its_id() {
+        assert_eq!(Invariant::ALL.map(Invariant::id), ["I1", "I4", "I5", "I6", "I10"]);
+    }
+}

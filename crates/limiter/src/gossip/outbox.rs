@@ -203,4 +203,25 @@ mod tests {
         let states = partitioned(500, 1500);
         assert!(states[15] && !states[59], "{states:?}");
     }
+
+    #[test]
+    fn each_region_is_told_once_what_the_region_counted() {
+        let config =
+            GossipConfig { partition_after_us: 1_000_000, max_keys: 1, max_bytes: 10_000, seeds: [1, 2, 3, 4] };
+        let third = RegionNumber(8);
+        let mut outbox = Outbox::new(config, [OTHER, third]);
+        let report = |key: &[u8]| {
+            let cell =
+                Cell { start_ms: 0, entries: vec![Entry { incarnation: Incarnation(1), charged: 3, returned: 0 }] };
+            Report { key: key.into(), grid: Grid::Fixed { width_ms: 60_000 }, cells: [cell].as_slice().into() }
+        };
+        outbox.note(report(b"k"), at(60_000));
+        let told: Vec<_> = outbox.tick(at(0)).into_iter().map(|message| (message.to, message.reports)).collect();
+        assert_eq!(told, [(OTHER, vec![report(b"k")]), (third, vec![report(b"k")])]);
+        assert_eq!(outbox.stats(), OutboxStats { keys: 1, dropped: 0 });
+        assert!(outbox.tick(at(100)).iter().all(|message| message.reports.is_empty()), "nothing has changed");
+        // There is room for one key only, of which no region has acknowledged the report.
+        outbox.note(report(b"other"), at(60_000));
+        assert_eq!(outbox.stats(), OutboxStats { keys: 1, dropped: 1 });
+    }
 }

@@ -243,7 +243,7 @@ impl KeyQueue {
 mod tests {
     use super::*;
     use crate::check::{Charging, Descriptor};
-    use crate::ids::SlotId;
+    use crate::ids::{Incarnation, SlotId};
     use crate::rules::{Period, RuleBook};
 
     fn tickets(queue: &KeyQueue) -> Vec<u64> {
@@ -277,5 +277,17 @@ mod tests {
         // The store did nothing: what was sent waits again, apart from the withdrawn ask.
         queue.requeue_sent(&mut Vec::new());
         assert_eq!(tickets(&queue), [1, 2, 3, 5, 7]);
+    }
+
+    #[test]
+    fn tokens_of_one_cell_and_incarnation_go_back_together() {
+        let mut queue = KeyQueue::default();
+        let back =
+            |cell_ms, incarnation, tokens| WindowReturn { cell_ms, incarnation: Incarnation(incarnation), tokens };
+        for (cell_ms, incarnation) in [(1000, 1), (1000, 1), (2000, 1), (2000, 2), (2000, 2)] {
+            queue.return_to_window(back(cell_ms, incarnation, 3));
+        }
+        assert_eq!(queue.window_returns.next, [back(1000, 1, 6), back(2000, 1, 3), back(2000, 2, 6)]);
+        assert_eq!(queue.returning(), 15);
     }
 }

@@ -58,6 +58,27 @@ fn a_holder_admits_its_share_and_reports_the_debt() {
 }
 
 #[test]
+fn an_answer_without_the_store_says_what_is_left_of_the_share() {
+    for algorithm in
+        [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::RollingWindow, Algorithm::TokenBucket]
+    {
+        let mut world = world(1, vec![local("l", algorithm, 30, MONTH)]);
+        // The holder's share is a third.
+        for (hits, allowed, left) in [(3, true, 7), (8, false, 7), (0, true, 7), (7, true, 0), (0, false, 0)] {
+            world.check(0, 0, hits);
+            world.fail_to_send(0);
+            let decision = world.last_decision.take().unwrap();
+            assert!(decision.degraded);
+            assert_eq!(
+                (decision.allowed, decision.limits[0].remaining),
+                (allowed, Some(left)),
+                "{algorithm:?}: {hits} hits"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_confirmed_debt_is_not_restored_by_a_holder_that_saw_it_before() {
     let mut world = world(2, vec![local("l", Algorithm::FixedWindow, 1000, MONTH)]);
     assert_eq!(check_without_store(&mut world, 0, 5), 5);

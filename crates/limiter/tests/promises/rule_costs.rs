@@ -197,6 +197,18 @@ fn conditions_that_cost_much_and_never_hold_are_work_as_well() {
     assert!(too_much(named(&overridden(1000), 20)).is_some());
 }
 
+#[test]
+fn limits_that_replace_many_others_are_work() {
+    // Each limit replaces all that come after it.
+    let replacing = |count: usize| {
+        let names: Vec<String> = (0..count).map(|at| format!("l{at}")).collect();
+        let limits = per_user(count).into_iter().enumerate();
+        limits.map(|(at, limit)| Limit { replaces: names[at + 1..].to_vec(), ..limit }).collect::<Vec<_>>()
+    };
+    assert_eq!(too_much(replacing(150)), None);
+    assert!(too_much(replacing(250)).is_some(), "each replacement takes a step of 10 or more");
+}
+
 const fn limit_of(hits: u64) -> limiter::rules::Quota {
     limiter::rules::Quota::Hits(hits)
 }
