@@ -1,6 +1,7 @@
 //! Property tests and scenarios with real shards and the real store function. The tests control time and the network.
 
 mod answers;
+mod bounds;
 mod charge_each;
 mod clock_steps;
 mod deliveries;
