@@ -151,3 +151,7 @@ fn policy(limit: &LimitStatus, out: &mut String) {
 pub const fn seconds(micros: u64) -> u64 {
     micros.div_ceil(1_000_000)
 }
+
+#[cfg(test)]
+#[path = "headers_tests.rs"]
+mod tests;

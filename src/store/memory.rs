@@ -249,10 +249,13 @@ mod tests {
     }
 
     fn charge(store: &MemoryStore, key: &str, width_ms: u64) -> ItemReply {
-        let grid = Grid::Fixed { width_ms };
+        ask(store, key, Grid::Fixed { width_ms }, 5, 1)
+    }
+
+    fn ask(store: &MemoryStore, key: &str, grid: Grid, limit: u64, hits: u64) -> ItemReply {
         let counter = Counter::Window {
             grid,
-            limit: 5,
+            limit,
             seen: SeenCells::Empty,
             returns: Vec::new(),
             debts: Debts::default(),
@@ -260,13 +263,54 @@ mod tests {
             share: None,
             escrow: None,
         };
-        let asks = vec![Ask { hits: 1, count: 1, overdraft: false }];
+        let asks = vec![Ask { hits, count: 1, overdraft: false }];
         let item = Item { key: key.as_bytes().into(), asks, refund: 0, counter };
         match store.run_now(&Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] }).outcome
         {
             BatchOutcome::Ran(mut replies) => replies.pop().unwrap(),
             BatchOutcome::Late => panic!("the batch has no deadline"),
         }
+    }
+
+    /// Whether hits were granted, and the instant at which they fit if not.
+    fn granted(reply: ItemReply) -> (bool, Option<StoreTime>) {
+        match reply {
+            ItemReply::Done(grant) => (grant.granted[0].count == 1, grant.granted[0].fits_at),
+            other => panic!("expected a grant, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_window_grants_the_limit_again() {
+        let clock = Arc::new(ManualClock(AtomicU64::new(10_300_000)));
+        let (store, evicted) = store(&clock, 10);
+        let ask_all = || granted(ask(&store, "a", Grid::Fixed { width_ms: SHORT_MS }, 5, 5));
+        for end in [11_000_000, 12_000_000, 13_000_000, 14_000_000] {
+            assert_eq!(ask_all(), (true, None), "the window until {end}");
+            assert_eq!(ask_all(), (false, Some(StoreTime(end))));
+            clock.0.store(end - 1, Ordering::Relaxed);
+            assert_eq!(ask_all(), (false, Some(StoreTime(end))), "a microsecond before the end");
+            clock.0.store(end, Ordering::Relaxed);
+        }
+        assert_eq!((store.len(), evicted.get()), (1, 0));
+    }
+
+    #[test]
+    fn a_record_stays_for_as_long_as_its_hits_count() {
+        let clock = Arc::new(ManualClock(AtomicU64::new(10_000_000)));
+        let (store, _) = store(&clock, 10_000);
+        let sliding = Grid::Sliding { width_ms: SHORT_MS };
+        assert_eq!(granted(ask(&store, "a", sliding, 100, 100)), (true, None));
+        // Every charge of another counter looks for records that have expired.
+        let sweep = |name: &str| (0..2 * MAPS).for_each(|at| drop(charge(&store, &format!("{name}{at}"), LONG_MS)));
+        clock.0.store(11_500_000, Ordering::Relaxed);
+        sweep("b");
+        assert!(!granted(ask(&store, "a", sliding, 100, 51)).0, "half of the last window counts");
+        clock.0.store(11_999_000, Ordering::Relaxed);
+        sweep("c");
+        assert!(!granted(ask(&store, "a", sliding, 100, 100)).0, "a part of the last window counts");
+        clock.0.store(12_000_000, Ordering::Relaxed);
+        assert_eq!(granted(ask(&store, "a", sliding, 100, 100)), (true, None));
     }
 
     #[test]

@@ -139,6 +139,8 @@ mod tests {
     use super::*;
     use crate::telemetry::checks::CheckMetrics;
     use crate::telemetry::registry::MetricsRegistry;
+    use limiter::LimitStatus;
+    use limiter::rules::{Algorithm, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
 
     fn decision(revision: Revision, domain: &Arc<str>, allowed: bool) -> Decision {
         let domain = Some(Arc::clone(domain));
@@ -180,6 +182,65 @@ mod tests {
             ] {
                 assert!(text.contains(line), "{line} is missing in {text}");
             }
+        }
+    }
+
+    #[test]
+    fn each_limit_is_counted_as_allowed_refused_or_shadow() {
+        let registry = MetricsRegistry::new("1", "abc").unwrap();
+        let metrics = CheckMetrics::new(&registry).unwrap();
+        let (tally, api): (_, Arc<str>) = (metrics.tally(), "api".into());
+        let rule = Limit {
+            name: "l".to_owned(),
+            matches: Match::default(),
+            per: Vec::new(),
+            limit: Quota::Hits(5),
+            period: Period::Window { ms: 1000 },
+            algorithm: Algorithm::FixedWindow,
+            cells: None,
+            burst: None,
+            consistency: None,
+            scope: Scope::Region,
+            overdraft: false,
+            on_store_failure: OnStoreFailure::Local,
+            mode: Mode::Enforce,
+            overrides: Vec::new(),
+            replaces: Vec::new(),
+            response_headers: BTreeMap::new(),
+        };
+        let limit = |name: &str, mode| {
+            let rule = Limit { name: name.to_owned(), mode, ..rule.clone() };
+            Arc::new(EffectiveLimit::new(&api, &rule, None, Revision(1)))
+        };
+        let (loud, quiet) = (limit("loud", Mode::Enforce), limit("quiet", Mode::Shadow));
+        let status = |effective: &Arc<EffectiveLimit>, denied| LimitStatus {
+            effective: Arc::clone(effective),
+            descriptor: 0,
+            remaining: Some(0),
+            reset: 0,
+            denied,
+            retry_after: None,
+            shadow: effective.mode == Mode::Shadow,
+        };
+        for (loud_denies, quiet_denies) in [(false, false), (false, true), (false, true), (true, true)] {
+            let limits = vec![status(&loud, loud_denies), status(&quiet, quiet_denies)];
+            tally.decided(&Decision { limits, ..decision(Revision(1), &api, !loud_denies) }, 3);
+        }
+        metrics.flush();
+        let text = registry.render().unwrap();
+        for line in [
+            "tidegate_decisions_total{domain=\"api\",limit=\"loud\",outcome=\"allowed\"} 3",
+            "tidegate_decisions_total{domain=\"api\",limit=\"loud\",outcome=\"refused\"} 1",
+            "tidegate_decisions_total{domain=\"api\",limit=\"loud\",outcome=\"shadow\"} 0",
+            "tidegate_decisions_total{domain=\"api\",limit=\"quiet\",outcome=\"allowed\"} 1",
+            "tidegate_decisions_total{domain=\"api\",limit=\"quiet\",outcome=\"refused\"} 0",
+            "tidegate_decisions_total{domain=\"api\",limit=\"quiet\",outcome=\"shadow\"} 3",
+            // A limit in mode shadow denies no check.
+            "tidegate_checks_total{domain=\"api\",outcome=\"allowed\"} 3",
+            "tidegate_checks_total{domain=\"api\",outcome=\"refused\"} 1",
+            "tidegate_unmatched_total{domain=\"api\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in {text}");
         }
     }
 }

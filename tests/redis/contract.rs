@@ -3,6 +3,7 @@
 use limiter::counter::SeenCells;
 use limiter::{BatchId, DebtId, HolderId, Incarnation, LaneId};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use limiter::counter::{
     Ask, Batch, BatchOutcome, BatchReply, BucketReturn, Cell, Counter, Debt, Debts, Entry, Grant, Granted, Grid, Hits,
@@ -10,6 +11,8 @@ use limiter::counter::{
 };
 use limiter::{Revision, StoreTime};
 use tidegate::ports::CounterStore;
+
+use crate::support::wait::TIMEOUT;
 
 const YEAR_MS: u64 = 31_536_000_000;
 /// A window so long that it does not end during a test.
@@ -43,6 +46,7 @@ impl<'s> ContractSuite<'s> {
         self.a_bucket_grants_its_burst_and_accepts_returns().await;
         self.debts_empty_a_bucket_and_no_further().await;
         self.a_lease_is_a_share_of_the_remaining_hits().await;
+        self.each_window_grants_the_limit_again().await;
     }
 
     fn key(&self, name: &str) -> Box<[u8]> {
@@ -218,6 +222,33 @@ impl<'s> ContractSuite<'s> {
         let item = with_details(window(self.key("lease"), &[(1, 1)], 101), Vec::new(), Vec::new(), lease);
         let grant = self.send_item(item).await;
         assert_eq!((grant.lease, grant.available), (25, 75), "100 are left, and a lease is at most 100 / (2 x 2)");
+    }
+
+    /// The whole limit is granted again at the instant that the denials named, and not before, over several windows.
+    async fn each_window_grants_the_limit_again(&self) {
+        let grids = [
+            Grid::Fixed { width_ms: 250 },
+            Grid::Sliding { width_ms: 250 },
+            Grid::Rolling { window_ms: 250, cells: 2 },
+        ];
+        for (at, grid) in grids.into_iter().enumerate() {
+            // The first ask may be granted. The second one says when the whole limit is free.
+            let item = || on_grid(window(self.key(&format!("windows-{at}")), &[(30, 2)], 30), grid);
+            let (mut fits_at, mut grants) = (StoreTime(0), 0);
+            let all_granted = async {
+                while grants < 4 {
+                    let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
+                    let reply = self.send(Some(self.far_not_after().await), number, vec![item()]).await;
+                    let now = reply.now;
+                    let [granted] = expect_grant(ran_items(reply).pop()).granted[..] else { panic!("one run of asks") };
+                    assert_eq!(granted.count == 1, now >= fits_at, "{grid:?} at {now:?}, and {fits_at:?} was named");
+                    grants += granted.count;
+                    fits_at = granted.fits_at.expect("the limit is free later");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(TIMEOUT, all_granted).await.expect("four windows end");
+        }
     }
 }
 

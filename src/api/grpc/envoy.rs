@@ -131,3 +131,7 @@ fn status(limit: &LimitStatus) -> DescriptorStatus {
         ..DescriptorStatus::default()
     }
 }
+
+#[cfg(test)]
+#[path = "envoy_tests.rs"]
+mod tests;

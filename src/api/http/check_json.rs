@@ -266,7 +266,12 @@ impl<'d> Answer<'d> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use limiter::{Check, Descriptor, DryRun, StoreTime};
+
     use super::*;
+    use crate::rulefile::decode::compile;
 
     #[test]
     fn every_violation_has_its_pointer() {
@@ -337,5 +342,47 @@ mod tests {
         let value = |length: usize| format!(r#"{{"domain":"d","attributes":{{"u":"{}"}}}}"#, "x".repeat(length));
         assert!(parse(value(4096).as_bytes(), Vec::new()).is_ok());
         assert!(parse(value(4097).as_bytes(), Vec::new()).is_err());
+    }
+
+    #[test]
+    fn an_answer_says_of_each_limit_what_is_left_and_whether_it_denies() {
+        let rules = "{ version: 1, domains: [{ domain: d, limits: [\
+            { name: loud, per: [], limit: 2, window: 1m, algorithm: fixed_window },\
+            { name: quiet, per: [], limit: 1, window: 1h, algorithm: fixed_window, mode: shadow },\
+            { name: all, per: [], limit: unlimited, window: 1s, algorithm: token_bucket }] }] }";
+        let book = compile("rules.yaml", rules, Revision(7)).unwrap();
+        // The first instant of 2026 in UTC.
+        let mut dry_run = DryRun::new(Arc::new(book), StoreTime(1_767_225_600_000_000));
+        let descriptors =
+            [Descriptor { entries: &[], ordered: false, hits: 1, charging: Charging::IfAllowed, limit: None }];
+        let mut answer = |after| {
+            let decision = dry_run.check(&Check { domain: "d", descriptors: &descriptors }, after).unwrap();
+            serde_json::to_value(Answer::new(&decision, "id")).unwrap()
+        };
+        let limit = |name: &str, algorithm: &str, limit: Option<u64>, remaining: Option<u64>| {
+            serde_json::json!({ "name": name, "descriptor": 0, "algorithm": algorithm, "limit": limit,
+                "remaining": remaining, "window_ms": 60_000, "reset_ms": 60_000, "refused": false, "shadow": false })
+        };
+        let with = |mut limit: serde_json::Value, fields: &[(&str, serde_json::Value)]| {
+            for (name, value) in fields {
+                limit[*name] = value.clone();
+            }
+            limit
+        };
+        let loud = |left| limit("loud", "fixed_window", Some(2), Some(left));
+        let hour = [("window_ms", 3_600_000.into()), ("reset_ms", 3_600_000.into()), ("shadow", true.into())];
+        let quiet = with(limit("quiet", "fixed_window", Some(1), Some(0)), &hour);
+        let all = with(limit("all", "token_bucket", None, None), &[("window_ms", 1000.into()), ("reset_ms", 0.into())]);
+        let expected = |allowed: bool, retry_after_ms: Option<u64>, limits: [serde_json::Value; 3]| {
+            serde_json::json!({ "allowed": allowed, "degraded": false, "revision": 7, "request_id": "id",
+                "retry_after_ms": retry_after_ms, "limits": limits })
+        };
+        assert_eq!(answer(0), expected(true, None, [loud(1), quiet.clone(), all.clone()]));
+        let would_deny = with(quiet.clone(), &[("refused", true.into())]);
+        assert_eq!(answer(0), expected(true, None, [loud(0), would_deny, all.clone()]));
+        // 59,999.5 milliseconds are left. A wait is rounded up.
+        let (denied, last) = (answer(500), with(loud(0), &[("refused", true.into())]));
+        assert_eq!((&denied["allowed"], &denied["retry_after_ms"]), (&false.into(), &60_000.into()));
+        assert_eq!(denied["limits"][0], last);
     }
 }

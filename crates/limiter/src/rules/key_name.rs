@@ -133,6 +133,40 @@ mod tests {
         assert_eq!(name_of(&[], true), "", "one counter for all: there is no value to hide");
     }
 
+    #[test]
+    fn values_are_hashed_when_they_are_longer_than_a_uuid_together() {
+        let (most, more) = ("x".repeat(MAX_VALUES - 1), "x".repeat(MAX_VALUES));
+        assert_eq!(name(&[&most]), format!("/{most}"), "with its separator it is as long as may be");
+        assert_eq!(name(&[&more]).len(), 26);
+        // Two values have two separators.
+        assert_eq!(name(&["a", &most[2..]]), format!("/a/{}", &most[2..]));
+        assert_eq!(name(&["a", &most[1..]]).len(), 26);
+        // An escaped character takes three.
+        assert_eq!(name(&[&"{".repeat(13)]), format!("/{}", "%7b".repeat(13)));
+        assert_eq!(name(&[&"{".repeat(14)]).len(), 26);
+    }
+
+    #[test]
+    fn a_hash_tells_apart_where_long_values_are_cut() {
+        let all = "0123456789".repeat(8);
+        let mut names: Vec<String> = (0..=all.len()).map(|cut| name(&[&all[..cut], &all[cut..]])).collect();
+        names.push(name(&[&all]));
+        names.push(name(&[&all[..30], &all[30..60], &all[60..]]));
+        names.push(name(&[&all[..60], &all[60..70], &all[70..]]));
+        assert!(names.iter().all(|name| name.len() == 26 && name.starts_with("/#")), "{names:?}");
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn a_name_is_the_same_in_every_release() {
+        // Counters of a running region have these names.
+        assert_eq!(name(&["u1", "/a b"]), "/u1/%2fa%20b");
+        assert_eq!(name(&["A-Z.0_9~@+=,"]), "/A-Z.0_9~@+=,");
+        assert_eq!(name_of(&["u1"], true), "/#Kbv6dH9LMM6tVqbnTcD2kYwk");
+        assert_eq!(prefix(&digest(["d", "l"].into_iter())), b"LcsBPmqY");
+    }
+
     proptest! {
         #[test]
         fn different_values_have_different_names(
