@@ -236,7 +236,7 @@ impl<'s> ContractSuite<'s> {
             let item = || on_grid(window(self.key(&format!("windows-{at}")), &[(30, 2)], 30), grid);
             let (mut fits_at, mut grants) = (StoreTime(0), 0);
             let all_granted = async {
-                while grants < 4 {
+                while grants < 3 {
                     let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
                     let reply = self.send(Some(self.far_not_after().await), number, vec![item()]).await;
                     let now = reply.now;
@@ -247,7 +247,7 @@ impl<'s> ContractSuite<'s> {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
-            tokio::time::timeout(TIMEOUT, all_granted).await.expect("four windows end");
+            tokio::time::timeout(TIMEOUT, all_granted).await.expect("three windows end");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bounds;
+mod cell_ends;
 mod charge_each;
 mod clock_steps;
 mod deliveries;
