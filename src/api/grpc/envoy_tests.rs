@@ -17,7 +17,7 @@ domains:
       - { name: minute, per: [user], limit: 2, window: 1m, algorithm: fixed_window, response_headers: { x-plan: free } }
       - { name: hour, per: [user], limit: 3, window: 1h, algorithm: fixed_window }
       - { name: quiet, per: [user], limit: 1, window: 1m, algorithm: fixed_window, mode: shadow }
-      - { name: all, match: { path: { present: true } }, per: [], limit: unlimited, window: 1m }
+      - { name: all, match: { path: { present: true } }, per: [], limit: unlimited, window: 1m, algorithm: fixed_window }
 ";
 
 /// What an answer says of a descriptor: whether it passes, the name of the limit, what is left, and seconds.
@@ -67,19 +67,20 @@ fn each_descriptor_has_the_status_of_its_own_limits() {
             named(false, "minute", 0, 50),
             named(true, "minute", 1, 50),
             // An unlimited limit has no number, and a descriptor without limits has none.
-            (true, None, u32::MAX, 0),
+            (true, None, u32::MAX, 50),
             (true, None, 0, 0),
         ]
     );
     assert_eq!(answer.overall_code(), Code::OverLimit);
-    assert_eq!(headers_of(&answer), [("x-plan", "free"), ("retry-after", "50")]);
+    let expected = [("x-plan", "free"), ("retry-after", "50"), ("x-tidegate-shadow", "quiet")];
+    assert_eq!(headers_of(&answer), expected);
     let limit = answer.statuses[0].current_limit.as_ref().unwrap();
     assert_eq!((limit.requests_per_unit, limit.unit(), limit.unit_multiplier), (2, Unit::Minute, None));
 }
 
 #[test]
 fn the_limit_that_denies_longest_is_shown() {
-    // The hour has 3 hits, of which the third minute takes the last.
+    // The first two minutes take the 3 hits of the hour.
     let answer = answer_to(&[(0, &[BOB]), (0, &[BOB]), (60, &[BOB]), (130, &[BOB])]);
     assert_eq!(said(&answer), [named(false, "hour", 0, 3470)]);
     assert_eq!(headers_of(&answer), [("retry-after", "3470")]);

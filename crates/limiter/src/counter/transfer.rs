@@ -128,3 +128,23 @@ impl WindowRecord {
         self.cells.retain(|cell| cell.start_ms >= span.oldest_ms || cell.is_own());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{BatchId, HolderId, Incarnation};
+
+    #[test]
+    fn a_region_that_asks_for_a_cell_that_is_over_gets_nothing_and_hears_of_which_epoch() {
+        let epoch = LaneEpoch { mark: 1, since_ms: 10, data_since_ms: 10, latest_ms: 10 };
+        let (now, not_after) = (StoreTime::from_millis(5000), None);
+        let cx = BatchContext { now, replication: 1, holder: HolderId(1), batch: BatchId(1), not_after, epoch };
+        let span = CellSpan { start_ms: 5000, end_ms: 6000, oldest_ms: 5000 };
+        let escrow = Escrow { part: 10, others: [RegionNumber(7)].into_iter().collect() };
+        let mut record = WindowRecord::new(Incarnation(1));
+        let give = Give { to: RegionNumber(7), cell_ms: 4000, wanted: 3, denied: true, received: 0, epoch_ms: 0 };
+        let given = record.give(&give, &escrow, &span, now, cx);
+        assert_eq!(given, Given { epoch_ms: 10, ..Given::default() });
+        assert_eq!(record.cells, []);
+    }
+}

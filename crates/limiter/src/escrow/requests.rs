@@ -314,6 +314,29 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_that_is_not_asked_for_yet_is_not_forgotten() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 1, false), at(60_000), at(0));
+        let first = requests.questions();
+        requests.want(&want("a", 1, true), at(60_000), at(5));
+        requests.want(&want("a", 2, false), at(60_000), at(6));
+        requests.answered(&first[0], &[], at(10));
+        assert!(requests.questions()[0].wants[0].denied);
+    }
+
+    #[test]
+    fn a_question_says_which_rights_were_received() {
+        let mut requests = requests(10);
+        for (ms, received, answer) in [(0, 0, 3), (10, 3, 5), (20, 5, 5)] {
+            requests.want(&want("a", 1, true), at(60_000), at(ms));
+            for question in requests.questions() {
+                assert_eq!(question.wants[0].received, received, "{question:?}");
+                requests.answered(&question, &[given(answer)], at(ms));
+            }
+        }
+    }
+
+    #[test]
     fn the_next_cell_is_asked_for_at_once() {
         let mut requests = requests(10);
         assert!(requests.want(&want("a", 1, true), at(1000), at(0)));

@@ -2,6 +2,7 @@
 
 use crate::rules::limit;
 use crate::stories::{HOUR, check_times, world};
+use crate::world::World;
 use limiter::rules::{Algorithm, Consistency};
 
 #[test]
@@ -10,6 +11,21 @@ fn a_rule_change_ends_a_remembered_denial() {
     assert_eq!(check_times(&mut world, 0, 3), 1);
     world.change_rules(vec![limit("l", Algorithm::FixedWindow, 3, HOUR, Consistency::Leased)]);
     assert_eq!(check_times(&mut world, 0, 5), 2, "a denial is remembered for its own revision only");
+}
+
+#[test]
+fn what_was_left_of_the_old_limit_says_nothing_of_the_new_one() {
+    let nobody = limit("nobody", Algorithm::FixedWindow, 0, HOUR, Consistency::Exact);
+    let rules = |hits| vec![limit("l", Algorithm::FixedWindow, hits, HOUR, Consistency::Exact), nobody.clone()];
+    let mut world = World::new(1, rules(10)[..1].to_vec());
+    assert_eq!(check_times(&mut world, 0, 4), 4);
+    // The other limit denies, so the store is not asked, and the answer says what the node knows.
+    for (hits, left) in [(10, 6), (20, 20)] {
+        world.change_rules(rules(hits));
+        world.check(0, 0, 1);
+        let decision = world.last_decision.take().unwrap();
+        assert_eq!((decision.allowed, decision.limits[0].remaining), (false, Some(left)));
+    }
 }
 
 #[test]
