@@ -4,9 +4,12 @@
 mod world;
 
 use limiter::counter::{Counter, Give, Given, Grid, Record, SeenCells};
+use limiter::rules::{Algorithm, Consistency, GlobalStrategy, Limit, OnPartition, Scope};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::dry_domain::{DryDomain, told};
+use crate::rules::limit;
 use world::{LIMIT, NOW_MS, Step, WIDTH_MS, World, any_step, number, of};
 
 proptest! {
@@ -258,4 +261,19 @@ fn admitted_after_a_gift_was_passed_on(waits: bool) -> u64 {
 fn a_gift_that_is_passed_on_survives_two_failovers_because_a_replica_has_it_before_anybody_hears_of_it() {
     assert!(admitted_after_a_gift_was_passed_on(true) <= LIMIT);
     assert!(admitted_after_a_gift_was_passed_on(false) > LIMIT, "without the wait, the promise breaks");
+}
+
+#[test]
+fn the_only_region_has_all_rights() {
+    for strategy in [GlobalStrategy::Escrow, GlobalStrategy::Gossip { on_partition: OnPartition::Deny }] {
+        let global = Limit {
+            scope: Scope::Global(strategy),
+            ..limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact)
+        };
+        let mut domain = DryDomain::with_limits(vec![global]);
+        assert_eq!(told(&domain.check(0, 4, &[&[("user", "bob")]])), ["0 l 1/5"], "{strategy:?}");
+        assert_eq!(told(&domain.check(0, 2, &[&[("user", "bob")]])), ["0 l 1/5 denies"], "{strategy:?}");
+        let decision = domain.check(60_000_000, 5, &[&[("user", "bob")]]);
+        assert!(decision.allowed && !decision.partitioned, "{strategy:?}");
+    }
 }
