@@ -20,11 +20,14 @@ domains:
       - { name: all, match: { path: { present: true } }, per: [], limit: unlimited, window: 1m, algorithm: fixed_window }
 ";
 
+/// The entries of a descriptor.
+type Entries<'e> = &'e [(&'e str, &'e str)];
+
 /// What an answer says of a descriptor: whether it passes, the name of the limit, what is left, and seconds.
 type Said = (bool, Option<String>, u32, i64);
 
 /// Answers checks of one hit, each at an instant in seconds. Returns the last answer.
-fn answer_to(checks: &[(u64, &[&[(&str, &str)]])]) -> RateLimitResponse {
+fn answer_to(checks: &[(u64, &[Entries<'_>])]) -> RateLimitResponse {
     let mut dry_run = DryRun::new(Arc::new(compile("rules.yaml", RULES, Revision(1)).unwrap()), NEW_YEAR);
     let mut last = RateLimitResponse::default();
     for (second, descriptors) in checks {
@@ -50,9 +53,9 @@ fn headers_of(answer: &RateLimitResponse) -> Vec<(&str, &str)> {
     answer.response_headers_to_add.iter().map(|header| (&*header.key, &*header.value)).collect()
 }
 
-const BOB: &[(&str, &str)] = &[("user", "bob")];
-const EVE: &[(&str, &str)] = &[("user", "eve")];
-const PATH: &[(&str, &str)] = &[("path", "/")];
+const BOB: Entries<'_> = &[("user", "bob")];
+const EVE: Entries<'_> = &[("user", "eve")];
+const PATH: Entries<'_> = &[("path", "/")];
 
 fn named(passes: bool, name: &str, left: u32, seconds: i64) -> Said {
     (passes, Some(name.to_owned()), left, seconds)

@@ -118,7 +118,11 @@ fn the_name_of_the_limit_says_where_it_comes_from() {
     for (entries, name) in table {
         let decision = check(&mut dry_run(), &[descriptor(entries, 1, (5, HOUR))]);
         assert_eq!(&*decision.limits[0].effective.name, name);
+        // Metrics have no label for a name that a request brought.
+        assert!(decision.limits[0].effective.from_request);
     }
+    let of_rule = [Descriptor { limit: None, ..descriptor(&[("user", "u")], 1, (0, HOUR)) }];
+    assert!(!check(&mut dry_run(), &of_rule).limits[0].effective.from_request);
 }
 
 /// Two shards on one store. Batches are delivered when the test says so.

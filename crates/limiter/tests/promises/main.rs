@@ -22,6 +22,7 @@ mod rule_costs;
 mod rules;
 mod small_limits;
 mod stories;
+mod successors;
 mod validation;
 mod whole_books;
 mod world;

@@ -1,6 +1,7 @@
 //! Property tests of whole rule books against an oracle that computes their meaning by itself: which limits apply, what
 //! is charged, which limits deny, and what the answer says of each.
 
+mod node;
 mod oracle;
 mod rules;
 
@@ -10,9 +11,9 @@ use limiter::rules::{Algorithm, Mode};
 use limiter::{Decision, LimitStatus};
 use proptest::prelude::*;
 
-use crate::dry_domain::DryDomain;
+use node::Node;
 use oracle::{Applied, Counter, Oracle, applied};
-use rules::{Attributes, Book, attributes, book, name};
+use rules::{Attributes, Book, attributes, books, name};
 
 /// A check: how long it comes after the one before, in milliseconds, and its descriptors with their hits.
 type Asked = (u64, Vec<(Attributes, u32)>);
@@ -152,30 +153,32 @@ impl<'c> Case<'c> {
     }
 }
 
-fn entries(descriptors: &[(Attributes, u32)]) -> Vec<(Vec<(&str, &str)>, u32)> {
-    let entries = |attributes: &Attributes| attributes.iter().map(|(name, value)| (*name, *value)).collect();
-    descriptors.iter().map(|(attributes, hits)| (entries(attributes), *hits)).collect()
-}
-
 proptest! {
-    // To shrink a book and its checks takes long.
+    // To shrink books and checks takes long.
     #![proptest_config(ProptestConfig { max_shrink_iters: 1000, ..crate::world::proptest_config() })]
 
+    /// Each book is in force for some of the checks.
     #[test]
-    fn checks_are_decided_as_the_rules_say(book in book(), checks in prop::collection::vec(asked(), 1..40)) {
-        let (mut dry_domain, mut oracle) = (DryDomain::new(book.domain()), Oracle::default());
-        let mut after_ms = 0;
-        for (pause_ms, descriptors) in &checks {
+    fn checks_are_decided_as_the_rules_say(
+        books in books(),
+        checks in prop::collection::vec((prop::bool::weighted(0.1), asked()), 1..40),
+    ) {
+        let (mut node, mut oracle) = (Node::new(), Oracle::default());
+        let (mut after_ms, mut later, mut book) = (0, books[1..].iter(), &books[0]);
+        node.set_rules(book.domain(), 0);
+        for (edits, (pause_ms, descriptors)) in &checks {
             after_ms += pause_ms;
+            if *edits && let Some(next) = later.next() {
+                book = next;
+                node.set_rules(book.domain(), after_ms * 1000);
+            }
             let at_ms = MIDNIGHT_MS + after_ms;
-            let entries = entries(descriptors);
-            let asked: Vec<(&[(&str, &str)], u32)> = entries.iter().map(|(e, hits)| (e.as_slice(), *hits)).collect();
-            let decision = dry_domain.check_hits(after_ms * 1000, &asked);
-            let charged = Case::new(&book, &oracle, at_ms, descriptors).judge(&decision)?;
+            let decision = node.check(descriptors, after_ms * 1000);
+            let charged = Case::new(book, &oracle, at_ms, descriptors).judge(&decision)?;
             for (limit, hits) in charged {
                 oracle.charge(&limit, at_ms, hits);
             }
-            Case::new(&book, &oracle, at_ms, descriptors).judge_after(&oracle, &decision)?;
+            Case::new(book, &oracle, at_ms, descriptors).judge_after(&oracle, &decision)?;
         }
     }
 }

@@ -7,8 +7,8 @@ use limiter::rules::{Algorithm, Mode};
 
 use super::rules::{Attributes, Book, Rule, Test, Tests};
 
-/// A counter: the position of its rule, the override that counts apart, and the values of `per`.
-pub type Counter = (usize, Option<usize>, Vec<&'static str>);
+/// A counter: the position of its rule, the conditions of the override that counts apart, and the values of `per`.
+pub type Counter = (usize, Option<Tests>, Vec<&'static str>);
 
 /// A limit that applies to a descriptor.
 #[derive(Clone, Debug)]
@@ -55,7 +55,8 @@ fn apply(rule: &Rule, position: usize, descriptor: usize, attributes: &Attribute
         }
         mode = change.mode.unwrap_or(mode);
     }
-    let apart = change.filter(|at| rule.overrides[*at].tests.keys().any(|name| !rule.per.contains(name)));
+    let apart = change.map(|at| &rule.overrides[at].tests);
+    let apart = apart.filter(|tests| tests.keys().any(|name| !rule.per.contains(name))).cloned();
     let values = rule.per.iter().map(|name| attributes[name]).collect();
     let most = match (hits, rule.algorithm) {
         (Some(0), _) => 0,

@@ -194,14 +194,41 @@ fn rule(position: usize, count: usize) -> impl Strategy<Value = Rule> {
     )
 }
 
-/// A book with one to five limits.
-pub fn book() -> impl Strategy<Value = Book> {
-    (1usize..6).prop_flat_map(|count| {
-        let rules = (0..count).map(|position| rule(position, count)).collect::<Vec<_>>();
-        (any::<bool>(), prop::bool::weighted(0.2), rules).prop_map(|(each, deny_unmatched, rules)| Book {
-            each,
-            deny_unmatched,
-            rules,
-        })
+fn book(count: usize) -> impl Strategy<Value = Book> {
+    let rules = (0..count).map(|position| rule(position, count)).collect::<Vec<_>>();
+    (any::<bool>(), prop::bool::weighted(0.2), rules).prop_map(|(each, deny_unmatched, rules)| Book {
+        each,
+        deny_unmatched,
+        rules,
     })
+}
+
+/// One to three books with the same counters: an edit of a rule changes neither its window nor what names its counters.
+/// That of a bucket does not change its rate, either.
+pub fn books() -> impl Strategy<Value = Vec<Book>> {
+    (1usize..6).prop_flat_map(|count| prop::collection::vec(book(count), 1..4)).prop_map(|mut books| {
+        let first = books[0].rules.clone();
+        for rules in books[1..].iter_mut().map(|book| &mut book.rules) {
+            for (rule, before) in rules.iter_mut().zip(&first) {
+                *rule = edited(before, rule.clone());
+            }
+        }
+        books
+    })
+}
+
+/// `drawn`, with the counters of `before`.
+fn edited(before: &Rule, drawn: Rule) -> Rule {
+    let Rule { algorithm, window_ms, burst, ref per, .. } = *before;
+    let mut rule = Rule { algorithm, window_ms, burst, per: per.clone(), ..drawn };
+    if algorithm == Algorithm::TokenBucket {
+        return Rule { hits: before.hits, overrides: before.overrides.clone(), ..rule };
+    }
+    if algorithm != Algorithm::FixedWindow {
+        let enough =
+            |hits: &mut Option<u64>| *hits = hits.map(|hits| if (1..=20).contains(&hits) { hits + 20 } else { hits });
+        enough(&mut rule.hits);
+        rule.overrides.iter_mut().filter_map(|change| change.hits.as_mut()).for_each(enough);
+    }
+    rule
 }
