@@ -1,6 +1,6 @@
 //! Round trips to the store that begin in one window and end in the next one.
 
-use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match};
+use limiter::rules::{Algorithm, Condition, Consistency, Limit, Match, Quota};
 
 use crate::rules::limit;
 use crate::stories::HOUR;
@@ -70,21 +70,23 @@ fn a_check_that_arrives_during_a_round_trip_is_not_paid_from_the_window_before()
 fn hits_of_a_check_that_is_denied_in_the_next_window_go_back_to_theirs() {
     let of_user_0 =
         Match { conditions: [("user".to_owned(), Condition::Equal("0".to_owned()))].into(), ..Match::default() };
-    let hourly = limit("hourly", Algorithm::FixedWindow, 200, HOUR, Consistency::Exact);
-    let mut world = world(vec![shared(), Limit { matches: of_user_0, ..hourly }]);
-    // A token of the first window pays for the shared limit, and the store is asked for the other one.
-    world.check(0, 0, 1);
-    world.deliver_batch(0, false);
-    world.now = END_US + 5000;
-    world.deliver_reply(0);
-    world.deliver_all();
-    assert_eq!(world.denied, 1);
-    assert_eq!(admit(&mut world, 1, 1100), 1000, "the second window has neither gained nor lost a hit");
+    for algorithm in [Algorithm::FixedWindow, Algorithm::TokenBucket] {
+        let hourly = limit("hourly", algorithm, 200, HOUR, Consistency::Exact);
+        let mut world = world(vec![shared(), Limit { matches: of_user_0.clone(), ..hourly }]);
+        // A token of the first window pays for the shared limit, and the store is asked for the other one.
+        world.check(0, 0, 1);
+        // The same batch brings a lease of the second window.
+        world.now = END_US + 5000;
+        world.check(0, 1, 1);
+        world.deliver_all();
+        assert_eq!((world.denied, world.admitted_hits(1)), (1, 1), "{algorithm:?}");
+        assert_eq!(admit(&mut world, 1, 1100), 999, "{algorithm:?}: the second window has not gained a hit");
+    }
 }
 
 #[test]
 fn a_wait_that_ends_with_the_window_ends_for_a_remembered_denial_too() {
-    let mut world = World::new(1, vec![Limit { limit: limiter::rules::Quota::Hits(100), ..shared() }]);
+    let mut world = World::new(1, vec![Limit { limit: Quota::Hits(100), ..shared() }]);
     world.advance(900_000);
     assert_eq!(admit(&mut world, 0, 101), 100);
     world.now = END_US - 1;
