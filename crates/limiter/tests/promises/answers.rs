@@ -1,9 +1,9 @@
 //! What an answer says of its limits: waits, resets, what is left, and limits in mode `shadow`.
 
-use limiter::Decision;
 use limiter::rules::{
     Algorithm, CalendarUnit, Condition, Consistency, Domain, Limit, Match, Mode, Period, Quota, Unmatched,
 };
+use limiter::{Decision, IdentityProblem, Revision};
 
 use crate::dry_domain::{DryDomain, Entries, SECOND_US, told};
 use crate::rules::limit;
@@ -268,5 +268,24 @@ fn a_check_that_no_limit_matches_is_decided_by_the_domain() {
         assert_eq!((decision.allowed, decision.retry_after, told(&decision)), (allowed, None, vec![]), "{default:?}");
         let matched = domain.check(0, 1, &[BOB, &[("user", "bob"), ("tier", "pro")]]);
         assert!(matched.allowed, "{default:?}: a limit matches one descriptor");
+    }
+}
+
+#[test]
+fn a_caller_that_is_not_known_is_denied_and_told_why() {
+    let table = [
+        (IdentityProblem::MissingKey, "missing_key", true),
+        (IdentityProblem::UnknownKey, "unknown_key", true),
+        (IdentityProblem::ExpiredKey, "expired_key", true),
+        (IdentityProblem::RevokedKey, "revoked_key", true),
+        // Another key does not help.
+        (IdentityProblem::Conflict, "conflicting_identity", false),
+        (IdentityProblem::Unavailable, "identity_unavailable", false),
+    ];
+    for (problem, word, unauthorized) in table {
+        let decision = Decision::unidentified(Some("d".into()), Revision(7), problem);
+        assert_eq!((decision.allowed, decision.identity), (false, Some(problem)));
+        assert_eq!((decision.revision, decision.retry_after, told(&decision)), (Revision(7), None, vec![]));
+        assert_eq!((problem.as_str(), problem.is_unauthorized()), (word, unauthorized));
     }
 }
