@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use limiter::rules::{
-    Algorithm, ApplicableLimits, Condition, Consistency, Domain, EffectiveLimit, Limit, Match, Mode, OnStoreFailure,
-    Override, Quota, RuleBook, Rules,
+    Algorithm, ApplicableLimits, Condition, Consistency, Domain, EffectiveLimit, GlobalStrategy, Limit, Match, Mode,
+    OnPartition, OnStoreFailure, Override, Quota, RuleBook, Rules, Scope,
 };
 use limiter::{Charging, Check, Descriptor, Revision};
 
@@ -169,4 +169,19 @@ fn an_unlimited_override_never_denies_and_leaves_others_their_limit() {
     }
     assert_eq!(told(&domain.check(0, 1, &[BOB])), ["0 l 0/1"]);
     assert!(!domain.check(0, 1, &[BOB]).allowed);
+}
+
+#[test]
+fn regions_need_not_agree_about_an_override_without_a_limit() {
+    let unlimited =
+        Override { matches: equal(&[("user", "acme")]), limit: Some(Quota::Unlimited), ..Override::default() };
+    let gossip = GlobalStrategy::Gossip { on_partition: OnPartition::Deny };
+    for (strategy, on_partition, escrow) in
+        [(gossip, Some(OnPartition::Deny), false), (GlobalStrategy::Escrow, None, true)]
+    {
+        let book = book(Limit { scope: Scope::Global(strategy), ..per_user(10) }, vec![unlimited.clone()]);
+        let (of_bob, of_acme) = (applied(&book, BOB).0, applied(&book, ACME).0);
+        assert_eq!((of_bob.on_partition(), of_bob.is_escrow()), (on_partition, escrow));
+        assert_eq!((of_acme.on_partition(), of_acme.is_escrow()), (None, false));
+    }
 }

@@ -1,9 +1,10 @@
 //! Scenarios in which the rules change while tokens are held, remembered or in flight.
 
-use crate::rules::limit;
+use crate::rules::{limit, rule_book};
 use crate::stories::{HOUR, check_times, world};
 use crate::world::World;
-use limiter::rules::{Algorithm, Consistency};
+use limiter::Revision;
+use limiter::rules::{Algorithm, Consistency, Diff};
 
 #[test]
 fn a_rule_change_ends_a_remembered_denial() {
@@ -75,4 +76,15 @@ fn a_lease_in_flight_during_a_rule_change_is_not_spent_under_the_new_rules() {
     world.deliver_reply(0);
     assert!(world.charged_hits(0) > 30, "the old rules granted a lease");
     assert_eq!(check_times(&mut world, 0, 5), 0, "all 30 are used");
+}
+
+#[test]
+fn the_difference_of_two_books_names_what_was_added_removed_and_changed() {
+    let rule = |name: &str, hits| limit(name, Algorithm::FixedWindow, hits, HOUR, Consistency::Exact);
+    let before = rule_book(vec![rule("removed", 1), rule("kept", 1), rule("changed", 1)], Revision(1));
+    let after = rule_book(vec![rule("changed", 2), rule("kept", 1), rule("added", 1)], Revision(2));
+    let names = |name: &str| vec![format!("d/{name}")];
+    let expected = Diff { added: names("added"), removed: names("removed"), changed: names("changed") };
+    assert_eq!(before.diff(&after), expected);
+    assert_eq!(after.diff(&after), Diff::default());
 }

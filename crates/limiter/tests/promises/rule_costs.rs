@@ -126,6 +126,16 @@ fn a_book_in_which_two_limits_would_have_one_counter_is_invalid() {
     compile(vec![Limit { overrides: vec![change(1), change(2)], ..first }]).unwrap();
 }
 
+#[test]
+fn a_check_that_is_exactly_as_much_work_as_may_be_is_decided() {
+    // Each limit takes 10 steps to be tried and 90 to be applied.
+    let limits = per_user(MAX_WORK / 100).into_iter().map(|limit| Limit { per: Vec::new(), ..limit }).collect();
+    let mut dry_run = DryRun::new(Arc::new(compile(limits).unwrap()), StoreTime(1_700_000_000_000_000));
+    let decision = decide(&mut dry_run, 0..1);
+    assert!(decision.allowed && !decision.too_much_work);
+    assert_eq!(decision.limits.len(), MAX_WORK / 100);
+}
+
 /// The error about the work of one descriptor, if there is one.
 fn too_much(limits: Vec<Limit>) -> Option<String> {
     let problems = compile(limits).err()?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use limiter::Revision;
 use limiter::rules::{
-    Algorithm, CalendarUnit, Condition, Consistency, Domain, GlobalStrategy, Limit, MAX_LIMIT, MAX_WINDOW_MS, Match,
-    Mode, OnPartition, Override, Per, Period, Prefixes, Quota, RuleBook, Rules, Scope,
+    Algorithm, CalendarUnit, Condition, Consistency, Domain, GlobalStrategy, Identity, Limit, MAX_LIMIT, MAX_WINDOW_MS,
+    Match, Mode, OnPartition, Override, Per, Period, Prefixes, Quota, RuleBook, Rules, Scope,
 };
 
 use crate::rules::limit;
@@ -55,6 +55,18 @@ fn a_domain_has_a_name_of_its_own() {
     assert_eq!(errors_of(vec![domain("")]), [error(0, bytes)]);
     assert_eq!(errors_of(vec![domain(&"x".repeat(257))]), [error(0, bytes)]);
     assert_eq!(errors_of(vec![domain("a"), domain("a")]), [error(1, "expected a domain that no other entry has")]);
+}
+
+#[test]
+fn a_book_needs_api_keys_if_one_of_its_domains_does() {
+    for (identity, needs) in [(Identity::Caller, false), (Identity::Key, true), (Identity::Either, true)] {
+        let domain = |name: &str, identity| Domain { domain: name.to_owned(), identity, ..Domain::default() };
+        let domains = vec![domain("a", Identity::Caller), domain("b", identity)];
+        let book = RuleBook::compile(Arc::new(Rules { domains }), Revision(1)).unwrap();
+        assert_eq!(book.uses_api_keys(), needs, "{identity:?}");
+        assert_eq!((book.identity("a").identity, book.identity("b").identity), (Identity::Caller, identity));
+        assert_eq!(book.identity("unknown").identity, Identity::Caller);
+    }
 }
 
 #[test]
