@@ -171,3 +171,18 @@ fn only_a_limit_that_denies_adds_its_headers() {
     assert_eq!(own(&[(0, 1), (0, 1)]), [("x-a".to_owned(), "1".to_owned())]);
     assert_eq!(own(&[(0, 10)]), [("x-a".to_owned(), "1".to_owned()), ("x-b".to_owned(), "2".to_owned())]);
 }
+
+#[test]
+fn a_denial_without_limits_names_its_reason() {
+    let unidentified = |problem| Decision::unidentified(None, Revision(1), problem);
+    expect(
+        &unidentified(IdentityProblem::UnknownKey),
+        &[("x-tidegate-reason", "unknown_key"), ("www-authenticate", "ApiKey")],
+    );
+    // Another key would not help.
+    expect(&unidentified(IdentityProblem::Unavailable), &[("x-tidegate-reason", "identity_unavailable")]);
+    let unmatched = Decision { identity: None, ..unidentified(IdentityProblem::Conflict) };
+    expect(&unmatched, &[("x-tidegate-reason", "no_limit_matches")]);
+    expect(&Decision { too_much_work: true, ..unmatched.clone() }, &[("x-tidegate-reason", "too_much_work")]);
+    expect(&Decision { allowed: true, ..unmatched }, &[]);
+}

@@ -323,7 +323,7 @@ fn counter_prefixes(rules: &Rules) -> (CounterPrefixes, Vec<Problem>) {
 fn descriptor_limit_name(descriptor: &Descriptor<'_>) -> String {
     let mut name = "descriptor-limit".to_owned();
     for (key, _) in descriptor.entries {
-        if name.len() + key.len() > MAX_SHOWN_NAME {
+        if name.len() + 1 + key.len() > MAX_SHOWN_NAME {
             break;
         }
         name.push('/');

@@ -108,11 +108,14 @@ fn two_descriptors_with_one_counter_must_both_fit() {
 
 #[test]
 fn the_name_of_the_limit_says_where_it_comes_from() {
-    let long = "k".repeat(200);
-    let table: [(&[(&str, &str)], &str); 4] = [
+    // At most 120 bytes are shown.
+    let (fits, long) = ("k".repeat(103), "k".repeat(104));
+    let shown = format!("descriptor-limit/{fits}");
+    let table: [(&[(&str, &str)], &str); 5] = [
         (CLIENT, "descriptor-limit/remote_address"),
         (&[("generic_key", "a"), ("path", "b")], "descriptor-limit/generic_key/path"),
         (&[("a\"b\n\u{e9}", "")], "descriptor-limit/a_b__"),
+        (&[(&fits, "")], &shown),
         (&[(&long, "")], "descriptor-limit"),
     ];
     for (entries, name) in table {
