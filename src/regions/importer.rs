@@ -15,7 +15,7 @@ use super::micros;
 use crate::ports::{Clock, CounterStore};
 
 /// The most reports of one script call, and the most calls at once. The region's own checks wait behind them: a primary
-/// needs about 30 µs for a report.
+/// needs 4 to 30 µs for a report.
 const MAX_ITEMS: usize = 50;
 const MAX_IN_FLIGHT: usize = 4;
 /// Names that are tried for the probe of each lane, times the lanes.
