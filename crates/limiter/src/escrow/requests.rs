@@ -181,15 +181,17 @@ impl Asked {
     /// Takes a newer want. Returns true if the key is to be asked for.
     fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime) -> bool {
         let same_cell = want.cell_ms == self.want.cell_ms;
-        // A denial that is not asked for yet stays one.
-        let denied = want.denied || (self.busy && same_cell && self.want.denied);
+        // A denial that is not asked for yet stays one, with the hits that it needs.
+        let kept = self.busy && same_cell && self.want.denied && !want.denied;
+        let denied = want.denied || kept;
+        let hits = if kept { want.hits.max(self.want.hits) } else { want.hits };
         if !same_cell {
             self.given = 0;
         }
         if !same_cell || want.epoch_ms != self.want.epoch_ms {
             (self.pause_us, self.paused_until) = (0, now);
         }
-        (self.want, self.ends) = (Want { denied, ..want.clone() }, ends);
+        (self.want, self.ends) = (Want { denied, hits, ..want.clone() }, ends);
         // A region that has nothing to give ahead of need may still have what a denied check needs.
         let paused = now < self.paused_until && (self.answered_denial || !denied);
         let asks = !self.busy && !paused;
@@ -301,12 +303,13 @@ mod tests {
         let mut requests = requests(10);
         requests.want(&want("a", 1, false), at(60_000), at(0));
         let first = requests.questions();
-        assert!(!requests.want(&want("a", 1, true), at(60_000), at(5)), "the answer is awaited");
+        assert!(!requests.want(&want("a", 5, true), at(60_000), at(5)), "the answer is awaited");
+        assert!(!requests.want(&want("a", 1, false), at(60_000), at(6)), "a later want does not hide the denial");
         for question in &first {
             requests.answered(question, &[], at(10));
         }
         let second = requests.questions();
-        assert_eq!(second.iter().map(|q| q.wants[0].denied).collect::<Vec<_>>(), [true, true]);
+        assert_eq!(second.iter().map(|q| (q.wants[0].denied, q.wants[0].hits)).collect::<Vec<_>>(), [(true, 5); 2]);
         for question in &second {
             requests.answered(question, &[], at(20));
         }
