@@ -231,6 +231,31 @@ mod tests {
     }
 
     #[test]
+    fn hits_that_were_charged_at_another_rate_do_not_come_back() {
+        let mut b = bucket(1, 1000, 10);
+        assert!(take(&mut b, 100 * SECOND_US, 10));
+        let step = b.rate.step;
+        b.adopt(Rate::new(100, 1000, 10), Revision(2));
+        let missing = b.missing();
+        b.give_back(&[BucketReturn {
+            incarnation: Incarnation(1),
+            step,
+            hits: 4,
+            charged_at: StoreTime(100 * SECOND_US),
+        }]);
+        assert_eq!((missing, b.missing()), (10, 10));
+    }
+
+    #[test]
+    fn an_overdrawn_bucket_lacks_no_more_than_its_new_size_after_an_edit() {
+        let mut b = bucket(1, 1000, 10);
+        b.overdraw(50);
+        assert_eq!(b.missing(), 50);
+        b.adopt(Rate::new(2, 1000, 20), Revision(2));
+        assert_eq!(b.missing(), 20);
+    }
+
+    #[test]
     fn the_refill_is_deducted_once_from_several_returns() {
         let mut b = bucket(1000, 1000, 1000);
         let step = b.rate.step;
