@@ -219,7 +219,13 @@ async fn the_script_in_the_simulator_equals_the_store_function() {
         (!is_expected).then_some(both)
     });
     let missed: Vec<String> = missed.collect();
-    assert!(missed.is_empty(), "lines that did not run, each after the line before it:\n{}", missed.join("\n"));
+    // Other seeds and fewer batches may miss a line by chance.
+    let is_default = std::env::var_os("TIDEGATE_SEED").is_none() && std::env::var_os("TIDEGATE_CASES").is_none();
+    assert!(
+        missed.is_empty() || !is_default,
+        "lines that did not run, each after the line before it:\n{}",
+        missed.join("\n")
+    );
 }
 
 async fn compare<S: Server>(mut server: S) {

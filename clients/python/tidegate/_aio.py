@@ -99,7 +99,8 @@ class AsyncClient:
         task = asyncio.create_task(ask())
         self._calls.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        await asyncio.wait({task})
+        return task.result()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
@@ -146,7 +147,9 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Waits for the calls in flight, within the deadline, and closes all connections."""
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        # A call that waited for a place may begin when another one ends.
+        while self._calls:
+            await asyncio.wait(self._calls)
         await self._pool.aclose()
 
     async def __aenter__(self) -> Self:

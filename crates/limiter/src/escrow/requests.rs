@@ -181,8 +181,8 @@ impl Asked {
     /// Takes a newer want. Returns true if the key is to be asked for.
     fn want(&mut self, want: &Want, ends: NodeTime, now: NodeTime) -> bool {
         let same_cell = want.cell_ms == self.want.cell_ms;
-        // A denial that is not asked for yet stays one, with the hits that it needs.
-        let kept = self.busy && same_cell && self.want.denied && !want.denied;
+        // A denial that may not be asked for yet stays one, with the most hits that it needs.
+        let kept = self.busy && same_cell && self.want.denied;
         let denied = want.denied || kept;
         let hits = if kept { want.hits.max(self.want.hits) } else { want.hits };
         if !same_cell {
@@ -209,16 +209,17 @@ impl Asked {
         !self.busy && (self.ends <= now || self.paused_until.plus(MAX_PAUSE_US) <= now)
     }
 
-    /// Takes the answer to `want`. Returns true if the key is to be asked for again, because a check was denied since.
+    /// Takes the answer to `want`. Returns true if the key is to be asked for again: a check was denied since, and the
+    /// answer did not bring what it needs.
     fn answered(&mut self, want: &Want, given: Option<Given>, now: NodeTime) -> bool {
         let same_cell = want.cell_ms == self.want.cell_ms;
         let given = given.filter(|_| same_cell).map_or(0, |given| given.given);
-        let has_more = given > self.given;
-        self.given = self.given.max(given);
+        let more = given.saturating_sub(self.given);
+        self.given += more;
         self.answered_denial = want.denied;
-        self.pause_us = if has_more { 0 } else { (2 * self.pause_us).clamp(FIRST_PAUSE_US, MAX_PAUSE_US) };
+        self.pause_us = if more > 0 { 0 } else { (2 * self.pause_us).clamp(FIRST_PAUSE_US, MAX_PAUSE_US) };
         self.paused_until = now.plus(if same_cell { self.pause_us } else { 0 });
-        self.busy = self.want.denied && !(want.denied && same_cell);
+        self.busy = self.want.denied && !(same_cell && (want.denied || more >= self.want.hits));
         self.busy
     }
 }
@@ -392,5 +393,27 @@ mod tests {
         assert!(questions.iter().all(|q| q.wants.len() == MAX_WANTS));
         requests.answered(&questions[0], &[], at(10));
         assert_eq!(requests.questions().len(), 1);
+    }
+
+    #[test]
+    fn of_two_denials_the_larger_one_is_asked_for() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 8, false), at(60_000), at(0));
+        let first = requests.questions();
+        requests.want(&want("a", 10, true), at(60_000), at(5));
+        requests.want(&want("a", 2, true), at(60_000), at(6));
+        requests.answered(&first[0], &[], at(10));
+        let again = requests.questions();
+        assert_eq!((again[0].wants[0].denied, again[0].wants[0].hits), (true, 10));
+    }
+
+    #[test]
+    fn rights_that_came_are_not_asked_for_again() {
+        let mut requests = requests(10);
+        requests.want(&want("a", 20, false), at(60_000), at(0));
+        let first = requests.questions();
+        requests.want(&want("a", 1, true), at(60_000), at(5));
+        requests.answered(&first[0], &[given(10)], at(10));
+        assert_eq!(requests.questions(), []);
     }
 }

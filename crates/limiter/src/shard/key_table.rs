@@ -20,10 +20,10 @@ const TABLES: usize = 256;
 const SWEEP_SLOTS_MAX: usize = 4096;
 /// The most keys that one sweep evicts. An eviction takes longer than a visit.
 const SWEEP_REMOVED_MAX: usize = 1024;
-/// Keys of the sample from which an activation evicts one when the table is full.
+/// Keys of a sample from which an activation evicts one when the table is full.
 const SAMPLE: usize = 16;
-/// Slots that are tried to find the sample.
-const SAMPLE_PROBES: usize = 32;
+/// Samples that are tried.
+const SAMPLES: usize = 2;
 
 /// One resident key.
 #[derive(Debug)]
@@ -109,8 +109,8 @@ impl KeyTable {
         ((hash >> 32) as usize % TABLES, hash as u32)
     }
 
-    /// The slot of `name`, activated with `make` if it is not resident. `None` if every key of a full table is in use.
-    /// Adds to `released` the keys that must give back their tokens before they can be evicted.
+    /// The slot of `name`, activated with `make` if it is not resident. `None` if the table is full, and every key of the
+    /// samples is in use. Adds to `released` the keys that must give back their tokens before they can be evicted.
     pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, released: &mut Vec<SlotId>) -> Option<SlotId> {
         let (table, hash) = self.hash(name);
         let is = |entry: &Entry| entry.hash == hash && self.slots.get(entry.slot).is_some_and(|key| *key.name == *name);
@@ -121,7 +121,7 @@ impl KeyTable {
             return Some(slot);
         }
         if self.len >= self.max {
-            self.make_room(released)?;
+            (0..SAMPLES).find_map(|_| self.make_room(released))?;
         }
         let slot = self.slots.insert(make())?;
         let entry = Entry { hash, slot };
@@ -132,8 +132,8 @@ impl KeyTable {
     }
 
     /// Evicts a key of a random sample that no check needs. It is one of the limit that has the most keys of the sample,
-    /// if possible, and one that was not used recently. So a limit with few keys keeps them, however many keys the
-    /// clients of another limit choose.
+    /// if possible, and one that was not used recently. So a limit with few keys keeps most of them beside one with many,
+    /// whose clients choose them.
     fn make_room(&mut self, released: &mut Vec<SlotId>) -> Option<()> {
         let sample = self.sample();
         let limits: SmallVec<[[u8; 8]; SAMPLE]> = sample.iter().map(|(_, limit)| *limit).collect();
@@ -162,9 +162,9 @@ impl KeyTable {
         self.samples = self.samples.wrapping_add(1);
         let slots = self.slots.len().max(1) as u64;
         let random = |probe| self.hasher.hash_one((self.samples, probe)) % slots;
-        let slot = |probe| SlotId(u32::try_from(random(probe)).unwrap_or(0));
+        let slot = |probe: u64| SlotId(u32::try_from(random(probe)).unwrap_or(0));
         let key = |slot| self.slots.get(slot).map(|key| (slot, limit_of(&key.name)));
-        (0..SAMPLE_PROBES).map(slot).filter_map(key).take(SAMPLE).collect()
+        (0..SAMPLE as u64).map(slot).filter_map(key).collect()
     }
 
     /// Visits the next slots and evicts idle keys. Both are bounded, so that no check waits for long.

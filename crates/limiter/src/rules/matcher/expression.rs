@@ -18,8 +18,8 @@ const MAX_BYTES: usize = 4096;
 const EVALUATION: usize = 100;
 /// The steps of each part.
 const NODE: usize = 5;
-/// The steps of each `+` beside those of a part: it may copy long texts.
-const SUM: usize = 200;
+/// The steps of each value that is copied, beside those of a part: it may be long.
+const COPY: usize = 200;
 
 /// A compiled expression.
 pub struct Expression {
@@ -72,9 +72,9 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, evaluated, added, .. } = Syntax::of(program.expression())?;
+        let Syntax { bound, patterns, evaluated, copied, .. } = Syntax::of(program.expression())?;
         let searches: usize = patterns.values().map(|pattern| pattern.program() / 512).sum();
-        let steps = EVALUATION + NODE * evaluated + SUM * added + searches;
+        let steps = EVALUATION + NODE * evaluated + COPY * copied + searches;
         let scope = Scope::new(patterns);
         let references = program.references();
         let known = |v: &&str| ["attributes", "domain", "hits"].contains(v) || bound.iter().any(|own| own == *v);
@@ -181,6 +181,36 @@ mod tests {
             "(hits > 1 ? -1 : 1) < 0 && attributes['user'] != '' && [1, 2][0] + 1 == 2",
         ] {
             assert_eq!(Expression::compile(known).map(drop), Ok(()), "{known}");
+        }
+    }
+
+    /// CEL copies what a list holds: these would copy a long attribute, or all of them, thousands of times.
+    #[test]
+    fn an_expression_that_copies_many_values_is_invalid() {
+        let [all, one] = ["attributes, ".repeat(180), "attributes.user, ".repeat(90)];
+        let zeros = "0, ".repeat(60);
+        let sums = format!("attributes.user{}", " + attributes.user".repeat(50));
+        for copies in [
+            format!("[{zeros}].map(x, [{all}]) != []"),
+            format!("[{zeros}].map(x, [{one}]) != []"),
+            format!("[{zeros}].map(x, {{1: [{one}]}}) != []"),
+            format!("[{zeros}].map(x, {sums}) != []"),
+            format!("attributes.map(x, {sums}) != []"),
+            format!("[{}] != []", "attributes.u, ".repeat(257)),
+            "[attributes].map(x, x.user) != []".to_owned(),
+            "attributes == {}".to_owned(),
+            "(true ? attributes : attributes).user == ''".to_owned(),
+        ] {
+            let error = Expression::compile(&copies).unwrap_err();
+            assert!(error.contains("copies at most") || error.contains("attributes only"), "{copies}: {error}");
+        }
+        for good in [
+            "attributes.exists(k, attributes[k] == 'x') && 'user' in attributes && size(attributes) > 1",
+            "attributes.filter(k, k.startsWith('x')).size() > 1 && attributes.size() > 2",
+            "attributes.map(k, attributes[k]).exists(v, v == 'x') || has(attributes.user)",
+            "[1, 2, 3].map(a, a + 1).size() == 3 && attributes.user + ':' + attributes.path != ''",
+        ] {
+            assert_eq!(Expression::compile(good).err().filter(|e| !e.contains("over a list")), None, "{good}");
         }
     }
 

@@ -13,6 +13,9 @@ const MAX_DEPTH: usize = 512;
 const MAX_STEPS: usize = 20_000;
 /// The most `+`. Each may copy two long texts.
 const MAX_SUMS: usize = 64;
+/// The most values that are copied in one check. CEL copies the values of each `+`, list and map, and a value may be as
+/// long as a message.
+const MAX_COPIES: usize = 256;
 /// The most regular expressions, and the largest compiled one, in bytes. A search takes as long as the text times the size
 /// of the expression.
 const MAX_PATTERNS: usize = 8;
@@ -27,9 +30,9 @@ pub struct Syntax {
     pub bound: Vec<String>,
     /// The regular expressions of `matches`, by their texts.
     pub patterns: HashMap<String, Pattern>,
-    /// How many nodes are evaluated in one check, and how many of them are a `+`.
+    /// How many nodes are evaluated in one check, and how many values are copied.
     pub evaluated: usize,
-    pub added: usize,
+    pub copied: usize,
     sums: usize,
 }
 
@@ -41,14 +44,16 @@ struct Visit<'e> {
     times: usize,
     /// True if a macro evaluates it for each element.
     in_loop: bool,
+    /// True if all attributes may stand here, because they are not copied.
+    takes_attributes: bool,
 }
 
 impl Syntax {
     /// Walks the tree. The error says what was expected.
     pub fn of(root: &IdedExpr) -> Result<Self, String> {
         let mut syntax = Self::default();
-        let mut open = vec![Visit { node: root, depth: 1, times: 1, in_loop: false }];
-        while let Some(Visit { node, depth, times, in_loop }) = open.pop() {
+        let mut open = vec![Visit { node: root, depth: 1, times: 1, in_loop: false, takes_attributes: false }];
+        while let Some(Visit { node, depth, times, in_loop, takes_attributes }) = open.pop() {
             syntax.evaluated = syntax.evaluated.saturating_add(times);
             if depth > MAX_DEPTH {
                 return Err(format!("expected operators and brackets at most {MAX_DEPTH} deep"));
@@ -56,17 +61,25 @@ impl Syntax {
             if syntax.evaluated > MAX_STEPS {
                 return Err(format!("expected an expression that evaluates at most {MAX_STEPS} parts"));
             }
-            let visit = |node| Visit { node, depth: depth + 1, times, in_loop };
+            let visit = |node| Visit { node, depth: depth + 1, times, in_loop, takes_attributes: false };
+            let reader = |node| Visit { takes_attributes: true, ..visit(node) };
             match &node.expr {
                 Expr::Call(call) => {
                     syntax.call(call, times, in_loop)?;
-                    open.extend(call.target.iter().map(|target| &**target).chain(&call.args).map(visit));
+                    let operands = call.target.iter().map(|target| &**target).chain(&call.args);
+                    let reads = matches!(
+                        call.func_name.as_str(),
+                        operators::INDEX | operators::IN | operators::OPT_INDEX | operators::OPT_SELECT | "size"
+                    );
+                    open.extend(operands.map(|node| if reads { reader(node) } else { visit(node) }));
                 }
-                Expr::Select(select) => open.push(visit(&select.operand)),
-                Expr::List(list) => open.extend(list.elements.iter().map(visit)),
-                Expr::Map(map) => open.extend(map.entries.iter().flat_map(|entry| parts(&entry.expr)).map(visit)),
+                Expr::Select(select) => open.push(reader(&select.operand)),
+                Expr::List(list) => syntax.copies(&mut open, list.elements.iter().map(visit))?,
+                Expr::Map(map) => {
+                    syntax.copies(&mut open, map.entries.iter().flat_map(|entry| parts(&entry.expr)).map(visit))?;
+                }
                 Expr::Struct(built) => {
-                    open.extend(built.entries.iter().flat_map(|entry| parts(&entry.expr)).map(visit))
+                    syntax.copies(&mut open, built.entries.iter().flat_map(|entry| parts(&entry.expr)).map(visit))?;
                 }
                 Expr::Comprehension(comprehension) => {
                     if in_loop {
@@ -78,9 +91,17 @@ impl Syntax {
                     let ComprehensionExpr { accu_init, loop_cond, loop_step, result, .. } = &**comprehension;
                     syntax.bound.extend([iter_var, accu_var].into_iter().chain(iter_var2).cloned());
                     let repeated = times.saturating_mul(elements(iter_range)?);
-                    let body = |node| Visit { node, depth: depth + 1, times: repeated, in_loop: true };
-                    open.extend([iter_range, accu_init, result].map(visit));
+                    let body = |node| Visit { times: repeated, in_loop: true, ..visit(node) };
+                    open.push(reader(iter_range));
+                    open.extend([accu_init, result].map(visit));
                     open.extend([loop_cond, loop_step].map(body));
+                }
+                Expr::Ident(name) if name == "attributes" && !takes_attributes => {
+                    return Err(
+                        "expected attributes only before . or [ ], after in, in size(), or as what a macro walks \
+                                over"
+                            .to_owned(),
+                    );
                 }
                 Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
             }
@@ -88,15 +109,45 @@ impl Syntax {
         Ok(syntax)
     }
 
+    /// Opens the elements of a list or a map, which are copied into it.
+    fn copies<'e>(
+        &mut self,
+        open: &mut Vec<Visit<'e>>,
+        elements: impl Iterator<Item = Visit<'e>>,
+    ) -> Result<(), String> {
+        for element in elements {
+            if !matches!(element.node.expr, Expr::Literal(_)) {
+                self.copy(element.times)?;
+            }
+            open.push(element);
+        }
+        Ok(())
+    }
+
+    /// Counts values that are copied so many times.
+    fn copy(&mut self, times: usize) -> Result<(), String> {
+        self.copied = self.copied.saturating_add(times);
+        if self.copied > MAX_COPIES {
+            return Err(format!(
+                "expected an expression that copies at most {MAX_COPIES} values, with each + and into lists and maps"
+            ));
+        }
+        Ok(())
+    }
+
     fn call(&mut self, call: &CallExpr, times: usize, in_loop: bool) -> Result<(), String> {
         match call.func_name.as_str() {
             operators::ADD => {
                 self.sums += 1;
-                self.added += times;
+                // A number is no long value.
+                if !call.args.iter().any(|part| matches!(&part.expr, Expr::Literal(LiteralValue::Int(_)))) {
+                    self.copy(times)?;
+                }
                 if self.sums > MAX_SUMS {
                     return Err(format!("expected at most {MAX_SUMS} operators +"));
                 }
             }
+            operators::OPT_INDEX | operators::OPT_SELECT => self.copy(times)?,
             "matches" if in_loop => {
                 return Err("expected no matches within a macro (all, exists, exists_one, map, filter)".to_owned());
             }

@@ -131,7 +131,7 @@ fn operators_on_wrong_types_are_found() {
         ("[1].all(n, n + 1)", "of && that are true or false, not int"),
         ("hits", "true or false, not int"),
         ("attributes.x", "true or false, not string"),
-        ("attributes", "true or false, not map"),
+        ("attributes", "attributes only before"),
         ("hits > 1 ? 'a' : 'b'", "true or false, not string"),
         ("[1].map(n, n > 0)", "true or false, not list"),
         ("size(attributes.x)", "true or false, not int"),
@@ -215,7 +215,7 @@ fn an_expression_that_is_never_true_is_found() {
 
 #[test]
 fn a_costly_expression_is_not_judged() {
-    let list = (0..400).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
+    let list = (0..250).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
     assert_eq!(types(&format!("[{list}].exists(v, v == 'a')")), Ok(()));
     let calls = vec!["attributes.x.contains(attributes.y)"; 400].join(" && ");
     assert_eq!(types(&calls), Ok(()));
