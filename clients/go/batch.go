@@ -18,7 +18,7 @@ const (
 // Result is the answer to one check of a batch: a decision or an error.
 type Result struct {
 	Decision *Decision
-	// Err is a [RejectedError] if the node does not take this check.
+	// Err is a [RejectedError] if this check is not valid.
 	Err error
 }
 
@@ -32,12 +32,17 @@ func (c *Client) CheckAll(ctx context.Context, checks []Check) ([]Result, error)
 	if len(checks) == 0 {
 		return nil, nil
 	}
-	sent := make([]checkJSON, len(checks))
+	// A check that cannot be sent is rejected here, and the others are asked.
+	all := make([]Result, len(checks))
+	var sent []checkJSON
+	var places []int
 	for i := range checks {
-		if err := checks[i].checkText(fmt.Sprintf("/checks/%d", i)); err != nil {
-			return nil, err
+		if all[i].Err = checks[i].checkText(""); all[i].Err == nil {
+			sent, places = append(sent, checks[i].json()), append(places, i)
 		}
-		sent[i] = checks[i].json()
+	}
+	if len(sent) == 0 {
+		return all, nil
 	}
 	body, err := json.Marshal(map[string]any{"checks": sent})
 	if err != nil {
@@ -46,11 +51,23 @@ func (c *Client) CheckAll(ctx context.Context, checks []Check) ([]Result, error)
 	if len(body) > maxBatchBody {
 		return nil, tooLong("1 MiB")
 	}
-	answer, err := c.sendInPlace(ctx, call{"/v1/checks", body, checks[0].Header, maxBatchAnswer})
-	if err != nil {
-		return c.failModeOfAll(ctx, err, len(checks))
+	results, err := c.resultsOf(ctx, call{"/v1/checks", body, checks[0].Header, maxBatchAnswer}, len(sent))
+	for i, result := range results {
+		all[places[i]] = result
 	}
-	return c.results(ctx, answer, len(checks))
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// resultsOf sends a batch of count checks. The fail mode decides them if no node answers.
+func (c *Client) resultsOf(ctx context.Context, call call, count int) ([]Result, error) {
+	answer, err := c.sendInPlace(ctx, call)
+	if err != nil {
+		return c.failModeOfAll(ctx, err, count)
+	}
+	return c.results(ctx, answer, count)
 }
 
 // sendInPlace sends a call when it has a place, within the deadline.

@@ -348,9 +348,14 @@ func TestTextThatIsNotUTF8IsRejected(t *testing.T) {
 		if !errors.As(err, &rejected) || rejected.Status != 400 || rejected.Errors[0].Pointer != pointer {
 			t.Errorf("%q: %v", pointer, err)
 		}
-		_, err = c.CheckAll(context.Background(), []Check{slow("u1"), check})
-		if !errors.As(err, &rejected) || rejected.Errors[0].Pointer != "/checks/1"+pointer {
-			t.Errorf("%q: %v", pointer, err)
+		results, err := c.CheckAll(context.Background(), []Check{check, slow("u1")})
+		if err != nil || results[1].Decision == nil || !errors.As(results[0].Err, &rejected) {
+			t.Errorf("%q: %+v, %v", pointer, results, err)
+		} else if rejected.Errors[0].Pointer != pointer {
+			t.Errorf("%q: %v", pointer, rejected)
+		}
+		if results, err = c.CheckAll(context.Background(), []Check{check}); err != nil || results[0].Err == nil {
+			t.Errorf("%q: %+v, %v", pointer, results, err)
 		}
 	}
 }

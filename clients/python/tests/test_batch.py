@@ -27,6 +27,18 @@ def test_each_check_of_a_batch_is_decided_for_itself(make: Make, a_node: Node) -
     assert asker.check_all() == []
 
 
+def test_half_a_character_in_one_check_does_not_reject_the_others(make: Make, a_node: Node) -> None:
+    asker = make(a_node.url, fail_mode="allow")
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
+    several = Check("api", descriptors=[{"kind": "slow", "user": broken}])
+    good, first, second = asker.check_all(slow("u1"), slow(broken), several)
+    assert isinstance(good, Decision) and good.allowed
+    assert isinstance(first, RejectedError) and first.errors[0].pointer == "/attributes/user"
+    assert isinstance(second, RejectedError) and second.errors[0].pointer == "/descriptors/0/user"
+    with pytest.raises(RejectedError):
+        asker.check("api", {"kind": "slow", "user": broken})
+
+
 @pytest.mark.parametrize("status", [200, 503])
 def test_a_list_of_checks_may_change_after_the_call(status: int, make: Make) -> None:
     checks = [slow("u1"), slow("u2")]

@@ -30,9 +30,9 @@ class Check:
         """Returns the check as it is sent."""
         sent: dict[str, Any] = {"domain": self.domain, "hits": self.hits}
         if self.attributes:
-            sent["attributes"] = dict(self.attributes)
+            sent["attributes"] = _sent(self.attributes)
         if self.descriptors:
-            sent["descriptors"] = [dict(descriptor) for descriptor in self.descriptors]
+            sent["descriptors"] = [_sent(descriptor) for descriptor in self.descriptors]
         if self.overdraft:
             sent["overdraft"] = True
         return sent
@@ -47,3 +47,14 @@ class Check:
     def _hits_of_denial(self) -> int:
         """Returns the hits of a denial that may cover this check. No denial covers 0 hits."""
         return 0 if self.overdraft else self.hits
+
+
+def _sent(attributes: Mapping[str, str]) -> dict[str, str | None]:
+    """Returns attributes as they are sent. A node rejects the check of a `None`. Of half a character, such as `os` and
+    `wsgiref` make of bytes that are not UTF-8, it would reject the whole batch."""
+    return {name: None if isinstance(value, str) and _is_broken(value) else value for name, value in attributes.items()}
+
+
+def _is_broken(text: str) -> bool:
+    """Says whether a text has a half of a character."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

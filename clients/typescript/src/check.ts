@@ -38,9 +38,15 @@ export function toJson({ domain, attributes, descriptors, hits = 1, overdraft }:
   return { domain, attributes: attributes && sent(attributes), descriptors: descriptors?.map(sent), hits, overdraft };
 }
 
-/** A node rejects `null`. JSON would leave out an attribute that is `undefined`, and no limit might match. */
+/**
+ * A node rejects a check with `null`. JSON would leave out an attribute that is `undefined`, and no limit might match. Of
+ * half a character, a node would reject the whole batch.
+ */
 function sent(attributes: Attributes): object {
-  return Object.fromEntries(Object.entries(attributes).map(([name, value]) => [name, value ?? null]));
+  const isBroken = (value: unknown) => typeof value === "string" && /\p{Surrogate}/u.test(value);
+  return Object.fromEntries(
+    Object.entries(attributes).map(([name, value]) => [name, isBroken(value) ? null : (value ?? null)]),
+  );
 }
 
 /** Returns a text that is equal for checks of the same counters. */

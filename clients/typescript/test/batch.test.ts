@@ -31,6 +31,15 @@ test("each check of a batch is decided for itself", async (t) => {
   assert.equal(server.seen.length, 1);
 });
 
+test("half a character in one check does not reject the others", async (t) => {
+  const asked = client({ nodes: [(await node(t)).url], failMode: "allow" });
+  const several = { domain: "api", descriptors: [{ kind: "slow", user: "\udc00a" }] };
+  const [good, first, second] = await asked.checkAll([ofUser("u1"), ofUser("a\ud800"), several]);
+  assert.equal(decided(good).allowed, true);
+  assert.ok(first instanceof RejectedError && second instanceof RejectedError);
+  assert.deepEqual([first.errors[0]?.pointer, second.errors[0]?.pointer], ["/attributes/user", "/descriptors/0/user"]);
+});
+
 test("a batch is sent as it was at the call, even if the caller reuses its objects", async (t) => {
   const asked = client({ nodes: [(await node(t)).url] });
   const attributes = { kind: "slow", user: "u1" };
