@@ -77,7 +77,8 @@ impl Config {
         let urls = self.nodes.iter().enumerate().map(|(at, base)| {
             let url = |path| {
                 let url: Option<Uri> = format!("{}{path}", base.trim_end_matches('/')).parse().ok();
-                url.filter(is_base_url)
+                // The library drops what follows a `#`.
+                url.filter(|url| is_base_url(url) && !base.contains('#'))
                     .ok_or_else(|| wrong(&format!("nodes[{at}]"), "expected a base URL such as http://10.0.0.1:8080"))
             };
             Ok(Urls { one: url("/v1/check")?, many: url("/v1/checks")? })
@@ -103,7 +104,11 @@ impl Config {
 
 /// True for the URL of a node, without a user and a query.
 fn is_base_url(url: &Uri) -> bool {
-    let has_host = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let has_host = url.authority().is_some_and(|authority| {
+        // A port that is no number is none for the library, which would ask at the usual one.
+        let has_good_port = authority.as_str() == authority.host() || authority.port_u16().is_some();
+        !authority.host().is_empty() && has_good_port && !authority.as_str().contains('@')
+    });
     has_host && matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none()
 }
 
@@ -120,7 +125,17 @@ mod tests {
         };
         assert_eq!(field(&|_| ()), None);
         assert_eq!(field(&|config| config.nodes.clear()).as_deref(), Some("nodes"));
-        for node in ["a:1", "ftp://a", "http://a/?x=1", "http://user:password@a", ""] {
+        for node in [
+            "a:1",
+            "ftp://a",
+            "http://a/?x=1",
+            "http://user:password@a",
+            "",
+            "http://:80",
+            "http://a:99999",
+            "http://a#",
+            "http://a/x#",
+        ] {
             assert_eq!(field(&|config| config.nodes.push(node.to_owned())).as_deref(), Some("nodes[1]"), "{node}");
         }
         assert_eq!(field(&|config| config.deadline = Duration::ZERO).as_deref(), Some("deadline"));
