@@ -91,8 +91,10 @@ pub fn expression(bytes: &[u8]) {
         let Ok(book) = decode::compile("f.yaml", &rules, Revision(1)) else { return };
         let book = Arc::new(book);
         let mut dry_run = DryRun::new(Arc::clone(&book), START);
+        // An expression that copies it many times takes seconds.
+        let long = "x".repeat(1 << 16);
         for (number, hits) in [(0, 1), (1, u32::MAX)] {
-            let entries = [("user", "u"), ("text", text), ("number", "18")];
+            let entries = [("user", "u"), ("text", text), ("number", "18"), ("long", &long)];
             let descriptors =
                 [Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None }];
             let check = Check { domain: "d", descriptors: &descriptors };
