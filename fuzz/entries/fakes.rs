@@ -1,4 +1,4 @@
-//! What the entry points need beside untrusted bytes: rules, and a node whose store is in memory.
+//! Rules for the entry points, and a node that keeps its counters in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};

@@ -56,7 +56,7 @@ pub const BUCKET_DONE: u64 = 3;
 pub const COMPACT_GRANTED: u64 = 4;
 /// A compact reply to an item without asks.
 pub const COMPACT_RETURNED: u64 = 5;
-/// A compact reply to an item of a fixed window none of whose asks was granted. Instead of a number of asks, it has 1 if
+/// A compact reply to an item of a fixed window of which no ask was granted. Instead of a number of asks, it has 1 if
 /// one would fit when the window ends, and 0 if it never fits.
 pub const COMPACT_DENIED: u64 = 12;
 /// A compact reply adds this if entries of other regions follow it, in [`OTHER_FORMAT`].

@@ -1,4 +1,5 @@
-//! What an answer says of its limits: waits, resets, what is left, and limits in mode `shadow`.
+//! An answer says for each limit how long to wait, when it resets and how much is left, also for a limit in mode
+//! `shadow`.
 
 use limiter::rules::{
     Algorithm, CalendarUnit, Condition, Consistency, Domain, Limit, Match, Mode, Period, Quota, Unmatched,
@@ -217,7 +218,7 @@ fn the_limit_to_show_is_the_one_with_the_smallest_part_left() {
     let mut domain = DryDomain::with_limits(limits);
     let mut shown = |hits| domain.check(0, hits, &[BOB]).tightest().unwrap().effective.name.to_string();
     assert_eq!(shown(8), "of-ten", "2 of 10 are left, and 92 of 100");
-    // Of two limits with the same part, it is the first.
+    // If the same part of two limits is left, the first one is shown.
     let mut domain = DryDomain::with_limits(vec![fixed("first", 10, 60), fixed("second", 10, 60)]);
     assert_eq!(&*domain.check(0, 1, &[BOB]).tightest().unwrap().effective.name, "first");
     let mut unlimited = fixed("unlimited", 1, 60);

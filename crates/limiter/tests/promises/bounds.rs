@@ -1,4 +1,4 @@
-//! What a shard bounds: the checks that wait for the store.
+//! A shard bounds the checks that wait for the store.
 
 use limiter::rules::{Algorithm, Consistency};
 use limiter::{

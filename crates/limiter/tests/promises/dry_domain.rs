@@ -47,7 +47,7 @@ impl DryDomain {
     }
 }
 
-/// What an answer says of each limit: the position of the descriptor, the name, and what is left of how many hits.
+/// Each limit of an answer as a text: the position of its descriptor, its name, `left/limit`, and its verdict.
 pub fn told(decision: &Decision) -> Vec<String> {
     let number = |hits: Option<u64>| hits.map_or_else(|| "unlimited".to_owned(), |hits| hits.to_string());
     let line = |limit: &LimitStatus| {

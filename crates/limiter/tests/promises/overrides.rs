@@ -1,4 +1,4 @@
-//! What an override means: which counter it counts in, and what it has from its limit.
+//! An override counts in the counter of its limit or in its own, and inherits what it does not name.
 
 use std::sync::Arc;
 

@@ -143,7 +143,7 @@ impl<'c> Case<'c> {
                 let peeked = u64::from(alone && self.hits(at) == 0);
                 prop_assert!(used + peeked <= limit.most, "{:?} has admitted {} hits", limit, used);
             }
-            // A limit that pays from a lease, or that remembers a denial, says what it was told when it last asked.
+            // If a key pays from a lease or remembers a denial, its answer has the numbers of the last reply of the store.
             let asked = !status.denied && (!rule.leased || rule.algorithm == Algorithm::TokenBucket);
             if decision.allowed && asked {
                 prop_assert_eq!(status.remaining, oracle.left(self.book, limit, self.at_ms), "left of {:?}", limit);
