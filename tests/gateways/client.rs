@@ -49,7 +49,8 @@ impl Client {
     /// Sends a request. `head` is the request line and the headers, without the final empty line.
     pub fn send(&mut self, head: &[u8]) -> Response {
         let mut stream = self.stream.take().unwrap_or_else(|| self.connect());
-        stream.get_mut().write_all(&[head, b"\r\n\r\n"].concat()).unwrap();
+        // A gateway that responds before it has read the whole head may close the connection. Its response counts.
+        let _ = stream.get_mut().write_all(&[head, b"\r\n\r\n"].concat());
         let mut line = String::new();
         stream.read_line(&mut line).unwrap();
         let status =

@@ -220,7 +220,8 @@ fn send(address: &str, path: &str, headers: &[(&str, &[u8])]) -> Response {
         request.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
     }
     request.extend(b"\r\n");
-    stream.write_all(&request).unwrap();
+    // An Envoy that responds before it has read the whole head may reset the connection.
+    let _ = stream.write_all(&request);
     let mut response = Vec::new();
     let _ = stream.read_to_end(&mut response);
     let response = String::from_utf8_lossy(&response);

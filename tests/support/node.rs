@@ -70,9 +70,9 @@ pub fn send_to(address: &str, head: &[u8], body: &str) -> Response {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let end = format!("\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-    stream.write_all(&[head, end.as_bytes(), body.as_bytes()].concat()).unwrap();
+    // A node that responds before it has read everything may reset the connection.
+    let _ = stream.write_all(&[head, end.as_bytes(), body.as_bytes()].concat());
     let mut response = String::new();
-    // A node that responds before it has read the body may reset the connection.
     let _ = stream.read_to_string(&mut response);
     let status = response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
