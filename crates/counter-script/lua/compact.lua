@@ -45,8 +45,8 @@ local function serve_compact(key, kind, position)
   -- The only entry of the replay guard, if there is one.
   local applied_holder, applied_batch, applied_end
   if stored then
-    -- The length tells the records apart that this path can read: RECORD_TINY has 12 bytes, RECORD_SINGLE has 19, or 38
-    -- with one entry of the replay guard, and RECORD_SHARED has 19 and those of the entries.
+    -- RECORD_TINY has 12 bytes. RECORD_SINGLE has 19, or 38 with one entry of the replay guard. RECORD_SHARED has 19, and
+    -- RECORD_GUARDED 38, and the entries of other regions.
     local size, record_kind, cell_second = #stored
     if size == 12 then
       record_kind, incarnation, cell_second, charged = unpack('>BI6I4B', stored)
@@ -55,11 +55,12 @@ local function serve_compact(key, kind, position)
       record_kind, incarnation, cell_second, charged, returned = unpack('>BI6I4I4I4', stored)
       if record_kind == RECORD_SHARED then
         others = string.sub(stored, 20)
-      elseif record_kind ~= RECORD_SINGLE or size > 38 then
-        return
-      elseif size == 38 then
+      elseif record_kind == RECORD_GUARDED or (record_kind == RECORD_SINGLE and size == 38) then
         applied_holder, applied_batch, applied_end = unpack('>I6I6I7', stored, 20)
         if applied_end < now then applied_holder = nil end
+        others = string.sub(stored, 39)
+      elseif record_kind ~= RECORD_SINGLE or size > 19 then
+        return
       end
     else
       return
@@ -103,8 +104,6 @@ local function serve_compact(key, kind, position)
 
   local used = charged > returned and charged - returned or 0
   if others ~= '' then
-    -- The record of such a key has no room for a replay guard.
-    if applied_holder then return end
     shared = shared or load_part('shared')
     used = used + shared.used(others)
   end
@@ -131,8 +130,9 @@ local function serve_compact(key, kind, position)
   if charged == 0 or charged >= U32_RANGE or (tokens == 0 and not has_cell) then return end
   local record
   if applied_holder then
-    record = pack('>BI6I4I4I4I6I6I7', RECORD_SINGLE, incarnation, start_ms / 1000, charged, returned, applied_holder,
-      applied_batch, applied_end)
+    local shape = others == '' and RECORD_SINGLE or RECORD_GUARDED
+    record = pack('>BI6I4I4I4I6I6I7', shape, incarnation, start_ms / 1000, charged, returned, applied_holder,
+      applied_batch, applied_end) .. others
   elseif others ~= '' then
     record = pack('>BI6I4I4I4', RECORD_SHARED, incarnation, start_ms / 1000, charged, returned) .. others
   elseif returned > 0 or charged > 255 then

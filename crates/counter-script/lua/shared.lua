@@ -52,17 +52,19 @@ local function reply_with(others, reply, ...)
   return pack('>BI4I4I7I7I6I6I6I7I7', reply + WITH_OTHERS, ...) .. pack('>B', #others / OTHER_SIZE) .. others
 end
 
--- Returns what a record holds that has one cell and no replay guard: the incarnation, the second in which the cell
--- begins, what the incarnation charged and returned, and the entries of other regions. Returns nothing for every other
--- record.
+-- Returns what a record holds that has one cell and at most one entry of the replay guard: the incarnation, the second
+-- in which the cell begins, what the incarnation charged and returned, that entry, and the entries of other regions.
+-- Returns nothing for every other record.
 local function read_record(stored)
   if #stored == 12 then
     local shape, incarnation, second, charged = unpack('>BI6I4B', stored)
-    if shape == RECORD_TINY then return incarnation, second, charged, 0, '' end
+    if shape == RECORD_TINY then return incarnation, second, charged, 0, '', '' end
   elseif #stored >= 19 then
     local shape, incarnation, second, charged, returned = unpack('>BI6I4I4I4', stored)
     if shape == RECORD_SHARED or (shape == RECORD_SINGLE and #stored == 19) then
-      return incarnation, second, charged, returned, sub(stored, 20)
+      return incarnation, second, charged, returned, '', sub(stored, 20)
+    elseif shape == RECORD_GUARDED or (shape == RECORD_SINGLE and #stored == 38) then
+      return incarnation, second, charged, returned, sub(stored, 20, 38), sub(stored, 39)
     end
   end
 end
@@ -80,10 +82,10 @@ local function serve_short_import(key, position)
   if size <= HAS_REGIONS or cell_ms ~= start_ms then return end
   if start_ms % 1000 ~= 0 or start_ms >= U32_RANGE * 1000 then return end
   local stored = call('GET', key)
-  local incarnation, charged, returned, others = new_incarnation, 0, 0, ''
+  local incarnation, charged, returned, guard, others = new_incarnation, 0, 0, '', ''
   if stored then
     local cell_second
-    incarnation, cell_second, charged, returned, others = read_record(stored)
+    incarnation, cell_second, charged, returned, guard, others = read_record(stored)
     if not incarnation or incarnation % REPLICATION_MARKS ~= replication_mark then return end
     if charged == 0 and others == '' then return end
     if cell_second * 1000 ~= start_ms then
@@ -97,7 +99,8 @@ local function serve_short_import(key, position)
     others = merge_other(others, of, by, of_charged, of_returned)
     if not others then return end
   end
-  local record = pack('>BI6I4I4I4', RECORD_SHARED, incarnation, start_ms / 1000, charged, returned) .. others
+  local shape = guard == '' and RECORD_SHARED or RECORD_GUARDED
+  local record = pack('>BI6I4I4I4', shape, incarnation, start_ms / 1000, charged, returned) .. guard .. others
   if record ~= stored then
     call('SET', key, record, 'PXAT', format_ms(start_ms + width_ms * (older_cells + 1)))
   end

@@ -7,6 +7,7 @@
 --   RECORD_SINGLE  one cell, its returns, and `applied`.
 --   RECORD_SHARED  one cell, its returns, and up to MAX_FOREIGN_ENTRIES entries of other regions (shared.lua). The own
 --                  region may have charged nothing.
+--   RECORD_GUARDED the same, with one batch of `applied` before the entries.
 --   RECORD_PLAIN   several cells without returns, and an empty `applied`.
 --   RECORD_FULL    everything.
 --
@@ -33,9 +34,10 @@ local function read_window(text)
       batch_of_holder, position = read_applied_batch(text, position)
       table.insert(window.applied, batch_of_holder)
     end
-  elseif shape == RECORD_SHARED then
+  elseif shape == RECORD_SHARED or shape == RECORD_GUARDED then
     local second, charged, returned
     second, charged, returned, position = unpack('>I4I4I4', text, position)
+    if shape == RECORD_GUARDED then window.applied[1], position = read_applied_batch(text, position) end
     local cell = simple_cell(incarnation, second, charged, returned)
     if charged == 0 then cell.entries = {} end
     read_others(cell.entries, text, position, (#text - position + 1) / OTHER_SIZE)
@@ -88,10 +90,10 @@ local function is_simple(window)
   return true
 end
 
--- Returns true if RECORD_SHARED can hold the window.
+-- Returns true if RECORD_SHARED or RECORD_GUARDED can hold the window.
 local function is_shared(window)
   local cells = window.cells
-  if has_more_than_cells(window) or #window.applied > 0 or #cells > 1 or not begins_at_short_second(cells[1]) then
+  if has_more_than_cells(window) or #window.applied > 1 or #cells > 1 or not begins_at_short_second(cells[1]) then
     return false
   end
   local others = 0
@@ -109,9 +111,11 @@ local function is_shared(window)
 end
 
 local function write_shared(window)
-  local cell = window.cells[1]
+  local cell, guard = window.cells[1], window.applied[1]
   local own = find_entry(cell, window.incarnation, 0) or { charged = 0, returned = 0 }
-  local out = { pack('>BI6I4I4I4', RECORD_SHARED, window.incarnation, cell.start_ms / 1000, own.charged, own.returned) }
+  local shape = guard and RECORD_GUARDED or RECORD_SHARED
+  local out = { pack('>BI6I4I4I4', shape, window.incarnation, cell.start_ms / 1000, own.charged, own.returned) }
+  if guard then write_applied_batch(out, guard) end
   for _, entry in ipairs(cell.entries) do
     if entry.region ~= 0 then
       out[#out + 1] = pack(OTHER_FORMAT, entry.region, entry.incarnation, entry.charged, entry.returned)

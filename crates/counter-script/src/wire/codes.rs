@@ -81,5 +81,6 @@ pub const RECORD_FULL: u8 = RECORD_VERSION << 4 | 3;
 pub const RECORD_BUCKET: u8 = RECORD_VERSION << 4 | 4;
 pub const RECORD_SINGLE: u8 = RECORD_VERSION << 4 | 5;
 pub const RECORD_SHARED: u8 = RECORD_VERSION << 4 | 6;
+pub const RECORD_GUARDED: u8 = RECORD_VERSION << 4 | 7;
 /// Records other than full ones and buckets hold seconds and counts in four bytes, so these are below this.
 pub const U32_RANGE: u64 = 1 << 32;
