@@ -64,7 +64,7 @@ fn why_not(limit: &Limit, domain: &str, descriptor: &Descriptor<'_>) -> Vec<Stri
 /// The mode of a limit that matches a descriptor, and whether an override says it.
 fn effective_mode(limit: &Limit, domain: &str, descriptor: &Descriptor<'_>) -> (Mode, bool) {
     let matches = |change: &&Override| {
-        Matcher::new(&change.matches).is_ok_and(|matcher| matcher.matches(&Subject::new(domain, descriptor)))
+        Matcher::new(&change.matches).is_ok_and(|matcher| matcher.matches(&Subject::new(domain, descriptor), &mut 0))
     };
     let mode = limit.overrides.iter().find(matches).and_then(|change| change.mode);
     (mode.unwrap_or(limit.mode), mode.is_some())

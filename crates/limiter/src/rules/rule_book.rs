@@ -213,15 +213,14 @@ impl RuleBook {
         let (mut found, mut changes) = (Found::new(), Found::new());
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let subject = Subject::new(check.domain, descriptor);
-            work += book.table.matching(&subject, &mut found);
+            book.table.matching(&subject, &mut found, &mut work);
             for place in &found {
                 let limit = &book.limits[*place as usize];
                 work += limit.steps();
                 let mut effective = &limit.base;
                 // Most limits have none.
                 if !limit.overrides.is_empty() {
-                    let (change, steps) = limit.override_table.first(&subject, &mut changes);
-                    work += steps;
+                    let change = limit.override_table.first(&subject, &mut changes, &mut work);
                     effective = change.map_or(effective, |at| &limit.overrides[at]);
                 }
                 if effective.mode != Mode::Off {

@@ -207,6 +207,51 @@ fn conditions_that_cost_much_and_never_hold_are_work_as_well() {
     assert!(too_much(named(&overridden(1000), 20)).is_some());
 }
 
+/// Decides a check of one user for a path.
+fn decide_path(book: Vec<Limit>, path: &str) -> Decision {
+    let mut dry_run = DryRun::new(Arc::new(compile(book).unwrap()), StoreTime(1_700_000_000_000_000));
+    let entries = [("path", path), ("user", "u")];
+    let descriptor =
+        Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+    dry_run.check(&Check { domain: "d", descriptors: &[descriptor] }, 0).unwrap()
+}
+
+/// A search with this expression goes through a text with up to 500 states at each byte.
+const SLOW_REGEX: &str = "[ab]*a[ab]{500}[^ab]c";
+
+#[test]
+fn searches_that_could_take_long_are_work_for_each_byte_of_a_text() {
+    let slow = |at: usize| on_path(at, Condition::Regex(format!("{SLOW_REGEX}{at}")));
+    let mut expression = on_path(0, Condition::Present(true));
+    expression.matches.when = Some(format!("attributes.path.matches('{SLOW_REGEX}')"));
+    let mut joined = expression.clone();
+    joined.matches.when = Some(format!("(attributes.path + attributes.path).matches('{SLOW_REGEX}')"));
+    for limit in [slow(0), expression, joined] {
+        let short = decide_path(vec![limit.clone()], &"ab".repeat(40));
+        assert!(short.allowed && !short.too_much_work, "{limit:?}");
+        let long = decide_path(vec![limit.clone()], &"ab".repeat(2048));
+        assert!(!long.allowed && long.too_much_work, "{limit:?}");
+    }
+    assert_eq!(too_much(vec![slow(0)]), None);
+    assert!(too_much((0..2).map(slow).collect()).is_some());
+
+    // Expressions with few states are cheap, and not for nothing either.
+    let quick = |at: usize| on_path(at, Condition::Regex(format!("^(/[a-z]+)*/x{at}$")));
+    let book: Vec<Limit> = (0..300).map(quick).collect();
+    assert!(decide_path(book.clone(), "/a/b/c").allowed);
+    assert!(decide_path(book[..100].to_vec(), &"/ab".repeat(1365)).allowed);
+    assert!(decide_path(book, &"/ab".repeat(1365)).too_much_work);
+}
+
+#[test]
+fn an_override_that_is_not_searched_for_does_not_change_the_denial() {
+    let mut limit = on_path(0, Condition::Present(true));
+    let change = on_path(0, Condition::Regex(SLOW_REGEX.to_owned()));
+    limit.overrides = vec![Override { matches: change.matches, limit: Some(limit_of(0)), ..Override::default() }];
+    assert!(decide_path(vec![limit.clone()], "/a").allowed);
+    assert!(decide_path(vec![limit], &"ab".repeat(2048)).too_much_work);
+}
+
 #[test]
 fn limits_that_replace_many_others_are_work() {
     // Each limit replaces all that come after it.

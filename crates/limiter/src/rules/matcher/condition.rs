@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::pattern::Pattern;
 use super::route::Route;
 use crate::rules::rule::Condition;
-use crate::rules::work::{ATTRIBUTE, TRIED};
+use crate::rules::work::ATTRIBUTE;
 
 /// The largest compiled regular expression of a condition, in bytes.
 pub(super) const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -64,12 +64,22 @@ impl Compiled {
 }
 
 impl Compiled {
+    /// The most steps that a test takes for the bytes of a text, beside [`Self::steps`].
+    #[inline]
+    pub fn search_steps(&self, text_bytes: usize) -> usize {
+        match self {
+            Self::Not(inner) => inner.search_steps(text_bytes),
+            Self::Pattern(pattern) => pattern.search_steps(text_bytes),
+            _ => 0,
+        }
+    }
+
     /// The steps of a test.
     pub fn steps(&self) -> usize {
         match self {
             Self::Not(inner) => inner.steps(),
             Self::Cidr(nets) => ATTRIBUTE + nets.len() / 3,
-            Self::Pattern(pattern) => TRIED + pattern.program() / 512,
+            Self::Pattern(pattern) => pattern.steps(),
             Self::Route(route) => ATTRIBUTE + route.segments().len(),
             _ => ATTRIBUTE,
         }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cel::extractors::This;
 use cel::{Context, Env, ExecutionError, Program, Value};
@@ -10,6 +12,7 @@ use super::judge::{self, Facts};
 use super::pattern::Pattern;
 use super::subject::Subject;
 use super::syntax::Syntax;
+use crate::rules::work::MAX_WORK;
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 4096;
@@ -41,13 +44,19 @@ impl Scope {
         Self { env: Arc::new(Env::stdlib()), patterns: Arc::new(patterns) }
     }
 
-    /// An empty context.
-    pub(super) fn context(&self) -> Context<'static, 'static> {
+    /// An empty context. Searches add to `work` as [`super::Matcher::matches`] says.
+    pub(super) fn context(&self, work: &Arc<AtomicUsize>) -> Context<'static, 'static> {
         let mut context = Context::with_env(Arc::clone(&self.env));
         if !self.patterns.is_empty() {
-            let patterns = Arc::clone(&self.patterns);
+            let (patterns, work) = (Arc::clone(&self.patterns), Arc::clone(work));
             let matches = move |This(text): This<Arc<String>>, pattern: Arc<String>| {
-                patterns.get(&*pattern).is_some_and(|pattern| pattern.is_match(&text))
+                patterns.get(&*pattern).is_some_and(|pattern| {
+                    let steps = pattern.search_steps(text.len());
+                    // One thread evaluates an expression. CEL wants functions that several could call.
+                    let known = work.load(Relaxed);
+                    work.store(known.saturating_add(steps), Relaxed);
+                    known.saturating_add(steps) <= MAX_WORK && pattern.is_match(&text)
+                })
             };
             // The standard functions have no other of this name: that feature of the library is off.
             let _ = context.add_function("matches", matches);
@@ -73,7 +82,7 @@ impl Expression {
         })?;
         // Nothing else may walk the tree before its depth is known.
         let Syntax { bound, patterns, evaluated, copied, .. } = Syntax::of(program.expression())?;
-        let searches: usize = patterns.values().map(|pattern| pattern.program() / 512).sum();
+        let searches: usize = patterns.values().map(Pattern::steps).sum();
         let steps = EVALUATION + NODE * evaluated + COPY * copied + searches;
         let scope = Scope::new(patterns);
         let references = program.references();
@@ -99,15 +108,21 @@ impl Expression {
         self.steps
     }
 
+    /// The most steps for the bytes of texts of this length, if no text is put together.
+    pub fn search_steps(&self, text_bytes: usize) -> usize {
+        let patterns = self.scope.patterns.values();
+        patterns.map(|pattern| pattern.search_steps(text_bytes)).fold(0, usize::saturating_add)
+    }
+
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
-    /// as false.
-    pub fn is_true(&self, subject: &Subject<'_>) -> bool {
-        matches!(self.value(subject), Ok(Value::Bool(true)))
+    /// as false. Searches add to `work` as [`super::Matcher::matches`] says.
+    pub fn is_true(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
+        matches!(self.value(subject, work), Ok(Value::Bool(true)))
     }
 
     /// Why the expression is not true, for people.
     pub fn why_not(&self, subject: &Subject<'_>) -> Option<String> {
-        match self.value(subject) {
+        match self.value(subject, &mut 0) {
             Ok(Value::Bool(true)) => None,
             Ok(Value::Bool(false)) => Some("when is false".to_owned()),
             Ok(other) => Some(format!("when is {}, not true or false", other.type_of())),
@@ -120,12 +135,15 @@ impl Expression {
         judge::can_be_true(self.program.expression(), &self.scope, facts)
     }
 
-    fn value(&self, subject: &Subject<'_>) -> Result<Value, ExecutionError> {
-        let mut context = self.scope.context();
+    fn value(&self, subject: &Subject<'_>, work: &mut usize) -> Result<Value, ExecutionError> {
+        let searched = Arc::new(AtomicUsize::new(*work));
+        let mut context = self.scope.context(&searched);
         context.add_variable_from_value("attributes", subject.values());
         context.add_variable_from_value("domain", subject.domain.to_owned());
         context.add_variable_from_value("hits", i64::from(subject.descriptor.hits));
-        self.program.execute(&context)
+        let value = self.program.execute(&context);
+        *work = searched.load(Relaxed);
+        value
     }
 }
 
@@ -155,7 +173,7 @@ mod tests {
     impl Holds for Expression {
         fn holds(&self, domain: &str, entries: &[(&str, &str)], hits: u32) -> bool {
             let descriptor = Descriptor { entries, ordered: true, hits, charging: Default::default(), limit: None };
-            self.is_true(&Subject::new(domain, &descriptor))
+            self.is_true(&Subject::new(domain, &descriptor), &mut 0)
         }
     }
 

@@ -6,6 +6,9 @@
 //! overloads is kept here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, ListExpr, MapEntryExpr, MapExpr, SelectExpr,
@@ -16,6 +19,7 @@ use cel::{Context, ExecutionError, Value};
 use super::expression::Scope;
 use super::possible::{Possible, can_be_equal};
 use super::syntax::text;
+use crate::rules::work::MAX_WORK;
 
 /// The most combinations of values that are tried for one operator.
 const MAX_COMBINATIONS: usize = 256;
@@ -56,6 +60,8 @@ pub fn can_be_true(expression: &IdedExpr, scope: &Scope, facts: &Facts<'_>) -> b
 struct Evaluation<'e> {
     facts: &'e Facts<'e>,
     scratch: Context<'static, 'static>,
+    /// The steps of all searches. Beyond [`MAX_WORK`], nothing more is searched.
+    searched: Arc<AtomicUsize>,
     /// The variables of macros such as `all`.
     bound: Vec<(String, Possible)>,
     trials: usize,
@@ -63,7 +69,8 @@ struct Evaluation<'e> {
 
 impl<'e> Evaluation<'e> {
     fn new(scope: &Scope, facts: &'e Facts<'e>) -> Self {
-        Self { facts, scratch: scope.context(), bound: Vec::new(), trials: 0 }
+        let searched = Arc::default();
+        Self { facts, scratch: scope.context(&searched), searched, bound: Vec::new(), trials: 0 }
     }
 
     fn of(&mut self, expression: &IdedExpr) -> Result<Possible, String> {
@@ -298,6 +305,9 @@ impl<'e> Evaluation<'e> {
                 Ok(value) => values.push(value),
                 Err(error) => failed |= !is_type_error(&error),
             }
+        }
+        if self.searched.load(Relaxed) > MAX_WORK {
+            return Some(Possible::anything());
         }
         let empty = operands.iter().any(|operand| operand.values.is_empty());
         match (values.is_empty(), exact) {

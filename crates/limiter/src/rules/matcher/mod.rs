@@ -7,6 +7,7 @@ mod judge;
 mod pattern;
 mod possible;
 mod route;
+mod search_cost;
 mod subject;
 mod syntax;
 
@@ -18,11 +19,12 @@ use index::{Index, Token};
 pub use judge::{Fact, Facts};
 use pattern::Pattern;
 pub use pattern::PatternBudget;
+use search_cost::USUAL_TEXT;
 pub use subject::Subject;
 
 use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
-use crate::rules::work::{ATTRIBUTE, TRIED};
+use crate::rules::work::{ATTRIBUTE, MAX_WORK, TRIED};
 
 /// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
 /// further regular expression is compiled.
@@ -69,19 +71,33 @@ impl Matcher {
         })
     }
 
+    /// Adds to `work` the steps that searches take for the bytes of their texts. No search begins that would take it
+    /// beyond [`MAX_WORK`]: then it is beyond, and the result says nothing.
     #[inline]
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+    pub fn matches(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
         let descriptor = subject.descriptor;
-        self.conditions.iter().all(|(attribute, condition)| condition.holds(attribute.value(descriptor)))
+        let mut holds = |(attribute, condition): &(Attribute, Compiled)| {
+            let value = attribute.value(descriptor);
+            *work = work.saturating_add(condition.search_steps(value.map_or(0, str::len)));
+            *work <= MAX_WORK && condition.holds(value)
+        };
+        self.conditions.iter().all(&mut holds)
             && self.exact_keys.as_ref().is_none_or(|keys| descriptor.has_exactly(keys))
-            && self.when.as_ref().is_none_or(|when| when.is_true(subject))
+            && self.when.as_ref().is_none_or(|when| when.is_true(subject, work))
     }
 
-    /// The steps of [`Self::matches`].
+    /// The steps of [`Self::matches`], without those for the bytes of texts.
     fn steps(&self) -> usize {
         let conditions: usize = self.conditions.iter().map(|(_, condition)| condition.steps()).sum();
         let keys = self.exact_keys.as_ref().map_or(0, Vec::len) * ATTRIBUTE;
         conditions + keys + self.when.as_ref().map_or(0, Expression::steps)
+    }
+
+    /// The most steps for the bytes of texts of this length.
+    fn search_steps(&self, text_bytes: usize) -> usize {
+        let conditions = self.conditions.iter().map(|(_, condition)| condition.search_steps(text_bytes));
+        let when = self.when.as_ref().map_or(0, |when| when.search_steps(text_bytes));
+        conditions.fold(when, usize::saturating_add)
     }
 }
 
@@ -97,8 +113,10 @@ struct Entry {
     matcher: Matcher,
     /// Attributes that must be present.
     per: Vec<Attribute>,
-    /// What it costs to try it.
+    /// What it costs to try it, without the bytes of texts.
     steps: usize,
+    /// What the bytes of texts of the usual length cost at most.
+    search_steps: usize,
 }
 
 impl MatchTable {
@@ -108,45 +126,40 @@ impl MatchTable {
         let index = Index::build(&anchors);
         let entries = matchers.into_iter().map(|(matcher, per)| {
             let steps = TRIED + matcher.steps() + per.len() * ATTRIBUTE;
-            Entry { matcher, per, steps }
+            let search_steps = matcher.search_steps(USUAL_TEXT);
+            Entry { matcher, per, steps, search_steps }
         });
         Self { index, entries: entries.collect() }
     }
 
-    /// Sets `out` to the positions of all limits that match, in book order. Returns the steps.
-    pub fn matching(&self, subject: &Subject<'_>, out: &mut Found) -> usize {
-        let mut steps = self.index.candidates(subject.descriptor.entries, out);
-        out.retain(|id| {
-            let entry = &self.entries[*id as usize];
-            steps += entry.steps;
-            entry.matches(subject)
-        });
-        steps
+    /// Sets `out` to the positions of all limits that match, in book order, and adds the steps to `work`. Once they are
+    /// beyond [`MAX_WORK`], nothing more is searched, and `out` says nothing.
+    pub fn matching(&self, subject: &Subject<'_>, out: &mut Found, work: &mut usize) {
+        *work += self.index.candidates(subject.descriptor.entries, out);
+        out.retain(|id| self.entries[*id as usize].matches(subject, work));
     }
 
-    /// The first one that matches, and the steps. It sets `candidates`.
-    pub fn first(&self, subject: &Subject<'_>, candidates: &mut Found) -> (Option<usize>, usize) {
-        let mut steps = self.index.candidates(subject.descriptor.entries, candidates);
+    /// The first one that matches. It sets `candidates`, and adds the steps to `work` as [`Self::matching`] does.
+    pub fn first(&self, subject: &Subject<'_>, candidates: &mut Found, work: &mut usize) -> Option<usize> {
+        *work += self.index.candidates(subject.descriptor.entries, candidates);
         let mut in_order = candidates.iter().map(|id| *id as usize);
-        let first = in_order.find(|id| {
-            let entry = &self.entries[*id];
-            steps += entry.steps;
-            entry.matches(subject)
-        });
-        (first, steps)
+        in_order.find(|id| self.entries[*id].matches(subject, work))
     }
 
-    /// At least the steps that a descriptor can take whose attributes differ. `further` are those that a limit takes
-    /// if it matches.
+    /// At least the steps that a descriptor can take whose attributes differ and are of the usual length. `further` are
+    /// those that a limit takes if it matches.
     pub fn most_steps(&self, further: impl Fn(usize) -> usize) -> usize {
-        self.index.most_steps(&|id| self.entries[id as usize].steps + further(id as usize))
+        let tried = |entry: &Entry| entry.steps.saturating_add(entry.search_steps);
+        self.index.most_steps(&|id| tried(&self.entries[id as usize]).saturating_add(further(id as usize)))
     }
 }
 
 impl Entry {
     #[inline]
-    fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.per.iter().all(|attribute| attribute.value(subject.descriptor).is_some()) && self.matcher.matches(subject)
+    fn matches(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
+        *work += self.steps;
+        self.per.iter().all(|attribute| attribute.value(subject.descriptor).is_some())
+            && self.matcher.matches(subject, work)
     }
 }
 
@@ -210,15 +223,17 @@ mod tests {
             let scan: Vec<u32> = (0u32..)
                 .zip(book.iter().map(compile))
                 .filter(|(_, (m, per))| {
-                    per.iter().all(|a| a.value(&descriptor).is_some()) && m.matches(&subject)
+                    per.iter().all(|a| a.value(&descriptor).is_some()) && m.matches(&subject, &mut 0)
                 })
                 .map(|(id, _)| id)
                 .collect();
             let mut found = Found::new();
             let table = MatchTable::new(book.iter().map(compile).collect());
-            let steps = table.matching(&subject, &mut found);
+            let mut steps = 0;
+            table.matching(&subject, &mut found, &mut steps);
             prop_assert_eq!(found.as_slice(), &scan);
-            let (first, steps_to_first) = table.first(&subject, &mut found);
+            let mut steps_to_first = 0;
+            let first = table.first(&subject, &mut found, &mut steps_to_first);
             prop_assert_eq!(first, scan.first().map(|id| *id as usize));
             prop_assert!(steps_to_first <= steps);
             let keys: BTreeSet<&str> = entries.iter().map(|(key, _)| *key).collect();
@@ -230,12 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn no_search_begins_that_would_be_too_much_work() {
+        let regex = ("x".to_owned(), Condition::Regex("^a+$".to_owned()));
+        let condition = Match { conditions: [regex].into(), ..Match::default() };
+        let when = Match { when: Some("attributes.x.matches('^a+$')".to_owned()), ..Match::default() };
+        let text = "a".repeat(1000);
+        let entries = [("x", text.as_str())];
+        let descriptor =
+            Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+        for matches in [condition, when] {
+            let matcher = Matcher::new(&matches).unwrap();
+            let matches = |mut work: usize| (matcher.matches(&Subject::new("d", &descriptor), &mut work), work);
+            assert_eq!(matches(0), (true, 200));
+            assert_eq!(matches(MAX_WORK - 200), (true, MAX_WORK));
+            assert_eq!(matches(MAX_WORK - 199), (false, MAX_WORK + 1));
+        }
+    }
+
+    #[test]
     fn exact_keys_match_as_envoys_descriptor_tree_does() {
         let keys = Some(vec!["a".to_owned(), "b".to_owned()]);
         let matcher = Matcher::new(&Match { exact_keys: keys, ..Match::default() }).unwrap();
         let matches = |ordered, entries: &[(&str, &str)]| {
             let descriptor = Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None };
-            matcher.matches(&Subject::new("d", &descriptor))
+            matcher.matches(&Subject::new("d", &descriptor), &mut 0)
         };
         assert!(matches(true, &[("a", "1"), ("b", "2")]));
         assert!(!matches(true, &[("b", "2"), ("a", "1")]));
@@ -254,7 +287,7 @@ mod tests {
         let matcher = Matcher::new(&Match { exact_keys: keys, conditions, when: None }).unwrap();
         let matches = |ordered, entries: &[(&str, &str)]| {
             let descriptor = Descriptor { entries, ordered, hits: 1, charging: Default::default(), limit: None };
-            matcher.matches(&Subject::new("d", &descriptor))
+            matcher.matches(&Subject::new("d", &descriptor), &mut 0)
         };
         assert!(matches(true, &[("g", "a"), ("g", "b")]));
         for other in [

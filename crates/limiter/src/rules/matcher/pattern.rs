@@ -1,9 +1,19 @@
 //! Compiled regular expressions. Each has a bound, and all of a rule book have a [`PatternBudget`].
 
+use regex_automata::Input;
+use regex_automata::dfa::{Automaton, dense};
 use regex_automata::meta::{BuildError, Config, Regex};
+use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_syntax::hir::Hir;
+
+use super::search_cost::{Walk, most_read, needs_unicode_words, places};
+use crate::rules::work::TRIED;
 
 /// What all regular expressions of a rule book may take together, in bytes: see [`Pattern::bytes`].
 const MAX_BOOK_BYTES: usize = 128 << 20;
+
+/// The largest table of states, in bytes. An expression with a larger one is searched without a table.
+const MAX_TABLE: usize = 256 << 10;
 
 /// The memory of a search with a small expression, in bytes, and the size up to which an expression is small.
 const SMALL_CACHE: usize = 16 << 10;
@@ -12,45 +22,88 @@ const SMALL_PROGRAM: usize = SMALL_CACHE / 2;
 const MAX_CACHE: usize = 1 << 20;
 
 /// A compiled regular expression.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pattern {
-    regex: Regex,
-    /// The memory for the states that a search has seen, in bytes.
-    cache: usize,
+    engine: Engine,
+    walk: Walk,
+    /// The most bytes of a text that a search reads.
+    most_read: usize,
+    /// See [`Self::bytes`].
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Engine {
+    /// A table of all states. A search reads each byte of a text once, and needs no memory.
+    Table(Box<dense::DFA<Vec<u32>>>),
+    /// A search builds the states that it meets, in a cache. It goes on without them where they are too many.
+    Cache(Regex),
 }
 
 impl Pattern {
     /// Compiles an expression whose program takes at most about `most_bytes`. The error says what was expected.
     pub fn compile(text: &str, most_bytes: usize) -> Result<Self, PatternError> {
-        let small = Self::build(text, most_bytes, SMALL_CACHE)?;
-        let program = small.regex.memory_usage();
-        if program <= SMALL_PROGRAM {
-            return Ok(small);
+        let parsed = regex_syntax::parse(text).map_err(|error| PatternError::of_syntax(&error))?;
+        let most_read = most_read(&parsed);
+        let tries_table = !needs_unicode_words(&parsed);
+        if tries_table && let Some(table) = table(&parsed, most_bytes) {
+            let bytes = table.memory_usage();
+            return Ok(Self { engine: Engine::Table(Box::new(table)), walk: Walk::Table(bytes), most_read, bytes });
         }
-        Self::build(text, most_bytes, (2 * program).min(MAX_CACHE))
-    }
-
-    fn build(text: &str, most_bytes: usize, cache: usize) -> Result<Self, PatternError> {
-        // The backtracking engine would keep up to 256 KiB for each expression and core.
-        let config = Config::new().nfa_size_limit(Some(most_bytes)).hybrid_cache_capacity(cache).backtrack(false);
-        let regex = Regex::builder().configure(config).build(text).map_err(|error| PatternError::new(&error))?;
-        Ok(Self { regex, cache })
+        let small = cached(&parsed, most_bytes, SMALL_CACHE)?;
+        let program = small.memory_usage();
+        let cache = if program <= SMALL_PROGRAM { SMALL_CACHE } else { (2 * program).min(MAX_CACHE) };
+        let regex = if cache == SMALL_CACHE { small } else { cached(&parsed, most_bytes, cache)? };
+        // An attempt at a table takes time.
+        let least = if tries_table { MAX_TABLE } else { 0 };
+        let bytes = (3 * program + cache).max(least);
+        Ok(Self { engine: Engine::Cache(regex), walk: Walk::Places(places(&parsed)), most_read, bytes })
     }
 
     #[inline]
     pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        match &self.engine {
+            // It fails only at bytes at which it was told to, and there are none.
+            Engine::Table(table) => {
+                matches!(table.try_search_fwd(&Input::new(text).earliest(true)), Ok(Some(_)))
+            }
+            Engine::Cache(regex) => regex.is_match(text),
+        }
     }
 
-    /// The memory that it takes, in bytes: its program, and what one core keeps for searches with it.
-    pub fn bytes(&self) -> usize {
-        3 * self.program() + self.cache
+    /// The memory that it takes, in bytes: its program, and what one core keeps for searches with it. It is larger if
+    /// compiling took the time of a larger one.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// The size of its program, in bytes.
-    pub fn program(&self) -> usize {
-        self.regex.memory_usage()
+    /// The steps of a search, without those for the bytes of the text.
+    pub fn steps(&self) -> usize {
+        match &self.engine {
+            Engine::Table(_) => TRIED,
+            Engine::Cache(regex) => TRIED + regex.memory_usage() / 512,
+        }
     }
+
+    /// The most steps that a search takes for the bytes of a text, beside [`Self::steps`].
+    #[inline]
+    pub fn search_steps(&self, text_bytes: usize) -> usize {
+        self.walk.steps(text_bytes.min(self.most_read))
+    }
+}
+
+/// The table of all states of an expression; `None` if it is too large.
+fn table(parsed: &Hir, most_bytes: usize) -> Option<dense::DFA<Vec<u32>>> {
+    let config = thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(most_bytes));
+    let program = thompson::Compiler::new().configure(config).build_from_hir(parsed).ok()?;
+    let config = dense::Config::new().dfa_size_limit(Some(MAX_TABLE)).determinize_size_limit(Some(MAX_TABLE));
+    dense::Builder::new().configure(config).build_from_nfa(&program).ok()
+}
+
+fn cached(parsed: &Hir, most_bytes: usize, cache: usize) -> Result<Regex, PatternError> {
+    // The backtracking engine would keep up to 256 KiB for each expression and core.
+    let config = Config::new().nfa_size_limit(Some(most_bytes)).hybrid_cache_capacity(cache).backtrack(false);
+    Regex::builder().configure(config).build_from_hir(parsed).map_err(|error| PatternError::new(&error))
 }
 
 /// Why an expression does not compile.
@@ -63,12 +116,16 @@ pub struct PatternError {
 
 impl PatternError {
     fn new(error: &BuildError) -> Self {
-        let (is_too_large, reason) = match (error.size_limit(), error.syntax_error()) {
-            (Some(bytes), _) => (true, format!("this one takes more than {bytes} bytes")),
-            (None, Some(syntax)) => (false, syntax.to_string().replace('\n', " ")),
-            (None, None) => (false, error.to_string()),
+        let (is_too_large, reason) = match error.size_limit() {
+            Some(bytes) => (true, format!("this one takes more than {bytes} bytes")),
+            None => (false, error.to_string()),
         };
         Self { message: format!("expected a regular expression: {reason}"), is_too_large }
+    }
+
+    fn of_syntax(error: &regex_syntax::Error) -> Self {
+        let reason = error.to_string().replace('\n', " ");
+        Self { message: format!("expected a regular expression: {reason}"), is_too_large: false }
     }
 }
 
@@ -143,12 +200,42 @@ mod tests {
     fn an_expression_takes_no_more_memory_than_it_says() {
         for expression in EXPRESSIONS {
             let pattern = Pattern::compile(expression, 1 << 20).unwrap();
-            let mut cache = pattern.regex.create_cache();
-            for text in texts() {
-                let _ = pattern.regex.search_half_with(&mut cache, &regex_automata::Input::new(&text).earliest(true));
-            }
-            let taken = pattern.program() + cache.memory_usage();
+            let taken = match &pattern.engine {
+                Engine::Table(table) => table.memory_usage(),
+                Engine::Cache(regex) => {
+                    let mut cache = regex.create_cache();
+                    for text in texts() {
+                        let _ = regex.search_half_with(&mut cache, &Input::new(&text).earliest(true));
+                    }
+                    regex.memory_usage() + cache.memory_usage()
+                }
+            };
             assert!(taken <= pattern.bytes(), "{expression}: {taken} of {}", pattern.bytes());
+        }
+    }
+
+    #[test]
+    fn an_expression_with_few_states_is_searched_with_a_table() {
+        let has_table = |text: &str| matches!(Pattern::compile(text, 1 << 20).unwrap().engine, Engine::Table(_));
+        for text in ["^v[0-9]+$", r"^\w+$", "^/api/v[0-9]+/users/[^/]+/posts$", "(?i)^/login(/|;|$)", "", "(?m)^a$"] {
+            assert!(has_table(text), "{text}");
+        }
+        // The first has 2^20 states, and the second is never searched with a table.
+        assert!(!has_table("[ab]*a[ab]{20}[^ab]") && !has_table(r"\bbot\b"));
+    }
+
+    proptest::proptest! {
+        /// A table finds what the other engine finds.
+        #[test]
+        fn both_engines_agree(
+            expression in r"(\^|)([abé.]|\[\^a\]|\\w|\(a\|b\|\)|\(\?-u:\\b\)|a\{2,3\})([*?]|)([abé.]|\\d|\\s|)(\$|)",
+            text in "[abé1 \n]{0,6}",
+        ) {
+            let parsed = regex_syntax::parse(&expression).unwrap();
+            let cached = cached(&parsed, 1 << 20, SMALL_CACHE).unwrap();
+            let pattern = Pattern::compile(&expression, 1 << 20).unwrap();
+            proptest::prop_assume!(matches!(pattern.engine, Engine::Table(_)));
+            proptest::prop_assert_eq!(pattern.is_match(&text), cached.is_match(&text), "{}", expression);
         }
     }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -68,7 +70,7 @@ proptest! {
             let entries: Vec<(&str, &str)> = a.map(|a| ("a", a)).into_iter().chain([("b", b)]).collect();
             let descriptor =
                 Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None };
-            prop_assert!(!compiled.is_true(&Subject::new("d", &descriptor)), "{}", source);
+            prop_assert!(!compiled.is_true(&Subject::new("d", &descriptor), &mut 0), "{}", source);
         }
     }
 
@@ -85,7 +87,7 @@ proptest! {
         let program = env.compile(&format!("[{left} {operator} {right}] == []")).unwrap();
         let scope = Scope::new(HashMap::new());
         if check_types(program.expression(), &scope).is_err() {
-            let mut context = scope.context();
+            let mut context = scope.context(&Arc::default());
             context.add_variable_from_value("attributes", HashMap::from([("a", a)]));
             context.add_variable_from_value("domain", "d");
             context.add_variable_from_value("hits", hits);
