@@ -176,7 +176,7 @@ const SHORTEST_WAIT: u32 = 10;
 pub struct Wait {
     /// `None`: for the store's deadline.
     pub time: Option<Duration>,
-    /// The caller waits for less than a tenth of the store's deadline. It may be an end user who chose that.
+    /// The caller waits for less than the store's deadline. It may be an end user who chose that.
     pub is_hasty: bool,
 }
 
@@ -186,7 +186,7 @@ impl Wait {
     pub fn of_caller(timeout: Option<Duration>, deadline: Duration) -> Self {
         let shortest = deadline / SHORTEST_WAIT;
         let time = timeout.map_or(deadline, |timeout| timeout.clamp(shortest, deadline));
-        Self { time: Some(time), is_hasty: timeout.is_some_and(|timeout| timeout < shortest) }
+        Self { time: Some(time), is_hasty: timeout.is_some_and(|timeout| timeout < deadline) }
     }
 }
 

@@ -173,12 +173,13 @@ async fn a_check_waits_until_the_store_deadline_or_the_timeout_of_the_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hasty_caller_brings_no_limit_to_allow() {
-    let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
+async fn only_the_deadline_of_the_store_brings_a_limit_to_allow() {
     let limit = crate::rules::limit("l", Algorithm::FixedWindow, 5, 60_000, Consistency::Exact);
     let allows = Limit { on_store_failure: OnStoreFailure::Allow, ..limit };
-    core.set_book(crate::rules::rule_book(vec![allows], Revision(2)));
-    for (timeout, allowed) in [(None, true), (Some(500), true), (Some(499), false), (Some(0), false)] {
+    let timeouts = [(None, true), (Some(5_000), true), (Some(4_999), false), (Some(500), false), (Some(0), false)];
+    for (timeout, allowed) in timeouts {
+        let core = core_with_limit(Arc::new(SilentStore { panics: false }), 5, Consistency::Exact).await;
+        core.set_book(crate::rules::rule_book(vec![allows.clone()], Revision(2)));
         let descriptors = [Descriptor {
             entries: &[("user", "u1")],
             ordered: true,

@@ -6,6 +6,7 @@ mod support;
 mod batches;
 mod contract;
 mod counter_store;
+mod deadlines;
 mod differential;
 mod forgetting;
 mod hashed_keys;

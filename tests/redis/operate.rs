@@ -12,30 +12,30 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-const RULES: &str = "version: 1\ndomains: [{ domain: d, limits: [{ name: l, per: [user], limit: 10, window: 1d, consistency: exact }] }]\n";
-const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
+pub const RULES: &str = "version: 1\ndomains: [{ domain: d, limits: [{ name: l, per: [user], limit: 10, window: 1d, consistency: exact }] }]\n";
+pub const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
 
 /// A temporary folder with a rule file.
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         folder.write("rules.yaml", RULES);
         folder
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         std::fs::write(self.path(name), text).unwrap();
         self.path(name).display().to_string()
     }
 
     /// Starts a node and waits until it reaches the store.
-    fn start_node(&self, url: &str, settings: &[(&str, &str)]) -> Node {
+    pub fn start_node(&self, url: &str, settings: &[(&str, &str)]) -> Node {
         let node = Node::serve(&self.path("rules.yaml"), url, settings);
         wait_for("the node to reach the store", || (node.get("/ready").json()["store"] == "ok").then_some(()));
         node
