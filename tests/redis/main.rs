@@ -8,6 +8,7 @@ mod contract;
 mod counter_store;
 mod deadlines;
 mod differential;
+mod foreign_records;
 mod forgetting;
 mod hashed_keys;
 mod membership;

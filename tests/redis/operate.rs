@@ -258,24 +258,6 @@ fn a_node_verifies_the_certificate_of_redis() {
 }
 
 #[test]
-fn a_key_of_another_type_fails_alone() {
-    let (folder, redis) = (Folder::new(), SingleServer::start(&[]));
-    let node = folder.start_node(&redis.url(), &[]);
-    let check = |user: &str| node.check(&format!(r#"{{"domain":"d","attributes":{{"user":"{user}"}}}}"#)).json();
-    assert_eq!(check("a")["degraded"], false);
-    let key = redis_cli(redis.server.port, &["--scan", "--pattern", "*/a"]);
-    redis_cli(redis.server.port, &["del", &key]);
-    assert_eq!(redis_cli(redis.server.port, &["lpush", &key, "x"]), "1");
-    assert_eq!(check("a")["degraded"], true);
-    for user in ["b", "c", "d"] {
-        assert_eq!(check(user)["degraded"], false);
-    }
-    assert_eq!(redis_cli(redis.server.port, &["type", &key]), "list", "the foreign key is not changed");
-    redis_cli(redis.server.port, &["del", &key]);
-    assert_eq!(check("a")["degraded"], false);
-}
-
-#[test]
 fn a_stopped_primary_does_not_affect_keys_of_other_primaries() {
     let (folder, redis) = (Folder::new(), Cluster::start_with_slow_failover());
     let node = folder.start_node(&redis.url(), &[]);

@@ -36,6 +36,8 @@ pub enum CallError {
     TryAgain,
     /// The server returned this error and did nothing.
     ServerError(String),
+    /// The server returned this error, and may have run a part of the call.
+    Interrupted(String),
     /// The server may have run the call.
     Unknown,
 }
@@ -57,9 +59,22 @@ impl CallError {
             "TRYAGAIN" => Self::TryAgain,
             _ if NOTHING_DONE.contains(&first_word) => Self::ServerError(details.to_owned()),
             _ if *error.kind() == ErrorKind::Backpressure => Self::NotSent,
+            _ if is_of_server(error) => Self::Interrupted(details.to_owned()),
             _ => Self::Unknown,
         }
     }
+}
+
+/// True if the server returned the error: its text begins with a code in capital letters. The client library gives these
+/// kinds to such errors, and texts of another form to its own.
+fn is_of_server(error: &Error) -> bool {
+    use ErrorKind::{Auth, Cluster, Config, InvalidArgument, InvalidCommand, Unknown};
+    let has_code = || error.details().split_once(' ').is_some_and(|(code, _)| is_code(code));
+    matches!(error.kind(), Auth | Cluster | Config | InvalidArgument | InvalidCommand | Unknown) && has_code()
+}
+
+fn is_code(word: &str) -> bool {
+    word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 #[cfg(test)]
@@ -76,6 +91,10 @@ mod tests {
         assert_eq!(classify("MOVED 3999 :6381"), CallError::Moved(address("a", 6381)));
         assert_eq!(classify("TRYAGAIN Multiple keys request during rehashing of slot"), CallError::TryAgain);
         assert!(matches!(classify("LOADING Redis is loading the dataset in memory"), CallError::ServerError(_)));
+        let wrong = "WRONGTYPE Operation against a key holding the wrong kind of value";
+        assert_eq!(classify(wrong), CallError::Interrupted(wrong.to_owned()), "a script may have come that far");
+        let timeout = Error::new(ErrorKind::Timeout, "WRONGTYPE x");
+        assert_eq!(CallError::classify(&timeout, &server), CallError::Unknown, "the server returned nothing");
         for text in ["", "MOVED", "MOVED 1 x", "Request timed out.", "Canceled", "os error 104", "EOF"] {
             assert_eq!(classify(text), CallError::Unknown, "{text}");
         }

@@ -157,7 +157,7 @@ impl RedisStore {
         }
         match &reply {
             Err(CallError::NotSent | CallError::Moved(_)) => self.topology_stale.notify_one(),
-            Err(CallError::ServerError(error)) => {
+            Err(CallError::ServerError(error) | CallError::Interrupted(error)) => {
                 self.topology_stale.notify_one();
                 self.server_errors.record(&server.address, error);
             }
@@ -177,7 +177,7 @@ impl RedisStore {
                 }
                 Ok(reply)
             }
-            Err(CallError::Unknown) => Err(StoreError::Unknown),
+            Err(CallError::Interrupted(_) | CallError::Unknown) => Err(StoreError::Unknown),
             Err(_) => Err(StoreError::NotApplied),
         }
     }

@@ -49,6 +49,11 @@ impl RedisRegion {
         let arguments: Vec<Bytes> = [constants, member].into_iter().chain(numbers).map(Bytes::from).collect();
         let reply = connection.run_script(&HEARTBEAT, &keys, &arguments, false).await.map_err(|error| match error {
             CallError::ServerError(error) => HeartbeatError::Failed(format!("{address}: {error}")),
+            // One of the keys is none of ours, for example.
+            CallError::Interrupted(error) => {
+                let [constants, members] = [&keys[0], &keys[1]].map(|key| String::from_utf8_lossy(key));
+                HeartbeatError::Failed(format!("{address}: {error} (keys {constants} and {members})"))
+            }
             CallError::Moved(_) if !self.in_cluster() => {
                 HeartbeatError::Failed(format!("{address} is part of a cluster: use redis-cluster://"))
             }

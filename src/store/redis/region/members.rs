@@ -11,6 +11,8 @@ const GONE_AFTER_MISSES: u32 = 10;
 pub const MAX_MEMBERS: u32 = 1000;
 /// The most cores of a member. A text with more is none of ours, and would end all leases.
 const MAX_CORES: u32 = 1024;
+/// The most cores of a region that count: a thousand nodes of 64 cores each, and some more.
+const MAX_HOLDERS: u32 = 65_536;
 
 /// A process that uses the counters of the region. Its text in Redis is `node/boot/cores`, with `boot` in hexadecimal
 /// digits. The text is part of the protocol between nodes of different versions.
@@ -62,9 +64,9 @@ impl Members {
         self.0.retain(|_, missed| *missed < GONE_AFTER_MISSES);
     }
 
-    /// Returns the cores of all members.
+    /// Returns the cores of all members, but not more than a region can have.
     pub fn total_cores(&self) -> u32 {
-        self.0.keys().map(|member| member.cores).fold(0, u32::saturating_add)
+        self.0.keys().map(|member| member.cores).fold(0, u32::saturating_add).min(MAX_HOLDERS)
     }
 }
 
@@ -102,5 +104,14 @@ mod tests {
             members.update([member("a/a/2")], true);
         }
         assert_eq!(members.total_cores(), 2);
+    }
+
+    #[test]
+    fn the_cores_of_all_members_have_a_bound() {
+        let mut members = Members::default();
+        members.update((1..=64).map(|boot| member(&format!("a/{boot:x}/1024"))), true);
+        assert_eq!(members.total_cores(), 65_536);
+        members.update([member("b/1/1")], true);
+        assert_eq!(members.total_cores(), 65_536);
     }
 }
