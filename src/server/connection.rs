@@ -24,7 +24,7 @@ use super::body_budget::{BodyKind, BudgetedBody};
 use super::meter::{Budgets, Meter};
 use super::metrics::CloseReason;
 use super::preface::{Begun, Preface, read_preface, sniff_preface};
-use super::read_ahead::{MeteredStream, TooMuchArriving, head_length};
+use super::read_ahead::{MeteredStream, head_length};
 use super::timer::CoarseTimer;
 use crate::tls::ServerTls;
 
@@ -190,6 +190,7 @@ where
         preface: Preface,
     ) -> Result<(), CloseReason> {
         let meter = Arc::new(Meter::new(self.budgets, preface == Preface::Other));
+        let of_connection = Arc::clone(&meter);
         let stream = MeteredStream::new(stream, Arc::clone(&meter));
         let carried_request = Arc::new(AtomicBool::new(false));
         let kind = if self.protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
@@ -209,9 +210,11 @@ where
         let mut connection = pin!(connection);
         let why = |done: Result<(), Box<dyn Error + Send + Sync>>| {
             // A client that goes away is not counted.
-            let error = done.err();
-            let why = error.and_then(|error| close_reason(&*error, carried_request.load(Ordering::Relaxed)));
-            why.map_or(Ok(()), Err)
+            match done {
+                Ok(()) => Ok(()),
+                Err(_) if of_connection.has_refused_head() => Err(CloseReason::Heads),
+                Err(error) => close_reason(&*error, carried_request.load(Ordering::Relaxed)).map_or(Ok(()), Err),
+            }
         };
         tokio::select! {
             done = connection.as_mut() => return why(done),
@@ -229,10 +232,6 @@ fn close_reason(error: &(dyn Error + Send + Sync + 'static), carried_request: bo
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {
         return (!carried_request).then_some(CloseReason::Slow);
-    }
-    let heads = error.source().and_then(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::get_ref);
-    if heads.is_some_and(|error| error.is::<TooMuchArriving>()) {
-        return Some(CloseReason::Heads);
     }
     let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
     let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);

@@ -1,6 +1,7 @@
 //! What one connection makes its node hold, and the budgets of its listener.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::IntCounter;
 
@@ -40,6 +41,8 @@ pub struct Meter {
     unsent: Arc<Share>,
     /// What the HTTP/1 library has read and not passed on; `None` on a connection of HTTP/2.
     pub(super) read_ahead: Option<ReadAhead>,
+    /// A head was too much.
+    head_refused: AtomicBool,
     budgets: Arc<Budgets>,
 }
 
@@ -49,7 +52,7 @@ impl Meter {
         let [arriving, unsent] =
             [&budgets.arriving, &budgets.unsent].map(|budget| Arc::new(Share::new(Arc::clone(budget))));
         let read_ahead = is_http1.then(|| ReadAhead::new(Taken::none(Arc::clone(&arriving))));
-        Self { arriving, unsent, read_ahead, budgets }
+        Self { arriving, unsent, read_ahead, head_refused: AtomicBool::new(false), budgets }
     }
 
     /// The bytes that the connection holds now.
@@ -70,6 +73,16 @@ impl Meter {
             self.budgets.cut.inc();
         }
         taken
+    }
+
+    /// Notes that the connection ends because too many bytes of heads are arriving.
+    pub(super) fn refuse_head(&self) {
+        self.head_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// True if the connection ends because too many bytes of heads are arriving.
+    pub(super) fn has_refused_head(&self) -> bool {
+        self.head_refused.load(Ordering::Relaxed)
     }
 
     /// Counts a request that is rejected because too much is arriving.

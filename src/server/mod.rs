@@ -6,6 +6,7 @@ pub mod balance;
 pub mod body_budget;
 mod budget;
 pub mod connection;
+mod head_frames;
 pub mod meter;
 pub mod metrics;
 pub mod peers;

@@ -1,7 +1,7 @@
 //! Meters what the HTTP/1 library has read from a connection and not passed on: heads that have not arrived whole, and
 //! requests that a client sends before it has the answer to an earlier one.
 //!
-//! HTTP/2 needs no such meter. Its library bounds the heads that have not arrived, and its windows bound the bodies.
+//! Over HTTP/2, windows bound the bodies, and [`super::head_frames`] meters the heads.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use hyper::{HeaderMap, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::Taken;
+use super::head_frames::HeadFrames;
 use super::meter::Meter;
 
 /// The bytes that the library has read and not passed on.
@@ -69,20 +70,24 @@ pub(super) fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
     headers.iter().fold(uri, |sum, (name, value)| sum + name.as_str().len() + value.len() + ": \r\n".len())
 }
 
-/// Too much is arriving.
-#[derive(Debug, thiserror::Error)]
-#[error("overloaded: too many bytes of requests are arriving")]
-pub(super) struct TooMuchArriving;
-
-/// A connection whose reading is metered, if it speaks HTTP/1.
+/// A connection whose reading is metered.
 pub(super) struct MeteredStream<S> {
     stream: S,
     meter: Arc<Meter>,
+    /// What is known of the frames of HTTP/2; `None` on a connection of HTTP/1.
+    frames: Option<HeadFrames>,
 }
 
 impl<S> MeteredStream<S> {
-    pub(super) const fn new(stream: S, meter: Arc<Meter>) -> Self {
-        Self { stream, meter }
+    pub(super) fn new(stream: S, meter: Arc<Meter>) -> Self {
+        let frames = meter.read_ahead.is_none().then(|| HeadFrames::new(meter.arriving()));
+        Self { stream, meter, frames }
+    }
+
+    /// Counts what was read. Returns false if the connection may not hold so much now.
+    fn count(&mut self, bytes: &[u8]) -> bool {
+        let ahead = self.meter.read_ahead.as_ref().is_none_or(|ahead| bytes.is_empty() || ahead.read(bytes.len()));
+        ahead && self.frames.as_mut().is_none_or(|frames| frames.read(bytes))
     }
 }
 
@@ -90,9 +95,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
-        let bytes = into.filled().len() - before;
-        let fits = self.meter.read_ahead.as_ref().is_none_or(|ahead| bytes == 0 || ahead.read(bytes));
-        Poll::Ready(if fits { Ok(()) } else { Err(io::Error::other(TooMuchArriving)) })
+        if self.count(&into.filled()[before..]) {
+            return Poll::Ready(Ok(()));
+        }
+        self.meter.refuse_head();
+        Poll::Ready(Err(io::Error::other("overloaded: too many bytes of heads are arriving")))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::node::Node;
+use crate::node::{Node, wait_for};
 
 pub const CHECK: &str = r#"{"domain":"d","attributes":{"user":"u"}}"#;
 /// The maximum growth of the resident memory during a test, in bytes.
@@ -50,6 +50,18 @@ impl Victim {
     /// The growth of the resident memory since the start, in bytes.
     pub fn growth(&self) -> f64 {
         self.node.metric("process_resident_memory_bytes ") - self.initial_memory
+    }
+
+    /// Waits until the memory of the node rests. Returns its growth since the start, in bytes.
+    pub fn growth_at_rest(&self) -> f64 {
+        let mut last = self.growth();
+        wait_for("the memory of the node to rest", || {
+            std::thread::park_timeout(Duration::from_millis(300));
+            let growth = self.growth();
+            let rests = (growth - last).abs() < 1e6;
+            last = growth;
+            rests.then_some(growth)
+        })
     }
 
     /// Asserts that the node serves other clients and that its memory is bounded.
