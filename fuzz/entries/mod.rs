@@ -239,7 +239,9 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Debug,
 {
+    let meter = Arc::clone(body.meter());
     let request = Request::post(path)
+        .extension(meter)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(body)

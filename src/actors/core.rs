@@ -248,6 +248,7 @@ impl Drop for WaitingCheck {
 impl Core {
     fn begin_check(&self, shard: &mut Shard<Waiter>, check: &Check<'_>, now: NodeTime, wait: Wait) -> Answer {
         let mut waiting = None;
+        let before = shard.work();
         let waiter = || {
             let (sender, receiver) = oneshot::channel();
             waiting = Some(receiver);
@@ -259,7 +260,8 @@ impl Core {
             Verdict::Waits(ticket) => match waiting {
                 Some(decision) => {
                     let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, finished: false };
-                    Answer::Later(Box::pin(check.wait(wait)))
+                    let work = shard.work().wrapping_sub(before);
+                    Answer::Later { work, decision: Box::pin(check.wait(wait)) }
                 }
                 None => Answer::Now(Err(Unavailable::Restarted)),
             },

@@ -139,6 +139,13 @@ impl CheckRequest {
         self.descriptors.len()
     }
 
+    /// About the memory that the check takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let attributes = self.attributes().flat_map(|attributes| &attributes.0);
+        let texts = attributes.map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
+        self.domain.len() + self.descriptors.len() * size_of::<DescriptorRequest>() + texts.sum::<usize>()
+    }
+
     pub fn domain(&self) -> &str {
         &self.domain
     }

@@ -60,8 +60,25 @@ impl PendingAnswer {
     pub const fn waits(&self) -> bool {
         matches!(
             self.state,
-            PendingState::Limiter(Answer::Later(_)) | PendingState::Keys(..) | PendingState::NotBegun(_)
+            PendingState::Limiter(Answer::Later { .. }) | PendingState::Keys(..) | PendingState::NotBegun(_)
         )
+    }
+
+    /// True if the limiter was asked, or need not be.
+    pub const fn is_asked(&self) -> bool {
+        !matches!(self.state, PendingState::Keys(..) | PendingState::NotBegun(_))
+    }
+
+    /// The steps of the check, if it waits for the store.
+    pub const fn work(&self) -> usize {
+        if let PendingState::Limiter(Answer::Later { work, .. }) = self.state { work } else { 0 }
+    }
+
+    /// Waits until the API keys of the check are known.
+    pub async fn wait_for_keys(&mut self) {
+        if let PendingState::Keys(keys, _) = &mut self.state {
+            keys.wait().await;
+        }
     }
 }
 
@@ -114,19 +131,28 @@ impl CheckService {
                 PendingState::Limiter(answer) => answer.get().await,
                 PendingState::Decided(Ok(decision)) => return self.observe(&request, Ok(decision), arrived, id),
                 PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
-                PendingState::NotBegun(wait) => {
-                    // The core does something else between two checks that are much work.
-                    tokio::task::yield_now().await;
-                    let now = self.clock.now();
-                    self.decide(&request, now, left(wait, arrived, now)).get().await
-                }
-                PendingState::Keys(mut keys, wait) => {
-                    keys.wait().await;
-                    pending = self.go_on(&mut request, keys, arrived, wait);
+                state @ (PendingState::Keys(..) | PendingState::NotBegun(_)) => {
+                    let mut unasked = PendingAnswer { arrived, state, identity };
+                    unasked.wait_for_keys().await;
+                    pending = self.ask(&mut request, unasked);
                     continue;
                 }
             };
             return self.observe(&request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id);
+        }
+    }
+
+    /// Asks the limiter about a check if it was not asked before. Keys that are not known by now cannot be looked up.
+    pub fn ask(&self, request: &mut CheckRequest, pending: PendingAnswer) -> PendingAnswer {
+        let PendingAnswer { arrived, state, identity } = pending;
+        match state {
+            PendingState::Keys(keys, wait) => self.go_on(request, keys, arrived, wait),
+            PendingState::NotBegun(wait) => {
+                let now = self.clock.now();
+                let answer = self.decide(request, now, left(wait, arrived, now));
+                PendingAnswer { arrived, state: PendingState::Limiter(answer), identity }
+            }
+            state => PendingAnswer { arrived, state, identity },
         }
     }
 

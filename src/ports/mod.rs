@@ -215,7 +215,12 @@ pub trait Limiter: Send + Sync + 'static {
 /// The answer to a check: a decision made at once, or one that waits for the store.
 pub enum Answer {
     Now(Result<Decision, Unavailable>),
-    Later(BoxFuture<'static, Result<Decision, Unavailable>>),
+    Later {
+        /// The steps of the check, which bound the limits that wait for the store: see
+        /// [`APPLIED`](limiter::rules::APPLIED).
+        work: usize,
+        decision: BoxFuture<'static, Result<Decision, Unavailable>>,
+    },
 }
 
 impl Answer {
@@ -223,7 +228,7 @@ impl Answer {
     pub async fn get(self) -> Result<Decision, Unavailable> {
         match self {
             Self::Now(decision) => decision,
-            Self::Later(decision) => decision.await,
+            Self::Later { decision, .. } => decision.await,
         }
     }
 }

@@ -85,6 +85,11 @@ impl<B> BudgetedBody<B> {
         Self { body, kind, framing: Framing::default(), head, taken: meter.arriving(), held: 0, meter }
     }
 
+    /// The meter of the connection.
+    pub const fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     /// Takes memory for the head, and for what the reader of the body holds.
     fn take(&mut self) -> Result<(), Status> {
         if self.taken.resize(self.head + self.held) {

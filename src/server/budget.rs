@@ -51,6 +51,13 @@ impl Share {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// At least the bytes that the connection may still take.
+    pub fn left(&self) -> usize {
+        let all = self.budget.most.saturating_sub(self.budget.taken());
+        // What it takes counts on both sides: it is less in the budget, and more in its own hands.
+        all.saturating_sub(beyond_allowance(self.held())) / 2
+    }
+
     /// Takes `bytes`. Returns false, and takes nothing, if the connection may not hold so many more now.
     #[must_use]
     pub fn take(&self, bytes: usize) -> bool {
@@ -151,8 +158,10 @@ mod tests {
         let budget = Arc::new(Budget::new(MOST));
         let mut left = MOST;
         for others in 0..20 {
-            let taken = fill(&share(&budget), 1) - ALLOWANCE;
-            assert_eq!(taken, left / 2, "with {others} other connections");
+            let share = share(&budget);
+            assert_eq!(share.left(), left / 2);
+            let taken = fill(&share, 1) - ALLOWANCE;
+            assert_eq!((taken, share.left()), (left / 2, 0), "with {others} other connections");
             left -= taken;
         }
         assert_eq!(budget.taken(), MOST - left);

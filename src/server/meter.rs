@@ -65,9 +65,14 @@ impl Meter {
         Taken::none(Arc::clone(&self.arriving))
     }
 
+    /// True if the connection may hold this many bytes more of answers.
+    pub fn has_room_for_unsent(&self, bytes: usize) -> bool {
+        self.unsent.left() >= bytes
+    }
+
     /// Takes memory for `bytes` of an answer. Returns `None`, and counts an answer that is cut off, if too much waits
     /// to be sent.
-    pub(super) fn unsent(&self, bytes: usize) -> Option<Taken> {
+    pub fn unsent(&self, bytes: usize) -> Option<Taken> {
         let taken = Taken::of(&self.unsent, bytes);
         if taken.is_none() {
             self.budgets.cut.inc();

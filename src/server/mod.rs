@@ -4,7 +4,7 @@
 mod answer_body;
 pub mod balance;
 pub mod body_budget;
-mod budget;
+pub mod budget;
 pub mod connection;
 mod head_frames;
 pub mod meter;

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use h2::client::{ResponseFuture, SendRequest};
 use prost::Message;
 use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
-use proto::tidegate::v1::{CheckBatchRequest, CheckRequest};
+use proto::tidegate::v1::{CheckBatchRequest, CheckRequest, Descriptor};
 use tonic::codegen::http::Request;
 
 use crate::node::wait_for;
@@ -18,6 +18,10 @@ const CONNECTIONS: usize = 24;
 const CALLS: usize = 8;
 /// The limits that each check matches, and that its answer has.
 const LIMITS: usize = 10;
+/// The streams of one connection, and the limits of each descriptor of their checks. Without a bound, the node holds
+/// answers to about 500 descriptors for each stream.
+const STREAMS: usize = 24;
+const LIMITS_OF_STREAMS: usize = 190;
 /// The checks of a batch, whose answer is several times as long as they are.
 const CHECKS: usize = 500;
 
@@ -28,6 +32,13 @@ async fn post(client: &mut SendRequest<Bytes>, uri: String, content_type: &str, 
     let (answer, mut sender) = client.send_request(request, false).unwrap();
     sender.send_data(body, true).unwrap();
     answer
+}
+
+/// Encodes a message with its header.
+fn grpc_message(message: &impl Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &message].concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,9 +102,7 @@ async fn unread_answers_over_grpc_have_a_common_memory_bound() {
     let attributes = [("user".to_owned(), "u".to_owned())].into();
     let check = CheckRequest { domain: "d".to_owned(), attributes, ..CheckRequest::default() };
     let batch = CheckBatchRequest { checks: vec![check; CHECKS] };
-    let message = batch.encode_to_vec();
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    let body = Bytes::from([&[0][..], &length, &message].concat());
+    let body = Bytes::from(grpc_message(&batch));
     // A part of which one byte was sent is with the HTTP/2 library.
     ask_without_reading("grpc", 1, "/tidegate.v1.RateLimitService/CheckBatch", body.clone(), async |victim| {
         let url = format!("http://{}", victim.node.grpc);
@@ -102,4 +111,33 @@ async fn unread_answers_over_grpc_have_a_common_memory_bound() {
         assert_eq!(answer.results.len(), CHECKS, "others get whole answers");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_answers_of_streams_have_a_memory_bound() {
+    let victim = Victim::with_limits(LIMITS_OF_STREAMS, &[]);
+    let one = |at| Descriptor { attributes: [("user".to_owned(), format!("u{at}"))].into() };
+    let check =
+        CheckRequest { domain: "d".to_owned(), descriptors: (0..10).map(one).collect(), ..CheckRequest::default() };
+    let body = Bytes::from(grpc_message(&check).repeat(200));
+    let (mut client, connection) = http2_client(&victim.node.grpc, 1).await;
+    let uri = format!("http://{}/tidegate.v1.RateLimitService/CheckStream", victim.node.grpc);
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS {
+        unread.extend(post(&mut client, uri.clone(), "application/grpc", body.clone()).await.await);
+    }
+    let growth = tokio::task::block_in_place(|| victim.growth_at_rest());
+    println!("streams: memory grew by {growth} bytes");
+    assert!(growth < UNSENT_BYTES + MAX_GROWTH_BYTES, "memory grew by {growth} bytes");
+    let cut = || victim.node.metric(r#"tidegate_cut_answers_total{face="grpc"} "#);
+    tokio::task::block_in_place(|| wait_for("a stream to be ended", || (cut() >= 1.0).then_some(())));
+
+    let mut other = RateLimitServiceClient::connect(format!("http://{}", victim.node.grpc)).await.unwrap();
+    let mut answers = other.check_stream(tokio_stream::iter(vec![check; 10])).await.unwrap().into_inner();
+    for _ in 0..10 {
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.limits.len(), 10 * LIMITS_OF_STREAMS, "others get whole answers");
+    }
+    assert_eq!(answers.message().await.unwrap(), None);
+    drop((unread, client, connection));
 }

@@ -293,7 +293,7 @@ async fn checks_beyond_the_maximum_of_waiting_checks_are_shed() {
     assert_eq!(shed, Unavailable::Overloaded(Overload::TooManyWaiting));
     drop(waiting);
     assert!(
-        matches!(core.check(&check, NOW, Wait::default()), Answer::Later(_)),
+        matches!(core.check(&check, NOW, Wait::default()), Answer::Later { .. }),
         "a new check must be able to wait again"
     );
 }

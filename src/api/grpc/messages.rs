@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use limiter::rules::APPLIED;
 use limiter::{Charging, Decision, millis_up};
 use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
@@ -10,6 +11,12 @@ use crate::api::check_service::{CheckService, PendingAnswer, Rest};
 use crate::api::headers;
 use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
+
+/// At least the memory of a check and of its answer apart from its attributes and limits, in bytes: the task that waits,
+/// its ids, the text of an error.
+const CHECK_BYTES: usize = 1024;
+/// At least the memory of a limit of a check that waits, and of the same limit in its answer, in bytes.
+const LIMIT_BYTES: usize = 256;
 
 /// A check as it came in a message.
 pub struct CheckMessage {
@@ -42,6 +49,11 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
         Field::Value(at, _, name) => format!("{}[{name:?}]", place(at)),
     });
     CheckMessage { id, check }
+}
+
+/// About the memory that an answer takes, in bytes.
+pub const fn answer_bytes(answer: &CheckResponse) -> usize {
+    CHECK_BYTES + answer.limits.len() * LIMIT_BYTES
 }
 
 /// Returns the message of a decision. Its field `refused` says that a limit denied.
@@ -114,6 +126,42 @@ impl StartedCheck {
     /// True if the check waits: see [`PendingAnswer::waits`].
     pub fn waits(&self) -> bool {
         matches!(&self.state, State::Pending(_, answer) if answer.waits())
+    }
+
+    /// True if the limits that apply were asked, or need not be.
+    pub const fn is_asked(&self) -> bool {
+        !matches!(&self.state, State::Pending(_, answer) if !answer.is_asked())
+    }
+
+    /// The steps of the check, if it waits for the store.
+    pub const fn work(&self) -> usize {
+        if let State::Pending(_, answer) = &self.state { answer.work() } else { 0 }
+    }
+
+    /// About the memory that a check takes that waits, in bytes. Its answer takes no more, unless its limits are asked
+    /// later.
+    pub fn bytes(&self) -> usize {
+        let State::Pending(check, answer) = &self.state else { return CHECK_BYTES };
+        CHECK_BYTES + check.bytes() + answer.work() / APPLIED * LIMIT_BYTES
+    }
+
+    /// Waits until the API keys of the check are known.
+    pub async fn wait_for_keys(&mut self) {
+        if let State::Pending(_, answer) = &mut self.state {
+            answer.wait_for_keys().await;
+        }
+    }
+
+    /// Asks the limits that apply, if they were not asked before.
+    pub fn ask(self, service: &CheckService) -> Self {
+        let state = match self.state {
+            State::Pending(mut check, answer) => {
+                let answer = service.ask(&mut check, answer);
+                State::Pending(check, answer)
+            }
+            state @ State::Invalid(_) => state,
+        };
+        Self { state, ..self }
     }
 
     /// The answer. An error is an answer as well. It has the id of the message, even if that is what is invalid.

@@ -17,6 +17,7 @@ use super::stream::{Answers, answers};
 use crate::api::attributes::{MAX_BATCH, MAX_BATCH_DESCRIPTORS};
 use crate::api::check_service::{CheckService, Rest};
 use crate::api::rejection::{Rejection, violation};
+use crate::server::meter::Meter;
 
 /// The native service of one core.
 pub struct Native {
@@ -91,7 +92,10 @@ impl RateLimitService for Native {
     type CheckStreamStream = Answers;
 
     async fn check_stream(&self, request: Request<Streaming<CheckRequest>>) -> Result<Response<Answers>, Status> {
-        Ok(Response::new(answers(Arc::clone(&self.service), request.into_inner(), self.ending.clone())))
+        let (_, extensions, requests) = request.into_parts();
+        // Every connection has a meter.
+        let meter = extensions.get::<Arc<Meter>>().ok_or_else(|| Status::internal("this node failed"))?;
+        Ok(Response::new(answers(Arc::clone(&self.service), Arc::clone(meter), requests, self.ending.clone())))
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {

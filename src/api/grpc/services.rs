@@ -92,7 +92,7 @@ impl Services {
     /// it holds.
     pub fn answer(
         &self,
-        request: Request<BudgetedBody>,
+        mut request: Request<BudgetedBody>,
     ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
         enum Call<G, O> {
             Check(G),
@@ -114,10 +114,12 @@ impl Services {
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
                 Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
             }
-            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => Call::Stream(
-                self.native.clone().max_decoding_message_size(MAX_CHECK).call(request),
-                Arc::clone(&self.streams).try_acquire_owned(),
-            ),
+            Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => {
+                let meter = Arc::clone(request.body().meter());
+                request.extensions_mut().insert(meter);
+                let call = self.native.clone().max_decoding_message_size(MAX_CHECK).call(request);
+                Call::Stream(call, Arc::clone(&self.streams).try_acquire_owned())
+            }
             Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Check(self.native.clone().call(request)),
             // Boxed, because it is rare and large: the future of every call would be as large.
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
