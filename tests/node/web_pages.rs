@@ -49,6 +49,18 @@ fn a_page_of_a_listed_origin_may_ask_and_read_the_headers() {
     assert_eq!(node.send("POST /v1/check HTTP/1.1\r\norigin: https://evil.example", CHECK).status, 403);
 }
 
+/// A browser asks first whether a page may set a header of its own, and needs a "yes" in the headers of the answer.
+#[test]
+fn no_page_may_set_a_header_for_forward_auth() {
+    let (node, _folder) = node("https://app.example.com");
+    let wants = "access-control-request-method: GET\r\naccess-control-request-headers: x-api-key";
+    let ask = |origin: &str| node.send(&format!("OPTIONS /v1/authorize HTTP/1.1\r\norigin: {origin}\r\n{wants}"), "");
+    assert_eq!(ask("https://evil.example").header("access-control-allow-origin"), None);
+    let listed = ask("https://app.example.com");
+    let allowed = listed.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
+    assert!(!allowed.contains("x-api-key") && !allowed.contains('*'), "{allowed}");
+}
+
 #[test]
 fn an_origin_that_no_browser_writes_is_an_error_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
