@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
 use crate::node::{Node, wait_for};
 use crate::servers::{SingleServer, redis_cli};
 use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
-use proto::tidegate::v1::{CheckRequest, CheckResponse};
+use proto::tidegate::v1::{CheckRequest, CheckResponse, Descriptor};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -130,6 +132,46 @@ async fn a_client_that_does_not_read_stops_the_decisions_on_its_stream() {
         assert!(next(&mut answers).await.unwrap().allowed);
     }
     assert_eq!(next(&mut answers).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_of_streams_that_wait_for_the_store_have_a_memory_bound() {
+    const MAX_GROWTH_BYTES: f64 = 200e6;
+    let (redis, folder) = (SingleServer::start(&[]), tempfile::tempdir().unwrap());
+    let limit = |at| format!("{{ name: l{at}, per: [user], limit: 1000000, window: 1d, consistency: exact }}");
+    let limits = (0..190).map(limit).collect::<Vec<_>>().join(", ");
+    let rules = folder.path().join("rules.yaml");
+    std::fs::write(&rules, format!("version: 1\ndomains: [{{ domain: d, limits: [{limits}] }}]\n")).unwrap();
+    let node = Node::serve(&rules, &redis.url(), &[("TIDEGATE_STORE__DEADLINE", "10s")]);
+    wait_for("the node to reach the store", || (node.get("/ready").json()["store"] == "ok").then_some(()));
+    let memory = || node.metric("process_resident_memory_bytes ");
+    let before = memory();
+    assert_eq!(redis_cli(redis.server.port, &["client", "pause", "1000000", "write"]), "OK");
+
+    let one = |at| Descriptor { attributes: [("user".to_owned(), format!("u{at}"))].into() };
+    let check =
+        CheckRequest { domain: "d".to_owned(), descriptors: (0..10).map(one).collect(), ..CheckRequest::default() };
+    let channel = Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap();
+    let mut ends = FuturesUnordered::new();
+    for _ in 0..12 {
+        let mut client = RateLimitServiceClient::new(channel.clone());
+        let mut answers = client.check_stream(tokio_stream::iter(vec![check.clone(); 200])).await.unwrap().into_inner();
+        ends.push(async move {
+            loop {
+                match answers.message().await {
+                    Ok(None) => break None,
+                    Ok(Some(_)) => {}
+                    Err(status) => break Some(status.code()),
+                }
+            }
+        });
+    }
+    let end = tokio::time::timeout(Duration::from_secs(60), ends.next()).await.expect("a stream ends").unwrap();
+    let growth = memory() - before;
+    println!("memory grew by {growth} bytes");
+    assert!(growth < MAX_GROWTH_BYTES, "memory grew by {growth} bytes");
+    assert_eq!(end, Some(Code::ResourceExhausted), "before the store answers");
+    assert_eq!(redis_cli(redis.server.port, &["client", "unpause"]), "OK");
 }
 
 #[tokio::test]
