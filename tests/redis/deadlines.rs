@@ -28,8 +28,8 @@ fn a_short_deadline_of_a_caller_denies_until_the_store_gets_no_more_calls() {
     let (folder, redis) = (Folder::new(), SingleServer::start(&[]));
     let rules = RULES.replace("exact }", "exact, on_store_failure: allow }");
     folder.write("rules.yaml", rules);
-    let node = folder.start_node(&redis.url(), &[("TIDEGATE_STORE__DEADLINE", "1s"), ("TIDEGATE_WORKERS", "1")]);
-    let check = || check_within(&node, Duration::from_millis(500));
+    let node = folder.start_node(&redis.url(), &[("TIDEGATE_STORE__DEADLINE", "2s"), ("TIDEGATE_WORKERS", "1")]);
+    let check = || check_within(&node, Duration::from_secs(1));
     wait_for("a decision of the store", || (check() == Some((true, false))).then_some(()));
     redis.server.signal("STOP");
     let first = wait_for("an answer", check);
