@@ -3,6 +3,7 @@
 use super::history::{ClientCheck, Decided};
 use super::ids::{CoreId, NodeIndex};
 use limiter::counter::{Batch, BatchReply};
+use limiter::rules::Rules;
 use limiter::{Revision, ShardConfig};
 
 pub use super::context::{RegionAck, RegionMessage, RightsAnswer, RightsQuestion};
@@ -12,6 +13,11 @@ pub trait BugInjector {
     /// Returns the script that primaries run.
     fn script(&mut self, text: String) -> String {
         text
+    }
+
+    /// Returns the rules by which nodes decide instead of these. The oracles do not learn of them.
+    fn rules(&mut self, _rules: Rules) -> Option<Rules> {
+        None
     }
 
     /// Changes the configuration of a core's shard.

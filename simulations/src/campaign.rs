@@ -139,7 +139,9 @@ impl Overshoot {
 impl Summary {
     fn add(&mut self, run: Run) {
         let overshoot = Overshoot::of(&run);
-        if let (Some(demand), Some(met)) = (&run.plan.demand, run.demand_met()) {
+        // How rights follow is reported for the windows after the first ones, and a calendar has no such window here.
+        let demand = run.plan.demand.as_ref().filter(|_| run.plan.calendar.is_none());
+        if let (Some(demand), Some(met)) = (demand, run.demand_met()) {
             self.demands.entry(demand.spread).or_default().push(met);
         }
         let Run { plan, history, violations, .. } = run;

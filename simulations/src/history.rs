@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{Boot, CheckIndex, CoreId, Counter, Instant, PrimaryId, RegionIndex};
-use super::scenario::LimitSet;
+use super::scenario::{Asked, LimitSet};
 use limiter::Revision;
 use limiter::counter::Entry;
 
@@ -21,8 +21,8 @@ pub struct ClientCheck {
     /// The boot of the core for which it was meant.
     pub boot: Boot,
     pub limit_set: LimitSet,
-    pub user: u32,
-    pub hits: u32,
+    /// Its descriptors: one, or several in the scenario `books`.
+    pub asked: Vec<Asked>,
     /// True if it was sent after all faults had ended, to probe a limit.
     pub probe: bool,
     /// The answer and when it came; `None` while the check waits.
@@ -30,6 +30,16 @@ pub struct ClientCheck {
 }
 
 impl ClientCheck {
+    /// Returns the user of its first descriptor.
+    pub fn user(&self) -> u32 {
+        self.asked.first().map_or(0, |asked| asked.user)
+    }
+
+    /// Returns the hits of all its descriptors.
+    pub fn hits(&self) -> u64 {
+        self.asked.iter().map(|asked| u64::from(asked.hits)).sum()
+    }
+
     /// Returns the decision, if the check was decided.
     pub const fn decision(&self) -> Option<&Decided> {
         match &self.answer {
@@ -71,14 +81,25 @@ pub struct Decided {
     pub limits: Vec<LimitDecision>,
 }
 
+impl Decided {
+    /// True if a limit had no room for the hits of a descriptor.
+    pub fn has_no_room(&self, descriptor: usize, limit: usize) -> bool {
+        self.limits.iter().any(|it| (it.descriptor, it.limit) == (descriptor, limit) && it.denied)
+    }
+}
+
 /// The decision of one limit.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitDecision {
     /// The index among all limits.
     pub limit: usize,
+    /// The position of the descriptor in the check.
+    pub descriptor: usize,
     /// The limit that the answer states.
     pub quota: Option<u64>,
+    /// True if its counter had no room. Then it denied the check, unless it is in shadow mode.
     pub denied: bool,
+    pub shadow: bool,
 }
 
 /// Tokens that a primary granted.

@@ -89,11 +89,20 @@ pub struct Counter {
     pub region: RegionIndex,
     /// The index of its limit among all limits.
     pub limit: usize,
+    /// The length of its window, in milliseconds. With another one, it is another counter. 0 for a calendar.
+    pub window_ms: u64,
+    /// The number of what an override tests that has its own counter. `None` if it is the counter of the limit.
+    pub apart: Option<usize>,
     /// `None` if all users share the counter.
     pub user: Option<u32>,
 }
 
 impl Counter {
+    /// Returns the counter in another region.
+    pub const fn in_region(self, region: RegionIndex) -> Self {
+        Self { region, ..self }
+    }
+
     /// Returns `user 3` or `all`.
     pub fn owner(&self) -> String {
         self.user.map_or_else(|| "all".to_owned(), |user| format!("user {user}"))

@@ -22,6 +22,12 @@ pub enum Stream {
     Scopes = 9,
     /// Edits of what regions share, and when each region takes an edit.
     RegionEdits = 10,
+    /// The rule books of a scenario that draws whole ones.
+    Books = 11,
+    /// The descriptors of checks under such a book.
+    Descriptors = 12,
+    /// The calendars of limits under escrow.
+    Calendars = 13,
 }
 
 /// A stream of random numbers.

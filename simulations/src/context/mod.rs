@@ -10,7 +10,7 @@ use super::faults::FaultKind;
 use super::history::{ClientCheck, History};
 use super::ids::{Boot, CheckIndex, CoreId, Instant, RegionIndex};
 use super::rng::{Rng, Stream};
-use super::scenario::{LimitSet, Plan};
+use super::scenario::{Asked, LimitSet, Plan};
 
 pub use event::{Event, Packet, PacketKind, RegionAck, RegionMessage, RightsAnswer, RightsQuestion, Wake};
 
@@ -25,6 +25,7 @@ pub struct Rngs {
     pub cores: Rng,
     pub hops: Rng,
     pub links: Rng,
+    pub descriptors: Rng,
 }
 
 /// The state of a fault of the plan.
@@ -70,6 +71,7 @@ impl<'b> Context<'b> {
                 cores: stream(Stream::Cores),
                 hops: stream(Stream::Hops),
                 links: stream(Stream::Links),
+                descriptors: stream(Stream::Descriptors),
             },
             faults: vec![FaultState::default(); plan.faults.len()],
             bugs,
@@ -111,7 +113,7 @@ impl<'b> Context<'b> {
         at: Instant,
         core: CoreId,
         boot: Boot,
-        (limit_set, user, hits): (LimitSet, u32, u32),
+        (limit_set, asked): (LimitSet, Vec<Asked>),
     ) {
         let deadline = self.plan.deadline_us;
         let is_impatient = self.rng.traffic.chance(self.plan.traffic.impatient);
@@ -123,8 +125,7 @@ impl<'b> Context<'b> {
             core,
             boot,
             limit_set,
-            user,
-            hits,
+            asked,
             probe: false,
             answer: None,
         });

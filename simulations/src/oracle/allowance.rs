@@ -23,7 +23,7 @@ pub struct Allowance<'a> {
 
 impl<'a> Allowance<'a> {
     pub fn new(plan: &'a Plan, history: &'a History, counter: Counter) -> Self {
-        let versions = || plan.versions(counter.limit);
+        let versions = || plan.terms_of(counter);
         let granted = history.granted.get(&counter).map(Vec::as_slice).unwrap_or_default();
         let holders: BTreeSet<_> = granted.iter().map(|grant| (grant.core, grant.boot)).collect();
         // A core remembers only the two newest cells of a rolling window.
@@ -38,6 +38,11 @@ impl<'a> Allowance<'a> {
         Self { plan, history, counter, sole_holder, horizon_us, in_force, granted: sums.collect() }
     }
 
+    /// Returns the length of a limit's windows, in microseconds.
+    pub fn window_us(&self, limit: &Limit) -> Option<u64> {
+        self.plan.window_us(limit)
+    }
+
     /// Returns the edits that were in force at some core of the counter's region between two times.
     pub fn edits(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Edit> {
         let in_force = self.in_force.iter().filter(move |(_, since, until)| *since <= to && from <= *until);
@@ -46,8 +51,8 @@ impl<'a> Allowance<'a> {
 
     /// Returns the versions of the limit that were in force at some core of the region between two times.
     pub fn limits(&self, from: Instant, to: Instant) -> impl Iterator<Item = &'a Limit> {
-        let limit = self.counter.limit;
-        self.edits(from, to).filter_map(move |edit| edit.limits.get(limit))
+        let counter = self.counter;
+        self.edits(from, to).filter_map(move |edit| edit.rules.terms_of(&counter))
     }
 
     /// Returns the largest limit that was in force at some core of the region between two times.
@@ -66,8 +71,9 @@ impl<'a> Allowance<'a> {
     pub fn forgotten(&self, from: Instant, to: Instant, limit: u64) -> u64 {
         let earliest = from.saturating_sub(self.horizon_us);
         let jumps = self.history.clock_jumps_of(&self.counter).iter();
-        let by_jumps = jumps.filter(|jump| (earliest..=to).contains(&jump.at)).count() as u64 * limit;
-        by_jumps + self.forgotten_charges(from, to)
+        let by_jumps = jumps.filter(|jump| (earliest..=to).contains(&jump.at)).count() as u64;
+        let by_jumps = by_jumps.saturating_mul(limit);
+        by_jumps.saturating_add(self.forgotten_charges(from, to))
     }
 
     /// Returns the hits that the store may have admitted twice between two times, because it forgot them.
@@ -92,7 +98,8 @@ impl<'a> Allowance<'a> {
     /// bucket lacks beyond its new size.
     pub fn forgiven(&self, from: Instant, to: Instant) -> u64 {
         let versions: Vec<&Limit> = self.limits(from, to).collect();
-        versions.windows(2).map(|pair| capacity(pair[0]).saturating_sub(capacity(pair[1]))).sum()
+        let forgiven = versions.windows(2).map(|pair| capacity(pair[0]).saturating_sub(capacity(pair[1])));
+        forgiven.fold(0, u64::saturating_add)
     }
 
     /// Returns what cores may admit without the store in one window of `limit`, if they may admit `shares` parts of
@@ -100,23 +107,22 @@ impl<'a> Allowance<'a> {
     pub fn without_store(&self, limit: u64, shares: u64, from: Instant, to: Instant) -> u64 {
         let is_shared = self.limits(from, to).any(|limit| on_partition(limit).is_some());
         let divided = if is_shared { self.part_of(limit, from, to) } else { limit };
-        divided * shares / self.divisor()
+        divided.saturating_mul(shares) / self.divisor()
     }
 
     /// Returns how many times the limit cores may admit without the store, in parts of [`Self::divisor`]. Returns
     /// `None` if they may admit any number of hits.
     pub fn shares(&self) -> Option<u64> {
-        let limit = self.plan.limits().get(self.counter.limit)?;
-        match limit.on_store_failure {
-            OnStoreFailure::Allow => None,
-            OnStoreFailure::Deny => Some(0),
-            OnStoreFailure::Local => {
-                let received = self.history.rules_received.iter();
-                let in_region = received.filter(|it| it.core.region == self.counter.region);
-                let boots: BTreeSet<_> = in_region.map(|it| (it.core, it.boot)).collect();
-                Some((boots.len() as u64).max(self.divisor()))
-            }
+        let modes: Vec<OnStoreFailure> = self.plan.terms_of(self.counter).map(|limit| limit.on_store_failure).collect();
+        if modes.contains(&OnStoreFailure::Allow) {
+            return None;
         }
+        if !modes.contains(&OnStoreFailure::Local) {
+            return Some(0);
+        }
+        let in_region = self.history.rules_received.iter().filter(|it| it.core.region == self.counter.region);
+        let boots: BTreeSet<_> = in_region.map(|it| (it.core, it.boot)).collect();
+        Some((boots.len() as u64).max(self.divisor()))
     }
 
     pub fn divisor(&self) -> u64 {

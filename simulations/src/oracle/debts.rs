@@ -18,11 +18,11 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             continue;
         }
         let is_charged = |check: &&ClientCheck| {
-            let is_same = (check.core.region, check.limit_set, check.user) == (region, LimitSet::PerUser, user);
+            let is_same = (check.core.region, check.limit_set, check.user()) == (region, LimitSet::PerUser, user);
             is_same && check.is_allowed()
         };
         let (before, drain) = history.checks.split_at(history.drain_start.min(history.checks.len()));
-        let sum = |checks: &[ClientCheck]| checks.iter().filter(is_charged).map(|check| u64::from(check.hits)).sum();
+        let sum = |checks: &[ClientCheck]| checks.iter().filter(is_charged).map(ClientCheck::hits).sum();
         let (before, drained): (u64, u64) = (sum(before), sum(drain));
         let quota = quota(limit);
         if drained > 0 && before + drained > quota {

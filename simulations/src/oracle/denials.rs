@@ -28,7 +28,7 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
         let mut faults = regions.flat_map(|region| plan.faults_of(region));
         let is_bucket = limit.is_some_and(|limit| limit.algorithm == Algorithm::TokenBucket);
         if faults.any(|fault| is_out_of_scope(&fault.kind) || is_bucket && is_replaced(&fault.kind))
-            || plan.versions(counter.limit).any(|limit| may_be_partitioned(plan, limit))
+            || plan.terms_of(counter).any(|limit| may_be_partitioned(plan, limit))
         {
             continue;
         }
@@ -37,21 +37,18 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             if check.core.region != counter.region {
                 continue;
             }
-            let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
-            let is_denied = decided.limits.iter().any(|limit| limit.denied && limit.limit == counter.limit);
-            let rules = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
-            let Some(limit) = rules.and_then(|edit| edit.limits.get(counter.limit)) else { continue };
-            let hits = u64::from(check.hits);
-            if decided.degraded || !is_denied || hits > capacity(limit) {
+            let (Some((at, _)), Some(limit)) = (&check.answer, denied.denied_by) else { continue };
+            let hits = denied.asked;
+            if check.is_degraded() || hits > capacity(limit) {
                 continue;
             }
             let others = charges.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
             let charged = max_charged(plan, limit, others, check, *at);
-            if charged + hits.max(1) <= capacity(limit) {
+            if charged.saturating_add(hits.max(1)) <= capacity(limit) {
                 let text = format!(
-                    "{} denied {hits} hits of user {}, but at most {charged} of {} can have been charged",
+                    "{} denied {hits} hits of {}, but at most {charged} of {} can have been charged",
                     limit.name,
-                    check.user,
+                    plan.owner(&counter),
                     capacity(limit)
                 );
                 found.push(Violation { promise: "denial", at: *at, text });
@@ -66,7 +63,7 @@ fn may_be_partitioned(plan: &Plan, limit: &Limit) -> bool {
 }
 
 /// Returns what each check may have charged, for the counters whose denials are judged.
-fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, Vec<PossibleCharge<'a>>> {
+fn possible_charges<'a>(plan: &'a Plan, history: &'a History) -> BTreeMap<Counter, Vec<PossibleCharge<'a>>> {
     let is_judged = |limit: usize| {
         plan.versions(limit).all(|limit| match limit.algorithm {
             // If the rate of a bucket changed, the bucket counts charges that were made at another rate.
@@ -77,11 +74,13 @@ fn possible_charges<'a>(plan: &Plan, history: &'a History) -> BTreeMap<Counter, 
     };
     let mut all: BTreeMap<Counter, Vec<PossibleCharge<'_>>> = BTreeMap::new();
     for check in &history.checks {
-        for limit in plan.limits_of(check.limit_set).filter(|limit| is_judged(*limit)) {
-            let is_shared = plan.limits().get(limit).is_some_and(|limit| on_partition(limit).is_some());
+        for (counter, charge) in PossibleCharge::all(plan, history, check) {
+            if !is_judged(counter.limit) {
+                continue;
+            }
+            let is_shared = plan.limits().get(counter.limit).is_some_and(|limit| on_partition(limit).is_some());
             for region in plan.regions.indices().filter(|region| is_shared || *region == check.core.region) {
-                let counter = plan.counter(region, limit, check.user);
-                all.entry(counter).or_default().push(PossibleCharge::new(plan, history, check));
+                all.entry(counter.in_region(region)).or_default().push(charge.clone());
             }
         }
     }

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{ClientCheck, History};
+use super::applied::applied_by;
+use crate::history::{ClientCheck, Decided, History};
 use crate::ids::{Counter, Instant};
-use crate::scenario::{Plan, STORE_EPOCH_US};
+use crate::scenario::{Applied, Plan};
 
-/// The hits of one check that was allowed.
+/// The hits of one check that a counter admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmittedHits {
     pub sent_at: Instant,
@@ -31,19 +32,13 @@ pub struct Usage {
 /// Returns the usage of every counter that admitted hits.
 pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
     let mut all: BTreeMap<Counter, Vec<AdmittedHits>> = BTreeMap::new();
-    for check in history.checks.iter().filter(|check| check.is_allowed() && check.hits > 0) {
-        let Some((answered_at, _)) = check.answer else { continue };
-        for limit in plan.limits_of(check.limit_set) {
-            let counter = plan.counter(check.core.region, limit, check.user);
+    for check in &history.checks {
+        let (Some((answered_at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
+        let answered_at = *answered_at;
+        for ((_, counter), hits) in charged(plan, check, decided) {
             let (from, to) = clock_range(plan, history, &counter, check, answered_at);
-            let hits = AdmittedHits {
-                sent_at: check.sent_at,
-                answered_at,
-                from,
-                to,
-                hits: check.hits.into(),
-                degraded: check.is_degraded(),
-            };
+            let degraded = decided.degraded;
+            let hits = AdmittedHits { sent_at: check.sent_at, answered_at, from, to, hits, degraded };
             all.entry(counter).or_default().push(hits);
         }
     }
@@ -52,6 +47,16 @@ pub fn usages(plan: &Plan, history: &History) -> Vec<Usage> {
         Usage { counter, hits }
     });
     sorted.collect()
+}
+
+/// Returns what a check charged, by its groups and their counters. A group that no limit denied is charged to all its
+/// limits that had room.
+fn charged(plan: &Plan, check: &ClientCheck, decided: &Decided) -> BTreeMap<(usize, Counter), u64> {
+    let applied = applied_by(plan, check, decided.revision);
+    let has_no_room = |it: &Applied<'_>| decided.has_no_room(it.descriptor, it.limit);
+    let denied: Vec<usize> = applied.iter().filter(|it| it.enforces() && has_no_room(it)).map(|it| it.group).collect();
+    let charged = applied.iter().filter(|it| it.hits > 0 && !denied.contains(&it.group) && !has_no_room(it));
+    charged.map(|it| ((it.group, it.counter), it.hits)).collect()
 }
 
 /// True if the clock of a counter's primary was not set between two times, nor so shortly before that the counter's time
@@ -67,7 +72,7 @@ pub fn is_clock_known(history: &History, counter: &Counter, from: Instant, to: I
 pub fn clock(plan: &Plan, history: &History, counter: &Counter, at: Instant) -> u64 {
     let last = history.clock_jumps_of(counter).iter().rev().find(|jump| jump.at <= at);
     let ahead_us = last.map_or(plan.regions.clock_skew_us(counter.region), |jump| jump.to_us);
-    (STORE_EPOCH_US + at).saturating_add_signed(ahead_us)
+    (plan.epoch_us() + at).saturating_add_signed(ahead_us)
 }
 
 /// Returns the earliest and the latest reading of the primary's clock while the check was in progress.
@@ -81,7 +86,7 @@ fn clock_range(
     let jumps = history.clock_jumps_of(counter);
     let mut readings = [check.sent_at, answered_at].map(|at| clock(plan, history, counter, at)).to_vec();
     for jump in jumps.iter().filter(|jump| (check.sent_at..=answered_at).contains(&jump.at)) {
-        let reading = |ahead_us| (STORE_EPOCH_US + jump.at).saturating_add_signed(ahead_us);
+        let reading = |ahead_us| (plan.epoch_us() + jump.at).saturating_add_signed(ahead_us);
         readings.extend([jump.from_us, jump.to_us].map(reading));
     }
     (readings.iter().copied().min().unwrap_or(0), readings.iter().copied().max().unwrap_or(0))

@@ -8,12 +8,12 @@ use crate::history::History;
 use crate::ids::Instant;
 use crate::scenario::{Plan, capacity, describe, quota};
 use limiter::counter::MAX_LOGGED_LIMIT;
-use limiter::rules::{Algorithm, Limit, Period};
+use limiter::rules::{Algorithm, Limit};
 
 pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<Violation>) {
     for usage in usages {
         let allowance = Allowance::new(plan, history, usage.counter);
-        let Some(limit) = plan.limits().get(usage.counter.limit) else { continue };
+        let Some(limit) = plan.terms_of(usage.counter).next() else { continue };
         let by_store: Vec<AdmittedHits> = usage.hits.iter().filter(|hit| !hit.degraded).copied().collect();
         let store_bound = Bound { limit, allowance: &allowance, shares: 0 };
         let total_bound = allowance.shares().map(|shares| Bound { shares, ..store_bound });
@@ -41,8 +41,7 @@ type Excess = (Instant, String);
 impl Bound<'_> {
     /// Returns how `hits` exceed the bound. They are sorted by `to`.
     fn excess(self, hits: &[AdmittedHits]) -> Option<Excess> {
-        let Period::Window { ms } = self.limit.period else { return None };
-        let window = ms * 1000;
+        let window = self.allowance.window_us(self.limit)?;
         match self.limit.algorithm {
             Algorithm::FixedWindow => self.fixed(hits, window),
             Algorithm::SlidingWindow => self.sliding(hits, window),
@@ -59,7 +58,7 @@ impl Bound<'_> {
 
     fn with_extras(self, limit: u64, from: Instant, to: Instant) -> u64 {
         let without_store = self.allowance.without_store(limit, self.shares, from, to);
-        limit + without_store + self.allowance.forgotten(from, to, limit)
+        limit.saturating_add(without_store).saturating_add(self.allowance.forgotten(from, to, limit))
     }
 
     fn fixed(self, hits: &[AdmittedHits], window: u64) -> Option<Excess> {
@@ -129,7 +128,7 @@ impl Bound<'_> {
                 let refilled = (u128::from(last.to - first.from) * u128::from(rate)).div_ceil(u128::from(window));
                 let refilled = u64::try_from(refilled).unwrap_or(u64::MAX);
                 let forgiven = self.allowance.forgiven(begin, end);
-                let max_hits = self.with_extras(burst + refilled, begin, end) + forgiven;
+                let max_hits = self.with_extras(burst.saturating_add(refilled), begin, end).saturating_add(forgiven);
                 (used > max_hits).then(|| {
                     let us = last.to - first.from;
                     (

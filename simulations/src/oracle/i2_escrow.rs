@@ -7,9 +7,8 @@ use super::allowance::Allowance;
 use super::hits::{AdmittedHits, Usage, is_clock_known};
 use super::violation::Violation;
 use crate::history::History;
-use crate::ids::{Counter, Instant};
+use crate::ids::{Counter, Instant, RegionIndex};
 use crate::scenario::{Plan, describe, is_escrow};
-use limiter::rules::Period;
 
 /// What the regions admitted in a window.
 #[derive(Default)]
@@ -21,20 +20,19 @@ struct Window {
 
 pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<Violation>) {
     for (index, limit) in plan.limits().iter().enumerate().filter(|(_, limit)| is_escrow(limit)) {
-        let Period::Window { ms } = limit.period else { continue };
-        let mut windows: BTreeMap<(Option<u32>, u64), Window> = BTreeMap::new();
+        let Some(window_us) = plan.window_us(limit) else { continue };
+        let mut windows: BTreeMap<(Counter, u64), Window> = BTreeMap::new();
         for usage in usages.iter().filter(|usage| usage.counter.limit == index) {
-            for (label, hit) in labelled(history, usage, ms * 1000) {
-                let window = windows.entry((usage.counter.user, label)).or_default();
+            for (label, hit) in labelled(history, usage, window_us) {
+                let window = windows.entry((usage.counter.in_region(RegionIndex::default()), label)).or_default();
                 window.admitted += hit.hits;
                 window.begin = Some(window.begin.unwrap_or(hit.sent_at).min(hit.sent_at));
                 window.end = window.end.max(hit.answered_at);
             }
         }
-        for ((user, label), Window { admitted, begin, end }) in windows {
-            let regions = plan.regions.indices().map(|region| Counter { region, limit: index, user });
-            let allowances: Vec<Allowance<'_>> =
-                regions.map(|counter| Allowance::new(plan, history, counter)).collect();
+        for ((counter, label), Window { admitted, begin, end }) in windows {
+            let of_region = |region| Allowance::new(plan, history, counter.in_region(region));
+            let allowances: Vec<Allowance<'_>> = plan.regions.indices().map(of_region).collect();
             let begin = begin.unwrap_or(end);
             let largest = allowances.iter().map(|it| it.largest(begin, end)).max().unwrap_or(0);
             let forgotten: u64 = allowances.iter().map(|it| it.forgotten_charges(begin, end)).sum();
@@ -43,7 +41,7 @@ pub fn judge(plan: &Plan, history: &History, usages: &[Usage], found: &mut Vec<V
                     "{} ({}): all regions admitted {admitted} in the window that begins at {label}, at most {largest} \
                      and {forgotten} that stores forgot",
                     describe(limit),
-                    Counter { region: Default::default(), limit: index, user }.owner()
+                    counter.owner()
                 );
                 found.push(Violation { promise: "I2", at: end, text });
             }

@@ -60,7 +60,7 @@ impl<'a> Known<'a> {
         own: &'a [AdmittedHits],
         by_store: &'a BTreeMap<Counter, Vec<AdmittedHits>>,
     ) -> Option<Self> {
-        let same = |region: RegionIndex| Counter { region, ..counter };
+        let same = |region: RegionIndex| counter.in_region(region);
         let others = plan.regions.indices().filter(|region| *region != counter.region).filter_map(|region| {
             let hits = by_store.get(&same(region))?;
             Some(Other { counter: same(region), hearing: Hearing::new(plan, region, counter.region), hits })

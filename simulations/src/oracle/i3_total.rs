@@ -57,31 +57,26 @@ pub fn window_totals(plan: &Plan, history: &History, usages: &[Usage]) -> Vec<Wi
         if !is_judged || plan.regions.clock_spread_us() >= window_us {
             continue;
         }
-        let mut by_window: BTreeMap<(Option<u32>, u64), u64> = BTreeMap::new();
+        let mut by_window: BTreeMap<(Counter, u64), u64> = BTreeMap::new();
         let of_limit = usages.iter().filter(|usage| usage.counter.limit == at);
         for (counter, hit) in of_limit.flat_map(|usage| usage.hits.iter().map(|hit| (usage.counter, hit))) {
             let window = hit.to / window_us;
             if hit.answered_at < plan.heals_at && hit.from / window_us == window && !hit.degraded {
-                *by_window.entry((counter.user, window)).or_default() += hit.hits;
+                *by_window.entry((counter.in_region(RegionIndex::default()), window)).or_default() += hit.hits;
             }
         }
-        totals.extend(by_window.into_iter().map(|((user, window), admitted)| {
-            let unheard = unheard(plan, history, (at, user), (window, window_us));
-            WindowTotal { limit: at, user, window, quota: quota(limit), admitted, unheard }
+        totals.extend(by_window.into_iter().map(|((counter, window), admitted)| {
+            let unheard = unheard(plan, history, counter, (window, window_us));
+            WindowTotal { limit: at, user: counter.user, window, quota: quota(limit), admitted, unheard }
         }));
     }
     totals
 }
 
 /// Returns what the region that was granted tokens last in a window need not have heard of the others then.
-fn unheard(
-    plan: &Plan,
-    history: &History,
-    (limit, user): (usize, Option<u32>),
-    (window, window_us): (u64, u64),
-) -> u64 {
+fn unheard(plan: &Plan, history: &History, counter: Counter, (window, window_us): (u64, u64)) -> u64 {
     let grants = |region: RegionIndex| {
-        let counter = Counter { region, limit, user };
+        let counter = counter.in_region(region);
         let grants = history.granted.get(&counter).map(Vec::as_slice).unwrap_or_default();
         let is_inside =
             move |grant: &&Grant| grant.tokens > 0 && clock(plan, history, &counter, grant.at) / window_us == window;
@@ -91,7 +86,7 @@ fn unheard(
     let last = regions.clone().filter_map(|region| Some((grants(region).map(|grant| grant.at).max()?, region))).max();
     let Some((at, last)) = last else { return 0 };
     let others = regions.filter(|region| *region != last);
-    let quota = plan.limits().get(limit).map_or(0, quota);
+    let quota = plan.limits().get(counter.limit).map_or(0, quota);
     let floor = quota * u64::from(plan.gossip.floor_thousandths) / 1000;
     let unheard = others.map(|region| {
         let since = at.saturating_sub(plan.usual_staleness_us(region, last));

@@ -7,13 +7,16 @@ use super::violation::Violation;
 use crate::history::{ClientCheck, History};
 use crate::ids::RegionIndex;
 use crate::scenario::{LimitSet, Plan, on_partition, quota};
+use limiter::rules::Unmatched;
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     for check in &history.checks {
         let (Some((at, _)), Some(decided)) = (&check.answer, check.decision()) else { continue };
-        let denied = decided.limits.iter().any(|limit| limit.denied);
-        let all = decided.limits.len() == plan.limits_of(check.limit_set).count();
-        if decided.allowed == denied || !all {
+        let edit = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
+        let denies_unmatched = edit.is_some_and(|edit| edit.rules.unmatched == Unmatched::Deny);
+        let denied = decided.limits.iter().any(|limit| limit.denied && !limit.shadow)
+            || decided.limits.is_empty() && denies_unmatched;
+        if decided.allowed == denied {
             let text = format!("allowed: {}, by limits {:?}", decided.allowed, decided.limits);
             found.push(Violation { promise: "I4", at: *at, text });
         }
@@ -45,7 +48,7 @@ pub fn unused_tokens(
     let is_charged = |check: &&ClientCheck| {
         check.core.region == region
             && check.limit_set == limit_set
-            && user.is_none_or(|user| check.user == user)
+            && user.is_none_or(|user| check.user() == user)
             && check.is_allowed()
     };
     let checks = history.checks.iter().filter(is_charged);
@@ -53,7 +56,7 @@ pub fn unused_tokens(
         // What a core admitted without the store comes on top.
         return None;
     }
-    let used: u64 = checks.map(|check| u64::from(check.hits)).sum();
+    let used: u64 = checks.map(ClientCheck::hits).sum();
     let quota = quota(limit);
     (used != quota).then(|| {
         let region = plan.regions.prefix(region);

@@ -1,8 +1,9 @@
 //! I6: a check is decided under the rules that its core had when it came, and under no others.
 
+use super::applied::applied_by;
 use super::violation::Violation;
 use crate::history::{ClientCheck, History};
-use crate::scenario::{Plan, stated_limit};
+use crate::scenario::{Applied, Plan, stated_limit};
 use limiter::Revision;
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
@@ -14,9 +15,10 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
             broken(format!("core {} decided under revision {}, but had {oldest}", check.core, decided.revision));
             continue;
         }
-        let edit = plan.edits.iter().find(|edit| edit.book.revision == decided.revision);
+        let applied = applied_by(plan, check, decided.revision);
         for decision in &decided.limits {
-            let granted = edit.and_then(|edit| edit.limits.get(decision.limit)).map(stated_limit);
+            let is_same = |it: &&Applied<'_>| (it.limit, it.descriptor) == (decision.limit, decision.descriptor);
+            let granted = applied.iter().find(is_same).and_then(|it| stated_limit(it.terms));
             if decision.quota != granted {
                 let (revision, stated) = (decided.revision, decision.quota);
                 broken(format!("revision {revision} grants {granted:?}, the answer states {stated:?}"));

@@ -2,6 +2,7 @@
 //! knows only the plan and which faults occurred when.
 
 mod allowance;
+mod applied;
 mod charges;
 mod deadline;
 mod debts;
@@ -20,6 +21,7 @@ mod i6_revision;
 mod i7_convergence;
 mod liveness;
 mod rights;
+mod rules;
 mod violation;
 mod window_use;
 
@@ -43,6 +45,7 @@ pub fn judge(plan: &Plan, history: &History) -> Vec<Violation> {
     i4_all_or_nothing::judge(plan, history, &mut found);
     i5_no_token_twice::judge(plan, history, &mut found);
     i6_revision::judge(plan, history, &mut found);
+    rules::judge(plan, history, &mut found);
     i7_convergence::judge(plan, history, &mut found);
     i10_bounded_memory::judge(plan, history, &mut found);
     deadline::judge(plan, history, &mut found);

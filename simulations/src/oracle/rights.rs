@@ -1,14 +1,13 @@
-//! Rights follow the demand: a region is not denied for long while other regions hold rights. It is stated for links that
-//! work, and stores that do not forget.
+//! Rights follow the demand: a region is not denied for long while other regions hold rights. It is stated for links
+//! that work, for stores that do not forget, and for answers that come within half of `partition_after`.
 
 use std::collections::BTreeMap;
 
 use super::hits::clock;
 use super::violation::Violation;
 use crate::history::{ClientCheck, History};
-use crate::ids::{Counter, Instant, RegionIndex};
+use crate::ids::{Instant, RegionIndex};
 use crate::scenario::{Plan, is_escrow, quota};
-use limiter::rules::Period;
 
 /// A region that needs rights gets some within so many round trips, and so many microseconds.
 const FOLLOWS_WITHIN_ROUND_TRIPS: u64 = 4;
@@ -26,6 +25,8 @@ pub struct DemandMet {
     /// The longest time in which a region was denied again and again, in microseconds, and when that ended.
     pub longest_us: u64,
     pub longest_at: Instant,
+    /// The longest pause between two checks of that region, in microseconds.
+    pub pause_us: u64,
     /// The time in which the region was denied again and again that was denied first after the demand had moved, in
     /// microseconds. 0 if none was denied, or only one check.
     pub followed_us: u64,
@@ -35,17 +36,16 @@ pub struct DemandMet {
 pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
     plan.demand.as_ref().filter(|_| plan.faults.is_empty())?;
     let (index, limit) = plan.limits().iter().enumerate().find(|(_, limit)| is_escrow(limit))?;
-    let Period::Window { ms } = limit.period else { return None };
-    let window_us = ms * 1000;
-    let window = |region: RegionIndex, at| {
-        clock(plan, history, &Counter { region, limit: index, user: Some(0) }, at) / window_us
-    };
-    // Lanes become known in the first window. The second one is the first that shows what regions used before.
-    let first = plan.regions.indices().map(|region| window(region, 0)).max().unwrap_or(0) + 2;
+    let window_us = plan.window_us(limit)?;
+    let window = |region: RegionIndex, at| clock(plan, history, &plan.counter(region, index, 0), at) / window_us;
+    // Lanes become known in the first window. The second one is the first that shows what regions used before. Of a
+    // calendar, a simulation sees only the second one.
+    let skipped = if plan.calendar.is_some() { 1 } else { 2 };
+    let first = plan.regions.indices().map(|region| window(region, 0)).max().unwrap_or(0) + skipped;
     let mut answers: Vec<(Instant, &ClientCheck)> = history
         .checks
         .iter()
-        .filter(|check| !check.probe && check.hits == 1 && check.sent_at < plan.heals_at)
+        .filter(|check| !check.probe && check.hits() == 1 && check.sent_at < plan.heals_at)
         .filter(|check| plan.limits_of(check.limit_set).any(|at| at == index))
         .filter_map(|check| Some((check.answer.as_ref()?.0, check)))
         .collect();
@@ -80,6 +80,7 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
         denied_since.insert(region, (window, since));
         if at - since > met.longest_us {
             (met.longest_us, met.longest_at) = (at - since, at);
+            met.pause_us = plan.longest_pause_us(region, at);
         }
         if at >= moves_at {
             let first = *denied_after_move.get_or_insert((region, since));
@@ -93,8 +94,12 @@ pub fn demand_met(plan: &Plan, history: &History) -> Option<DemandMet> {
 
 pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     let Some(met) = demand_met(plan, history) else { return };
-    // Each question brings half of what another region has left, and the next one may wait for a pause.
-    let stated = FOLLOWS_WITHIN_ROUND_TRIPS * met.round_trip_us + FOLLOWS_WITHIN_US;
+    if plan.rights_answer_us(met.round_trip_us) > plan.gossip.partition_after_us / 2 {
+        return;
+    }
+    // Each question brings half of what another region has left. If no replica confirms that, the region asks again at
+    // its next denial.
+    let stated = FOLLOWS_WITHIN_ROUND_TRIPS * met.round_trip_us + FOLLOWS_WITHIN_US + met.pause_us;
     if met.longest_us > stated {
         let text =
             format!("a region was denied for {} us while others held rights, at most {stated} us", met.longest_us);

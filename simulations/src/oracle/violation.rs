@@ -20,5 +20,5 @@ impl fmt::Display for Violation {
 }
 
 /// The names of all promises that have an oracle.
-pub const PROMISES: [&str; 13] =
-    ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I10", "deadline", "debts", "liveness", "denial", "rights"];
+pub const PROMISES: [&str; 14] =
+    ["rules", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I10", "deadline", "debts", "liveness", "denial", "rights"];

@@ -9,7 +9,7 @@ use crate::oracle::{AdmittedHits, Usage, usages};
 use crate::run::Run;
 use crate::scenario::{Edit, describe, is_escrow, is_global, quota};
 use limiter::counter::MAX_LOGGED_LIMIT;
-use limiter::rules::{Limit, Period};
+use limiter::rules::Limit;
 
 /// The largest number of counters in a picture.
 const MAX_COUNTERS: usize = 3;
@@ -39,11 +39,11 @@ pub fn highest(levels: &[Level]) -> u64 {
 pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
     let plan = &run.plan;
     let is_shared = |limit: usize| plan.regions.count() > 1 && plan.limits().get(limit).is_some_and(is_global);
-    let mut groups: BTreeMap<(usize, Option<u32>, Option<RegionIndex>), Vec<Usage>> = BTreeMap::new();
+    let mut groups: BTreeMap<Counter, Vec<Usage>> = BTreeMap::new();
     for usage in usages(plan, &run.history) {
-        let Counter { region, limit, user } = usage.counter;
-        let apart = Some(region).filter(|_| !is_shared(limit));
-        groups.entry((limit, user, apart)).or_default().push(usage);
+        let counter = usage.counter;
+        let group = if is_shared(counter.limit) { counter.in_region(RegionIndex::default()) } else { counter };
+        groups.entry(group).or_default().push(usage);
     }
     let mut groups: Vec<Vec<Usage>> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.iter().map(|usage| usage.hits.len()).sum::<usize>()));
@@ -53,10 +53,10 @@ pub fn busiest(run: &Run) -> Vec<BusyCounter<'_>> {
 /// Returns a counter, from its usage in each region.
 fn busy_counter<'a>(run: &'a Run, usages: &[Usage], is_shared: impl Fn(usize) -> bool) -> Option<BusyCounter<'a>> {
     let counter = usages.first()?.counter;
-    let limit = run.plan.limits().get(counter.limit)?;
-    let Period::Window { ms } = limit.period else { return None };
-    let version = |edit: &Edit| Some((edit.at, allowed_level(edit.limits.get(counter.limit)?)));
-    let levels = |hits: &[AdmittedHits]| levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, ms * 1000, hits);
+    let limit = run.plan.terms_of(counter).next()?;
+    let window_us = run.plan.window_us(limit)?;
+    let version = |edit: &Edit| Some((edit.at, allowed_level(edit.rules.terms_of(&counter)?)));
+    let levels = |hits: &[AdmittedHits]| levels(limit.algorithm, quota(limit) <= MAX_LOGGED_LIMIT, window_us, hits);
     let all: Vec<AdmittedHits> = usages.iter().flat_map(|usage| usage.hits.iter().copied()).collect();
     let is_shared = is_shared(counter.limit);
     let by_region = usages.iter().filter(|_| is_shared).map(|usage| (usage.counter.region, levels(&usage.hits)));
@@ -76,7 +76,7 @@ fn busy_counter<'a>(run: &'a Run, usages: &[Usage], is_shared: impl Fn(usize) ->
 
 /// Returns the rights of each region, as its store said when it was asked.
 fn rights(run: &Run, counter: Counter) -> Vec<(RegionIndex, Vec<Level>)> {
-    let of = |region| run.history.rights_left.get(&Counter { region, ..counter });
+    let of = |region| run.history.rights_left.get(&counter.in_region(region));
     let level = |left: &RightsLeft| Level { at: left.at, hits: left.rights, degraded: 0 };
     let regions = run.plan.regions.indices();
     regions.filter_map(|region| Some((region, of(region)?.iter().map(level).collect()))).collect()

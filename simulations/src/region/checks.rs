@@ -12,16 +12,24 @@ impl Region {
     pub fn receive_check(&mut self, cx: &mut Context<'_>, index: CheckIndex) {
         let Some(check) = cx.history.checks.get_mut(index.0) else { return };
         check.received_at = cx.now;
-        let ClientCheck { core, boot, limit_set, user, hits, timeout_us, probe, .. } = *check;
+        let ClientCheck { core, boot, limit_set, ref asked, timeout_us, probe, .. } = *check;
+        let asked = asked.clone();
         let core = core.core;
         if !self.cores[core.0].is_running(boot) {
             answer(cx, index, Answer::Abandoned);
             return;
         }
-        let name = user.to_string();
-        let entries = [("kind", limit_set.name()), ("user", name.as_str())];
-        let descriptors =
-            [Descriptor { entries: &entries, ordered: true, hits, charging: Default::default(), limit: None }];
+        let entries: Vec<Vec<(&str, String)>> = asked.iter().map(|asked| asked.entries(limit_set)).collect();
+        let entries: Vec<Vec<(&str, &str)>> =
+            entries.iter().map(|of| of.iter().map(|(key, value)| (*key, value.as_str())).collect()).collect();
+        let descriptors = entries.iter().zip(&asked).map(|(entries, asked)| Descriptor {
+            entries,
+            ordered: true,
+            hits: asked.hits,
+            charging: Default::default(),
+            limit: None,
+        });
+        let descriptors: Vec<Descriptor<'_>> = descriptors.collect();
         let check = Check { domain: DOMAIN, descriptors: &descriptors };
         let it = &mut self.cores[core.0];
         let now = it.clock(cx.now);
@@ -75,8 +83,10 @@ impl Region {
         let index_of = |name: &str| limits.iter().position(|limit| limit.name == name).unwrap_or(usize::MAX);
         let limits = decision.limits.iter().map(|status| LimitDecision {
             limit: index_of(&status.effective.name),
+            descriptor: status.descriptor,
             quota: status.limit(),
             denied: status.denied,
+            shadow: status.shadow,
         });
         let mut decided = Decided { allowed, degraded, partitioned, revision, limits: limits.collect() };
         cx.bugs.decided(&cx.history.checks[index.0], &mut decided);
@@ -91,12 +101,13 @@ impl Region {
 
     /// Sends a denied check again after a wait, if its client draws to retry.
     fn retry_later(&self, cx: &mut Context<'_>, denied: CheckIndex, wait_us: u64) {
-        let ClientCheck { core, limit_set, user, hits, probe, .. } = cx.history.checks[denied.0];
+        let ClientCheck { core, limit_set, ref asked, probe, .. } = cx.history.checks[denied.0];
+        let asked = asked.clone();
         let at = cx.now + wait_us;
         let is_possible = !probe && !cx.is_check_limit_reached() && at < cx.plan.heals_at;
         if is_possible && cx.rng.traffic.chance(cx.plan.traffic.retry) {
             let boot = self.cores[core.core.0].boot;
-            cx.send_client_check(at, core, boot, (limit_set, user, hits));
+            cx.send_client_check(at, core, boot, (limit_set, asked));
         }
     }
 
@@ -118,13 +129,13 @@ fn answer(cx: &mut Context<'_>, index: CheckIndex, answer: Answer) {
 }
 
 fn describe(cx: &Context<'_>, index: CheckIndex, answer: &Answer) -> String {
-    let ClientCheck { sent_at, core, limit_set, user, hits, .. } = cx.history.checks[index.0];
+    let ClientCheck { sent_at, core, limit_set, ref asked, .. } = cx.history.checks[index.0];
     let waited = cx.now - sent_at;
     let answer = match answer {
         Answer::Overloaded => "overloaded".to_owned(),
         Answer::Abandoned => "abandoned".to_owned(),
         Answer::Decided(decided) => {
-            let denied = decided.limits.iter().filter(|limit| limit.denied);
+            let denied = decided.limits.iter().filter(|limit| limit.denied && !limit.shadow);
             let limits = denied.filter_map(|limit| cx.plan.limits().get(limit.limit));
             let names: Vec<&str> = limits.map(|limit| limit.name.as_str()).collect();
             let word = if decided.allowed { "allowed".to_owned() } else { format!("denied by {}", names.join(", ")) };
@@ -133,5 +144,6 @@ fn describe(cx: &Context<'_>, index: CheckIndex, answer: &Answer) -> String {
             format!("{word}{degraded}{partitioned}, revision {}", decided.revision)
         }
     };
-    format!("core {core}: {} user {user} asks for {hits} hits, after {waited} us: {answer}", limit_set.name())
+    let asked = asked.iter().map(ToString::to_string).collect::<Vec<_>>().join(", and ");
+    format!("core {core}: {} {asked}, after {waited} us: {answer}", limit_set.name())
 }

@@ -35,7 +35,7 @@ impl Region {
                 let cells = cells.iter().map(|(start_ms, entries)| (start_ms, of_region(entries))).collect();
                 cx.history.region_counts.push(RegionCount { at: cx.now, counter, of: region, hits, cells });
                 cx.trace_in(self.index, |cx| {
-                    let owner = cx.plan.owner(&Counter { region, ..counter });
+                    let owner = cx.plan.owner(&counter.in_region(region));
                     format!("the store has {hits} hits of {owner}")
                 });
             }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::context::{Context, Event, Packet};
 use super::history::RulesReceived;
 use super::ids::{CoreId, CoreIndex, Counter, Instant, NodeIndex, PrimaryId, PrimaryIndex, RegionIndex};
-use super::scenario::{DOMAIN, DRAIN_PROBE_USERS, Plan};
+use super::scenario::{DOMAIN, DRAIN_PROBE_USERS, Plan, has_own_counter, override_test};
 use super::store::Primary;
 use counter_script::{COUNTERS, Tags};
 use limiter::counter::Item;
@@ -59,8 +59,8 @@ impl Region {
         // Each server that takes over has the next replication id. No two servers have the same one.
         let replication_id = |at: usize| u32::try_from(index.0 * 100_000 + at * 1000 + 1).unwrap_or(1);
         let clock_us = plan.regions.clock_skew_us(index);
-        let primaries =
-            (0..plan.primaries).map(|at| Primary::new(script.clone(), replication_id(at), plan.lag_us, clock_us));
+        let primaries = (0..plan.primaries)
+            .map(|at| Primary::new(script.clone(), replication_id(at), (plan.lag_us, plan.epoch_us()), clock_us));
         let primaries = primaries.collect::<mlua::Result<Vec<_>>>()?;
         let cores = (0..plan.holders()).map(|core| {
             let mut config = Core::draw_config(plan, &mut cx.rng.cores);
@@ -142,12 +142,17 @@ impl Region {
 /// Returns every counter that can exist in a region, by its key in the store.
 fn counters(plan: &Plan, region: RegionIndex) -> BTreeMap<Vec<u8>, Counter> {
     let mut counters = BTreeMap::new();
-    for (at, limit) in plan.limits().iter().enumerate() {
-        let effective = EffectiveLimit::new(&DOMAIN.into(), limit, None, Revision(1));
-        for user in 0..plan.users + DRAIN_PROBE_USERS {
-            let (name, mut key) = (user.to_string(), Vec::new());
-            effective.key(limit.per.iter().map(|_| name.as_str()), false, &mut key);
-            counters.insert(key, plan.counter(region, at, user));
+    let limits = plan.edits.iter().flat_map(|edit| edit.rules.limits.iter().enumerate().map(|it| (&edit.rules, it)));
+    for (rules, (at, limit)) in limits {
+        let apart = limit.overrides.iter().filter(|change| has_own_counter(change, limit));
+        for change in std::iter::once(None).chain(apart.map(Some)) {
+            let effective = EffectiveLimit::new(&DOMAIN.into(), limit, change, Revision(1));
+            let apart = change.map(|change| override_test(&change.matches));
+            for user in 0..plan.users + DRAIN_PROBE_USERS {
+                let (name, mut key) = (user.to_string(), Vec::new());
+                effective.key(limit.per.iter().map(|_| name.as_str()), false, &mut key);
+                counters.insert(key, Counter { apart, ..rules.counter(region, at, user) });
+            }
         }
     }
     counters

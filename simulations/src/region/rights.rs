@@ -125,7 +125,7 @@ impl Region {
         packet: Packet,
         result: Result<BatchReply, StoreError>,
     ) {
-        let takes = cx.rng.network.between(0, cx.plan.lag_us.min(cx.plan.deadline_us / 4));
+        let takes = cx.rng.network.between(0, cx.plan.confirmation_us());
         let is_confirmed = !cx.rng.network.chance(UNCONFIRMED_PERCENT);
         let (ran_at, term) = (cx.now, self.primaries[packet.primary.0].term());
         cx.schedule_in(takes, Event::ReplicaConfirms { packet, result, ran_at, term, is_confirmed });

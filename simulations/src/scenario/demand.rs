@@ -65,8 +65,8 @@ impl Demand {
         demand
     }
 
-    /// Draws a demand of four fifths of the limit in each window, which moves in the window after `windows` of them.
-    pub fn draw_legitimate(rng: &mut Rng, (limit, window_ms): (u64, u64), regions: usize, windows: u64) -> Self {
+    /// Draws a demand of four fifths of the limit in each window, which moves in the window that begins at `begins_at`.
+    pub fn draw_legitimate(rng: &mut Rng, (limit, window_ms): (u64, u64), regions: usize, begins_at: Instant) -> Self {
         let spread = rng.pick(Spread::Even, &[Spread::Skewed, Spread::Moving]);
         let first = rng.index(regions);
         let percent = |region: usize| match spread {
@@ -75,16 +75,16 @@ impl Demand {
             _ => 10 / (regions as u64 - 1).max(1),
         };
         let gap_us = |region: usize| window_ms * MS * 100 / (limit * percent(region)).max(1);
-        let moves_at = windows * window_ms * MS + rng.between(window_ms / 4, window_ms / 2) * MS;
+        let moves_at = begins_at + rng.between(window_ms / 4, window_ms / 2) * MS;
         let moves_at = if spread == Spread::Moving { moves_at } else { Instant::MAX };
         Self { spread, gaps_us: (0..regions).map(gap_us).collect(), moves_at }
     }
 
-    /// Returns the mean time between two checks of a region, in microseconds.
-    pub fn gap_us(&self, region: RegionIndex, now: Instant) -> Option<u64> {
+    /// Returns the longest pause between two checks of a region, in microseconds.
+    pub fn longest_pause_us(&self, region: RegionIndex, now: Instant) -> Option<u64> {
         let moved = usize::from(now >= self.moves_at);
         let count = self.gaps_us.len().max(1);
-        self.gaps_us.get((region.0 + count - moved) % count).copied()
+        self.gaps_us.get((region.0 + count - moved) % count).map(|mean| 2 * mean)
     }
 }
 

@@ -1,40 +1,42 @@
 //! Draws a plan from a scenario and a seed. The order of the draws decides the history of every seed.
 
-use std::sync::Arc;
-
+use super::calendar::Calendar;
 use super::demand::Demand;
-use super::draw_limits::{draw_escrow, draw_limits, draw_scopes, draw_shared_limit, edit_limit, edit_scope};
+use super::draw_edits::{draw_edits, draw_edits_of_regions};
 use super::gossip::{GossipSettings, draw_weights};
 use super::kind::Scenario;
 use super::limit_math::quota;
-use super::limit_set::LimitSet;
-use super::plan::{DOMAIN, Edit, Plan, Traffic};
+use super::plan::{Edit, Plan, Traffic};
 use super::regions::Regions;
 use crate::faults::Fault;
 use crate::faults::draw::{self, DrawFault, RegionSize};
 use crate::ids::{Instant, RegionIndex};
 use crate::rng::{Rng, Stream};
-use limiter::Revision;
-use limiter::rules::{Domain, Limit, Period, Problem, RuleBook, Rules};
+use limiter::rules::{Limit, Period, Problem};
 
 const MS: u64 = 1000;
-/// The longest window of a limit under escrow that edits may change, in milliseconds.
-const ESCROW_WINDOW_MS: u64 = 2000;
 /// The windows of [`Scenario::Demand`].
 const DEMAND_WINDOWS: u64 = 6;
+/// The demand for a limit of a calendar is drawn for this time, in milliseconds. [`Scenario::Demand`] ends so long after
+/// the beginning of the calendar's window.
+const CALENDAR_DEMAND_MS: u64 = 8000;
+/// The percentage of plans with limits under escrow in which one of them has a calendar.
+const CALENDARS_PERCENT: u32 = 35;
 
 /// What is special about a simulation.
-struct Shape {
-    scenario: Scenario,
-    heals_at: Instant,
+pub struct Shape {
+    pub scenario: Scenario,
+    pub heals_at: Instant,
+    /// The calendar of a limit under escrow.
+    pub calendar: Option<Calendar>,
     /// True if many cores share few counters.
-    crowded: bool,
+    pub crowded: bool,
     /// True if a store forgets more often than a cell keeps sources apart.
     flush_storm: bool,
 }
 
 impl Shape {
-    fn is(&self, scenario: Scenario) -> bool {
+    pub fn is(&self, scenario: Scenario) -> bool {
         self.scenario == scenario
     }
 }
@@ -52,7 +54,8 @@ impl Plan {
         let heals_at = longer * rng.between(1500, 4000) * MS;
         let crowded = scenario == Scenario::Crowded || scenario == Scenario::Everything && rng.chance(20);
         let flush_storm = crowded && rng.chance(20);
-        let shape = Shape { scenario, heals_at, crowded, flush_storm };
+        let calendar = draw_calendar(scenario, heals_at, seed);
+        let shape = Shape { scenario, heals_at, calendar, crowded, flush_storm };
         let (regions, gossip, weights) = draw_regions(&shape, seed);
         let mut edits = draw_edits(&mut rng, &shape, seed, &weights)?;
         if scenario.has_regions() && !matches!(scenario, Scenario::Rates | Scenario::Demand | Scenario::Handover) {
@@ -75,9 +78,10 @@ impl Plan {
         let size = RegionSize { region, regions: regions.count(), nodes, primaries, lanes };
         let faults = draw_faults(&mut rng, &shape, &size);
         let traffic = draw_traffic(&mut rng, &shape);
-        let demand = draw_demand(&mut rng, scenario, &edits, regions.count());
-        let heals_at = match edits.first().and_then(|edit| edit.limits.first()).map(|limit| &limit.period) {
-            Some(Period::Window { ms }) if scenario == Scenario::Demand => DEMAND_WINDOWS * ms * MS,
+        let demand = draw_demand(&mut rng, &shape, &edits, regions.count());
+        let heals_at = match (calendar, edits.first().and_then(|edit| edit.rules.limits.first())) {
+            (Some(calendar), _) if scenario == Scenario::Demand => calendar.turns_at + CALENDAR_DEMAND_MS * MS,
+            (None, Some(limit)) if scenario == Scenario::Demand => DEMAND_WINDOWS * window_ms(limit) * MS,
             _ => heals_at,
         };
         let (min_users, max_users) = user_range(&shape);
@@ -97,6 +101,7 @@ impl Plan {
             min_holders: 3,
             delay_us: rng.pick(300, &[50, 3000, 10_000]).min(if buckets { 300 } else { deadline_us / 10 }),
             lag_us: rng.pick(1, &[20, 300, 1000]).max(if shape.is(Scenario::Handover) { 300 } else { 0 }) * MS,
+            calendar,
             edits,
             traffic,
             demand,
@@ -146,100 +151,14 @@ fn user_range(shape: &Shape) -> (u64, u64) {
     }
 }
 
-fn draw_edits(rng: &mut Rng, shape: &Shape, seed: u64, weights: &[u32]) -> Result<Vec<Edit>, Vec<Problem>> {
-    let edit = |at, limits: &[Limit], revision| -> Result<Edit, Vec<Problem>> {
-        let book = compile(limits, Revision(revision))?;
-        let (weights, next_weights, delays_us) = (weights.to_vec(), None, vec![0; weights.len()]);
-        Ok(Edit { at, limits: limits.to_vec(), book, weights, next_weights, delays_us })
-    };
-    let mut limits = draw_limits(rng, shape.scenario, shape.crowded);
-    if shape.scenario.has_regions() {
-        draw_scopes(&mut Rng::new(seed, Stream::Scopes), &mut limits);
-        if shape.scenario.has_escrow() {
-            draw_escrow(&mut Rng::new(seed, Stream::Scopes), shape.scenario, &mut limits);
-        }
-        if shape.is(Scenario::Rates) {
-            draw_shared_limit(&mut Rng::new(seed, Stream::Scopes), &mut limits);
-        }
-    }
-    let mut edits = vec![edit(0, &limits, 1)?];
-    if matches!(shape.scenario, Scenario::Edits | Scenario::Replaced | Scenario::Everything) {
-        let mut at = 0;
-        for revision in 2..=rng.between(2, 5) {
-            at += rng.between(100, shape.heals_at / MS / 4) * MS;
-            for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
-                edit_limit(rng, limit);
-            }
-            edits.push(edit(at, &limits, revision)?);
-        }
-    }
-    Ok(edits)
-}
-
-/// Draws edits of limits, of what regions do during a partition, and of weights. Each region takes an edit at a time of
-/// its own.
-fn draw_edits_of_regions(
-    rng: &mut Rng,
-    shape: &Shape,
-    regions: &Regions,
-    edits: &mut Vec<Edit>,
-) -> Result<(), Vec<Problem>> {
-    let count = if rng.chance(50) { rng.between(1, 3) } else { 0 };
-    let mut at = 0;
-    for _ in 0..count {
-        let Some(last) = edits.last() else { return Ok(()) };
-        let (mut limits, mut weights, revision) = (last.limits.clone(), last.weights.clone(), last.book.revision.0 + 1);
-        at += rng.between(100, shape.heals_at / MS / 4) * MS;
-        if at >= shape.heals_at {
-            break;
-        }
-        let longest = rng.pick(50, &[400, 1500]) * MS;
-        let longest = longest.min(shape.heals_at.saturating_sub(at));
-        let delays_us: Vec<u64> = weights.iter().map(|_| rng.between(0, longest)).collect();
-        for limit in limits.iter_mut().filter(|limit| limit.name.starts_with(LimitSet::Short.name())) {
-            if rng.chance(70) {
-                edit_limit(rng, limit);
-            }
-        }
-        limits.iter_mut().for_each(|limit| edit_scope(rng, limit));
-        let edits_weights = rng.chance(50);
-        let book = compile(&limits, Revision(revision))?;
-        if !shape.scenario.has_escrow() {
-            if edits_weights {
-                weights = draw_weights(rng, weights.len());
-            }
-            edits.push(Edit { at, book, limits, weights, next_weights: None, delays_us });
-            continue;
-        }
-        // Under escrow, weights change in two steps. Windows that begin in any region before the first one are over in every
-        // region at the second.
-        let second_at = at + longest + 50 * MS + ESCROW_WINDOW_MS * MS + regions.clock_spread_us();
-        let next_weights =
-            (edits_weights && second_at + longest < shape.heals_at).then(|| draw_weights(rng, weights.len()));
-        let first = Edit { at, book, limits, weights, next_weights, delays_us };
-        let second = first.next_weights.clone().map(|weights| -> Result<Edit, Vec<Problem>> {
-            let book = compile(&first.limits, Revision(revision + 1))?;
-            Ok(Edit { at: second_at, book, weights, next_weights: None, ..first.clone() })
-        });
-        edits.push(first);
-        if let Some(second) = second {
-            at = second_at;
-            edits.push(second?);
-        }
-    }
-    Ok(())
-}
-
-fn compile(limits: &[Limit], revision: Revision) -> Result<Arc<RuleBook>, Vec<Problem>> {
-    let domain = Domain { domain: DOMAIN.to_owned(), limits: limits.to_vec(), ..Domain::default() };
-    RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), revision).map(Arc::new)
-}
-
 fn draw_faults(rng: &mut Rng, shape: &Shape, size: &RegionSize) -> Vec<Fault> {
     let Shape { heals_at, crowded, flush_storm, .. } = *shape;
     let crowded = crowded || shape.is(Scenario::Handover);
     let mut faults = Vec::new();
     let [first, others @ ..] = shape.scenario.faults() else { return faults };
+    if shape.is(Scenario::Books) && rng.chance(50) {
+        return faults;
+    }
     let count =
         if flush_storm { 100 } else { rng.between(1, if crowded || shape.is(Scenario::Suspended) { 10 } else { 4 }) };
     for _ in 0..count {
@@ -283,6 +202,9 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
         // Hits that return to a bucket are requested again at once.
         traffic = Traffic { longest_gap_us: 5 * MS, bursts: 20, retry: 80, short_only: rng.pick(50, &[80]), ..traffic };
     }
+    if shape.is(Scenario::Books) {
+        traffic.short_only = 0;
+    }
     if shape.is(Scenario::Suspended) {
         // Cores hold tokens when their machine is suspended, and spend many when it wakes.
         traffic = Traffic { longest_gap_us: 5 * MS, sticky: false, short_only: 80, ..traffic };
@@ -307,14 +229,33 @@ fn draw_traffic(rng: &mut Rng, shape: &Shape) -> Traffic {
 }
 
 /// Draws the demand in each region, if the scenario has one.
-fn draw_demand(rng: &mut Rng, scenario: Scenario, edits: &[Edit], regions: usize) -> Option<Demand> {
-    let limit = edits.first()?.limits.first()?;
-    let Period::Window { ms } = limit.period else { return None };
-    let limit = (quota(limit), ms);
-    match scenario {
-        Scenario::Rates => Some(Demand::draw_random(rng, limit, regions)),
-        Scenario::Handover => Some(Demand::draw_hungry(rng, limit, regions)),
-        Scenario::Demand => Some(Demand::draw_legitimate(rng, limit, regions, DEMAND_WINDOWS / 2)),
+fn draw_demand(rng: &mut Rng, shape: &Shape, edits: &[Edit], regions: usize) -> Option<Demand> {
+    let limit = edits.first()?.rules.limits.first()?;
+    let drawn = (quota(limit), window_ms(limit));
+    match shape.scenario {
+        Scenario::Rates => Some(Demand::draw_random(rng, drawn, regions)),
+        Scenario::Handover => Some(Demand::draw_hungry(rng, drawn, regions)),
+        Scenario::Demand => {
+            let earlier_us = shape.calendar.map_or(DEMAND_WINDOWS / 2 * drawn.1 * MS, |calendar| calendar.turns_at);
+            Some(Demand::draw_legitimate(rng, drawn, regions, earlier_us))
+        }
         _ => None,
     }
+}
+
+/// Returns the length of a limit's windows, or the time for which the demand for a limit of a calendar is drawn, in
+/// milliseconds.
+const fn window_ms(limit: &Limit) -> u64 {
+    match limit.period {
+        Period::Window { ms } => ms,
+        Period::Calendar { .. } => CALENDAR_DEMAND_MS,
+    }
+}
+
+/// Draws a calendar for a limit under escrow, in some plans.
+fn draw_calendar(scenario: Scenario, heals_at: Instant, seed: u64) -> Option<Calendar> {
+    let mut rng = Rng::new(seed, Stream::Calendars);
+    let has_one = scenario.has_escrow() && rng.chance(CALENDARS_PERCENT);
+    let latest = if scenario == Scenario::Demand { 1000 * MS } else { heals_at / 2 };
+    has_one.then(|| Calendar::draw(&mut rng, 200 * MS, latest))
 }

@@ -14,6 +14,7 @@ pub enum Scenario {
     Crash,
     Clock,
     Edits,
+    Books,
     Memory,
     Migration,
     Buckets,
@@ -32,7 +33,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Calm,
         Self::Network,
         Self::Stall,
@@ -42,6 +43,7 @@ impl Scenario {
         Self::Crash,
         Self::Clock,
         Self::Edits,
+        Self::Books,
         Self::Memory,
         Self::Migration,
         Self::Buckets,
@@ -71,6 +73,7 @@ impl Scenario {
             Self::Crash => "crash",
             Self::Clock => "clock",
             Self::Edits => "edits",
+            Self::Books => "books",
             Self::Memory => "memory",
             Self::Migration => "migration",
             Self::Buckets => "buckets",
@@ -101,6 +104,9 @@ impl Scenario {
             Self::Crash => "nodes are killed, or paused for a while",
             Self::Clock => "the clocks of primaries are set forward and back",
             Self::Edits => "the rules change while checks are in progress",
+            Self::Books => {
+                "whole rule books, which change: several limits per descriptor, overrides, replaced and shadow limits"
+            }
             Self::Memory => "there are more keys than fit into the memory of a node",
             Self::Migration => "keys move from one primary to another",
             Self::Buckets => {
@@ -138,6 +144,7 @@ impl Scenario {
         match self {
             Self::Calm | Self::Edits | Self::Memory | Self::Hop | Self::Rates | Self::Demand => &[],
             Self::Partition => &[draw::cut_regions, draw::cut_regions, draw::cut_regions_one_way, draw::lossy_link],
+            Self::Books => &[draw::slow, draw::stall, draw::failover, draw::crash, draw::loss],
             Self::Network => &[draw::loss, draw::slow, draw::repeat, draw::cut],
             Self::Stall => &[draw::stall, draw::stall, draw::slow],
             Self::Outage => &[draw::stall, draw::down, draw::cut, draw::full, draw::crash],

@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::calendar::Calendar;
 use super::demand::Demand;
 use super::gossip::GossipSettings;
 use super::kind::Scenario;
-use super::limit_math::describe;
 use super::limit_set::LimitSet;
+use super::meaning::DomainRules;
 use super::regions::Regions;
+use super::rules_text::override_text;
 use crate::faults::{Fault, FaultKind};
 use crate::ids::{Counter, Instant, RegionIndex};
 use limiter::counter::Part;
 use limiter::escrow::{RightsPlan, Weight};
-use limiter::rules::{Limit, RuleBook};
+use limiter::rules::{Limit, Period, RuleBook};
 
 /// The domain of every check.
 pub const DOMAIN: &str = "d";
-/// The store's time at which simulations begin, in microseconds since the Unix epoch.
-pub const STORE_EPOCH_US: u64 = 1_700_000_000_000_000;
+/// The store's time at which simulations without a calendar begin, in microseconds since the Unix epoch.
+const STORE_EPOCH_US: u64 = 1_700_000_000_000_000;
 /// The largest number of checks that may wait at one core.
 pub const MAX_WAITING: usize = 200;
 /// At the end, the windows that do not end are used up for this many users.
@@ -36,7 +38,7 @@ const MAX_REPORT_BYTES: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Edit {
     pub at: Instant,
-    pub limits: Vec<Limit>,
+    pub rules: DomainRules,
     pub book: Arc<RuleBook>,
     /// By region.
     pub weights: Vec<u32>,
@@ -118,6 +120,8 @@ pub struct Plan {
     pub delay_us: u64,
     /// The longest time by which replicas are behind, in microseconds.
     pub lag_us: u64,
+    /// The calendar of some limits under escrow, if there is one.
+    pub calendar: Option<Calendar>,
     /// The rules. The first edit is in force from the beginning.
     pub edits: Vec<Edit>,
     pub traffic: Traffic,
@@ -134,6 +138,21 @@ impl Plan {
         self.nodes * self.cores
     }
 
+    /// Returns the store's time at which the simulation begins, in microseconds since the Unix epoch.
+    pub fn epoch_us(&self) -> u64 {
+        self.calendar.map_or(STORE_EPOCH_US, |calendar| calendar.epoch_us())
+    }
+
+    /// Returns the length of a limit's windows, in microseconds. They begin at the multiples of it since the Unix epoch.
+    /// For a calendar, this is the instant at which one of its windows begins in the simulation. So that window has the
+    /// number 1, and the one before it has 0.
+    pub fn window_us(&self, limit: &Limit) -> Option<u64> {
+        match limit.period {
+            Period::Window { ms } => Some(ms * MS),
+            Period::Calendar { .. } => self.calendar.map(|calendar| calendar.begins_us),
+        }
+    }
+
     /// Returns the divisor of `on_store_failure: local`.
     pub fn divisor(&self) -> u64 {
         (self.holders() as u64).max(self.min_holders.into())
@@ -141,7 +160,7 @@ impl Plan {
 
     /// Returns the limits that are in force first. Later edits change their values, not their number or order.
     pub fn limits(&self) -> &[Limit] {
-        self.edits.first().map(|edit| edit.limits.as_slice()).unwrap_or_default()
+        self.edits.first().map(|edit| edit.rules.limits.as_slice()).unwrap_or_default()
     }
 
     /// True if some limits are under `strategy: escrow`.
@@ -151,12 +170,17 @@ impl Plan {
 
     /// Returns the limits of the last edit.
     pub fn final_limits(&self) -> &[Limit] {
-        self.edits.last().map(|edit| edit.limits.as_slice()).unwrap_or_default()
+        self.edits.last().map(|edit| edit.rules.limits.as_slice()).unwrap_or_default()
     }
 
     /// Returns the versions of one limit, one for each edit.
     pub fn versions(&self, limit: usize) -> impl Iterator<Item = &Limit> {
-        self.edits.iter().filter_map(move |edit| edit.limits.get(limit))
+        self.edits.iter().filter_map(move |edit| edit.rules.limits.get(limit))
+    }
+
+    /// Returns the limit of a counter after overrides, once for each edit in which something counts in it.
+    pub fn terms_of(&self, counter: Counter) -> impl Iterator<Item = &Limit> {
+        self.edits.iter().filter_map(move |edit| edit.rules.terms_of(&counter))
     }
 
     /// Returns the indices of the limits that apply to checks with a limit set.
@@ -168,10 +192,10 @@ impl Plan {
         self.limits().iter().enumerate().filter(move |(_, limit)| applies(limit)).map(|(at, _)| at)
     }
 
-    /// Returns the counter of a limit to which a user's checks are charged.
+    /// Returns the limit's own counter to which a user's checks are charged.
     pub fn counter(&self, region: RegionIndex, limit: usize, user: u32) -> Counter {
-        let shared = self.limits().get(limit).is_some_and(|limit| limit.per.is_empty());
-        Counter { region, limit, user: (!shared).then_some(user) }
+        let unknown = Counter { region, limit, window_ms: 0, apart: None, user: Some(user) };
+        self.edits.first().map_or(unknown, |edit| edit.rules.counter(region, limit, user))
     }
 
     /// Returns the faults of a region.
@@ -179,9 +203,11 @@ impl Plan {
         self.faults.iter().filter(move |fault| fault.region == region)
     }
 
-    /// Returns whose hits a counter counts: `user 3` or `all`, and in which region if there are several.
+    /// Returns whose hits a counter counts: `user 3` or `all`, in which region if there are several, and the override that
+    /// has its own counter.
     pub fn owner(&self, counter: &Counter) -> String {
-        self.regions.prefix(counter.region) + &counter.owner()
+        let apart = counter.apart.map(|test| format!(", override for {}", override_text(test)));
+        self.regions.prefix(counter.region) + &counter.owner() + &apart.unwrap_or_default()
     }
 
     /// True if every batch's outcome in a region becomes known, so that no token may be lost there.
@@ -245,6 +271,22 @@ impl Plan {
         self.lease_us + 2 * self.deadline_us + exchanges.max().unwrap_or(0)
     }
 
+    /// Returns the longest time without faults from a question for rights until its answer, in microseconds, if messages
+    /// take `both_ways_us` at least.
+    pub fn rights_answer_us(&self, both_ways_us: u64) -> u64 {
+        both_ways_us + both_ways_us / 10 + self.round_trip_us() + self.confirmation_us() + MS
+    }
+
+    /// Returns the longest time in which a replica confirms a write, in microseconds.
+    pub fn confirmation_us(&self) -> u64 {
+        self.lag_us.min(self.deadline_us / 4)
+    }
+
+    /// Returns the longest pause between two checks of a region that has a rate of its own, in microseconds.
+    pub fn longest_pause_us(&self, region: RegionIndex, now: Instant) -> u64 {
+        self.demand.as_ref().and_then(|demand| demand.longest_pause_us(region, now)).unwrap_or(0)
+    }
+
     /// Returns the longest time from the loss of all messages to or from a region until a node notices that, in
     /// microseconds: a node sends at least four messages in the time after which a region is partitioned.
     pub const fn partition_noticed_us(&self) -> u64 {
@@ -286,6 +328,9 @@ impl fmt::Display for Plan {
         if self.regions.count() > 1 {
             writeln!(f, "           {hop} % go to another region when denied, {roam} % ask any region")?;
         }
+        if let Some(calendar) = &self.calendar {
+            writeln!(f, "{calendar}")?;
+        }
         if let Some(demand) = &self.demand {
             writeln!(f, "{demand}")?;
         }
@@ -303,9 +348,7 @@ impl fmt::Display for Plan {
                 }
             }
             writeln!(f)?;
-            for limit in &edit.limits {
-                writeln!(f, "           {}", describe(limit))?;
-            }
+            write!(f, "{}", edit.rules)?;
         }
         for Fault { begin, end, region, kind } in &self.faults {
             let region = self.regions.prefix(*region);

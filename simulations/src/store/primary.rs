@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use super::redis::{Redis, Stored};
 use crate::ids::Instant;
-use crate::scenario::STORE_EPOCH_US;
 use limiter::counter::{Batch, BatchReply, StoreError};
 
 /// The state of a primary's server.
@@ -32,6 +31,8 @@ pub struct Primary {
     /// True if the replaced server is stopped.
     pub replaced_is_stopped: bool,
     pub health: Health,
+    /// The store's time at which the simulation begins, in microseconds since the Unix epoch.
+    epoch_us: u64,
     /// The primary's clock less the world's, in microseconds.
     pub clock_us: i64,
     /// The writes that the replica may not have yet.
@@ -47,7 +48,12 @@ pub struct Primary {
 impl Primary {
     /// # Errors
     /// Returns an error if the script does not compile.
-    pub fn new(script: String, replication_id: u32, lag_us: u64, clock_us: i64) -> mlua::Result<Self> {
+    pub fn new(
+        script: String,
+        replication_id: u32,
+        (lag_us, epoch_us): (u64, u64),
+        clock_us: i64,
+    ) -> mlua::Result<Self> {
         let server = Redis::with_script(&script, replication_id)?;
         let journal = VecDeque::new();
         Ok(Self {
@@ -55,6 +61,7 @@ impl Primary {
             replaced: None,
             replaced_is_stopped: false,
             health: Health::Up,
+            epoch_us,
             clock_us,
             journal,
             confirmed: 0,
@@ -66,7 +73,7 @@ impl Primary {
 
     /// Returns the primary's clock, in microseconds since the Unix epoch.
     pub fn clock(&self, now: Instant) -> u64 {
-        STORE_EPOCH_US.saturating_add(now).saturating_add_signed(self.clock_us)
+        self.epoch_us.saturating_add(now).saturating_add_signed(self.clock_us)
     }
 
     /// Runs a batch. `on_replaced` is true if it runs on the server that was replaced.

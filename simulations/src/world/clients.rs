@@ -4,7 +4,7 @@ use super::World;
 use crate::context::Event;
 use crate::history::ClientCheck;
 use crate::ids::{CheckIndex, CoreId, CoreIndex, RegionIndex};
-use crate::scenario::{LimitSet, Traffic};
+use crate::scenario::{Asked, LimitSet, Scenario, Traffic, draw_descriptors};
 
 /// The largest number of checks in a burst.
 const MAX_BURST: u64 = 60;
@@ -36,28 +36,34 @@ impl World<'_> {
             let boot = self.regions[core.region.0].cores[core.core.0].boot;
             let cx = &mut self.cx;
             let soon = cx.rng.traffic.between(0, if count > 1 { BURST_US } else { 0 });
-            cx.send_client_check(cx.now + soon, core, boot, (limit_set, user, hits));
+            let first = Asked::of(user, hits);
+            let draws_books = cx.plan.scenario == Scenario::Books && limit_set == LimitSet::Short;
+            let asked =
+                if draws_books { draw_descriptors(&mut cx.rng.descriptors, first, cx.plan.users) } else { vec![first] };
+            cx.send_client_check(cx.now + soon, core, boot, (limit_set, asked));
         }
     }
 
     /// Sends a check of the user in a region, and schedules the next one.
     pub(super) fn next_check_of(&mut self, region: RegionIndex) {
         let cx = &mut self.cx;
-        let Some(gap_us) = cx.plan.demand.as_ref().and_then(|demand| demand.gap_us(region, cx.now)) else { return };
+        let demand = cx.plan.demand.as_ref();
+        let Some(longest_us) = demand.and_then(|demand| demand.longest_pause_us(region, cx.now)) else { return };
         if cx.now >= cx.plan.heals_at || cx.is_check_limit_reached() {
             return;
         }
-        let pause = cx.rng.traffic.between(1, 2 * gap_us);
+        let pause = cx.rng.traffic.between(1, longest_us);
         cx.schedule_in(pause, Event::NextCheckOf(region));
         if let Some(core) = self.core_in(region, 0) {
             let boot = self.regions[core.region.0].cores[core.core.0].boot;
-            self.cx.send_client_check(self.cx.now, core, boot, (LimitSet::ShortOnly, 0, 1));
+            self.cx.send_client_check(self.cx.now, core, boot, (LimitSet::ShortOnly, vec![Asked::of(0, 1)]));
         }
     }
 
     /// Sends the check of a denied client to another region, and the user's next checks, too.
     pub(super) fn hop(&mut self, denied: CheckIndex) {
-        let ClientCheck { core, limit_set, user, hits, .. } = *self.check(denied);
+        let ClientCheck { core, limit_set, ref asked, .. } = *self.check(denied);
+        let (user, asked) = (self.check(denied).user(), asked.clone());
         let others = self.regions.len().saturating_sub(1);
         if others == 0 || self.cx.now >= self.cx.plan.heals_at || self.cx.is_check_limit_reached() {
             return;
@@ -69,7 +75,7 @@ impl World<'_> {
         }
         if let Some(core) = self.core_in(region, user) {
             let boot = self.regions[core.region.0].cores[core.core.0].boot;
-            self.cx.send_client_check(self.cx.now, core, boot, (limit_set, user, hits));
+            self.cx.send_client_check(self.cx.now, core, boot, (limit_set, asked));
         }
     }
 
@@ -106,8 +112,7 @@ impl World<'_> {
             core,
             boot: self.regions[core.region.0].cores[core.core.0].boot,
             limit_set,
-            user,
-            hits: 1,
+            asked: vec![Asked::of(user, 1)],
             probe: true,
             answer: None,
         });

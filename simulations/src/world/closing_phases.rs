@@ -3,8 +3,10 @@
 use super::World;
 use crate::history::RefillProbes;
 use crate::ids::{CoreId, RegionIndex};
-use crate::scenario::{DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us, is_escrow};
-use limiter::rules::{Limit, Period};
+use crate::scenario::{
+    Asked, DRAIN_PROBE_USERS, DRAINED_USERS, LimitSet, Plan, UNENDING_MS, capacity, horizon_us, is_escrow,
+};
+use limiter::rules::{Limit, Period, Quota};
 
 /// More checks than any user's window that does not end allows.
 const MAX_DRAIN_CHECKS: u32 = 700;
@@ -76,22 +78,14 @@ impl World<'_> {
         regions.iter_mut().for_each(|region| region.observe_counts(cx));
     }
 
-    /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region.
+    /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region. Does nothing if a
+    /// limit has a calendar, whose window does not end.
     pub fn refill(&mut self) {
+        if self.cx.plan.calendar.is_some() {
+            return;
+        }
         let plan = &self.cx.plan;
-        let short: Vec<&Limit> = plan.limits_of(LimitSet::Short).filter_map(|at| plan.final_limits().get(at)).collect();
-        let hits = short.iter().copied().map(capacity).min().unwrap_or(0);
-        // Under escrow, a region may have given most of the rights away with which it began the window.
-        let parts: Vec<u64> = plan
-            .regions
-            .indices()
-            .map(
-                |region| {
-                    if short.iter().copied().any(is_escrow) { plan.begins_with(region, hits).min(1) } else { hits }
-                },
-            )
-            .collect();
-        let all = plan.edits.iter().flat_map(|edit| &edit.limits);
+        let all = plan.edits.iter().flat_map(|edit| edit.rules.all_terms());
         let ending = all.filter(|limit: &&Limit| limit.period != Period::Window { ms: UNENDING_MS });
         let horizon = ending.map(horizon_us).max().unwrap_or(0) + plan.clock_spread_us();
         let users = plan.users;
@@ -101,11 +95,22 @@ impl World<'_> {
             self.run_until(self.cx.now + horizon);
             let core = self.draw_core(region);
             let start = self.cx.history.checks.len();
-            let hits = parts.get(region.0).copied().unwrap_or(hits);
+            let hits = refilled_hits(&self.cx.plan, region, user);
             for _ in 0..hits {
                 self.probe(core, LimitSet::Short, user);
             }
             self.cx.history.refill_probes.push(RefillProbes { user, start, hits });
         }
     }
+}
+
+/// Returns how many hits a user gets when no earlier charge counts, of the limits with short windows. 0 if none of them
+/// enforces a number of hits.
+fn refilled_hits(plan: &Plan, region: RegionIndex, user: u32) -> u64 {
+    let Some(edit) = plan.edits.last() else { return 0 };
+    let applied = edit.rules.applied(region, LimitSet::Short, &[Asked::of(user, 1)]);
+    let limits = || applied.iter().filter(|it| it.enforces()).map(|it| it.terms);
+    let hits = limits().filter(|limit| limit.limit != Quota::Unlimited).map(capacity).min().unwrap_or(0);
+    // Under escrow, a region may have given most of the rights away with which it began the window.
+    if limits().any(is_escrow) { plan.begins_with(region, hits).min(1) } else { hits }
 }

@@ -3,12 +3,15 @@
 mod clients;
 mod closing_phases;
 
+use std::sync::Arc;
+
 use super::bug_injector::BugInjector;
 use super::context::{Context, Event};
 use super::history::History;
 use super::ids::{CoreId, CoreIndex, FaultIndex, Instant, NodeId, RegionIndex};
 use super::region::Region;
 use super::scenario::Plan;
+use limiter::rules::RuleBook;
 
 /// The world of a simulation.
 ///
@@ -26,6 +29,13 @@ impl<'b> World<'b> {
     /// Returns an error if the script does not compile.
     pub fn new(plan: Plan, bugs: &'b mut dyn BugInjector, record_trace: bool) -> mlua::Result<Self> {
         let mut cx = Context::new(plan, bugs, record_trace);
+        for edit in &mut cx.plan.edits {
+            let rules = cx.bugs.rules((**edit.book.rules()).clone());
+            // Rules that are not valid change nothing.
+            if let Some(book) = rules.and_then(|rules| RuleBook::compile(Arc::new(rules), edit.book.revision).ok()) {
+                edit.book = Arc::new(book);
+            }
+        }
         let indices = cx.plan.regions.indices();
         let mut regions = indices.map(|index| Region::new(index, &mut cx)).collect::<mlua::Result<Vec<_>>>()?;
         let count = regions.len();

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::bugs::{Bug, escrow, gossip, in_a_region};
+use crate::bugs::{Bug, books, escrow, gossip, in_a_region};
 use crate::threads;
 use simulations::bug_injector::NoBugs;
 use simulations::oracle::{PROMISES, Violation};
@@ -18,6 +18,10 @@ const MAX_SEEDS: u64 = 400;
 
 fn in_a_region() -> Vec<Planted> {
     in_a_region::PLANTED.map(|(bug, promise, scenario)| (Bug::InARegion(bug), promise, scenario)).to_vec()
+}
+
+fn of_books() -> Vec<Planted> {
+    books::PLANTED.map(|(bug, promise, scenario)| (Bug::Books(bug), promise, scenario)).to_vec()
 }
 
 fn of_gossip() -> Vec<Planted> {
@@ -68,6 +72,11 @@ fn planted_bugs_in_a_region_are_found() {
 }
 
 #[test]
+fn planted_bugs_in_the_meaning_of_rules_are_found() {
+    find_all(&of_books());
+}
+
+#[test]
 fn planted_bugs_of_gossip_are_found() {
     find_all(&of_gossip());
 }
@@ -79,7 +88,7 @@ fn planted_bugs_of_escrow_are_found() {
 
 #[test]
 fn at_least_two_bugs_break_each_promise() {
-    let planted: Vec<Planted> = [in_a_region(), of_gossip(), of_escrow()].concat();
+    let planted: Vec<Planted> = [in_a_region(), of_books(), of_gossip(), of_escrow()].concat();
     for promise in PROMISES {
         let bugs = planted.iter().filter(|(_, broken, _)| *broken == promise).count();
         assert!(bugs >= 2, "{promise}: {bugs} bugs break it, expected at least 2");

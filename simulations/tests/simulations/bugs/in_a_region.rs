@@ -241,7 +241,7 @@ impl BugInjector for Planted {
             Bug::AllowsDeniedChecks => decided.allowed |= decided.limits.iter().any(|limit| !limit.denied),
             Bug::StatesANewerRevision if check.core.core == FAULTY_CORE => decided.revision = self.newest_revision,
             Bug::RemembersDenialsAfterAnEdit => {
-                let key = (check.core, check.user);
+                let key = (check.core, check.user());
                 let same = |old: &&Decided| {
                     old.limits.len() == decided.limits.len() && old.limits[0].limit == decided.limits[0].limit
                 };

@@ -1,5 +1,6 @@
 //! The bugs that tests plant. The nodes' code has no switch for them.
 
+pub mod books;
 pub mod escrow;
 pub mod gossip;
 pub mod in_a_region;
@@ -10,6 +11,7 @@ use simulations::bug_injector::BugInjector;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     InARegion(in_a_region::Bug),
+    Books(books::Bug),
     Gossip(gossip::Bug),
     Escrow(escrow::Bug),
 }
@@ -18,6 +20,7 @@ impl Bug {
     pub fn plant(self) -> Box<dyn BugInjector> {
         match self {
             Self::InARegion(bug) => Box::new(in_a_region::Planted::new(bug)),
+            Self::Books(bug) => Box::new(books::Planted::new(bug)),
             Self::Escrow(bug) => Box::new(escrow::Planted::new(bug)),
             Self::Gossip(bug) => Box::new(gossip::Planted::new(bug)),
         }
