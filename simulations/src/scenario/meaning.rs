@@ -46,7 +46,8 @@ impl DomainRules {
         Self { changed: limits.iter().map(of).collect(), limits, charge, unmatched }
     }
 
-    /// Returns rules by which a check is charged for all of its descriptors or for none, and allowed if no limit matches.
+    /// Returns rules with the defaults of a domain: a check is charged for all of its descriptors or for none, and allowed
+    /// if no limit matches.
     pub fn of(limits: Vec<Limit>) -> Self {
         Self::new(limits, Charge::default(), Unmatched::default())
     }
@@ -111,8 +112,8 @@ impl DomainRules {
     pub fn terms_of(&self, counter: &Counter) -> Option<&Limit> {
         let limit = self.limits.get(counter.limit).filter(|limit| window_ms(limit) == counter.window_ms)?;
         let user: Vec<(&str, String)> = counter.user.iter().map(|user| ("user", user.to_string())).collect();
-        // All hits of a limit's own counter have the same values of `per`. So an override that tests nothing else applies
-        // to all of them or to none.
+        // All hits of a limit's own counter have the same values of `per`. So an override that tests nothing else
+        // applies to all of them or to none.
         let is_of = |change: &Override| match (counter.apart, has_own_counter(change, limit)) {
             (Some(test), true) => override_test(&change.matches) == test,
             (None, false) => holds(&change.matches, &user),

@@ -143,9 +143,9 @@ impl Plan {
         self.calendar.map_or(STORE_EPOCH_US, |calendar| calendar.epoch_us())
     }
 
-    /// Returns the length of a limit's windows, in microseconds. They begin at the multiples of it since the Unix epoch.
-    /// For a calendar, this is the instant at which one of its windows begins in the simulation. So that window has the
-    /// number 1, and the one before it has 0.
+    /// Returns the length of a limit's windows, in microseconds. They begin at its multiples since the Unix epoch. For a
+    /// calendar, this is the instant at which one of its windows begins in the simulation. So that window has the number
+    /// 1, and the one before it has 0.
     pub fn window_us(&self, limit: &Limit) -> Option<u64> {
         match limit.period {
             Period::Window { ms } => Some(ms * MS),
@@ -203,8 +203,8 @@ impl Plan {
         self.faults.iter().filter(move |fault| fault.region == region)
     }
 
-    /// Returns whose hits a counter counts: `user 3` or `all`, in which region if there are several, and the override that
-    /// has its own counter.
+    /// Returns whose hits a counter counts: `user 3` or `all`, in which region if there are several, and the override if
+    /// it has its own counter.
     pub fn owner(&self, counter: &Counter) -> String {
         let apart = counter.apart.map(|test| format!(", override for {}", override_text(test)));
         self.regions.prefix(counter.region) + &counter.owner() + &apart.unwrap_or_default()
@@ -271,8 +271,8 @@ impl Plan {
         self.lease_us + 2 * self.deadline_us + exchanges.max().unwrap_or(0)
     }
 
-    /// Returns the longest time without faults from a question for rights until its answer, in microseconds, if messages
-    /// take `both_ways_us` at least.
+    /// Returns the longest time without faults from a question for rights until its answer, in microseconds, if the two
+    /// messages take at least `both_ways_us`.
     pub fn rights_answer_us(&self, both_ways_us: u64) -> u64 {
         both_ways_us + both_ways_us / 10 + self.round_trip_us() + self.confirmation_us() + MS
     }

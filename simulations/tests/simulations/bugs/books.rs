@@ -2,11 +2,11 @@
 
 use limiter::Revision;
 use limiter::counter::{Batch, Counter};
-use limiter::rules::{Charge, Condition, EffectiveLimit, Limit, Mode, Rules};
+use limiter::rules::{Charge, Condition, EffectiveLimit, Limit, Mode, Override, Rules};
 use simulations::bug_injector::BugInjector;
 use simulations::history::{ClientCheck, Decided};
 use simulations::ids::CoreId;
-use simulations::scenario::{DOMAIN, Scenario, has_own_counter};
+use simulations::scenario::{DOMAIN, LimitSet, Scenario, has_own_counter};
 
 /// The bugs in the meaning of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub enum Bug {
     ChargesEach,
     /// A descriptor is charged only if no other one is denied, although the domain charges each.
     ChargesAllOrNothing,
-    /// What a descriptor reserved stays charged when one of its limits denies.
+    /// What the limits of the book reserved stays charged when one of them denies.
     KeepsWhatADenialReserved,
 }
 
@@ -52,7 +52,7 @@ pub struct Planted {
     bug: Bug,
     /// By revision, from the first one on, and by limit: the limits that it replaces.
     replaces: Vec<Vec<Vec<usize>>>,
-    /// How the names of an override's counters begin, and those of its limit.
+    /// What the names of some counters begin with, and what the bug lets them begin with.
     prefixes: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -72,10 +72,14 @@ impl Planted {
                 }
             }
             Bug::OverridesShareTheCounter => {
-                let prefix =
-                    |change| EffectiveLimit::new(&DOMAIN.into(), limit, change, Revision(1)).key_prefix.to_vec();
                 let own = limit.overrides.iter().filter(|change| has_own_counter(change, limit));
-                self.prefixes.extend(own.map(|change| (prefix(Some(change)), prefix(None))));
+                let prefixes = own.map(|change| (prefix(limit, Some(change)), prefix(limit, None)));
+                self.prefixes.extend(prefixes.collect::<Vec<_>>());
+            }
+            Bug::KeepsWhatADenialReserved if limit.name.starts_with(LimitSet::Short.name()) => {
+                let changes = std::iter::once(None).chain(limit.overrides.iter().map(Some));
+                let prefixes = changes.map(|change| (prefix(limit, change), prefix(limit, change)));
+                self.prefixes.extend(prefixes.collect::<Vec<_>>());
             }
             Bug::ReplacedLimitsApply | Bug::ReplacedLimitsCount => limit.replaces.clear(),
             // An overdraft is charged whether it fits or not.
@@ -83,6 +87,11 @@ impl Planted {
             _ => {}
         }
     }
+}
+
+/// Returns what the names of the counters of a limit or an override begin with.
+fn prefix(limit: &Limit, change: Option<&Override>) -> Vec<u8> {
+    EffectiveLimit::new(&DOMAIN.into(), limit, change, Revision(1)).key_prefix.to_vec()
 }
 
 /// Returns the limits that each limit replaces.
@@ -107,11 +116,10 @@ impl BugInjector for Planted {
 
     fn alter_batch(&mut self, _: CoreId, batch: &mut Batch) {
         for item in &mut batch.items {
-            let renamed =
+            let counted =
                 self.prefixes.iter().find_map(|(from, to)| Some([to, item.key.strip_prefix(&**from)?].concat()));
-            if let Some(key) = renamed {
-                item.key = key.into();
-            }
+            let Some(key) = counted else { continue };
+            item.key = key.into();
             if let (Counter::Window { returns, .. }, Bug::KeepsWhatADenialReserved) = (&mut item.counter, self.bug) {
                 returns.clear();
             }

@@ -29,6 +29,8 @@ pub enum Bug {
     IgnoresWeights,
     /// Regions take new weights without the step in which each takes the smaller part.
     EditsWeightsAtOnce,
+    /// A window of a calendar ends after two seconds, and the next one begins.
+    EndsCalendarsEarly,
     /// A region asks no other one for rights.
     NeverAsks,
     /// A region gives nothing.
@@ -36,7 +38,7 @@ pub enum Bug {
 }
 
 /// Each bug, the promise that it breaks, and the scenario that shows it.
-pub const PLANTED: [(Bug, &str, Scenario); 13] = [
+pub const PLANTED: [(Bug, &str, Scenario); 14] = [
     (Bug::GiftsAreNotDebited, "I2", Scenario::Escrow),
     (Bug::CountsGiftsTwice, "I2", Scenario::Escrow),
     (Bug::SpendsUnconfirmed, "I2", Scenario::Handover),
@@ -48,6 +50,7 @@ pub const PLANTED: [(Bug, &str, Scenario); 13] = [
     (Bug::RoundsPartsUp, "I2", Scenario::Escrow),
     (Bug::IgnoresWeights, "I2", Scenario::Escrow),
     (Bug::EditsWeightsAtOnce, "I2", Scenario::Escrow),
+    (Bug::EndsCalendarsEarly, "I2", Scenario::Escrow),
     (Bug::NeverAsks, "rights", Scenario::Demand),
     (Bug::NeverGives, "rights", Scenario::Demand),
 ];
@@ -95,6 +98,10 @@ impl BugInjector for Planted {
             Bug::IgnoresWeights => (
                 "return { part = part, others = others }, position",
                 "return { part = part * (#others + 1), others = others }, position",
+            ),
+            Bug::EndsCalendarsEarly => (
+                "return { start_ms = bounds[i], end_ms = bounds[i + 1], oldest_ms = bounds[i] }",
+                "local start_ms = ms - ms % 2000\n        return { start_ms = start_ms, end_ms = start_ms + 2000, oldest_ms = start_ms }",
             ),
             _ => return text,
         };
