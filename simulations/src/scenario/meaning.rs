@@ -183,3 +183,70 @@ fn is_true(condition: &Condition, value: Option<&str>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Rng, Stream};
+    use crate::scenario::Scenario;
+    use crate::scenario::draw_limits::draw_limits;
+    use limiter::rules::Quota;
+
+    /// A limit of 10 hits for each user.
+    fn limit(name: &str, mode: Mode, replaces: &[&str]) -> Limit {
+        let [drawn, ..] = &draw_limits(&mut Rng::new(0, Stream::Plan), Scenario::Calm, false)[..] else { panic!() };
+        let replaces = replaces.iter().map(|name| (*name).to_owned()).collect();
+        Limit { name: name.to_owned(), limit: Quota::Hits(10), burst: None, mode, replaces, ..drawn.clone() }
+    }
+
+    fn change(conditions: &[(&str, &str)], hits: u64) -> Override {
+        let equal = |(name, value): &(&str, &str)| ((*name).to_owned(), Condition::Equal((*value).to_owned()));
+        let matches = Match { conditions: conditions.iter().map(equal).collect(), ..Match::default() };
+        Override { matches, limit: Some(Quota::Hits(hits)), ..Override::default() }
+    }
+
+    /// What applies to each descriptor: the name, the limit, the group, the hits of the group, and whether an override
+    /// has its own counter.
+    fn applied(rules: &DomainRules, asked: &[Asked]) -> Vec<(String, Quota, usize, u64, bool)> {
+        let applied = rules.applied(RegionIndex(0), LimitSet::Short, asked);
+        let told =
+            |it: &Applied<'_>| (it.terms.name.clone(), it.terms.limit, it.group, it.hits, it.counter.apart.is_some());
+        applied.iter().map(told).collect()
+    }
+
+    #[test]
+    fn the_first_override_that_matches_wins_and_has_its_own_counter_if_it_tests_more_than_per() {
+        let overrides = vec![change(&[("tier", "pro")], 40), change(&[("user", "0")], 20)];
+        let rules = DomainRules::of(vec![Limit { overrides, ..limit("a", Mode::Enforce, &[]) }]);
+        let of = |user, tier| applied(&rules, &[Asked { tier, ..Asked::of(user, 1) }]);
+        let told = |hits, apart| vec![("a".to_owned(), Quota::Hits(hits), 0, 1, apart)];
+        assert_eq!(of(0, Some("pro")), told(40, true));
+        assert_eq!(of(0, Some("free")), told(20, false));
+        assert_eq!(of(1, None), told(10, false));
+        let own = rules.counter(RegionIndex(0), 0, 0);
+        assert_eq!(rules.terms_of(&own).map(|terms| terms.limit), Some(Quota::Hits(20)));
+    }
+
+    #[test]
+    fn only_a_limit_that_enforces_replaces_others_and_it_does_so_once() {
+        let limits = |mode| vec![limit("a", mode, &["b"]), limit("b", Mode::Enforce, &["c"]), limit("c", mode, &[])];
+        let names = |mode| {
+            let applied = applied(&DomainRules::of(limits(mode)), &[Asked::of(0, 1)]);
+            applied.into_iter().map(|(name, ..)| name).collect::<String>()
+        };
+        assert_eq!(names(Mode::Enforce), "a", "b is replaced, and replaces c all the same");
+        assert_eq!(names(Mode::Shadow), "ab", "a replaces nothing");
+        assert_eq!(names(Mode::Off), "b");
+    }
+
+    #[test]
+    fn descriptors_ask_for_their_sum_unless_each_is_charged_separately() {
+        let asked = [Asked::of(0, 2), Asked::of(0, 3)];
+        let hits = |charge| {
+            let rules = DomainRules::new(vec![limit("a", Mode::Enforce, &[])], charge, Unmatched::Allow);
+            applied(&rules, &asked).into_iter().map(|(_, _, group, hits, _)| (group, hits)).collect::<Vec<_>>()
+        };
+        assert_eq!(hits(Charge::AllOrNothing), [(0, 5), (0, 5)]);
+        assert_eq!(hits(Charge::Each), [(0, 2), (1, 3)]);
+    }
+}
