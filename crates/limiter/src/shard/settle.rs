@@ -27,6 +27,7 @@ impl PendingCheck {
     /// Makes the decision. The reservations of a denied group go back, except for overdrafts.
     pub fn settle(mut self, keys: &mut Keys, now: NodeTime) -> Decision {
         self.decide_without_store(keys, now);
+        self.deny_what_never_fits(keys, now);
         let denied = denied_groups(&self.reservations);
         let goes_back = |r: &&mut Reservation| denied.contains(r.group) && r.charging == Charging::IfAllowed;
         for reservation in self.reservations.iter_mut().filter(goes_back) {
@@ -65,6 +66,19 @@ impl PendingCheck {
             identity: None,
             too_much_work,
             limits,
+        }
+    }
+
+    /// Denies hits that never fit their limit, although the store granted them: it decides for a bucket under the newest
+    /// rules, and this check is decided under its own. No other limit of the group was asked for its hits.
+    fn deny_what_never_fits(&mut self, keys: &mut Keys, now: NodeTime) {
+        for reservation in self.reservations.iter_mut().filter(|r| r.never_fits()) {
+            if let ReservationState::Done(AskResult::Granted(receipt)) = reservation.state {
+                if let Some(slot) = reservation.slot {
+                    keys.refund(slot, reservation.hits, receipt, now);
+                }
+                reservation.state = ReservationState::Done(AskResult::Denied(None));
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use crate::rules::{limit, rule_book};
 use crate::stories::{HOUR, check_times, world};
 use crate::world::World;
-use limiter::Revision;
-use limiter::rules::{Algorithm, Consistency, Diff};
+use limiter::rules::{Algorithm, Consistency, Diff, Limit};
+use limiter::{Event, Revision};
 
 #[test]
 fn a_rule_change_ends_a_remembered_denial() {
@@ -76,6 +76,25 @@ fn a_lease_in_flight_during_a_rule_change_is_not_spent_under_the_new_rules() {
     world.deliver_reply(0);
     assert!(world.charged_hits(0) > 30, "the old rules granted a lease");
     assert_eq!(check_times(&mut world, 0, 5), 0, "all 30 are used");
+}
+
+#[test]
+fn hits_that_never_fit_a_bucket_are_denied_although_the_store_has_newer_rules() {
+    let rules = |burst| {
+        let bucket = limit("bucket", Algorithm::TokenBucket, 40, HOUR, Consistency::Exact);
+        let window = limit("window", Algorithm::FixedWindow, 100, HOUR, Consistency::Exact);
+        vec![window, Limit { burst: Some(burst), ..bucket }]
+    };
+    let mut world = World::new(2, rules(3));
+    // The first holder gets the new rules earlier, and brings them to the store.
+    let (book, now) = (rule_book(rules(40), Revision(2)), world.node_now(0));
+    let _ = world.holders[0].shard.handle(Event::Rules(book), now);
+    assert_eq!(check_times(&mut world, 0, 1), 1);
+    world.check(1, 0, 5);
+    world.deliver_all();
+    let decision = world.last_decision.take().unwrap();
+    assert_eq!((decision.allowed, decision.revision), (false, Revision(1)), "5 hits never fit a bucket of 3");
+    assert_eq!((world.charged_hits(0), world.missing_hits(0)), (1, 1), "a denied check is charged nowhere");
 }
 
 #[test]
