@@ -32,7 +32,7 @@ use tidegate::api::http::{Peer, routes};
 use tidegate::rulefile::{cases, decode};
 use tidegate::server::body_budget::{BodyKind, BudgetedBody};
 use tidegate::server::connection::{self, Connection, Protocol};
-use tidegate::server::meter::Meter;
+use tidegate::server::meter::{Heads, Meter};
 use tidegate::server::preface::{PREFACE, Preface};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower_service::Service;
@@ -135,7 +135,7 @@ fn same_answer_for_any_chunking<T: PartialEq + std::fmt::Debug>(
     call: impl Fn(BudgetedBody<ChunkedBody>) -> T,
 ) -> T {
     let answers = [bytes.len().max(1), 1 + bytes.len() % 7].map(|size| {
-        let meter = Arc::new(Meter::new(Arc::new(budgets(1 << 26)), true));
+        let meter = Arc::new(Meter::new(Arc::new(budgets(1 << 26)), Heads::Http1));
         let answer = call(BudgetedBody::new(ChunkedBody::new(bytes, size), kind, 100, Arc::clone(&meter)));
         assert_eq!(meter.held(), 0, "the budget must be free after the answer");
         answer
@@ -194,6 +194,7 @@ pub fn unread_answers(bytes: &[u8]) {
             builder: &connection::builder(),
             service: TowerToHyperService::new(routes(http_state(Trust::of_loopback()))),
             budgets: Arc::clone(&budgets),
+            is_trusted: false,
             is_shut_down,
         };
         let served = connection.serve_http(tokio::io::join(requests, answers), preface);

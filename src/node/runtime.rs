@@ -144,7 +144,7 @@ fn workers(
     let Environment { clock, random, region, gossip, rules, identities, metrics, tls, tokens, .. } = environment;
     let acceptors = |listener, protocols: &[&[u8]]| {
         let tls = tls.as_ref().map(|tls| tls.speaking(protocols));
-        let peers = PeerBound { most: config.max_connections_per_peer, unbounded: config.trust.proxies.clone() };
+        let peers = PeerBound { most: config.max_connections_per_peer, trusted: config.trust.proxies.clone() };
         let bounds = ListenerBounds { max_open: config.max_connections, peers, budget: CHECK_BUDGET };
         acceptors(
             config.workers.get(),

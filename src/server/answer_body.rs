@@ -89,7 +89,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use proptest::prelude::*;
 
-    use super::super::meter::Budgets;
+    use super::super::meter::{Budgets, Heads};
     use super::*;
     use crate::telemetry::checks::CheckMetrics;
     use crate::telemetry::registry::MetricsRegistry;
@@ -97,7 +97,7 @@ mod tests {
     fn meter() -> (Arc<Meter>, prometheus::IntCounter) {
         let cut = prometheus::IntCounter::new("cut", "answers that were cut off").unwrap();
         let checks = CheckMetrics::new(&MetricsRegistry::new("0", "test").unwrap()).unwrap();
-        (Arc::new(Meter::new(Arc::new(Budgets::new(64 << 20, Arc::new(checks), cut.clone())), false)), cut)
+        (Arc::new(Meter::new(Arc::new(Budgets::new(64 << 20, Arc::new(checks), cut.clone())), Heads::Http2)), cut)
     }
 
     fn answer(

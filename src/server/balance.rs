@@ -63,6 +63,11 @@ impl ConnectionGuard {
         Arc::clone(&self.listener.budgets)
     }
 
+    /// True if the peer is a trusted proxy.
+    pub fn is_trusted(&self) -> bool {
+        self.listener.peers.is_trusted(self.peer.ip())
+    }
+
     /// TLS of the listener, if it has TLS.
     pub fn tls(&self) -> Option<&ServerTls> {
         self.listener.tls.as_ref()
@@ -179,7 +184,7 @@ mod tests {
         let registry = MetricsRegistry::new("0", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("http");
         let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let peers = PeerBound { most: most_of_one_peer, unbounded: Vec::new() };
+        let peers = PeerBound { most: most_of_one_peer, trusted: Vec::new() };
         let bounds = ListenerBounds { max_open: 100, peers, budget: 1 << 20 };
         (acceptors(cores, bounds, metrics, checks, None), registry)
     }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::answer_body::MeteredAnswer;
 use super::balance::Acceptor;
 use super::body_budget::{BodyKind, BudgetedBody};
-use super::meter::{Budgets, Meter};
+use super::meter::{Budgets, Heads, Meter};
 use super::metrics::CloseReason;
 use super::preface::{Begun, Preface, read_preface, sniff_preface};
 use super::read_ahead::{MeteredStream, head_length};
@@ -101,7 +101,8 @@ pub async fn serve<S, B>(
         #[expect(clippy::disallowed_methods, reason = "`shutdown` waits until every connection has ended")]
         tokio::spawn(async move {
             let budgets = guard.budgets();
-            let connection = Connection { protocol, builder: &builder, service, budgets, is_shut_down };
+            let is_trusted = guard.is_trusted();
+            let connection = Connection { protocol, builder: &builder, service, budgets, is_trusted, is_shut_down };
             let ended = match guard.tls() {
                 None => connection.serve_plain(stream).await,
                 // In a box, so that plain connections take no memory for it.
@@ -124,6 +125,8 @@ pub struct Connection<'c, S> {
     pub builder: &'c Builder<TokioExecutor>,
     pub service: S,
     pub budgets: Arc<Budgets>,
+    /// The peer is a trusted proxy.
+    pub is_trusted: bool,
     /// Changes when the node stops.
     pub is_shut_down: watch::Receiver<()>,
 }
@@ -189,7 +192,12 @@ where
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         preface: Preface,
     ) -> Result<(), CloseReason> {
-        let meter = Arc::new(Meter::new(self.budgets, preface == Preface::Other));
+        let heads = match preface {
+            _ if self.is_trusted => Heads::OfTrustedProxy,
+            Preface::Other => Heads::Http1,
+            _ => Heads::Http2,
+        };
+        let meter = Arc::new(Meter::new(self.budgets, heads));
         let of_connection = Arc::clone(&meter);
         let stream = MeteredStream::new(stream, Arc::clone(&meter));
         let carried_request = Arc::new(AtomicBool::new(false));

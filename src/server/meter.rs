@@ -35,11 +35,22 @@ impl Budgets {
     }
 }
 
+/// Which heads of requests a connection brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    Http1,
+    Http2,
+    /// Those of a trusted proxy. Its clients choose how long they are, and a connection that ends for one head ends all
+    /// of its requests: a gateway that fails open would let them pass.
+    OfTrustedProxy,
+}
+
 /// Meters what one connection makes its node hold.
 pub struct Meter {
     arriving: Arc<Share>,
     unsent: Arc<Share>,
-    /// What the HTTP/1 library has read and not passed on; `None` on a connection of HTTP/2.
+    pub(super) heads: Heads,
+    /// What the HTTP/1 library has read and not passed on; `None` if it is not metered.
     pub(super) read_ahead: Option<ReadAhead>,
     /// A head was too much.
     head_refused: AtomicBool,
@@ -48,11 +59,11 @@ pub struct Meter {
 
 impl Meter {
     /// Returns the meter of a connection that holds nothing.
-    pub fn new(budgets: Arc<Budgets>, is_http1: bool) -> Self {
+    pub fn new(budgets: Arc<Budgets>, heads: Heads) -> Self {
         let [arriving, unsent] =
             [&budgets.arriving, &budgets.unsent].map(|budget| Arc::new(Share::new(Arc::clone(budget))));
-        let read_ahead = is_http1.then(|| ReadAhead::new(Taken::none(Arc::clone(&arriving))));
-        Self { arriving, unsent, read_ahead, head_refused: AtomicBool::new(false), budgets }
+        let read_ahead = (heads == Heads::Http1).then(|| ReadAhead::new(Taken::none(Arc::clone(&arriving))));
+        Self { heads, arriving, unsent, read_ahead, head_refused: AtomicBool::new(false), budgets }
     }
 
     /// The bytes that the connection holds now.

@@ -14,8 +14,8 @@ const IPV6_BITS: u32 = 64;
 pub struct PeerBound {
     /// The most connections of one peer: of an IPv4 address, or of an IPv6 network of 64 bits.
     pub most: usize,
-    /// These have no bound, and neither has this machine.
-    pub unbounded: Vec<IpNet>,
+    /// The trusted proxies. They have no bound, and neither has this machine.
+    pub trusted: Vec<IpNet>,
 }
 
 /// The open connections of each peer that has a bound.
@@ -38,9 +38,13 @@ impl Peers {
         Self { bound, open: Mutex::default() }
     }
 
+    /// True if the peer is a trusted proxy.
+    pub(super) fn is_trusted(&self, address: IpAddr) -> bool {
+        self.bound.trusted.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+
     fn is_bounded(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        !address.is_loopback() && !self.bound.unbounded.iter().any(|network| network.contains(&address))
+        !address.to_canonical().is_loopback() && !self.is_trusted(address)
     }
 
     /// Counts a connection that a peer opens. False if the peer has too many.
@@ -76,7 +80,7 @@ mod tests {
     use super::*;
 
     fn peers() -> Peers {
-        Peers::new(PeerBound { most: 2, unbounded: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()] })
+        Peers::new(PeerBound { most: 2, trusted: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()] })
     }
 
     fn opens(peers: &Peers, address: &str) -> bool {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::Taken;
 use super::head_frames::HeadFrames;
-use super::meter::Meter;
+use super::meter::{Heads, Meter};
 
 /// The bytes that the library has read and not passed on.
 pub(super) struct ReadAhead(Mutex<State>);
@@ -74,13 +74,13 @@ pub(super) fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
 pub(super) struct MeteredStream<S> {
     stream: S,
     meter: Arc<Meter>,
-    /// What is known of the frames of HTTP/2; `None` on a connection of HTTP/1.
+    /// What is known of the frames of HTTP/2; `None` if its heads are not metered.
     frames: Option<HeadFrames>,
 }
 
 impl<S> MeteredStream<S> {
     pub(super) fn new(stream: S, meter: Arc<Meter>) -> Self {
-        let frames = meter.read_ahead.is_none().then(|| HeadFrames::new(meter.arriving()));
+        let frames = (meter.heads == Heads::Http2).then(|| HeadFrames::new(meter.arriving()));
         Self { stream, meter, frames }
     }
 

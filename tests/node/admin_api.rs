@@ -291,7 +291,7 @@ impl Api {
         let registry = MetricsRegistry::new("1", "test").unwrap();
         let metrics = ConnectionMetrics::new(&registry).unwrap().listener("admin");
         let checks = Arc::new(CheckMetrics::new(&registry).unwrap());
-        let peers = PeerBound { most: 100, unbounded: Vec::new() };
+        let peers = PeerBound { most: 100, trusted: Vec::new() };
         let bounds = ListenerBounds { max_open: 100, peers, budget: 1 << 26 };
         let acceptor = acceptors(1, bounds, metrics, checks, None).pop().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]

@@ -45,8 +45,8 @@ local function serve_compact(key, kind, position)
   -- The only entry of the replay guard, if there is one.
   local applied_holder, applied_batch, applied_end
   if stored then
-    -- RECORD_TINY has 12 bytes. RECORD_SINGLE has 19, or 38 with one entry of the replay guard. RECORD_SHARED has 19, and
-    -- RECORD_GUARDED 38, and the entries of other regions.
+    -- RECORD_TINY has 12 bytes. RECORD_SINGLE has 19, or 38 with one entry of the replay guard. RECORD_SHARED has 19 and
+    -- the entries of other regions, and RECORD_GUARDED has 38 and those entries.
     local size, record_kind, cell_second = #stored
     if size == 12 then
       record_kind, incarnation, cell_second, charged = unpack('>BI6I4B', stored)

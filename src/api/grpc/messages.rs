@@ -12,7 +12,7 @@ use crate::api::headers;
 use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
 
-/// At least the memory of a check and of its answer apart from its attributes and limits, in bytes: the task that waits,
+/// At least the memory of a check and of its answer without its attributes and limits, in bytes: the task that waits,
 /// its ids, the text of an error.
 const CHECK_BYTES: usize = 1024;
 /// At least the memory of a limit of a check that waits, and of the same limit in its answer, in bytes.

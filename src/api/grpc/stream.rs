@@ -68,21 +68,14 @@ pub fn answers(
     Box::pin(ReceiverStream::new(received).flat_map(AnswerList::into_stream))
 }
 
-/// Answers that the client has not read, and the memory that they take.
+/// Answers that the client has not read, each with the memory that it takes.
 #[derive(Default)]
-struct AnswerList {
-    answers: Vec<Result<CheckResponse, Status>>,
-    taken: Vec<Taken>,
-}
+struct AnswerList(Vec<(Result<CheckResponse, Status>, Option<Taken>)>);
 
 impl AnswerList {
-    /// The answers. The memory goes back with the last one.
+    /// The answers. The memory of each goes back when it is encoded: from then on it takes memory as every answer does.
     fn into_stream(self) -> impl Stream<Item = Result<CheckResponse, Status>> {
-        let Self { answers, taken } = self;
-        stream::iter(answers).map(move |answer| {
-            let _ = &taken;
-            answer
-        })
+        stream::iter(self.0).map(|(answer, _)| answer)
     }
 }
 
@@ -122,7 +115,7 @@ struct StreamSession {
 impl StreamSession {
     async fn run(mut self, sender: mpsc::Sender<AnswerList>) {
         let end = loop {
-            let (answered, waits) = (!self.answers.answers.is_empty(), !self.waiting.is_empty());
+            let (answered, waits) = (!self.answers.0.is_empty(), !self.waiting.is_empty());
             let unasked = !self.unasked.is_empty();
             if self.requests.is_none() && !answered && !waits && !unasked {
                 break self.broken.take();
@@ -148,7 +141,7 @@ impl StreamSession {
                 }
                 // The core does something else between two checks that may be much work.
                 () = yield_now(), if unasked => self.ask_next().await,
-                request = next_of(&mut self.requests), if reads => self.take(request, room).await,
+                request = next_of(&mut self.requests), if reads => self.take(request).await,
                 _ = self.ending.changed(), if self.requests.is_some() => {
                     self.requests = None;
                     Ok(())
@@ -169,15 +162,17 @@ impl StreamSession {
         // What waits needs no memory any more, even if the client reads late.
         drop(self);
         if let Some(status) = end {
-            let _ = sender.send(AnswerList { answers: vec![Err(status)], taken: Vec::new() }).await;
+            let _ = sender.send(AnswerList(vec![(Err(status), None)])).await;
         }
     }
 
-    /// Begins the checks of a message and, if there is `room`, of those that have arrived after it.
+    /// Begins the checks of a message and, if there is room, of those that have arrived after it.
     ///
     /// # Errors
     /// They take too much memory: the stream ends.
-    async fn take(&mut self, mut request: Option<Result<CheckRequest, Status>>, room: bool) -> Result<(), Status> {
+    async fn take(&mut self, mut request: Option<Result<CheckRequest, Status>>) -> Result<(), Status> {
+        // Other streams of the connection may have used the room up while this one waited for the message.
+        let room = self.meter.has_room_for_unsent(ROOM);
         let (mut checks, mut all) = (Vec::new(), 0);
         loop {
             match request {
@@ -205,19 +200,14 @@ impl StreamSession {
 
     /// Answers checks that have begun, each with the number of its descriptors, or waits for them.
     async fn go_on(&mut self, begun: impl IntoIterator<Item = (StartedCheck, usize)>) -> Result<(), Status> {
-        let mut bytes = 0;
         for (begun, weight) in begun {
             if begun.waits() {
                 self.wait_for(begun, weight)?;
             } else {
                 let answer = begun.answer(&self.service, None).await;
-                bytes += messages::answer_bytes(&answer);
-                self.answers.answers.push(Ok(answer));
+                let taken = self.hold(messages::answer_bytes(&answer))?;
+                self.answers.0.push((Ok(answer), Some(taken)));
             }
-        }
-        if bytes > 0 {
-            let taken = self.hold(bytes)?;
-            self.answers.taken.push(taken);
         }
         Ok(())
     }
@@ -243,8 +233,7 @@ impl StreamSession {
         self.waiting_weight -= weight;
         match outcome {
             Outcome::Answered(answer) => {
-                self.answers.answers.push(Ok(answer));
-                self.answers.taken.push(taken);
+                self.answers.0.push((Ok(answer), Some(taken)));
             }
             Outcome::Unasked(check) => self.unasked.push_back((check, weight, taken)),
         }

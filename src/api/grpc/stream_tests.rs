@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use limiter::rules::{Identity, IdentityTerms, MAX_BATCH_WORK, OnIdentityFailure};
+use http_body_util::{Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame};
+use limiter::rules::{APPLIED, Identity, IdentityTerms, MAX_BATCH_WORK, OnIdentityFailure};
 use limiter::{Check, Decision, NodeTime, Revision, WallTime};
 use prost::Message;
 use proto::SmallBufferCodec;
@@ -17,7 +17,7 @@ use crate::api::batches::BatchGate;
 use crate::api::request_id::RequestIds;
 use crate::ports::identity::{Identified, Identities, KeyAnswer, Owner};
 use crate::ports::{Answer, Clock, Limiter, Unavailable, Wait};
-use crate::server::meter::Budgets;
+use crate::server::meter::{Budgets, Heads};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::registry::MetricsRegistry;
 
@@ -39,6 +39,17 @@ async fn pause() {
     for _ in 0..10 {
         yield_now().await;
     }
+}
+
+/// Lets others go on until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if is_so() {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("it was never so");
 }
 
 /// Allows every check.
@@ -117,12 +128,21 @@ struct Seen {
     most_in_a_turn: usize,
 }
 
-/// Sends `count` checks at once on a stream of a connection that may hold `budget` bytes beyond its allowance. They have
-/// an attribute of this name, cost `work` steps each, and may wait for the store.
-async fn send(count: usize, attribute: &str, work: usize, waits: bool, budget: usize) -> Seen {
+/// What the streams of a connection share.
+struct Shared {
+    service: Arc<CheckService>,
+    limiter: Arc<Noting>,
+    turn: Arc<AtomicUsize>,
+    meter: Arc<Meter>,
+    cut: prometheus::IntCounter,
+}
+
+/// Returns what the streams of a connection share that may hold `budget` bytes beyond its allowance. Checks cost `work`
+/// steps each, and may wait for the store.
+fn shared(work: usize, waits: bool, budget: usize) -> Shared {
     let metrics = Arc::new(CheckMetrics::new(&MetricsRegistry::new("test", "test").unwrap()).unwrap());
     let cut = prometheus::IntCounter::new("cut", "answers that were cut off").unwrap();
-    let meter = Arc::new(Meter::new(Arc::new(Budgets::new(budget, Arc::clone(&metrics), cut.clone())), false));
+    let meter = Arc::new(Meter::new(Arc::new(Budgets::new(budget, Arc::clone(&metrics), cut.clone())), Heads::Http2));
     let turn = Arc::new(AtomicUsize::new(0));
     let limiter = Arc::new(Noting { work, waits, turn: Arc::clone(&turn), asked: Mutex::default() });
     let service = Arc::new(CheckService {
@@ -134,15 +154,33 @@ async fn send(count: usize, attribute: &str, work: usize, waits: bool, budget: u
         identities: Arc::new(Slow),
         batches: BatchGate::new(),
     });
+    Shared { service, limiter, turn, meter, cut }
+}
+
+/// Encodes a check that has an attribute of this name.
+fn message(attribute: &str) -> Vec<u8> {
     let attributes = [(attribute.to_owned(), "x".to_owned())].into();
     let check = CheckRequest { domain: "d".to_owned(), attributes, ..CheckRequest::default() };
     let message = check.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    let body = Full::new(Bytes::from([&[0][..], &length, &message].concat().repeat(count)));
+    [&[0][..], &length, &message].concat()
+}
+
+/// Reads the checks of a body as a stream does that arrives.
+fn requests(
+    body: impl Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+) -> Streaming<CheckRequest> {
     let decoder = SmallBufferCodec::<CheckResponse, CheckRequest>::default().decoder();
-    let requests = Streaming::new_request(decoder, body, None, None);
+    Streaming::new_request(decoder, body, None, None)
+}
+
+/// Sends `count` checks at once on a stream of a connection that may hold `budget` bytes beyond its allowance. They have
+/// an attribute of this name, cost `work` steps each, and may wait for the store.
+async fn send(count: usize, attribute: &str, work: usize, waits: bool, budget: usize) -> Seen {
+    let Shared { service, limiter, turn, meter, cut } = shared(work, waits, budget);
+    let body = Full::new(Bytes::from(message(attribute).repeat(count)));
     let (_running, ending) = watch::channel(());
-    let stream = answers(service, Arc::clone(&meter), requests, ending);
+    let stream = answers(service, Arc::clone(&meter), requests(body), ending);
     let received = stream.collect::<Vec<_>>();
     let others = async {
         loop {
@@ -194,5 +232,38 @@ async fn a_check_that_takes_too_much_memory_ends_its_stream() {
     for attribute in ["user", "api_key"] {
         let seen = send(3, attribute, MAX_WORK, true, 0).await;
         assert_eq!((seen.answers, seen.end.map(|end| end.code())), (0, Some(Code::ResourceExhausted)), "{attribute}");
+    }
+}
+
+/// A stream that rested when there was room must not believe in it when its next checks come.
+#[tokio::test]
+async fn a_stream_that_rested_reads_one_check_at_a_time_once_others_have_used_up_the_room() {
+    const BUDGET: usize = 12 << 20;
+    let Shared { service, meter, .. } = shared(50 * APPLIED, true, BUDGET);
+    let (arrive, arriving) = mpsc::channel(1);
+    let (_running, ending) = watch::channel(());
+    let stream = answers(service, Arc::clone(&meter), requests(StreamBody::new(ReceiverStream::new(arriving))), ending);
+    pause().await;
+    let others = meter.unsent(BUDGET / 2 - (50 << 10)).unwrap();
+    let checks = Bytes::from(message("user").repeat(200));
+    arrive.send(Ok::<_, Status>(Frame::data(checks))).await.unwrap();
+    drop(arrive);
+    let received = stream.collect::<Vec<_>>().await;
+    assert!(received.len() == 200 && received.iter().all(Result::is_ok), "{:?}", received.last());
+    drop(others);
+    assert_eq!(meter.held(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_holds_nothing() {
+    for waits in [false, true] {
+        let Shared { service, meter, .. } = shared(APPLIED, waits, 64 << 20);
+        let (_running, ending) = watch::channel(());
+        let body = Full::new(Bytes::from(message("user").repeat(2000)));
+        let mut stream = answers(service, Arc::clone(&meter), requests(body), ending);
+        assert!(stream.next().await.unwrap().is_ok());
+        until(|| meter.held() > 0).await;
+        drop(stream);
+        until(|| meter.held() == 0).await;
     }
 }

@@ -215,7 +215,7 @@ pub(super) fn admin(
     tracing::info!(%admin, "serving the admin API");
     let tls = tls.front_ends.as_ref().map(|tls| tls.speaking(&[HTTP2, HTTP1]));
     let connections = node.connections.listener("admin");
-    let peers = PeerBound { most: MAX_ADMIN_CONNECTIONS / 4, unbounded: Vec::new() };
+    let peers = PeerBound { most: MAX_ADMIN_CONNECTIONS / 4, trusted: Vec::new() };
     let bounds = ListenerBounds { max_open: MAX_ADMIN_CONNECTIONS, peers, budget: ADMIN_BUDGET };
     for acceptor in acceptors(1, bounds, connections, Arc::clone(&node.checks), tls) {
         let service = AdminListener::new(state.clone(), listener.try_clone().map_err(failed)?, acceptor);

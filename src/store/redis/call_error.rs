@@ -36,7 +36,8 @@ pub enum CallError {
     TryAgain,
     /// The server returned this error and did nothing.
     ServerError(String),
-    /// The server returned this error, and may have run a part of the call.
+    /// The server returned this error, and may have run a part of the call. A script that finds a key of a wrong type ends
+    /// so.
     Interrupted(String),
     /// The server may have run the call.
     Unknown,

@@ -157,10 +157,11 @@ impl RedisStore {
         }
         match &reply {
             Err(CallError::NotSent | CallError::Moved(_)) => self.topology_stale.notify_one(),
-            Err(CallError::ServerError(error) | CallError::Interrupted(error)) => {
+            Err(CallError::ServerError(error)) => {
                 self.topology_stale.notify_one();
                 self.server_errors.record(&server.address, error);
             }
+            Err(CallError::Interrupted(error)) => self.server_errors.record(&server.address, error),
             _ => {}
         }
         (Some(server), reply)

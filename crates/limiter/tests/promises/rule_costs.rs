@@ -232,6 +232,16 @@ fn searches_that_could_take_long_are_work_for_each_byte_of_a_text() {
         let long = decide_path(vec![limit.clone()], &"ab".repeat(2048));
         assert!(!long.allowed && long.too_much_work, "{limit:?}");
     }
+    // Each call of `matches` counts.
+    let called = |times: usize| {
+        let calls = vec![r"attributes.path.matches('\b[^x]{40}[A-Z]\b')"; times];
+        let mut limit = on_path(0, Condition::Present(true));
+        limit.matches.when = Some(calls.join(" || "));
+        limit
+    };
+    assert!(decide_path(vec![called(10)], &"a".repeat(128)).allowed);
+    assert!(too_much(vec![called(60)]).is_some());
+
     assert_eq!(too_much(vec![slow(0)]), None);
     assert!(too_much((0..2).map(slow).collect()).is_some());
 

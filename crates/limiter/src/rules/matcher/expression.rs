@@ -30,6 +30,8 @@ pub struct Expression {
     scope: Scope,
     /// What an evaluation costs.
     steps: usize,
+    /// What the bytes of texts of the usual length cost beside it.
+    search_steps: usize,
 }
 
 /// The functions of CEL. `matches` knows the patterns of one expression, which were compiled with it.
@@ -81,9 +83,8 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, evaluated, copied, .. } = Syntax::of(program.expression())?;
-        let searches: usize = patterns.values().map(Pattern::steps).sum();
-        let steps = EVALUATION + NODE * evaluated + COPY * copied + searches;
+        let Syntax { bound, patterns, searches, evaluated, copied, .. } = Syntax::of(program.expression())?;
+        let steps = EVALUATION + NODE * evaluated + COPY * copied + searches.0;
         let scope = Scope::new(patterns);
         let references = program.references();
         let known = |v: &&str| ["attributes", "domain", "hits"].contains(v) || bound.iter().any(|own| own == *v);
@@ -95,7 +96,7 @@ impl Expression {
             return Err(format!("expected a function of CEL, not {name}"));
         }
         judge::check_types(program.expression(), &scope)?;
-        Ok(Self { program, scope, steps })
+        Ok(Self { program, scope, steps, search_steps: searches.1 })
     }
 
     /// The memory of its regular expressions, in bytes.
@@ -108,10 +109,9 @@ impl Expression {
         self.steps
     }
 
-    /// The most steps for the bytes of texts of this length, if no text is put together.
-    pub fn search_steps(&self, text_bytes: usize) -> usize {
-        let patterns = self.scope.patterns.values();
-        patterns.map(|pattern| pattern.search_steps(text_bytes)).fold(0, usize::saturating_add)
+    /// The most steps for the bytes of texts of the usual length, if no text is put together.
+    pub const fn search_steps(&self) -> usize {
+        self.search_steps
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts

@@ -93,10 +93,10 @@ impl Matcher {
         conditions + keys + self.when.as_ref().map_or(0, Expression::steps)
     }
 
-    /// The most steps for the bytes of texts of this length.
-    fn search_steps(&self, text_bytes: usize) -> usize {
-        let conditions = self.conditions.iter().map(|(_, condition)| condition.search_steps(text_bytes));
-        let when = self.when.as_ref().map_or(0, |when| when.search_steps(text_bytes));
+    /// The most steps for the bytes of texts of the usual length.
+    fn search_steps(&self) -> usize {
+        let conditions = self.conditions.iter().map(|(_, condition)| condition.search_steps(USUAL_TEXT));
+        let when = self.when.as_ref().map_or(0, Expression::search_steps);
         conditions.fold(when, usize::saturating_add)
     }
 }
@@ -126,7 +126,7 @@ impl MatchTable {
         let index = Index::build(&anchors);
         let entries = matchers.into_iter().map(|(matcher, per)| {
             let steps = TRIED + matcher.steps() + per.len() * ATTRIBUTE;
-            let search_steps = matcher.search_steps(USUAL_TEXT);
+            let search_steps = matcher.search_steps();
             Entry { matcher, per, steps, search_steps }
         });
         Self { index, entries: entries.collect() }

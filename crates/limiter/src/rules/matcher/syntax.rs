@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::pattern::Pattern;
+use super::search_cost::USUAL_TEXT;
 
 /// The deepest tree. CEL evaluates it by recursion, on the stack of a worker thread.
 const MAX_DEPTH: usize = 512;
@@ -30,6 +31,8 @@ pub struct Syntax {
     pub bound: Vec<String>,
     /// The regular expressions of `matches`, by their texts.
     pub patterns: HashMap<String, Pattern>,
+    /// The steps of all searches together, in texts of the usual length: those without the bytes, and those for them.
+    pub searches: (usize, usize),
     /// How many nodes are evaluated in one check, and how many values are copied.
     pub evaluated: usize,
     pub copied: usize,
@@ -160,6 +163,10 @@ impl Syntax {
                         return Err(format!("expected at most {MAX_PATTERNS} regular expressions"));
                     }
                     self.patterns.insert(pattern.to_owned(), Pattern::compile(pattern, MAX_PATTERN_BYTES)?);
+                }
+                if let Some(pattern) = self.patterns.get(pattern) {
+                    self.searches.0 += pattern.steps();
+                    self.searches.1 = self.searches.1.saturating_add(pattern.search_steps(USUAL_TEXT));
                 }
             }
             _ => {}
