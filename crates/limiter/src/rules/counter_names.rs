@@ -25,6 +25,11 @@ impl CounterNames {
         Self { attributes, prefixes: if by_prefix { prefixes } else { Vec::new() } }
     }
 
+    /// The bytes of the values that the name of the counter is made of.
+    pub fn bytes(&self, descriptor: &Descriptor<'_>) -> usize {
+        self.attributes.iter().filter_map(|attribute| attribute.value(descriptor)).map(str::len).sum()
+    }
+
     /// Writes the name of the counter that counts `descriptor` under a limit into `out`. If `hash` is true, it has only
     /// a hash of the values.
     #[inline]

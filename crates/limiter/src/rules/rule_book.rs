@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::rule::{Algorithm, Charge, Domain, Identity, Limit, Mode, OnIdentityFailure, Quota, Rules, Unmatched};
 use super::rule_map::RuleMap;
 use super::validate::validate;
-use super::work::{APPLIED, MAX_WORK, REPLACED};
+use super::work::{APPLIED, BYTES_PER_STEP, MAX_WORK, REPLACED, USUAL_VALUES};
 use crate::check::{Check, Descriptor};
 use crate::revision::Revision;
 
@@ -213,10 +213,14 @@ impl RuleBook {
         let (mut found, mut changes) = (Found::new(), Found::new());
         for (position, descriptor) in check.descriptors.iter().enumerate() {
             let subject = Subject::new(check.domain, descriptor);
+            let is_long = descriptor.entries.iter().map(|(_, value)| value.len()).sum::<usize>() > USUAL_VALUES;
             book.table.matching(&subject, &mut found, &mut work);
             for place in &found {
                 let limit = &book.limits[*place as usize];
                 work += limit.steps();
+                if is_long {
+                    work += limit.names.bytes(descriptor) / BYTES_PER_STEP;
+                }
                 let mut effective = &limit.base;
                 // Most limits have none.
                 if !limit.overrides.is_empty() {

@@ -17,6 +17,11 @@ pub const MAX_BATCH_WORK: usize = 5 * MAX_WORK;
 /// The steps of a limit that applies: the look-up of its key, the charge, and its part of the answer.
 pub const APPLIED: usize = 90;
 
+/// The bytes of all values of a descriptor that are no work for the limits that apply, and the bytes beyond them that a
+/// limit hashes in one step, to name its counter.
+pub(super) const USUAL_VALUES: usize = 1024;
+pub(super) const BYTES_PER_STEP: usize = 12;
+
 /// The steps of a limit that is tried.
 pub(super) const TRIED: usize = 10;
 /// The steps of an attribute whose value or presence is tested.

@@ -254,6 +254,34 @@ fn searches_that_could_take_long_are_work_for_each_byte_of_a_text() {
 }
 
 #[test]
+fn to_look_for_a_text_in_a_long_one_is_work() {
+    let zeros = vec!["0"; 1500].join(",");
+    let many = format!("[{zeros}].all(x, !attributes.path.contains('ab'))");
+    let sums = vec!["attributes.path"; 60].join(" + ");
+    let joined = format!("[{sums}].all(x, {})", vec!["!x.contains('ab')"; 50].join(" && "));
+    for when in [many, joined] {
+        let mut limit = on_path(0, Condition::Present(true));
+        limit.matches.when = Some(when);
+        assert!(decide_path(vec![limit.clone()], "/a").allowed);
+        assert!(decide_path(vec![limit], &"a".repeat(4096)).too_much_work);
+    }
+}
+
+#[test]
+fn to_name_counters_by_long_values_is_work() {
+    let of = |bytes: usize| {
+        let mut dry_run = DryRun::new(Arc::new(compile(per_user(600)).unwrap()), StoreTime(1_700_000_000_000_000));
+        let value = "u".repeat(bytes);
+        let entries = [("user", value.as_str())];
+        let descriptor =
+            Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+        dry_run.check(&Check { domain: "d", descriptors: &[descriptor] }, 0).unwrap()
+    };
+    assert!(of(1000).allowed && of(1500).allowed);
+    assert!(of(4096).too_much_work);
+}
+
+#[test]
 fn an_override_that_is_not_searched_for_does_not_change_the_denial() {
     let mut limit = on_path(0, Condition::Present(true));
     let change = on_path(0, Condition::Regex(SLOW_REGEX.to_owned()));

@@ -10,6 +10,7 @@ use cel::{Context, Env, ExecutionError, Program, Value};
 
 use super::judge::{self, Facts};
 use super::pattern::Pattern;
+use super::search_cost::USUAL_TEXT;
 use super::subject::Subject;
 use super::syntax::Syntax;
 use crate::rules::work::MAX_WORK;
@@ -24,14 +25,19 @@ const NODE: usize = 5;
 /// The steps of each value that is copied, beside those of a part: it may be long.
 const COPY: usize = 200;
 
+/// The bytes of a text that `contains` walks through in one step.
+const BYTES_PER_STEP: usize = 4;
+
 /// A compiled expression.
 pub struct Expression {
     program: Program,
     scope: Scope,
     /// What an evaluation costs.
     steps: usize,
-    /// What the bytes of texts of the usual length cost beside it.
-    search_steps: usize,
+    /// What searches in texts of the usual length cost beside it.
+    searched: usize,
+    /// How many texts are walked through by `contains`.
+    looked_for: usize,
 }
 
 /// The functions of CEL. `matches` knows the patterns of one expression, which were compiled with it.
@@ -83,7 +89,8 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, searches, evaluated, copied, .. } = Syntax::of(program.expression())?;
+        let Syntax { bound, patterns, searches, evaluated, copied, looked_for, joined, .. } =
+            Syntax::of(program.expression())?;
         let steps = EVALUATION + NODE * evaluated + COPY * copied + searches.0;
         let scope = Scope::new(patterns);
         let references = program.references();
@@ -96,7 +103,8 @@ impl Expression {
             return Err(format!("expected a function of CEL, not {name}"));
         }
         judge::check_types(program.expression(), &scope)?;
-        Ok(Self { program, scope, steps, search_steps: searches.1 })
+        let looked_for = looked_for.saturating_mul(joined + 1);
+        Ok(Self { program, scope, steps, searched: searches.1, looked_for })
     }
 
     /// The memory of its regular expressions, in bytes.
@@ -111,12 +119,23 @@ impl Expression {
 
     /// The most steps for the bytes of texts of the usual length, if no text is put together.
     pub const fn search_steps(&self) -> usize {
-        self.search_steps
+        self.searched.saturating_add(self.contains_steps(USUAL_TEXT))
+    }
+
+    /// The most steps of all `contains` in texts of this length.
+    const fn contains_steps(&self, bytes: usize) -> usize {
+        self.looked_for.saturating_mul(bytes) / BYTES_PER_STEP
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
     /// as false. Searches add to `work` as [`super::Matcher::matches`] says.
     pub fn is_true(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
+        if self.looked_for > 0 {
+            *work = work.saturating_add(self.contains_steps(subject.longest()));
+            if *work > MAX_WORK {
+                return false;
+            }
+        }
         matches!(self.value(subject, work), Ok(Value::Bool(true)))
     }
 
@@ -200,6 +219,18 @@ mod tests {
         ] {
             assert_eq!(Expression::compile(known).map(drop), Ok(()), "{known}");
         }
+    }
+
+    /// Values that grow in one macro would double in each further one.
+    #[test]
+    fn a_macro_walks_over_nothing_that_a_macro_made() {
+        let doubled = "[['a'].map(x, x + x)[0]].map(y, y + y)[0]";
+        let listed = "[[[0]].map(x, [x, x])[0]].all(v, v == v)";
+        for nested in [format!("size({doubled}) > 0"), listed.to_owned()] {
+            let error = Expression::compile(&nested).unwrap_err();
+            assert!(error.contains("within another"), "{nested}: {error}");
+        }
+        assert!(Expression::compile("['a', 'b'].map(x, x + x) == ['aa'] || ['c'].exists(x, x == 'c')").is_ok());
     }
 
     /// CEL copies what a list holds: these would copy a long attribute, or all of them, thousands of times.

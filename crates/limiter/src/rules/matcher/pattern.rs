@@ -3,7 +3,7 @@
 use regex_automata::Input;
 use regex_automata::dfa::{Automaton, dense};
 use regex_automata::meta::{BuildError, Config, Regex};
-use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_automata::nfa::thompson::{self, NFA, WhichCaptures};
 use regex_syntax::hir::Hir;
 
 use super::search_cost::{Walk, most_read, needs_unicode_words, places};
@@ -12,8 +12,12 @@ use crate::rules::work::TRIED;
 /// What all regular expressions of a rule book may take together, in bytes: see [`Pattern::bytes`].
 const MAX_BOOK_BYTES: usize = 128 << 20;
 
-/// The largest table of states, in bytes. An expression with a larger one is searched without a table.
-const MAX_TABLE: usize = 256 << 10;
+/// The largest table of states, in bytes, and the largest program that is made a table, in states. An expression with a
+/// larger one is searched without a table. The time to make a table is bounded by their product.
+const MAX_TABLE: usize = 64 << 10;
+const MAX_TABLE_PROGRAM: usize = 400;
+/// The least that each state of a program takes of the budget, in bytes, for the time of the attempt at a table.
+const ATTEMPT: usize = 1 << 10;
 
 /// The memory of a search with a small expression, in bytes, and the size up to which an expression is small.
 const SMALL_CACHE: usize = 16 << 10;
@@ -45,18 +49,17 @@ impl Pattern {
     pub fn compile(text: &str, most_bytes: usize) -> Result<Self, PatternError> {
         let parsed = regex_syntax::parse(text).map_err(|error| PatternError::of_syntax(&error))?;
         let most_read = most_read(&parsed);
-        let tries_table = !needs_unicode_words(&parsed);
-        if tries_table && let Some(table) = table(&parsed, most_bytes) {
-            let bytes = table.memory_usage();
-            return Ok(Self { engine: Engine::Table(Box::new(table)), walk: Walk::Table(bytes), most_read, bytes });
+        let program = if needs_unicode_words(&parsed) { None } else { program(&parsed, most_bytes) };
+        let attempt = program.as_ref().map_or(0, |program| program.states().len() * ATTEMPT);
+        if let Some(table) = program.as_ref().and_then(table) {
+            let (size, engine) = (table.memory_usage(), Engine::Table(Box::new(table)));
+            return Ok(Self { engine, walk: Walk::Table(size), most_read, bytes: size.max(attempt) });
         }
         let small = cached(&parsed, most_bytes, SMALL_CACHE)?;
         let program = small.memory_usage();
         let cache = if program <= SMALL_PROGRAM { SMALL_CACHE } else { (2 * program).min(MAX_CACHE) };
         let regex = if cache == SMALL_CACHE { small } else { cached(&parsed, most_bytes, cache)? };
-        // An attempt at a table takes time.
-        let least = if tries_table { MAX_TABLE } else { 0 };
-        let bytes = (3 * program + cache).max(least);
+        let bytes = (3 * program + cache).max(attempt);
         Ok(Self { engine: Engine::Cache(regex), walk: Walk::Places(places(&parsed)), most_read, bytes })
     }
 
@@ -92,12 +95,17 @@ impl Pattern {
     }
 }
 
-/// The table of all states of an expression; `None` if it is too large.
-fn table(parsed: &Hir, most_bytes: usize) -> Option<dense::DFA<Vec<u32>>> {
+/// The program of an expression; `None` if it is too large for a table.
+fn program(parsed: &Hir, most_bytes: usize) -> Option<NFA> {
     let config = thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(most_bytes));
     let program = thompson::Compiler::new().configure(config).build_from_hir(parsed).ok()?;
+    (program.states().len() <= MAX_TABLE_PROGRAM).then_some(program)
+}
+
+/// The table of all states of a program; `None` if it is too large.
+fn table(program: &NFA) -> Option<dense::DFA<Vec<u32>>> {
     let config = dense::Config::new().dfa_size_limit(Some(MAX_TABLE)).determinize_size_limit(Some(MAX_TABLE));
-    dense::Builder::new().configure(config).build_from_nfa(&program).ok()
+    dense::Builder::new().configure(config).build_from_nfa(program).ok()
 }
 
 fn cached(parsed: &Hir, most_bytes: usize, cache: usize) -> Result<Regex, PatternError> {
@@ -224,11 +232,15 @@ mod tests {
     #[test]
     fn an_expression_with_few_states_is_searched_with_a_table() {
         let has_table = |text: &str| matches!(Pattern::compile(text, 1 << 20).unwrap().engine, Engine::Table(_));
-        for text in ["^v[0-9]+$", r"^\w+$", "^/api/v[0-9]+/users/[^/]+/posts$", "(?i)^/login(/|;|$)", "", "(?m)^a$"] {
+        for text in
+            ["^v[0-9]+$", r"^[0-9A-Za-z_]+$", "^/api/v[0-9]+/users/[^/]+/posts$", "(?i)^/login(/|;|$)", "", "(?m)^a$"]
+        {
             assert!(has_table(text), "{text}");
         }
-        // The first has 2^20 states, and the second is never searched with a table.
-        assert!(!has_table("[ab]*a[ab]{20}[^ab]") && !has_table(r"\bbot\b"));
+        // The first has 2^20 states, and the next ones have large tables. The last is never searched with a table.
+        for text in ["[ab]*a[ab]{20}[^ab]", r"^\w+$", "(a|b){400}", r"\bbot\b"] {
+            assert!(!has_table(text), "{text}");
+        }
     }
 
     proptest::proptest! {

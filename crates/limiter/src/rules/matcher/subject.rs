@@ -23,6 +23,11 @@ impl<'s> Subject<'s> {
         Self { domain, descriptor, values: OnceCell::new() }
     }
 
+    /// The length of the longest value, in bytes.
+    pub fn longest(&self) -> usize {
+        self.descriptor.entries.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
+    }
+
     /// The attributes as expressions read them: the second entry with the key `k` has the name `k#2`.
     pub fn values(&self) -> Value {
         self.values.get_or_init(|| named(self.descriptor.entries).into()).clone()

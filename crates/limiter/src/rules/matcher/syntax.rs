@@ -36,6 +36,9 @@ pub struct Syntax {
     /// How many nodes are evaluated in one check, and how many values are copied.
     pub evaluated: usize,
     pub copied: usize,
+    /// How many times a text is looked for in another, and how many texts may have been put together to that.
+    pub looked_for: usize,
+    pub joined: usize,
     sums: usize,
 }
 
@@ -45,7 +48,7 @@ struct Visit<'e> {
     depth: usize,
     /// How often it is evaluated.
     times: usize,
-    /// True if a macro evaluates it for each element.
+    /// True if a macro evaluates it for each element, or walks over it.
     in_loop: bool,
     /// True if all attributes may stand here, because they are not copied.
     takes_attributes: bool,
@@ -95,7 +98,8 @@ impl Syntax {
                     syntax.bound.extend([iter_var, accu_var].into_iter().chain(iter_var2).cloned());
                     let repeated = times.saturating_mul(elements(iter_range)?);
                     let body = |node| Visit { times: repeated, in_loop: true, ..visit(node) };
-                    open.push(reader(iter_range));
+                    // Values that grow in one macro must not be the range of another, which would let them double.
+                    open.push(Visit { in_loop: true, ..reader(iter_range) });
                     open.extend([accu_init, result].map(visit));
                     open.extend([loop_cond, loop_step].map(body));
                 }
@@ -149,10 +153,12 @@ impl Syntax {
                 if self.sums > MAX_SUMS {
                     return Err(format!("expected at most {MAX_SUMS} operators +"));
                 }
+                self.joined = self.sums;
             }
+            "contains" => self.looked_for = self.looked_for.saturating_add(times),
             operators::OPT_INDEX | operators::OPT_SELECT => self.copy(times)?,
             "matches" if in_loop => {
-                return Err("expected no matches within a macro (all, exists, exists_one, map, filter)".to_owned());
+                return Err("expected no matches within a macro (all, exists, exists_one, map, filter), nor in what it walks over".to_owned());
             }
             "matches" => {
                 let Some(pattern) = call.args.last().and_then(text) else {
