@@ -34,7 +34,7 @@ pub struct Expression {
     scope: Scope,
     /// What an evaluation costs.
     steps: usize,
-    /// What searches in texts of the usual length cost beside it.
+    /// The further steps of searches, if each text has the usual length.
     searched: usize,
     /// How many texts are walked through by `contains`.
     looked_for: usize,

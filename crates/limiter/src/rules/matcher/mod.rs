@@ -113,9 +113,9 @@ struct Entry {
     matcher: Matcher,
     /// Attributes that must be present.
     per: Vec<Attribute>,
-    /// What it costs to try it, without the bytes of texts.
+    /// The steps to try it, without those that depend on the lengths of texts.
     steps: usize,
-    /// What the bytes of texts of the usual length cost at most.
+    /// The most further steps, if each text has the usual length.
     search_steps: usize,
 }
 

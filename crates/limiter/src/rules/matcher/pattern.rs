@@ -66,7 +66,7 @@ impl Pattern {
     #[inline]
     pub fn is_match(&self, text: &str) -> bool {
         match &self.engine {
-            // It fails only at bytes at which it was told to, and there are none.
+            // A search fails only at quit bytes, and the table has none.
             Engine::Table(table) => {
                 matches!(table.try_search_fwd(&Input::new(text).earliest(true)), Ok(Some(_)))
             }

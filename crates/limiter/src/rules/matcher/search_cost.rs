@@ -1,4 +1,4 @@
-//! What a search with a regular expression costs at most, in steps of 10 ns.
+//! The most steps of a search with a regular expression. A step takes about 10 ns.
 
 use regex_syntax::hir::{Hir, HirKind, Look};
 
