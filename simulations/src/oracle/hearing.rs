@@ -80,17 +80,17 @@ impl Hearing {
         if self.untold.iter().any(|(begin, end)| *end >= answered && *begin <= asked_again) {
             return None;
         }
-        let mut begin = answered.max(asked_again);
+        let first = answered.max(asked_again);
+        let mut begin = first;
         for it in &self.disturbed {
             if it.begin > begin + self.staleness_us {
                 break;
             }
-            if it.end > begin {
-                if it.forgets {
-                    return None;
-                }
-                begin = it.end;
+            // It may lie within a longer one, and no exchange was undisturbed before it.
+            if it.forgets && it.end > first {
+                return None;
             }
+            begin = begin.max(it.end);
         }
         Some(begin + self.staleness_us).filter(|since| *since <= at)
     }
@@ -105,5 +105,31 @@ fn disturbs(fault: &Fault, from: RegionIndex, to: RegionIndex) -> bool {
         | FaultKind::LossyLink { to: end, .. } => is_between(fault.region, end),
         FaultKind::LaneMove { .. } | FaultKind::ClockJump { .. } | FaultKind::Repeat { .. } => false,
         _ => fault.region == from || fault.region == to,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hearing(disturbed: &[(Instant, Instant, bool)]) -> Hearing {
+        let disturbed = disturbed.iter().map(|&(begin, end, forgets)| Disturbance { begin, end, forgets }).collect();
+        Hearing { staleness_us: 10, disturbed, forgets: Vec::new(), unnoticed: Vec::new(), untold: Vec::new() }
+    }
+
+    #[test]
+    fn a_region_must_know_after_one_undisturbed_exchange() {
+        assert_eq!(hearing(&[]).known_since(100, 109), None);
+        assert_eq!(hearing(&[]).known_since(100, 110), Some(110));
+        let disturbed = hearing(&[(50, 105, false), (112, 200, false), (211, 300, false)]);
+        assert_eq!(disturbed.known_since(100, 400), Some(210), "the first time of 10 without a disturbance");
+    }
+
+    #[test]
+    fn what_the_other_region_forgot_before_it_could_tell_need_not_be_known() {
+        assert_eq!(hearing(&[(105, 200, true)]).known_since(100, 400), None);
+        assert_eq!(hearing(&[(105, 200, true)]).known_since(200, 400), Some(210));
+        assert_eq!(hearing(&[(111, 200, true)]).known_since(100, 400), Some(110), "it was told before");
+        assert_eq!(hearing(&[(90, 300, false), (120, 200, true)]).known_since(100, 400), None, "one within another");
     }
 }
