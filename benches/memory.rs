@@ -129,7 +129,7 @@ fn main() {
             [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
         let check = Check { domain: "api", descriptors: &descriptors };
         let verdict = timed(&longest.check, || shard.check(&check, |_| LaneId(0), now, || ()));
-        assert!(matches!(verdict, Verdict::Waits(_)), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Waits { .. }), "{verdict:?}");
         if user % 1000 == 999 {
             let decided = run_batches(&mut shard, now, |batch| run_without_records(&batch, now));
             assert!(decided.len() == 1000 && decided.iter().all(|decision| decision.allowed));

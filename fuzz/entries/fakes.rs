@@ -7,7 +7,7 @@ use std::time::Duration;
 use limiter::rules::RuleBook;
 use limiter::{Check, DryRun, NodeTime, Revision, StoreTime, WallTime};
 use tidegate::api::batches::BatchGate;
-use tidegate::api::check_service::CheckService;
+use tidegate::api::check_service::{CheckService, room_for_keys};
 use tidegate::api::http::HttpState;
 use tidegate::api::http::forward_auth::ForwardAuth;
 use tidegate::api::http::forward_auth::notices::Notices;
@@ -125,6 +125,7 @@ pub fn service() -> Arc<CheckService> {
         ids: RequestIds::new(1),
         identities: Arc::new(tidegate::ports::identity::NoIdentities),
         batches: BatchGate::new(),
+        waiting_for_keys: room_for_keys(),
     })
 }
 

@@ -257,11 +257,11 @@ impl Core {
         match shard.check(check, |key| self.store.lane(key), now, waiter) {
             Verdict::Decided(decision) => Answer::Now(Ok(decision)),
             Verdict::Overloaded(overload) => Answer::Now(Err(Unavailable::Overloaded(overload))),
-            Verdict::Waits(ticket) => match waiting {
+            Verdict::Waits { ticket, bytes } => match waiting {
                 Some(decision) => {
                     let check = WaitingCheck { shard: Arc::clone(&self.shard), ticket, decision, finished: false };
                     let work = shard.work().wrapping_sub(before);
-                    Answer::Later { work, decision: Box::pin(check.wait(wait)) }
+                    Answer::Later { work, bytes, decision: Box::pin(check.wait(wait)) }
                 }
                 None => Answer::Now(Err(Unavailable::Restarted)),
             },

@@ -8,31 +8,46 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::attributes::MAX_BATCH_DESCRIPTORS;
 use super::rejection::Rejection;
+use super::waiting_room::WaitingRoom;
 use crate::ports::Unavailable;
 
 /// The most descriptors of batches that one core decides at once: those of the largest batch.
 const MAX_DESCRIPTORS: usize = MAX_BATCH_DESCRIPTORS;
 /// How long a batch waits until others are decided.
 const MAX_WAIT: Duration = Duration::from_millis(500);
+/// The memory of the batches of one core that wait.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 
 /// Lets batches in.
-pub struct BatchGate(Semaphore);
+pub struct BatchGate {
+    descriptors: Semaphore,
+    waiting: WaitingRoom,
+}
 
 impl BatchGate {
-    pub fn new() -> Self {
-        Self(Semaphore::new(MAX_DESCRIPTORS))
+    pub const fn new() -> Self {
+        Self { descriptors: Semaphore::const_new(MAX_DESCRIPTORS), waiting: WaitingRoom::new(MAX_WAITING_BYTES) }
     }
 
     /// Waits until a batch with this many descriptors may be decided. The batch holds the permit until its answer
-    /// exists.
+    /// exists. `bytes` is the memory that it takes until then.
     ///
     /// # Errors
-    /// The node is overloaded, if too many descriptors are being decided for too long.
-    pub async fn enter(&self, descriptors: usize) -> Result<Option<SemaphorePermit<'_>>, Rejection> {
+    /// The node is overloaded: too many descriptors are being decided for too long, or the batches that wait take too
+    /// much memory.
+    pub async fn enter(
+        &self,
+        descriptors: usize,
+        bytes: impl FnOnce() -> usize,
+    ) -> Result<Option<SemaphorePermit<'_>>, Rejection> {
         let busy = Rejection::Unavailable(Unavailable::Overloaded(Overload::TooManyWaiting));
         // Nobody closes the semaphore.
         let permits = u32::try_from(descriptors.clamp(1, MAX_DESCRIPTORS)).unwrap_or(u32::MAX);
-        Ok(tokio::time::timeout(MAX_WAIT, self.0.acquire_many(permits)).await.map_err(|_| busy)?.ok())
+        if let Ok(permit) = self.descriptors.try_acquire_many(permits) {
+            return Ok(Some(permit));
+        }
+        let Some(_waits) = self.waiting.enter(bytes()) else { return Err(busy) };
+        Ok(tokio::time::timeout(MAX_WAIT, self.descriptors.acquire_many(permits)).await.map_err(|_| busy)?.ok())
     }
 }
 
@@ -49,12 +64,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_batch_waits_for_its_turn_and_not_for_ever() {
         let gate = BatchGate::new();
-        let small = gate.enter(100).await.unwrap();
-        let large = gate.enter(MAX_DESCRIPTORS - 100).await.unwrap();
-        assert!(matches!(gate.enter(1).await, Err(Rejection::Unavailable(Unavailable::Overloaded(_)))));
-        let (entered, ()) = tokio::join!(gate.enter(100), async { drop(small) });
+        let small = gate.enter(100, || 0).await.unwrap();
+        let large = gate.enter(MAX_DESCRIPTORS - 100, || 0).await.unwrap();
+        assert!(matches!(gate.enter(1, || 0).await, Err(Rejection::Unavailable(Unavailable::Overloaded(_)))));
+        let (entered, ()) = tokio::join!(gate.enter(100, || 0), async { drop(small) });
         assert!(entered.unwrap().is_some());
         drop(large);
-        assert!(gate.enter(MAX_DESCRIPTORS + 1).await.unwrap().is_some(), "no batch is too large");
+        assert!(gate.enter(MAX_DESCRIPTORS + 1, || 0).await.unwrap().is_some(), "no batch is too large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_that_wait_take_a_bounded_memory() {
+        let gate = BatchGate::new();
+        let all = gate.enter(MAX_DESCRIPTORS, || MAX_WAITING_BYTES).await.unwrap();
+        let waits = || gate.enter(1, || MAX_WAITING_BYTES / 4 - 1024);
+        let at_once = async { tokio::time::timeout(Duration::from_millis(1), waits()).await };
+        let (first, _, _, _, fifth) = tokio::join!(waits(), waits(), waits(), waits(), at_once);
+        assert!(first.is_err(), "it waited in vain");
+        assert!(matches!(fifth, Ok(Err(_))), "it is rejected at once");
+        drop(all);
+        assert!(gate.enter(1, || MAX_WAITING_BYTES * 2).await.is_ok(), "one that need not wait is not bounded by it");
     }
 }

@@ -11,10 +11,19 @@ use super::batches::BatchGate;
 use super::identity::{AskedKeys, Identification, ask};
 use super::rejection::{Rejection, violation};
 use super::request_id::{RequestId, RequestIds};
+use super::waiting_room::WaitingRoom;
 use crate::ports::identity::Identities;
 use crate::ports::{Answer, Clock, Limiter, Unavailable, Wait};
 use crate::telemetry::checks::CheckMetrics;
 use crate::telemetry::tally::Tally;
+
+/// The memory of the checks of one core that wait for their API keys. Those of streams take memory of their own.
+const MAX_WAITING_FOR_KEYS: usize = 16 * 1024 * 1024;
+
+/// Returns room for the checks of a core that wait for their API keys.
+pub const fn room_for_keys() -> WaitingRoom {
+    WaitingRoom::new(MAX_WAITING_FOR_KEYS)
+}
 
 /// The check service of one core.
 pub struct CheckService {
@@ -25,6 +34,7 @@ pub struct CheckService {
     pub ids: RequestIds,
     pub identities: Arc<dyn Identities>,
     pub batches: BatchGate,
+    pub waiting_for_keys: WaitingRoom,
 }
 
 /// A check that was begun.
@@ -72,6 +82,11 @@ impl PendingAnswer {
     /// The steps of the check, if it waits for the store.
     pub const fn work(&self) -> usize {
         if let PendingState::Limiter(Answer::Later { work, .. }) = self.state { work } else { 0 }
+    }
+
+    /// About the memory that the check takes until its decision, in bytes; `None` if it does not wait for the store.
+    pub const fn bytes(&self) -> Option<usize> {
+        if let PendingState::Limiter(Answer::Later { bytes, .. }) = self.state { Some(bytes) } else { None }
     }
 
     /// Waits until the API keys of the check are known.
@@ -133,7 +148,10 @@ impl CheckService {
                 PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
                 state @ (PendingState::Keys(..) | PendingState::NotBegun(_)) => {
                     let mut unasked = PendingAnswer { arrived, state, identity };
-                    unasked.wait_for_keys().await;
+                    // Without room, a key counts as one that cannot be looked up.
+                    if let Some(_waits) = self.waiting_for_keys.enter(request.bytes()) {
+                        unasked.wait_for_keys().await;
+                    }
                     pending = self.ask(&mut request, unasked);
                     continue;
                 }

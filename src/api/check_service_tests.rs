@@ -100,6 +100,7 @@ fn service() -> (CheckService, Arc<Noting>) {
         ids: RequestIds::new(1),
         identities: Arc::new(Slow),
         batches: BatchGate::new(),
+        waiting_for_keys: room_for_keys(),
     };
     (service, limiter)
 }
@@ -165,4 +166,22 @@ async fn rules_that_change_during_a_look_up_decide_the_whole_check() {
     let (decision, ()) = tokio::join!(check, change);
     assert!(decision.unwrap().allowed);
     assert_eq!(limiter.asked.lock().unwrap()[0].0, ["api_key=50"], "the new rules take identities from the caller");
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_wait_for_their_keys_take_a_bounded_memory() {
+    let (service, _) = service();
+    let id = service.ids.take(None);
+    let large = |key: &str| {
+        let path = "/".repeat(3_000_000);
+        let attributes = [("api_key".to_owned(), key.to_owned()), ("path".to_owned(), path)];
+        let descriptors = vec![DescriptorRequest::unordered(attributes, 1)];
+        CheckRequest::from_gateway("d".to_owned(), descriptors, Vec::new(), |_: Field<'_>| String::new()).unwrap()
+    };
+    let checks = (0..7).map(|_| service.check(large("50"), None, &id));
+    let decisions = futures_util::future::join_all(checks).await.into_iter().map(Result::unwrap);
+    let identities: Vec<_> = decisions.map(|decision| decision.identity).collect();
+    let last = [None, None, None, None, None, Some(IdentityProblem::Unavailable), Some(IdentityProblem::Unavailable)];
+    assert_eq!(identities, last, "16 MiB have room for five");
+    assert_eq!(service.check(large("50"), None, &id).await.unwrap().identity, None, "the room is free again");
 }

@@ -14,3 +14,4 @@ pub mod http;
 mod identity;
 mod rejection;
 pub mod request_id;
+mod waiting_room;

@@ -18,6 +18,7 @@ use crate::telemetry::registry::MetricsRegistry;
 pub struct NodeStats {
     pub keys: u64,
     pub waiting: u64,
+    pub without_room: u64,
     pub tasks: u64,
     pub batches: u64,
     pub items: u64,
@@ -34,6 +35,7 @@ impl NodeStats {
     pub const fn add(&mut self, stats: ShardStats, restarts: u64) {
         self.keys += stats.keys as u64;
         self.waiting += stats.waiting as u64;
+        self.without_room += stats.without_room;
         self.batches += stats.batches;
         self.items += stats.items;
         self.failed_batches += stats.failed_batches;
@@ -50,6 +52,7 @@ pub struct NodeMetrics {
     pub forward_auth: Arc<Notices>,
     keys: IntGauge,
     waiting: IntGauge,
+    without_room: IntCounter,
     tasks: IntGauge,
     batches: IntCounter,
     items: IntCounter,
@@ -72,6 +75,7 @@ impl NodeMetrics {
             forward_auth: Arc::new(Notices::new(&registry)?),
             keys: registry.gauge(&names::KEYS)?,
             waiting: registry.gauge(&names::WAITING)?,
+            without_room: registry.counter(&names::WITHOUT_ROOM)?,
             tasks: registry.gauge(&names::TASKS)?,
             batches: registry.counter(&names::BATCHES)?,
             items: registry.counter(&names::ITEMS)?,
@@ -100,6 +104,7 @@ impl NodeMetrics {
         gauge(&self.holders, stats.holders);
         gauge(&self.store_ok, stats.store_ok.into());
         let advance_to = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        advance_to(&self.without_room, stats.without_room);
         advance_to(&self.batches, stats.batches);
         advance_to(&self.items, stats.items);
         advance_to(&self.failed_batches, stats.failed_batches);

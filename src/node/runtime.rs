@@ -14,7 +14,7 @@ use super::worker::CoreWorker;
 use super::{Environment, Failure, NodeConfig};
 use crate::actors::core::Core;
 use crate::api::batches::BatchGate;
-use crate::api::check_service::CheckService;
+use crate::api::check_service::{CheckService, room_for_keys};
 use crate::api::http::HttpState;
 use crate::api::http::forward_auth::ForwardAuth;
 use crate::api::request_id::RequestIds;
@@ -168,6 +168,7 @@ fn workers(
             ids: RequestIds::new(random()?),
             identities: Arc::clone(identities),
             batches: BatchGate::new(),
+            waiting_for_keys: room_for_keys(),
         };
         let state = HttpState {
             service: Arc::new(service),

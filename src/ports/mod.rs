@@ -216,9 +216,10 @@ pub trait Limiter: Send + Sync + 'static {
 pub enum Answer {
     Now(Result<Decision, Unavailable>),
     Later {
-        /// The steps of the check, which bound the limits that wait for the store: see
-        /// [`APPLIED`](limiter::rules::APPLIED).
+        /// The steps of the check: see [`MAX_WORK`](limiter::rules::MAX_WORK).
         work: usize,
+        /// About the memory that the check takes until its decision, in bytes.
+        bytes: usize,
         decision: BoxFuture<'static, Result<Decision, Unavailable>>,
     },
 }

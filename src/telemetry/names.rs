@@ -43,6 +43,11 @@ pub const UNKNOWN_FIELDS: Name = metric(
 );
 pub const KEYS: Name = metric("tidegate_keys", "Resident keys.", &[]);
 pub const WAITING: Name = metric("tidegate_waiting_checks", "Checks that wait for the store.", &[]);
+pub const WITHOUT_ROOM: Name = metric(
+    "tidegate_checks_without_room_total",
+    "Checks that did not wait for the store, because those that waited took too much memory.",
+    &[],
+);
 pub const TASKS: Name =
     metric("tidegate_tasks", "Tasks of this process: connections, waiting calls, batches in flight.", &[]);
 pub const BATCHES: Name = metric("tidegate_store_batches_total", "Batches sent to the store.", &[]);
@@ -239,6 +244,7 @@ pub const ALL: &[&Name] = &[
     &UNKNOWN_FIELDS,
     &KEYS,
     &WAITING,
+    &WITHOUT_ROOM,
     &TASKS,
     &BATCHES,
     &ITEMS,

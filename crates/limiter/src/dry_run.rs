@@ -55,7 +55,7 @@ impl DryRun {
         let ticket = match self.shard.check(check, |_| LaneId(0), now, || ()) {
             Verdict::Decided(decision) => return Ok(decision),
             Verdict::Overloaded(overload) => return Err(overload),
-            Verdict::Waits(ticket) => ticket,
+            Verdict::Waits { ticket, .. } => ticket,
         };
         let decided = self.handle(Event::Flush, now).or_else(|| self.handle(Event::Expire(ticket), now));
         decided.ok_or(Overload::TooManyWaiting)

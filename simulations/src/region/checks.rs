@@ -38,7 +38,7 @@ impl Region {
         match verdict {
             Verdict::Decided(decision) => self.deliver_decision(cx, index, &decision),
             Verdict::Overloaded(_) => answer(cx, index, Answer::Overloaded),
-            Verdict::Waits(ticket) => {
+            Verdict::Waits { ticket, .. } => {
                 it.waiting.insert(index, ticket);
                 cx.schedule_in(timeout_us, Event::DeadlineOver(index));
                 if cx.rng.traffic.chance(cx.plan.traffic.hang_up) && !probe {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use limiter::rules::APPLIED;
 use limiter::{Charging, Decision, millis_up};
 use proto::tidegate::v1::{self as wire, CheckResponse, Error, LimitStatus};
 
@@ -12,10 +11,9 @@ use crate::api::headers;
 use crate::api::rejection::{FieldViolation, Rejection, violation};
 use crate::api::request_id::{self, RequestId, RequestIds};
 
-/// At least the memory of a check and of its answer without its attributes and limits, in bytes: the task that waits,
-/// its ids, the text of an error.
+/// At least the memory of an answer without its limits, in bytes: the task that made it, its ids, the text of an error.
 const CHECK_BYTES: usize = 1024;
-/// At least the memory of a limit of a check that waits, and of the same limit in its answer, in bytes.
+/// At least the memory of a limit in an answer, in bytes.
 const LIMIT_BYTES: usize = 256;
 
 /// A check as it came in a message.
@@ -49,6 +47,14 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
         Field::Value(at, _, name) => format!("{}[{name:?}]", place(at)),
     });
     CheckMessage { id, check }
+}
+
+/// About the memory that a message takes, in bytes.
+pub fn message_bytes(message: &wire::CheckRequest) -> usize {
+    let maps = std::iter::once(&message.attributes).chain(message.descriptors.iter().map(|d| &d.attributes));
+    let texts = maps.flatten().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
+    let descriptors = message.descriptors.len() * size_of::<wire::Descriptor>();
+    size_of::<wire::CheckRequest>() + message.domain.len() + descriptors + texts.sum::<usize>()
 }
 
 /// About the memory that an answer takes, in bytes.
@@ -142,7 +148,7 @@ impl StartedCheck {
     /// later.
     pub fn bytes(&self) -> usize {
         let State::Pending(check, answer) = &self.state else { return CHECK_BYTES };
-        CHECK_BYTES + check.bytes() + answer.work() / APPLIED * LIMIT_BYTES
+        answer.bytes().unwrap_or_else(|| CHECK_BYTES + check.bytes())
     }
 
     /// Waits until the API keys of the check are known.

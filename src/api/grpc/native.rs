@@ -67,7 +67,7 @@ impl RateLimitService for Native {
             let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
             return Err(service.reject(rejection, &id).into_status(&id));
         }
-        let _permit = match service.batches.enter(weight()).await {
+        let _permit = match service.batches.enter(weight(), || checks.iter().map(messages::message_bytes).sum()).await {
             Ok(permit) => permit,
             Err(rejection) => {
                 let id = service.ids.take(metadata.request_id);

@@ -14,6 +14,7 @@ use tonic::codec::Codec;
 
 use super::*;
 use crate::api::batches::BatchGate;
+use crate::api::check_service::room_for_keys;
 use crate::api::request_id::RequestIds;
 use crate::ports::identity::{Identified, Identities, KeyAnswer, Owner};
 use crate::ports::{Answer, Clock, Limiter, Unavailable, Wait};
@@ -100,7 +101,7 @@ impl Limiter for Noting {
             pause().await;
             decision
         });
-        Answer::Later { work: self.work, decision }
+        Answer::Later { work: self.work, bytes: 1024 + self.work / APPLIED * 256, decision }
     }
 
     fn check_all(&self, checks: &[Check<'_>], now: NodeTime, wait: Wait) -> Vec<Answer> {
@@ -153,6 +154,7 @@ fn shared(work: usize, waits: bool, budget: usize) -> Shared {
         ids: RequestIds::new(1),
         identities: Arc::new(Slow),
         batches: BatchGate::new(),
+        waiting_for_keys: room_for_keys(),
     });
     Shared { service, limiter, turn, meter, cut }
 }

@@ -55,7 +55,8 @@ async fn decide(state: &HttpState, headers: &HeaderMap, body: Body, id: &Request
     let body = whole(body, MAX_MESSAGE).await?;
     let checks = check_json::parse_batch(&body).map_err(Rejection::Invalid)?;
     let descriptors = checks.iter().flatten().map(CheckRequest::descriptors).sum();
-    let _permit = state.service.batches.enter(descriptors).await?;
+    let bytes = || checks.iter().flatten().map(CheckRequest::bytes).sum();
+    let _permit = state.service.batches.enter(descriptors, bytes).await?;
     let decided = each(state, checks, id).await;
     let request_id = id.to_string();
     let results = decided.iter().map(|decided| match decided {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::event::{Effects, Event, Overload, Reply, Verdict};
 use super::keys::Keys;
 use super::pending_check::PendingCheck;
-use super::pending_checks::PendingChecks;
+use super::pending_checks::{PendingChecks, bytes_of};
 use crate::check::Check;
 use crate::ids::{BatchId, IdGenerator, LaneId, Ticket};
 use crate::invariant::{self, Invariant};
@@ -25,7 +25,8 @@ pub const MAX_ITEMS: usize = 1000;
 pub struct ShardConfig {
     /// The most resident keys.
     pub max_keys: usize,
-    /// The most checks that wait for the store.
+    /// The most checks that wait for the store. They take at most 2 KiB for each of these, all together: a check that
+    /// would take more is decided without the store.
     pub max_waiting: usize,
     /// The longest time that tokens are held in advance, in microseconds.
     pub lease_us: u64,
@@ -52,6 +53,8 @@ pub struct ShardStats {
     /// Places in the queue of keys whose returns or debts a failing store did not take.
     pub stalled: usize,
     pub waiting: usize,
+    /// Checks that were decided without the store, because those that waited took too much memory.
+    pub without_room: u64,
     pub batches: u64,
     pub items: u64,
     pub failed_batches: u64,
@@ -71,6 +74,8 @@ pub struct Shard<W> {
     name: Vec<u8>,
     /// The steps of all checks.
     work: usize,
+    /// Checks for which [`PendingChecks`] had no room.
+    without_room: u64,
 }
 
 impl<W> Shard<W> {
@@ -82,7 +87,7 @@ impl<W> Shard<W> {
 
     fn with(book: Arc<RuleBook>, keys: Keys, first: Ticket) -> Self {
         let pending = PendingChecks::new(keys.config().seeds, first);
-        Self { book, keys, pending, delay_pending: false, name: Vec::new(), work: 0 }
+        Self { book, keys, pending, delay_pending: false, name: Vec::new(), work: 0, without_room: 0 }
     }
 
     /// Returns the shard that replaces this one after a panic. It has the same rules and no keys. The numbering of
@@ -114,8 +119,9 @@ impl<W> Shard<W> {
         now: NodeTime,
         waiter: impl FnOnce() -> W,
     ) -> Verdict {
-        let Self { book, keys, pending, name, work, .. } = self;
-        let mut check = PendingCheck::new(book, check, lane_of, keys, name);
+        let Self { book, keys, pending, name, work, without_room, .. } = self;
+        let asked = check;
+        let mut check = PendingCheck::new(book, asked, lane_of, keys, name);
         *work = work.wrapping_add(check.work);
         if check.table_full {
             check.unpin(keys);
@@ -131,8 +137,18 @@ impl<W> Shard<W> {
             check.refund(keys, now);
             return Verdict::Overloaded(Overload::TooManyWaiting);
         }
+        check.bytes = bytes_of(asked, &check);
+        if !pending.has_room_for(&check, keys.config().max_waiting) {
+            // Clients choose how long attributes are. A gateway may let a request pass whose check is an error, and a
+            // limit with `on_store_failure: allow` must not allow for what a client chose.
+            *without_room += 1;
+            check.abandon(ticket, keys);
+            check.expire(true);
+            return Verdict::Decided(check.settle(keys, now));
+        }
+        let bytes = check.bytes;
         pending.insert(ticket, check, waiter());
-        Verdict::Waits(ticket)
+        Verdict::Waits { ticket, bytes }
     }
 
     /// Takes an event and returns what must be done.
@@ -177,7 +193,7 @@ impl<W> Shard<W> {
     }
 
     pub fn stats(&self) -> ShardStats {
-        ShardStats { waiting: self.pending.len(), ..self.keys.stats() }
+        ShardStats { waiting: self.pending.len(), without_room: self.without_room, ..self.keys.stats() }
     }
 
     fn expire(&mut self, ticket: Ticket, early: bool, effects: &mut Effects<W>, now: NodeTime) {

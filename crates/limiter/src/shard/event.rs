@@ -97,8 +97,12 @@ impl<W> Default for Effects<W> {
 #[derive(Debug)]
 pub enum Verdict {
     Decided(Decision),
-    /// The check waits for the store. [`Effects::decided`] brings its decision.
-    Waits(Ticket),
+    /// The check waits for the store. [`Effects::decided`] brings its decision. It takes about this much memory until
+    /// then, with what its caller keeps of it.
+    Waits {
+        ticket: Ticket,
+        bytes: usize,
+    },
     Overloaded(Overload),
 }
 

@@ -40,6 +40,8 @@ pub struct PendingCheck {
     pub(super) denied_by_default: bool,
     /// The steps that its limits took. Beyond [`MAX_WORK`], it is denied and charged nowhere.
     pub(super) work: usize,
+    /// About the memory that it takes while it waits, with what its caller keeps of it, in bytes; 0 if it does not wait.
+    pub(super) bytes: usize,
 }
 
 /// The positions of reservations that several descriptors may share.

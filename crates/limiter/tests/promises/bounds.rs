@@ -1,15 +1,19 @@
 //! A shard bounds the checks that wait for the store.
 
-use limiter::rules::{Algorithm, Consistency};
+use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure};
 use limiter::{
-    Charging, Check, Descriptor, Event, LaneId, NodeTime, Overload, Revision, Shard, ShardConfig, Ticket, Verdict,
-    WallTime,
+    Charging, Check, Decision, Descriptor, Event, LaneId, NodeTime, Overload, Revision, Shard, ShardConfig, Ticket,
+    Verdict, WallTime,
 };
 
 use crate::rules::{limit, rule_book};
 
 /// A shard with a limit of each user, whose store has not replied yet.
 fn shard(max_waiting: usize) -> Shard<()> {
+    shard_with(max_waiting, vec![limit("l", Algorithm::FixedWindow, 10, 60_000, Consistency::Exact)])
+}
+
+fn shard_with(max_waiting: usize, rules: Vec<Limit>) -> Shard<()> {
     let config = ShardConfig {
         max_keys: 10_000,
         max_waiting,
@@ -23,14 +27,18 @@ fn shard(max_waiting: usize) -> Shard<()> {
         seeds: [1, 2, 3, 4],
     };
     let mut shard = Shard::new(config, WallTime(0), NodeTime(0));
-    let rules = vec![limit("l", Algorithm::FixedWindow, 10, 60_000, Consistency::Exact)];
     let _ = shard.handle(Event::Rules(rule_book(rules, Revision(1))), NodeTime(0));
     shard
 }
 
 fn check(shard: &mut Shard<()>, user: usize) -> Verdict {
+    check_with(shard, user, "")
+}
+
+/// A check with an attribute that no limit uses.
+fn check_with(shard: &mut Shard<()>, user: usize, path: &str) -> Verdict {
     let user = user.to_string();
-    let entries = [("user", user.as_str())];
+    let entries = [("user", user.as_str()), ("path", path)];
     let descriptors =
         [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Charging::IfAllowed, limit: None }];
     shard.check(&Check { domain: "d", descriptors: &descriptors }, |_| LaneId(0), NodeTime(0), || ())
@@ -39,7 +47,7 @@ fn check(shard: &mut Shard<()>, user: usize) -> Verdict {
 /// The ticket of a check that waits.
 fn ticket(verdict: Verdict) -> Ticket {
     match verdict {
-        Verdict::Waits(ticket) => ticket,
+        Verdict::Waits { ticket, .. } => ticket,
         other => panic!("expected a check that waits, not {other:?}"),
     }
 }
@@ -58,4 +66,49 @@ fn checks_beyond_those_that_may_wait_are_rejected_until_one_of_them_is_decided()
     let _ = shard.handle(Event::Cancel(waiting[0]), NodeTime(0));
     ticket(check(&mut shard, 4));
     assert!(matches!(check(&mut shard, 5), Verdict::Overloaded(Overload::TooManyWaiting)));
+}
+
+/// The decision of a check that does not wait.
+fn decision(verdict: Verdict) -> Decision {
+    match verdict {
+        Verdict::Decided(decision) => decision,
+        other => panic!("expected a decision, not {other:?}"),
+    }
+}
+
+#[test]
+fn checks_with_long_attributes_do_not_wait_beyond_the_memory_of_those_that_may() {
+    // Ten checks may wait. They may take 10 KiB beyond 1 KiB of each.
+    let mut shard = shard(10);
+    let path = "/".repeat(4_000);
+    let waiting: Vec<Ticket> = (0..2).map(|user| ticket(check_with(&mut shard, user, &path))).collect();
+    let third = decision(check_with(&mut shard, 2, &path));
+    assert!(!third.allowed && third.degraded, "it is decided as if the store failed: {third:?}");
+    assert_eq!((shard.stats().waiting, shard.stats().without_room), (2, 1));
+    ticket(check(&mut shard, 3));
+    let _ = shard.handle(Event::Cancel(waiting[0]), NodeTime(0));
+    ticket(check_with(&mut shard, 2, &path));
+    assert_eq!((shard.stats().waiting, shard.stats().without_room), (3, 1));
+}
+
+#[test]
+fn checks_with_many_limits_do_not_wait_beyond_the_memory_of_those_that_may() {
+    let fixed = |at: u64| limit(&format!("l{at}"), Algorithm::FixedWindow, 10, 60_000 + at, Consistency::Exact);
+    let mut shard = shard_with(10, (0..30).map(fixed).collect());
+    ticket(check(&mut shard, 0));
+    assert!(decision(check(&mut shard, 1)).degraded, "thirty limits take more than 5 KiB");
+}
+
+/// A client chooses how long its attributes are. It must not bring about that a limit allows.
+#[test]
+fn a_check_for_which_there_is_no_memory_is_not_allowed_because_the_store_fails() {
+    let path = "/".repeat(20_000);
+    for (on_store_failure, allowed) in
+        [(OnStoreFailure::Deny, 0), (OnStoreFailure::Allow, 0), (OnStoreFailure::Local, 10)]
+    {
+        let rule = limit("l", Algorithm::FixedWindow, 10, 60_000, Consistency::Exact);
+        let mut shard = shard_with(10, vec![Limit { on_store_failure, ..rule }]);
+        let decisions = (0..30).map(|_| decision(check_with(&mut shard, 0, &path)));
+        assert_eq!(decisions.filter(|decision| decision.allowed).count(), allowed, "{on_store_failure:?}");
+    }
 }

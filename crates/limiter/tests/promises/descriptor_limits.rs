@@ -164,7 +164,7 @@ impl Shards {
         let check = Check { domain: "d", descriptors: &descriptors };
         match self.shards[at].check(&check, |_| LaneId(0), self.now, || tag) {
             Verdict::Decided(decision) => Some(decision),
-            Verdict::Waits(_) => None,
+            Verdict::Waits { .. } => None,
             Verdict::Overloaded(overload) => panic!("{overload:?}"),
         }
     }

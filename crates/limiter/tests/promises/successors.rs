@@ -39,7 +39,7 @@ fn check(shard: &mut Shard<u64>) -> Verdict {
 
 fn ticket(verdict: Verdict) -> Ticket {
     match verdict {
-        Verdict::Waits(ticket) => ticket,
+        Verdict::Waits { ticket, .. } => ticket,
         other => panic!("expected a check that waits, not {other:?}"),
     }
 }

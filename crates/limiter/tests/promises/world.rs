@@ -175,7 +175,7 @@ impl World {
         let (number, hits) = (target.check_count, u64::from(hits));
         match target.shard.check(&check, |_| LaneId(0), now, || number) {
             Verdict::Decided(decision) => self.record_decision(&decision, user, hits, at),
-            Verdict::Waits(ticket) => {
+            Verdict::Waits { ticket, .. } => {
                 target.waiting.insert(number, WaitingCheck { ticket, user, hits });
             }
             Verdict::Overloaded(Overload::TooManyKeys) => self.denied += 1,

@@ -65,7 +65,7 @@ impl Node {
         let check = Check { domain: "d", descriptors: &descriptors };
         match self.shard.check(&check, |_| LaneId(0), NodeTime(at), || ()) {
             Verdict::Decided(decision) => decision,
-            Verdict::Waits(_) => self.handle(Event::Flush, at).expect("the store answers at once"),
+            Verdict::Waits { .. } => self.handle(Event::Flush, at).expect("the store answers at once"),
             Verdict::Overloaded(overload) => panic!("{overload:?}"),
         }
     }
