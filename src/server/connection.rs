@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
@@ -212,7 +213,8 @@ where
             let meter = Arc::clone(&meter);
             let request = request.map(|body| BudgetedBody::new(body, kind, head, Arc::clone(&meter)));
             let answer = service.call(request);
-            async move { Ok::<_, S::Error>(answer.await?.map(|body| MeteredAnswer::new(body, meter))) }
+            // Not an `async` block, which would hold the future twice.
+            answer.map_ok(|answer| answer.map(|body| MeteredAnswer::new(body, meter)))
         });
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);

@@ -13,17 +13,6 @@ pub mod peers;
 pub mod preface;
 mod read_ahead;
 pub mod timer;
+mod within;
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
-
-/// Returns the output of `work`, or `None` if it takes longer than `time`. Work that is done at once needs no timer.
-pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-        return Some(done);
-    }
-    tokio::time::timeout(time, work).await.ok()
-}
+pub use within::within;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, Request, Response};
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
@@ -125,27 +126,24 @@ impl Services {
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
         };
         let service = Arc::clone(&self.service);
-        async move {
-            let answer = within(CALL_TIMEOUT, async {
-                match call {
-                    Call::Check(call) => Ok(observed(call.await?, &service)),
-                    Call::Batch(call, batches) => match batches.acquire_owned().await {
-                        Ok(permit) => Ok(observed(call.await?, &service).map(|body| with_permit(body, permit))),
-                        // Nobody closes the semaphore.
-                        Err(_) => Ok(observed(call.await?, &service)),
-                    },
-                    Call::Stream(call, Ok(permit)) => Ok(call.await?.map(|body| with_permit(body, permit))),
-                    Call::Stream(_, Err(_)) => {
-                        let most = format!("expected at most {MAX_CHECK_STREAMS} streams on one connection");
-                        Ok(Status::resource_exhausted(most).into_http())
-                    }
-                    Call::Unauthorized(status) => Ok(status.into_http()),
-                    Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
+        let answer = async move {
+            match call {
+                Call::Check(call) => Ok(observed(call.await?, &service)),
+                Call::Batch(call, batches) => match batches.acquire_owned().await {
+                    Ok(permit) => Ok(observed(call.await?, &service).map(|body| with_permit(body, permit))),
+                    // Nobody closes the semaphore.
+                    Err(_) => Ok(observed(call.await?, &service)),
+                },
+                Call::Stream(call, Ok(permit)) => Ok(call.await?.map(|body| with_permit(body, permit))),
+                Call::Stream(_, Err(_)) => {
+                    let most = format!("expected at most {MAX_CHECK_STREAMS} streams on one connection");
+                    Ok(Status::resource_exhausted(most).into_http())
                 }
-            });
-            answer
-                .await
-                .unwrap_or_else(|| Ok(Status::deadline_exceeded("the call exceeded the 10 s limit").into_http()))
-        }
+                Call::Unauthorized(status) => Ok(status.into_http()),
+                Call::Other(call) => call.await.map(|answer| answer.map(tonic::body::Body::new)),
+            }
+        };
+        let too_slow = || Ok(Status::deadline_exceeded("the call exceeded the 10 s limit").into_http());
+        within(CALL_TIMEOUT, answer).map(move |answer| answer.unwrap_or_else(too_slow))
     }
 }
