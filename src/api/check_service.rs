@@ -110,7 +110,11 @@ impl CheckService {
         if let PendingState::Limiter(answer) = &mut pending.state {
             *answer = self.decide(&request, arrived, wait);
         }
-        self.finish(request, pending, id).await
+        match self.outcome(&request, pending, id) {
+            Ok(outcome) => outcome,
+            // In a box, because it is rare and large: the future of every check would be as large.
+            Err(waits) => Box::pin(self.finish(request, waits, id)).await,
+        }
     }
 
     /// Begins to decide many checks at once, in order. [`Self::finish`] has the decision of each. A check whose API key
@@ -141,22 +145,38 @@ impl CheckService {
         id: &RequestId<'_>,
     ) -> Result<Decision, Rejection> {
         loop {
-            let PendingAnswer { arrived, state, identity } = pending;
-            let outcome = match state {
-                PendingState::Limiter(answer) => answer.get().await,
-                PendingState::Decided(Ok(decision)) => return self.observe(&request, Ok(decision), arrived, id),
-                PendingState::Decided(Err(rejection)) => return Err(self.reject(rejection, id)),
-                state @ (PendingState::Keys(..) | PendingState::NotBegun(_)) => {
-                    let mut unasked = PendingAnswer { arrived, state, identity };
+            pending = match self.outcome(&request, pending, id) {
+                Ok(outcome) => return outcome,
+                Err(PendingAnswer { state: PendingState::Limiter(answer), arrived, identity }) => {
+                    let state = PendingState::Limiter(Answer::Now(answer.get().await));
+                    PendingAnswer { arrived, state, identity }
+                }
+                Err(mut unasked) => {
                     // Without room, a key counts as one that cannot be looked up.
                     if let Some(_waits) = self.waiting_for_keys.enter(request.bytes()) {
                         unasked.wait_for_keys().await;
                     }
-                    pending = self.ask(&mut request, unasked);
-                    continue;
+                    self.ask(&mut request, unasked)
                 }
             };
-            return self.observe(&request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id);
+        }
+    }
+
+    /// Counts the outcome of a check and returns it, or returns the check if it has to wait.
+    fn outcome(
+        &self,
+        request: &CheckRequest,
+        pending: PendingAnswer,
+        id: &RequestId<'_>,
+    ) -> Result<Result<Decision, Rejection>, PendingAnswer> {
+        let PendingAnswer { arrived, state, identity } = pending;
+        match state {
+            PendingState::Limiter(Answer::Now(outcome)) => {
+                Ok(self.observe(request, outcome.map(|decision| Decision { identity, ..decision }), arrived, id))
+            }
+            PendingState::Decided(Ok(decision)) => Ok(self.observe(request, Ok(decision), arrived, id)),
+            PendingState::Decided(Err(rejection)) => Ok(Err(self.reject(rejection, id))),
+            state => Err(PendingAnswer { arrived, state, identity }),
         }
     }
 

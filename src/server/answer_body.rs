@@ -65,9 +65,12 @@ impl<B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Body for Metere
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             Some(Ok(frame)) => frame,
         };
-        let taken = self.meter.unsent(frame.data_ref().map_or(0, Buf::remaining));
+        let metered = match frame.into_data() {
+            Ok(data) => self.meter.unsent(data.remaining()).map(|taken| Frame::data(UnsentData { data, _taken: taken })),
+            // Trailers are short, and take nothing.
+            Err(frame) => frame.into_trailers().ok().map(Frame::trailers),
+        };
         let cut = || h2::Error::from(Reason::ENHANCE_YOUR_CALM).into();
-        let metered = taken.map(|taken| frame.map_data(|data| UnsentData { data, _taken: taken }));
         Poll::Ready(Some(metered.ok_or_else(cut)))
     }
 

@@ -72,8 +72,8 @@ pub struct BudgetedBody<B = Incoming> {
     framing: Framing,
     /// The length of the head of the request.
     head: usize,
-    /// What the request takes. One that has arrived whole takes nothing.
-    taken: Taken,
+    /// What the request takes; `None` if it never took anything. One that has arrived whole takes nothing.
+    taken: Option<Taken>,
     /// Bytes of the body that its reader holds.
     held: usize,
     meter: Arc<Meter>,
@@ -82,7 +82,7 @@ pub struct BudgetedBody<B = Incoming> {
 impl<B> BudgetedBody<B> {
     /// Returns the body of a request with a head of `head` bytes.
     pub fn new(body: B, kind: BodyKind, head: usize, meter: Arc<Meter>) -> Self {
-        Self { body, kind, framing: Framing::default(), head, taken: meter.arriving(), held: 0, meter }
+        Self { body, kind, framing: Framing::default(), head, taken: None, held: 0, meter }
     }
 
     /// The meter of the connection.
@@ -92,7 +92,8 @@ impl<B> BudgetedBody<B> {
 
     /// Takes memory for the head, and for what the reader of the body holds.
     fn take(&mut self) -> Result<(), Status> {
-        if self.taken.resize(self.head + self.held) {
+        let Self { taken, head, held, meter, .. } = self;
+        if taken.get_or_insert_with(|| meter.arriving()).resize(*head + *held) {
             return Ok(());
         }
         self.meter.rejected();
