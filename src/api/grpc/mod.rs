@@ -103,6 +103,8 @@ pub async fn serve(
     };
     let mut builder = connection::builder();
     builder.http2().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    // No client of gRPC reads the date, and it is no part of the protocol.
+    builder.http2().auto_date_header(false);
     connection::serve(listener, acceptor, services, builder.http2_only(), Protocol::Grpc, stop).await;
     Ok(())
 }
