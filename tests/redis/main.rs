@@ -17,5 +17,6 @@ mod region;
 mod replicas;
 mod rights;
 mod streams;
+mod waiting_memory;
 
 use support::{load, node, servers};
