@@ -49,6 +49,7 @@ struct Counts {
     messages: f64,
     failed: f64,
     reports: f64,
+    items: f64,
 }
 
 impl Counts {
@@ -62,6 +63,7 @@ impl Counts {
             messages: metric("tidegate_gossip_messages_total{outcome=\"heard\"} "),
             failed: metric("tidegate_gossip_messages_total{outcome=\"failed\"} "),
             reports: metric("tidegate_gossip_reports_total{direction=\"received\"} "),
+            items: metric("tidegate_store_items_total "),
         }
     }
 }
@@ -120,7 +122,7 @@ fn many_active_keys() {
     let world = World::start(&setup);
     println!(
         "| scope | checks/s | nodes, cores | stores, cores | node, µs/check | sent, kB/s | messages/s | failed | reports/s | \
-         behind at the end | told after | p50 and p99, ms |"
+         items/s | behind at the end | told after | p50 and p99, ms |"
     );
     let mut ratios = Vec::new();
     for _ in 0..number("TURNS", 3.0) as usize {
@@ -135,7 +137,7 @@ fn many_active_keys() {
             let told_after = elapsed() - stopped;
             let per_second_of = |of: fn(&Counts) -> f64| (of(&after) - of(&before)) / seconds;
             println!(
-                "| {domain} | {per_second:.0} | {:.2} | {:.2} | {:.1} | {:.0} | {:.1} | {} | {:.0} | {behind_at_end} | \
+                "| {domain} | {per_second:.0} | {:.2} | {:.2} | {:.1} | {:.0} | {:.1} | {} | {:.0} | {:.0} | {behind_at_end} | \
                  {told_after:.2?} | {times:.1?} |",
                 per_second_of(|c| c.nodes_s),
                 per_second_of(|c| c.stores_s),
@@ -144,6 +146,7 @@ fn many_active_keys() {
                 per_second_of(|c| c.messages),
                 after.failed - before.failed,
                 per_second_of(|c| c.reports),
+                per_second_of(|c| c.items),
             );
             each.push(per_second);
         }

@@ -250,21 +250,34 @@ mod tests {
         queue.waiting.iter().map(|ask| ask.ticket.0).collect()
     }
 
+    fn effective(limit: u64) -> Arc<EffectiveLimit> {
+        let limit = Some((limit, Period::Window { ms: 1000 }));
+        let descriptor = Descriptor { entries: &[], ordered: true, hits: 1, charging: Charging::IfAllowed, limit };
+        Arc::new(RuleBook::empty().descriptor_limit(&"d".into(), &descriptor).unwrap())
+    }
+
+    fn ask_of(effective: &Arc<EffectiveLimit>, ticket: u64, hits: u64) -> QueuedAsk {
+        let (slot, effective) = (SlotId(0), Arc::clone(effective));
+        let ticket = Ticket(ticket);
+        QueuedAsk { ticket, slot, reservation: 0, hits, overdraft: false, refund: None, effective, resent: false }
+    }
+
+    #[test]
+    fn tokens_pay_for_asks_that_they_cover_of_the_terms_that_they_were_taken_under() {
+        let (old, new) = (effective(10), effective(20));
+        let mut queue = KeyQueue::default();
+        queue.push(ask_of(&new, 1, 3));
+        queue.push(QueuedAsk { refund: Some(1), ..ask_of(&new, 2, 0) });
+        assert!(queue.pop_covered(3, old.terms()).is_none(), "other terms");
+        assert!(queue.pop_covered(2, new.terms()).is_none(), "too few tokens");
+        assert_eq!(queue.pop_covered(3, new.terms()).map(|ask| ask.ticket), Some(Ticket(1)));
+        assert!(queue.pop_covered(3, new.terms()).is_none(), "a refund is for the store");
+    }
+
     #[test]
     fn asks_are_in_the_order_of_their_tickets_so_that_each_can_be_withdrawn() {
-        let limit = Some((10, Period::Window { ms: 1000 }));
-        let descriptor = Descriptor { entries: &[], ordered: true, hits: 1, charging: Charging::IfAllowed, limit };
-        let effective = Arc::new(RuleBook::empty().descriptor_limit(&"d".into(), &descriptor).unwrap());
-        let ask = |ticket| QueuedAsk {
-            ticket: Ticket(ticket),
-            slot: SlotId(0),
-            reservation: 0,
-            hits: 1,
-            overdraft: false,
-            refund: None,
-            effective: Arc::clone(&effective),
-            resent: false,
-        };
+        let effective = effective(10);
+        let ask = |ticket| ask_of(&effective, ticket, 1);
         let mut queue = KeyQueue::default();
         [2, 4, 1, 5, 3].into_iter().for_each(|ticket| queue.push(ask(ticket)));
         assert_eq!(tickets(&queue), [1, 2, 3, 4, 5]);

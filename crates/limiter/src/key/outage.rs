@@ -8,9 +8,9 @@
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
 use crate::counter::{
-    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used,
+    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used, used_by,
 };
-use crate::ids::{DebtId, Incarnation};
+use crate::ids::{DebtId, Incarnation, RegionNumber};
 use crate::revision::Revision;
 use crate::rules::EffectiveLimit;
 use crate::time::{NodeTime, StoreTime};
@@ -114,16 +114,16 @@ impl Outage {
                 let grid = effective.grid(now)?;
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
-                let others = used_by_others(&seen.cells(), owed);
-                // Regions that count together have a part each.
+                // Regions that count together have a part each, and each of them uses its own.
                 let part = cx.regions.filter(|_| effective.on_partition().is_some()).map(|regions| regions.part);
-                let (mut limit, own) = (part.unwrap_or(Part::ONE).of(effective.limit), part.is_some());
+                let used_of = |entries: &[Entry]| part.map_or(used(entries), |_| used_by(entries, RegionNumber::OWN));
+                let others = used_by_others(&seen.cells(), owed, used_of);
+                let mut limit = part.unwrap_or(Part::ONE).of(effective.limit);
                 if effective.is_escrow() && cx.regions.is_some() {
                     // Nobody knows which rights are left. Only tokens in hand are spent.
                     limit = 0;
                 }
-                let used = Usage { own, ..unlogged(&grid, &others) }.used(&span, now);
-                let window_share = limit.saturating_sub(used) / divisor(cx);
+                let window_share = limit.saturating_sub(unlogged(&grid, &others).used(&span, now)) / divisor(cx);
                 self.left = window_share.saturating_sub(unlogged(&grid, &as_cells(owed)).used(&span, now));
                 let fits = hits.max(1) <= self.left;
                 if hits == 0 || !(fits || overdraft) {
@@ -324,7 +324,7 @@ fn debt_in(owed: &mut Vec<CellDebt>, start_ms: u64) -> &mut CellDebt {
 }
 
 /// What others used: the cells seen, less the debts of this holder that the store has acknowledged.
-fn used_by_others(seen: &SeenCells, owed: &[CellDebt]) -> Vec<Cell> {
+fn used_by_others(seen: &SeenCells, owed: &[CellDebt], used_of: impl Fn(&[Entry]) -> u64) -> Vec<Cell> {
     let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.acknowledged.net());
-    seen.iter().map(|(start_ms, entries)| cell_of(start_ms, used(entries).saturating_sub(own(start_ms)))).collect()
+    seen.iter().map(|(start_ms, entries)| cell_of(start_ms, used_of(entries).saturating_sub(own(start_ms)))).collect()
 }

@@ -49,5 +49,6 @@ fn keys_that_are_evicted_during_an_outage_leave_nothing_behind() {
     assert!(admitted > 4000, "{admitted} checks were admitted locally");
     let stats = shard.stats();
     assert!(stats.keys <= CONFIG.max_keys);
-    assert!(stats.stalled <= CONFIG.max_keys, "{} places for {} keys", stats.stalled, stats.keys);
+    let places = stats.stalled;
+    assert!((1..=CONFIG.max_keys).contains(&places), "{places} places for {} keys with debts", stats.keys);
 }

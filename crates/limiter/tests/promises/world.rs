@@ -71,7 +71,7 @@ pub struct Holder {
     /// Number of checks so far.
     check_count: u64,
     /// Every batch that reached the store, oldest first.
-    delivered: Vec<Batch>,
+    pub delivered: Vec<Batch>,
 }
 
 /// A reply on its way to the holder.
