@@ -254,3 +254,30 @@ async fn incomplete_messages_have_a_common_memory_bound() {
     let check = CheckRequest { domain: "d".to_owned(), ..CheckRequest::default() };
     assert!(other.check(check).await.unwrap().into_inner().allowed, "other clients must be served over gRPC");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_whose_message_does_not_arrive_end_in_time() {
+    let victim = Victim::new(&[]);
+    let stream = tokio::net::TcpStream::connect(&victim.node.grpc).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
+    tokio::spawn(connection);
+    let paths = [
+        "tidegate.v1.RateLimitService/Check",
+        "tidegate.v1.RateLimitService/CheckBatch",
+        "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
+    ];
+    let mut held = Vec::new();
+    for path in paths {
+        client = client.ready().await.unwrap();
+        let request =
+            http::Request::post(format!("http://x/{path}")).header("content-type", "application/grpc").body(()).unwrap();
+        let (response, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(&[0, 0, 0, 0, 100, 1]), false).unwrap();
+        held.push((path, response, body));
+    }
+    for (path, response, _body) in held {
+        let answer = tokio::time::timeout(Duration::from_secs(60), response).await.expect("the call must end").unwrap();
+        assert_eq!(answer.headers().get("grpc-status").unwrap(), "4", "{path}: DEADLINE_EXCEEDED");
+    }
+}
