@@ -59,6 +59,8 @@ impl Default for BatchGate {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -73,15 +75,16 @@ mod tests {
         assert!(gate.enter(MAX_DESCRIPTORS + 1, || 0).await.unwrap().is_some(), "no batch is too large");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn batches_that_wait_take_a_bounded_memory() {
         let gate = BatchGate::new();
         let all = gate.enter(MAX_DESCRIPTORS, || MAX_WAITING_BYTES).await.unwrap();
-        let waits = || gate.enter(1, || MAX_WAITING_BYTES / 4 - 1024);
-        let at_once = async { tokio::time::timeout(Duration::from_millis(1), waits()).await };
-        let (first, _, _, _, fifth) = tokio::join!(waits(), waits(), waits(), waits(), at_once);
-        assert!(first.is_err(), "it waited in vain");
-        assert!(matches!(fifth, Ok(Err(_))), "it is rejected at once");
+        let enter = || Box::pin(gate.enter(1, || MAX_WAITING_BYTES / 4 - 1024));
+        let mut four = [enter(), enter(), enter(), enter()];
+        assert!(four.iter_mut().all(|entering| entering.now_or_never().is_none()), "they wait");
+        assert!(matches!(enter().now_or_never(), Some(Err(_))), "a fifth is rejected at once");
+        drop(four);
+        assert!(enter().now_or_never().is_none(), "one that waits no more makes room");
         drop(all);
         assert!(gate.enter(1, || MAX_WAITING_BYTES * 2).await.is_ok(), "one that need not wait is not bounded by it");
     }

@@ -152,7 +152,7 @@ impl CheckService {
                     PendingAnswer { arrived, state, identity }
                 }
                 Err(mut unasked) => {
-                    // Without room, a key counts as one that cannot be looked up.
+                    // Without room, what is known of a key from longer ago counts.
                     if let Some(_waits) = self.waiting_for_keys.enter(request.bytes()) {
                         unasked.wait_for_keys().await;
                     }

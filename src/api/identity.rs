@@ -95,37 +95,36 @@ impl AskedKeys {
     /// Waits until the node knows every key, or has waited for it as long as it may.
     pub async fn wait(&mut self) {
         let wait = async |answer: &mut Identified| {
-            if let Identified::Later(later) = answer {
-                *answer = Identified::Now(later.await);
+            if let Identified::Later { looked_up, .. } = answer {
+                *answer = Identified::Now(looked_up.await);
             }
         };
         join_all(self.keys.iter_mut().map(|(_, answer)| wait(answer))).await;
     }
 
-    /// Sets what the keys say. A key that is not known counts as one that cannot be looked up.
+    /// Sets what the keys say. Of a key that was not waited for, what is known from longer ago counts.
     pub fn identify(self, request: &mut CheckRequest) -> Identification {
         let mut problem = None;
         for (at, answer) in self.keys {
+            let (Identified::Now(answer) | Identified::Later { without: answer, .. }) = answer;
             let found = match answer {
-                Identified::Now(KeyAnswer::Valid(owner)) => {
+                KeyAnswer::Valid(owner) => {
                     if let Some(attributes) = request.attributes_mut(at) {
                         set(attributes, owner);
                     }
                     continue;
                 }
-                Identified::Now(KeyAnswer::Unknown) => IdentityProblem::UnknownKey,
-                Identified::Now(KeyAnswer::Expired) => IdentityProblem::ExpiredKey,
-                Identified::Now(KeyAnswer::Revoked) => IdentityProblem::RevokedKey,
-                Identified::Now(KeyAnswer::Unavailable) | Identified::Later(_)
-                    if self.terms.on_failure == OnIdentityFailure::Allow =>
-                {
+                KeyAnswer::Unknown => IdentityProblem::UnknownKey,
+                KeyAnswer::Expired => IdentityProblem::ExpiredKey,
+                KeyAnswer::Revoked => IdentityProblem::RevokedKey,
+                KeyAnswer::Unavailable if self.terms.on_failure == OnIdentityFailure::Allow => {
                     if let Some(attributes) = request.attributes_mut(at) {
                         forget_key(attributes);
                     }
                     problem = Some(IdentityProblem::Unavailable);
                     continue;
                 }
-                Identified::Now(KeyAnswer::Unavailable) | Identified::Later(_) => IdentityProblem::Unavailable,
+                KeyAnswer::Unavailable => IdentityProblem::Unavailable,
             };
             return Identification::Denied(found);
         }
@@ -170,7 +169,7 @@ mod tests {
                 "away" => KeyAnswer::Unavailable,
                 _ => KeyAnswer::Unknown,
             };
-            Identified::Later(Box::pin(std::future::ready(answer)))
+            Identified::Later { looked_up: Box::pin(std::future::ready(answer)), without: KeyAnswer::Unavailable }
         }
     }
 

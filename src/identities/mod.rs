@@ -122,13 +122,15 @@ impl Identities for ApiKeys {
             shared.metrics.answered(&answer);
             return Identified::Now(answer);
         }
-        Identified::Later(Box::pin(async move {
+        let without = self.shared.without_look_up(&hash);
+        let looked_up = Box::pin(async move {
             // A look-up that takes longer goes on, for later checks. A service that is gone makes no look-ups.
             let found = tokio::time::timeout(wait, found).await;
             let answer = found.ok().and_then(Result::ok).unwrap_or_else(|| shared.without_look_up(&hash));
             shared.metrics.answered(&answer);
             answer
-        }))
+        });
+        Identified::Later { looked_up, without }
     }
 }
 

@@ -94,7 +94,7 @@ impl World {
     async fn ask(&self, key: &str) -> KeyAnswer {
         match self.keys.identify(key, WAIT) {
             Identified::Now(answer) => answer,
-            Identified::Later(answer) => answer.await,
+            Identified::Later { looked_up, .. } => looked_up.await,
         }
     }
 
@@ -102,7 +102,7 @@ impl World {
     fn known(&self, key: &str) -> Option<KeyAnswer> {
         match self.keys.identify(key, WAIT) {
             Identified::Now(answer) => Some(answer),
-            Identified::Later(_) => None,
+            Identified::Later { .. } => None,
         }
     }
 

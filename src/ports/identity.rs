@@ -15,7 +15,11 @@ pub trait Identities: Send + Sync + 'static {
 /// The answer about a key: known, or looked up.
 pub enum Identified {
     Now(KeyAnswer),
-    Later(BoxFuture<'static, KeyAnswer>),
+    Later {
+        looked_up: BoxFuture<'static, KeyAnswer>,
+        /// The answer of a node that does not wait for the look-up: what is known of the key from longer ago.
+        without: KeyAnswer,
+    },
 }
 
 /// What is known of a key.

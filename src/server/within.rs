@@ -1,11 +1,12 @@
 //! A time limit that costs nothing for work that is done at once.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 /// Returns the output of `work`, or `None` if it takes longer than `time` after it was polled first.
@@ -34,7 +35,9 @@ impl<F: Future> Future for Within<F> {
             return Poll::Ready(Some(done));
         }
         let time = *this.time;
-        this.timer.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(context).map(|()| None)
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(time)));
+        // The work may have used up what this task may do in one turn. The time counts nevertheless.
+        pin!(unconstrained(timer)).poll(context).map(|()| None)
     }
 }
 

@@ -33,17 +33,18 @@ async fn checks_beyond_the_memory_of_those_that_may_wait_are_denied_at_once() {
     let channel = Endpoint::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap();
     redis.server.signal("STOP");
     let ask = async |user| RateLimitServiceClient::new(channel.clone()).check(large(user)).await.unwrap().into_inner();
-    let mut answers: FuturesUnordered<_> = (0..40).map(ask).collect();
+    let mut answers: FuturesUnordered<_> = (0..10).map(ask).collect();
     // A thousand KiB have room for two of them.
-    for _ in 0..38 {
+    for _ in 0..8 {
         let answer = tokio::time::timeout(Duration::from_secs(30), answers.next()).await.expect("it does not wait");
         let answer = answer.unwrap();
         assert!(!answer.allowed && answer.degraded, "the caller chose how long it is: {answer:?}");
     }
     assert_eq!(node.metric("tidegate_waiting_checks "), 2.0);
-    assert_eq!(node.metric("tidegate_checks_without_room_total "), 38.0);
+    assert_eq!(node.metric("tidegate_checks_without_room_total "), 8.0);
     redis.server.signal("CONT");
+    // Those that waited are decided by the store, or as it failed.
     while let Some(answer) = answers.next().await {
-        assert!(answer.allowed, "those that waited are decided by the store, or at its deadline: {answer:?}");
+        assert!(answer.allowed, "{answer:?}");
     }
 }

@@ -27,9 +27,9 @@ impl RateLimitService for Envoy {
         &self,
         request: Request<Checked<RateLimitRequest>>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let (metadata, _, Checked { message, unknown }) = request.into_parts();
-        let metadata = CallMetadata::of(&metadata);
-        let id = self.0.ids.take(metadata.request_id);
+        let metadata = CallMetadata::of(request.metadata());
+        let Checked { message, unknown } = request.into_inner();
+        let id = self.0.ids.take(metadata.request_id.as_deref());
         if !unknown.is_empty() {
             self.0.warn_of_unknown_fields(&unknown);
         }

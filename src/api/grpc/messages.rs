@@ -53,8 +53,8 @@ pub fn read(message: wire::CheckRequest) -> CheckMessage {
 pub fn message_bytes(message: &wire::CheckRequest) -> usize {
     let maps = std::iter::once(&message.attributes).chain(message.descriptors.iter().map(|d| &d.attributes));
     let texts = maps.flatten().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
-    let descriptors = message.descriptors.len() * size_of::<wire::Descriptor>();
-    size_of::<wire::CheckRequest>() + message.domain.len() + descriptors + texts.sum::<usize>()
+    let texts = texts.sum::<usize>() + message.domain.len() + message.request_id.len();
+    size_of::<wire::CheckRequest>() + message.descriptors.len() * size_of::<wire::Descriptor>() + texts
 }
 
 /// About the memory that an answer takes, in bytes.

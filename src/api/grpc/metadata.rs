@@ -5,21 +5,23 @@ use std::time::Duration;
 use tonic::Response;
 use tonic::metadata::MetadataMap;
 
-use crate::api::request_id::{HEADER, RequestId};
+use crate::api::request_id::{HEADER, RequestId, is_valid};
 
-/// The metadata of a call.
+/// The metadata of a call. It is a copy: a check may wait, and does not keep what else its caller sent.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct CallMetadata<'a> {
-    pub request_id: Option<&'a str>,
+pub struct CallMetadata {
+    /// Valid, or `None`.
+    pub request_id: Option<String>,
     /// A little less than `grpc-timeout`, so that the answer arrives before the caller gives up.
     pub timeout: Option<Duration>,
 }
 
-impl<'a> CallMetadata<'a> {
-    pub fn of(metadata: &'a MetadataMap) -> Self {
+impl CallMetadata {
+    pub fn of(metadata: &MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let timeout = text("grpc-timeout").and_then(parse_timeout);
-        Self { request_id: text(HEADER), timeout: timeout.map(|t| t - t / 8) }
+        let request_id = text(HEADER).filter(|id| is_valid(id)).map(str::to_owned);
+        Self { request_id, timeout: timeout.map(|t| t - t / 8) }
     }
 }
 

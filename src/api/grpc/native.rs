@@ -28,7 +28,8 @@ pub struct Native {
 
 impl Native {
     fn unimplemented<T>(&self, request: &Request<T>) -> Status {
-        let id = self.service.ids.take(CallMetadata::of(request.metadata()).request_id);
+        let metadata = CallMetadata::of(request.metadata());
+        let id = self.service.ids.take(metadata.request_id.as_deref());
         self.service.reject(Rejection::NotBuilt, &id).into_status(&id)
     }
 }
@@ -36,10 +37,10 @@ impl Native {
 #[tonic::async_trait]
 impl RateLimitService for Native {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let metadata = CallMetadata::of(&metadata);
+        let metadata = CallMetadata::of(request.metadata());
+        let request = request.into_inner();
         let CheckMessage { id, check } = messages::read(request);
-        let id = messages::id_of(&self.service.ids, &id, metadata.request_id);
+        let id = messages::id_of(&self.service.ids, &id, metadata.request_id.as_deref());
         let decision = match check {
             Ok(check) => self.service.check(check, metadata.timeout, &id).await,
             Err(violations) => Err(self.service.reject(Rejection::Invalid(violations), &id)),
@@ -51,8 +52,8 @@ impl RateLimitService for Native {
     }
 
     async fn check_batch(&self, request: Request<CheckBatchRequest>) -> Result<Response<CheckBatchResponse>, Status> {
-        let (metadata, _, CheckBatchRequest { checks }) = request.into_parts();
-        let metadata = CallMetadata::of(&metadata);
+        let metadata = CallMetadata::of(request.metadata());
+        let CheckBatchRequest { checks } = request.into_inner();
         let service = &self.service;
         let weight = || checks.iter().map(|check| check.descriptors.len().max(1)).sum::<usize>();
         let too_many = if checks.len() > MAX_BATCH {
@@ -63,20 +64,20 @@ impl RateLimitService for Native {
             None
         };
         if let Some(expected) = too_many {
-            let id = service.ids.take(metadata.request_id);
+            let id = service.ids.take(metadata.request_id.as_deref());
             let rejection = Rejection::Invalid(vec![violation("checks", expected)]);
             return Err(service.reject(rejection, &id).into_status(&id));
         }
         let _permit = match service.batches.enter(weight(), || checks.iter().map(messages::message_bytes).sum()).await {
             Ok(permit) => permit,
             Err(rejection) => {
-                let id = service.ids.take(metadata.request_id);
+                let id = service.ids.take(metadata.request_id.as_deref());
                 return Err(service.reject(rejection, &id).into_status(&id));
             }
         };
         let begun = messages::begin(service, checks.into_iter().map(messages::read), metadata.timeout, Rest::Rejected);
         let waits = begun.iter().any(messages::StartedCheck::waits);
-        let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id));
+        let each = begun.into_iter().map(|begun| begun.answer(service, metadata.request_id.as_deref()));
         let results = if waits {
             join_all(each).await
         } else {
@@ -86,7 +87,7 @@ impl RateLimitService for Native {
             }
             results
         };
-        Ok(with_id(Response::new(CheckBatchResponse { results }), &service.ids.take(metadata.request_id)))
+        Ok(with_id(Response::new(CheckBatchResponse { results }), &service.ids.take(metadata.request_id.as_deref())))
     }
 
     type CheckStreamStream = Answers;

@@ -115,10 +115,11 @@ struct Slow;
 
 impl Identities for Slow {
     fn identify(&self, _: &str, _: Duration) -> Identified {
-        Identified::Later(Box::pin(async {
+        let looked_up = Box::pin(async {
             pause().await;
             KeyAnswer::Valid(Owner { user: "u".to_owned(), tier: None, key_id: "k".to_owned() })
-        }))
+        });
+        Identified::Later { looked_up, without: KeyAnswer::Unavailable }
     }
 }
 

@@ -55,5 +55,7 @@ async fn decide(
     is_json(headers)?;
     let body = whole(body, MAX_BODY).await?;
     let request = check_json::parse(&body, violations).map_err(Rejection::Invalid)?;
+    // The check may wait, and needs it no more.
+    drop(body);
     Ok((state.service.check(request, None, id).await?, deny_status))
 }

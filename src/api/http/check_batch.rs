@@ -13,7 +13,7 @@ use super::check_json::{self, Answer, Parsed};
 use super::{HttpState, web_page, with_id};
 use crate::api::attributes::CheckRequest;
 use crate::api::check_service::Rest;
-use crate::api::rejection::Rejection;
+use crate::api::rejection::{FieldViolation, Rejection};
 use crate::api::request_id::RequestId;
 use crate::server::body_budget::MAX_MESSAGE;
 
@@ -54,8 +54,10 @@ async fn decide(state: &HttpState, headers: &HeaderMap, body: Body, id: &Request
     is_json(headers)?;
     let body = whole(body, MAX_MESSAGE).await?;
     let checks = check_json::parse_batch(&body).map_err(Rejection::Invalid)?;
-    let descriptors = checks.iter().flatten().map(CheckRequest::descriptors).sum();
-    let bytes = || checks.iter().flatten().map(CheckRequest::bytes).sum();
+    // The batch may wait, and needs it no more.
+    drop(body);
+    let descriptors = checks.iter().map(|check| check.as_ref().map_or(1, CheckRequest::descriptors)).sum();
+    let bytes = || checks.iter().map(check_bytes).sum();
     let _permit = state.service.batches.enter(descriptors, bytes).await?;
     let decided = each(state, checks, id).await;
     let request_id = id.to_string();
@@ -66,6 +68,15 @@ async fn decide(state: &HttpState, headers: &HeaderMap, body: Body, id: &Request
     let answers = Answers { results: results.collect() };
     // The answer may wait to be sent, so it keeps no more memory than it is long.
     Ok(serde_json::to_vec(&answers).unwrap_or_default().into_boxed_slice().into())
+}
+
+/// About the memory that a check takes, in bytes.
+fn check_bytes(check: &Parsed) -> usize {
+    let of_violation = |it: &FieldViolation| size_of::<FieldViolation>() + it.pointer.len() + it.detail.len();
+    match check {
+        Ok(check) => check.bytes(),
+        Err(violations) => violations.iter().map(of_violation).sum(),
+    }
 }
 
 /// Decides all checks at once. The results have their order.

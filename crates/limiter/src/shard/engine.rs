@@ -25,8 +25,8 @@ pub const MAX_ITEMS: usize = 1000;
 pub struct ShardConfig {
     /// The most resident keys.
     pub max_keys: usize,
-    /// The most checks that wait for the store. They take at most 2 KiB for each of these, all together: a check that
-    /// would take more is decided without the store.
+    /// The most checks that wait for the store. Each may take 2 KiB, and all together 1 KiB more for each of these: a
+    /// check that would take more is decided without the store.
     pub max_waiting: usize,
     /// The longest time that tokens are held in advance, in microseconds.
     pub lease_us: u64,
@@ -114,13 +114,12 @@ impl<W> Shard<W> {
     /// After one or more checks, [`Self::needs_flush`] says whether the flusher must run.
     pub fn check(
         &mut self,
-        check: &Check<'_>,
+        asked: &Check<'_>,
         lane_of: impl Fn(&[u8]) -> LaneId,
         now: NodeTime,
         waiter: impl FnOnce() -> W,
     ) -> Verdict {
         let Self { book, keys, pending, name, work, without_room, .. } = self;
-        let asked = check;
         let mut check = PendingCheck::new(book, asked, lane_of, keys, name);
         *work = work.wrapping_add(check.work);
         if check.table_full {

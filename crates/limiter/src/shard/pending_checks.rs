@@ -7,19 +7,24 @@ use crate::check::Check;
 use crate::ids::Ticket;
 
 /// About the memory of a check that waits, without its attributes and limits, in bytes.
-pub const CHECK_BYTES: usize = 1024;
+const CHECK_BYTES: usize = 1024;
 /// About the memory of each limit of a check that waits, in bytes.
-pub const LIMIT_BYTES: usize = 256;
+const LIMIT_BYTES: usize = 256;
 /// About the memory of each descriptor and each attribute beside its text, in bytes.
 const PART_BYTES: usize = 64;
+/// The memory that each check may take for itself, in bytes. It is enough for a usual check, which therefore waits
+/// however much others take.
+const OWN_BYTES: usize = 2048;
+/// The memory that the checks share beyond that, in bytes for each check that may wait.
+const SHARED_BYTES: usize = 1024;
 
 /// The waiting checks. `W` is what the shard keeps for the caller of each.
 #[derive(Debug)]
 pub struct PendingChecks<W> {
     checks: HashMap<Ticket, (PendingCheck, W), ahash::RandomState>,
     next: Ticket,
-    /// The memory of these checks beyond [`CHECK_BYTES`] of each, in bytes.
-    extra_bytes: usize,
+    /// The memory of these checks beyond [`OWN_BYTES`] of each, in bytes.
+    shared_bytes: usize,
 }
 
 /// About the memory of a check that waits, with what its caller keeps of it, in bytes.
@@ -30,15 +35,16 @@ pub fn bytes_of(check: &Check<'_>, pending: &PendingCheck) -> usize {
     CHECK_BYTES + check.descriptors.len() * PART_BYTES + texts + limits * LIMIT_BYTES
 }
 
-const fn extra(check: &PendingCheck) -> usize {
-    check.bytes.saturating_sub(CHECK_BYTES)
+/// The memory that a check takes of what all share.
+const fn shared(check: &PendingCheck) -> usize {
+    check.bytes.saturating_sub(OWN_BYTES)
 }
 
 impl<W> PendingChecks<W> {
     /// No waiting checks. Tickets begin at `first`.
     pub fn new(seeds: [u64; 4], first: Ticket) -> Self {
         let [a, b, c, d] = seeds;
-        Self { checks: HashMap::with_hasher(ahash::RandomState::with_seeds(b, c, d, a)), next: first, extra_bytes: 0 }
+        Self { checks: HashMap::with_hasher(ahash::RandomState::with_seeds(b, c, d, a)), next: first, shared_bytes: 0 }
     }
 
     /// The ticket of the next check. It stays the same until a check takes it.
@@ -53,14 +59,15 @@ impl<W> PendingChecks<W> {
         ticket
     }
 
-    /// True if `check` fits among checks of which at most `most` may wait. Those that take more than [`CHECK_BYTES`]
-    /// each may take as much again, all together.
+    /// True if there is memory for `check` among checks of which at most `most` may wait. No check is too large if
+    /// the others take nothing of what all share.
     pub fn has_room_for(&self, check: &PendingCheck, most: usize) -> bool {
-        self.extra_bytes.saturating_add(extra(check)) <= most.saturating_mul(CHECK_BYTES)
+        let all = self.shared_bytes.saturating_add(shared(check));
+        shared(check) == 0 || self.shared_bytes == 0 || all <= most.saturating_mul(SHARED_BYTES)
     }
 
     pub fn insert(&mut self, ticket: Ticket, check: PendingCheck, waiter: W) {
-        self.extra_bytes += extra(&check);
+        self.shared_bytes += shared(&check);
         self.checks.insert(ticket, (check, waiter));
     }
 
@@ -70,7 +77,7 @@ impl<W> PendingChecks<W> {
 
     pub fn remove(&mut self, ticket: Ticket) -> Option<(PendingCheck, W)> {
         let removed = self.checks.remove(&ticket)?;
-        self.extra_bytes -= extra(&removed.0);
+        self.shared_bytes -= shared(&removed.0);
         Some(removed)
     }
 

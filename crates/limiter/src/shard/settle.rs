@@ -129,7 +129,8 @@ fn decide_locally(reservation: &mut Reservation, early: bool, keys: &mut Keys, n
     if reservation.never_fits() {
         return ReservationState::Done(AskResult::Denied(None));
     }
-    if early && reservation.effective.on_store_failure == OnStoreFailure::Allow {
+    let allows = reservation.effective.on_store_failure == OnStoreFailure::Allow;
+    if early && allows && !reservation.effective.is_unlimited() {
         return ReservationState::Done(AskResult::Denied(Some(now.plus(cx.lease_us))));
     }
     let overdraft = reservation.is_overdraft();

@@ -1,6 +1,6 @@
 //! A shard bounds the checks that wait for the store.
 
-use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure};
+use limiter::rules::{Algorithm, Consistency, Limit, OnStoreFailure, Quota};
 use limiter::{
     Charging, Check, Decision, Descriptor, Event, LaneId, NodeTime, Overload, Revision, Shard, ShardConfig, Ticket,
     Verdict, WallTime,
@@ -78,37 +78,57 @@ fn decision(verdict: Verdict) -> Decision {
 
 #[test]
 fn checks_with_long_attributes_do_not_wait_beyond_the_memory_of_those_that_may() {
-    // Ten checks may wait. They may take 10 KiB beyond 1 KiB of each.
+    // Ten checks may wait. They may take 10 KiB beyond 2 KiB of each.
     let mut shard = shard(10);
-    let path = "/".repeat(4_000);
+    let path = "/".repeat(5_000);
     let waiting: Vec<Ticket> = (0..2).map(|user| ticket(check_with(&mut shard, user, &path))).collect();
     let third = decision(check_with(&mut shard, 2, &path));
     assert!(!third.allowed && third.degraded, "it is decided as if the store failed: {third:?}");
     assert_eq!((shard.stats().waiting, shard.stats().without_room), (2, 1));
-    ticket(check(&mut shard, 3));
+    for user in 3..10 {
+        ticket(check(&mut shard, user));
+    }
     let _ = shard.handle(Event::Cancel(waiting[0]), NodeTime(0));
     ticket(check_with(&mut shard, 2, &path));
-    assert_eq!((shard.stats().waiting, shard.stats().without_room), (3, 1));
+    assert_eq!((shard.stats().waiting, shard.stats().without_room), (9, 1));
+}
+
+#[test]
+fn no_check_is_too_large_to_wait_if_the_others_are_usual_ones() {
+    let mut shard = shard(10);
+    let path = "/".repeat(100_000);
+    for _ in 0..3 {
+        ticket(check(&mut shard, 0));
+        let large = ticket(check_with(&mut shard, 1, &path));
+        assert!(decision(check_with(&mut shard, 2, &path)).degraded);
+        // The memory of each is given back.
+        let _ = shard.handle(Event::Expire(large), NodeTime(0));
+    }
 }
 
 #[test]
 fn checks_with_many_limits_do_not_wait_beyond_the_memory_of_those_that_may() {
     let fixed = |at: u64| limit(&format!("l{at}"), Algorithm::FixedWindow, 10, 60_000 + at, Consistency::Exact);
-    let mut shard = shard_with(10, (0..30).map(fixed).collect());
+    let mut shard = shard_with(10, (0..40).map(fixed).collect());
     ticket(check(&mut shard, 0));
-    assert!(decision(check(&mut shard, 1)).degraded, "thirty limits take more than 5 KiB");
+    assert!(decision(check(&mut shard, 1)).degraded, "forty limits take more than 10 KiB");
 }
 
 /// A client chooses how long its attributes are. It must not bring about that a limit allows.
 #[test]
 fn a_check_for_which_there_is_no_memory_is_not_allowed_because_the_store_fails() {
     let path = "/".repeat(20_000);
-    for (on_store_failure, allowed) in
-        [(OnStoreFailure::Deny, 0), (OnStoreFailure::Allow, 0), (OnStoreFailure::Local, 10)]
-    {
-        let rule = limit("l", Algorithm::FixedWindow, 10, 60_000, Consistency::Exact);
-        let mut shard = shard_with(10, vec![Limit { on_store_failure, ..rule }]);
+    let rule = || limit("l", Algorithm::FixedWindow, 10, 60_000, Consistency::Exact);
+    let unlimited = Limit { limit: Quota::Unlimited, on_store_failure: OnStoreFailure::Allow, ..rule() };
+    for (rule, allowed) in [
+        (Limit { on_store_failure: OnStoreFailure::Deny, ..rule() }, 0),
+        (Limit { on_store_failure: OnStoreFailure::Allow, ..rule() }, 0),
+        (Limit { on_store_failure: OnStoreFailure::Local, ..rule() }, 10),
+        (unlimited, 30),
+    ] {
+        let mut shard = shard_with(10, vec![rule.clone()]);
+        ticket(check_with(&mut shard, 1, &path));
         let decisions = (0..30).map(|_| decision(check_with(&mut shard, 0, &path)));
-        assert_eq!(decisions.filter(|decision| decision.allowed).count(), allowed, "{on_store_failure:?}");
+        assert_eq!(decisions.filter(|decision| decision.allowed).count(), allowed, "{rule:?}");
     }
 }

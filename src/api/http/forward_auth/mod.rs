@@ -29,6 +29,7 @@ use super::check_json::Answer;
 use super::{HttpState, Peer, decided, parameters, unknown_parameter, with_id};
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
 use crate::api::rejection::{FieldViolation, Rejection, violation};
+use crate::api::request_id;
 
 /// What forward-auth needs beside the service.
 pub struct ForwardAuth {
@@ -52,7 +53,9 @@ pub async fn authorize(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let id = state.take_id(&headers);
+    // A copy: the check may wait, and the head is long.
+    let given = headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let id = state.service.ids.take(given.as_deref());
     let reject = |violations| with_id(state.service.reject(Rejection::Invalid(violations), &id).into_response(), &id);
     let Parameters { domain, deny_status } = match read(query.as_deref()) {
         Ok(parameters) => parameters,
@@ -68,6 +71,7 @@ pub async fn authorize(
         Ok(check) => check,
         Err(violations) => return reject(violations),
     };
+    drop((headers, uri, query));
     let answer = match state.service.check(check, None, &id).await {
         Ok(decision) => decided(&decision, deny_status, answer(&decision, &id.to_text())),
         Err(rejection) => rejection.into_response(),
