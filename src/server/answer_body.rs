@@ -66,7 +66,9 @@ impl<B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> Body for Metere
             Some(Ok(frame)) => frame,
         };
         let metered = match frame.into_data() {
-            Ok(data) => self.meter.unsent(data.remaining()).map(|taken| Frame::data(UnsentData { data, _taken: taken })),
+            Ok(data) => {
+                self.meter.unsent(data.remaining()).map(|taken| Frame::data(UnsentData { data, _taken: taken }))
+            }
             // Trailers are short, and take nothing.
             Err(frame) => frame.into_trailers().ok().map(Frame::trailers),
         };

@@ -270,8 +270,10 @@ async fn calls_whose_message_does_not_arrive_end_in_time() {
     let mut held = Vec::new();
     for path in paths {
         client = client.ready().await.unwrap();
-        let request =
-            http::Request::post(format!("http://x/{path}")).header("content-type", "application/grpc").body(()).unwrap();
+        let request = http::Request::post(format!("http://x/{path}"))
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
         let (response, mut body) = client.send_request(request, false).unwrap();
         body.send_data(Bytes::from_static(&[0, 0, 0, 0, 100, 1]), false).unwrap();
         held.push((path, response, body));

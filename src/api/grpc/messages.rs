@@ -58,8 +58,9 @@ pub fn message_bytes(message: &wire::CheckRequest) -> usize {
 }
 
 /// About the memory that an answer takes, in bytes.
-pub const fn answer_bytes(answer: &CheckResponse) -> usize {
-    CHECK_BYTES + answer.limits.len() * LIMIT_BYTES
+pub fn answer_bytes(answer: &CheckResponse) -> usize {
+    let texts = answer.request_id.len() + answer.error.as_ref().map_or(0, |error| error.message.len());
+    CHECK_BYTES + answer.limits.len() * LIMIT_BYTES + texts
 }
 
 /// Returns the message of a decision. Its field `refused` says that a limit denied.
@@ -147,8 +148,8 @@ impl StartedCheck {
     /// About the memory that a check takes that waits, in bytes. Its answer takes no more, unless its limits are asked
     /// later.
     pub fn bytes(&self) -> usize {
-        let State::Pending(check, answer) = &self.state else { return CHECK_BYTES };
-        answer.bytes().unwrap_or_else(|| CHECK_BYTES + check.bytes())
+        let State::Pending(check, answer) = &self.state else { return CHECK_BYTES + self.id.len() };
+        self.id.len() + answer.bytes().unwrap_or_else(|| CHECK_BYTES + check.bytes())
     }
 
     /// Waits until the API keys of the check are known.

@@ -162,8 +162,13 @@ fn shared(work: usize, waits: bool, budget: usize) -> Shared {
 
 /// Encodes a check that has an attribute of this name.
 fn message(attribute: &str) -> Vec<u8> {
+    message_with_id(attribute, "")
+}
+
+fn message_with_id(attribute: &str, id: &str) -> Vec<u8> {
     let attributes = [(attribute.to_owned(), "x".to_owned())].into();
-    let check = CheckRequest { domain: "d".to_owned(), attributes, ..CheckRequest::default() };
+    let request_id = id.to_owned();
+    let check = CheckRequest { domain: "d".to_owned(), attributes, request_id, ..CheckRequest::default() };
     let message = check.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0][..], &length, &message].concat()
@@ -269,4 +274,16 @@ async fn a_client_that_vanishes_holds_nothing() {
         drop(stream);
         until(|| meter.held() == 0).await;
     }
+}
+
+/// The answer to a check with an invalid id repeats it.
+#[tokio::test]
+async fn long_ids_of_answers_that_nobody_reads_take_memory() {
+    let Shared { service, meter, .. } = shared(APPLIED, false, 64 << 20);
+    let (_running, ending) = watch::channel(());
+    let body = Full::new(Bytes::from(message_with_id("user", &"x".repeat(60_000)).repeat(100)));
+    let stream = answers(service, Arc::clone(&meter), requests(body), ending);
+    until(|| meter.held() > 5_000_000).await;
+    drop(stream);
+    until(|| meter.held() == 0).await;
 }

@@ -8,7 +8,7 @@ use limiter::Decision;
 
 use super::body::{is_json, whole};
 use super::check_json::{self, Answer};
-use super::{HttpState, decided, parameters, unknown_parameter, web_page, with_id};
+use super::{HttpState, decided, given_id, parameters, unknown_parameter, web_page, with_id};
 use crate::api::rejection::{Rejection, violation};
 use crate::api::request_id::RequestId;
 
@@ -21,8 +21,9 @@ pub async fn check(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let id = state.take_id(&headers);
-    let answer = match decide(&state, query.as_deref(), &headers, body, &id).await {
+    let given = given_id(&headers);
+    let id = state.service.ids.take(given.as_deref());
+    let answer = match decide(&state, query.as_deref(), headers, body, &id).await {
         Ok((decision, deny_status)) => {
             let json = serde_json::to_vec(&Answer::new(&decision, &id.to_string())).unwrap_or_default();
             decided(&decision, deny_status, ([(header::CONTENT_TYPE, "application/json")], json).into_response())
@@ -38,7 +39,7 @@ pub async fn check(
 async fn decide(
     state: &HttpState,
     query: Option<&str>,
-    headers: &HeaderMap,
+    headers: HeaderMap,
     body: Body,
     id: &RequestId<'_>,
 ) -> Result<(Decision, StatusCode), Rejection> {
@@ -51,8 +52,9 @@ async fn decide(
             _ => violations.push(unknown_parameter(&key, "status")),
         }
     }
-    web_page::check(headers, &state.origins)?;
-    is_json(headers)?;
+    web_page::check(&headers, &state.origins)?;
+    is_json(&headers)?;
+    drop(headers);
     let body = whole(body, MAX_BODY).await?;
     let request = check_json::parse(&body, violations).map_err(Rejection::Invalid)?;
     // The check may wait, and needs it no more.

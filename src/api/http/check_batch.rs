@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::body::{is_json, whole};
 use super::check_json::{self, Answer, Parsed};
-use super::{HttpState, web_page, with_id};
+use super::{HttpState, given_id, web_page, with_id};
 use crate::api::attributes::CheckRequest;
 use crate::api::check_service::Rest;
 use crate::api::rejection::{FieldViolation, Rejection};
@@ -40,8 +40,9 @@ enum BatchResult<'d> {
 }
 
 pub async fn check_batch(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
-    let id = state.take_id(&headers);
-    let answer = match decide(&state, &headers, body, &id).await {
+    let given = given_id(&headers);
+    let id = state.service.ids.take(given.as_deref());
+    let answer = match decide(&state, headers, body, &id).await {
         Ok(answers) => ([(header::CONTENT_TYPE, "application/json")], answers).into_response(),
         Err(rejection) => state.service.reject(rejection, &id).into_response(),
     };
@@ -49,9 +50,10 @@ pub async fn check_batch(State(state): State<HttpState>, headers: HeaderMap, bod
 }
 
 /// Returns the answer as JSON.
-async fn decide(state: &HttpState, headers: &HeaderMap, body: Body, id: &RequestId<'_>) -> Result<Bytes, Rejection> {
-    web_page::check(headers, &state.origins)?;
-    is_json(headers)?;
+async fn decide(state: &HttpState, headers: HeaderMap, body: Body, id: &RequestId<'_>) -> Result<Bytes, Rejection> {
+    web_page::check(&headers, &state.origins)?;
+    is_json(&headers)?;
+    drop(headers);
     let body = whole(body, MAX_MESSAGE).await?;
     let checks = check_json::parse_batch(&body).map_err(Rejection::Invalid)?;
     // The batch may wait, and needs it no more.

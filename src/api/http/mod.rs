@@ -59,6 +59,11 @@ pub struct HttpState {
     pub origins: Arc<[HeaderValue]>,
 }
 
+/// The id that a request brings, as a copy: a check may wait, and its head is long.
+fn given_id(headers: &HeaderMap) -> Option<String> {
+    headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned)
+}
+
 impl HttpState {
     /// The id of a request.
     fn take_id<'h>(&self, headers: &'h HeaderMap) -> RequestId<'h> {

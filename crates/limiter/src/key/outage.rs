@@ -8,7 +8,8 @@
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
 use crate::counter::{
-    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used, used_by,
+    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used,
+    used_by,
 };
 use crate::ids::{DebtId, Incarnation, RegionNumber};
 use crate::revision::Revision;

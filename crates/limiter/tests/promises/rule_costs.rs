@@ -62,6 +62,20 @@ fn the_regular_expressions_of_overrides_and_of_when_count_as_well() {
     );
 }
 
+#[test]
+fn long_expressions_end_the_budget_before_they_take_long_to_compile() {
+    let when = format!("[{}].exists(x, x == 2)", vec!["1"; 1900].join(","));
+    let long = |at: usize| {
+        let limit = on_path(at, Condition::Present(true));
+        Limit { matches: Match { when: Some(when.clone()), ..limit.matches }, ..limit }
+    };
+    // Each has 3,823 bytes, and 512 KiB of them may be in a book.
+    let problems = compile((0..1000).map(long).collect()).unwrap_err();
+    assert_eq!(problems.len(), 1, "no further one is compiled");
+    assert_eq!(problems[0].path.to_string(), "domains[0].limits[137].when");
+    assert!(problems[0].message.contains("at most 128 MiB in the whole rule book"), "{}", problems[0].message);
+}
+
 fn per_user(count: usize) -> Vec<Limit> {
     (0..count).map(|at| limit(&format!("l{at}"), Algorithm::FixedWindow, 1000, 60_000, Consistency::Leased)).collect()
 }

@@ -26,10 +26,9 @@ use self::attributes::{Call, attributes};
 use self::notices::Notices;
 use self::trust::Trust;
 use super::check_json::Answer;
-use super::{HttpState, Peer, decided, parameters, unknown_parameter, with_id};
+use super::{HttpState, Peer, decided, given_id, parameters, unknown_parameter, with_id};
 use crate::api::attributes::{CheckRequest, DescriptorRequest, Field};
 use crate::api::rejection::{FieldViolation, Rejection, violation};
-use crate::api::request_id;
 
 /// What forward-auth needs beside the service.
 pub struct ForwardAuth {
@@ -53,8 +52,7 @@ pub async fn authorize(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    // A copy: the check may wait, and the head is long.
-    let given = headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let given = given_id(&headers);
     let id = state.service.ids.take(given.as_deref());
     let reject = |violations| with_id(state.service.reject(Rejection::Invalid(violations), &id).into_response(), &id);
     let Parameters { domain, deny_status } = match read(query.as_deref()) {

@@ -26,6 +26,9 @@ use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
 use crate::rules::work::{ATTRIBUTE, MAX_WORK, TRIED};
 
+/// What a byte of a `when` expression takes of the budget, for the time and the memory that it takes to compile.
+const PARSED_BYTES: usize = 256;
+
 /// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
 /// further regular expression is compiled.
 pub fn check_condition(condition: &Condition, budget: &mut PatternBudget) -> Result<(), String> {
@@ -49,6 +52,7 @@ pub fn check_expression(source: &str, budget: &mut PatternBudget) -> Result<(), 
     if budget.is_spent() {
         return Ok(());
     }
+    budget.take(source.len().saturating_mul(PARSED_BYTES))?;
     budget.take(Expression::compile(source)?.pattern_bytes())
 }
 

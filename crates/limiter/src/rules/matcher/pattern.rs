@@ -148,7 +148,7 @@ impl From<PatternError> for String {
     }
 }
 
-/// What is left for the regular expressions of a rule book.
+/// What is left for the expressions of a rule book.
 #[derive(Debug)]
 pub struct PatternBudget {
     left: usize,
@@ -175,8 +175,8 @@ impl PatternBudget {
         self.left = left.unwrap_or(0);
         let expected = || {
             format!(
-                "expected regular expressions and globs that take at most {} MiB in the whole rule book: with this \
-                 one, they take more",
+                "expected regular expressions, globs and when that take at most {} MiB in the whole rule book: with \
+                 this one, they take more",
                 MAX_BOOK_BYTES >> 20
             )
         };
