@@ -180,7 +180,7 @@ impl CheckService {
         }
     }
 
-    /// Asks the limiter about a check if it was not asked before. Keys that are not known by now cannot be looked up.
+    /// Asks the limiter about a check if it was not asked before. Of keys that are not known by now, what is known from longer ago counts.
     pub fn ask(&self, request: &mut CheckRequest, pending: PendingAnswer) -> PendingAnswer {
         let PendingAnswer { arrived, state, identity } = pending;
         match state {

@@ -55,7 +55,7 @@ fn hot_key(mut shard: Shard<()>) -> Shard<()> {
 }
 
 // A hundred checks that wait for the store, each with its own key.
-#[library_benchmark(config = at_most(460_000))]
+#[library_benchmark(config = at_most(470_000))]
 #[bench::queued(shard(Consistency::Exact), (0..CHECKS).map(|at| format!("u{at}")).collect())]
 fn cold_keys(mut shard: Shard<()>, users: Vec<String>) -> (Shard<()>, Vec<String>) {
     for user in &users {

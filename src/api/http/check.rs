@@ -23,7 +23,7 @@ pub async fn check(
 ) -> Response {
     let given = given_id(&headers);
     let id = state.service.ids.take(given.as_deref());
-    let answer = match decide(&state, query.as_deref(), headers, body, &id).await {
+    let answer = match decide(&state, query, headers, body, &id).await {
         Ok((decision, deny_status)) => {
             let json = serde_json::to_vec(&Answer::new(&decision, &id.to_string())).unwrap_or_default();
             decided(&decision, deny_status, ([(header::CONTENT_TYPE, "application/json")], json).into_response())
@@ -38,14 +38,14 @@ pub async fn check(
 /// Returns the decision, and the status of an answer that denies.
 async fn decide(
     state: &HttpState,
-    query: Option<&str>,
+    query: Option<String>,
     headers: HeaderMap,
     body: Body,
     id: &RequestId<'_>,
 ) -> Result<(Decision, StatusCode), Rejection> {
     let mut violations = Vec::new();
     let mut deny_status = StatusCode::TOO_MANY_REQUESTS;
-    for (key, value) in parameters(query, &mut violations) {
+    for (key, value) in parameters(query.as_deref(), &mut violations) {
         match (key.as_str(), value.as_str()) {
             ("status", "200") => deny_status = StatusCode::OK,
             ("status", _) => violations.push(violation("?status", "expected 200")),
@@ -54,7 +54,7 @@ async fn decide(
     }
     web_page::check(&headers, &state.origins)?;
     is_json(&headers)?;
-    drop(headers);
+    drop((headers, query));
     let body = whole(body, MAX_BODY).await?;
     let request = check_json::parse(&body, violations).map_err(Rejection::Invalid)?;
     // The check may wait, and needs it no more.

@@ -59,9 +59,10 @@ pub struct HttpState {
     pub origins: Arc<[HeaderValue]>,
 }
 
-/// The id that a request brings, as a copy: a check may wait, and its head is long.
+/// The valid id that a request brings, as a copy: a check may wait, and its head is long.
 fn given_id(headers: &HeaderMap) -> Option<String> {
-    headers.get(request_id::HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned)
+    let given = headers.get(request_id::HEADER).and_then(|id| id.to_str().ok());
+    given.filter(|id| request_id::is_valid(id)).map(str::to_owned)
 }
 
 impl HttpState {

@@ -8,8 +8,7 @@
 use super::last_seen::LastSeen;
 use super::messages::{Context, Receipt};
 use crate::counter::{
-    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Part, Rate, Report, SeenCells, Ticks, Usage, used,
-    used_by,
+    Bucket, Cell, Debt, Entry, Grid, HitLog, Hits, MAX_COUNT, Rate, Report, SeenCells, Ticks, Usage, used, used_by,
 };
 use crate::ids::{DebtId, Incarnation, RegionNumber};
 use crate::revision::Revision;
@@ -115,16 +114,21 @@ impl Outage {
                 let grid = effective.grid(now)?;
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
-                // Regions that count together have a part each, and each of them uses its own.
-                let part = cx.regions.filter(|_| effective.on_partition().is_some()).map(|regions| regions.part);
-                let used_of = |entries: &[Entry]| part.map_or(used(entries), |_| used_by(entries, RegionNumber::OWN));
-                let others = used_by_others(&seen.cells(), owed, used_of);
-                let mut limit = part.unwrap_or(Part::ONE).of(effective.limit);
+                let left_of = |limit: u64, used_of: fn(&[Entry]) -> u64| {
+                    let others = used_by_others(&seen.cells(), owed, used_of);
+                    limit.saturating_sub(unlogged(&grid, &others).used(&span, now))
+                };
+                let mut left = left_of(effective.limit, used);
                 if effective.is_escrow() && cx.regions.is_some() {
                     // Nobody knows which rights are left. Only tokens in hand are spent.
-                    limit = 0;
+                    left = 0;
                 }
-                let window_share = limit.saturating_sub(unlogged(&grid, &others).used(&span, now)) / divisor(cx);
+                if let Some(regions) = cx.regions.filter(|_| effective.on_partition().is_some()) {
+                    // Regions that count together have a part each, and each of them uses its own.
+                    let own = |entries: &[Entry]| used_by(entries, RegionNumber::OWN);
+                    left = left.min(left_of(regions.part.of(effective.limit), own));
+                }
+                let window_share = left / divisor(cx);
                 self.left = window_share.saturating_sub(unlogged(&grid, &as_cells(owed)).used(&span, now));
                 let fits = hits.max(1) <= self.left;
                 if hits == 0 || !(fits || overdraft) {
@@ -325,7 +329,7 @@ fn debt_in(owed: &mut Vec<CellDebt>, start_ms: u64) -> &mut CellDebt {
 }
 
 /// What others used: the cells seen, less the debts of this holder that the store has acknowledged.
-fn used_by_others(seen: &SeenCells, owed: &[CellDebt], used_of: impl Fn(&[Entry]) -> u64) -> Vec<Cell> {
+fn used_by_others(seen: &SeenCells, owed: &[CellDebt], used_of: fn(&[Entry]) -> u64) -> Vec<Cell> {
     let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.acknowledged.net());
     seen.iter().map(|(start_ms, entries)| cell_of(start_ms, used_of(entries).saturating_sub(own(start_ms)))).collect()
 }

@@ -25,7 +25,7 @@ pub const MAX_ITEMS: usize = 1000;
 pub struct ShardConfig {
     /// The most resident keys.
     pub max_keys: usize,
-    /// The most checks that wait for the store. Each may take 2 KiB, and all together 1 KiB more for each of these: a
+    /// The most checks that wait for the store. Each may take 4 KiB, and all together 1 KiB more for each of these: a
     /// check that would take more is decided without the store.
     pub max_waiting: usize,
     /// The longest time that tokens are held in advance, in microseconds.

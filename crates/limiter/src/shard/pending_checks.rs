@@ -12,9 +12,9 @@ const CHECK_BYTES: usize = 1024;
 const LIMIT_BYTES: usize = 256;
 /// About the memory of each descriptor and each attribute beside its text, in bytes.
 const PART_BYTES: usize = 64;
-/// The memory that each check may take for itself, in bytes. It is enough for a usual check, which therefore waits
-/// however much others take.
-const OWN_BYTES: usize = 2048;
+/// The memory that each check may take for itself, in bytes. It is enough for the check of a browser's request with some
+/// limits, which therefore waits however much others take.
+const OWN_BYTES: usize = 4096;
 /// The memory that the checks share beyond that, in bytes for each check that may wait.
 const SHARED_BYTES: usize = 1024;
 
@@ -76,9 +76,8 @@ impl<W> PendingChecks<W> {
     }
 
     pub fn remove(&mut self, ticket: Ticket) -> Option<(PendingCheck, W)> {
-        let removed = self.checks.remove(&ticket)?;
-        self.shared_bytes -= shared(&removed.0);
-        Some(removed)
+        let Self { checks, shared_bytes, .. } = self;
+        checks.remove(&ticket).inspect(|(check, _)| *shared_bytes -= shared(check))
     }
 
     pub fn len(&self) -> usize {

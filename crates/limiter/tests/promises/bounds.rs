@@ -78,15 +78,16 @@ fn decision(verdict: Verdict) -> Decision {
 
 #[test]
 fn checks_with_long_attributes_do_not_wait_beyond_the_memory_of_those_that_may() {
-    // Ten checks may wait. They may take 10 KiB beyond 2 KiB of each.
+    // Ten checks may wait. They may take 10 KiB beyond 4 KiB of each.
     let mut shard = shard(10);
-    let path = "/".repeat(5_000);
+    let path = "/".repeat(7_000);
     let waiting: Vec<Ticket> = (0..2).map(|user| ticket(check_with(&mut shard, user, &path))).collect();
     let third = decision(check_with(&mut shard, 2, &path));
     assert!(!third.allowed && third.degraded, "it is decided as if the store failed: {third:?}");
     assert_eq!((shard.stats().waiting, shard.stats().without_room), (2, 1));
     for user in 3..10 {
-        ticket(check(&mut shard, user));
+        // As long as those of a browser.
+        ticket(check_with(&mut shard, user, &"/".repeat(1_000)));
     }
     let _ = shard.handle(Event::Cancel(waiting[0]), NodeTime(0));
     ticket(check_with(&mut shard, 2, &path));

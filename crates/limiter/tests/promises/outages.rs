@@ -63,23 +63,25 @@ fn a_holder_admits_its_share_and_reports_the_debt() {
 #[test]
 fn a_holder_shares_out_the_part_of_its_region_less_what_its_region_used() {
     let scope = Scope::Global(GlobalStrategy::Gossip { on_partition: OnPartition::Open });
-    let mut world = world(1, vec![Limit { scope, ..local("l", Algorithm::FixedWindow, 60, MONTH) }]);
-    let part = Part { weight: 1, weights: 2 };
-    let regions = Regions { part, floor_thousandths: 0, partitioned_since: None, rights: None };
-    let now = world.node_now(0);
-    let _ = world.holders[0].shard.handle(Event::Regions(Some(regions)), now);
-    // Another region has used 24.
-    let key = world.store.keys().next().unwrap().clone();
-    let entries = vec![Entry { incarnation: Incarnation(1 << 30), charged: 24, returned: 0 }];
-    let cells = [Cell { start_ms: world.store_now() / 1000 / MONTH * MONTH, entries }].as_slice().into();
-    let heard = Report { key, grid: Grid::Fixed { width_ms: MONTH }, cells }.import(RegionNumber(100)).unwrap();
-    let mut batch = world.holders[0].delivered.last().unwrap().clone();
-    batch.items = vec![heard];
-    world.run_batch(&batch);
-    assert_eq!(check_with_store(&mut world, 0, 6), 6);
-    let left = world.last_decision.as_ref().unwrap().limits[0].remaining;
-    assert_eq!(left, Some(30), "the holder knows what the other region used");
-    assert_eq!(check_without_store(&mut world, 0, 20), 8, "a third of the half of 60, less its own six");
+    for (heard, own, left, share) in [(24, 6, 30, 8), (60, 0, 0, 0)] {
+        let mut world = world(1, vec![Limit { scope, ..local("l", Algorithm::FixedWindow, 60, MONTH) }]);
+        let part = Part { weight: 1, weights: 2 };
+        let regions = Regions { part, floor_thousandths: 0, partitioned_since: None, rights: None };
+        let now = world.node_now(0);
+        let _ = world.holders[0].shard.handle(Event::Regions(Some(regions)), now);
+        // What another region has used.
+        let key = world.store.keys().next().unwrap().clone();
+        let entries = vec![Entry { incarnation: Incarnation(1 << 30), charged: heard, returned: 0 }];
+        let cells = [Cell { start_ms: world.store_now() / 1000 / MONTH * MONTH, entries }].as_slice().into();
+        let report = Report { key, grid: Grid::Fixed { width_ms: MONTH }, cells }.import(RegionNumber(100)).unwrap();
+        let mut batch = world.holders[0].delivered.last().unwrap().clone();
+        batch.items = vec![report];
+        world.run_batch(&batch);
+        assert_eq!(check_with_store(&mut world, 0, 6), own);
+        let remaining = world.last_decision.as_ref().unwrap().limits[0].remaining;
+        assert_eq!(remaining, Some(left), "the holder knows what the other region used");
+        assert_eq!(check_without_store(&mut world, 0, 20), share, "a third of the half of 60, less its own six");
+    }
 }
 
 #[test]

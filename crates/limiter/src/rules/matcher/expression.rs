@@ -16,7 +16,7 @@ use super::syntax::Syntax;
 use crate::rules::work::MAX_WORK;
 
 /// The longest expression, in bytes.
-const MAX_BYTES: usize = 4096;
+pub(super) const MAX_BYTES: usize = 4096;
 
 /// The steps of an evaluation, without its parts.
 const EVALUATION: usize = 100;

@@ -14,6 +14,7 @@ mod syntax;
 pub use condition::{Compiled, address, network};
 use condition::{MAX_PATTERN_BYTES, regex_of};
 pub use expression::Expression;
+use expression::MAX_BYTES as MAX_EXPRESSION_BYTES;
 pub use index::Found;
 use index::{Index, Token};
 pub use judge::{Fact, Facts};
@@ -27,7 +28,10 @@ use crate::rules::rule::{Condition, Match};
 use crate::rules::work::{ATTRIBUTE, MAX_WORK, TRIED};
 
 /// What a byte of a `when` expression takes of the budget, for the time and the memory that it takes to compile.
-const PARSED_BYTES: usize = 256;
+const PARSED_BYTES: usize = 16;
+/// The same for each byte beyond the length of usual expressions: the time grows faster than the length.
+const LONG_PARSED_BYTES: usize = 256;
+const USUAL_EXPRESSION: usize = 128;
 
 /// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
 /// further regular expression is compiled.
@@ -52,7 +56,10 @@ pub fn check_expression(source: &str, budget: &mut PatternBudget) -> Result<(), 
     if budget.is_spent() {
         return Ok(());
     }
-    budget.take(source.len().saturating_mul(PARSED_BYTES))?;
+    if let Some(beyond) = source.len().checked_sub(USUAL_EXPRESSION).filter(|_| source.len() <= MAX_EXPRESSION_BYTES) {
+        budget.take(beyond * LONG_PARSED_BYTES)?;
+    }
+    budget.take(source.len().min(MAX_EXPRESSION_BYTES) * PARSED_BYTES)?;
     budget.take(Expression::compile(source)?.pattern_bytes())
 }
 

@@ -175,7 +175,7 @@ impl PatternBudget {
         self.left = left.unwrap_or(0);
         let expected = || {
             format!(
-                "expected regular expressions, globs and when that take at most {} MiB in the whole rule book: with \
+                "expected `when`, regular expressions and globs that take at most {} MiB in the whole rule book: with \
                  this one, they take more",
                 MAX_BOOK_BYTES >> 20
             )
