@@ -40,6 +40,8 @@ fn replicas_take_over_again_and_again() {
 fn every_server_has_the_settings_of_the_document() {
     let servers = Postgres::start_with_patroni();
     for port in servers.ports() {
+        // A replica has the database a little later than the primary.
+        wait_for("the database", || servers.try_psql(port, "SELECT 1").ok());
         for (name, value) in
             [("wal_level", "replica"), ("max_wal_senders", "10"), ("wal_keep_size", "1GB"), ("hot_standby", "on")]
         {
