@@ -72,7 +72,7 @@ pub struct BudgetedBody<B = Incoming> {
     framing: Framing,
     /// The length of the head of the request.
     head: usize,
-    /// What the request takes; `None` if it never took anything. One that has arrived whole takes nothing.
+    /// The memory of the request while it arrives; `None` until it takes some.
     taken: Option<Taken>,
     /// Bytes of the body that its reader holds.
     held: usize,

@@ -27,10 +27,13 @@ use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
 use crate::rules::work::{ATTRIBUTE, MAX_WORK, TRIED};
 
-/// What a byte of a `when` expression takes of the budget, for the time and the memory that it takes to compile.
+/// The bytes of the budget that each byte of a `when` expression takes. They stand for the time and the memory of
+/// compiling it.
 const PARSED_BYTES: usize = 16;
-/// The same for each byte beyond the length of usual expressions: the time grows faster than the length.
+/// The further bytes of the budget that each byte beyond [`USUAL_EXPRESSION`] takes: the time grows faster than the
+/// length.
 const LONG_PARSED_BYTES: usize = 256;
+/// The length of usual expressions, in bytes.
 const USUAL_EXPRESSION: usize = 128;
 
 /// Checks that a condition compiles, within `budget`. The error says what was expected. Once the budget is spent, no
@@ -56,10 +59,11 @@ pub fn check_expression(source: &str, budget: &mut PatternBudget) -> Result<(), 
     if budget.is_spent() {
         return Ok(());
     }
-    if let Some(beyond) = source.len().checked_sub(USUAL_EXPRESSION).filter(|_| source.len() <= MAX_EXPRESSION_BYTES) {
-        budget.take(beyond * LONG_PARSED_BYTES)?;
+    // One that is too long is not compiled.
+    if source.len() <= MAX_EXPRESSION_BYTES {
+        let beyond = source.len().saturating_sub(USUAL_EXPRESSION);
+        budget.take(source.len() * PARSED_BYTES + beyond * LONG_PARSED_BYTES)?;
     }
-    budget.take(source.len().min(MAX_EXPRESSION_BYTES) * PARSED_BYTES)?;
     budget.take(Expression::compile(source)?.pattern_bytes())
 }
 

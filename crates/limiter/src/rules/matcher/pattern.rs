@@ -148,7 +148,7 @@ impl From<PatternError> for String {
     }
 }
 
-/// What is left for the expressions of a rule book.
+/// The bytes that further expressions of a rule book may take.
 #[derive(Debug)]
 pub struct PatternBudget {
     left: usize,
