@@ -1,5 +1,6 @@
-//! Measures a shard with ten million keys: bytes per resident key, bytes that remain after every key was evicted, bytes
-//! per key and record with the memory store, and the longest time for which a check, a tick or a batch occupied a core.
+//! Measures a shard with ten million keys: bytes per resident key, bytes that remain after every key was evicted,
+//! bytes per key and record with the memory store, and the longest time for which a check, a tick or a batch occupied
+//! a core.
 //!
 //! Prints one line of JSON for each measurement. Bytes are differences of the resident memory of the process.
 

@@ -1,8 +1,8 @@
 //! The scripts that run in Redis.
 //!
-//! The counter script is one text, assembled from the files of `lua/`. Each file is about one subject. Where it follows
-//! a file of `limiter::counter`, it names that file at its top. The constants are taken from the Rust code, so no
-//! number is written twice.
+//! The counter script is one text, assembled from the files of `lua/`. Each file is about one subject. Where it
+//! follows a file of `limiter::counter`, it names that file at its top. The constants are taken from the Rust code,
+//! so no number is written twice.
 //!
 //! ```text
 //! head             reads the batch
@@ -165,8 +165,8 @@ static CONSTANTS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
     }
 });
 
-/// Writes the value of each constant in place of its name. A local variable would cost more: each function that uses it
-/// takes time to find it when the script creates that function.
+/// Writes the value of each constant in place of its name. A local variable would cost more: each function that uses
+/// it takes time to find it when the script creates that function.
 fn with_constants(text: &str, constants: &HashMap<&str, String>) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut replaced = String::with_capacity(text.len());

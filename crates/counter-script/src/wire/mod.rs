@@ -5,8 +5,8 @@
 //!
 //! - A batch has a head (version, holder, batch id, end), and for each item its length, its kind and its text. The
 //!   length does not count the kind.
-//! - A reply has the version, a byte that tells if the batch ran or was late, the store's clock, and the replies to the
-//!   items in order.
+//! - A reply has the version, a byte that tells if the batch ran or was late, the store's clock, and the replies to
+//!   the items in order.
 //! - [`keys`] returns the keys that the script needs: those of the items, and that of the record of the lane if an item
 //!   needs it. So Redis knows all keys that the script touches, also while a slot moves.
 //!
