@@ -180,7 +180,8 @@ impl CheckService {
         }
     }
 
-    /// Asks the limiter about a check if it was not asked before. Of keys that are not known by now, what is known from longer ago counts.
+    /// Asks the limiter about a check if it was not asked before. Of a key that was not waited for, what is known from
+    /// longer ago counts.
     pub fn ask(&self, request: &mut CheckRequest, pending: PendingAnswer) -> PendingAnswer {
         let PendingAnswer { arrived, state, identity } = pending;
         match state {

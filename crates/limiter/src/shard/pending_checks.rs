@@ -12,8 +12,8 @@ const CHECK_BYTES: usize = 1024;
 const LIMIT_BYTES: usize = 256;
 /// About the memory of each descriptor and each attribute beside its text, in bytes.
 const PART_BYTES: usize = 64;
-/// The memory that each check may take for itself, in bytes. It is enough for the check of a browser's request with some
-/// limits, which therefore waits however much others take.
+/// The memory that each check may take for itself, in bytes. It is enough for the check of a browser's request with
+/// some limits. Such a check waits however much others take.
 const OWN_BYTES: usize = 4096;
 /// The memory that the checks share beyond that, in bytes for each check that may wait.
 const SHARED_BYTES: usize = 1024;
