@@ -162,7 +162,7 @@ impl Gossip for RegionGossip {
         if !reports.is_empty() {
             self.outbox(|outbox| {
                 // A region that is alone tells nobody.
-                if outbox.links().next().is_some() {
+                if !outbox.is_alone() {
                     reports.into_iter().for_each(|(report, ends)| outbox.note(report, ends));
                 }
             });

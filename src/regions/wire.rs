@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use limiter::Incarnation;
-use limiter::counter::{Cell, Entry, Given, Grid, MAX_COUNT, SeenCells};
+use limiter::counter::{Cell, Entry, Given, Grid, MAX_COUNT};
 use limiter::escrow::Want;
 use limiter::gossip::Report;
 use prost::Message;
@@ -98,7 +98,7 @@ fn from_message(report: message::Report) -> Option<Report> {
     let cell =
         |cell: message::Cell| Cell { start_ms: cell.start_ms, entries: cell.entries.into_iter().map(entry).collect() };
     let cells: Vec<Cell> = report.cells.into_iter().map(cell).collect();
-    Some(Report { key: report.key.into(), grid, cells: SeenCells::from(cells.as_slice()) })
+    Some(Report { key: report.key.into(), grid, cells: cells.into() })
 }
 
 /// What a region wants, as a message.

@@ -4,7 +4,7 @@
 -- of one cell that the current incarnation alone has charged, and of what other regions charged to it. It leaves every
 -- other case to the general path. Where both paths could serve an item, they write the same bytes.
 
--- What counts the entries of other regions (shared.lua), once an item needs it.
+-- What merges the entries of other regions (shared.lua), once an item needs it.
 local shared
 local now_ms = (now - now % 1000) / 1000
 
@@ -28,8 +28,8 @@ local function serve_compact(key, kind, position)
     seen_ms, seen_incarnation, seen_charged, seen_returned, position = unpack('>I6I6I7I7', batch, position)
   end
   if kind % (2 * HAS_OTHERS) >= HAS_OTHERS then
-    shared = shared or load_part('shared')
-    seen_others, position = shared.read(position)
+    local size = unpack('>B', batch, position) * OTHER_SIZE
+    seen_others, position = string.sub(batch, position + 1, position + size), position + 1 + size
   end
   if kind % (2 * HAS_RETURN) >= HAS_RETURN then
     return_ms, return_incarnation, return_tokens = unpack('>I6I6I7', batch, position)
@@ -78,6 +78,7 @@ local function serve_compact(key, kind, position)
     if seen_charged > charged then charged = seen_charged end
     if seen_returned > returned then returned = seen_returned end
     if seen_others and seen_others ~= others then
+      shared = shared or load_part('shared')
       others = shared.merge(others, seen_others)
       if not others then return end
     end
@@ -103,9 +104,9 @@ local function serve_compact(key, kind, position)
   end
 
   local used = charged > returned and charged - returned or 0
-  if others ~= '' then
-    shared = shared or load_part('shared')
-    used = used + shared.used(others)
+  for at = 1, #others, OTHER_SIZE do
+    local _, _, other_charged, other_returned = unpack(OTHER_FORMAT, others, at)
+    if other_charged > other_returned then used = used + other_charged - other_returned end
   end
   -- A counter without a limit denies nothing, however much is counted.
   local available = limit
@@ -143,10 +144,9 @@ local function serve_compact(key, kind, position)
   local expires_ms, reset_at = end_ms + older_cells * width_ms, now
   if used > 0 then reset_at = expires_ms * 1000 end
   if record ~= stored then call('SET', key, record, 'PXAT', format_ms(expires_ms)) end
-  if others ~= '' then
-    return shared.reply(others, reply, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
-      charged, returned)
-  end
-  return pack('>BI4I4I7I7I6I6I6I7I7', reply, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
+  if others ~= '' then reply = reply + WITH_OTHERS end
+  reply = pack('>BI4I4I7I7I6I6I6I7I7', reply, count, want, available - tokens, reset_at, incarnation, start_ms, end_ms,
     charged, returned)
+  if others == '' then return reply end
+  return reply .. pack('>B', #others / OTHER_SIZE) .. others
 end

@@ -1,4 +1,4 @@
--- The part of the compact path that counts what other regions reported.
+-- The part of the compact path that merges what other regions reported.
 --
 -- `others` are the entries of other regions in one cell, the oldest first, in one string: OTHER_SIZE bytes for each, as
 -- OTHER_FORMAT packs them. There are at most MAX_FOREIGN_ENTRIES of all regions together, so no region has too many.
@@ -22,12 +22,6 @@ local function merge_other(others, region, incarnation, charged, returned)
   return others .. pack(OTHER_FORMAT, region, incarnation, charged, returned)
 end
 
--- Returns the entries that an item carries at `position`, and where they end.
-local function read_others(position)
-  local size = unpack('>B', batch, position) * OTHER_SIZE
-  return sub(batch, position + 1, position + size), position + 1 + size
-end
-
 -- Returns `others` with those of `seen` merged into them, or nothing if there is no room.
 local function merge_others(others, seen)
   for position = 1, #seen, OTHER_SIZE do
@@ -35,21 +29,6 @@ local function merge_others(others, seen)
     if not others then return end
   end
   return others
-end
-
--- Returns the hits of `others` that count.
-local function used_by_others(others)
-  local used = 0
-  for position = 1, #others, OTHER_SIZE do
-    local _, _, charged, returned = unpack(OTHER_FORMAT, others, position)
-    if charged > returned then used = used + charged - returned end
-  end
-  return used
-end
-
--- Returns the reply to a compact item: that of compact.lua, with `others` behind it.
-local function reply_with(others, reply, ...)
-  return pack('>BI4I4I7I7I6I6I6I7I7', reply + WITH_OTHERS, ...) .. pack('>B', #others / OTHER_SIZE) .. others
 end
 
 -- Returns what a record holds that has one cell and at most one entry of the replay guard: the incarnation, the second
@@ -108,9 +87,6 @@ local function serve_short_import(key, position)
 end
 
 return {
-  read = read_others,
   merge = merge_others,
-  used = used_by_others,
-  reply = reply_with,
   import = serve_short_import,
 }

@@ -8,7 +8,7 @@
 //! head             reads the batch
 //! load_part        a function, called when the first item needs a part
 //!   lane
-//!   shared           counts of other regions on the compact path
+//!   shared           merges counts of other regions on the compact path
 //!   general, replay_guard, grants
 //!   load_window      a function, called for the first window
 //!     cell, grid, hit_log, usage, share, escrow, debts, window_record, window, import, transfer

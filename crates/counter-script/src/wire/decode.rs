@@ -143,9 +143,14 @@ impl<'a> Reader<'a> {
         };
         let own = Entry { incarnation, charged, returned };
         let cells = if has_others {
-            let others = self.list::<1, _>(Self::other)?;
-            let entries = iter::once(own).chain(others).collect();
-            SeenCells::from([Cell { start_ms: cell_ms, entries }].as_slice())
+            let others = usize::try_from(self.get::<1>()?).map_err(|_| Malformed)?;
+            // It has at most 255 others, whatever it claims.
+            let mut entries = Vec::with_capacity(1 + others);
+            entries.push(own);
+            for _ in 0..others {
+                entries.push(self.other()?);
+            }
+            SeenCells::one_cell(cell_ms, entries)
         } else {
             SeenCells::One { start_ms: cell_ms, entry: own }
         };
@@ -167,7 +172,7 @@ impl<'a> Reader<'a> {
         let incarnation = self.incarnation()?;
         let (cell_ms, cell_end_ms) = (self.get::<6>()?, self.get::<6>()?);
         let cells = self.list::<1, _>(Self::cell)?;
-        let cells = SeenCells::from(cells.as_slice());
+        let cells = SeenCells::from(cells);
         let reported = self.get::<1>()? == 1;
         let debts = self.list::<1, _>(Self::debt)?;
         let seen = Seen::Window { incarnation, cell_ms, cell_end_ms, cells, debts };

@@ -1,8 +1,8 @@
 //! Writes a batch.
 
 use limiter::counter::{
-    Ask, Batch, BucketReturn, Cell, Counter, Debt, Entry, Escrow, Grid, Hits, Item, MAX_FOREIGN_ENTRIES, Prefetch,
-    SeenCells, Share, Ticks, WindowReturn,
+    Ask, Batch, BucketReturn, Counter, Debt, Entry, Escrow, Grid, Hits, Item, MAX_FOREIGN_ENTRIES, Prefetch, SeenCells,
+    Share, Ticks, WindowReturn,
 };
 
 use super::codes::{
@@ -62,14 +62,11 @@ impl Writer {
         let seen = match seen {
             SeenCells::Empty => None,
             SeenCells::One { start_ms, entry } if entry.is_own() => Some((*start_ms, *entry, [].as_slice())),
-            SeenCells::Many(cells) => match cells.as_slice() {
-                [Cell { start_ms, entries }] => match entries.split_first() {
-                    Some((own, others)) if own.is_own() && are_short(others) => Some((*start_ms, *own, others)),
-                    _ => return false,
-                },
+            SeenCells::OneCell { start_ms, entries } => match entries.split_first() {
+                Some((own, others)) if own.is_own() && are_short(others) => Some((*start_ms, *own, others)),
                 _ => return false,
             },
-            SeenCells::One { .. } => return false,
+            SeenCells::One { .. } | SeenCells::Many(_) => return false,
         };
         let has_debts = !debts.seen.is_empty() || !debts.reports.is_empty();
         let is_regional = share.is_none() && escrow.is_none();

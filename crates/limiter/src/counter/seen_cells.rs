@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::cell::{Cell, Entry};
 
 /// Cells of one window counter, the newest first. Most counters have one cell with one entry, which needs no
-/// allocation.
+/// allocation. Those that regions share have one cell with an entry for each region, which needs one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeenCells {
     #[default]
@@ -17,16 +17,30 @@ pub enum SeenCells {
         start_ms: u64,
         entry: Entry,
     },
-    /// Never one cell with one entry.
+    /// Never with one entry.
+    OneCell {
+        start_ms: u64,
+        entries: Box<[Entry]>,
+    },
+    /// Never one cell.
     Many(Vec<Cell>),
 }
 
 impl SeenCells {
+    /// One cell, which begins at `start_ms`, in milliseconds since the epoch.
+    pub fn one_cell(start_ms: u64, entries: Vec<Entry>) -> Self {
+        match *entries {
+            [entry] => Self::One { start_ms, entry },
+            _ => Self::OneCell { start_ms, entries: entries.into() },
+        }
+    }
+
     /// The beginning of each cell, in milliseconds since the epoch, and its entries.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[Entry])> {
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[Entry])> + Clone {
         let (one, many) = match self {
             Self::Empty => (None, [].as_slice()),
             Self::One { start_ms, entry } => (Some((*start_ms, slice::from_ref(entry))), [].as_slice()),
+            Self::OneCell { start_ms, entries } => (Some((*start_ms, &**entries)), [].as_slice()),
             Self::Many(cells) => (None, cells.as_slice()),
         };
         one.into_iter().chain(many.iter().map(|cell| (cell.start_ms, cell.entries.as_slice())))
@@ -46,13 +60,18 @@ impl SeenCells {
     }
 }
 
+impl From<Vec<Cell>> for SeenCells {
+    fn from(mut cells: Vec<Cell>) -> Self {
+        if cells.len() > 1 {
+            return Self::Many(cells);
+        }
+        cells.pop().map_or(Self::Empty, |cell| Self::one_cell(cell.start_ms, cell.entries))
+    }
+}
+
 impl From<&[Cell]> for SeenCells {
     fn from(cells: &[Cell]) -> Self {
-        match cells {
-            [] => Self::Empty,
-            [Cell { start_ms, entries }] if entries.len() == 1 => Self::One { start_ms: *start_ms, entry: entries[0] },
-            _ => Self::Many(cells.to_vec()),
-        }
+        cells.to_vec().into()
     }
 }
 

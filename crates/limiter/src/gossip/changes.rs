@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::report::{MAX_REPORTED_CELLS, Report};
-use crate::counter::{Cell, Grid, SeenCells, cell_mut};
+use crate::counter::{Cell, Entry, Grid, SeenCells, cell_mut};
 use crate::time::{NodeTime, StoreTime};
 
 /// The newest report of every key. A change has a version, and each key has the version of its last change.
@@ -66,14 +66,10 @@ impl Changes {
         }
         let name: Arc<[u8]> = key.into();
         self.ends.push(Reverse((ends, Arc::clone(&name))));
-        self.put(name, grid, cells, ends);
-        true
-    }
-
-    fn put(&mut self, name: Arc<[u8]>, grid: Grid, cells: SeenCells, ends: NodeTime) {
         self.last_version += 1;
         self.by_version.insert(self.last_version, Arc::clone(&name));
         self.keys.insert(name, Known { grid, cells, version: self.last_version, ends });
+        true
     }
 
     /// The reports of keys that changed after `version`, the earliest change first, and the version of the last of them:
@@ -94,10 +90,11 @@ impl Changes {
 
     /// Counts a key as changed: a region could not store it.
     pub fn touch(&mut self, key: &[u8]) {
-        let Some((name, known)) = self.keys.get_key_value(key) else { return };
-        let (name, grid, cells, ends) = (Arc::clone(name), known.grid, known.cells.clone(), known.ends);
-        self.by_version.remove(&known.version);
-        self.put(name, grid, cells, ends);
+        let Some(known) = self.keys.get_mut(key) else { return };
+        let Some(name) = self.by_version.remove(&known.version) else { return };
+        self.last_version += 1;
+        known.version = self.last_version;
+        self.by_version.insert(known.version, name);
     }
 
     /// The version of the last change.
@@ -146,6 +143,14 @@ impl Changes {
 
 /// Merges two views of a key: the cells that count when the newest one is the current.
 fn merge(grid: &Grid, a: &SeenCells, b: &SeenCells) -> SeenCells {
+    // Most counters have one cell that one incarnation charges.
+    if let (SeenCells::One { start_ms, entry: known }, SeenCells::One { start_ms: of, entry: new }) = (a, b)
+        && start_ms == of
+        && known.incarnation == new.incarnation
+    {
+        let (charged, returned) = (known.charged.max(new.charged), known.returned.max(new.returned));
+        return SeenCells::One { start_ms: *start_ms, entry: Entry { charged, returned, ..*new } };
+    }
     let mut cells: Vec<Cell> = Vec::new();
     for (start_ms, entries) in a.iter().chain(b.iter()) {
         let newest = entries.last().map(|entry| entry.incarnation).unwrap_or_default();
@@ -155,13 +160,12 @@ fn merge(grid: &Grid, a: &SeenCells, b: &SeenCells) -> SeenCells {
     let oldest_ms = grid.span_at(StoreTime::from_millis(newest_ms)).map_or(newest_ms, |span| span.oldest_ms);
     cells.retain(|cell| cell.start_ms >= oldest_ms);
     cells.truncate(MAX_REPORTED_CELLS);
-    cells.as_slice().into()
+    cells.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counter::Entry;
     use crate::ids::Incarnation;
 
     fn report(key: &str, start_ms: u64, charged: u64) -> Report {
@@ -189,6 +193,19 @@ mod tests {
         let (_, last) = changes.after(0, 10_000);
         assert!(changes.note(report("a", 0, 2), NodeTime(100), u64::MAX));
         assert!(!changes.has_after(last), "nothing changed");
+    }
+
+    #[test]
+    fn reports_in_the_wrong_order_take_nothing_back() {
+        let one = |charged, returned| {
+            let entry = Entry { incarnation: Incarnation(1), charged, returned };
+            Report { cells: SeenCells::One { start_ms: 0, entry }, ..report("a", 0, 0) }
+        };
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for (charged, returned) in [(5, 0), (3, 2), (4, 1)] {
+            changes.note(one(charged, returned), NodeTime(100), u64::MAX);
+        }
+        assert_eq!(changes.after(0, 1).0, [one(5, 2)]);
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Outbox {
         }
     }
 
+    /// True if there is no other region.
+    pub fn is_alone(&self) -> bool {
+        self.links.is_empty()
+    }
+
     /// The talk to each region, with the number of keys of which it is not told the newest.
     pub fn links(&self) -> impl Iterator<Item = (RegionNumber, &Link, usize)> {
         self.links.iter().map(|(region, link)| (*region, link, self.changes.count_after(link.told())))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::counter::{Cell, Counter, Entry, FLOOR, Grid, Item, MAX_COUNT, MAX_FOREIGN_ENTRIES, SeenCells};
+use crate::counter::{Cell, Counter, Entry, FLOOR, Grid, Item, MAX_COUNT, MAX_FOREIGN_ENTRIES, SeenCells, used_by};
 use crate::ids::RegionNumber;
 use crate::rules::MAX_WINDOW_MS;
 
@@ -38,16 +38,19 @@ impl Report {
     /// What the region itself counted of a key, as far as a node has seen it. `None` if that is nothing, or less than
     /// `floor`.
     pub fn new(key: &[u8], grid: Grid, seen: &SeenCells, floor: u64) -> Option<Self> {
-        let own = seen.iter().filter_map(|(start_ms, entries)| own_part(start_ms, entries));
-        let cells: Vec<Cell> = own.take(MAX_REPORTED_CELLS).collect();
-        let used: u64 = cells.iter().map(Cell::used).sum();
+        let own = seen.iter().filter(|(_, entries)| entries.iter().any(Entry::is_own_count)).take(MAX_REPORTED_CELLS);
+        let used: u64 = own.clone().map(|(_, entries)| used_by(entries, RegionNumber::OWN)).sum();
         // A node has seen only the newest two cells of a rolling window. All that stays untold is less than the floor.
         let floor = match grid {
             Grid::Rolling { cells, .. } => floor.saturating_mul(2) / (u64::from(cells) + 2),
             _ => floor,
         };
-        let is_told = !cells.is_empty() && used >= floor;
-        is_told.then(|| Self { key: key.into(), grid, cells: cells.as_slice().into() })
+        // Most keys of many are below it, so nothing is allocated for them.
+        if used < floor || own.clone().next().is_none() {
+            return None;
+        }
+        let cells: Vec<Cell> = own.map(|(start_ms, entries)| own_part(start_ms, entries)).collect();
+        Some(Self { key: key.into(), grid, cells: cells.into() })
     }
 
     /// The item that imports a report of another region.
@@ -60,7 +63,7 @@ impl Report {
         let cell =
             |(start_ms, entries): (u64, &[Entry])| Cell { start_ms, entries: entries.iter().map(foreign).collect() };
         let cells: Vec<Cell> = self.cells.iter().map(cell).collect();
-        let counter = Counter::Import { grid: self.grid, cells: cells.as_slice().into() };
+        let counter = Counter::Import { grid: self.grid, cells: cells.into() };
         Ok(Item { key: self.key, asks: Vec::new(), refund: 0, counter })
     }
 
@@ -91,7 +94,7 @@ impl Report {
 
 /// The entries of a cell that belong to the region itself. If they are too many, the oldest are summed up in the floor,
 /// whose two numbers only grow as those of every entry do.
-fn own_part(start_ms: u64, entries: &[Entry]) -> Option<Cell> {
+fn own_part(start_ms: u64, entries: &[Entry]) -> Cell {
     let mut own: Vec<Entry> = entries.iter().filter(|entry| entry.is_own_count()).copied().collect();
     if own.len() > MAX_FOREIGN_ENTRIES {
         let known = own.iter().position(Entry::is_floor).map(|at| own.remove(at));
@@ -100,7 +103,7 @@ fn own_part(start_ms: u64, entries: &[Entry]) -> Option<Cell> {
         own.drain(..own.len() - (MAX_FOREIGN_ENTRIES - 1));
         own.push(known.filter(|known| known.used() >= all.used()).unwrap_or(all));
     }
-    (!own.is_empty()).then_some(Cell { start_ms, entries: own })
+    Cell { start_ms, entries: own }
 }
 
 #[cfg(test)]

@@ -45,11 +45,11 @@ impl LastSeen {
     }
 
     /// The cells of a window, the newest first.
-    pub fn cells(&self) -> SeenCells {
+    pub fn cells(&self) -> &SeenCells {
         match self {
-            Self::Window(cells) => cells.clone(),
-            Self::WindowWithDebts(seen) => seen.cells.clone(),
-            Self::Nothing | Self::NewestCell(_) | Self::Bucket(_) => SeenCells::Empty,
+            Self::Window(cells) => cells,
+            Self::WindowWithDebts(seen) => &seen.cells,
+            Self::Nothing | Self::NewestCell(_) | Self::Bucket(_) => &SeenCells::Empty,
         }
     }
 

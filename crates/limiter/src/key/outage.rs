@@ -115,7 +115,7 @@ impl Outage {
                 let span = grid.span_at(now)?;
                 owed.retain(|c| c.start_ms >= span.oldest_ms);
                 let left_of = |limit: u64, used_of: fn(&[Entry]) -> u64| {
-                    let others = used_by_others(&seen.cells(), owed, used_of);
+                    let others = used_by_others(seen.cells(), owed, used_of);
                     limit.saturating_sub(unlogged(&grid, &others).used(&span, now))
                 };
                 let mut left = left_of(effective.limit, used);

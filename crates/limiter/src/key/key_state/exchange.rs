@@ -79,7 +79,7 @@ impl KeyState {
         Counter::Window {
             grid,
             limit: effective.limit,
-            seen: self.seen.cells(),
+            seen: self.seen.cells().clone(),
             returns: queue.send_window_returns(),
             debts: Debts { seen_in, seen, reports },
             lease: Some(lease).filter(|_| effective.terms() == self.effective.terms() && want > 0),
@@ -143,7 +143,7 @@ impl KeyState {
         let grid = self.effective.grid(cx.store_now)?;
         let floor = self.effective.limit.saturating_mul(regions.floor_thousandths.into()).div_ceil(1000);
         let newest_ms = seen.newest_ms();
-        let report = Report::new(key, grid, &seen, floor)?;
+        let report = Report::new(key, grid, seen, floor)?;
         let gone = grid.gone_at(newest_ms, grid.end_ms(newest_ms));
         Some((report, cx.now.plus(gone.since(cx.store_now))))
     }
