@@ -1,9 +1,9 @@
 //! `when:` expressions in CEL, the Common Expression Language.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 
 use cel::extractors::This;
 use cel::{Context, Env, ExecutionError, Program, Value};
@@ -28,6 +28,9 @@ const COPY: usize = 200;
 /// The bytes of a text that `contains` walks through in one step.
 const BYTES_PER_STEP: usize = 4;
 
+/// The standard functions of CEL. They take as much memory as many expressions, so all share them.
+static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
 /// A compiled expression.
 pub struct Expression {
     program: Program,
@@ -38,6 +41,8 @@ pub struct Expression {
     searched: usize,
     /// How many texts are walked through by `contains`.
     looked_for: usize,
+    /// How many combinations of values were tried to check its types.
+    trials: usize,
 }
 
 /// The functions of CEL. `matches` knows the patterns of one expression, which were compiled with it.
@@ -49,7 +54,7 @@ pub struct Scope {
 
 impl Scope {
     pub(super) fn new(patterns: HashMap<String, Pattern>) -> Self {
-        Self { env: Arc::new(Env::stdlib()), patterns: Arc::new(patterns) }
+        Self { env: Arc::clone(&STANDARD), patterns: Arc::new(patterns) }
     }
 
     /// An empty context. Searches add to `work` as [`super::Matcher::matches`] says.
@@ -85,7 +90,7 @@ impl Expression {
             return Err(format!("expected a CEL expression of at most {MAX_BYTES} bytes"));
         }
         // The parser bounds its own recursion.
-        let program = Env::stdlib().compile(source).map_err(|e| {
+        let program = STANDARD.compile(source).map_err(|e| {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
@@ -102,14 +107,19 @@ impl Expression {
         if let Some(name) = references.functions().into_iter().find(|name| !is_declared(&scope.env, name)) {
             return Err(format!("expected a function of CEL, not {name}"));
         }
-        judge::check_types(program.expression(), &scope)?;
+        let trials = judge::check_types(program.expression(), &scope)?;
         let looked_for = looked_for.saturating_mul(joined + 1);
-        Ok(Self { program, scope, steps, searched: searches.1, looked_for })
+        Ok(Self { program, scope, steps, searched: searches.1, looked_for, trials })
     }
 
     /// The memory of its regular expressions, in bytes.
     pub fn pattern_bytes(&self) -> usize {
         self.scope.patterns.values().map(Pattern::bytes).sum()
+    }
+
+    /// How many combinations of values were tried to check its types, at most [`judge::MAX_TRIALS`].
+    pub const fn trials(&self) -> usize {
+        self.trials
     }
 
     /// What an evaluation costs, in steps.

@@ -24,7 +24,7 @@ use crate::rules::work::MAX_WORK;
 /// The most combinations of values that are tried for one operator.
 const MAX_COMBINATIONS: usize = 256;
 /// The most combinations for one expression. What comes after them is not judged.
-const MAX_TRIALS: usize = 4096;
+pub(super) const MAX_TRIALS: usize = 4096;
 
 /// What the rules say about an attribute before `when` is evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,14 @@ pub struct Facts<'f> {
     pub domain: Option<&'f str>,
 }
 
-/// Checks the types of an expression; the error says what was expected.
-pub fn check_types(expression: &IdedExpr, scope: &Scope) -> Result<(), String> {
+/// Checks the types of an expression. Returns how many combinations of values were tried; the error says what was
+/// expected.
+pub fn check_types(expression: &IdedExpr, scope: &Scope) -> Result<usize, String> {
     let facts = Facts { attribute: &|_| Fact::Unknown, domain: None };
-    let possible = Evaluation::new(scope, &facts).of(expression)?;
+    let mut evaluation = Evaluation::new(scope, &facts);
+    let possible = evaluation.of(expression)?;
     if possible.values.is_empty() || possible.can_be(true) || possible.can_be(false) {
-        return Ok(());
+        return Ok(evaluation.trials.min(MAX_TRIALS));
     }
     Err(format!("expected an expression that is true or false, not {}", possible.types()))
 }

@@ -17,6 +17,7 @@ pub use expression::Expression;
 use expression::MAX_BYTES as MAX_EXPRESSION_BYTES;
 pub use index::Found;
 use index::{Index, Token};
+use judge::MAX_TRIALS;
 pub use judge::{Fact, Facts};
 use pattern::Pattern;
 pub use pattern::PatternBudget;
@@ -27,9 +28,9 @@ use crate::rules::attribute::Attribute;
 use crate::rules::rule::{Condition, Match};
 use crate::rules::work::{ATTRIBUTE, MAX_WORK, TRIED};
 
-/// The bytes of the budget that each byte of a `when` expression takes. They stand for the time and the memory of
-/// compiling it.
-const PARSED_BYTES: usize = 16;
+/// The bytes of the budget that each byte of a `when` expression takes, and each combination of values that is tried to
+/// check its types. They stand for the time and the memory of compiling it, up to 5 µs.
+const PARSED_BYTES: usize = 64;
 /// The further bytes of the budget that each byte beyond [`USUAL_EXPRESSION`] takes: the time grows faster than the
 /// length.
 const LONG_PARSED_BYTES: usize = 256;
@@ -64,7 +65,11 @@ pub fn check_expression(source: &str, budget: &mut PatternBudget) -> Result<(), 
         let beyond = source.len().saturating_sub(USUAL_EXPRESSION);
         budget.take(source.len() * PARSED_BYTES + beyond * LONG_PARSED_BYTES)?;
     }
-    budget.take(Expression::compile(source)?.pattern_bytes())
+    match Expression::compile(source) {
+        Ok(expression) => budget.take(expression.trials() * PARSED_BYTES + expression.pattern_bytes()),
+        // It may have taken as long as any.
+        Err(error) => budget.take(MAX_TRIALS * PARSED_BYTES).and(Err(error)),
+    }
 }
 
 /// One `match`, compiled.
@@ -194,6 +199,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::pattern::MAX_BOOK_BYTES;
     use super::*;
     use crate::check::Descriptor;
 
@@ -257,6 +263,30 @@ mod tests {
                 prop_assert!(taken <= table.most_steps(|id| 100 + id));
             }
         }
+    }
+
+    #[test]
+    fn an_expression_takes_from_the_budget_what_it_takes_to_check_its_types() {
+        let check = |source: &str, left: usize| {
+            let mut budget = PatternBudget::default();
+            budget.take(MAX_BOOK_BYTES - left).unwrap();
+            check_expression(source, &mut budget)
+        };
+        let usual = "attributes.user.startsWith('u') && hits > 1";
+        // It has 43 bytes. Each of the four texts that stand for a user begins with the other or not, and 1 is greater
+        // than 1 or not.
+        assert_eq!(check(usual, (43 + 5) * 64), Ok(()));
+        assert!(check(usual, (43 + 5) * 64 - 1).unwrap_err().contains("128 MiB"));
+        // 13 values stand for all.
+        let any = "dyn(1) == dyn(2)";
+        assert_eq!(check(any, (16 + 13 * 13) * 64), Ok(()));
+        assert!(check(any, (16 + 13 * 13) * 64 - 1).unwrap_err().contains("128 MiB"));
+        let invalid = "hits + 'a' == 1";
+        assert!(
+            check(invalid, (15 + MAX_TRIALS) * 64).unwrap_err().contains("expected operands"),
+            "it has its own error"
+        );
+        assert!(check(invalid, (15 + MAX_TRIALS) * 64 - 1).unwrap_err().contains("128 MiB"));
     }
 
     #[test]

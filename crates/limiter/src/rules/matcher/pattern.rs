@@ -10,7 +10,7 @@ use super::search_cost::{Walk, most_read, needs_unicode_words, places};
 use crate::rules::work::TRIED;
 
 /// What all regular expressions of a rule book may take together, in bytes: see [`Pattern::bytes`].
-const MAX_BOOK_BYTES: usize = 128 << 20;
+pub(super) const MAX_BOOK_BYTES: usize = 128 << 20;
 
 /// The largest table of states, in bytes, and the largest program that is made a table, in states. An expression with a
 /// larger one is searched without a table. The time to make a table is bounded by their product.

@@ -100,7 +100,7 @@ proptest! {
 fn types(source: &str) -> Result<(), String> {
     let program = Env::stdlib().compile(source).unwrap();
     let Syntax { patterns, .. } = Syntax::of(program.expression())?;
-    check_types(program.expression(), &Scope::new(patterns))
+    check_types(program.expression(), &Scope::new(patterns)).map(drop)
 }
 
 #[test]
