@@ -159,7 +159,8 @@ pub fn decision(output: Output, answer: &Value) {
     outln!("{table}");
 }
 
-/// Prints the settings that `serve --check` found valid, without secrets, and the book of the rule file if there is one.
+/// Prints the settings that `serve --check` found valid, without secrets, and the book of the rule file if there is
+/// one.
 pub fn checked(output: Output, settings: &Settings, book: Option<&RuleBook>, warnings: &[FileError]) {
     let (domains, limits) = book.map(size).unzip();
     warnings.iter().for_each(|about| eprintln!("{}", warning(about)));

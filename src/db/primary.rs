@@ -185,7 +185,8 @@ impl Primary {
         }
     }
 
-    /// Connections to a replica, made when they are needed. A look-up has time to ask the primary if it does not answer.
+    /// Connections to a replica, made when they are needed. A look-up has time to ask the primary if it does not
+    /// answer.
     pub fn replica_connections(&self, host: &str) -> Result<PgPool, DatabaseError> {
         self.connections(host, false, self.config.deadlines.look_up / 4)
     }

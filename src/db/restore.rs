@@ -17,8 +17,8 @@ const COMMON: &str = "
 SELECT max(log.revision) FROM change_log AS log
 JOIN unnest($1::bigint[], $2::uuid[]) AS known (revision, commit_id) USING (revision, commit_id)";
 
-/// The entries that the server made by itself, after a revision, and the rules and settings that the cluster has refused,
-/// so that it does not have them.
+/// The entries that the server made by itself, after a revision, and the rules and settings that the cluster has
+/// refused, so that it does not have them.
 const OWN: &str = "
 SELECT DISTINCT table_name, row_name FROM change_log
 WHERE revision > $1

@@ -10,8 +10,8 @@ use sqlx::{Error, PgConnection};
 
 use super::rows::{LimitEncoder, domain_row, limit_row};
 
-/// Puts rows of `rate_limit_rules`. A row that stays the same is not written. The columns are listed, so that columns of
-/// a newer schema get their defaults.
+/// Puts rows of `rate_limit_rules`. A row that stays the same is not written. The columns are listed, so that columns
+/// of a newer schema get their defaults.
 const PUT_RULES: &str = "
 INSERT INTO rate_limit_rules AS old (
     domain, name, position, match, exact_keys, when_expression, per, limit_hits, unlimited, overdraft, window_ms, calendar,

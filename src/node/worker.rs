@@ -129,8 +129,8 @@ impl CoreWorker {
     }
 }
 
-/// Starts the tasks that run as long as a core: it follows the rules, the number of holders and the other regions, and its store keeps its
-/// connections.
+/// Starts the tasks that run as long as a core: it follows the rules, the number of holders and the other regions, and
+/// its store keeps its connections.
 fn background(
     core: &Arc<Core>,
     rules: watch::Receiver<Arc<RuleBook>>,

@@ -150,7 +150,8 @@ pub trait RuleSource: Send + Sync + 'static {
     fn advice(&self) -> Option<&'static str> {
         None
     }
-    /// `ok`, or why the node no longer follows the cluster that the rules come from; `None` if they come from no cluster.
+    /// `ok`, or why the node no longer follows the cluster that the rules come from; `None` if they come from no
+    /// cluster.
     fn cluster(&self) -> Option<String> {
         None
     }

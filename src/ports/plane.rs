@@ -337,9 +337,9 @@ pub struct Listed {
 
 /// Looks API keys up, at the replica of the region.
 pub trait KeyDirectory: Send + Sync + 'static {
-    /// What a server knows of a key, with the revision that it is at. `state` is that of the asking node. A server whose
-    /// history is not that of the state, such as one that was promoted without some transactions, has the revision 0:
-    /// every change that the cluster remembers takes precedence over what it knows. The primary is asked if what the
-    /// replica knows does not settle the matter, such as a new key whose user it lacks.
+    /// What a server knows of a key, with the revision that it is at. `state` is that of the asking node. A server
+    /// whose history is not that of the state, such as one that was promoted without some transactions, has the
+    /// revision 0: every change that the cluster remembers takes precedence over what it knows. The primary is asked if
+    /// what the replica knows does not settle the matter, such as a new key whose user it lacks.
     fn look_up(&self, hash: KeyHash, state: Arc<PlaneState>) -> BoxFuture<'_, Result<CachedKey, DatabaseError>>;
 }

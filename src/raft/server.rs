@@ -99,8 +99,8 @@ impl Answers {
         if self.is_from(envelope.sender, &request, peer) { Ok(request) } else { Err(Rejection::Certificate) }
     }
 
-    /// False if the request claims to come from a member that the peer is not. This node may not know the sender: it may
-    /// be a newer leader, or a node that asks to be admitted.
+    /// False if the request claims to come from a member that the peer is not. This node may not know the sender: it
+    /// may be a newer leader, or a node that asks to be admitted.
     fn is_from(&self, sender: u64, request: &Request, peer: Option<&Peer>) -> bool {
         let may_be = |name: &str| peer.is_none_or(|peer| peer.may_be(name));
         let metrics = self.0.raft_metrics();

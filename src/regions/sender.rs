@@ -42,7 +42,8 @@ struct Sent {
 }
 
 impl RegionGossip {
-    /// Sends the messages of each interval, until the node leaves. Then it tells what the other regions do not know yet.
+    /// Sends the messages of each interval, until the node leaves. Then it tells what the other regions do not know
+    /// yet.
     pub(super) async fn send(&self, mut shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(self.config.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -98,8 +98,8 @@ pub fn read_rules(text: &str) -> Result<Rules, Vec<Problem>> {
     Err(all)
 }
 
-/// Reads one limit: an entry of `limits`, as YAML or JSON. Its meaning is not checked. `name` is its name if the text has
-/// none.
+/// Reads one limit: an entry of `limits`, as YAML or JSON. Its meaning is not checked. `name` is its name if the text
+/// has none.
 ///
 /// # Errors
 /// The syntax error, else every field that cannot be read.

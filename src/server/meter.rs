@@ -22,8 +22,8 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Returns budgets of `most` bytes each, for requests that are arriving and for answers that wait to be sent. `checks`
-    /// counts requests that were rejected for them, and `cut` counts answers that were cut off.
+    /// Returns budgets of `most` bytes each, for requests that are arriving and for answers that wait to be sent.
+    /// `checks` counts requests that were rejected for them, and `cut` counts answers that were cut off.
     pub fn new(most: usize, checks: Arc<CheckMetrics>, cut: IntCounter) -> Self {
         let [arriving, unsent] = [most; 2].map(|most| Arc::new(Budget::new(most)));
         Self { arriving, unsent, checks, cut }

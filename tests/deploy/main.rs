@@ -1,5 +1,5 @@
-//! The files of `deploy/regions`, with the programs that read them, Tidegate, Redis, Envoy, HAProxy and gdnsd; and three
-//! regions that run with them and have faults.
+//! The files of `deploy/regions`, with the programs that read them, Tidegate, Redis, Envoy, HAProxy and gdnsd; and
+//! three regions that run with them and have faults.
 
 #[path = "../support/wait.rs"]
 mod wait;

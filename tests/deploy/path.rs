@@ -1,5 +1,5 @@
-//! The whole path of a request in each of three regions that run on this machine: the DNS server, a load balancer, Envoy,
-//! a node, Redis, and the application behind Envoy. `scripts/regions` runs them.
+//! The whole path of a request in each of three regions that run on this machine: the DNS server, a load balancer,
+//! Envoy, a node, Redis, and the application behind Envoy. `scripts/regions` runs them.
 
 use crate::files::{LOAD_BALANCERS, REGIONS};
 use crate::three_regions::{PLACES, Regions};

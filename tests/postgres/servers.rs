@@ -67,7 +67,8 @@ fn a_commit_waits_while_both_replicas_are_down_and_goes_on_when_one_returns() {
     wait_for_answer(&servers, primary + 2, "SELECT count(*) FROM t", "2");
 }
 
-/// Writes rows one by one in several sessions until the server is gone and returns the ids whose commits it acknowledged.
+/// Writes rows one by one in several sessions until the server is gone and returns the ids whose commits it
+/// acknowledged.
 pub fn write_until_killed(servers: &Postgres, round: u32, kill: impl FnOnce()) -> Vec<String> {
     let primary = servers.primary();
     let insert = |session: u32| {

@@ -37,8 +37,8 @@ fn wait_for_window(world: &World) {
     });
 }
 
-/// Spends hits of a region one by one. Waits after a denial until more rights come, as long as fewer than `expected` hits
-/// were admitted. Then it goes on for a while. Returns the hits that were admitted.
+/// Spends hits of a region one by one. Waits after a denial until more rights come, as long as fewer than `expected`
+/// hits were admitted. Then it goes on for a while. Returns the hits that were admitted.
 fn spend(world: &World, region: usize, expected: u64) -> u64 {
     let mut admitted = 0;
     wait_for("the rights of other regions", || {

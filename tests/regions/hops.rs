@@ -31,8 +31,8 @@ pub fn delay_ms(from: &str, to: &str) -> u64 {
     }
 }
 
-/// Each user spends the limit in each region in turn, with a pause after each check. Returns the hits that were admitted
-/// for each user, and the time of each check.
+/// Each user spends the limit in each region in turn, with a pause after each check. Returns the hits that were
+/// admitted for each user, and the time of each check.
 #[expect(clippy::disallowed_methods, reason = "the pause is part of what is measured")]
 fn hop(world: &World, users: usize, pause: Duration) -> (Vec<u64>, Vec<Duration>) {
     let mut times = Vec::new();

@@ -89,8 +89,8 @@ impl Postgres {
         format!("postgres://tidegate:{}@127.0.0.1:{port}/{}", password.trim(), self.database())
     }
 
-    /// Runs SQL in the database as `tidegate` and returns the rows as lines, with `|` between columns. Each statement is
-    /// a transaction, unless the SQL begins one. Panics when the SQL fails.
+    /// Runs SQL in the database as `tidegate` and returns the rows as lines, with `|` between columns. Each statement
+    /// is a transaction, unless the SQL begins one. Panics when the SQL fails.
     pub fn psql(&self, port: u16, sql: &str) -> String {
         self.try_psql(port, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
@@ -120,8 +120,8 @@ impl Postgres {
         self.folder().join("pgpass")
     }
 
-    /// Runs a script as the user of the servers, in their folder, and returns what it prints. It finds PostgreSQL's programs and
-    /// all users' passwords.
+    /// Runs a script as the user of the servers, in their folder, and returns what it prints. It finds PostgreSQL's
+    /// programs and all users' passwords.
     pub fn shell(&self, script: &str) -> String {
         let run = r#"here=$1 dir=$2 && source "$here/scripts/servers" && enter shell && as_owner bash -euc "$3""#;
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,6 +1,7 @@
 -- Cells of window counters (cell.rs). Cells are a list of { start_ms, entries }, the newest first. The entries of a
 -- cell are a list of { region, incarnation, charged, returned }: those of the store's own region, then those of others,
--- of each region the oldest first. The region is 0 for the store's own. Notes are entries that count no hits (notes.rs).
+-- of each region the oldest first. The region is 0 for the store's own. Notes are entries that count no hits
+-- (notes.rs).
 
 local function is_note(entry)
   return entry.incarnation >= FIRST_NOTE and entry.incarnation ~= FLOOR

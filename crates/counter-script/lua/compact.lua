@@ -45,8 +45,8 @@ local function serve_compact(key, kind, position)
   -- The only entry of the replay guard, if there is one.
   local applied_holder, applied_batch, applied_end
   if stored then
-    -- RECORD_TINY has 12 bytes. RECORD_SINGLE has 19, or 38 with one entry of the replay guard. RECORD_SHARED has 19 and
-    -- the entries of other regions, and RECORD_GUARDED has 38 and those entries.
+    -- RECORD_TINY has 12 bytes. RECORD_SINGLE has 19, or 38 with one entry of the replay guard. RECORD_SHARED has 19
+    -- and the entries of other regions, and RECORD_GUARDED has 38 and those entries.
     local size, record_kind, cell_second = #stored
     if size == 12 then
       record_kind, incarnation, cell_second, charged = unpack('>BI6I4B', stored)
@@ -113,7 +113,8 @@ local function serve_compact(key, kind, position)
   if limit < MAX_COUNT then available = limit > used and limit - used or 0 end
   local tokens, reply = hits * count, has_ask and COMPACT_GRANTED or COMPACT_RETURNED
   if has_ask and (tokens > available or available == 0) then
-    -- The general path serves a run of which a part is granted, and computes when an ask fits into a window that slides.
+    -- The general path serves a run of which a part is granted, and computes when an ask fits into a window that
+    -- slides.
     local least = hits > 0 and hits or 1
     if older_cells > 0 or least <= available then return end
     -- Instead of the asks that were granted, the reply counts the ends of the window at which one would fit.

@@ -1,6 +1,6 @@
 -- Rights of regions under `strategy: escrow` (escrow.rs, notes.rs, lane_epoch.rs, transfer.rs). An escrow is { part,
--- others }: the rights that the region begins a cell with, and the regions that have rights beside it. Notes are entries
--- of a cell with numbers from FIRST_NOTE on.
+-- others }: the rights that the region begins a cell with, and the regions that have rights beside it. Notes are
+-- entries of a cell with numbers from FIRST_NOTE on.
 
 local function read_escrow(text, position)
   local part, count

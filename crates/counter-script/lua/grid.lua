@@ -1,5 +1,5 @@
--- The grid of a window counter (grid.rs): { window_ms, width_ms, older_cells, sliding }, or { bounds } for a calendar. A
--- span is { start_ms, end_ms, oldest_ms }: the current cell, and the beginning of the oldest cell that counts.
+-- The grid of a window counter (grid.rs): { window_ms, width_ms, older_cells, sliding }, or { bounds } for a calendar.
+-- A span is { start_ms, end_ms, oldest_ms }: the current cell, and the beginning of the oldest cell that counts.
 
 -- Returns the grid of a window whose cells are `window_ms` divided by `older_cells` wide, rounded up.
 local function grid_of(window_ms, older_cells, sliding)

@@ -3,9 +3,9 @@
 -- KEYS are the keys of the counters, all of one slot. If an item needs the record of the lane, its key is the last of
 -- KEYS. ARGV[1] is the batch. ARGV[2], if present, is the key of the server's fence (see fence.lua). The script returns
 -- one string, the reply. wire/mod.rs describes the batch and the reply. The script reads each key of a counter with one
--- GET, or with two if the compact path leaves the item to the general one, and writes it with at most one SET or DEL. An
--- error that concerns one key does not affect the others. All numbers are integers below 2^53, which the doubles of Lua
--- hold exactly.
+-- GET, or with two if the compact path leaves the item to the general one, and writes it with at most one SET or DEL.
+-- An error that concerns one key does not affect the others. All numbers are integers below 2^53, which the doubles of
+-- Lua hold exactly.
 --
 -- script.rs assembles the script from the files of this folder, behind constants that it takes from the Rust code.
 --

@@ -1,7 +1,7 @@
 -- When the hits of a small limit were charged (hit_log.rs): a list of { at, hits }, the oldest first.
 
--- Notes a charge to the cell that begins at `cell_start`. If the log is full, the hits of its last entry count as charged
--- now, or are forgotten if they are of an older cell.
+-- Notes a charge to the cell that begins at `cell_start`. If the log is full, the hits of its last entry count as
+-- charged now, or are forgotten if they are of an older cell.
 local function note_hits(log, cell_start, at, hits)
   hits = min(hits, MAX_LOGGED_HITS)
   local last = log[#log]

@@ -1,7 +1,7 @@
 -- Serves the items that only carry what another region reports of a window, as WindowRecord::import does.
 
--- Returns the reply to an import. It never advances the time of the counter, and it creates no cell that is over, nor one
--- that begins after the next: the clock of that region is too far ahead.
+-- Returns the reply to an import. It never advances the time of the counter, and it creates no cell that is over, nor
+-- one that begins after the next: the clock of that region is too far ahead.
 local function serve_import(key, kind, position)
   local epoch_ms = lane_record().since_ms
   local stored = call('GET', key)

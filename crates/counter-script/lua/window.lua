@@ -139,8 +139,8 @@ local function serve_window(key, kind, position)
   local cells = window.cells
   for _, cell in ipairs(item.seen) do
     if cell.start_ms >= span.oldest_ms then
-      -- The only note that is merged is that of the rights with which the cell began. Other regions repeat what they gave
-      -- and confirmed, and the store may have rejected some of it. They also confirm what this region gave.
+      -- The only note that is merged is that of the rights with which the cell began. Other regions repeat what they
+      -- gave and confirmed, and the store may have rejected some of it. They also confirm what this region gave.
       local kept = {}
       for _, entry in ipairs(cell.entries) do
         local is_rights = entry.region == 0 and entry.incarnation == NOTE_RIGHTS

@@ -16,8 +16,8 @@
 //!   link heals, what was held arrives one delay later; or all connections over the link are reset, if the person who
 //!   heals it asks for that.
 //!
-//! What differs from a network: the sender's kernel has its acknowledgements from the proxy. It therefore does not end a
-//! connection by a timeout of its own during a cut. And when only one direction is cut, the other one goes on for as
+//! What differs from a network: the sender's kernel has its acknowledgements from the proxy. It therefore does not end
+//! a connection by a timeout of its own during a cut. And when only one direction is cut, the other one goes on for as
 //! long as the peers do, where TCP would stop after one window without acknowledgements.
 
 pub mod config;

@@ -56,8 +56,8 @@ impl Hearing {
         Self { staleness_us: plan.staleness_us(from, to), disturbed, forgets, unnoticed, untold }
     }
 
-    /// Returns how often the other region may have forgotten its own hits before `at`. It does not add up what it counted
-    /// before and after that.
+    /// Returns how often the other region may have forgotten its own hits before `at`. It does not add up what it
+    /// counted before and after that.
     pub fn times_forgotten(&self, at: Instant) -> usize {
         self.untold.iter().filter(|(begin, _)| *begin <= at).count()
     }
@@ -67,8 +67,8 @@ impl Hearing {
         self.forgets.iter().any(|(begin, end)| *begin <= to && from <= *end)
     }
 
-    /// Returns since when at the latest the region must know what the other one answered at `answered`. Returns `None` if
-    /// it need not know that at `at`.
+    /// Returns since when at the latest the region must know what the other one answered at `answered`. Returns `None`
+    /// if it need not know that at `at`.
     pub fn known_since(&self, answered: Instant, at: Instant) -> Option<Instant> {
         if self.may_have_forgotten(at, at) {
             return None;

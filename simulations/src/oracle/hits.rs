@@ -59,8 +59,8 @@ fn charged(plan: &Plan, check: &ClientCheck, decided: &Decided) -> BTreeMap<(usi
     charged.map(|it| ((it.group, it.counter), it.hits)).collect()
 }
 
-/// True if the clock of a counter's primary was not set between two times, nor so shortly before that the counter's time
-/// stands still: after a clock was set back, until the clock is there again.
+/// True if the clock of a counter's primary was not set between two times, nor so shortly before that the counter's
+/// time stands still: after a clock was set back, until the clock is there again.
 pub fn is_clock_known(history: &History, counter: &Counter, from: Instant, to: Instant) -> bool {
     let jumps = history.clock_jumps_of(counter);
     let longest: u64 = jumps.iter().map(|jump| jump.to_us.abs_diff(jump.from_us)).sum();

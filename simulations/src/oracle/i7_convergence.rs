@@ -32,8 +32,8 @@ pub fn judge(plan: &Plan, history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// True if the region's store has forgotten some of its own hits and returns, and the other one knows all that are left.
-/// Nobody tells a region its own counts.
+/// True if the region's store has forgotten some of its own hits and returns, and the other one knows all that are
+/// left. Nobody tells a region its own counts.
 fn has_forgotten(history: &History, own: &RegionCount, told: &RegionCount) -> bool {
     let entries_of = |start_ms: u64| told.cells.iter().filter(move |(start, _)| *start == start_ms);
     let knows = |start_ms: u64, entry: &Entry| {

@@ -154,8 +154,8 @@ impl Region {
         cx.is_faulty(self.index, replaces)
     }
 
-    /// Returns until when the replica that takes over has the writes. With several replicas, it need not be the one that
-    /// confirmed some.
+    /// Returns until when the replica that takes over has the writes. With several replicas, it need not be the one
+    /// that confirmed some.
     fn replicated_until(&self, cx: &mut Context<'_>, primary: PrimaryIndex, since: Instant) -> Instant {
         let is_another =
             cx.plan.has_escrow() && cx.rng.faults.chance(if cx.plan.scenario == Scenario::Handover { 80 } else { 30 });

@@ -52,8 +52,8 @@ pub fn draw_book(rng: &mut Rng, others: &[Limit]) -> DomainRules {
     with_terms(rng, limits)
 }
 
-/// Draws anew all that an edit may change without a new counter. For some limits, it also draws the window, which begins
-/// a new counter.
+/// Draws anew all that an edit may change without a new counter. For some limits, it also draws the window, which
+/// begins a new counter.
 pub fn edit_book(rng: &mut Rng, before: &DomainRules) -> DomainRules {
     let is_short = |limit: &&Limit| limit.name.starts_with(LimitSet::Short.name());
     let count = before.limits.iter().filter(is_short).count();

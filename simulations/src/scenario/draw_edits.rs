@@ -100,8 +100,8 @@ pub fn draw_edits_of_regions(
             edits.push(Edit { at, rules, book, weights, next_weights: None, delays_us });
             continue;
         }
-        // Under escrow, weights change in two steps. Windows that begin in any region before the first one are over in every
-        // region at the second.
+        // Under escrow, weights change in two steps. Windows that begin in any region before the first one are over in
+        // every region at the second.
         let second_at = at + longest + 50 * MS + ESCROW_WINDOW_MS * MS + regions.clock_spread_us();
         let next_weights =
             (edits_weights && second_at + longest < shape.heals_at).then(|| draw_weights(rng, weights.len()));

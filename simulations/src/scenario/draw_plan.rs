@@ -17,8 +17,8 @@ use limiter::rules::{Limit, Period, Problem};
 const MS: u64 = 1000;
 /// The windows of [`Scenario::Demand`].
 const DEMAND_WINDOWS: u64 = 6;
-/// The demand for a limit of a calendar is drawn for this time, in milliseconds. [`Scenario::Demand`] lasts as long from
-/// the beginning of the calendar's window on.
+/// The demand for a limit of a calendar is drawn for this time, in milliseconds. [`Scenario::Demand`] lasts as long
+/// from the beginning of the calendar's window on.
 const CALENDAR_DEMAND_MS: u64 = 8000;
 /// The percentage of plans with limits under escrow in which one of them has a calendar.
 const CALENDARS_PERCENT: u32 = 35;

@@ -46,8 +46,8 @@ impl DomainRules {
         Self { changed: limits.iter().map(of).collect(), limits, charge, unmatched }
     }
 
-    /// Returns rules with the defaults of a domain: a check is charged for all of its descriptors or for none, and allowed
-    /// if no limit matches.
+    /// Returns rules with the defaults of a domain: a check is charged for all of its descriptors or for none, and
+    /// allowed if no limit matches.
     pub fn of(limits: Vec<Limit>) -> Self {
         Self::new(limits, Charge::default(), Unmatched::default())
     }

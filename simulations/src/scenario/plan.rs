@@ -42,8 +42,8 @@ pub struct Edit {
     pub book: Arc<RuleBook>,
     /// By region.
     pub weights: Vec<u32>,
-    /// By region: the weights after the next edit, if that changes them. Under escrow, regions take the smaller parts until
-    /// then.
+    /// By region: the weights after the next edit, if that changes them. Under escrow, regions take the smaller parts
+    /// until then.
     pub next_weights: Option<Vec<u32>>,
     /// By region: how much later the edit reaches it, in microseconds.
     pub delays_us: Vec<u64>,
@@ -143,9 +143,9 @@ impl Plan {
         self.calendar.map_or(STORE_EPOCH_US, |calendar| calendar.epoch_us())
     }
 
-    /// Returns the length of a limit's windows, in microseconds. They begin at its multiples since the Unix epoch. For a
-    /// calendar, this is the instant at which one of its windows begins in the simulation. So that window has the number
-    /// 1, and the one before it has 0.
+    /// Returns the length of a limit's windows, in microseconds. They begin at its multiples since the Unix epoch. For
+    /// a calendar, this is the instant at which one of its windows begins in the simulation. So that window has the
+    /// number 1, and the one before it has 0.
     pub fn window_us(&self, limit: &Limit) -> Option<u64> {
         match limit.period {
             Period::Window { ms } => Some(ms * MS),
@@ -203,8 +203,8 @@ impl Plan {
         self.faults.iter().filter(move |fault| fault.region == region)
     }
 
-    /// Returns whose hits a counter counts: `user 3` or `all`, in which region if there are several, and the override if
-    /// it has its own counter.
+    /// Returns whose hits a counter counts: `user 3` or `all`, in which region if there are several, and the override
+    /// if it has its own counter.
     pub fn owner(&self, counter: &Counter) -> String {
         let apart = counter.apart.map(|test| format!(", override for {}", override_text(test)));
         self.regions.prefix(counter.region) + &counter.owner() + &apart.unwrap_or_default()
@@ -252,9 +252,9 @@ impl Plan {
         intervals * self.gossip.interval_us + delay + delay / 10 + self.round_trip_us() + MS
     }
 
-    /// Returns the longest time without faults from a grant in one region until another one knows of it, in microseconds,
-    /// if a message has room for all changes. At most four messages with changes wait for their acknowledgements, so a
-    /// node waits longer than one interval if a round trip takes more than four.
+    /// Returns the longest time without faults from a grant in one region until another one knows of it, in
+    /// microseconds, if a message has room for all changes. At most four messages with changes wait for their
+    /// acknowledgements, so a node waits longer than one interval if a round trip takes more than four.
     pub fn usual_staleness_us(&self, from: RegionIndex, to: RegionIndex) -> u64 {
         let (delay, back) = (self.regions.delay_us(from, to), self.regions.delay_us(to, from));
         let acknowledged = delay + back + (delay + back) / 10 + self.round_trip_us();

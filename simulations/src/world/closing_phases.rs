@@ -78,8 +78,8 @@ impl World<'_> {
         regions.iter_mut().for_each(|region| region.observe_counts(cx));
     }
 
-    /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region. Does nothing if
-    /// a limit has a calendar, whose window does not end.
+    /// Waits until no earlier charge counts, and probes that every limit is fully usable in each region. Does nothing
+    /// if a limit has a calendar, whose window does not end.
     pub fn refill(&mut self) {
         if self.cx.plan.calendar.is_some() {
             return;

@@ -27,8 +27,8 @@ domains:
       - { name: address, per: [{ ip: { v4: 32, v6: 64 } }], algorithm: token_bucket, limit: 10, window: 1m }
 ";
 
-/// After this many questions, the counters of addresses begin anew, so that they do not fill the memory. Only calls that
-/// the limit of all clients allows are questions.
+/// After this many questions, the counters of addresses begin anew, so that they do not fill the memory. Only calls
+/// that the limit of all clients allows are questions.
 const MAX_QUESTIONS: u32 = 20_000;
 
 /// Counts calls with wrong tokens.

@@ -1,5 +1,5 @@
-//! The admin API of a node, for operators: HTTP below `/admin/v1`, and the gRPC service on the same port. Each call reads a request, asks the
-//! [`ConfigPlane`], and writes the answer.
+//! The admin API of a node, for operators: HTTP below `/admin/v1`, and the gRPC service on the same port. Each call
+//! reads a request, asks the [`ConfigPlane`], and writes the answer.
 
 mod attempts;
 mod auth;

@@ -39,8 +39,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Serves the gRPC calls until `stop`, then until the calls in flight are answered. Health says SERVING between `ready`
-/// and `leaving`: clients choose another node while this one starts, and while it leaves and still serves. Checks need one
-/// of `tokens`, if there are any; health and reflection need none.
+/// and `leaving`: clients choose another node while this one starts, and while it leaves and still serves. Checks need
+/// one of `tokens`, if there are any; health and reflection need none.
 ///
 /// # Errors
 /// When the server cannot run at all.

@@ -4,8 +4,9 @@
 //! store, or while the client does not read its answers: the flow control of HTTP/2 bounds both ends. A check that was
 //! read is decided in time, even if its client does not read.
 //!
-//! A check that waits, and an answer that is not read, take memory from what their connection may hold of answers. While
-//! little of that is left, the stream reads one check at a time. A stream whose checks take more nevertheless ends.
+//! A check that waits, and an answer that is not read, take memory from what their connection may hold of answers.
+//! While little of that is left, the stream reads one check at a time. A stream whose checks take more nevertheless
+//! ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

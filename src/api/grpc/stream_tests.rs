@@ -182,8 +182,8 @@ fn requests(
     Streaming::new_request(decoder, body, None, None)
 }
 
-/// Sends `count` checks at once on a stream of a connection that may hold `budget` bytes beyond its allowance. They have
-/// an attribute of this name, cost `work` steps each, and may wait for the store.
+/// Sends `count` checks at once on a stream of a connection that may hold `budget` bytes beyond its allowance. They
+/// have an attribute of this name, cost `work` steps each, and may wait for the store.
 async fn send(count: usize, attribute: &str, work: usize, waits: bool, budget: usize) -> Seen {
     let Shared { service, limiter, turn, meter, cut } = shared(work, waits, budget);
     let body = Full::new(Bytes::from(message(attribute).repeat(count)));

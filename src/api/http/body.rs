@@ -10,8 +10,9 @@ use tonic::{Code, Status};
 use crate::api::rejection::{Rejection, violation};
 use crate::ports::Unavailable;
 
-/// Reads a whole body of at most `most` bytes. Pieces are copied together as they arrive. Otherwise each piece would keep the buffer alive that
-/// it was read into, and a body in pieces of one byte would take thousands of times its size.
+/// Reads a whole body of at most `most` bytes. Pieces are copied together as they arrive. Otherwise each piece would
+/// keep the buffer alive that it was read into, and a body in pieces of one byte would take thousands of times its
+/// size.
 pub(super) async fn whole(mut body: Body, most: usize) -> Result<Bytes, Rejection> {
     let error = |error: axum::Error| match error.into_inner().downcast::<Status>() {
         Ok(status) if status.code() == Code::Unavailable => Rejection::Unavailable(Unavailable::Reading),

@@ -45,8 +45,8 @@ pub fn hint(count: u64) {
     }
 }
 
-/// What happens to the rows of refused transactions when the whole book is replaced: `removed`, or `replaced` if the new
-/// rules have the row.
+/// What happens to the rows of refused transactions when the whole book is replaced: `removed`, or `replaced` if the
+/// new rules have the row.
 pub fn overwritten(refused: &[Value], new: &Rules) -> Vec<Value> {
     let limits = new
         .domains

@@ -36,8 +36,8 @@ pub enum CallError {
     TryAgain,
     /// The server returned this error and did nothing.
     ServerError(String),
-    /// The server returned this error, and may have run a part of the call. A script that finds a key of a wrong type ends
-    /// so.
+    /// The server returned this error, and may have run a part of the call. A script that finds a key of a wrong type
+    /// ends so.
     Interrupted(String),
     /// The server may have run the call.
     Unknown,
@@ -66,8 +66,8 @@ impl CallError {
     }
 }
 
-/// True if the server returned the error: its text begins with a code in capital letters. The client library gives these
-/// kinds to such errors, and texts of another form to its own.
+/// True if the server returned the error: its text begins with a code in capital letters. The client library gives
+/// these kinds to such errors, and texts of another form to its own.
 fn is_of_server(error: &Error) -> bool {
     use ErrorKind::{Auth, Cluster, Config, InvalidArgument, InvalidCommand, Unknown};
     let has_code = || error.details().split_once(' ').is_some_and(|(code, _)| is_code(code));

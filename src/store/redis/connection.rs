@@ -134,8 +134,8 @@ impl Connection {
         reply
     }
 
-    /// Runs a script as [`Self::run_script`] does, then waits up to `wait_ms` milliseconds until replicas have what this
-    /// connection wrote. Returns how many have it.
+    /// Runs a script as [`Self::run_script`] does, then waits up to `wait_ms` milliseconds until replicas have what
+    /// this connection wrote. Returns how many have it.
     ///
     /// Both commands leave as one pipeline: on another connection, `WAIT` would not know what was written.
     pub async fn run_script_and_wait(

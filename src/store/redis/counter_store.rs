@@ -189,8 +189,8 @@ fn script_keys(prefix: &[u8], items: &[Item]) -> Vec<Bytes> {
     wire::keys(prefix, items.iter()).into_iter().map(Bytes::from).collect()
 }
 
-/// True if a primary has a replica, even one that does not answer. A primary outside of a cluster forgets a replica that
-/// has left. True if it is not known.
+/// True if a primary has a replica, even one that does not answer. A primary outside of a cluster forgets a replica
+/// that has left. True if it is not known.
 async fn ask_for_replica(server: &Connection) -> bool {
     if let Ok(nodes) = server.command("CLUSTER", &["NODES"]).await {
         return nodes.as_string().is_none_or(|nodes| cluster_has_replica(&nodes));

@@ -20,8 +20,8 @@ pub enum Record {
     Bucket(Bucket),
 }
 
-/// Runs a batch at `now`. `serve` calls [`apply`] on the record of each item. `lane` is the record of the batch's lane. A
-/// batch that comes too late does nothing.
+/// Runs a batch at `now`. `serve` calls [`apply`] on the record of each item. `lane` is the record of the batch's lane.
+/// A batch that comes too late does nothing.
 pub fn run(
     batch: &Batch,
     now: StoreTime,

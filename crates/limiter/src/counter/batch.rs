@@ -66,8 +66,8 @@ pub enum Counter {
         /// If the limit says `strategy: escrow`.
         escrow: Option<Escrow>,
     },
-    /// The counts of another region. The item asks for nothing. It never advances the time of the counter, and it creates
-    /// no cell that is over.
+    /// The counts of another region. The item asks for nothing. It never advances the time of the counter, and it
+    /// creates no cell that is over.
     Import { grid: Grid, cells: SeenCells },
     /// Another region asks for rights of a limit under `escrow`.
     Give { grid: Grid, escrow: Escrow, give: Give },
@@ -173,13 +173,12 @@ pub enum ItemReply {
         epoch_ms: u64,
         gained: u64,
     },
-    /// The answer to another region that asks for rights. That region must not hear it before a replica of the store has
-    /// it.
+    /// The answer to another region that asks for rights. That region must not hear it before a replica of the store
+    /// has it.
     Given(Given),
     /// The instant of the counter is outside the calendar bounds of the item: the store did nothing. `newest_ms` is the
-    /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. Under `escrow` it may be the newest
-    /// time of the lane. It may be in the future of a
-    /// store whose clock was set back.
+    /// beginning of the record's newest cell, in milliseconds since the epoch, or 0. Under `escrow` it may be the
+    /// newest time of the lane. It may be in the future of a store whose clock was set back.
     OutOfBounds {
         newest_ms: u64,
     },

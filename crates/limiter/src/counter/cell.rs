@@ -1,10 +1,10 @@
 //! A cell of a window counter: what each incarnation charged to it, merged by max and counted as the sum.
 //!
-//! The incarnations of other regions are told apart by their [`RegionNumber`]. Only their own region charges them, and a
-//! store merges what it hears of them.
+//! The incarnations of other regions are told apart by their [`RegionNumber`]. Only their own region charges them, and
+//! a store merges what it hears of them.
 //!
-//! Under `escrow`, a cell also has notes: entries that count no hits, with numbers from [`FIRST_NOTE`] on. They merge as
-//! all entries do. See [`Note`](super::notes::Note).
+//! Under `escrow`, a cell also has notes: entries that count no hits, with numbers from [`FIRST_NOTE`] on. They merge
+//! as all entries do. See [`Note`](super::notes::Note).
 
 use serde::{Deserialize, Serialize};
 
@@ -66,9 +66,9 @@ impl Entry {
 ///
 /// A cell that has no room for all incarnations of a region drops the oldest entries and keeps the sum as a floor. The
 /// sum over the entries that it still has, and the floor, are each at most what that region charged. The larger of the
-/// two counts. Therefore no entry counts twice, however often it is dropped and merged again. The floor grows with every
-/// charge and shrinks with every return. The cell may miss hits of a dropped incarnation that it never saw and that
-/// others merge later.
+/// two counts. Therefore no entry counts twice, however often it is dropped and merged again. The floor grows with
+/// every charge and shrinks with every return. The cell may miss hits of a dropped incarnation that it never saw and
+/// that others merge later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// Where the cell begins, in milliseconds since the epoch. It names the cell.

@@ -2,8 +2,8 @@
 //! Enforcing Numeric Invariants"), one for each cell of a window.
 //!
 //! When a cell begins, its rights are split between the regions. A region may spend the rights that it has begun with,
-//! and those that others gave it, less those that it gave away and those that it spent. All of these only grow, and only
-//! one region raises each of them. So all regions together never spend more than the limit.
+//! and those that others gave it, less those that it gave away and those that it spent. All of these only grow, and
+//! only one region raises each of them. So all regions together never spend more than the limit.
 
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +54,8 @@ impl Escrow {
         (left, spending)
     }
 
-    /// Rights of a cell that the region has left. The rights that it has begun with stay, but a smaller limit applies at
-    /// once.
+    /// Rights of a cell that the region has left. The rights that it has begun with stay, but a smaller limit applies
+    /// at once.
     fn left(&self, cell: Option<&Cell>) -> u64 {
         let Some(cell) = cell else { return self.part };
         let begun = cell.note(Note::Rights).checked_sub(1).map_or(self.part, |begun| begun.min(self.part));

@@ -1,9 +1,9 @@
 //! What a primary knows of its own past: since when it is the primary of a lane, and when the lane's data began.
 //!
-//! What other regions told, and rights that they gave, are safe only in a store that remembers what was spent and given away. A primary with a new
-//! replication id may have lost the last of it. A primary without a record of its lane has lost everything. A clock that
-//! steps back finds cells whose records have expired. A store keeps one [`LaneEpoch`] for each lane, beside the lane's
-//! counters.
+//! What other regions told, and rights that they gave, are safe only in a store that remembers what was spent and given
+//! away. A primary with a new replication id may have lost the last of it. A primary without a record of its lane has
+//! lost everything. A clock that steps back finds cells whose records have expired. A store keeps one [`LaneEpoch`] for
+//! each lane, beside the lane's counters.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +14,9 @@ use crate::time::StoreTime;
 
 /// How far the newest time of a lane may be behind the truth, in milliseconds.
 pub const LANE_TIME_STEP_MS: u64 = 1000;
-/// A record under `escrow` is kept for so long after its cell, in milliseconds. Nodes visit each lane every ten seconds.
-/// So when a record is gone, its lane knows that the cell is over, and a clock that steps back does not find it again.
+/// A record under `escrow` is kept for so long after its cell, in milliseconds. Nodes visit each lane every ten
+/// seconds. So when a record is gone, its lane knows that the cell is over, and a clock that steps back does not find
+/// it again.
 pub const KEPT_AFTER_CELL_MS: u64 = 30_000;
 
 /// The record of a lane.

@@ -43,8 +43,8 @@ impl Part {
     }
 }
 
-/// What a record remembers of a partition: the cell in which it was noticed, what the region had used in it by then, and
-/// what it may admit from then on.
+/// What a record remembers of a partition: the cell in which it was noticed, what the region had used in it by then,
+/// and what it may admit from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Noticed {
     pub since_ms: u64,

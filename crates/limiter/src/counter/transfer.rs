@@ -1,7 +1,7 @@
 //! How rights move from one region to another: the giver debits them, then the taker learns of them.
 //!
-//! A transfer belongs to one cell, and counts in no other. What a region gave another is one growing number, so a message
-//! that is lost, repeated or late does no harm: the next one says it again.
+//! A transfer belongs to one cell, and counts in no other. What a region gave another is one growing number, so a
+//! message that is lost, repeated or late does no harm: the next one says it again.
 //!
 //! After another server has become a primary of the giver, that primary asks every other region what it got
 //! ([`LaneEpoch`]). A region that has answered fences the earlier primary off: it rejects what that
@@ -19,8 +19,8 @@ use super::window_record::WindowRecord;
 use crate::ids::RegionNumber;
 use crate::time::StoreTime;
 
-/// A transfer begins no further cell in a record that has so many. More are not needed: the shortest window is a quarter
-/// of the step of a lane's time.
+/// A transfer begins no further cell in a record that has so many. More are not needed: the shortest window is a
+/// quarter of the step of a lane's time.
 pub const MAX_TRANSFER_CELLS: usize = 8;
 
 /// A region asks this one for rights.
@@ -65,8 +65,8 @@ pub struct Take {
 }
 
 impl WindowRecord {
-    /// Gives rights to another region, as many as this one can spare. Only the current cell has rights to give: the next
-    /// one has not begun here.
+    /// Gives rights to another region, as many as this one can spare. Only the current cell has rights to give: the
+    /// next one has not begun here.
     pub fn give(&mut self, give: &Give, escrow: &Escrow, span: &CellSpan, now: StoreTime, cx: BatchContext) -> Given {
         let mut given = Given { epoch_ms: cx.epoch.since_ms, ..Given::default() };
         if !self.may_have(span, give.cell_ms) {

@@ -122,8 +122,9 @@ impl WindowItem<'_> {
         let mut window = stored.unwrap_or_else(|| WindowRecord::new(cx.new_incarnation()));
         window.incarnation = cx.continue_or_renew(window.incarnation);
         for (start_ms, entries) in self.seen.iter().filter(|(start_ms, _)| *start_ms >= span.oldest_ms) {
-            // The only note that is merged is that of the rights with which the cell began. Other regions repeat what they
-            // gave and confirmed, and the store may have rejected some of it. They also confirm what this region gave.
+            // The only note that is merged is that of the rights with which the cell began. Other regions repeat what
+            // they gave and confirmed, and the store may have rejected some of it. They also confirm what this region
+            // gave.
             let kept = entries.iter().filter(|entry| is_rights(entry) || !entry.is_note()).copied();
             cell_mut(&mut window.cells, start_ms).merge_each(kept, window.incarnation);
         }

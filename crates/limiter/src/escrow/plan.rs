@@ -69,9 +69,9 @@ impl RightsPlan {
     }
 }
 
-/// The rights of one region. They are the seats of the method of D'Hondt: each right goes to the region with the largest
-/// weight ÷ (rights + 1). The parts of all regions add up to the limit. A larger limit gives no region less, so parts of
-/// different limits never add up to more than the largest.
+/// The rights of one region. They are the seats of the method of D'Hondt: each right goes to the region with the
+/// largest weight ÷ (rights + 1). The parts of all regions add up to the limit. A larger limit gives no region less, so
+/// parts of different limits never add up to more than the largest.
 fn part(weights: &Weights, limit: u64, region: usize) -> u64 {
     let (limit, sum) = (limit.min(MAX_LIMIT), weights.iter().sum::<u64>().max(1));
     let mut parts = weights.map(|weight| limit * weight / sum);

@@ -13,8 +13,8 @@ use crate::time::NodeTime;
 pub const MAX_WANTS: usize = 1000;
 /// Questions to one region that may wait for their answer.
 const MAX_IN_FLIGHT: usize = 4;
-/// A region that had nothing to give is not asked for the same key again for so long, in microseconds. The pause doubles
-/// each time.
+/// A region that had nothing to give is not asked for the same key again for so long, in microseconds. The pause
+/// doubles each time.
 const FIRST_PAUSE_US: u64 = 50_000;
 const MAX_PAUSE_US: u64 = 1_000_000;
 /// Keys that are checked for their end when a new one comes.

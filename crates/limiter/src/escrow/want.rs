@@ -46,8 +46,8 @@ pub struct Holding {
 
 /// How many more rights the region wants.
 ///
-/// It asks when half of what it had is spent, or when it has less than it used in the cell before. Then it asks for what
-/// it will probably need. After a denial it asks for no less than was denied.
+/// It asks when half of what it had is spent, or when it has less than it used in the cell before. Then it asks for
+/// what it will probably need. After a denial it asks for no less than was denied.
 pub fn wanted(holding: &Holding) -> u64 {
     let Holding { available, used, used_before, denied, ref span, now } = *holding;
     let as_before = used_before.saturating_sub(used);

@@ -45,8 +45,8 @@ impl Changes {
 
     /// Merges a report of a key of which nothing counts from `ends` on. Returns false if there is no room for its key.
     ///
-    /// No region is told more than the changes up to the version `told`. A key that changed after it keeps its version, so
-    /// that it does not move behind all others each time that it changes.
+    /// No region is told more than the changes up to the version `told`. A key that changed after it keeps its version,
+    /// so that it does not move behind all others each time that it changes.
     pub fn note(&mut self, report: Report, ends: NodeTime, told: u64) -> bool {
         let Report { key, grid, cells } = report;
         if let Some(known) = self.keys.get_mut(&*key) {
@@ -72,8 +72,8 @@ impl Changes {
         true
     }
 
-    /// The reports of keys that changed after `version`, the earliest change first, and the version of the last of them:
-    /// about `max_bytes` of them.
+    /// The reports of keys that changed after `version`, the earliest change first, and the version of the last of
+    /// them: about `max_bytes` of them.
     pub fn after(&self, version: u64, max_bytes: usize) -> (Vec<Report>, u64) {
         let (mut last, mut bytes, mut reports) = (version, 0, Vec::new());
         for (version, name) in self.by_version.range(version.saturating_add(1)..) {

@@ -7,9 +7,9 @@ use crate::counter::{Item, ItemReply};
 use crate::ids::{LaneId, RegionNumber};
 use crate::time::NodeTime;
 
-/// Turns the messages of other regions into imports, and notices that a primary of the store was replaced or has lost its
-/// data. It may have forgotten what other regions told the region. A node that starts does not know whether that happened
-/// before. Every acknowledgement therefore says with which [memory](Self::memory) the node heard the message.
+/// Turns the messages of other regions into imports, and notices that a primary of the store was replaced or has lost
+/// its data. It may have forgotten what other regions told the region. A node that starts does not know whether that
+/// happened before. Every acknowledgement therefore says with which [memory](Self::memory) the node heard the message.
 #[derive(Debug)]
 pub struct Inbox {
     /// The epoch of each lane, in milliseconds ([`LaneEpoch::since_ms`](crate::counter::LaneEpoch::since_ms)).
@@ -22,8 +22,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// The inbox of a node that starts. `memory` is random, so that no other inbox has the same. A region whose messages
-    /// are not acknowledged for `partition_after_us` is partitioned.
+    /// The inbox of a node that starts. `memory` is random, so that no other inbox has the same. A region whose
+    /// messages are not acknowledged for `partition_after_us` is partitioned.
     pub const fn new(memory: u64, partition_after_us: u64) -> Self {
         Self { epochs: BTreeMap::new(), memory, look_every_us: partition_after_us / 4, looked: None, rejected: 0 }
     }
@@ -56,8 +56,9 @@ impl Inbox {
         }
     }
 
-    /// Identifies what the node and its store remember. The number changes when they may have forgotten counts of others:
-    /// a sender that meets a new memory tells everything again. So it does no harm if an acknowledgement is lost.
+    /// Identifies what the node and its store remember. The number changes when they may have forgotten counts of
+    /// others: a sender that meets a new memory tells everything again. So it does no harm if an acknowledgement is
+    /// lost.
     pub const fn memory(&self) -> u64 {
         self.memory
     }

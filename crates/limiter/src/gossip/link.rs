@@ -10,8 +10,9 @@ const MAX_IN_FLIGHT: usize = 32;
 const MAX_TELLING: usize = 4;
 /// Memories that are kept. A region has fewer nodes.
 const MAX_MEMORIES: usize = 64;
-/// The bytes of reports in a message, at first and at the least. Each fast acknowledgement doubles them. Each slow one and
-/// each failure halves them, so that a region that cannot keep up is not told again and again what it has no time for.
+/// The bytes of reports in a message, at first and at the least. Each fast acknowledgement doubles them. Each slow one
+/// and each failure halves them, so that a region that cannot keep up is not told again and again what it has no time
+/// for.
 const FIRST_BUDGET: usize = 1 << 18;
 const MIN_BUDGET: usize = 1 << 12;
 const MAX_BUDGET: usize = 1 << 20;
@@ -103,8 +104,8 @@ impl Link {
     }
 
     /// A message is acknowledged by a node with a [memory](super::Inbox::memory). If the memory is new, everything is
-    /// told again, and this returns true. An acknowledgement that took longer than `slow_us` is slow, one that took less
-    /// than half of that is fast.
+    /// told again, and this returns true. An acknowledgement that took longer than `slow_us` is slow, one that took
+    /// less than half of that is fast.
     pub fn acknowledge(&mut self, number: u64, memory: u64, slow_us: u64, now: NodeTime) -> bool {
         let known = self.memories.iter().position(|known| *known == memory).and_then(|at| self.memories.remove(at));
         let is_new = known.is_none();
@@ -141,7 +142,8 @@ impl Link {
         }
     }
 
-    /// Notices that the region became partitioned, or that it is no more. `all_told` is true if nothing is left to tell.
+    /// Notices that the region became partitioned, or that it is no more. `all_told` is true if nothing is left to
+    /// tell.
     pub fn judge(&mut self, partition_after_us: u64, all_told: bool, now: NodeTime) {
         let unheard_us = self.unheard_since.map_or(0, |since| now.since(since));
         if unheard_us >= partition_after_us {

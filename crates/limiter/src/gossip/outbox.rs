@@ -148,7 +148,8 @@ impl Outbox {
     }
 
     /// When the first of the regions that are partitioned now became so. Regions count that are partitioned from each
-    /// other: what they may admit without each other is a part of what is left, so this region gets no more than its own.
+    /// other: what they may admit without each other is a part of what is left, so this region gets no more than its
+    /// own.
     pub fn partitioned_since(&self) -> Option<NodeTime> {
         let since = |link: &Link| [link.partitioned_since(), link.says_partitioned_since()].into_iter().flatten().min();
         self.links.values().filter_map(since).min()

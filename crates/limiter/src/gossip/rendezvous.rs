@@ -1,6 +1,6 @@
 //! Which node of another region a node talks to: rendezvous hashing (Thaler and Ravishankar 1998). Each sender has an
-//! order of its own over the receivers, so that the senders spread evenly, and those of a receiver that dies spread over
-//! the others.
+//! order of its own over the receivers, so that the senders spread evenly, and those of a receiver that dies spread
+//! over the others.
 
 /// The receivers in the order in which `sender` prefers them.
 pub fn ranked<'n>(sender: &str, receivers: impl Iterator<Item = &'n str>) -> Vec<&'n str> {

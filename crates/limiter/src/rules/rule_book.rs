@@ -204,8 +204,8 @@ impl RuleBook {
     }
 
     /// Sets `out` to every limit that applies to the check, by descriptor and then in book order, without replaced
-    /// limits. It is empty if the check is too much work. Returns what holds for the whole domain; `None` if no rule has
-    /// the domain.
+    /// limits. It is empty if the check is too much work. Returns what holds for the whole domain; `None` if no rule
+    /// has the domain.
     pub fn applicable<'b>(&'b self, check: &Check<'_>, out: &mut ApplicableLimits<'b>) -> Option<DomainTerms<'b>> {
         out.clear();
         let book = self.domains.get(check.domain)?;

@@ -109,8 +109,8 @@ impl KeyTable {
         ((hash >> 32) as usize % TABLES, hash as u32)
     }
 
-    /// The slot of `name`, activated with `make` if it is not resident. `None` if the table is full, and every key of the
-    /// samples is in use. Adds to `released` the keys that must give back their tokens before they can be evicted.
+    /// The slot of `name`, activated with `make` if it is not resident. `None` if the table is full, and every key of
+    /// the samples is in use. Adds to `released` the keys that must give back their tokens before they can be evicted.
     pub fn activate(&mut self, name: &[u8], make: impl FnOnce() -> Key, released: &mut Vec<SlotId>) -> Option<SlotId> {
         let (table, hash) = self.hash(name);
         let is = |entry: &Entry| entry.hash == hash && self.slots.get(entry.slot).is_some_and(|key| *key.name == *name);
@@ -131,9 +131,9 @@ impl KeyTable {
         Some(slot)
     }
 
-    /// Evicts a key of a random sample that no check needs. It is one of the limit that has the most keys of the sample,
-    /// if possible, and one that was not used recently. So a limit with few keys keeps most of them beside one with many,
-    /// whose clients choose them.
+    /// Evicts a key of a random sample that no check needs. It is one of the limit that has the most keys of the
+    /// sample, if possible, and one that was not used recently. So a limit with few keys keeps most of them beside one
+    /// with many, whose clients choose them.
     fn make_room(&mut self, released: &mut Vec<SlotId>) -> Option<()> {
         let sample = self.sample();
         let limits: SmallVec<[[u8; 8]; SAMPLE]> = sample.iter().map(|(_, limit)| *limit).collect();

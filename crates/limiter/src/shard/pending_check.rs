@@ -40,7 +40,8 @@ pub struct PendingCheck {
     pub(super) denied_by_default: bool,
     /// The steps that its limits took. Beyond [`MAX_WORK`], it is denied and charged nowhere.
     pub(super) work: usize,
-    /// About the memory that it takes while it waits, with what its caller keeps of it, in bytes; 0 if it does not wait.
+    /// About the memory that it takes while it waits, with what its caller keeps of it, in bytes; 0 if it does not
+    /// wait.
     pub(super) bytes: usize,
 }
 
@@ -266,8 +267,8 @@ impl PendingCheck {
             }
         }
         let denied = uncharged_groups(reservations);
-        // A group that can never pass must not take hits from others meanwhile. The limit that it does not fit takes none,
-        // so the store is asked what remains of it.
+        // A group that can never pass must not take hits from others meanwhile. The limit that it does not fit takes
+        // none, so the store is asked what remains of it.
         let impossible: Groups = reservations.iter().filter(|r| r.never_fits()).map(|r| r.group).collect();
         // The groups that wait for a limit of an earlier stage, and those that wait for one of this stage.
         let (mut waiting, mut now_waiting) = (Groups::default(), Groups::default());

@@ -69,8 +69,8 @@ impl PendingCheck {
         }
     }
 
-    /// Denies hits that never fit their limit, although the store granted them: it decides for a bucket under the newest
-    /// rules, and this check is decided under its own. No other limit of the group was asked for its hits.
+    /// Denies hits that never fit their limit, although the store granted them: it decides for a bucket under the
+    /// newest rules, and this check is decided under its own. No other limit of the group was asked for its hits.
     fn deny_what_never_fits(&mut self, keys: &mut Keys, now: NodeTime) {
         for reservation in self.reservations.iter_mut().filter(|r| r.never_fits()) {
             if let ReservationState::Done(AskResult::Granted(receipt)) = reservation.state {

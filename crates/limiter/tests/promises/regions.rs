@@ -1,5 +1,5 @@
-//! Regions that tell each other what they counted, over a network that loses, repeats and reorders messages, with stores
-//! that fail over.
+//! Regions that tell each other what they counted, over a network that loses, repeats and reorders messages, with
+//! stores that fail over.
 
 use limiter::counter::{
     Ask, BatchContext, Cell, Counter, Debts, Entry, Grid, Item, ItemReply, LaneEpoch, Record, Seen, SeenCells,
@@ -144,8 +144,8 @@ fn a_region_can_neither_be_told_of_its_own_charges_nor_of_those_of_a_third() {
 }
 
 proptest! {
-    /// However messages are lost, repeated and reordered, and however often stores fail over: each region counts its own
-    /// hits exactly, and once the newest messages are delivered all count the same.
+    /// However messages are lost, repeated and reordered, and however often stores fail over: each region counts its
+    /// own hits exactly, and once the newest messages are delivered all count the same.
     #[test]
     fn regions_agree_whatever_the_network_does(steps in vec(any_step(), 1..80)) {
         let mut regions: [Region; REGIONS] = Default::default();

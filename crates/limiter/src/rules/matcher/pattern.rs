@@ -109,8 +109,8 @@ fn table(program: &NFA) -> Option<dense::DFA<Vec<u32>>> {
 }
 
 fn cached(parsed: &Hir, most_bytes: usize, cache: usize) -> Result<Regex, PatternError> {
-    // Without groups: they would take memory in each search, and time at each byte. The backtracking engine would keep up
-    // to 256 KiB for each expression and core.
+    // Without groups: they would take memory in each search, and time at each byte. The backtracking engine would keep
+    // up to 256 KiB for each expression and core.
     let config = Config::new()
         .nfa_size_limit(Some(most_bytes))
         .hybrid_cache_capacity(cache)

@@ -1,5 +1,5 @@
-//! The bounds of a `when` expression. They hold for its syntax tree, so that no comment, string or macro can evade them.
-//! The tree is walked without recursion, because it may be as deep as the text is long.
+//! The bounds of a `when` expression. They hold for its syntax tree, so that no comment, string or macro can evade
+//! them. The tree is walked without recursion, because it may be as deep as the text is long.
 
 use std::collections::HashMap;
 
@@ -17,8 +17,8 @@ const MAX_SUMS: usize = 64;
 /// The most values that are copied in one check. CEL copies the values of each `+`, list and map, and a value may be as
 /// long as a message.
 const MAX_COPIES: usize = 256;
-/// The most regular expressions, and the largest compiled one, in bytes. A search takes as long as the text times the size
-/// of the expression.
+/// The most regular expressions, and the largest compiled one, in bytes. A search takes as long as the text times the
+/// size of the expression.
 const MAX_PATTERNS: usize = 8;
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
 /// The most attributes of a check, which a macro may walk over.

@@ -230,9 +230,9 @@ fn a_gift_of_a_replaced_primary_that_nobody_was_told_of_is_not_told_by_its_succe
     world.check();
 }
 
-/// Region 0 spends its part and gets rights of region 1, which it passes on to region 2. Then replicas take over from the
-/// primaries of the regions 0 and 1. Returns what all regions admit. `waits` says whether the replica of region 1 has its
-/// gift before region 0 hears of it.
+/// Region 0 spends its part and gets rights of region 1, which it passes on to region 2. Then replicas take over from
+/// the primaries of the regions 0 and 1. Returns what all regions admit. `waits` says whether the replica of region 1
+/// has its gift before region 0 hears of it.
 fn admitted_after_a_gift_was_passed_on(waits: bool) -> u64 {
     let mut world = World::new();
     assert!(world.regions[0].spend(10).0);

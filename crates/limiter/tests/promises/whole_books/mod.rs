@@ -116,8 +116,8 @@ impl<'c> Case<'c> {
         let limit = &self.applied[at];
         let wait = |hits| oracle.wait(self.book, limit, self.at_ms, hits);
         match (wait(self.hits(at)), wait(limit.most)) {
-            // A denial of fewer hits that is remembered gives the time at which the whole limit is free, for which tokens
-            // of a lease count that have come back meanwhile.
+            // A denial of fewer hits that is remembered gives the time at which the whole limit is free, for which
+            // tokens of a lease count that have come back meanwhile.
             (Some(exact), Some(longest)) => {
                 let longest = if self.book.rules[limit.rule].leased { u64::MAX / 1000 } else { longest };
                 let bounds = exact * 1000..=longest * 1000;
@@ -143,7 +143,8 @@ impl<'c> Case<'c> {
                 let peeked = u64::from(alone && self.hits(at) == 0);
                 prop_assert!(used + peeked <= limit.most, "{:?} has admitted {} hits", limit, used);
             }
-            // If a key pays from a lease or remembers a denial, its answer has the numbers of the last reply of the store.
+            // If a key pays from a lease or remembers a denial, its answer has the numbers of the last reply of the
+            // store.
             let asked = !status.denied && (!rule.leased || rule.algorithm == Algorithm::TokenBucket);
             if decision.allowed && asked {
                 prop_assert_eq!(status.remaining, oracle.left(self.book, limit, self.at_ms), "left of {:?}", limit);
