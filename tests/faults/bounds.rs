@@ -4,7 +4,6 @@
 use crate::clients::LIMIT;
 use crate::node::{Node, wait_for};
 use crate::region::{CORES, NODES, Region};
-use crate::run_alone;
 use crate::servers::SingleServer;
 
 /// The number of hits that one core may admit for a key that it has not seen.
@@ -50,7 +49,6 @@ fn assert_bound(case: &str, admitted: usize, bound: usize) {
 
 #[test]
 fn each_core_of_a_node_that_starts_during_an_outage_adds_a_share() {
-    let _guard = run_alone();
     let (_redis, mut region) = start_without_store(&[]);
     println!("| `local`, a limit of {LIMIT}, the store is unavailable | admitted | bound |\n|---|---|---|");
     let mut all: usize = region.nodes.iter().map(|node| use_up(node, "u")).sum();
@@ -73,7 +71,6 @@ fn each_core_of_a_node_that_starts_during_an_outage_adds_a_share() {
 
 #[test]
 fn a_key_that_is_evicted_during_an_outage_adds_a_share() {
-    let _guard = run_alone();
     const KEYS: usize = 64;
     let (_redis, region) = start_without_store(&[("TIDEGATE_LIMITS__MAX_KEYS", "64")]);
     println!(
@@ -102,7 +99,6 @@ fn a_key_that_is_evicted_during_an_outage_adds_a_share() {
 
 #[test]
 fn hits_admitted_without_the_store_are_charged_when_it_is_available_again() {
-    let _guard = run_alone();
     let redis = SingleServer::start(&[]);
     let region = Region::start(&redis.url(), &[]);
     let [first, second] = &region.nodes[..] else { panic!("two nodes") };
@@ -134,7 +130,6 @@ fn hits_admitted_without_the_store_are_charged_when_it_is_available_again() {
 
 #[test]
 fn a_node_that_exits_returns_its_leases_and_a_killed_node_does_not() {
-    let _guard = run_alone();
     let redis = SingleServer::start(&[]);
     // The maximum lease of a core. A core takes another lease when it runs low. Leases are long in this test.
     const LEASE: usize = LIMIT / (2 * CORES * NODES);
@@ -159,7 +154,6 @@ fn a_node_that_exits_returns_its_leases_and_a_killed_node_does_not() {
 
 #[test]
 fn checks_beyond_max_pending_are_shed_at_once() {
-    let _guard = run_alone();
     // A long deadline, so that the waiting checks keep waiting.
     let (redis, region) =
         start_without_store(&[("TIDEGATE_LIMITS__MAX_PENDING", "8"), ("TIDEGATE_STORE__DEADLINE", "5s")]);

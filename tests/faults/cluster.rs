@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::drill::Fault;
 use crate::proxy::Proxy;
 use crate::region::Region;
-use crate::run_alone;
 use crate::servers::{Cluster, free_ports, redis_cli, wait_for};
 
 /// A thread that repeats an action ten times a second until it is stopped.
@@ -77,7 +76,6 @@ fn start_proxy(redis: &Cluster) -> Proxy {
 
 #[test]
 fn promises_hold_during_faults_of_a_cluster() {
-    let _guard = run_alone();
     let redis = Cluster::start_with_slow_failover();
     let proxy = start_proxy(&redis);
     let mut region = Region::start(&redis.url(), &[]);
@@ -209,7 +207,6 @@ pub fn changed_password(redis: &Cluster) -> Fault<'_> {
 
 #[test]
 fn promises_hold_during_failovers_of_a_cluster() {
-    let _guard = run_alone();
     let redis = Cluster::start();
     let mut region = Region::start(&redis.url(), &[]);
     let duration = Duration::from_secs(4);

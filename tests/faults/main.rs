@@ -23,12 +23,4 @@ mod table;
 mod timeline;
 mod verdict;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Returns a lock that lets only one drill run at a time, so that drills do not share the machine.
-fn run_alone() -> MutexGuard<'static, ()> {
-    static DRILL: Mutex<()> = Mutex::new(());
-    DRILL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 use support::{load, node, servers};

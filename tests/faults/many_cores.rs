@@ -11,7 +11,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::clients::now;
 use crate::node::{Node, wait_for};
-use crate::run_alone;
 use crate::servers::SingleServer;
 
 const NODES: usize = 3;
@@ -186,7 +185,6 @@ fn in_doubt(results: &[CheckResult], stopped: u64, resumed: u64) -> Vec<CheckRes
 
 #[test]
 fn debts_of_36_cores_after_one_outage_are_charged_once() {
-    let _guard = run_alone();
     let redis = SingleServer::start(&[]);
     let region = LargeRegion::start(&redis.url());
     // Every core learns the store's clock for each user. So batches that it sends during the outage are late when the

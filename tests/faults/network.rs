@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::drill::Fault;
 use crate::region::Region;
-use crate::run_alone;
 use crate::servers::{Cluster, Server, free_ports, redis_cli, wait_for};
 
 /// The environment variable that is set inside the namespaces. It has the path of the hosts file.
@@ -21,7 +20,6 @@ fn enter_namespaces(test: &str) -> Option<std::path::PathBuf> {
     if let Some(hosts) = std::env::var_os(HOSTS_VARIABLE) {
         return Some(hosts.into());
     }
-    let _guard = run_alone();
     let folder = tempfile::tempdir().unwrap();
     let hosts = folder.path().join("hosts");
     let unshare = |program: &str| {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::drill::Fault;
 use crate::node::wait_for;
 use crate::region::{NODES, Region};
-use crate::run_alone;
 use crate::servers::Cluster;
 
 /// Shuts a node down gracefully and starts it again.
@@ -19,7 +18,6 @@ fn replace(region: &mut Region, index: usize) {
 
 #[test]
 fn promises_hold_while_nodes_stop_and_restart() {
-    let _guard = run_alone();
     let redis = Cluster::start_with_slow_failover();
     let mut region = Region::start(&redis.url(), &[]);
     let signal = |name: &'static str| move |region: &mut Region| region.nodes[0].signal(name);

@@ -12,7 +12,6 @@ use tonic::transport::Channel;
 use crate::drill::pause;
 use crate::load::{CheckRecord, connect, now, request};
 use crate::node::{Node, wait_for};
-use crate::run_alone;
 use crate::servers::{Sentinels, Server, redis_cli};
 use crate::timeline::Timeline;
 
@@ -131,7 +130,6 @@ fn longest_degraded_ms(records: &[CheckRecord]) -> u64 {
 
 #[test]
 fn a_planned_failover_exceeds_the_limit_by_at_most_one_limit_in_one_window() {
-    let _guard = run_alone();
     let redis = Sentinels::start();
     let folder = tempfile::tempdir().unwrap();
     let nodes = start_nodes(folder.path(), &redis.url());

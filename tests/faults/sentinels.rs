@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use crate::drill::Fault;
 use crate::region::Region;
-use crate::run_alone;
 use crate::servers::{Sentinels, redis_cli, wait_for};
 
 #[test]
 fn promises_hold_during_faults_with_sentinels() {
-    let _guard = run_alone();
     let redis = Sentinels::start();
     let mut region = Region::start(&redis.url(), &[]);
     let is_primary = |index: usize| redis_cli(redis.servers[index].port, &["role"]).starts_with("master");
@@ -44,7 +42,6 @@ fn promises_hold_during_faults_with_sentinels() {
 
 #[test]
 fn a_primary_that_is_named_again_before_it_became_a_replica_loses_its_fence() {
-    let _guard = run_alone();
     let redis = Sentinels::start();
     let mut region = Region::start(&redis.url(), &[]);
     let sentinel = redis.sentinels[0].port;

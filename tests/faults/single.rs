@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use crate::drill::Fault;
 use crate::region::Region;
-use crate::run_alone;
 use crate::servers::{Server, free_ports, redis_cli, wait_for};
 
 const NO_PERSISTENCE: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
 #[test]
 fn promises_hold_during_faults_of_one_server() {
-    let _guard = run_alone();
     let folder = tempfile::tempdir().unwrap();
     let port = free_ports(1);
     let start = |arguments: &[&str]| Server::start(port, folder.path().join("redis"), arguments);
@@ -62,7 +60,6 @@ fn run_long_script(port: u16, seconds: u32) {
 
 #[test]
 fn promises_hold_while_a_server_has_another_certificate() {
-    let _guard = run_alone();
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: String| {
         std::fs::write(folder.path().join(name), text).unwrap();

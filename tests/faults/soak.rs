@@ -10,7 +10,6 @@ use crate::cluster::{changed_password, configure, primaries, replica};
 use crate::drill::{Fault, MAX_WAIT_WITH_STOPPED_NODE_MS, pause};
 use crate::node::wait_for;
 use crate::region::{NODES, Region};
-use crate::run_alone;
 use crate::servers::{Cluster, redis_cli};
 use crate::verdict::{admitted, is_abnormal, promised, ratio};
 
@@ -96,7 +95,6 @@ fn usage(region: &Region) -> Usage {
 #[test]
 #[ignore = "takes a quarter of an hour: run scripts/soak"]
 fn promises_hold_for_a_quarter_of_an_hour_with_a_fault_every_half_minute() {
-    let _guard = run_alone();
     let (seconds, first) = (setting("TIDEGATE_SOAK", 900), setting("TIDEGATE_SEED", 0));
     let redis = Cluster::start();
     let mut region = Region::start(&redis.url(), &[]);
