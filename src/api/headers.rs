@@ -22,6 +22,8 @@ pub const REASON: &str = "x-tidegate-reason";
 pub const NO_LIMIT_MATCHES: &str = "no_limit_matches";
 /// The reason of a denial because too many limits may apply to the descriptors.
 pub const TOO_MUCH_WORK: &str = "too_much_work";
+/// The reason of a denial because too many bytes of requests were arriving.
+pub const TOO_MANY_BYTES: &str = "too_many_bytes";
 
 /// Adds the headers of a decision to `headers`.
 pub fn add(decision: &Decision, headers: &mut HeaderMap) {

@@ -4,11 +4,11 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::budget::Taken;
 use super::meter::Meter;
@@ -24,6 +24,14 @@ pub enum BodyKind {
     /// One or many gRPC messages. As soon as the header of a message has arrived, its reader takes as much as the
     /// header says.
     GrpcMessages,
+}
+
+/// What a call says whose message found no room.
+const NO_ROOM: &str = "overloaded: too many bytes of requests are arriving";
+
+/// True if this is the error of a body that found no room.
+pub fn is_without_room(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.message() == NO_ROOM
 }
 
 /// The position in the gRPC messages of a body.
@@ -76,13 +84,25 @@ pub struct BudgetedBody<B = Incoming> {
     taken: Option<Taken>,
     /// Bytes of the body that its reader holds.
     held: usize,
+    /// See [`Self::read_to_the_end`].
+    reads_to_the_end: bool,
+    /// It found no room, and the rest of it is dropped as it arrives.
+    is_dropped: bool,
     meter: Arc<Meter>,
 }
 
 impl<B> BudgetedBody<B> {
     /// Returns the body of a request with a head of `head` bytes.
     pub fn new(body: B, kind: BodyKind, head: usize, meter: Arc<Meter>) -> Self {
-        Self { body, kind, framing: Framing::default(), head, taken: None, held: 0, meter }
+        let (framing, reads_to_the_end, is_dropped) = (Framing::default(), false, false);
+        Self { body, kind, framing, head, taken: None, held: 0, reads_to_the_end, is_dropped, meter }
+    }
+
+    /// Makes a body that finds no room arrive to its end before it fails. Otherwise its stream is reset, and the
+    /// library ends a connection with many such streams, which is shared by all requests of a gateway. Not for a body
+    /// that may be endless.
+    pub const fn read_to_the_end(&mut self) {
+        self.reads_to_the_end = true;
     }
 
     /// The meter of the connection.
@@ -97,7 +117,22 @@ impl<B> BudgetedBody<B> {
             return Ok(());
         }
         self.meter.rejected();
-        Err(Status::unavailable("overloaded: too many bytes of requests are arriving"))
+        self.held = 0;
+        self.is_dropped = self.reads_to_the_end;
+        Err(Status::unavailable(NO_ROOM))
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> BudgetedBody<B> {
+    /// Drops what arrives. Fails at the end.
+    fn drop_the_rest(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            if let Err(error) = frame {
+                return Poll::Ready(Some(Err(Status::from_error(error.into()))));
+            }
+        }
+        self.is_dropped = false;
+        Poll::Ready(Some(Err(Status::unavailable(NO_ROOM))))
     }
 }
 
@@ -106,8 +141,14 @@ impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> B
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_dropped {
+            return self.drop_the_rest(context);
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            return self.take().map_or_else(|overloaded| Poll::Ready(Some(Err(overloaded))), |()| Poll::Pending);
+            return match self.take() {
+                Err(overloaded) if !self.is_dropped => Poll::Ready(Some(Err(overloaded))),
+                _ => Poll::Pending,
+            };
         };
         if let Some(Ok(frame)) = &frame
             && let Some(piece) = frame.data_ref()
@@ -121,6 +162,9 @@ impl<B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin> B
                     BodyKind::GrpcMessages => self.framing.read(piece),
                 };
                 if let Err(overloaded) = self.take() {
+                    if self.is_dropped {
+                        return self.drop_the_rest(context);
+                    }
                     return Poll::Ready(Some(Err(overloaded)));
                 }
             }

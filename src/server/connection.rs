@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::TryFutureExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -204,8 +204,9 @@ where
         let carried_request = Arc::new(AtomicBool::new(false));
         let kind = if self.protocol == Protocol::Grpc { BodyKind::GrpcMessages } else { BodyKind::Plain };
         let (service, carries) = (self.service, Arc::clone(&carried_request));
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             carries.store(true, Ordering::Relaxed);
+            shorten(request.method_mut());
             let head = head_length(request.uri(), request.headers());
             if let Some(ahead) = &meter.read_ahead {
                 ahead.head_passed_on(head);
@@ -246,4 +247,32 @@ fn close_reason(error: &(dyn Error + Send + Sync + 'static), carried_request: bo
     let by_us = |error: &h2::Error| error.is_library() && !error.is_io();
     let protocol = error.is_parse() || error.source().and_then(|e| e.downcast_ref()).is_some_and(by_us);
     protocol.then_some(CloseReason::Protocol)
+}
+
+/// The longest method that is kept, in bytes. No method that is in use is as long.
+const MAX_METHOD: usize = 64;
+
+/// Cuts a method that is too long. A client may send one as long as a head, and the libraries keep copies of it while
+/// its request waits.
+fn shorten(method: &mut Method) {
+    if let Some((short, rest)) = method.as_str().split_at_checked(MAX_METHOD)
+        && !rest.is_empty()
+        && let Ok(short) = Method::from_bytes(short.as_bytes())
+    {
+        *method = short;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_method_is_cut_and_a_usual_one_is_not() {
+        for (length, kept) in [(3, 3), (64, 64), (65, 64), (80_000, 64)] {
+            let mut method = Method::from_bytes(&vec![b'G'; length]).unwrap();
+            shorten(&mut method);
+            assert_eq!(method.as_str(), "G".repeat(kept));
+        }
+    }
 }

@@ -9,6 +9,8 @@ use limiter::rules::{Path, Step};
 
 /// The most nodes of one document. Aliases count in full, so that a small file cannot unfold into a large one.
 const MAX_NODES: usize = 1_000_000;
+/// The most bytes of keys and values of one document. Those of aliases count in full, too.
+const MAX_TEXT: usize = 32 << 20;
 /// The deepest nesting of a document.
 const MAX_DEPTH: usize = 64;
 
@@ -71,7 +73,7 @@ impl Node {
 
     fn read(text: &str) -> Result<Rc<Self>, SyntaxError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+        let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), size: Size::default() };
         let mut root = None;
         loop {
             let (event, span) = reader.next()?;
@@ -135,12 +137,26 @@ impl Node {
     }
 }
 
-type Counted = (Rc<Node>, usize);
+/// A node and all below it: how many nodes, and how many bytes of keys and values.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    nodes: usize,
+    text: usize,
+}
+
+impl Size {
+    const fn add(&mut self, other: Self) {
+        self.nodes += other.nodes;
+        self.text = self.text.saturating_add(other.text);
+    }
+}
+
+type Sized = (Rc<Node>, Size);
 
 struct Reader<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
-    anchors: HashMap<usize, Counted>,
-    nodes: usize,
+    anchors: HashMap<usize, Sized>,
+    size: Size,
 }
 
 impl<'t> Reader<'t> {
@@ -154,23 +170,26 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads the node that begins with `event`. Returns it and the number of its nodes.
-    fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Counted, SyntaxError> {
+    /// Reads the node that begins with `event`. Returns it and its size.
+    fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Sized, SyntaxError> {
         if depth > MAX_DEPTH {
             return Err(error(span, "expected a document that nests at most 64 deep"));
         }
         let start = place(&span.start);
-        let mut count = 1;
+        let mut size = Size { nodes: 1, text: 0 };
+        // What is below a node counts when it is read.
+        let mut own = size;
         let (value, anchor) = match event {
             Event::Alias(anchor) => {
                 let known = self.anchors.get(&anchor).cloned();
-                let (node, count) = known.ok_or_else(|| error(span, "expected an alias of an anchor before it"))?;
-                self.count(count, span)?;
-                return Ok((node, count));
+                let (node, size) = known.ok_or_else(|| error(span, "expected an alias of an anchor before it"))?;
+                self.count(size, span)?;
+                return Ok((node, size));
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 let style = if plain { Style::Plain } else { Style::Quoted };
+                own.text = text.len();
                 (Value::Scalar { text: text.into_owned(), style }, anchor)
             }
             Event::SequenceStart(anchor, _) => {
@@ -180,8 +199,8 @@ impl<'t> Reader<'t> {
                     if event == Event::SequenceEnd {
                         break;
                     }
-                    let (node, nodes) = self.node(event, &span, depth + 1)?;
-                    count += nodes;
+                    let (node, below) = self.node(event, &span, depth + 1)?;
+                    size.add(below);
                     items.push(node);
                 }
                 (Value::List(items), anchor)
@@ -201,26 +220,31 @@ impl<'t> Reader<'t> {
                         return Err(error(&span, &format!("expected each key once, not {key:?} again")));
                     }
                     let (event, value_span) = self.next()?;
-                    let (node, nodes) = self.node(event, &value_span, depth + 1)?;
-                    count += nodes;
+                    let (node, below) = self.node(event, &value_span, depth + 1)?;
+                    size.add(below);
+                    own.text += key.len();
                     entries.push((key, place(&span.start), node));
                 }
                 (Value::Map(entries), anchor)
             }
             _ => return Err(error(span, "expected a value")),
         };
-        self.count(1, span)?;
+        self.count(own, span)?;
+        size.text = size.text.saturating_add(own.text);
         let node = Rc::new(Node { place: start, value });
         if anchor > 0 {
-            self.anchors.insert(anchor, (Rc::clone(&node), count));
+            self.anchors.insert(anchor, (Rc::clone(&node), size));
         }
-        Ok((node, count))
+        Ok((node, size))
     }
 
-    fn count(&mut self, nodes: usize, span: &Span) -> Result<(), SyntaxError> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
+    fn count(&mut self, size: Size, span: &Span) -> Result<(), SyntaxError> {
+        self.size.add(size);
+        if self.size.nodes > MAX_NODES {
             return Err(error(span, "expected at most 1000000 nodes, aliases counted in full"));
+        }
+        if self.size.text > MAX_TEXT {
+            return Err(error(span, "expected at most 32 MiB of keys and values, aliases counted in full"));
         }
         Ok(())
     }
@@ -305,5 +329,8 @@ mod tests {
         }
         assert!(Node::parse(&text).unwrap_err().message.contains("1000000"));
         assert!(Node::parse(&"[".repeat(5000)).is_err());
+        let long = |count: usize| format!("a: &a {}\nb: [{}]", "x".repeat(1 << 20), vec!["*a"; count].join(","));
+        assert!(Node::parse(&long(30)).is_ok());
+        assert!(Node::parse(&long(32)).unwrap_err().message.contains("32 MiB"));
     }
 }

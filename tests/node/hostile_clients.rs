@@ -11,6 +11,11 @@ use crate::victim::{
     grpc_headers,
 };
 use bytes::Bytes;
+use prost::Message;
+use proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use proto::tidegate::v1::CheckRequest;
 use proto::tidegate::v1::rate_limit_service_client::RateLimitServiceClient;
 use tonic::codegen::http;
@@ -253,6 +258,59 @@ async fn incomplete_messages_have_a_common_memory_bound() {
     let mut other = RateLimitServiceClient::connect(format!("http://{}", victim.node.grpc)).await.unwrap();
     let check = CheckRequest { domain: "d".to_owned(), ..CheckRequest::default() };
     assert!(other.check(check).await.unwrap().into_inner().allowed, "other clients must be served over gRPC");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_messages_of_a_gateway_that_find_no_room_are_denials() {
+    let victim = Victim::new(&[]);
+    let entry = Entry { key: b"path".to_vec(), value: vec![b'a'; 900_000] };
+    let descriptor = RateLimitDescriptor { entries: vec![entry], ..RateLimitDescriptor::default() };
+    let message =
+        RateLimitRequest { domain: "d".to_owned(), descriptors: vec![descriptor], hits_addend: 1 }.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap();
+    let message = Bytes::from([&[0][..], &length.to_be_bytes(), &message].concat());
+    let stream = tokio::net::TcpStream::connect(&victim.node.grpc).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
+    tokio::spawn(connection);
+    // All messages arrive at once: each lacks its last bytes until all others have begun.
+    let mut calls = Vec::new();
+    for _ in 0..120 {
+        client = client.ready().await.unwrap();
+        let request = http::Request::post("http://x/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (response, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(message.slice(..message.len() - 10), false).unwrap();
+        calls.push((response, body));
+    }
+    let shed = || victim.node.metric(r#"tidegate_shed_total{reason="reading"} "#);
+    tokio::task::block_in_place(|| wait_for("load to be shed", || (shed() >= 1.0).then_some(())));
+    for (_, body) in &mut calls {
+        body.send_data(message.slice(message.len() - 10..), true).unwrap();
+    }
+    let mut denied = 0.0;
+    for (response, _) in calls {
+        let answer = tokio::time::timeout(Duration::from_secs(60), response).await.expect("an answer").unwrap();
+        let status = answer.headers().get("grpc-status").cloned();
+        assert_eq!(status, None, "a gateway that fails open lets a request pass if its check is an error");
+        let mut body = answer.into_body();
+        let mut content = Vec::new();
+        while let Some(piece) = body.data().await {
+            let piece = piece.unwrap();
+            body.flow_control().release_capacity(piece.len()).unwrap();
+            content.extend_from_slice(&piece);
+        }
+        assert_eq!(body.trailers().await.unwrap().unwrap().get("grpc-status").unwrap(), "0");
+        let answer = RateLimitResponse::decode(&content[5..]).unwrap();
+        if answer.overall_code == i32::from(Code::OverLimit) {
+            assert_eq!(answer.response_headers_to_add[0].value, "too_many_bytes");
+            denied += 1.0;
+        }
+    }
+    assert_eq!(shed(), denied);
+    assert!(denied > 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,6 +49,21 @@ impl RateLimitService for Envoy {
     }
 }
 
+/// The answer to a call whose message found no room. It is a denial: an error would let a gateway that fails open pass
+/// the request, and its client may have chosen how long the message is.
+pub fn without_room() -> RateLimitResponse {
+    let reason = HeaderValue {
+        key: headers::REASON.to_owned(),
+        value: headers::TOO_MANY_BYTES.to_owned(),
+        ..HeaderValue::default()
+    };
+    RateLimitResponse {
+        overall_code: Code::OverLimit.into(),
+        response_headers_to_add: vec![reason],
+        ..RateLimitResponse::default()
+    }
+}
+
 fn read(request: RateLimitRequest) -> Result<CheckRequest, Vec<FieldViolation>> {
     let RateLimitRequest { domain, descriptors, hits_addend } = request;
     let mut violations = Vec::new();

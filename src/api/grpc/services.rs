@@ -5,9 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request, Response};
+use prost::Message;
 use proto::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer as EnvoyServer;
 use proto::tidegate::v1::rate_limit_service_server::RateLimitServiceServer as NativeServer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -15,14 +18,14 @@ use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
 
-use super::envoy::Envoy;
+use super::envoy::{Envoy, without_room};
 use super::native::Native;
 use crate::api::bearer::has_valid_token;
 use crate::api::check_service::CheckService;
 use crate::api::rejection::Rejection;
 use crate::api::request_id;
 use crate::ports::ClientTokens;
-use crate::server::body_budget::BudgetedBody;
+use crate::server::body_budget::{BudgetedBody, is_without_room};
 use crate::server::within;
 
 /// The largest message of a stream of checks, in bytes: one check, as over HTTP.
@@ -65,6 +68,21 @@ fn observed(answer: Response<tonic::body::Body>, service: &CheckService) -> Resp
     answer
 }
 
+/// Makes a denial of an error for which a gateway is not to blame: see [`without_room`].
+fn denied_without_room(answer: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+    if !answer.extensions().get::<Status>().is_some_and(is_without_room) {
+        return answer;
+    }
+    let message = without_room().encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap_or_default();
+    let framed = [&[0][..], &length.to_be_bytes(), &message].concat();
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let body = Full::new(Bytes::from(framed)).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut answer = Response::new(tonic::body::Body::new(body.map_err(|never| match never {})));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    answer
+}
+
 impl Services {
     pub fn new(
         service: Arc<CheckService>,
@@ -95,8 +113,10 @@ impl Services {
         &self,
         mut request: Request<BudgetedBody>,
     ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + use<> {
-        enum Call<G, O> {
+        enum Call<E, G, O> {
             Check(G),
+            /// A check of a gateway.
+            Gateway(E),
             /// It waits for a permit.
             Batch(G, Arc<Semaphore>),
             /// It fails without a permit.
@@ -111,8 +131,12 @@ impl Services {
             {
                 Call::Unauthorized(self.unauthorized(request.headers()))
             }
-            Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => Call::Check(self.envoy.clone().call(request)),
+            Some((<EnvoyServer<Envoy> as NamedService>::NAME, _)) => {
+                request.body_mut().read_to_the_end();
+                Call::Gateway(self.envoy.clone().call(request))
+            }
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckBatch")) => {
+                request.body_mut().read_to_the_end();
                 Call::Batch(self.native.clone().call(request), Arc::clone(&self.batches))
             }
             Some((<NativeServer<Native> as NamedService>::NAME, "CheckStream")) => {
@@ -121,7 +145,10 @@ impl Services {
                 let call = self.native.clone().max_decoding_message_size(MAX_CHECK).call(request);
                 Call::Stream(call, Arc::clone(&self.streams).try_acquire_owned())
             }
-            Some((<NativeServer<Native> as NamedService>::NAME, _)) => Call::Check(self.native.clone().call(request)),
+            Some((<NativeServer<Native> as NamedService>::NAME, _)) => {
+                request.body_mut().read_to_the_end();
+                Call::Check(self.native.clone().call(request))
+            }
             // Boxed, because it is rare and large: the future of every call would be as large.
             _ => Call::Other(Box::pin(self.others.clone().call(request))),
         };
@@ -129,6 +156,7 @@ impl Services {
         let answer = async move {
             match call {
                 Call::Check(call) => Ok(observed(call.await?, &service)),
+                Call::Gateway(call) => Ok(denied_without_room(observed(call.await?, &service))),
                 Call::Batch(call, batches) => match batches.acquire_owned().await {
                     Ok(permit) => Ok(observed(call.await?, &service).map(|body| with_permit(body, permit))),
                     // Nobody closes the semaphore.

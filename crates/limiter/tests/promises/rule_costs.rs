@@ -282,6 +282,33 @@ fn to_look_for_a_text_in_a_long_one_is_work() {
 }
 
 #[test]
+fn to_read_and_copy_long_texts_is_work() {
+    let any = |part: &str, count: usize| vec![part; count].join(" || ");
+    let ones = vec!["1"; 400].join(",");
+    let decide = |when: String, path: &str| {
+        let mut limit = on_path(0, Condition::Present(true));
+        limit.matches.when = Some(when);
+        decide_path(vec![limit], path)
+    };
+    let long = "9".repeat(900_000);
+    for when in [
+        any("double(attributes.path) < 1.0", 30),
+        any("size(attributes.path) < 1", 30),
+        any("attributes.path == attributes.user", 30),
+        format!("{} == ''", vec!["attributes.path"; 64].join(" + ")),
+        format!("[{}] == []", vec!["attributes.path"; 200].join(", ")),
+        format!("[{ones}].exists(x, int(attributes.path) < x)"),
+    ] {
+        assert!(decide(when.clone(), "/a").allowed, "{when}");
+        assert!(decide(when.clone(), &long).too_much_work, "{when}");
+    }
+    // No comparison with a short text reads more of a long one.
+    for when in ["attributes.path == '/a'", "attributes.path.startsWith('/a')", "attributes.path > '/a'"] {
+        assert!(decide(any(when, 30), &long).allowed, "{when}");
+    }
+}
+
+#[test]
 fn to_name_counters_by_long_values_is_work() {
     let of = |bytes: usize| {
         let mut dry_run = DryRun::new(Arc::new(compile(per_user(600)).unwrap()), StoreTime(1_700_000_000_000_000));

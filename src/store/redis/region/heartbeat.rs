@@ -18,6 +18,8 @@ static HEARTBEAT: Script = Script::new(include_str!("heartbeat.lua"));
 const MEMBER_MS: u32 = 10_000;
 /// After this many matching heartbeats a node overwrites changed constants: the writer must have joined later.
 const ESTABLISHED_BEATS: u32 = 10;
+/// The most characters of constants that are not ours, in the log and in `/ready`.
+const MAX_SHOWN: usize = 200;
 
 /// Why a heartbeat failed.
 pub(super) enum HeartbeatError {
@@ -64,7 +66,9 @@ impl RedisRegion {
         let Some(in_force) = in_force.as_string() else { return Err(HeartbeatError::NoAnswer) };
         if !self.constants.matches(&in_force) {
             let (key, own) = (String::from_utf8_lossy(&keys[0]), self.constants.to_string());
-            let why = format!("the region's constants are {in_force:?} (key {key}), this node's are {own:?}");
+            // Whoever wrote them may have written much more than constants.
+            let shown: String = in_force.chars().take(MAX_SHOWN).collect();
+            let why = format!("the region's constants are {shown:?} (key {key}), this node's are {own:?}");
             // A node that has counted with its region goes on without the store: the record may be wrong, or may be put
             // right.
             if self.lock_state().reached {

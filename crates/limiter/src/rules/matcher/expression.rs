@@ -25,8 +25,11 @@ const NODE: usize = 5;
 /// The steps of each value that is copied, beside those of a part: it may be long.
 const COPY: usize = 200;
 
-/// The bytes of a text that `contains` walks through in one step.
-const BYTES_PER_STEP: usize = 4;
+/// The bytes of a text that are copied in one step, and how many times longer it takes to read them, such as for
+/// `double`, and to look for another text in them.
+const BYTES_PER_STEP: usize = 128;
+const READ: usize = 4;
+const LOOKED_FOR: usize = 32;
 
 /// The standard functions of CEL. They take as much memory as many expressions, so all share them.
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
@@ -39,8 +42,9 @@ pub struct Expression {
     steps: usize,
     /// The further steps of searches, if each text has the usual length.
     searched: usize,
-    /// How many texts are walked through by `contains`.
-    looked_for: usize,
+    /// How many times texts are walked through. One that is only copied counts once, another one as often as it takes
+    /// longer.
+    walked: usize,
     /// How many combinations of values were tried to check its types.
     trials: usize,
 }
@@ -94,7 +98,7 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, searches, evaluated, copied, looked_for, joined, .. } =
+        let Syntax { bound, patterns, searches, evaluated, copied, looked_for, read, joined, .. } =
             Syntax::of(program.expression())?;
         let steps = EVALUATION + NODE * evaluated + COPY * copied + searches.0;
         let scope = Scope::new(patterns);
@@ -108,8 +112,10 @@ impl Expression {
             return Err(format!("expected a function of CEL, not {name}"));
         }
         let trials = judge::check_types(program.expression(), &scope)?;
-        let looked_for = looked_for.saturating_mul(joined + 1);
-        Ok(Self { program, scope, steps, searched: searches.1, looked_for, trials })
+        let walks =
+            [(copied, 1), (read, READ), (looked_for, LOOKED_FOR)].map(|(times, each)| times.saturating_mul(each));
+        let walked = walks.into_iter().fold(0, usize::saturating_add).saturating_mul(joined + 1);
+        Ok(Self { program, scope, steps, searched: searches.1, walked, trials })
     }
 
     /// The memory of its regular expressions, in bytes.
@@ -129,19 +135,19 @@ impl Expression {
 
     /// The most steps for the bytes of texts of the usual length, if no text is put together.
     pub const fn search_steps(&self) -> usize {
-        self.searched.saturating_add(self.contains_steps(USUAL_TEXT))
+        self.searched.saturating_add(self.walk_steps(USUAL_TEXT))
     }
 
-    /// The most steps of all `contains` in texts of this length.
-    const fn contains_steps(&self, bytes: usize) -> usize {
-        self.looked_for.saturating_mul(bytes) / BYTES_PER_STEP
+    /// The most steps to walk through texts of this length.
+    const fn walk_steps(&self, bytes: usize) -> usize {
+        self.walked.saturating_mul(bytes) / BYTES_PER_STEP
     }
 
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
     /// as false. Searches add to `work` as [`super::Matcher::matches`] says.
     pub fn is_true(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
-        if self.looked_for > 0 {
-            *work = work.saturating_add(self.contains_steps(subject.longest()));
+        if self.walked > 0 {
+            *work = work.saturating_add(self.walk_steps(subject.longest()));
             if *work > MAX_WORK {
                 return false;
             }

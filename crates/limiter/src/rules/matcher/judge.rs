@@ -26,6 +26,11 @@ const MAX_COMBINATIONS: usize = 256;
 /// The most combinations for one expression. What comes after them is not judged.
 pub(super) const MAX_TRIALS: usize = 4096;
 
+/// The most bytes of the values that come from combinations, for one expression. What comes after them is not judged.
+const MAX_BYTES: usize = 1 << 20;
+/// The most bytes of all values that an attribute may have. More are not told apart.
+const MAX_FACT_BYTES: usize = 64 << 10;
+
 /// What the rules say about an attribute before `when` is evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
@@ -67,12 +72,14 @@ struct Evaluation<'e> {
     /// The variables of macros such as `all`.
     bound: Vec<(String, Possible)>,
     trials: usize,
+    /// The bytes of the values that came from them.
+    bytes: usize,
 }
 
 impl<'e> Evaluation<'e> {
     fn new(scope: &Scope, facts: &'e Facts<'e>) -> Self {
         let searched = Arc::default();
-        Self { facts, scratch: scope.context(&searched), searched, bound: Vec::new(), trials: 0 }
+        Self { facts, scratch: scope.context(&searched), searched, bound: Vec::new(), trials: 0, bytes: 0 }
     }
 
     fn of(&mut self, expression: &IdedExpr) -> Result<Possible, String> {
@@ -117,6 +124,9 @@ impl<'e> Evaluation<'e> {
     fn attribute(&self, name: &str) -> Possible {
         match (self.facts.attribute)(name) {
             Fact::Unknown | Fact::Present => Possible::like(vec![Value::from("")]),
+            Fact::OneOf(values) if values.iter().map(String::len).sum::<usize>() > MAX_FACT_BYTES => {
+                Possible::like(vec![Value::from("")])
+            }
             Fact::Absent => Possible::exactly(Vec::new()),
             Fact::OneOf(values) => Possible::exactly(values.into_iter().map(Value::from).collect()),
         }
@@ -286,7 +296,7 @@ impl<'e> Evaluation<'e> {
             false => operands.into_iter().map(Possible::one_of_each_type).collect(),
         };
         self.trials = self.trials.saturating_add(count(&operands).unwrap_or(usize::MAX));
-        if !fits(&operands) || self.trials > MAX_TRIALS {
+        if !fits(&operands) || self.trials > MAX_TRIALS || self.bytes > MAX_BYTES {
             return Some(Possible::anything());
         }
         let exact = operands.iter().all(|operand| operand.exact);
@@ -304,7 +314,13 @@ impl<'e> Evaluation<'e> {
             match Value::resolve(&expression, &self.scratch) {
                 // It cannot be an operand.
                 Ok(Value::Function(..)) => failed = true,
-                Ok(value) => values.push(value),
+                Ok(value) => {
+                    self.bytes = self.bytes.saturating_add(bytes_of(&value));
+                    if self.bytes > MAX_BYTES {
+                        return Some(Possible::anything());
+                    }
+                    values.push(value);
+                }
                 Err(error) => failed |= !is_type_error(&error),
             }
         }
@@ -319,6 +335,18 @@ impl<'e> Evaluation<'e> {
             (false, false) => Some(Possible::like(values)),
         }
     }
+}
+
+/// About the bytes of a value.
+fn bytes_of(value: &Value) -> usize {
+    let content = match value {
+        Value::String(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        Value::List(items) => items.iter().map(bytes_of).sum(),
+        Value::Map(map) => map.map.iter().map(|(key, value)| bytes_of(&key.into()) + bytes_of(value)).sum(),
+        _ => 0,
+    };
+    size_of::<Value>() + content
 }
 
 /// True if an operator or a function does not take values of these types, whatever the values are.

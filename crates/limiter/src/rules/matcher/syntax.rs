@@ -36,8 +36,10 @@ pub struct Syntax {
     /// How many nodes are evaluated in one check, and how many values are copied.
     pub evaluated: usize,
     pub copied: usize,
-    /// How many times a text is looked for in another, and how many texts may have been put together to that.
+    /// How many times a text is looked for in another, how many times one may be read, and how many texts may have been
+    /// put together to that.
     pub looked_for: usize,
+    pub read: usize,
     pub joined: usize,
     sums: usize,
 }
@@ -175,9 +177,42 @@ impl Syntax {
                     self.searches.1 = self.searches.1.saturating_add(pattern.search_steps(USUAL_TEXT));
                 }
             }
-            _ => {}
+            operators::LOGICAL_AND
+            | operators::LOGICAL_OR
+            | operators::LOGICAL_NOT
+            | operators::NOT_STRICTLY_FALSE
+            | operators::CONDITIONAL
+            | operators::INDEX => {}
+            // A comparison ends with the shorter of two values, and one that is written out is short.
+            _ if is_comparison(call) => {}
+            _ => self.read = self.read.saturating_add(times),
         }
         Ok(())
+    }
+}
+
+/// True if a call compares a value with one that is written out.
+fn is_comparison(call: &CallExpr) -> bool {
+    let compares = matches!(
+        call.func_name.as_str(),
+        operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::LESS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::GREATER_EQUALS
+            | "startsWith"
+            | "endsWith"
+    );
+    compares && call.target.iter().map(|target| &**target).chain(&call.args).any(is_written_out)
+}
+
+/// True for a literal, and for a list of literals.
+fn is_written_out(value: &IdedExpr) -> bool {
+    match &value.expr {
+        Expr::Literal(_) => true,
+        Expr::List(list) => list.elements.iter().all(|element| matches!(element.expr, Expr::Literal(_))),
+        _ => false,
     }
 }
 

@@ -216,6 +216,25 @@ fn an_expression_that_is_never_true_is_found() {
 }
 
 #[test]
+fn long_values_are_not_judged() {
+    let values = |length: usize| (0..16).map(|n| format!("{n:0length$}")).collect();
+    let attribute = |name: &str| match name {
+        "short" => Fact::OneOf(values(10)),
+        "long" => Fact::OneOf(values(4000)),
+        "longer" => Fact::OneOf(values(5000)),
+        _ => Fact::Unknown,
+    };
+    let facts = Facts { attribute: &attribute, domain: None };
+    let scope = Scope::new(HashMap::new());
+    let possible = |source: &str| can_be_true(Env::stdlib().compile(source).unwrap().expression(), &scope, &facts);
+    assert!(!possible("attributes.short == 'x'") && !possible("attributes.short + attributes.short == 'x'"));
+    // All values together have 64,000 bytes, and their combinations have 2 MB.
+    assert!(!possible("attributes.long == 'x'") && possible("attributes.long + attributes.long == 'x'"));
+    assert!(possible("[attributes.long + attributes.long] == ['x']"));
+    assert!(possible("attributes.longer == 'x'"), "all values together have 80,000 bytes");
+}
+
+#[test]
 fn a_costly_expression_is_not_judged() {
     let list = (0..250).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
     assert_eq!(types(&format!("[{list}].exists(v, v == 'a')")), Ok(()));
