@@ -138,6 +138,8 @@ impl KeyState {
             Receipt::Free => false,
             _ if hits == 0 => false,
             Receipt::Window(origin) => {
+                // It may fit now.
+                self.denial = None;
                 if self.origin == origin {
                     self.spent = self.spent.saturating_sub(u32::try_from(hits).unwrap_or(u32::MAX));
                 }
@@ -154,6 +156,7 @@ impl KeyState {
                 }
             }
             Receipt::Bucket { incarnation, step, charged_at } => {
+                self.denial = None;
                 let back = BucketReturn { incarnation, step, hits, charged_at };
                 self.queue.get_or_insert_default().return_to_bucket(back);
                 true

@@ -98,6 +98,8 @@ impl KeyState {
     ) -> bool {
         let Some(queue) = self.queue.as_mut() else { return false };
         let (asks, terms) = queue.complete(grant.reported);
+        // Hits that came back meanwhile, of which the store did not know.
+        let came_back = queue.returning() > 0;
         let same_terms = terms == self.effective.terms();
         let until = |at: StoreTime| at.since(times.ran);
         let origin = match &grant.seen {
@@ -113,7 +115,7 @@ impl KeyState {
         let spent = out[decided..].iter().filter(|(_, result)| *result == AskResult::Granted(Receipt::Window(origin)));
         self.note_spent(origin, spent.map(|(ask, _)| ask.hits).fold(0, u64::saturating_add));
         if same_terms {
-            self.denial = denial.map(Box::new);
+            self.denial = denial.filter(|_| !came_back).map(Box::new);
             let reset_at = cx.now.plus(until(grant.reset_at));
             self.estimate = Some(Estimate { available: Some(grant.available), reset_at });
         }
