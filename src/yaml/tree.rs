@@ -151,11 +151,11 @@ impl Size {
     }
 }
 
-type Sized = (Rc<Node>, Size);
+type Measured = (Rc<Node>, Size);
 
 struct Reader<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
-    anchors: HashMap<usize, Sized>,
+    anchors: HashMap<usize, Measured>,
     size: Size,
 }
 
@@ -171,7 +171,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Reads the node that begins with `event`. Returns it and its size.
-    fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Sized, SyntaxError> {
+    fn node(&mut self, event: Event<'t>, span: &Span, depth: usize) -> Result<Measured, SyntaxError> {
         if depth > MAX_DEPTH {
             return Err(error(span, "expected a document that nests at most 64 deep"));
         }

@@ -84,7 +84,6 @@ async fn flushall_under_load_admits_at_most_the_lost_charges_beyond_the_limit() 
         flush.await.unwrap();
         let all = before + after;
         println!("{count} nodes, {consistency}: {all} of {LIMIT} admitted, FLUSHALL under load");
-        assert!(all <= LIMIT + before, "{all} admitted");
         // How many are granted before the first node restores what it saw depends on how busy the machine is.
         assert!(all <= LIMIT + before / 2, "{all} admitted: nodes restore most of the {before} hits");
     }

@@ -58,8 +58,7 @@ pub enum FaultKind {
     /// No message passes from the region to another one. Messages from there still arrive.
     CutRegionsOneWay { to: RegionIndex },
     /// Of the messages to another region, `lost` percent are lost, `repeated` percent arrive twice, and each takes up
-    /// to
-    /// `up_to_ms` longer.
+    /// to `up_to_ms` longer.
     LossyLink { to: RegionIndex, lost: u32, repeated: u32, up_to_ms: u64 },
     /// The keys of one lane move to another primary at once.
     LaneMove { lane: LaneId, to: PrimaryIndex },

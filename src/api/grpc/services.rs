@@ -68,7 +68,7 @@ fn observed(answer: Response<tonic::body::Body>, service: &CheckService) -> Resp
     answer
 }
 
-/// Makes a denial of an error for which a gateway is not to blame: see [`without_room`].
+/// Replaces the error of a message that found no room by a denial: see [`without_room`].
 fn denied_without_room(answer: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
     if !answer.extensions().get::<Status>().is_some_and(is_without_room) {
         return answer;

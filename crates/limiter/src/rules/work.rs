@@ -7,7 +7,7 @@
 /// The most steps of one check.
 ///
 /// A rule book is valid only if a descriptor whose attributes differ takes no more. Therefore only a check over several
-/// descriptors can exceed it, or one in which an attribute comes several times.
+/// descriptors can exceed it, or one in which an attribute comes several times or has a long text.
 pub const MAX_WORK: usize = 200_000;
 
 /// The steps after which no further check of a batch begins. All limits in the answer of a batch are at most this

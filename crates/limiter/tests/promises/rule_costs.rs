@@ -295,6 +295,10 @@ fn to_read_and_copy_long_texts_is_work() {
         any("double(attributes.path) < 1.0", 30),
         any("size(attributes.path) < 1", 30),
         any("attributes.path == attributes.user", 30),
+        any("attributes[attributes.path] == ''", 30),
+        any("{'a': 'b'}[attributes.path] == ''", 30),
+        any("attributes.path.matches('^b$')", 30),
+        any("attributes.exists(name, size(attributes[name]) < 1)", 1),
         format!("{} == ''", vec!["attributes.path"; 64].join(" + ")),
         format!("[{}] == []", vec!["attributes.path"; 200].join(", ")),
         format!("[{ones}].exists(x, int(attributes.path) < x)"),
@@ -306,6 +310,33 @@ fn to_read_and_copy_long_texts_is_work() {
     for when in ["attributes.path == '/a'", "attributes.path.startsWith('/a')", "attributes.path > '/a'"] {
         assert!(decide(any(when, 30), &long).allowed, "{when}");
     }
+}
+
+#[test]
+fn usual_expressions_are_no_work_for_texts_that_they_do_not_read() {
+    let usual = [
+        "attributes.plan in ['free', 'trial']",
+        "'user' in attributes",
+        "hits % 2 < 2",
+        "hits * 2 + 1 > 2",
+        "size(attributes) > 1",
+        "size(attributes.plan) > 1",
+        "attributes.plan.startsWith('fr')",
+        "attributes.plan != 'pro'",
+    ];
+    let limit = |at: usize| {
+        let mut limit = limit(&format!("l{at}"), Algorithm::FixedWindow, 1000, 60_000, Consistency::Leased);
+        limit.matches.when = Some(usual.join(" && "));
+        limit
+    };
+    let mut dry_run =
+        DryRun::new(Arc::new(compile((0..200).map(limit).collect()).unwrap()), StoreTime(1_700_000_000_000_000));
+    let agent = "a".repeat(4000);
+    let entries = [("user", "u"), ("plan", "free"), ("user_agent", agent.as_str())];
+    let descriptor =
+        Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+    let decision = dry_run.check(&Check { domain: "d", descriptors: &[descriptor] }, 0).unwrap();
+    assert!(decision.allowed && decision.limits.len() == 200, "{decision:?}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl BugInjector for Planted {
                         "    local region = entry.region\n    if not",
                         "    local region = entry.region\n    if region == 0 and not",
                     ),
-                    ("used = used + shared.used(others)", ""),
+                    ("used = used + other_charged - other_returned", "used = used"),
                 ],
             ),
             Bug::IgnoresWeights => patch(

@@ -13,6 +13,7 @@ use super::pattern::Pattern;
 use super::search_cost::USUAL_TEXT;
 use super::subject::Subject;
 use super::syntax::Syntax;
+use crate::rules::attribute::Attribute;
 use crate::rules::work::MAX_WORK;
 
 /// The longest expression, in bytes.
@@ -45,6 +46,8 @@ pub struct Expression {
     /// How many times texts are walked through. One that is only copied counts once, another one as often as it takes
     /// longer.
     walked: usize,
+    /// The attributes whose values may be those texts. `None` stands for all values and names.
+    named: Option<Vec<Attribute>>,
     /// How many combinations of values were tried to check its types.
     trials: usize,
 }
@@ -62,7 +65,7 @@ impl Scope {
     }
 
     /// An empty context. Searches add to `work` as [`super::Matcher::matches`] says.
-    pub(super) fn context(&self, work: &Arc<AtomicUsize>) -> Context<'static, 'static> {
+    pub(super) fn context<'v>(&self, work: &Arc<AtomicUsize>) -> Context<'static, 'v> {
         let mut context = Context::with_env(Arc::clone(&self.env));
         if !self.patterns.is_empty() {
             let (patterns, work) = (Arc::clone(&self.patterns), Arc::clone(work));
@@ -98,7 +101,7 @@ impl Expression {
             format!("expected a CEL expression: {}", e.to_string().lines().next().unwrap_or("it does not parse"))
         })?;
         // Nothing else may walk the tree before its depth is known.
-        let Syntax { bound, patterns, searches, evaluated, copied, looked_for, read, joined, .. } =
+        let Syntax { bound, patterns, searches, evaluated, copied, looked_for, read, joined, named, .. } =
             Syntax::of(program.expression())?;
         let steps = EVALUATION + NODE * evaluated + COPY * copied + searches.0;
         let scope = Scope::new(patterns);
@@ -115,7 +118,8 @@ impl Expression {
         let walks =
             [(copied, 1), (read, READ), (looked_for, LOOKED_FOR)].map(|(times, each)| times.saturating_mul(each));
         let walked = walks.into_iter().fold(0, usize::saturating_add).saturating_mul(joined + 1);
-        Ok(Self { program, scope, steps, searched: searches.1, walked, trials })
+        let named = named.map(|names| names.iter().map(|name| Attribute::parse(name)).collect());
+        Ok(Self { program, scope, steps, searched: searches.1, walked, named, trials })
     }
 
     /// The memory of its regular expressions, in bytes.
@@ -147,7 +151,7 @@ impl Expression {
     /// as false. Searches add to `work` as [`super::Matcher::matches`] says.
     pub fn is_true(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
         if self.walked > 0 {
-            *work = work.saturating_add(self.walk_steps(subject.longest()));
+            *work = work.saturating_add(self.walk_steps(subject.longest(self.named.as_deref())));
             if *work > MAX_WORK {
                 return false;
             }
@@ -173,7 +177,7 @@ impl Expression {
     fn value(&self, subject: &Subject<'_>, work: &mut usize) -> Result<Value, ExecutionError> {
         let searched = Arc::new(AtomicUsize::new(*work));
         let mut context = self.scope.context(&searched);
-        context.add_variable_from_value("attributes", subject.values());
+        context.set_variable_resolver(subject);
         context.add_variable_from_value("domain", subject.domain.to_owned());
         context.add_variable_from_value("hits", i64::from(subject.descriptor.hits));
         let value = self.program.execute(&context);

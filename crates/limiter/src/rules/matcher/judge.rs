@@ -26,10 +26,11 @@ const MAX_COMBINATIONS: usize = 256;
 /// The most combinations for one expression. What comes after them is not judged.
 pub(super) const MAX_TRIALS: usize = 4096;
 
-/// The most bytes of the values that come from combinations, for one expression. What comes after them is not judged.
-const MAX_BYTES: usize = 1 << 20;
+/// The most bytes of all combinations for one expression, and of what comes from them. What comes after them is not
+/// judged.
+const MAX_BYTES: usize = 256 << 10;
 /// The most bytes of all values that an attribute may have. More are not told apart.
-const MAX_FACT_BYTES: usize = 64 << 10;
+const MAX_FACT_BYTES: usize = 4 << 10;
 
 /// What the rules say about an attribute before `when` is evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ struct Evaluation<'e> {
     /// The variables of macros such as `all`.
     bound: Vec<(String, Possible)>,
     trials: usize,
-    /// The bytes of the values that came from them.
+    /// The bytes of the combinations, and of what came from them.
     bytes: usize,
 }
 
@@ -308,17 +309,19 @@ impl<'e> Evaluation<'e> {
             let mut rest = combination;
             for (name, operand) in names.iter().zip(&operands) {
                 let choices = operand.values.len();
-                self.scratch.add_variable_from_value(name.as_str(), operand.values[rest % choices].clone());
+                let value = &operand.values[rest % choices];
+                self.bytes = self.bytes.saturating_add(bytes_of(value));
+                self.scratch.add_variable_from_value(name.as_str(), value.clone());
                 rest /= choices;
+            }
+            if self.bytes > MAX_BYTES {
+                return Some(Possible::anything());
             }
             match Value::resolve(&expression, &self.scratch) {
                 // It cannot be an operand.
                 Ok(Value::Function(..)) => failed = true,
                 Ok(value) => {
                     self.bytes = self.bytes.saturating_add(bytes_of(&value));
-                    if self.bytes > MAX_BYTES {
-                        return Some(Possible::anything());
-                    }
                     values.push(value);
                 }
                 Err(error) => failed |= !is_type_error(&error),
@@ -346,7 +349,7 @@ fn bytes_of(value: &Value) -> usize {
         Value::Map(map) => map.map.iter().map(|(key, value)| bytes_of(&key.into()) + bytes_of(value)).sum(),
         _ => 0,
     };
-    size_of::<Value>() + content
+    content
 }
 
 /// True if an operator or a function does not take values of these types, whatever the values are.

@@ -1,10 +1,11 @@
 //! What limits are matched with: a descriptor of a check.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 use cel::Value;
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
 
 use crate::check::Descriptor;
 use crate::rules::attribute::Attribute;
@@ -15,22 +16,36 @@ pub struct Subject<'s> {
     pub domain: &'s str,
     pub descriptor: &'s Descriptor<'s>,
     /// The attributes as expressions read them. They are made once for all expressions.
-    values: OnceCell<Value>,
+    values: OnceLock<Box<dyn Val>>,
 }
 
 impl<'s> Subject<'s> {
     pub const fn new(domain: &'s str, descriptor: &'s Descriptor<'s>) -> Self {
-        Self { domain, descriptor, values: OnceCell::new() }
+        Self { domain, descriptor, values: OnceLock::new() }
     }
 
-    /// The length of the longest value, in bytes.
-    pub fn longest(&self) -> usize {
-        self.descriptor.entries.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
+    /// The length of the longest value of these attributes, in bytes. `None` stands for all values and names.
+    pub fn longest(&self, of: Option<&[Attribute]>) -> usize {
+        match of {
+            Some(of) => of.iter().filter_map(|name| name.value(self.descriptor)).map(str::len).max().unwrap_or(0),
+            None => self.descriptor.entries.iter().map(|(key, value)| key.len().max(value.len())).max().unwrap_or(0),
+        }
     }
 
-    /// The attributes as expressions read them: the second entry with the key `k` has the name `k#2`.
-    pub fn values(&self) -> Value {
-        self.values.get_or_init(|| named(self.descriptor.entries).into()).clone()
+    /// The attributes as expressions read them: the second entry with the key `k` has the name `k#2`. No expression
+    /// copies them.
+    fn values(&self) -> &dyn Val {
+        &**self.values.get_or_init(|| {
+            let values = Box::<dyn Val>::try_from(Value::from(named(self.descriptor.entries)));
+            // A map of texts is a value.
+            values.unwrap_or_else(|_| Box::new(cel::common::types::CelNull))
+        })
+    }
+}
+
+impl VariableResolver for Subject<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        (variable == "attributes").then(|| CowVal::Borrowed(self.values()))
     }
 }
 
@@ -42,7 +57,7 @@ fn named(entries: &[(&str, &str)]) -> HashMap<String, Value> {
             let earlier = entries[..at].iter().filter(|(other, _)| other == key).count();
             name = Attribute { key: name.into(), earlier }.to_string();
         }
-        attributes.entry(name).or_insert_with(|| Value::String(Arc::new((*value).to_owned())));
+        attributes.entry(name).or_insert_with(|| Value::from(*value));
     }
     attributes
 }

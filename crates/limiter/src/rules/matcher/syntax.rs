@@ -41,6 +41,8 @@ pub struct Syntax {
     pub looked_for: usize,
     pub read: usize,
     pub joined: usize,
+    /// The attributes whose values are read. `None` stands for all values and names.
+    pub named: Option<Vec<String>>,
     sums: usize,
 }
 
@@ -59,7 +61,7 @@ struct Visit<'e> {
 impl Syntax {
     /// Walks the tree. The error says what was expected.
     pub fn of(root: &IdedExpr) -> Result<Self, String> {
-        let mut syntax = Self::default();
+        let mut syntax = Self { named: Some(Vec::new()), ..Self::default() };
         let mut open = vec![Visit { node: root, depth: 1, times: 1, in_loop: false, takes_attributes: false }];
         while let Some(Visit { node, depth, times, in_loop, takes_attributes }) = open.pop() {
             syntax.evaluated = syntax.evaluated.saturating_add(times);
@@ -74,14 +76,26 @@ impl Syntax {
             match &node.expr {
                 Expr::Call(call) => {
                     syntax.call(call, times, in_loop)?;
-                    let operands = call.target.iter().map(|target| &**target).chain(&call.args);
+                    match (call.func_name.as_str(), call.args.as_slice()) {
+                        (operators::INDEX, [map, index]) if is_attributes(map) => syntax.name(text(index)),
+                        // It reads no value.
+                        (operators::IN, [name, map]) if is_attributes(map) && is_written_out(name) => {}
+                        ("size", [map]) if is_attributes(map) => {}
+                        _ if operands(call).any(is_attributes) => syntax.name(None),
+                        _ => {}
+                    }
                     let reads = matches!(
                         call.func_name.as_str(),
                         operators::INDEX | operators::IN | operators::OPT_INDEX | operators::OPT_SELECT | "size"
                     );
-                    open.extend(operands.map(|node| if reads { reader(node) } else { visit(node) }));
+                    open.extend(operands(call).map(|node| if reads { reader(node) } else { visit(node) }));
                 }
-                Expr::Select(select) => open.push(reader(&select.operand)),
+                Expr::Select(select) => {
+                    if is_attributes(&select.operand) {
+                        syntax.name(Some(&select.field));
+                    }
+                    open.push(reader(&select.operand));
+                }
                 Expr::List(list) => syntax.copies(&mut open, list.elements.iter().map(visit))?,
                 Expr::Map(map) => {
                     syntax.copies(&mut open, map.entries.iter().flat_map(|entry| parts(&entry.expr)).map(visit))?;
@@ -98,6 +112,9 @@ impl Syntax {
                     let ComprehensionExpr { iter_range, iter_var, iter_var2, accu_var, .. } = &**comprehension;
                     let ComprehensionExpr { accu_init, loop_cond, loop_step, result, .. } = &**comprehension;
                     syntax.bound.extend([iter_var, accu_var].into_iter().chain(iter_var2).cloned());
+                    if is_attributes(iter_range) {
+                        syntax.name(None);
+                    }
                     let repeated = times.saturating_mul(elements(iter_range)?);
                     let body = |node| Visit { times: repeated, in_loop: true, ..visit(node) };
                     // Values that grow in one macro must not be the range of another, which would let them double.
@@ -148,14 +165,14 @@ impl Syntax {
         match call.func_name.as_str() {
             operators::ADD => {
                 self.sums += 1;
-                // A number is no long value.
-                if !call.args.iter().any(|part| matches!(&part.expr, Expr::Literal(LiteralValue::Int(_)))) {
-                    self.copy(times)?;
-                }
                 if self.sums > MAX_SUMS {
                     return Err(format!("expected at most {MAX_SUMS} operators +"));
                 }
-                self.joined = self.sums;
+                // A number is no long value.
+                if call.args.iter().all(may_be_text) {
+                    self.copy(times)?;
+                    self.joined += 1;
+                }
             }
             "contains" => self.looked_for = self.looked_for.saturating_add(times),
             operators::OPT_INDEX | operators::OPT_SELECT => self.copy(times)?,
@@ -172,39 +189,72 @@ impl Syntax {
                     }
                     self.patterns.insert(pattern.to_owned(), Pattern::compile(pattern, MAX_PATTERN_BYTES)?);
                 }
+                // CEL copies the text for it.
+                self.read = self.read.saturating_add(times);
                 if let Some(pattern) = self.patterns.get(pattern) {
                     self.searches.0 += pattern.steps();
                     self.searches.1 = self.searches.1.saturating_add(pattern.search_steps(USUAL_TEXT));
                 }
             }
-            operators::LOGICAL_AND
-            | operators::LOGICAL_OR
-            | operators::LOGICAL_NOT
-            | operators::NOT_STRICTLY_FALSE
-            | operators::CONDITIONAL
-            | operators::INDEX => {}
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {}
+            operators::NOT_STRICTLY_FALSE | operators::CONDITIONAL => {}
             // A comparison ends with the shorter of two values, and one that is written out is short.
-            _ if is_comparison(call) => {}
+            _ if is_with_written_out(call) || !operands(call).any(may_be_text) => {}
             _ => self.read = self.read.saturating_add(times),
         }
         Ok(())
     }
+
+    /// Takes note that the value of an attribute may be read; `None` for all values and names.
+    fn name(&mut self, attribute: Option<&str>) {
+        match (attribute, &mut self.named) {
+            (Some(name), Some(named)) => named.push(name.to_owned()),
+            (None, named) => *named = None,
+            (Some(_), None) => {}
+        }
+    }
 }
 
-/// True if a call compares a value with one that is written out.
-fn is_comparison(call: &CallExpr) -> bool {
-    let compares = matches!(
-        call.func_name.as_str(),
+fn operands(call: &CallExpr) -> impl Iterator<Item = &IdedExpr> {
+    call.target.iter().map(|target| &**target).chain(&call.args)
+}
+
+/// True if a call compares a value with one that is written out, or looks one up that is.
+fn is_with_written_out(call: &CallExpr) -> bool {
+    match call.func_name.as_str() {
         operators::EQUALS
-            | operators::NOT_EQUALS
-            | operators::LESS
-            | operators::LESS_EQUALS
-            | operators::GREATER
-            | operators::GREATER_EQUALS
-            | "startsWith"
-            | "endsWith"
-    );
-    compares && call.target.iter().map(|target| &**target).chain(&call.args).any(is_written_out)
+        | operators::NOT_EQUALS
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS
+        | operators::IN
+        | "startsWith"
+        | "endsWith" => operands(call).any(is_written_out),
+        operators::INDEX => call.args.last().is_some_and(is_written_out),
+        _ => false,
+    }
+}
+
+/// False if a value is a number, true or false, whatever the attributes are.
+fn may_be_text(value: &IdedExpr) -> bool {
+    match &value.expr {
+        Expr::Literal(LiteralValue::String(_) | LiteralValue::Bytes(_)) => true,
+        Expr::Literal(_) => false,
+        // Whoever may read all attributes does not copy them.
+        Expr::Ident(name) => name != "hits" && name != "attributes",
+        Expr::Call(call) => match call.func_name.as_str() {
+            "size" | "int" | "uint" | "double" | "bool" | "contains" | "matches" | "startsWith" | "endsWith" => false,
+            operators::EQUALS | operators::NOT_EQUALS | operators::IN | operators::LOGICAL_NOT => false,
+            operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => false,
+            operators::LOGICAL_AND | operators::LOGICAL_OR => false,
+            operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO | operators::NEGATE => {
+                false
+            }
+            _ => true,
+        },
+        _ => true,
+    }
 }
 
 /// True for a literal, and for a list of literals.
@@ -226,6 +276,10 @@ fn elements(range: &IdedExpr) -> Result<usize, String> {
                   attributes"
             .to_owned()),
     }
+}
+
+fn is_attributes(value: &IdedExpr) -> bool {
+    matches!(&value.expr, Expr::Ident(name) if name == "attributes")
 }
 
 fn parts(entry: &EntryExpr) -> impl Iterator<Item = &IdedExpr> {
