@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(wanted(&Holding { denied: 1, ..holding(0, 40, 30_000) }), 35);
     }
 
-    /// A want of a sound node after a change, and whether it is rejected.
+    /// Why a want of a sound node is rejected after a change. `None` if it is not.
     fn rejected(change: impl FnOnce(&mut Want)) -> Option<InvalidWant> {
         let mut want = Want {
             key: b"k".as_slice().into(),

@@ -238,6 +238,17 @@ mod tests {
     }
 
     #[test]
+    fn what_two_incarnations_counted_in_one_cell_is_told_together() {
+        let entry = |n, charged| Entry { incarnation: Incarnation(n), charged, returned: 0 };
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for (n, charged) in [(1, 5), (2, 3), (1, 6)] {
+            let cells = SeenCells::One { start_ms: 0, entry: entry(n, charged) };
+            changes.note(Report { cells, ..report("a", 0, 0) }, NodeTime(100), u64::MAX);
+        }
+        assert_eq!(changes.after(0, 1).0[0].cells, SeenCells::one_cell(0, vec![entry(1, 6), entry(2, 3)]));
+    }
+
+    #[test]
     fn a_key_that_no_region_is_told_of_keeps_its_place() {
         let mut changes = Changes::new(10, [1, 2, 3, 4]);
         for (key, charged) in [("a", 1), ("b", 1), ("a", 2)] {

@@ -208,15 +208,13 @@ mod tests {
         assert_eq!([4096, 4097].map(key), [None, Some(InvalidReport::Key)]);
 
         let grid = |grid| with(&|r| r.grid = grid);
-        for width_ms in [1, MAX_WINDOW_MS] {
-            assert_eq!(grid(Grid::Fixed { width_ms }), None);
-            assert_eq!(grid(Grid::Sliding { width_ms }), None);
-            assert_eq!(grid(Grid::Rolling { window_ms: width_ms, cells: 20 }), None);
-        }
-        for width_ms in [0, MAX_WINDOW_MS + 1] {
-            assert_eq!(grid(Grid::Fixed { width_ms }), Some(InvalidReport::Grid));
-            assert_eq!(grid(Grid::Sliding { width_ms }), Some(InvalidReport::Grid));
-            assert_eq!(grid(Grid::Rolling { window_ms: width_ms, cells: 20 }), Some(InvalidReport::Grid));
+        let too_short_or_long = Some(InvalidReport::Grid);
+        let lengths =
+            [(0, too_short_or_long), (1, None), (MAX_WINDOW_MS, None), (MAX_WINDOW_MS + 1, too_short_or_long)];
+        for (ms, expected) in lengths {
+            assert_eq!(grid(Grid::Fixed { width_ms: ms }), expected, "{ms}");
+            assert_eq!(grid(Grid::Sliding { width_ms: ms }), expected, "{ms}");
+            assert_eq!(grid(Grid::Rolling { window_ms: ms, cells: 20 }), expected, "{ms}");
         }
         assert_eq!(grid(Grid::Rolling { window_ms: 1000, cells: 21 }), Some(InvalidReport::Grid));
 

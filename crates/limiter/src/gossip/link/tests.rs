@@ -100,7 +100,9 @@ fn a_fast_acknowledgement_of_reports_doubles_the_bytes_of_the_next_and_a_slow_on
 #[test]
 fn at_most_32_messages_wait_for_their_acknowledgement() {
     let mut link = link();
-    (0..31).for_each(|ms| _ = link.send(0, at(ms)));
+    for ms in 0..31 {
+        link.send(0, at(ms));
+    }
     assert!(link.may_send());
     assert_eq!(link.budget(), FIRST_BUDGET, "no message has reports");
     let last = link.send(0, at(31));
