@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hash::{fnv1a, mix};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($of:ty)) => {
         $(#[$doc])*
@@ -67,10 +69,7 @@ impl IdGenerator {
     /// Returns the next identifier, never 0.
     pub fn next_id(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 16).max(1)
+        (mix(self.0) >> 16).max(1)
     }
 }
 
@@ -102,10 +101,33 @@ impl RegionNumber {
     /// The number of the region with this name: the FNV-1a hash of the name, folded to 16 bits, and never 0. Two names
     /// may have the same number. Such regions cannot count together.
     pub fn of(name: &str) -> Self {
-        let hash = name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = fnv1a(name.bytes());
         let folded = hash ^ hash >> 32;
         Self(((folded ^ folded >> 16) as u16).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_the_upper_48_bits_of_splitmix64_and_never_0() {
+        let mut ids = IdGenerator::new(1_234_567);
+        // The first numbers that SplitMix64 generates from this seed.
+        for number in [6_457_827_717_110_365_317_u64, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423] {
+            assert_eq!(ids.next_id(), number >> 16);
+        }
+        // From this seed, it generates 0 first.
+        assert_eq!(IdGenerator::new(0x61c8_8646_80b5_83eb).next_id(), 1);
+    }
+
+    #[test]
+    fn a_region_has_the_same_number_in_all_versions_and_never_that_of_the_own_region() {
+        for (name, number) in [("eu", 53_311), ("us", 24_124), ("eu-west-1", 59_334)] {
+            assert_eq!(RegionNumber::of(name), RegionNumber(number), "{name}");
+        }
+        // The hash of this name folds to 0.
+        assert_eq!(RegionNumber::of("r84315"), RegionNumber(1));
     }
 }

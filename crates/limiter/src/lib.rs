@@ -29,6 +29,7 @@ mod decision;
 mod dry_run;
 pub mod escrow;
 pub mod gossip;
+mod hash;
 mod ids;
 pub mod invariant;
 mod key;

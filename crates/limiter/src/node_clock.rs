@@ -80,6 +80,30 @@ mod tests {
     }
 
     #[test]
+    fn the_clocks_are_compared_again_only_if_they_seem_to_have_parted_by_50_ms() {
+        let measured = |ahead_us| {
+            let mut measured = false;
+            NodeClock::new(-5_000_000).at(1000, ahead_us, || {
+                measured = true;
+                None
+            });
+            measured
+        };
+        assert_eq!(
+            [-5_050_000, -5_049_999, -5_000_000, -4_950_001, -4_950_000].map(measured),
+            [true, false, false, false, true]
+        );
+    }
+
+    #[test]
+    fn a_gain_of_50_ms_or_more_is_a_suspension() {
+        for (gain, added) in [(-50_000, 0), (0, 0), (49_999, 0), (50_000, 50_000), (50_001, 50_001)] {
+            let clock = NodeClock::new(5_000_000);
+            assert_eq!(clock.at(1000, 6_000_000, || Some(5_000_000 + gain)), NodeTime(1000 + added), "{gain}");
+        }
+    }
+
+    #[test]
     fn a_stale_or_torn_sample_changes_nothing() {
         let clock = NodeClock::new(0);
         read(&clock, 1000, 30_000_000);

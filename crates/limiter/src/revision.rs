@@ -43,4 +43,9 @@ mod tests {
         assert_eq!(first.next(5), Revision(1_764_000_000_001), "the clock was set back");
         assert_eq!(Revision::MAX.next(u64::MAX), Revision::MAX);
     }
+
+    #[test]
+    fn a_revision_is_shown_as_its_number() {
+        assert_eq!(Revision(1_764_000_000_000).to_string(), "1764000000000");
+    }
 }

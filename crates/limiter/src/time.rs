@@ -58,3 +58,13 @@ impl NodeTime {
 pub const fn millis_up(micros: u64) -> u64 {
     micros.div_ceil(1000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_shown_in_whole_milliseconds_rounded_up() {
+        assert_eq!([0, 1, 999, 1000, 1001, 5_000_000].map(millis_up), [0, 1, 1, 1, 2, 5000]);
+    }
+}

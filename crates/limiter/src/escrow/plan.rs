@@ -90,6 +90,8 @@ fn part(weights: &Weights, limit: u64, region: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn parts(weights: &[u64], limit: u64) -> Vec<u64> {
@@ -141,6 +143,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_region_knows_which_others_have_rights() {
+        let names = ["ap", "eu", "us"].map(|name| (name.to_owned(), Weight { now: 1, next: 1 }));
+        let plan = RightsPlan::new("eu", &BTreeMap::from(names)).unwrap();
+        let others: BTreeSet<RegionNumber> = plan.others().collect();
+        assert_eq!(others, BTreeSet::from(["ap", "us"].map(RegionNumber::of)));
     }
 
     #[test]

@@ -126,15 +126,6 @@ impl Requests {
     pub const fn take_dropped(&mut self) -> u64 {
         std::mem::replace(&mut self.dropped, 0)
     }
-
-    /// Keys that are kept, over all regions.
-    pub fn len(&self) -> usize {
-        self.regions.values().map(|talk| talk.keys.len()).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Talk {

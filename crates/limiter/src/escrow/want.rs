@@ -143,6 +143,9 @@ mod tests {
     fn a_region_that_used_more_in_the_cell_before_asks_when_the_cell_begins() {
         assert_eq!(wanted(&Holding { used_before: 27, ..holding(9, 1, 1000) }), 17);
         assert_eq!(wanted(&Holding { used_before: 7, ..holding(9, 1, 1000) }), 0);
+        // After 10 hits in the first second, 124 more are likely.
+        assert_eq!(wanted(&Holding { used_before: 20, ..holding(10, 10, 1000) }), 0, "it has as much as it used");
+        assert_eq!(wanted(&Holding { used_before: 20, ..holding(9, 10, 1000) }), 115);
     }
 
     #[test]
@@ -151,9 +154,9 @@ mod tests {
         assert_eq!(wanted(&Holding { denied: 1, ..holding(0, 40, 30_000) }), 35);
     }
 
-    #[test]
-    fn what_no_sound_node_sends_is_rejected() {
-        let sound = Want {
+    /// Why a want of a sound node is rejected after a change. `None` if it is not.
+    fn rejected(change: impl FnOnce(&mut Want)) -> Option<InvalidWant> {
+        let mut want = Want {
             key: b"k".as_slice().into(),
             grid: Grid::Fixed { width_ms: 1000 },
             limit: 10,
@@ -163,12 +166,14 @@ mod tests {
             received: 0,
             epoch_ms: 0,
         };
-        let with = |change: &dyn Fn(&mut Want)| {
-            let mut want = sound.clone();
-            change(&mut want);
-            want.give(RegionNumber(7), Escrow::default()).unwrap_err()
-        };
-        assert!(sound.clone().give(RegionNumber(7), Escrow::default()).is_ok());
+        change(&mut want);
+        want.give(RegionNumber(7), Escrow::default()).err()
+    }
+
+    #[test]
+    fn what_no_sound_node_sends_is_rejected() {
+        let with = |change: &dyn Fn(&mut Want)| rejected(change).unwrap();
+        assert_eq!(rejected(|_| {}), None);
         assert_eq!(with(&|w| w.key = Box::default()), InvalidWant::Key);
         assert_eq!(with(&|w| w.key = b":lane".as_slice().into()), InvalidWant::Key);
         assert_eq!(with(&|w| w.grid = Grid::Sliding { width_ms: 1000 }), InvalidWant::Grid);
@@ -177,5 +182,27 @@ mod tests {
         assert_eq!(with(&|w| w.grid = Grid::Calendar { bounds: [0, 1, 2, 1 << 47] }), InvalidWant::Grid);
         assert_eq!(with(&|w| w.cell_ms = u64::MAX), InvalidWant::Cell);
         assert_eq!(with(&|w| w.hits = u64::MAX), InvalidWant::Limit);
+    }
+
+    #[test]
+    fn the_largest_want_of_a_sound_node_is_taken_and_a_larger_one_is_rejected() {
+        let key = |bytes| rejected(|w| w.key = vec![b'k'; bytes].into());
+        assert_eq!([4096, 4097].map(key), [None, Some(InvalidWant::Key)]);
+        let width = |width_ms| rejected(|w| w.grid = Grid::Fixed { width_ms });
+        assert_eq!([MAX_WINDOW_MS, MAX_WINDOW_MS + 1].map(width), [None, Some(InvalidWant::Grid)]);
+        let calendar =
+            |first, last| rejected(|w| w.grid = Grid::Calendar { bounds: [first, first + 1, last - 1, last] });
+        let (now, longest, end) = (1_764_000_000_000, 4 * MAX_WINDOW_MS, 1 << 48);
+        assert_eq!([longest, longest + 1].map(|ms| calendar(now, now + ms)), [None, Some(InvalidWant::Grid)]);
+        assert_eq!([end - 1, end].map(|last| calendar(last - 1000, last)), [None, Some(InvalidWant::Grid)]);
+        for (ms, expected) in [(end - 1, None), (end, Some(InvalidWant::Cell))] {
+            assert_eq!(rejected(|w| w.cell_ms = ms), expected);
+            assert_eq!(rejected(|w| w.epoch_ms = ms), expected);
+        }
+        for (count, expected) in [(MAX_LIMIT, None), (MAX_LIMIT + 1, Some(InvalidWant::Limit))] {
+            assert_eq!(rejected(|w| w.limit = count), expected);
+            assert_eq!(rejected(|w| w.hits = count), expected);
+            assert_eq!(rejected(|w| w.received = count), expected);
+        }
     }
 }

@@ -196,6 +196,35 @@ mod tests {
     }
 
     #[test]
+    fn each_change_has_the_next_version_and_each_key_that_of_its_last_change() {
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        assert_eq!(changes.last_version(), 0);
+        for (key, charged) in [("a", 1), ("b", 1), ("c", 1), ("a", 2)] {
+            changes.note(report(key, 0, charged), NodeTime(100), u64::MAX);
+        }
+        // No key has the version 1 any more.
+        assert_eq!(changes.last_version(), 4);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|version| changes.count_after(version)), [3, 3, 2, 1, 0, 0]);
+        let between = [(0, 1), (0, 2), (1, 2), (2, 2), (2, 3), (3, 9), (4, 9), (4, 2)];
+        let expected = [false, true, true, false, true, true, false, false];
+        assert_eq!(between.map(|(version, until)| changes.has_between(version, until)), expected);
+    }
+
+    #[test]
+    fn a_message_ends_with_the_report_that_fills_it() {
+        let entry = |n| Entry { incarnation: Incarnation(n), charged: 1, returned: 0 };
+        let cells =
+            [Cell { start_ms: 1000, entries: vec![entry(1), entry(2)] }, Cell { start_ms: 0, entries: vec![entry(1)] }];
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        changes.note(Report { cells: cells.as_slice().into(), ..report("key", 0, 0) }, NodeTime(100), u64::MAX);
+        changes.note(report("next", 0, 1), NodeTime(100), u64::MAX);
+        // The name has 3 bytes. Each of the two cells counts as 16 bytes, each of the three entries as 20.
+        for (max_bytes, count) in [(0, 0), (1, 1), (95, 1), (96, 2)] {
+            assert_eq!(changes.after(0, max_bytes).0.len(), count, "{max_bytes} bytes");
+        }
+    }
+
+    #[test]
     fn reports_in_the_wrong_order_take_nothing_back() {
         let one = |charged, returned| {
             let entry = Entry { incarnation: Incarnation(1), charged, returned };
@@ -206,6 +235,17 @@ mod tests {
             changes.note(one(charged, returned), NodeTime(100), u64::MAX);
         }
         assert_eq!(changes.after(0, 1).0, [one(5, 2)]);
+    }
+
+    #[test]
+    fn what_two_incarnations_counted_in_one_cell_is_told_together() {
+        let entry = |n, charged| Entry { incarnation: Incarnation(n), charged, returned: 0 };
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for (n, charged) in [(1, 5), (2, 3), (1, 6)] {
+            let cells = SeenCells::One { start_ms: 0, entry: entry(n, charged) };
+            changes.note(Report { cells, ..report("a", 0, 0) }, NodeTime(100), u64::MAX);
+        }
+        assert_eq!(changes.after(0, 1).0[0].cells, SeenCells::one_cell(0, vec![entry(1, 6), entry(2, 3)]));
     }
 
     #[test]
@@ -243,5 +283,17 @@ mod tests {
         assert!(changes.note(report("c", 0, 1), NodeTime(900), u64::MAX));
         changes.sweep(10, NodeTime(900));
         assert_eq!((changes.len(), told(&changes, 0)), (0, Vec::new()));
+    }
+
+    #[test]
+    fn a_sweep_forgets_keys_from_their_end_on_and_no_more_than_it_may() {
+        let mut changes = Changes::new(10, [1, 2, 3, 4]);
+        for key in ["a", "b", "c", "d"] {
+            changes.note(report(key, 0, 1), NodeTime(100), u64::MAX);
+        }
+        for (count, now, left) in [(10, 99, 4), (1, 100, 3), (1, 101, 2), (10, 200, 0)] {
+            changes.sweep(count, NodeTime(now));
+            assert_eq!(changes.len(), left, "{now}");
+        }
     }
 }

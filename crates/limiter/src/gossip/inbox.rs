@@ -72,6 +72,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::{Grid, SeenCells};
 
     #[test]
     fn the_memory_is_a_new_one_after_a_primary_was_replaced_or_answers_for_the_first_time() {
@@ -86,6 +87,20 @@ mod tests {
         assert_eq!(memory_after(0, 7), 1);
         assert_eq!(memory_after(1, 9), 2, "it was replaced");
         assert_eq!(memory_after(1, 9), 2);
+    }
+
+    #[test]
+    fn a_report_that_no_sound_node_sends_is_not_imported_but_counted() {
+        let mut inbox = Inbox::new(1, 2_000_000);
+        let mut imported = |key: &[u8]| {
+            let grid = Grid::Fixed { width_ms: 1000 };
+            let item = inbox.import(RegionNumber(7), Report { key: key.into(), grid, cells: SeenCells::Empty });
+            (item.map(|item| item.key.into_vec()), inbox.rejected())
+        };
+        assert_eq!(imported(b"k"), (Some(b"k".to_vec()), 0));
+        assert_eq!(imported(b""), (None, 1));
+        assert_eq!(imported(b":lane"), (None, 2));
+        assert_eq!(imported(b"l"), (Some(b"l".to_vec()), 2));
     }
 
     #[test]

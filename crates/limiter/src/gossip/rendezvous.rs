@@ -2,6 +2,8 @@
 //! order of its own over the receivers, so that the senders spread evenly, and those of a receiver that dies spread
 //! over the others.
 
+use crate::hash::{fnv1a, mix};
+
 /// The receivers in the order in which `sender` prefers them.
 pub fn ranked<'n>(sender: &str, receivers: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     let mut ranked: Vec<(u64, &str)> = receivers.map(|receiver| (weight(sender, receiver), receiver)).collect();
@@ -9,14 +11,9 @@ pub fn ranked<'n>(sender: &str, receivers: impl Iterator<Item = &'n str>) -> Vec
     ranked.into_iter().map(|(_, receiver)| receiver).collect()
 }
 
-/// FNV-1a over both names, mixed as in SplitMix64. All nodes compute the same.
+/// The mixed hash of both names. All nodes compute the same.
 fn weight(sender: &str, receiver: &str) -> u64 {
-    let bytes = sender.bytes().chain([0]).chain(receiver.bytes());
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mixed = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
+    mix(fnv1a(sender.bytes().chain([0]).chain(receiver.bytes())))
 }
 
 #[cfg(test)]

@@ -163,6 +163,22 @@ mod tests {
     }
 
     #[test]
+    fn of_more_than_four_entries_three_are_reported_and_the_larger_of_the_known_floor_and_the_sum() {
+        let floor = |charged| Entry { incarnation: FLOOR, charged, returned: 0 };
+        let told = |entries: &[Entry]| {
+            let report = Report::new(b"k", GRID, &seen(entries), 0).unwrap();
+            report.cells.iter().flat_map(|(_, entries)| entries).copied().collect::<Vec<_>>()
+        };
+        let [one, two, three, four, five] = [1, 2, 3, 4, 5].map(|number| entry(0, number, 10));
+        assert_eq!(told(&[one, two, three, four]), [one, two, three, four]);
+        assert_eq!(told(&[one, two, three, four, five]), [three, four, five, floor(50)]);
+        assert_eq!(told(&[one, two, three, four, five, floor(49)]), [three, four, five, floor(50)]);
+        assert_eq!(told(&[one, two, three, four, five, floor(51)]), [three, four, five, floor(51)]);
+        let most = |number| entry(0, number, MAX_COUNT - 1);
+        assert_eq!(told(&[1, 2, 3, 4, 5].map(most)), [most(3), most(4), most(5), floor(MAX_COUNT - 1)]);
+    }
+
+    #[test]
     fn what_no_sound_node_sends_is_rejected() {
         let sound = Report::new(b"k", GRID, &seen(&[entry(0, 1, 5)]), 0).unwrap();
         let with = |change: &dyn Fn(&mut Report)| {
@@ -179,5 +195,43 @@ mod tests {
         assert_eq!(with(&|r| r.cells = seen(&[entry(2, 1, 5)])), InvalidReport::Entries);
         assert_eq!(with(&|r| r.cells = seen(&[entry(0, 1, MAX_COUNT)])), InvalidReport::Entries);
         assert_eq!(with(&|r| r.cells = seen(&[entry(0, 1, 1); 5])), InvalidReport::Entries);
+    }
+
+    #[test]
+    fn the_largest_report_that_a_sound_node_sends_is_imported_and_a_larger_one_is_rejected() {
+        let with = |change: &dyn Fn(&mut Report)| {
+            let mut report = Report { key: b"k".as_slice().into(), grid: GRID, cells: SeenCells::Empty };
+            change(&mut report);
+            report.import(RegionNumber(7)).err()
+        };
+        let key = |bytes| with(&|r| r.key = vec![b'k'; bytes].into());
+        assert_eq!([4096, 4097].map(key), [None, Some(InvalidReport::Key)]);
+
+        let grid = |grid| with(&|r| r.grid = grid);
+        let too_short_or_long = Some(InvalidReport::Grid);
+        let lengths =
+            [(0, too_short_or_long), (1, None), (MAX_WINDOW_MS, None), (MAX_WINDOW_MS + 1, too_short_or_long)];
+        for (ms, expected) in lengths {
+            assert_eq!(grid(Grid::Fixed { width_ms: ms }), expected, "{ms}");
+            assert_eq!(grid(Grid::Sliding { width_ms: ms }), expected, "{ms}");
+            assert_eq!(grid(Grid::Rolling { window_ms: ms, cells: 20 }), expected, "{ms}");
+        }
+        assert_eq!(grid(Grid::Rolling { window_ms: 1000, cells: 21 }), Some(InvalidReport::Grid));
+
+        let one = entry(0, 1, 1);
+        let cells = |starts: &[u64]| {
+            let cells: Vec<Cell> =
+                starts.iter().map(|start_ms| Cell { start_ms: *start_ms, entries: vec![one] }).collect();
+            with(&|r| (r.grid, r.cells) = (Grid::Fixed { width_ms: 1 }, cells.as_slice().into()))
+        };
+        assert_eq!([(1 << 48) - 1, 1 << 48].map(|start_ms| cells(&[start_ms])), [None, Some(InvalidReport::Cells)]);
+        let many: Vec<u64> = (0..22).rev().collect();
+        assert_eq!([&many[1..], &many].map(cells), [None, Some(InvalidReport::Cells)]);
+
+        let entries = |entries: &[Entry]| with(&|r| r.cells = seen(entries));
+        assert_eq!(entries(&[1, 2, 3, 4].map(|number| entry(0, number, MAX_COUNT - 1))), None);
+        assert_eq!(entries(&[Entry { returned: MAX_COUNT - 1, ..one }]), None);
+        assert_eq!(entries(&[Entry { returned: MAX_COUNT, ..one }]), Some(InvalidReport::Entries));
+        assert_eq!(entries(&[entry(0, 0, 1)]), Some(InvalidReport::Entries));
     }
 }

@@ -19,6 +19,11 @@ fn requests(max_keys: usize) -> Requests {
     requests
 }
 
+/// Keys that are kept, over all regions.
+fn kept(requests: &Requests) -> usize {
+    requests.regions.values().map(|talk| talk.keys.len()).sum()
+}
+
 fn given(given: u64) -> Option<Given> {
     Some(Given { given, ..Given::default() })
 }
@@ -98,6 +103,46 @@ fn a_denial_that_is_not_asked_for_yet_is_not_forgotten() {
 }
 
 #[test]
+fn only_a_denial_of_the_same_cell_that_waits_to_be_asked_for_outlives_a_later_want() {
+    let asked = |requests: &mut Requests| {
+        let question = requests.questions().remove(0);
+        (question.wants[0].denied, question.wants[0].hits)
+    };
+    let mut requests = requests(10);
+    requests.want(&want("a", 8, false), at(60_000), at(0));
+    requests.want(&want("a", 2, false), at(60_000), at(1));
+    assert_eq!(asked(&mut requests), (false, 1), "nothing was denied");
+
+    let mut requests = self::requests(10);
+    requests.want(&want("a", 8, true), at(60_000), at(0));
+    requests.want(&Want { cell_ms: 6000, ..want("a", 2, false) }, at(60_000), at(1));
+    assert_eq!(asked(&mut requests), (false, 1), "the denial was one of the cell before");
+
+    let mut requests = self::requests(10);
+    requests.want(&want("a", 8, true), at(60_000), at(0));
+    for question in requests.questions() {
+        requests.answered(&question, &[given(8)], at(10));
+    }
+    requests.want(&want("a", 2, false), at(60_000), at(20));
+    assert_eq!(asked(&mut requests), (false, 1), "the denial was asked for");
+}
+
+#[test]
+fn the_pause_after_a_region_gave_nothing_ends_with_the_cell_and_with_the_epoch_of_the_primary() {
+    let asks = |later: Want| {
+        let mut requests = requests(10);
+        requests.want(&want("a", 1, false), at(60_000), at(0));
+        for question in requests.questions() {
+            requests.answered(&question, &[], at(10));
+        }
+        requests.want(&later, at(60_000), at(20))
+    };
+    assert!(!asks(want("a", 1, false)));
+    assert!(asks(Want { cell_ms: 6000, ..want("a", 1, false) }));
+    assert!(asks(Want { epoch_ms: 7, ..want("a", 1, false) }), "the primary is a new one");
+}
+
+#[test]
 fn a_question_says_which_rights_were_received() {
     let mut requests = requests(10);
     for (ms, received, answer) in [(0, 0, 3), (10, 3, 5), (20, 5, 5)] {
@@ -126,14 +171,14 @@ fn keys_past_the_most_are_counted_and_those_of_past_cells_make_room() {
     for key in ["a", "b", "c"] {
         requests.want(&want(key, 1, false), at(1000), at(0));
     }
-    assert_eq!((requests.len(), requests.take_dropped()), (4, 2));
+    assert_eq!((kept(&requests), requests.take_dropped()), (4, 2));
     for question in requests.questions() {
         requests.answered(&question, &[], at(10));
     }
     // Two later keys find room: those of the past cell leave.
     requests.want(&want("d", 1, false), at(9000), at(2000));
     requests.want(&want("e", 1, false), at(9000), at(2000));
-    assert_eq!((requests.len(), requests.take_dropped()), (4, 0));
+    assert_eq!((kept(&requests), requests.take_dropped()), (4, 0));
 }
 
 #[test]
@@ -148,6 +193,23 @@ fn keys_that_nobody_wants_any_more_make_room_although_their_cell_goes_on() {
     requests.want(&want("c", 1, false), at(1_000_000), at(100));
     assert_eq!(requests.take_dropped(), 2, "they may be wanted again soon");
     requests.want(&want("c", 1, false), at(1_000_000), at(2000));
+    assert_eq!(requests.take_dropped(), 0);
+}
+
+#[test]
+fn keys_behind_one_that_stays_make_room_too() {
+    let mut requests = requests(3);
+    requests.want(&want("stays", 1, false), at(60_000), at(0));
+    for key in ["a", "b"] {
+        requests.want(&want(key, 1, false), at(1000), at(0));
+    }
+    for question in requests.questions() {
+        requests.answered(&question, &[], at(10));
+    }
+    requests.want(&want("stays", 1, false), at(60_000), at(1500));
+    for key in ["c", "d"] {
+        requests.want(&want(key, 1, false), at(9000), at(2000));
+    }
     assert_eq!(requests.take_dropped(), 0);
 }
 
