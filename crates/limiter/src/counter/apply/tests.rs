@@ -1,7 +1,12 @@
 use super::*;
-use crate::counter::{Debts, Prefetch, REPLICATION_MARKS, SeenCells, WindowReturn};
+use crate::counter::{
+    Cell, Debts, Escrow, Give, Given, Note, Prefetch, REPLICATION_MARKS, Rate, SeenCells, Take, WindowReturn,
+};
+use crate::ids::RegionNumber;
 use crate::revision::Revision;
 use crate::{BatchId, HolderId, Incarnation};
+
+const OTHER: RegionNumber = RegionNumber(7);
 
 fn item(grid: Grid, limit: u64, asks: &[(u64, u32)]) -> Item {
     Item {
@@ -30,8 +35,67 @@ fn run(record: &mut Option<Record>, item: &Item, now_ms: u64) -> Grant {
         not_after: None,
         epoch: LaneEpoch::default(),
     };
-    match apply(record, item, at) {
+    grant(record, item, at)
+}
+
+fn item_of(counter: Counter) -> Item {
+    Item { key: b"k".as_slice().into(), asks: Vec::new(), refund: 0, counter }
+}
+
+fn with_escrow(limit: u64, part: u64, asks: &[(u64, u32)]) -> Item {
+    let mut item = item(GRID, limit, asks);
+    if let Counter::Window { escrow, .. } = &mut item.counter {
+        *escrow = Some(escrow_of(part));
+    }
+    item
+}
+
+fn escrow_of(part: u64) -> Escrow {
+    Escrow { part, others: [OTHER].into_iter().collect() }
+}
+
+fn import() -> Item {
+    item_of(Counter::Import { grid: GRID, cells: SeenCells::Empty })
+}
+
+fn give(wanted: u64) -> Item {
+    let give = Give { to: OTHER, cell_ms: 5000, wanted, denied: false, received: 0, epoch_ms: 0 };
+    item_of(Counter::Give { grid: GRID, escrow: escrow_of(10), give })
+}
+
+fn take(given: u64) -> Item {
+    let given = Given { epoch_ms: 10, given, ..Given::default() };
+    item_of(Counter::Take { grid: GRID, take: Take { from: OTHER, cell_ms: 5000, given, asked_ms: 10 } })
+}
+
+/// An item for a bucket of 10 hits, one of which is refilled each second.
+fn bucket() -> Item {
+    let (rate, revision) = (Rate::new(1, 1000, 10), Revision(1));
+    item_of(Counter::Bucket { rate, revision, seen: None, owed: 0, returns: Vec::new() })
+}
+
+/// A batch that may run for a second from `now_ms` on.
+fn context(now_ms: u64, batch: u64) -> BatchContext {
+    BatchContext {
+        now: StoreTime::from_millis(now_ms),
+        replication: 1,
+        holder: HolderId(10),
+        batch: BatchId(batch),
+        not_after: Some(StoreTime::from_millis(now_ms + 1000)),
+        epoch: LaneEpoch { mark: 1, since_ms: 10, data_since_ms: 10, latest_ms: now_ms },
+    }
+}
+
+fn grant(record: &mut Option<Record>, item: &Item, cx: BatchContext) -> Grant {
+    match apply(record, item, cx) {
         ItemReply::Done(grant) => grant,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn window(record: &Option<Record>) -> &WindowRecord {
+    match record {
+        Some(Record::Window(window)) => window,
         other => panic!("{other:?}"),
     }
 }
@@ -131,19 +195,115 @@ fn a_new_primary_charges_under_a_new_incarnation() {
 }
 
 #[test]
-fn an_item_for_a_record_of_another_kind_fails() {
-    let bucket = Bucket::new(Incarnation(1), StoreTime(0), Default::default(), Revision(1));
-    let mut record = Some(Record::Bucket(bucket));
-    let at = BatchContext {
-        now: StoreTime(0),
-        replication: 1,
-        holder: HolderId(1),
-        batch: BatchId(0),
-        not_after: None,
-        epoch: LaneEpoch::default(),
+fn an_item_for_a_record_of_another_kind_fails_and_changes_nothing() {
+    let other = Some(Record::Bucket(Bucket::new(Incarnation(1), StoreTime(0), Rate::default(), Revision(1))));
+    let of_windows = [item(GRID, 1, &[(1, 1)]), import(), give(1), take(1)].map(|item| (item, other.clone()));
+    let of_a_bucket = (bucket(), Some(Record::Window(WindowRecord::new(Incarnation(1)))));
+    for (item, stored) in of_windows.into_iter().chain([of_a_bucket]) {
+        let mut record = stored.clone();
+        assert_eq!(apply(&mut record, &item, context(5000, 1)), ItemReply::Failed, "{item:?}");
+        assert_eq!(record, stored, "{item:?}");
+    }
+}
+
+#[test]
+fn a_batch_runs_until_its_last_instant() {
+    let batch = Batch { not_after: Some(StoreTime(5)), holder: HolderId(1), id: BatchId(1), items: Vec::new() };
+    let outcome = |now| super::run(&batch, StoreTime(now), 1, &mut None, |_, _| ItemReply::Failed).outcome;
+    assert_eq!([5, 6].map(outcome), [BatchOutcome::Ran(Vec::new()), BatchOutcome::Late]);
+}
+
+#[test]
+fn imports_and_items_under_escrow_leave_a_record_of_their_lane() {
+    let lane_after = |item: Item| {
+        let batch = Batch { not_after: None, holder: HolderId(1), id: BatchId(1), items: vec![item] };
+        let mut lane = None;
+        super::run(&batch, StoreTime::from_millis(5000), 7, &mut lane, |_, _| ItemReply::Failed);
+        lane
     };
-    assert_eq!(apply(&mut record, &item(GRID, 1, &[(1, 1)]), at), ItemReply::Failed);
-    assert!(record.is_some());
+    let begun = LaneEpoch { mark: 7, since_ms: 5000, data_since_ms: 5000, latest_ms: 5000 };
+    for item in [import(), give(1), take(1), with_escrow(10, 5, &[])] {
+        assert_eq!(lane_after(item.clone()), Some(begun), "{item:?}");
+    }
+    for item in [item(GRID, 10, &[]), bucket()] {
+        assert_eq!(lane_after(item.clone()), None, "{item:?}");
+    }
+}
+
+#[test]
+fn a_record_expires_when_it_counts_nothing_and_half_a_minute_later_under_escrow() {
+    let mut record = None;
+    run(&mut record, &item(GRID, 10, &[(1, 1)]), 5000);
+    let expires = |item: Item| expires_at(record.as_ref().unwrap(), &item).millis();
+    assert_eq!([item(GRID, 10, &[]), import()].map(expires), [6000, 6000]);
+    assert_eq!([with_escrow(10, 5, &[]), give(1), take(1)].map(expires), [36_000, 36_000, 36_000]);
+    let (mut record, mut item) = (None, bucket());
+    item.asks = vec![Ask { hits: 3, count: 1, overdraft: false }];
+    run(&mut record, &item, 5000);
+    assert_eq!(expires_at(&record.unwrap(), &item).millis(), 8000, "the bucket is full");
+}
+
+#[test]
+fn a_repeated_batch_takes_hits_back_once_and_is_forgotten_after_its_end() {
+    let mut record = None;
+    grant(&mut record, &item(GRID, 10, &[(6, 1)]), context(5000, 1));
+    assert_eq!(window(&record).received, None, "a batch that brings nothing is not remembered");
+    let mut back = item(GRID, 10, &[]);
+    if let Counter::Window { returns, .. } = &mut back.counter {
+        returns.push(WindowReturn { cell_ms: 5000, incarnation: window(&record).incarnation, tokens: 2 });
+    }
+    for _ in 0..2 {
+        assert_eq!(grant(&mut record, &back, context(5100, 2)).available, 6);
+    }
+    grant(&mut record, &item(GRID, 10, &[]), context(6101, 3));
+    assert_eq!(window(&record).received, None);
+}
+
+#[test]
+fn a_bucket_remembers_only_batches_that_take_hits_back() {
+    let remembers = |record: &Option<Record>| match record {
+        Some(Record::Bucket(bucket)) => !bucket.replay_guard.is_empty(),
+        other => panic!("{other:?}"),
+    };
+    let (mut record, mut item) = (None, bucket());
+    item.asks = vec![Ask { hits: 4, count: 1, overdraft: false }];
+    grant(&mut record, &item, context(5000, 1));
+    assert!(!remembers(&record));
+    let refund = Item { refund: 3, ..bucket() };
+    for _ in 0..2 {
+        assert_eq!(grant(&mut record, &refund, context(5000, 2)).available, 9, "10 less 4, and 3 once");
+    }
+    assert!(remembers(&record));
+}
+
+#[test]
+fn a_transfer_that_moves_nothing_leaves_no_record() {
+    let mut record = None;
+    let nothing = ItemReply::Given(Given { epoch_ms: 10, ..Given::default() });
+    assert_eq!(apply(&mut record, &give(0), context(5000, 1)), nothing);
+    assert_eq!(record, None);
+    assert_eq!(apply(&mut record, &take(0), context(5000, 2)), ItemReply::Taken { epoch_ms: 10, gained: 0 });
+    assert_eq!(record, None);
+}
+
+#[test]
+fn a_store_that_lost_its_data_hears_from_nodes_with_which_rights_a_cell_began() {
+    let mut cell = Cell::new(5000);
+    cell.charge(Incarnation(3), 4);
+    escrow_of(10).begin(&mut cell);
+    cell.set_note(Note::TakenFrom(OTHER), 7);
+    let mut item = with_escrow(100, 30, &[]);
+    if let Counter::Window { seen, .. } = &mut item.counter {
+        *seen = vec![cell].into();
+    }
+    // The other region says itself what it gave.
+    assert_eq!(grant(&mut None, &item, context(5000, 1)).available, 6);
+}
+
+#[test]
+fn an_ask_beyond_the_rights_of_the_region_fits_in_the_next_cell_at_the_earliest() {
+    let grant = grant(&mut None, &with_escrow(10, 3, &[(5, 1)]), context(5100, 1));
+    assert_eq!((grant.granted[0].count, grant.granted[0].fits_at), (0, Some(StoreTime::from_millis(6000))));
 }
 
 #[test]

@@ -140,13 +140,8 @@ impl Expression {
     /// True if the expression is true. An error in it, such as a missing attribute, or a value of another type counts
     /// as false. Searches add to `work` as [`super::Matcher::matches`] says.
     pub fn is_true(&self, subject: &Subject<'_>, work: &mut usize) -> bool {
-        if self.looked_for > 0 {
-            *work = work.saturating_add(self.contains_steps(subject.longest()));
-            if *work > MAX_WORK {
-                return false;
-            }
-        }
-        matches!(self.value(subject, work), Ok(Value::Bool(true)))
+        *work = work.saturating_add(self.contains_steps(subject.longest()));
+        *work <= MAX_WORK && matches!(self.value(subject, work), Ok(Value::Bool(true)))
     }
 
     /// Why the expression is not true, for people.

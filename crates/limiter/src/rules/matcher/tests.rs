@@ -94,17 +94,91 @@ fn no_search_begins_that_would_be_too_much_work() {
     let regex = ("x".to_owned(), Condition::Regex("^a+$".to_owned()));
     let condition = Match { conditions: [regex].into(), ..Match::default() };
     let when = Match { when: Some("attributes.x.matches('^a+$')".to_owned()), ..Match::default() };
+    let contains = Match { when: Some("attributes.x.contains('aa')".to_owned()), ..Match::default() };
     let text = "a".repeat(1000);
     let entries = [("x", text.as_str())];
     let descriptor =
         Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
-    for matches in [condition, when] {
+    for (matches, steps) in [(condition, 200), (when, 200), (contains, 250)] {
         let matcher = Matcher::new(&matches).unwrap();
         let matches = |mut work: usize| (matcher.matches(&Subject::new("d", &descriptor), &mut work), work);
-        assert_eq!(matches(0), (true, 200));
-        assert_eq!(matches(MAX_WORK - 200), (true, MAX_WORK));
-        assert_eq!(matches(MAX_WORK - 199), (false, MAX_WORK + 1));
+        assert_eq!(matches(0), (true, steps));
+        assert_eq!(matches(MAX_WORK - steps), (true, MAX_WORK));
+        assert_eq!(matches(MAX_WORK - steps + 1), (false, MAX_WORK + 1));
     }
+}
+
+/// A table of limits without `per`.
+fn table(limits: &[Match]) -> MatchTable {
+    MatchTable::new(limits.iter().map(|matches| (Matcher::new(matches).unwrap(), Vec::new())).collect())
+}
+
+fn on<const N: usize>(conditions: [(&str, Condition); N]) -> Match {
+    let conditions = conditions.map(|(name, condition)| (name.to_owned(), condition)).into();
+    Match { conditions, ..Match::default() }
+}
+
+#[test]
+fn the_index_finds_a_limit_with_a_condition_of_any_kind() {
+    use Condition::*;
+    let text = str::to_owned;
+    let nets = || Cidr(vec![text("10.0.0.0/8"), text("2001:db8::/32")]);
+    for (condition, value) in [
+        (Equal(text("a")), "a"),
+        (AnyOf(vec![text("a"), text("b")]), "b"),
+        (Prefix(text("/a")), "/ab"),
+        (Suffix(text("b")), "/ab"),
+        (Glob(text("/a*")), "/ab"),
+        (Regex(text("^/a")), "/ab"),
+        (Route(text("/a/{id}")), "/a/1"),
+        (Route(text("/a/{*rest}")), "/a/1/2"),
+        (nets(), "10.1.2.3"),
+        (nets(), "2001:db8::1"),
+        (Present(true), ""),
+        (Not(Box::new(Equal(text("b")))), "a"),
+    ] {
+        let entries = [("x", value)];
+        let descriptor =
+            Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+        let mut found = Found::new();
+        table(&[on([("x", condition.clone())])]).matching(&Subject::new("d", &descriptor), &mut found, &mut 0);
+        assert_eq!(found.as_slice(), [0], "{condition:?} {value}");
+    }
+}
+
+#[test]
+fn a_look_up_and_each_limit_that_is_tried_take_steps() {
+    let work = |table: &MatchTable, entries: &[(&str, &str)]| {
+        let descriptor = Descriptor { entries, ordered: true, hits: 1, charging: Default::default(), limit: None };
+        let (subject, mut found, mut all, mut first) = (Subject::new("d", &descriptor), Found::new(), 100, 100);
+        table.matching(&subject, &mut found, &mut all);
+        assert_eq!(table.first(&subject, &mut found, &mut first), Some(0));
+        [all, first]
+    };
+    let keys = Some(vec!["x".to_owned(), "y".to_owned()]);
+    let limit = Match { exact_keys: keys, ..on([("x", Condition::Prefix("/a".to_owned()))]) };
+    // The look-up of a text takes 5 steps, the limit 10, its condition 2, and each key 2.
+    assert_eq!(work(&table(&[limit]), &[("x", "/ab"), ("y", "1")]), [121, 121]);
+    // Of three limits for one plan, the value of another attribute selects the first one.
+    let equal = |value: &str| Condition::Equal(value.to_owned());
+    let limits = ["u0", "u1", "u2"].map(|user| on([("plan", equal("pro")), ("user", equal(user))]));
+    assert_eq!(work(&table(&limits), &[("plan", "pro"), ("user", "u0")]), [114, 114]);
+}
+
+#[test]
+fn regular_expressions_and_globs_take_from_the_budget() {
+    use Condition::*;
+    let check = |condition: &Condition, left: usize| {
+        let mut budget = PatternBudget::default();
+        budget.take(MAX_BOOK_BYTES - left).unwrap();
+        check_condition(condition, &mut budget)
+    };
+    let regex = Regex("^a+$".to_owned());
+    for condition in [regex.clone(), Glob("a*".to_owned()), Not(Box::new(regex))] {
+        assert_eq!(check(&condition, MAX_BOOK_BYTES), Ok(()), "{condition:?}");
+        assert!(check(&condition, 1).unwrap_err().contains("128 MiB"), "{condition:?}");
+    }
+    assert_eq!(check(&Prefix("a".to_owned()), 1), Ok(()));
 }
 
 #[test]

@@ -21,6 +21,59 @@ fn an_expression_reads_attributes_domain_and_hits() {
 }
 
 #[test]
+fn entries_with_one_key_have_numbered_names() {
+    let expression = "attributes.g == 'a' && attributes['g#2'] == 'b' && attributes['g#3'] == 'c'";
+    let entries = [("x", "1"), ("g", "a"), ("g", "b"), ("y", "2"), ("g", "c")];
+    assert!(Expression::compile(expression).unwrap().holds("api", &entries, 1));
+}
+
+#[test]
+fn an_evaluation_takes_steps_for_its_parts_and_more_for_copies_and_searches() {
+    // 100 steps, 5 for each part, and 200 for each value that is copied.
+    for (source, steps, searched) in [
+        ("hits > 1", 115, 0),
+        ("attributes.user == 'a'", 120, 0),
+        ("attributes.user + 'a' == 'aa'", 330, 0),
+        ("[attributes.user, 'a'].size() > 1", 335, 0),
+        ("attributes.?user.orValue('') == 'a'", 335, 0),
+        ("attributes.user.matches('^a+$')", 130, 25),
+        ("attributes.user.matches('^a+$') && domain.matches('^b+$')", 160, 50),
+        ("attributes.user.contains('a')", 120, 32),
+        ("(attributes.user + 'a').contains('a')", 330, 64),
+    ] {
+        let expression = Expression::compile(source).unwrap();
+        assert_eq!((expression.steps(), expression.search_steps()), (steps, searched), "{source}");
+    }
+}
+
+#[test]
+fn an_expression_has_at_most_4096_bytes_512_levels_and_20000_parts() {
+    let bytes = |count: usize| format!("hits > 1{}", " ".repeat(count - 8));
+    let deep = |depth: usize| format!("hits{} > 0", "-1".repeat(depth - 2));
+    // The macro has 4 parts, 100 elements, and 195 parts for each of them.
+    let body = vec!["x == 0"; 48].join(" && ");
+    let parts = |ands: usize| format!("[{}].all(x, {body}){}", vec!["0"; 100].join(","), " && true".repeat(ands));
+    for (most, more, expected) in [
+        (bytes(4096), bytes(4097), "at most 4096 bytes"),
+        (deep(512), deep(513), "at most 512 deep"),
+        (parts(198), parts(199), "at most 20000 parts"),
+    ] {
+        assert_eq!(Expression::compile(&most).err(), None);
+        let error = Expression::compile(&more).err().unwrap();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_is_invalid() {
+    for (source, name) in [("user == 'a'", "user"), ("[1].all(a, b == 1)", "b")] {
+        let error = Expression::compile(source).err();
+        let expected = format!("expected only the variables attributes, domain and hits, not {name}");
+        assert_eq!(error.as_deref(), Some(expected.as_str()), "{source}");
+    }
+}
+
+#[test]
 fn an_unknown_function_is_invalid() {
     for unknown in ["foo(attributes.user)", "attributes.user.bar()", "hits > 1 && attributes.user.baz('x')"] {
         let error = Expression::compile(unknown).unwrap_err();
@@ -62,6 +115,7 @@ fn an_expression_that_copies_many_values_is_invalid() {
         format!("[{zeros}].map(x, {sums}) != []"),
         format!("attributes.map(x, {sums}) != []"),
         format!("[{}] != []", "attributes.u, ".repeat(257)),
+        format!("[{}].all(x, attributes.?u.orValue('') == 'a')", "0, ".repeat(257)),
         "[attributes].map(x, x.user) != []".to_owned(),
         "attributes == {}".to_owned(),
         "(true ? attributes : attributes).user == ''".to_owned(),
@@ -73,6 +127,8 @@ fn an_expression_that_copies_many_values_is_invalid() {
         "attributes.exists(k, attributes[k] == 'x') && 'user' in attributes && size(attributes) > 1",
         "attributes.filter(k, k.startsWith('x')).size() > 1 && attributes.size() > 2",
         "attributes.map(k, attributes[k]).exists(v, v == 'x') || has(attributes.user)",
+        &format!("[{}] != []", "attributes.u, ".repeat(256)),
+        &format!("[{}].all(x, attributes.?u.orValue('') == 'a')", "0, ".repeat(256)),
         "[1, 2, 3].map(a, a + 1).size() == 3 && attributes.user + ':' + attributes.path != ''",
     ] {
         assert_eq!(Expression::compile(good).err().filter(|e| !e.contains("over a list")), None, "{good}");
@@ -98,7 +154,10 @@ fn a_nested_loop_is_invalid_also_where_text_hides_it() {
 fn a_loop_walks_over_what_is_written_out_or_over_attributes() {
     let of_attributes = Expression::compile("attributes.exists(name, name.startsWith('x-'))").unwrap();
     assert!(of_attributes.holds("api", &[("x-a", "1")], 1) && !of_attributes.holds("api", &[("a", "1")], 1));
-    for growing in ["[[0]].map(x, x + x)[0].all(y, y == 0)", "([0] + [1]).all(x, x < 2)"] {
+    let of_a_map = Expression::compile("{'x': 1, 'y': 2}.exists(name, name == attributes.a)").unwrap();
+    assert!(of_a_map.holds("api", &[("a", "y")], 1) && !of_a_map.holds("api", &[("a", "2")], 1));
+    for growing in ["[[0]].map(x, x + x)[0].all(y, y == 0)", "([0] + [1]).all(x, x < 2)", "domain.exists(x, x == 'a')"]
+    {
         assert!(Expression::compile(growing).unwrap_err().contains("written out"), "{growing}");
     }
     let list = vec!["0"; 500].join(",");
