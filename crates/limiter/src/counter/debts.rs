@@ -161,6 +161,15 @@ mod tests {
     }
 
     #[test]
+    fn hits_that_a_holder_knew_to_be_charged_are_not_charged_again() {
+        let (mut kept, mut cells) = (Vec::new(), Vec::new());
+        for (charged, known) in [(5, 9), (9, 0)] {
+            charge(&mut kept, &mut cells, &report(1, charged, known), Incarnation(7));
+        }
+        assert_eq!(cells, []);
+    }
+
+    #[test]
     fn a_record_takes_over_no_more_debts_than_it_keeps() {
         let mut kept = Vec::new();
         let seen: Vec<Debt> = (1..=MAX_DEBTS as u64 + 2).map(|id| report(id, 1, 0).debt).collect();
