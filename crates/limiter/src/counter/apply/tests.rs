@@ -1,8 +1,9 @@
 use super::*;
 use crate::counter::{
-    Cell, Debts, Escrow, Give, Given, Note, Prefetch, REPLICATION_MARKS, Rate, SeenCells, Take, WindowReturn,
+    Cell, Debt, Debts, Escrow, Give, Given, Hits, Note, Prefetch, REPLICATION_MARKS, Rate, Report, SeenCells, Take,
+    WindowReturn,
 };
-use crate::ids::RegionNumber;
+use crate::ids::{DebtId, RegionNumber};
 use crate::revision::Revision;
 use crate::{BatchId, HolderId, Incarnation};
 
@@ -257,6 +258,25 @@ fn a_repeated_batch_takes_hits_back_once_and_is_forgotten_after_its_end() {
     }
     grant(&mut record, &item(GRID, 10, &[]), context(6101, 3));
     assert_eq!(window(&record).received, None);
+}
+
+#[test]
+fn debts_of_a_cell_that_is_over_and_of_a_batch_that_came_too_late_are_not_charged() {
+    let owing = |cell_ms, charged| {
+        let hits = Hits { charged, returned: 0 };
+        let report = Report { debt: Debt { cell_ms, id: DebtId(1), hits }, known: Hits::default() };
+        let mut item = item(GRID, 10, &[]);
+        if let Counter::Window { debts, .. } = &mut item.counter {
+            debts.reports.push(report);
+        }
+        item
+    };
+    let mut record = None;
+    let answer = |grant: Grant| (grant.available, grant.reported);
+    assert_eq!(answer(grant(&mut record, &owing(4000, 5), context(5000, 1))), (10, true));
+    assert_eq!(record, None);
+    assert_eq!(answer(grant(&mut record, &owing(5000, 5), context(5000, 3))), (5, true));
+    assert_eq!(answer(grant(&mut record, &owing(5000, 7), context(5000, 2))), (5, false), "its holder gave it up");
 }
 
 #[test]

@@ -204,8 +204,8 @@ mod tests {
         let regex = || Regex(owned("^v[0-9]+$"));
         for (condition, steps, searched) in [
             (Equal(owned("a")), 2, 0),
-            (Cidr(vec![owned("10.0.0.0/8"); 7]), 4, 0),
-            (Route(owned("/a/{b}/c")), 5, 0),
+            (Cidr(vec![owned("10.0.0.0/8"); 9]), 5, 0),
+            (Route(owned("/a/{b}/c/d")), 6, 0),
             (regex(), 10, 819),
             (Glob(owned("/v*")), 10, 819),
             (Not(Box::new(regex())), 10, 819),

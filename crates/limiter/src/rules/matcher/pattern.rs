@@ -285,6 +285,7 @@ mod tests {
         assert_eq!(table.steps(), 10);
         assert!((11..50).contains(&small.steps()), "{}", small.steps());
         assert!((1000..3000).contains(&large.steps()), "{}", large.steps());
+        assert!((3 << 20..4 << 20).contains(&large.bytes()), "{}", large.bytes());
         assert_eq!(table.bytes(), 6 << 10, "the time to make a table stands for 1 KiB for each of its 6 states");
     }
 }
