@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_few_samples_stand_for_all_values_of_a_type() {
-        let like = Possible::like;
+        let like = |values: Vec<Value>| Possible::like(values);
         let texts = like(vec![Value::from("x"), Value::from("y")]);
         assert_eq!(texts.values, ["1", "true", "a", ""].map(Value::from));
         let numbers = like(vec![Value::Int(7), Value::Int(8), Value::UInt(7), Value::Float(0.5)]);
