@@ -48,3 +48,21 @@ impl BatchContext {
         if same { incarnation } else { self.new_incarnation() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incarnation_is_neither_0_nor_the_number_of_a_note() {
+        let incarnation = |holder, batch, replication| {
+            let (now, not_after, epoch) = (StoreTime(0), None, LaneEpoch::default());
+            BatchContext { now, replication, holder: HolderId(holder), batch: BatchId(batch), not_after, epoch }
+                .new_incarnation()
+        };
+        assert_eq!(incarnation(0, 0, 0), Incarnation(1));
+        assert_eq!(incarnation(2, 3, 4), Incarnation(5 * (1 << 24) + 4));
+        let most = REPLICATION_MARKS - 1;
+        assert_eq!(incarnation(most, 0, most), Incarnation(FIRST_NOTE - 1));
+    }
+}

@@ -290,8 +290,8 @@ mod tests {
         for n in 1..=100 {
             cell.charge(Incarnation(n), n);
             cell.give_back(Incarnation(n), 1);
+            assert_eq!(cell.entries.len() as u64, n.min(MAX_ENTRIES as u64));
         }
-        assert_eq!(cell.entries.len(), MAX_ENTRIES);
         assert_eq!(cell.used(), (1..=100u64).sum::<u64>() - 100);
     }
 
@@ -348,5 +348,28 @@ mod tests {
         cell.give_back(A, 9);
         cell.give_back(Incarnation(99), 1);
         assert_eq!(cell.used(), 0);
+    }
+
+    #[test]
+    fn entries_of_the_own_region_come_first_and_each_region_has_the_oldest_first() {
+        let mut cell = Cell::new(0);
+        let foreign = |n| Incarnation(n).of_region(RegionNumber(4));
+        for incarnation in [foreign(1), A, foreign(2), Incarnation(8)] {
+            cell.merge(&[Entry { incarnation, charged: 1, returned: 0 }], A);
+        }
+        let order: Vec<Incarnation> = cell.entries.iter().map(|entry| entry.incarnation).collect();
+        assert_eq!(order, [A, Incarnation(8), foreign(1), foreign(2)]);
+    }
+
+    #[test]
+    fn neither_the_floor_nor_a_note_can_be_given_back() {
+        let mut cell = cell(5);
+        for incarnation in [FLOOR, Incarnation(FIRST_NOTE)] {
+            cell.merge(&[Entry { incarnation, charged: 9, returned: 0 }], A);
+        }
+        let before = cell.clone();
+        cell.give_back(FLOOR, 1);
+        cell.give_back(Incarnation(FIRST_NOTE), 1);
+        assert_eq!(cell, before);
     }
 }

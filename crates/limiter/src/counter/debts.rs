@@ -152,4 +152,28 @@ mod tests {
         charge(&mut kept, &mut cells, &report(1, 6, 0), Incarnation(8));
         assert_eq!(used(&cells), 6);
     }
+
+    #[test]
+    fn a_confirmed_debt_that_a_record_does_not_know_leaves_no_trace() {
+        let (mut kept, mut cells) = (Vec::new(), Vec::new());
+        charge(&mut kept, &mut cells, &report(1, 5, 5), Incarnation(7));
+        assert_eq!((kept, cells), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn hits_that_a_holder_knew_to_be_charged_are_not_charged_again() {
+        let (mut kept, mut cells) = (Vec::new(), Vec::new());
+        for (charged, known) in [(5, 9), (9, 0)] {
+            charge(&mut kept, &mut cells, &report(1, charged, known), Incarnation(7));
+        }
+        assert_eq!(cells, []);
+    }
+
+    #[test]
+    fn a_record_takes_over_no_more_debts_than_it_keeps() {
+        let mut kept = Vec::new();
+        let seen: Vec<Debt> = (1..=MAX_DEBTS as u64 + 2).map(|id| report(id, 1, 0).debt).collect();
+        merge(&mut kept, seen.iter());
+        assert_eq!(kept, seen[..MAX_DEBTS]);
+    }
 }

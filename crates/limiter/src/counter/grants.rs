@@ -43,3 +43,16 @@ pub fn prefetch(lease: Prefetch, available: u64, left_us: u64) -> u32 {
     let cap = available / (2 * u64::from(lease.holders.max(1)));
     u32::try_from(cap).unwrap_or(u32::MAX).min(lease.want)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_says_when_one_more_would_fit_only_if_one_was_denied() {
+        let asks = [(2, 3), (5, 2), (0, 1)].map(|(hits, count)| Ask { hits, count, overdraft: false });
+        let runs = granted_runs(&asks, &[3, 1, 0], |hits| Some(StoreTime(hits)));
+        let granted = |count, fits_at: Option<u64>| Granted { count, fits_at: fits_at.map(StoreTime) };
+        assert_eq!(runs, [granted(3, None), granted(1, Some(5)), granted(0, Some(1))], "a peek is for one hit");
+    }
+}

@@ -73,8 +73,20 @@ mod tests {
         assert_eq!(log.entries().len(), MAX_LOG);
         assert_eq!(log.entries()[0], LoggedHits { at: StoreTime(0), hits: 1 });
         assert_eq!(log.entries()[MAX_LOG - 1], LoggedHits { at: StoreTime(99), hits: 37 });
-        log.note(StoreTime(100), StoreTime(120), 2);
+        log.note(StoreTime(99), StoreTime(110), 1);
+        assert_eq!(log.entries()[MAX_LOG - 1], LoggedHits { at: StoreTime(110), hits: 38 }, "the cell has all of them");
+        log.note(StoreTime(111), StoreTime(120), 2);
         assert_eq!(log.entries()[MAX_LOG - 1], LoggedHits { at: StoreTime(120), hits: 2 }, "the cell has no more");
+    }
+
+    #[test]
+    fn a_hit_at_the_end_of_a_cell_is_of_the_next_one() {
+        let mut log = HitLog::default();
+        for at in [999, 1000, 1999, 2000] {
+            log.note(StoreTime(0), StoreTime(at), 1);
+        }
+        let of_cell: Vec<u64> = log.of_cell(1, 2).map(|entry| entry.at.0).collect();
+        assert_eq!(of_cell, [1000, 1999]);
     }
 
     #[test]

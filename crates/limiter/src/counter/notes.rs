@@ -117,5 +117,14 @@ mod tests {
         assert_eq!(cell.given(), 16);
         (1..=40).for_each(|n| cell.charge(Incarnation(n), 1));
         assert_eq!((cell.used(), cell.given()), (40, 16));
+        cell.set_note(Note::TakenFrom(RegionNumber(3)), 5);
+        assert_eq!(cell.taken(), 5, "another region has room of its own");
+    }
+
+    #[test]
+    fn a_note_of_0_is_not_kept() {
+        let mut cell = Cell::new(0);
+        cell.set_note(Note::GivenTo(RegionNumber(3)), 0);
+        assert_eq!(cell, Cell::new(0));
     }
 }

@@ -67,3 +67,18 @@ impl Rate {
         self.cost(self.burst)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_whole_microseconds_and_a_rest() {
+        let ticks = Ticks(3 * (1 << 20) + 5);
+        assert_eq!(ticks.parts(), (3, 5));
+        assert_eq!(Ticks::from_parts(3, 5), ticks);
+        let most = Ticks::from_parts(u64::MAX, (1 << 20) - 1);
+        assert_eq!(most.parts(), (u64::MAX, (1 << 20) - 1));
+        assert_eq!(most.plus(Ticks(1)).parts(), (u64::MAX, 0), "it saturates");
+    }
+}

@@ -80,19 +80,31 @@ mod tests {
     use super::*;
     use crate::ids::Incarnation;
 
+    fn entry(n: u64) -> Entry {
+        Entry { incarnation: Incarnation(n), charged: 5, returned: 2 }
+    }
+
+    fn cell(start_ms: u64, incarnations: &[u64]) -> Cell {
+        Cell { start_ms, entries: incarnations.iter().map(|n| entry(*n)).collect() }
+    }
+
+    #[test]
+    fn one_cell_with_one_entry_needs_no_allocation_and_one_with_more_needs_one() {
+        assert_eq!(SeenCells::from(vec![cell(7, &[1])]), SeenCells::One { start_ms: 7, entry: entry(1) });
+        let entries = [entry(1), entry(2)].into();
+        assert_eq!(SeenCells::from(vec![cell(7, &[1, 2])]), SeenCells::OneCell { start_ms: 7, entries });
+    }
+
     #[test]
     fn all_cells_are_kept_in_order() {
-        let entry = |n| Entry { incarnation: Incarnation(n), charged: 5, returned: 2 };
-        let cell = |start_ms, incarnations: &[u64]| Cell {
-            start_ms,
-            entries: incarnations.iter().map(|n| entry(*n)).collect(),
-        };
         for cells in [vec![], vec![cell(7, &[1])], vec![cell(7, &[1, 2])], vec![cell(8, &[1]), cell(7, &[1])]] {
             let seen = SeenCells::from(cells.as_slice());
             let kept: Vec<Cell> =
                 seen.iter().map(|(start_ms, entries)| Cell { start_ms, entries: entries.to_vec() }).collect();
             assert_eq!(seen.newest_ms(), cells.first().map_or(0, |cell| cell.start_ms));
             assert_eq!(kept, cells);
+            let contained = [6, 7, 8].map(|start_ms| seen.contains(start_ms));
+            assert_eq!(contained, [6, 7, 8].map(|start_ms| cells.iter().any(|cell| cell.start_ms == start_ms)));
         }
     }
 }

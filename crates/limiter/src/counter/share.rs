@@ -138,7 +138,9 @@ mod tests {
         let grid = Grid::Sliding { width_ms: 1000 };
         let mut noticed = None;
         assert_eq!(left(&mut noticed, grid, &[cell(5000, 40, 20)], 5500, 5500), 20);
-        assert_eq!(left(&mut noticed, grid, &[cell(6000, 15, 0), cell(5000, 45, 20)], 5500, 6400), 0);
+        assert_eq!(left(&mut noticed, grid, &[cell(6000, 15, 0), cell(5000, 45, 20)], 5500, 6499), 0);
+        // 50 may be used, and 50 % of 45 and all of 15 are.
+        assert_eq!(left(&mut noticed, grid, &[cell(6000, 15, 0), cell(5000, 45, 20)], 5500, 6500), 12);
         // 50 may be used, and 10 % of 45 and all of 15 are.
         assert_eq!(left(&mut noticed, grid, &[cell(6000, 15, 0), cell(5000, 45, 20)], 5500, 6900), 30);
     }
@@ -150,5 +152,12 @@ mod tests {
         assert_eq!(left(&mut noticed, grid, &[cell(0, 0, 0)], 5000, 5000), 50);
         assert_eq!(left(&mut noticed, grid, &[cell(0, 50, 20)], 5000, 6000), 0);
         assert_eq!(left(&mut noticed, grid, &[cell(0, 50, 20)], 5000 + NOTICE_TOLERANCE_MS + 1, 16_000), 15);
+    }
+
+    #[test]
+    fn the_part_of_a_region_is_rounded_down() {
+        let part = |weight, weights, hits| Part { weight, weights }.of(hits);
+        assert_eq!((part(1, 3, 10), part(2, 3, 10), part(3, 3, 10)), (3, 6, 10));
+        assert_eq!((part(0, 3, 10), part(5, 3, 10), part(1, 0, 10)), (0, 10, 10), "it is never more than the whole");
     }
 }

@@ -281,6 +281,8 @@ mod tests {
         assert!(take(&mut b, 101 * SECOND_US, 1000));
         b.adopt(Rate::new(10, 86_400_000, 10), Revision(1));
         assert_eq!(b.revision, Revision(2), "an older revision changes nothing");
+        b.adopt(Rate::new(10, 86_400_000, 10), Revision(2));
+        assert_eq!(b.rate, Rate::new(1000, 1000, 1000), "one revision has one rate");
     }
 
     #[test]
@@ -332,6 +334,32 @@ mod tests {
             assert_eq!(b.fits(1), limit > 0 && burst > 0);
             b.charge(u64::from(u32::MAX));
             let _ = (b.available(), b.fits_at(1), b.full_at());
+        }
+    }
+
+    #[test]
+    fn a_new_primary_restores_what_its_predecessor_charged_and_did_not_replicate() {
+        let mut lost = bucket(1, 1000, 10);
+        assert!(take(&mut lost, 100 * SECOND_US, 6));
+        let seen = BucketSeen { incarnation: Incarnation(1), tat: lost.tat };
+        let mut replica = bucket(1, 1000, 10);
+        assert!(take(&mut replica, 100 * SECOND_US, 2));
+        for _ in 0..2 {
+            replica.set_incarnation(Incarnation(2));
+            assert!(replica.fits(1));
+            replica.charge(1);
+        }
+        replica.merge(&seen);
+        assert_eq!(replica.available(), 2, "6 of the old primary and 2 of the new one are charged");
+    }
+
+    #[test]
+    fn a_bucket_at_another_time_lacks_as_much_as_before() {
+        let mut b = bucket(1, 1000, 10);
+        assert!(take(&mut b, 100 * SECOND_US, 4));
+        for at in [50, 500] {
+            b.set_clock(StoreTime(at * SECOND_US));
+            assert_eq!((b.available(), b.full_at()), (6, StoreTime((at + 4) * SECOND_US)));
         }
     }
 }

@@ -134,16 +134,56 @@ mod tests {
     use super::*;
     use crate::ids::{BatchId, HolderId, Incarnation};
 
+    const OTHER: RegionNumber = RegionNumber(7);
+    const SPAN: CellSpan = CellSpan { start_ms: 5000, end_ms: 6000, oldest_ms: 5000 };
+    const EPOCH: LaneEpoch = LaneEpoch { mark: 1, since_ms: 10, data_since_ms: 10, latest_ms: 5000 };
+
+    fn take(cell_ms: u64, given: u64) -> Take {
+        Take { from: OTHER, cell_ms, given: Given { epoch_ms: 10, given, ..Given::default() }, asked_ms: 0 }
+    }
+
+    fn starts(record: &WindowRecord) -> Vec<u64> {
+        record.cells.iter().map(|cell| cell.start_ms).collect()
+    }
+
+    #[test]
+    fn what_another_region_gave_is_gained_once() {
+        let mut record = WindowRecord::new(Incarnation(1));
+        let gained = [3, 3, 5].map(|given| record.take(&take(5000, given), &SPAN));
+        assert_eq!(gained, [3, 0, 2]);
+    }
+
+    #[test]
+    fn a_record_with_many_cells_begins_no_further_one_for_a_transfer() {
+        let mut record = WindowRecord::new(Incarnation(1));
+        for start_ms in 1..=MAX_TRANSFER_CELLS as u64 {
+            cell_mut(&mut record.cells, start_ms).charge(Incarnation(1), 1);
+        }
+        assert_eq!((record.take(&take(6000, 3), &SPAN), starts(&record).len()), (0, MAX_TRANSFER_CELLS));
+        record.cells.pop();
+        assert_eq!((record.take(&take(6000, 3), &SPAN), starts(&record).len()), (3, MAX_TRANSFER_CELLS));
+        assert_eq!(record.take(&take(6000, 5), &SPAN), 2, "it has this cell");
+    }
+
+    #[test]
+    fn cells_that_are_over_and_have_only_notes_are_dropped() {
+        let mut record = WindowRecord::new(Incarnation(1));
+        for start_ms in [3000, 4000, 5000] {
+            cell_mut(&mut record.cells, start_ms).set_note(Note::GivenTo(OTHER), 1);
+        }
+        cell_mut(&mut record.cells, 3000).charge(Incarnation(1), 1);
+        record.drop_notes(&Grid::Fixed { width_ms: 1000 }, EPOCH);
+        assert_eq!(starts(&record), [5000, 3000]);
+    }
+
     #[test]
     fn a_region_that_asks_for_a_cell_that_is_over_gets_nothing_and_hears_of_which_epoch() {
-        let epoch = LaneEpoch { mark: 1, since_ms: 10, data_since_ms: 10, latest_ms: 10 };
-        let (now, not_after) = (StoreTime::from_millis(5000), None);
+        let (now, not_after, epoch) = (StoreTime::from_millis(5000), None, EPOCH);
         let cx = BatchContext { now, replication: 1, holder: HolderId(1), batch: BatchId(1), not_after, epoch };
-        let span = CellSpan { start_ms: 5000, end_ms: 6000, oldest_ms: 5000 };
-        let escrow = Escrow { part: 10, others: [RegionNumber(7)].into_iter().collect() };
+        let escrow = Escrow { part: 10, others: [OTHER].into_iter().collect() };
         let mut record = WindowRecord::new(Incarnation(1));
-        let give = Give { to: RegionNumber(7), cell_ms: 4000, wanted: 3, denied: true, received: 0, epoch_ms: 0 };
-        let given = record.give(&give, &escrow, &span, now, cx);
+        let give = Give { to: OTHER, cell_ms: 4000, wanted: 3, denied: true, received: 0, epoch_ms: 0 };
+        let given = record.give(&give, &escrow, &SPAN, now, cx);
         assert_eq!(given, Given { epoch_ms: 10, ..Given::default() });
         assert_eq!(record.cells, []);
     }

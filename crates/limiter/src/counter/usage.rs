@@ -154,6 +154,34 @@ mod tests {
         assert_eq!(used(1_500_000), 8);
         assert_eq!(used(1_999_999), 4, "one microsecond of overlap still counts");
         assert_eq!(used(2_000_000), 3);
+        let (now, cells) = (StoreTime(1_500_000), [cell(0, 2 * MAX_LIMIT)]);
+        let used = usage(&grid, &cells).used(&grid.span_at(now).unwrap(), now);
+        assert_eq!(used, MAX_LIMIT, "half of twice the largest limit leaves nothing of it");
+    }
+
+    #[test]
+    fn a_window_is_empty_when_the_last_hit_that_counts_has_left_it() {
+        let grid = Grid::Fixed { width_ms: 1000 };
+        let now = StoreTime::from_millis(5250);
+        let empty_at = |cells: &[Cell]| usage(&grid, cells).empty_at(&grid.span_at(now).unwrap(), now);
+        assert_eq!(empty_at(&[cell(5000, 1), cell(4000, 3)]), StoreTime::from_millis(6000));
+        let mut returned = cell(5000, 2);
+        returned.give_back(Incarnation(7), 2);
+        assert_eq!(empty_at(&[returned, cell(4000, 3)]), now);
+    }
+
+    #[test]
+    fn a_window_is_empty_earlier_if_the_log_has_all_hits() {
+        let (grid, now) = (Grid::Sliding { width_ms: 1000 }, StoreTime::from_millis(5400));
+        let (cells, mut log) = ([cell(5000, 5)], HitLog::default());
+        let empty_at = |log: &HitLog| {
+            let usage = Usage { grid: &grid, cells: &cells, log, own: false };
+            usage.empty_at(&grid.span_at(now).unwrap(), now).millis()
+        };
+        log.note(StoreTime::from_millis(5000), StoreTime::from_millis(5200), 3);
+        assert_eq!(empty_at(&log), 7000, "nobody knows when two of the hits came");
+        log.note(StoreTime::from_millis(5000), StoreTime::from_millis(5300), 2);
+        assert_eq!(empty_at(&log), 6300);
     }
 
     #[test]

@@ -225,3 +225,21 @@ impl WindowItem<'_> {
         first || self.debts.reports.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RegionNumber;
+
+    #[test]
+    fn a_cell_that_is_over_goes_when_another_region_reports_a_newer_one() {
+        let mut record = WindowRecord::new(Incarnation(1));
+        for start_ms in [4000, 5000] {
+            let incarnation = Incarnation(1).of_region(RegionNumber(7));
+            let cells = SeenCells::one_cell(start_ms, vec![Entry { incarnation, charged: 3, returned: 0 }]);
+            record.import(&cells, &CellSpan { start_ms, end_ms: start_ms + 1000, oldest_ms: start_ms });
+        }
+        let starts: Vec<u64> = record.cells.iter().map(|cell| cell.start_ms).collect();
+        assert_eq!(starts, [5000]);
+    }
+}

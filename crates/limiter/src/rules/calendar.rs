@@ -19,7 +19,7 @@ pub fn zone(name: &str) -> Option<TimeZone> {
 pub fn bounds(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Option<CalendarBounds> {
     let at = i64::try_from(at_ms).ok()?;
     let start = begin(unit, zone, at)?;
-    let before = if start > 0 { begin(unit, zone, start - 1)? } else { start };
+    let before = begin(unit, zone, start - 1)?;
     let next = next(unit, zone, start)?;
     let after = self::next(unit, zone, next)?;
     let ms = |t: i64| u64::try_from(t.max(0)).unwrap_or(0);
@@ -51,15 +51,9 @@ fn next(unit: CalendarUnit, zone: &TimeZone, start: i64) -> Option<i64> {
         // No change of a zone makes the cell of an hour longer than three hours.
         return (1..=12).filter_map(|quarter| hour_begin(zone, start + quarter * 900_000)).find(|begin| *begin > start);
     }
+    // When a period begins, the local clock shows a date of it.
     let local = Timestamp::from_millisecond(start).ok()?.to_zoned_datetime(zone.clone());
-    let mut period = period_of(unit, local.date())?;
-    loop {
-        period = advance(unit, period)?;
-        let begin = instant(zone, period)?;
-        if begin > start {
-            return Some(begin);
-        }
-    }
+    instant(zone, advance(unit, period_of(unit, local.date())?)?)
 }
 
 /// The latest instant at or before `at` when the local clock showed a full hour.
@@ -172,5 +166,19 @@ mod tests {
     fn a_time_outside_the_calendar_has_no_bounds() {
         assert_eq!(bounds(CalendarUnit::Year, &TimeZone::UTC, u64::MAX), None);
         assert!(bounds(CalendarUnit::Year, &TimeZone::UTC, 0).is_some());
+    }
+
+    #[test]
+    fn an_hour_begins_when_the_local_clock_shows_a_full_hour() {
+        for (name, at, start, end) in [
+            ("UTC", "2024-05-01T10:20:30Z", "2024-05-01T10:00:00Z", "2024-05-01T11:00:00Z"),
+            ("Asia/Kathmandu", "2024-05-01T10:20:30Z", "2024-05-01T10:15:00Z", "2024-05-01T11:15:00Z"),
+            // The clocks are set forward at this full hour.
+            ("Europe/Paris", "2024-03-31T01:30:00Z", "2024-03-31T01:00:00Z", "2024-03-31T02:00:00Z"),
+            // The clocks are set back from two to half past one.
+            ("Australia/Lord_Howe", "2024-04-06T15:10:00Z", "2024-04-06T14:00:00Z", "2024-04-06T15:30:00Z"),
+        ] {
+            assert_eq!(cell(CalendarUnit::Hour, name, at), (millis(start), millis(end)), "{name}");
+        }
     }
 }

@@ -144,6 +144,10 @@ mod tests {
         // An escaped character takes three.
         assert_eq!(name(&[&"{".repeat(13)]), format!("/{}", "%7b".repeat(13)));
         assert_eq!(name(&[&"{".repeat(14)]).len(), 26);
+        // What the name begins with does not count.
+        let mut out = b"LcsBPmqY".to_vec();
+        push_values(&mut out, [most.as_str()].into_iter(), false);
+        assert_eq!(String::from_utf8(out).unwrap(), format!("LcsBPmqY/{most}"));
     }
 
     #[test]

@@ -73,3 +73,15 @@ impl Prefixes {
     /// The longest prefixes. A single address has a counter, however it is spelt.
     pub const MAX: Self = Self { v4: 32, v6: 128 };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_shown_with_the_lengths_of_its_networks() {
+        let prefixes = Some(Prefixes { v4: 24, v6: 64 });
+        assert_eq!(Per { attribute: "ip".to_owned(), prefixes }.to_string(), "ip by /24 and /64");
+        assert_eq!(Per::from("user").to_string(), "user");
+    }
+}

@@ -39,3 +39,15 @@ impl Problems {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_after_its_place() {
+        let path = Path::default().field("domains").index(0).field("limits");
+        let problem = Problem { path, message: "expected a limit".to_owned() };
+        assert_eq!(problem.to_string(), "domains[0].limits: expected a limit");
+    }
+}

@@ -279,3 +279,16 @@ pub struct Override {
     pub on_store_failure: Option<OnStoreFailure>,
     pub response_headers: Option<BTreeMap<String, String>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_rule_file_stand_for_strategies() {
+        let gossip = GlobalStrategy::Gossip { on_partition: OnPartition::Share };
+        assert_eq!([gossip, GlobalStrategy::Escrow].map(GlobalStrategy::as_str), ["gossip", "escrow"]);
+        let all = [OnPartition::Open, OnPartition::Share, OnPartition::Deny];
+        assert_eq!(all.map(OnPartition::as_str), ["open", "share", "deny"]);
+    }
+}

@@ -334,3 +334,56 @@ fn descriptor_limit_name(descriptor: &Descriptor<'_>) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Period;
+
+    /// The book of one limit for each user of the domain `api`.
+    fn book() -> RuleBook {
+        let limit = Limit {
+            name: "each-user".to_owned(),
+            matches: Default::default(),
+            per: vec!["user".into()],
+            limit: Quota::Hits(5),
+            period: Period::Window { ms: 1000 },
+            algorithm: Algorithm::default(),
+            cells: None,
+            burst: None,
+            consistency: None,
+            scope: Default::default(),
+            overdraft: false,
+            on_store_failure: Default::default(),
+            mode: Mode::Enforce,
+            overrides: Vec::new(),
+            replaces: Vec::new(),
+            response_headers: BTreeMap::new(),
+        };
+        let domain = Domain { domain: "api".to_owned(), limits: vec![limit], ..Domain::default() };
+        RuleBook::compile(Arc::new(Rules { domains: vec![domain] }), Revision(1)).unwrap()
+    }
+
+    #[test]
+    fn a_book_knows_the_domains_of_its_rules() {
+        let book = book();
+        assert_eq!(book.domain("api").map(|name| &**name), Some("api"));
+        assert_eq!(book.domain("web"), None);
+    }
+
+    #[test]
+    fn a_check_takes_steps_for_long_values() {
+        let book = book();
+        let work = |bytes: usize| {
+            let value = "u".repeat(bytes);
+            let entries = [("user", value.as_str())];
+            let descriptors =
+                [Descriptor { entries: &entries, ordered: true, hits: 1, charging: Default::default(), limit: None }];
+            let check = Check { domain: "api", descriptors: &descriptors };
+            book.applicable(&check, &mut ApplicableLimits::new()).unwrap().work
+        };
+        // 10 for the limit, 2 for its attribute, and 90 because it applies.
+        assert_eq!((work(1), work(1024)), (102, 102));
+        assert_eq!(work(1025), 102 + 85, "12 bytes of a long value take a step");
+    }
+}

@@ -197,4 +197,22 @@ mod tests {
             assert!(Compiled::new(&condition).unwrap_err().starts_with("expected"), "{condition:?}");
         }
     }
+
+    #[test]
+    fn a_test_takes_steps_for_networks_segments_and_the_bytes_that_it_searches() {
+        use Condition::*;
+        let regex = || Regex(owned("^v[0-9]+$"));
+        for (condition, steps, searched) in [
+            (Equal(owned("a")), 2, 0),
+            (Cidr(vec![owned("10.0.0.0/8"); 9]), 5, 0),
+            (Route(owned("/a/{b}/c/d")), 6, 0),
+            (regex(), 10, 819),
+            (Glob(owned("/v*")), 10, 819),
+            (Not(Box::new(regex())), 10, 819),
+            (Not(Box::new(Route(owned("/a/{b}/c")))), 5, 0),
+        ] {
+            let compiled = Compiled::new(&condition).unwrap();
+            assert_eq!((compiled.steps(), compiled.search_steps(4096)), (steps, searched), "{condition:?}");
+        }
+    }
 }

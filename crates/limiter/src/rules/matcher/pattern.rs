@@ -272,4 +272,20 @@ mod tests {
         assert!(budget.take(MAX_BOOK_BYTES - 1).is_ok() && budget.take(1).is_ok());
         assert!(budget.is_spent() && budget.take(1).unwrap_err().contains("at most 128 MiB"));
     }
+
+    #[test]
+    fn a_large_expression_takes_more_memory_and_more_steps_to_begin_a_search() {
+        let [table, small, large] =
+            ["^v[0-9]+$", r"\bbot\b", r"\p{L}{1,16}"].map(|text| Pattern::compile(text, 1 << 20).unwrap());
+        let cache = |pattern: &Pattern| match &pattern.engine {
+            Engine::Table(_) => 0,
+            Engine::Cache(regex) => regex.get_config().get_hybrid_cache_capacity(),
+        };
+        assert_eq!([&table, &small, &large].map(cache), [0, 16 << 10, 1 << 20]);
+        assert_eq!(table.steps(), 10);
+        assert!((11..50).contains(&small.steps()), "{}", small.steps());
+        assert!((1000..3000).contains(&large.steps()), "{}", large.steps());
+        assert!((3 << 20..4 << 20).contains(&large.bytes()), "{}", large.bytes());
+        assert_eq!(table.bytes(), 6 << 10, "the time to make a table stands for 1 KiB for each of its 6 states");
+    }
 }

@@ -115,3 +115,20 @@ pub fn can_be_equal(operator: &str, left: &Possible, right: &Possible) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_samples_stand_for_all_values_of_a_type() {
+        let like = |values: Vec<Value>| Possible::like(values);
+        let texts = like(vec![Value::from("x"), Value::from("y")]);
+        assert_eq!(texts.values, ["1", "true", "a", ""].map(Value::from));
+        let numbers = like(vec![Value::Int(7), Value::Int(8), Value::UInt(7), Value::Float(0.5)]);
+        assert_eq!(numbers.values, [Value::Int(1), Value::UInt(1), Value::Float(1.0)]);
+        assert_eq!(numbers.types(), "float or int or uint");
+        let mixed = Possible::exactly(vec![Value::Int(1), Value::Int(2), Value::from("a"), Value::from("b")]);
+        assert_eq!(mixed.one_of_each_type().values, [Value::Int(1), Value::from("a")]);
+    }
+}

@@ -75,6 +75,8 @@ mod tests {
             ("/v1/posts/{id}", "/v1/posts/7/x", false),
             ("/v1/posts/{id}", "/v1/posts", false),
             ("/files/{*rest}", "/files/a/b", true),
+            ("/files/{*rest}", "/files/a", true),
+            ("/files/{*rest}", "/files//a", true),
             ("/files/{*rest}", "/files/", false),
             ("/files/{*rest}", "/files", false),
             ("/", "/", true),

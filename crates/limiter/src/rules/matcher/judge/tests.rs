@@ -130,6 +130,8 @@ fn operators_on_wrong_types_are_found() {
         ("attributes.x[0] == 'a'", "[] accepts, not string and int"),
         ("attributes.x.all(c, c == 'a')", "over a list that is written out, or over attributes"),
         ("[1, 2].exists(n, n == attributes.x)", "== accepts, not int and string"),
+        ("attributes.exists(k, k == 1)", "== accepts, not string and int"),
+        ("{'a': 1}['a'] == 'x'", "== accepts, not int and string"),
         ("[1].all(n, n + 1)", "of && that are true or false, not int"),
         ("hits", "true or false, not int"),
         ("attributes.x", "true or false, not string"),
@@ -142,6 +144,21 @@ fn operators_on_wrong_types_are_found() {
     for (source, expected) in table {
         let error = types(source).expect_err(source);
         assert!(error.starts_with("expected ") && error.contains(expected), "{source}: {error}");
+    }
+}
+
+#[test]
+fn the_error_of_a_number_beside_an_attribute_says_that_attributes_are_strings() {
+    for (source, is_number) in [
+        ("attributes.x == 1", true),
+        ("1u == attributes.x", true),
+        ("attributes.x == 1.5", true),
+        ("attributes.x == true", false),
+        ("hits == true", false),
+        ("attributes.x - 'a' == 'b'", false),
+    ] {
+        let hint = ". Attributes are strings: quote the number, or take int(attributes.x)";
+        assert_eq!(types(source).unwrap_err().ends_with(hint), is_number, "{source}");
     }
 }
 
@@ -160,6 +177,7 @@ fn what_some_check_makes_true_is_not_rejected() {
         "attributes[attributes.x] == 'b' && attributes.?x.orValue('') == 'a' && dyn(attributes.x) == 'a'",
         "dyn(hits) == 'a' || type(hits) == type(1) || b'a' == bytes(attributes.x)",
         "[] == [] && {} != {'a': 1} && [1] == [hits]",
+        "'a' in ['a', 1].map(v, v)",
         "true",
         "false",
         "1 == 2",
@@ -173,13 +191,13 @@ fn what_some_check_makes_true_is_not_rejected() {
 fn an_expression_that_is_never_true_is_found() {
     let attribute = |name: &str| match name {
         "tier" => Fact::OneOf(vec!["free".to_owned(), "pro".to_owned()]),
+        "zone" => Fact::OneOf(vec!["eu".to_owned(), "us".to_owned()]),
         "user" => Fact::Present,
         "gone" => Fact::Absent,
         _ => Fact::Unknown,
     };
     let facts = Facts { attribute: &attribute, domain: Some("api") };
-    let scope = Scope::new(HashMap::new());
-    let possible = |source: &str| can_be_true(Env::stdlib().compile(source).unwrap().expression(), &scope, &facts);
+    let possible = |source: &str| Expression::compile(source).unwrap().can_be_true(&facts);
     for never in [
         "false",
         "1 == 2",
@@ -195,6 +213,9 @@ fn an_expression_that_is_never_true_is_found() {
         "!has(attributes.user)",
         "int(attributes.tier) > 1",
         "attributes.x == 'a' ? false : attributes.tier == 'basic'",
+        "attributes.gone == attributes.x",
+        "!(true || hits > 1)",
+        "attributes.tier + attributes.zone == 'useu'",
     ] {
         assert!(!possible(never), "{never}");
     }
@@ -210,6 +231,11 @@ fn an_expression_that_is_never_true_is_found() {
         "attributes.x == 'a' ? false : attributes.tier == 'pro'",
         "['basic', 'pro'].exists(t, t == attributes.tier)",
         "int(attributes.x) > 1",
+        "!(true && attributes.x == 'a')",
+        "attributes.tier + attributes.zone == 'freeus'",
+        "attributes.tier + attributes.zone == 'proeu'",
+        "(hits > 1 ? attributes.tier : attributes.x) == 'basic'",
+        "{'gold': 1}[attributes.x] == 1",
     ] {
         assert!(possible(sometimes), "{sometimes}");
     }
@@ -240,6 +266,14 @@ fn long_values_are_not_judged() {
 fn a_costly_expression_is_not_judged() {
     let list = (0..250).map(|n| format!("attributes.a{n}")).collect::<Vec<_>>().join(", ");
     assert_eq!(types(&format!("[{list}].exists(v, v == 'a')")), Ok(()));
-    let calls = vec!["attributes.x.contains(attributes.y)"; 400].join(" && ");
-    assert_eq!(types(&calls), Ok(()));
+    // An operator on two attributes tries 16 combinations, and all of an expression may try 4096.
+    let last_of = |count: usize| {
+        let calls = "attributes.x.contains(attributes.y) && ".repeat(count - 1);
+        types(&format!("{calls} attributes.x - attributes.y == 1"))
+    };
+    assert!(last_of(256).unwrap_err().contains("- accepts, not string and string"));
+    assert_eq!(last_of(257), Ok(()));
+    // A list of three values of any type has too many combinations.
+    assert!(types("[dyn(1), dyn(2)] == 'a'").unwrap_err().contains("== accepts, not list and string"));
+    assert_eq!(types("[dyn(1), dyn(2), dyn(3)] == 'a'"), Ok(()));
 }
