@@ -1,4 +1,4 @@
-//! Rules, limits and a context for the tests of keys and shards.
+//! Rules, limits, asks and replies for the tests of keys and shards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use crate::time::{NodeTime, StoreTime};
 
 /// The cell of [`fixed_window`] at the instant of [`CX`], in milliseconds since the epoch.
 pub const CELL_MS: u64 = 1_700_000_000_000;
+/// The incarnation of every counter.
+pub const INCARNATION: Incarnation = Incarnation(7);
 
 /// What a key knows of a shard 400 ms after the beginning of a cell.
 pub const CX: Context = Context {
@@ -71,10 +73,8 @@ pub fn ask(ticket: u64, hits: u64, effective: &Arc<EffectiveLimit>) -> QueuedAsk
     QueuedAsk { ticket, slot, reservation: 0, hits, overdraft: false, refund: None, effective, resent: false }
 }
 
-/// The incarnation of every counter.
-pub const INCARNATION: Incarnation = Incarnation(7);
-
-/// A reply about the cell that begins at `cell_ms`: so many of each run of asks pass, and so many tokens are leased.
+/// A reply about the cell that begins at `cell_ms`. `counts` says how many of each run of asks pass. `lease` tokens are
+/// granted in advance.
 pub fn grant(cell_ms: u64, counts: &[u32], lease: u32) -> Grant {
     let (cell_end_ms, cells, debts) = (cell_ms + 1000, SeenCells::Empty, Vec::new());
     Grant {

@@ -266,7 +266,7 @@ mod tests {
     fn two_names_with_one_hash_are_two_keys() {
         let mut table = table_of(10, names("user", 1));
         let first = activate(&mut table, "user/0").unwrap();
-        // The entry of the first key looks as if its name had the hash of another one.
+        // As if the name of the first key had the hash of the other name.
         let (at, hash) = table.hash(b"other");
         table.names[at]
             .insert_unique(Entry::spread(hash), Entry { hash, slot: first }, |other| Entry::spread(other.hash));

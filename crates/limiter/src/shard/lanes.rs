@@ -270,7 +270,7 @@ mod tests {
         assert!(lanes.can_send(later));
     }
 
-    /// Lanes of which none is ready, in flight or known.
+    /// Lanes of which none is ready or in flight.
     fn idle(count: u16) -> Lanes {
         let mut lanes = Lanes::new(count, WALL, NodeTime(0), 100_000);
         assert_eq!(take_all(&mut lanes).len(), usize::from(count));
