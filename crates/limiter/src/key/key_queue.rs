@@ -242,32 +242,24 @@ impl KeyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Charging, Descriptor};
-    use crate::ids::{Incarnation, SlotId};
-    use crate::rules::{Period, RuleBook};
+    use crate::ids::{DebtId, Incarnation};
+    use crate::key::last_seen::LastSeen;
+    use crate::key::samples::{CX, ask, fixed_window};
 
     fn tickets(queue: &KeyQueue) -> Vec<u64> {
         queue.waiting.iter().map(|ask| ask.ticket.0).collect()
     }
 
     fn effective(limit: u64) -> Arc<EffectiveLimit> {
-        let limit = Some((limit, Period::Window { ms: 1000 }));
-        let descriptor = Descriptor { entries: &[], ordered: true, hits: 1, charging: Charging::IfAllowed, limit };
-        Arc::new(RuleBook::empty().descriptor_limit(&"d".into(), &descriptor).unwrap())
-    }
-
-    fn ask_of(effective: &Arc<EffectiveLimit>, ticket: u64, hits: u64) -> QueuedAsk {
-        let (slot, effective) = (SlotId(0), Arc::clone(effective));
-        let ticket = Ticket(ticket);
-        QueuedAsk { ticket, slot, reservation: 0, hits, overdraft: false, refund: None, effective, resent: false }
+        Arc::new(fixed_window(limit))
     }
 
     #[test]
     fn tokens_pay_for_asks_that_they_cover_of_the_terms_that_they_were_taken_under() {
         let (old, new) = (effective(10), effective(20));
         let mut queue = KeyQueue::default();
-        queue.push(ask_of(&new, 1, 3));
-        queue.push(QueuedAsk { refund: Some(1), ..ask_of(&new, 2, 0) });
+        queue.push(ask(1, 3, &new));
+        queue.push(QueuedAsk { refund: Some(1), ..ask(2, 0, &new) });
         assert!(queue.pop_covered(3, old.terms()).is_none(), "other terms");
         assert!(queue.pop_covered(2, new.terms()).is_none(), "too few tokens");
         assert_eq!(queue.pop_covered(3, new.terms()).map(|ask| ask.ticket), Some(Ticket(1)));
@@ -277,7 +269,7 @@ mod tests {
     #[test]
     fn asks_are_in_the_order_of_their_tickets_so_that_each_can_be_withdrawn() {
         let effective = effective(10);
-        let ask = |ticket| ask_of(&effective, ticket, 1);
+        let ask = |ticket| ask(ticket, 1, &effective);
         let mut queue = KeyQueue::default();
         [2, 4, 1, 5, 3].into_iter().for_each(|ticket| queue.push(ask(ticket)));
         assert_eq!(tickets(&queue), [1, 2, 3, 4, 5]);
@@ -290,6 +282,64 @@ mod tests {
         // The store did nothing: what was sent waits again, apart from the withdrawn ask.
         queue.requeue_sent(&mut Vec::new());
         assert_eq!(tickets(&queue), [1, 2, 3, 5, 7]);
+    }
+
+    #[test]
+    fn the_asks_of_one_check_keep_their_order_when_they_are_sent_again() {
+        let effective = effective(10);
+        let mut queue = KeyQueue::default();
+        for reservation in [0, 1, 2] {
+            queue.push(QueuedAsk { reservation, ..ask(5, 1, &effective) });
+        }
+        queue.take_waiting(&effective, |_| {});
+        queue.requeue_sent(&mut Vec::new());
+        assert_eq!(queue.waiting.iter().map(|ask| ask.reservation).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_item_takes_at_most_4096_asks_and_the_others_wait_for_the_next() {
+        let effective = effective(10);
+        let mut queue = KeyQueue::default();
+        (0..4100).for_each(|ticket| queue.push(ask(ticket, 2, &effective)));
+        for count in [4096, 4] {
+            let (_, asks, _) = queue.take_waiting(&effective, |_| {});
+            assert_eq!(asks, [Ask { hits: 2, count, overdraft: false }]);
+            queue.complete(true);
+        }
+    }
+
+    #[test]
+    fn the_hits_of_denied_asks_add_up_without_those_that_never_pass() {
+        let effective = effective(10);
+        let mut queue = KeyQueue::default();
+        let asks = [3, 3, 3, 10, 11, 2];
+        (0..).zip(asks).for_each(|(ticket, hits)| queue.push(ask(ticket, hits, &effective)));
+        queue.take_waiting(&effective, |_| {});
+        let denied = |counts: [u32; 4]| queue.denied_by(&counts.map(|count| Granted { count, fits_at: None }), 10);
+        assert_eq!(denied([3, 1, 1, 1]), 0);
+        assert_eq!(denied([1, 1, 0, 0]), 2 * 3 + 2);
+        assert_eq!(denied([0, 0, 0, 0]), 3 * 3 + 10 + 2, "11 hits never pass a limit of 10");
+    }
+
+    #[test]
+    fn a_queue_has_something_to_send_while_it_has_asks_returns_or_debts() {
+        let effective = effective(10);
+        let mut queue = KeyQueue::default();
+        let state = |queue: &KeyQueue| (queue.has_anything_to_send(), queue.is_empty());
+        assert_eq!(state(&queue), (false, true));
+        queue.push(ask(1, 1, &effective));
+        assert_eq!(state(&queue), (true, false));
+        queue.take_waiting(&effective, |_| {});
+        queue.mark_sent(effective.terms());
+        assert_eq!(state(&queue), (false, false), "an item is in flight");
+        queue.complete(true);
+        assert_eq!(state(&queue), (false, true));
+        queue.return_to_window(WindowReturn { cell_ms: 1000, incarnation: Incarnation(1), tokens: 3 });
+        assert_eq!(state(&queue), (true, false));
+        queue.send_window_returns();
+        let outage = queue.outage.insert(Outage::new(&effective, DebtId(1), &CX));
+        outage.admit(1, false, &effective, &LastSeen::Nothing, &CX);
+        assert_eq!(state(&queue), (true, false), "a debt is unreported");
     }
 
     #[test]

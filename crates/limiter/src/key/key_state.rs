@@ -287,3 +287,6 @@ impl KeyState {
         invariant::check(Invariant::I5NoTokenTwice, self.held == 0 || self.origin.incarnation != Incarnation(0));
     }
 }
+
+#[cfg(test)]
+mod tests;

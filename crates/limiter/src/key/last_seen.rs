@@ -79,3 +79,54 @@ impl From<Seen> for LastSeen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Cell, Entry, Hits};
+    use crate::ids::DebtId;
+    use crate::key::samples::INCARNATION;
+
+    fn cells(starts_ms: &[u64]) -> SeenCells {
+        let entries = || vec![Entry { incarnation: INCARNATION, charged: 5, returned: 2 }];
+        let cells: Vec<Cell> =
+            starts_ms.iter().map(|start_ms| Cell { start_ms: *start_ms, entries: entries() }).collect();
+        cells.into()
+    }
+
+    fn window(starts_ms: &[u64], debts: Vec<Debt>) -> LastSeen {
+        let cells = cells(starts_ms);
+        LastSeen::from(Seen::Window { incarnation: INCARNATION, cell_ms: 2000, cell_end_ms: 3000, cells, debts })
+    }
+
+    fn debt(cell_ms: u64) -> Debt {
+        Debt { cell_ms, id: DebtId(1), hits: Hits { charged: 3, returned: 0 } }
+    }
+
+    #[test]
+    fn only_a_newer_cell_takes_the_place_of_the_counts_that_were_seen() {
+        let cases = [(1999, 2000, 2), (2000, 2000, 2), (2001, 2001, 0)];
+        for (newest_ms, noted_ms, counts) in cases {
+            let mut seen = window(&[2000, 1000], Vec::new());
+            seen.note_out_of_bounds(newest_ms);
+            assert_eq!((seen.newest_ms(), seen.cells().iter().count()), (noted_ms, counts), "{newest_ms}");
+        }
+    }
+
+    #[test]
+    fn a_newest_cell_that_was_noted_is_forgotten_if_the_record_has_no_newer_one() {
+        for (newest_ms, noted_ms) in [(1999, 0), (2000, 0), (2001, 2001)] {
+            let mut seen = LastSeen::NewestCell(2000);
+            seen.note_out_of_bounds(newest_ms);
+            assert_eq!(seen.newest_ms(), noted_ms);
+        }
+    }
+
+    #[test]
+    fn debts_are_kept_with_their_cells_and_their_incarnation() {
+        assert_eq!(window(&[2000, 1000], Vec::new()).debts(), (Incarnation(0), Vec::new()));
+        let seen = window(&[2000, 1000], vec![debt(1000), debt(500), debt(2000)]);
+        assert_eq!(seen.debts(), (INCARNATION, vec![debt(1000), debt(2000)]), "the cell of one is unknown");
+        assert_eq!((seen.newest_ms(), seen.cells()), (2000, &cells(&[2000, 1000])));
+    }
+}

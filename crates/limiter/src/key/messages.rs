@@ -132,3 +132,26 @@ pub enum MayHaveRun {
     No,
     Unknown,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::escrow::Weight;
+    use crate::key::samples::fixed_window;
+    use crate::rules::{GlobalStrategy, Scope};
+
+    #[test]
+    fn the_only_region_has_all_rights_and_one_that_does_not_know_how_they_are_split_has_none() {
+        let escrow = EffectiveLimit { scope: Scope::Global(GlobalStrategy::Escrow), ..fixed_window(100) };
+        let weight = |weight| Weight { now: weight, next: weight };
+        let weights = BTreeMap::from([("a".to_owned(), weight(1)), ("b".to_owned(), weight(3))]);
+        let regions = |rights| Regions { part: Part::ONE, floor_thousandths: 0, partitioned_since: None, rights };
+        let part = |regions, effective| Regions::escrow(regions, effective).map(|escrow| escrow.part);
+        assert_eq!(part(None, &escrow), Some(100));
+        assert_eq!(part(Some(regions(None)), &escrow), Some(0));
+        assert_eq!(part(Some(regions(RightsPlan::new("a", &weights))), &escrow), Some(25));
+        assert_eq!(part(None, &fixed_window(100)), None, "the limit is not under escrow");
+    }
+}

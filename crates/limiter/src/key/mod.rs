@@ -6,6 +6,8 @@ mod last_seen;
 mod messages;
 mod outage;
 mod prefetch;
+#[cfg(test)]
+pub(crate) mod samples;
 
 pub(crate) use key_state::KeyState;
 pub use messages::Regions;

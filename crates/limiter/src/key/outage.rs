@@ -333,3 +333,6 @@ fn used_by_others(seen: &SeenCells, owed: &[CellDebt], used_of: fn(&[Entry]) -> 
     let own = |start_ms| owed.iter().find(|cell| cell.start_ms == start_ms).map_or(0, |cell| cell.acknowledged.net());
     seen.iter().map(|(start_ms, entries)| cell_of(start_ms, used_of(entries).saturating_sub(own(start_ms)))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,4 +115,29 @@ mod tests {
         assert!(prefetcher.refill(24));
         assert!(!prefetcher.refill(23));
     }
+
+    #[test]
+    fn a_refill_is_wanted_until_an_item_asks_for_it_and_low_tokens_count_again_after_the_next_lease() {
+        let mut prefetcher = Prefetcher { want: 100, ..Prefetcher::NEW };
+        assert!(!prefetcher.wants_refill());
+        prefetcher.refill(24);
+        assert!(prefetcher.wants_refill());
+        prefetcher.spend(100);
+        assert_eq!(prefetcher.want(24, LEASE_US, NodeTime(LEASE_US)), 76);
+        assert!(!prefetcher.wants_refill(), "an item has asked");
+        assert!(!prefetcher.refill(0), "the item has no reply yet");
+        prefetcher.granted(NodeTime(LEASE_US));
+        assert!(prefetcher.refill(24));
+    }
+
+    #[test]
+    fn what_was_spent_is_measured_anew_after_more_than_a_lease_time() {
+        for (elapsed, first, second) in [(LEASE_US / 2, 1200, 300), (LEASE_US, 600, 300), (LEASE_US + 1, 599, 0)] {
+            let mut prefetcher = Prefetcher { want: 1000, ..Prefetcher::NEW };
+            prefetcher.granted(NodeTime(0));
+            prefetcher.spend(600);
+            assert_eq!(prefetcher.want(0, LEASE_US, NodeTime(elapsed)), first);
+            assert_eq!(prefetcher.want(0, LEASE_US, NodeTime(2 * LEASE_US)), second, "after {elapsed} microseconds");
+        }
+    }
 }

@@ -94,8 +94,7 @@ impl<W> Shard<W> {
     /// tickets and batches continues, so that it ignores late replies to the old shard.
     #[must_use]
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
-        let first = Ticket(self.pending.next_ticket().0 + 1);
-        Self::with(Arc::clone(&self.book), self.keys.successor(wall, now), first)
+        Self::with(Arc::clone(&self.book), self.keys.successor(wall, now), self.pending.next_ticket())
     }
 
     /// The steps of all checks so far: see [`MAX_WORK`](crate::rules::MAX_WORK). The number may wrap around.
@@ -257,3 +256,6 @@ impl<W> Shard<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,3 +114,20 @@ pub enum Overload {
     #[error("no more keys can be held")]
     TooManyKeys,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Grid, SeenCells};
+
+    #[test]
+    fn news_are_reports_and_wants() {
+        let (key, grid) = (b"k".as_slice(), Grid::Fixed { width_ms: 1000 });
+        let report = Report { key: key.into(), grid, cells: SeenCells::Empty };
+        let (limit, cell_ms, hits, denied, received, epoch_ms) = (10, 0, 5, false, 0, 0);
+        let want = Want { key: key.into(), grid, limit, cell_ms, hits, denied, received, epoch_ms };
+        assert!(News::default().is_empty());
+        assert!(!News { reports: vec![(report, NodeTime(1))], ..News::default() }.is_empty());
+        assert!(!News { wants: vec![(want, NodeTime(1))], ..News::default() }.is_empty());
+    }
+}

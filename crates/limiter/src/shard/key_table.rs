@@ -138,7 +138,7 @@ impl KeyTable {
         let sample = self.sample();
         let limits: SmallVec<[[u8; 8]; SAMPLE]> = sample.iter().map(|(_, limit)| *limit).collect();
         let largest = most_common_limit(&limits)?;
-        let mut others: Option<(SlotId, bool)> = None;
+        let (mut of_largest, mut of_others) = (None, None);
         for (slot, limit) in sample {
             let Some(key) = self.get_mut(slot).filter(|key| key.pins == 0 && !key.queued) else { continue };
             let is_of_largest = limit == largest;
@@ -150,11 +150,12 @@ impl KeyTable {
             } else if !used {
                 self.remove(slot);
                 return Some(());
-            } else if others.is_none_or(|(_, of_largest)| is_of_largest && !of_largest) {
-                others = Some((slot, is_of_largest));
+            } else {
+                let used = if is_of_largest { &mut of_largest } else { &mut of_others };
+                used.get_or_insert(slot);
             }
         }
-        others.map(|(slot, _)| self.remove(slot))
+        of_largest.or(of_others).map(|slot| self.remove(slot))
     }
 
     /// Random slots that have a key, each with the limit of the key.
@@ -204,10 +205,40 @@ impl KeyTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
+    use std::sync::LazyLock;
 
-    use crate::revision::Revision;
-    use crate::rules::{Algorithm, Limit, Match, Mode, OnStoreFailure, Period, Quota, Scope};
+    use crate::key::BatchTimes;
+    use crate::key::samples::{CELL_MS, CX, ask, fixed_window, grant};
+
+    const SEEDS: [u64; 4] = [1, 2, 3, 4];
+    static LIMIT: LazyLock<Arc<EffectiveLimit>> = LazyLock::new(|| Arc::new(fixed_window(10)));
+
+    /// A table with room for `max` keys, and these names.
+    fn table_of(max: usize, names: impl IntoIterator<Item = String>) -> KeyTable {
+        let mut table = KeyTable::new(max, SEEDS);
+        for name in names {
+            assert!(activate(&mut table, &name).is_some());
+        }
+        table
+    }
+
+    fn activate(table: &mut KeyTable, name: &str) -> Option<SlotId> {
+        table.activate(name.as_bytes(), || Key::new(name.as_bytes(), LaneId(0), &LIMIT), &mut Vec::new())
+    }
+
+    fn names(of: &str, count: usize) -> impl Iterator<Item = String> {
+        (0..count).map(move |at| format!("{of}/{at}"))
+    }
+
+    /// The number of resident keys of a limit.
+    fn count(table: &KeyTable, of: &str) -> usize {
+        keys(table).filter(|key| key.name.starts_with(of.as_bytes())).count()
+    }
+
+    fn keys(table: &KeyTable) -> impl Iterator<Item = &Key> {
+        (0..u32::try_from(table.slots.len()).unwrap()).filter_map(|slot| table.slots.get(SlotId(slot)))
+    }
 
     /// Who knows no seeds cannot choose names that share a table.
     #[test]
@@ -222,41 +253,97 @@ mod tests {
     }
 
     #[test]
+    fn the_hashes_of_a_table_differ_at_both_ends() {
+        let distinct = |part: fn(u64) -> u64| {
+            let parts: BTreeSet<u64> = (0..128).map(|hash| part(Entry::spread(hash))).collect();
+            parts.len()
+        };
+        assert_eq!(distinct(|hash| hash % 128), 128);
+        assert!(distinct(|hash| hash >> 57) > 100);
+    }
+
+    #[test]
+    fn two_names_with_one_hash_are_two_keys() {
+        let mut table = table_of(10, names("user", 1));
+        let first = activate(&mut table, "user/0").unwrap();
+        // As if the name of the first key had the hash of the other name.
+        let (at, hash) = table.hash(b"other");
+        table.names[at]
+            .insert_unique(Entry::spread(hash), Entry { hash, slot: first }, |other| Entry::spread(other.hash));
+        assert_ne!(activate(&mut table, "other"), Some(first));
+    }
+
+    #[test]
     fn keys_of_a_limit_with_many_make_room_and_those_of_limits_with_few_stay() {
-        let limit = Limit {
-            name: "l".to_owned(),
-            matches: Match::default(),
-            per: vec!["user".into()],
-            limit: Quota::Hits(1),
-            period: Period::Window { ms: 1000 },
-            algorithm: Algorithm::FixedWindow,
-            cells: None,
-            burst: None,
-            consistency: None,
-            scope: Scope::Region,
-            overdraft: false,
-            on_store_failure: OnStoreFailure::Local,
-            mode: Mode::Enforce,
-            overrides: Vec::new(),
-            replaces: Vec::new(),
-            response_headers: BTreeMap::default(),
-        };
-        let effective = Arc::new(EffectiveLimit::new(&"d".into(), &limit, None, Revision(1)));
-        let mut table = KeyTable::new(1000, [1, 2, 3, 4]);
-        let mut activate = |name: String| {
-            let make = || Key::new(name.as_bytes(), LaneId(0), &effective);
-            let slot = table.activate(name.as_bytes(), make, &mut Vec::new());
-            (slot.is_some(), table.len())
-        };
-        for at in 0..100 {
-            activate(format!("few-keys/{at}"));
-        }
-        for at in 0..10_000 {
-            assert!(activate(format!("manykeys/{at}")).0);
-        }
-        let keys = (0..1000).filter_map(|slot| table.slots.get(SlotId(slot)));
-        let few = keys.filter(|key| key.name.starts_with(b"few-keys/")).count();
+        let table = table_of(1000, names("few-keys", 100).chain(names("manykeys", 10_000)));
+        let few = count(&table, "few-keys");
         // A sample with more of its keys than of the others is rarer than one in ten thousand.
         assert!(table.len() == 1000 && few >= 95, "{few} of 100 keys are left");
+        // Of keys that are used once, any may make room.
+        let newest = count(&table, "manykeys/99");
+        assert!(newest >= 80, "{newest} of the newest 111 keys are left");
+    }
+
+    #[test]
+    fn keys_of_limits_with_few_stay_even_if_all_were_used_recently() {
+        let mut table = table_of(1000, names("few-keys", 200).chain(names("manykeys", 800)));
+        for name in names("manykeys-newer", 50) {
+            for slot in 0..1000 {
+                table.get_mut(SlotId(slot)).unwrap().recent = true;
+            }
+            assert!(activate(&mut table, &name).is_some());
+        }
+        let few = count(&table, "few-keys");
+        assert!(table.len() == 1000 && few >= 198, "{few} of 200 keys are left");
+    }
+
+    #[test]
+    fn a_key_that_a_check_needs_or_that_is_queued_makes_no_room() {
+        let mut table = table_of(2, names("user", 2));
+        let [pinned, queued] = ["user/0", "user/1"].map(|name| activate(&mut table, name).unwrap());
+        table.get_mut(pinned).unwrap().pins = 1;
+        table.get_mut(queued).unwrap().queued = true;
+        assert_eq!(activate(&mut table, "other"), None);
+        assert_eq!(count(&table, "user"), 2);
+        table.get_mut(queued).unwrap().queued = false;
+        assert_eq!(activate(&mut table, "other"), Some(queued));
+    }
+
+    #[test]
+    fn a_key_with_tokens_must_give_them_back_before_it_makes_room() {
+        let mut table = table_of(1, names("user", 1));
+        let state = &mut table.get_mut(SlotId(0)).unwrap().state;
+        state.ask(ask(1, 1, &LIMIT));
+        assert!(state.next_item(b"user/0", &CX).is_some());
+        let times = BatchTimes { sent: CX.now, ran: CX.store_now };
+        state.complete(grant(CELL_MS, &[1], 4), &times, &CX, &mut Vec::new());
+        let mut released = Vec::new();
+        let other = table.activate(b"other", || Key::new(b"other", LaneId(0), &LIMIT), &mut released);
+        assert_eq!((other, released), (None, vec![SlotId(0)]), "it is named once");
+    }
+
+    #[test]
+    fn a_sweep_visits_a_part_of_the_slots_and_evicts_a_bounded_number_of_idle_keys() {
+        // 16 slots and one in 64, but at most 1,024 evictions.
+        for (keys, evicted) in [(10, 10), (6400, 116), (80_000, 1024)] {
+            let mut table = table_of(keys, names("user", keys));
+            table.sweep(CX.now);
+            assert_eq!(table.len(), keys - evicted, "of {keys} keys");
+        }
+    }
+
+    #[test]
+    fn sweeps_evict_all_keys_but_those_in_use_and_give_the_memory_back_at_last() {
+        let mut table = table_of(1000, names("user", 1000));
+        table.get_mut(SlotId(3)).unwrap().pins = 1;
+        table.get_mut(SlotId(7)).unwrap().queued = true;
+        let sweep_all = |table: &mut KeyTable| (0..100).for_each(|_| table.sweep(CX.now));
+        sweep_all(&mut table);
+        assert_eq!(keys(&table).map(|key| &*key.name).collect::<Vec<_>>(), [b"user/3", b"user/7"]);
+        assert_eq!((table.len(), table.slots.len()), (2, 1000));
+        table.get_mut(SlotId(3)).unwrap().pins = 0;
+        table.get_mut(SlotId(7)).unwrap().queued = false;
+        sweep_all(&mut table);
+        assert_eq!((table.len(), table.slots.len()), (0, 0));
     }
 }

@@ -54,9 +54,7 @@ impl Keys {
 
     /// The identifiers and batch numbers go on in the next shard of this core.
     pub fn successor(&self, wall: WallTime, now: NodeTime) -> Self {
-        // A batch of this shard may still be in flight.
-        let last_batch = BatchId(self.last_batch.0 + 1);
-        Self { regions: self.regions, ..Self::new(self.config, self.ids.clone(), last_batch, wall, now) }
+        Self { regions: self.regions, ..Self::new(self.config, self.ids.clone(), self.last_batch, wall, now) }
     }
 
     pub fn set_holders(&mut self, holders: u32) {
@@ -211,3 +209,6 @@ impl Keys {
         ShardStats { keys: self.table.len(), stalled: self.stalled.len(), ..self.stats }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,23 +80,20 @@ impl Lanes {
 
     /// True if some lane can send.
     pub fn can_send(&self, now: NodeTime) -> bool {
-        !self.ready.is_empty() && self.free_batches(now) > 0
+        !self.ready.is_empty() && self.has_free_batch(now)
     }
 
     /// The microseconds after which a waiting batch may be sent even if no reply comes; `None` if no batch waits.
     pub fn send_delay(&self, now: NodeTime) -> Option<u64> {
-        (!self.ready.is_empty() && self.free_batches(now) == 0).then_some(STALLED_AFTER_US)
+        (!self.ready.is_empty() && !self.has_free_batch(now)).then_some(STALLED_AFTER_US)
     }
 
-    /// The number of batches that may leave now.
-    fn free_batches(&self, now: NodeTime) -> usize {
-        if self.in_flight < self.max_in_flight {
-            return self.max_in_flight - self.in_flight;
-        }
+    /// True if one more batch may leave now.
+    fn has_free_batch(&self, now: NodeTime) -> bool {
         let answers = |lane: &&Lane| {
             !lane.failing && lane.in_flight.as_ref().is_some_and(|sent| now.since(sent.sent) < STALLED_AFTER_US)
         };
-        self.max_in_flight.saturating_sub(self.each.iter().filter(answers).count())
+        self.in_flight < self.max_in_flight || self.each.iter().filter(answers).count() < self.max_in_flight
     }
 
     /// Queues a key that has something to send.
@@ -109,7 +106,7 @@ impl Lanes {
 
     /// The next lane that can send. The caller sends its batch or empties its queue.
     pub fn take_ready(&mut self, now: NodeTime) -> Option<LaneId> {
-        if self.free_batches(now) == 0 {
+        if !self.has_free_batch(now) {
             return None;
         }
         let lane = self.ready.pop_front()?;
@@ -132,7 +129,7 @@ impl Lanes {
             }
         }
         if let Some(lane) = failing {
-            self.next_probe = (lane.0 + 1) % count;
+            self.next_probe = lane.0 + 1;
             self.make_ready(lane);
         }
     }
@@ -271,6 +268,64 @@ mod tests {
         fail(&mut lanes, 3, 3, later);
         send(&mut lanes, 3, 3, later);
         assert!(lanes.can_send(later));
+    }
+
+    /// Lanes of which none is ready or in flight.
+    fn idle(count: u16) -> Lanes {
+        let mut lanes = Lanes::new(count, WALL, NodeTime(0), 100_000);
+        assert_eq!(take_all(&mut lanes).len(), usize::from(count));
+        lanes
+    }
+
+    /// Takes every lane that is ready while none is in flight.
+    fn take_all(lanes: &mut Lanes) -> Vec<u16> {
+        std::iter::from_fn(|| lanes.take_ready(NodeTime(0))).map(|lane| lane.0).collect()
+    }
+
+    #[test]
+    fn a_lane_is_ready_once_however_many_keys_it_has_and_not_while_it_is_in_flight() {
+        let mut lanes = idle(8);
+        [7, 8].into_iter().for_each(|slot| lanes.queue(LaneId(3), SlotId(slot)));
+        assert_eq!(take_all(&mut lanes), [3]);
+        send(&mut lanes, 3, 1, NodeTime(0));
+        lanes.queue(LaneId(3), SlotId(9));
+        assert!(take_all(&mut lanes).is_empty());
+        assert!(fail(&mut lanes, 3, 1, NodeTime(0)));
+        assert_eq!(take_all(&mut lanes), [3]);
+    }
+
+    #[test]
+    fn a_lane_that_is_ready_waits_while_too_many_are_in_flight() {
+        let now = NodeTime(0);
+        let mut lanes = idle(2);
+        assert_eq!(lanes.send_delay(now), None, "no lane is ready");
+        lanes.queue(LaneId(1), SlotId(7));
+        assert_eq!(lanes.send_delay(now), None, "it can send at once");
+        send(&mut lanes, 0, 1, now);
+        assert_eq!(lanes.send_delay(now), Some(2_000));
+        assert_eq!(lanes.send_delay(NodeTime(2_000)), None, "the batch has stalled");
+        let mut lanes = idle(2);
+        send(&mut lanes, 0, 1, now);
+        assert_eq!(lanes.send_delay(now), None, "no lane is ready");
+    }
+
+    #[test]
+    fn lanes_whose_clock_is_unknown_ask_for_it_and_those_that_fail_take_turns() {
+        let mut lanes = idle(4);
+        // Lane 0 knows its clock, and lane 1 had a reply that says nothing of it: the node's clock leapt meanwhile.
+        for (lane, received) in [(0, 10), (1, 10_000_000)] {
+            send(&mut lanes, lane, 1, NodeTime(0));
+            lanes.complete(LaneId(lane), BatchId(1), Some(StoreTime(1_000_000)), false, NodeTime(received));
+        }
+        for lane in [2, 3] {
+            send(&mut lanes, lane, 1, NodeTime(0));
+            fail(&mut lanes, lane, 1, NodeTime(10));
+        }
+        assert!(take_all(&mut lanes).is_empty());
+        for ready in [[1, 2], [1, 3], [1, 2], [1, 3]] {
+            lanes.probe_clocks();
+            assert_eq!(take_all(&mut lanes), ready);
+        }
     }
 
     #[test]

@@ -88,3 +88,47 @@ impl<W> PendingChecks<W> {
         self.checks.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Charging, Descriptor};
+
+    #[test]
+    fn the_memory_of_a_check_depends_on_its_descriptors_attributes_and_limits() {
+        let descriptor =
+            |entries| Descriptor { entries, ordered: true, hits: 1, charging: Charging::IfAllowed, limit: None };
+        let long = "x".repeat(1000);
+        let attributes = [("user", "alice"), ("path", long.as_str())];
+        let bytes = |descriptors: &[Descriptor<'_>], limits: &[(usize, usize)]| {
+            let mut pending = PendingCheck::default();
+            pending.reported_limits.extend_from_slice(limits);
+            bytes_of(&Check { domain: "d", descriptors }, &pending)
+        };
+        assert_eq!(bytes(&[], &[]), 1024);
+        assert_eq!(bytes(&[descriptor(&attributes)], &[(0, 0)]), 1024 + 64 + (64 + 9) + (64 + 1004) + 256);
+        let three = [&attributes[..1], &attributes[..1], &attributes[..0]].map(descriptor);
+        assert_eq!(bytes(&three, &[(0, 0), (0, 1)]), 1024 + 3 * 64 + 2 * (64 + 9) + 2 * 256);
+    }
+
+    #[test]
+    fn a_check_takes_of_the_shared_memory_what_it_needs_beyond_4_kib_until_it_is_removed() {
+        let check = |bytes| {
+            let mut check = PendingCheck::default();
+            check.bytes = bytes;
+            check
+        };
+        let mut pending = PendingChecks::new([1, 2, 3, 4], Ticket(5));
+        assert!(pending.is_empty() && pending.has_room_for(&check(1 << 20), 2), "one check is never too large");
+        let ticket = pending.take_ticket();
+        pending.insert(ticket, check(4096 + 2000), ());
+        assert_eq!((ticket, pending.next_ticket(), pending.len()), (Ticket(5), Ticket(6), 1));
+        assert!(!pending.is_empty());
+        // Two checks share 2 KiB.
+        for (bytes, has_room) in [(4096, true), (4096 + 48, true), (4096 + 49, false)] {
+            assert_eq!(pending.has_room_for(&check(bytes), 2), has_room, "{bytes} bytes");
+        }
+        assert!(pending.remove(ticket).is_some() && pending.remove(ticket).is_none());
+        assert!(pending.is_empty() && pending.has_room_for(&check(1 << 20), 2));
+    }
+}

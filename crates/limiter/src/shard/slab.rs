@@ -110,4 +110,13 @@ mod tests {
         assert_eq!(slab.insert(8), Some(slot(count)));
         assert_eq!(slab.get(slot(6)), Some(&6));
     }
+
+    #[test]
+    fn free_slots_are_listed_in_chunks_so_that_no_long_list_is_moved() {
+        let mut slab = Slab::default();
+        let count = 2 * CHUNK + 1;
+        (0..count).for_each(|number| assert!(slab.insert(number).is_some()));
+        (0..count).for_each(|number| assert!(slab.remove(slot(number)).is_some()));
+        assert_eq!(slab.free.iter().map(Vec::len).collect::<Vec<_>>(), [CHUNK, CHUNK, 1]);
+    }
 }

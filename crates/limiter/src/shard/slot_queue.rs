@@ -58,6 +58,8 @@ mod tests {
         for slot in [7, 70, 7, 700, 70] {
             queue.push(SlotId(slot));
         }
+        assert!(!queue.is_empty());
+        assert_eq!(queue.queued.len(), 11, "each slot up to 700 takes one bit");
         assert_eq!((queue.len(), queue.pop()), (3, Some(SlotId(7))));
         queue.push(SlotId(7));
         let rest: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();

@@ -72,4 +72,30 @@ mod tests {
         clock.learn(NodeTime(600_005_000), NodeTime(600_006_000), StoreTime(505_500));
         assert_eq!(clock.at(NodeTime(600_007_000)), StoreTime(507_000));
     }
+
+    /// The first sample takes 1,000 µs and says that the store's clock is 1 s ahead.
+    fn learn_second(sent: u64, round_trip: u64) -> StoreClock {
+        let mut clock = StoreClock::new(WallTime(0), NodeTime(0), 100_000);
+        clock.learn(NodeTime(1000), NodeTime(2000), StoreTime(1_001_500));
+        clock.learn(NodeTime(sent), NodeTime(sent + round_trip), StoreTime(9_000_000 + sent + round_trip / 2));
+        clock
+    }
+
+    #[test]
+    fn a_sample_counts_if_it_is_not_much_worse_than_the_best_or_if_that_is_old() {
+        let old = 2000 + STALE_US;
+        let cases = [(3000, 2100, true), (3000, 2101, false), (old - 2101, 2101, false), (old + 1 - 2101, 2101, true)];
+        for (sent, round_trip, counts) in cases {
+            let ahead = if counts { 9_000_000 } else { 1_000_000 };
+            let clock = learn_second(sent, round_trip);
+            assert_eq!(clock.at(NodeTime(0)), StoreTime(ahead), "{round_trip} microseconds from {sent}");
+        }
+    }
+
+    #[test]
+    fn a_round_trip_as_long_as_a_batch_and_a_busy_core_may_take_is_no_leap_of_the_clock() {
+        let longest = 100_000 + LAG_US;
+        assert!(learn_second(3000, longest).is_known());
+        assert!(!learn_second(3000, longest + 1).is_known());
+    }
 }
