@@ -340,16 +340,15 @@ impl<'e> Evaluation<'e> {
     }
 }
 
-/// About the bytes of a value.
+/// The bytes of the texts in a value.
 fn bytes_of(value: &Value) -> usize {
-    let content = match value {
+    match value {
         Value::String(text) => text.len(),
         Value::Bytes(bytes) => bytes.len(),
         Value::List(items) => items.iter().map(bytes_of).sum(),
         Value::Map(map) => map.map.iter().map(|(key, value)| bytes_of(&key.into()) + bytes_of(value)).sum(),
         _ => 0,
-    };
-    content
+    }
 }
 
 /// True if an operator or a function does not take values of these types, whatever the values are.

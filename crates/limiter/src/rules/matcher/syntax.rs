@@ -243,16 +243,33 @@ fn may_be_text(value: &IdedExpr) -> bool {
         Expr::Literal(_) => false,
         // Whoever may read all attributes does not copy them.
         Expr::Ident(name) => name != "hits" && name != "attributes",
-        Expr::Call(call) => match call.func_name.as_str() {
-            "size" | "int" | "uint" | "double" | "bool" | "contains" | "matches" | "startsWith" | "endsWith" => false,
-            operators::EQUALS | operators::NOT_EQUALS | operators::IN | operators::LOGICAL_NOT => false,
-            operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => false,
-            operators::LOGICAL_AND | operators::LOGICAL_OR => false,
-            operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO | operators::NEGATE => {
-                false
-            }
-            _ => true,
-        },
+        Expr::Call(call) => !matches!(
+            call.func_name.as_str(),
+            "size"
+                | "int"
+                | "uint"
+                | "double"
+                | "bool"
+                | "contains"
+                | "matches"
+                | "startsWith"
+                | "endsWith"
+                | operators::EQUALS
+                | operators::NOT_EQUALS
+                | operators::IN
+                | operators::LOGICAL_NOT
+                | operators::LESS
+                | operators::LESS_EQUALS
+                | operators::GREATER
+                | operators::GREATER_EQUALS
+                | operators::LOGICAL_AND
+                | operators::LOGICAL_OR
+                | operators::SUBSTRACT
+                | operators::MULTIPLY
+                | operators::DIVIDE
+                | operators::MODULO
+                | operators::NEGATE
+        ),
         _ => true,
     }
 }
