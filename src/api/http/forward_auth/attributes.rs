@@ -18,9 +18,6 @@ use crate::api::client_text;
 /// counter of their own by an address that cannot be read, and nobody is counted as the proxy.
 pub const UNKNOWN_ADDRESS: &str = "unknown";
 
-/// The most bytes of a method that count. A listener cuts the method of a request as well.
-const MAX_METHOD: usize = 64;
-
 /// Headers in which a proxy says what it was asked.
 const METHODS: [&str; 2] = ["x-original-method", "x-forwarded-method"];
 const TARGETS: [&str; 3] = ["x-original-url", "x-original-uri", "x-forwarded-uri"];
@@ -59,8 +56,7 @@ pub fn attributes(trust: &Trust, notices: &Notices, call: Call<'_>) -> Result<Ve
         push("ip", call.peer.to_string().as_bytes());
         Asked::default()
     };
-    let method = asked.method.unwrap_or(call.method.as_str().as_bytes());
-    push("method", method.get(..MAX_METHOD).unwrap_or(method));
+    push("method", asked.method.unwrap_or(call.method.as_str().as_bytes()));
     let raw_path = asked.raw_path.unwrap_or(call.uri.path().as_bytes());
     push("path", &asked.path.unwrap_or_else(|| path::normalized(raw_path)));
     push("raw_path", raw_path);
