@@ -111,6 +111,11 @@ impl Syntax {
                     }
                     let ComprehensionExpr { iter_range, iter_var, iter_var2, accu_var, .. } = &**comprehension;
                     let ComprehensionExpr { accu_init, loop_cond, loop_step, result, .. } = &**comprehension;
+                    // The costs of these are known by their names.
+                    let own = [iter_var, accu_var].into_iter().chain(iter_var2);
+                    if own.into_iter().any(|name| ["attributes", "domain", "hits"].contains(&name.as_str())) {
+                        return Err("expected a macro variable that is not attributes, domain or hits".to_owned());
+                    }
                     syntax.bound.extend([iter_var, accu_var].into_iter().chain(iter_var2).cloned());
                     if is_attributes(iter_range) {
                         syntax.name(None);
@@ -286,6 +291,11 @@ fn is_written_out(value: &IdedExpr) -> bool {
 /// The most elements of what a macro walks over.
 fn elements(range: &IdedExpr) -> Result<usize, String> {
     match &range.expr {
+        // A variable that is a list would count as one value, whatever it holds.
+        Expr::List(list) if list.elements.iter().any(has_list) => {
+            Err("expected a macro (all, exists, exists_one, map, filter) over no lists or maps of attributes"
+                .to_owned())
+        }
         Expr::List(list) => Ok(list.elements.len()),
         Expr::Map(map) => Ok(map.entries.len()),
         Expr::Ident(name) if name == "attributes" => Ok(MAX_ATTRIBUTES),
@@ -293,6 +303,22 @@ fn elements(range: &IdedExpr) -> Result<usize, String> {
                   attributes"
             .to_owned()),
     }
+}
+
+/// True if a list or a map that is not written out stands in `value`.
+fn has_list(value: &IdedExpr) -> bool {
+    let mut open = vec![value];
+    while let Some(node) = open.pop() {
+        match &node.expr {
+            Expr::List(_) if is_written_out(node) => {}
+            Expr::List(_) | Expr::Map(_) | Expr::Struct(_) => return true,
+            Expr::Call(call) => open.extend(operands(call)),
+            Expr::Select(select) => open.push(&select.operand),
+            // No macro may stand within another.
+            Expr::Comprehension(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+        }
+    }
+    false
 }
 
 fn is_attributes(value: &IdedExpr) -> bool {

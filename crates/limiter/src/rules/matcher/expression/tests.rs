@@ -249,3 +249,20 @@ fn invalid_source_has_an_error_and_deep_source_does_not_overflow_the_stack() {
         );
     }
 }
+
+#[test]
+fn a_macro_walks_over_no_lists_of_attributes_and_hides_no_name() {
+    for (source, expected) in [
+        ("[attributes.a].exists(hits, hits + hits == '')", "that is not attributes, domain or hits"),
+        ("[attributes.a].exists(attributes, size(attributes) == 1)", "that is not attributes, domain or hits"),
+        ("[[attributes.a, attributes.a]].exists(x, [x, x] == [])", "no lists or maps of attributes"),
+        ("[hits > 0 ? [attributes.a] : [attributes.b]].exists(x, [x, x] == [])", "no lists or maps of attributes"),
+        ("[{'a': attributes.a}].exists(x, [x, x] == [])", "no lists or maps of attributes"),
+    ] {
+        let error = Expression::compile(source).err().unwrap();
+        assert!(error.contains(expected), "{source}: {error}");
+    }
+    for source in ["[attributes.a, attributes.b].exists(x, x == 'a')", "[['a'], ['b']].exists(x, attributes.a in x)"] {
+        assert_eq!(Expression::compile(source).err(), None, "{source}");
+    }
+}
